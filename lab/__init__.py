@@ -1,0 +1,1 @@
+"""A hardware-in-the-loop test lab for the Xen hypervisor."""

@@ -1,0 +1,25 @@
+"""Where things live outside the checkout (XDG), and where the checkout is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+APP = "xenlab"
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def cache() -> Path:
+    """Things that can be made again: images, builds, payloads, the virtual environment."""
+    return platformdirs.user_cache_path(APP, ensure_exists=True)
+
+
+def state() -> Path:
+    """Things that cannot: runs, console logs, lab state, keys."""
+    return platformdirs.user_state_path(APP, ensure_exists=True)
+
+
+def config() -> Path:
+    """The user's own settings: credentials."""
+    return platformdirs.user_config_path(APP, ensure_exists=True)
