@@ -1,0 +1,73 @@
+"""The BMC of a virtual board: OpenIPMI's ``ipmi_sim``, told to ask the board daemon about its chassis."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from lab import credentials
+from lab.errors import BenchError
+from lab.virtual.qemu import DIE_WITH_PARENT
+from lab.virtual.spec import DaemonConfig
+
+CHASSIS = Path(__file__).with_name("chassis.py")
+
+# mc_add: address, device id, has SDRs, revision, firmware major/minor, device support (chassis, SEL, SDR...),
+# manufacturer, product. Source: ipmi_sim_cmd(5).
+COMMANDS = """\
+mc_setbmc 0x20
+mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
+sel_enable 0x20 1000 0x0a
+sensor_add 0x20 0 48 0x01 0x01
+sensor_set_value 0x20 0 48 0x2b 0
+mc_enable 0x20
+"""
+
+
+async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subprocess.Process:
+    """Start ``ipmi_sim``; its configuration holds the password and is readable by its owner only.
+
+    :raises BenchError: it is not installed, or ended at once.
+    """
+    board = config.board
+    assert board.virtual is not None
+    account = credentials.lookup(board.bmc.credential)
+    text = f"""\
+name "{board.name}"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {board.bmc.port}
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid {uuid.uuid5(uuid.NAMESPACE_DNS, board.name).hex}
+  endlan
+  chassis_control "/usr/bin/python3 -I -S {CHASSIS} {directory / "control.sock"}"
+  serial kcs 127.0.0.1 {config.kcs_port} codec VM
+  sol "tcp:127.0.0.1:{board.virtual.serial_port}" 115200
+  user 1 true "" "test" user 10 none md2 md5 straight
+  user 2 true "{account.user}" "{account.password}" admin 10 none md2 md5 straight
+"""
+    conf, emu, state = directory / "bmc.conf", directory / "bmc.emu", directory / "bmc-state"
+    conf.touch(mode=0o600)
+    conf.chmod(0o600)
+    conf.write_text(text, encoding="utf-8")
+    emu.write_text(COMMANDS, encoding="utf-8")
+    state.mkdir(exist_ok=True)
+    with open(directory / "bmc.log", "ab") as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *DIE_WITH_PARENT, "ipmi_sim", "-c", str(conf), "-f", str(emu), "-s", str(state), "-n",
+                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise BenchError("ipmi_sim is not installed (Debian package openipmi)") from error
+    try:
+        status = await asyncio.wait_for(process.wait(), 0.3)
+    except TimeoutError:
+        return process
+    tail = (directory / "bmc.log").read_text(errors="replace")[-500:]
+    raise BenchError(f"{board.name}: ipmi_sim ended at once with status {status}: {tail}")

@@ -1,0 +1,186 @@
+"""The virtual boards of a lab, up and down: a disk, an identity and a daemon each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import credentials, paths
+from lab.errors import BenchError, UsageError
+from lab.inventory import BoardSpec, Lab
+from lab.virtual import identity, image, qemu
+from lab.virtual.spec import DaemonConfig, write_config
+from lab.wait import wait_until
+
+log = logging.getLogger(__name__)
+
+KCS_OFFSET = 6  # from the board's serial port base: see the port plan in docs/virtual-lab.md
+
+
+def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], None] | None = None) -> None:
+    """Fresh disks, identities, BMC password and daemon configurations of all virtual boards of ``lab``.
+
+    ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time.
+
+    :raises UsageError: QEMU is missing.
+    :raises BenchError: the image could not be made.
+    """
+    for binary, package in ((qemu.BINARY, "qemu-system-x86"), ("qemu-img", "qemu-utils"), ("ipmi_sim", "openipmi")):
+        if shutil.which(binary) is None:
+            raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
+    base = image.make(progress=progress)
+    _ensure_password(lab)
+    boards = [board for board in lab.boards.values() if board.virtual]
+    for board in boards:
+        home = directory / board.name
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "disk.qcow2").unlink(missing_ok=True)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(home / "disk.qcow2")],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        identity.write_seed(home / "seed.tar", lab, board, keys)
+        write_config(home / "daemon.json", _config(lab, board))
+    (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
+
+
+def _config(lab: Lab, board: BoardSpec) -> DaemonConfig:
+    assert board.virtual is not None
+    peer_port = 0
+    for pair in lab.pairs():
+        if board in pair:
+            peer = pair[1] if pair[0] == board else pair[0]
+            peer_port = peer.virtual.link_port if peer.virtual else 0
+    return DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
+
+
+def _ensure_password(lab: Lab) -> None:
+    """Invent a BMC password for each credential of a virtual board that nobody has set."""
+    path = paths.state() / "lab" / "credentials.yaml"
+    missing = {}
+    for board in lab.boards.values():
+        if board.virtual:
+            try:
+                credentials.lookup(board.bmc.credential)
+            except UsageError:
+                missing[board.bmc.credential] = credentials.Credential("admin", secrets.token_hex(8))
+    if missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        credentials.store(path, missing)
+
+
+def ports_in_use(lab: Lab) -> list[str]:
+    """Which of the loopback ports that the boards need are taken, with what each is for."""
+    taken = []
+    for board in lab.boards.values():
+        if board.virtual is None:
+            continue
+        wanted = [
+            (socket.SOCK_STREAM, board.ssh_port, "ssh"),
+            (socket.SOCK_DGRAM, board.bmc.port, "bmc"),
+            (socket.SOCK_STREAM, board.bmc.port + KCS_OFFSET, "bmc system interface"),
+            (socket.SOCK_STREAM, board.virtual.serial_port, "serial"),
+            (socket.SOCK_DGRAM, board.virtual.link_port, "lab link"),
+        ]
+        for kind, port, what in wanted:
+            with socket.socket(socket.AF_INET, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    taken.append(f"{port} ({board.name} {what})")
+    return taken
+
+
+def start(lab: Lab, directory: Path) -> dict[str, int]:
+    """Start the daemons of prepared boards (power stays off); name -> pid.
+
+    :raises UsageError: a port is taken.
+    :raises BenchError: a daemon did not come up; carries the end of its log.
+    """
+    if taken := ports_in_use(lab):
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+    pids: dict[str, int] = {}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    for board in lab.boards.values():
+        if board.virtual is None:
+            continue
+        home = directory / board.name
+        (home / "ready").unlink(missing_ok=True)
+        with open(home / "daemon.log", "ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lab.virtual.daemon", str(home / "daemon.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=home,
+                env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+            )
+        processes[board.name], pids[board.name] = process, process.pid
+        (home / "pid").write_text(str(process.pid), encoding="ascii")
+    for name, process in processes.items():
+        ready = directory / name / "ready"
+
+        def up(ready: Path = ready, process: subprocess.Popen[bytes] = process) -> bool:
+            return ready.exists() or process.poll() is not None
+
+        wait_until(up, 20, f"{name}: the board daemon is ready")
+        if process.poll() is not None:
+            tail = (directory / name / "daemon.log").read_text(errors="replace")[-800:]
+            stop(directory)
+            raise BenchError(f"{name}: the board daemon ended with status {process.returncode}: {tail}")
+    return pids
+
+
+def running(directory: Path) -> dict[str, int]:
+    """Boards whose daemon lives: name -> pid. A pid that is somebody else's by now does not count."""
+    found = {}
+    for file in sorted(directory.glob("*/pid")):
+        pid = int(file.read_text(encoding="ascii") or "0")
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(file.parent / "daemon.json").encode() in command:
+            found[file.parent.name] = pid
+    return found
+
+
+def stop(directory: Path, *, timeout: float = 20.0) -> None:
+    """End all daemons below ``directory``; each cuts its board's power first."""
+    pids = running(directory)
+    for pid in pids.values():
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    for name, pid in pids.items():
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            try:  # a child of ours must be reaped, or it never goes away
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    break
+            except ChildProcessError:
+                pass
+            time.sleep(0.05)
+        else:
+            if Path(f"/proc/{pid}").exists():
+                log.warning("%s: board daemon %d did not end in %.0f s: killed", name, pid, timeout)
+                _signal(pid, signal.SIGKILL)
+        (directory / name / "pid").unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

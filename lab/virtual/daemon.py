@@ -1,0 +1,272 @@
+"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json``.
+
+Holds the board's serial cable, its BMC (OpenIPMI's ``ipmi_sim``) and, while powered, its QEMU machine. The BMC
+owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
+a mainboard. QMP ends here.
+
+Requests on the control socket, one line each, answered by one line:
+``get power`` (0|1), ``get sleep`` (S0|S3|S5), ``get boot`` (device), ``set power 0|1``, ``set reset 1``,
+``set shutdown 1`` (ACPI power button), ``set nmi 1``, ``set boot DEVICE``, ``set link 0|1`` (the lab cable).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu.qmp import ConnectError, QMPClient, QMPError
+
+from lab.inventory import BoardSpec
+from lab.virtual import bmc, qemu
+from lab.virtual.cable import SerialCable
+from lab.virtual.spec import read_config
+
+log = logging.getLogger(__name__)
+
+EXIT_WAIT = 10.0  # seconds a killed QEMU may take to be gone (1.5 s was seen)
+
+
+@dataclass
+class Machine:
+    """A board's QEMU process: there when powered, gone when not."""
+
+    board: BoardSpec
+    directory: Path
+    wiring: qemu.Wiring
+    boot_device: str = "disk"
+    _process: asyncio.subprocess.Process | None = None
+    _qmp: QMPClient | None = None
+    _sleeping: bool = False
+    _events: asyncio.Task[None] | None = None
+
+    @property
+    def is_powered(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def sleep_state(self) -> str:
+        """ACPI: S0 working, S3 suspended to RAM, S5 off."""
+        return "S5" if not self.is_powered else "S3" if self._sleeping else "S0"
+
+    async def power_on(self) -> None:
+        """Start the machine; on a sleeping one this is the power button, and wakes it."""
+        if self.is_powered:
+            if self._sleeping:
+                await self._execute("system_wakeup")
+            return
+        await self._forget()
+        shape = self.board.virtual
+        assert shape is not None
+        argv = qemu.arguments(self.board, shape, self.wiring, boot_device=self.boot_device)
+        self.boot_device = "disk"  # a boot device holds once
+        self._sleeping = False
+        server = QMPClient(self.board.name)
+        self.wiring.qmp.unlink(missing_ok=True)
+        await server.start_server(str(self.wiring.qmp))
+        with open(self.directory / "qemu.log", "ab") as output:
+            output.write(f"--- {time.strftime('%FT%TZ', time.gmtime())} {' '.join(argv)}\n".encode())
+            output.flush()
+            self._process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            await asyncio.wait_for(server.accept(), 10)
+        except (TimeoutError, ConnectError) as error:
+            log.error("%s: QEMU did not connect: %r; see qemu.log", self.board.name, error)
+            await self.power_off()
+            return
+        self._qmp = server
+        self._events = asyncio.create_task(self._watch(server))
+
+    async def power_off(self) -> None:
+        """Remove power: the machine is gone at once, what was in memory is lost."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), EXIT_WAIT)
+        await self._forget()
+
+    async def reset(self) -> None:
+        if self.boot_device != "disk":  # only a start takes a boot device
+            await self.power_off()
+            await self.power_on()
+        else:
+            await self._execute("system_reset")
+            self._sleeping = False
+
+    async def press_power_button(self) -> None:
+        await self._execute("system_wakeup" if self._sleeping else "system_powerdown")
+
+    async def inject_nmi(self) -> None:
+        await self._execute("inject-nmi")
+
+    async def set_link(self, up: bool) -> None:
+        """Plug or unplug the lab cable at this board."""
+        await self._execute("set_link", name="lab", up=up)
+
+    async def _execute(self, command: str, **arguments: object) -> None:
+        if self._qmp is None or not self.is_powered:
+            return
+        try:
+            await asyncio.wait_for(self._qmp.execute(command, arguments or None), 10)
+        except (QMPError, TimeoutError) as error:
+            log.warning("%s: %s: %r", self.board.name, command, error)
+
+    async def _watch(self, client: QMPClient) -> None:
+        chipset: dict[int, int] = {}
+        with contextlib.suppress(QMPError, asyncio.CancelledError):
+            async for event in client.events:
+                log.info("%s: event %s %s", self.board.name, event["event"], event.get("data", {}))
+                if event["event"] == "SUSPEND":
+                    chipset = await _read_chipset(client)
+                    self._sleeping = True
+                elif event["event"] == "WAKEUP":
+                    await _restore_chipset(client, chipset)
+                    self._sleeping = False
+                elif event["event"] == "RESET":
+                    self._sleeping = False
+
+    async def _forget(self) -> None:
+        if self._events:
+            self._events.cancel()
+            self._events = None
+        if self._qmp:
+            with contextlib.suppress(QMPError, TimeoutError, EOFError, ConnectionError):
+                await asyncio.wait_for(self._qmp.disconnect(), 5)
+            self._qmp = None
+        self._process = None
+
+
+# SeaBIOS does not set up the ICH9's LPC bridge again when it resumes from S3, as a mainboard's firmware does: after
+# the first sleep the ACPI registers (PMBASE) are gone, and a second S3 "wakes" at once without having slept.
+# So the board does it. Registers: PMBASE, ACPI_CNTL, PIRQ[A-D], PIRQ[E-H], RCBA (Intel ICH9 datasheet, 13.1).
+LPC_REGISTERS = (0x40, 0x44, 0x60, 0x68, 0xF0)
+LPC_ADDRESS = 0x8000F800  # configuration mechanism 1, bus 0, device 31, function 0
+
+
+async def _monitor(client: QMPClient, line: str) -> str:
+    return str(await client.execute("human-monitor-command", {"command-line": line}))
+
+
+async def _read_chipset(client: QMPClient) -> dict[int, int]:
+    """The LPC bridge's registers while all CPUs stand still. ``i`` answers ``portl[0x0cfc] = 0x00000601``."""
+    selected = int((await _monitor(client, "i /w 0xcf8")).split("=")[1], 16)
+    values = {}
+    for register in LPC_REGISTERS:
+        await _monitor(client, f"o /w 0xcf8 {LPC_ADDRESS | register:#x}")
+        values[register] = int((await _monitor(client, "i /w 0xcfc")).split("=")[1], 16)
+    await _monitor(client, f"o /w 0xcf8 {selected:#x}")
+    return values
+
+
+async def _restore_chipset(client: QMPClient, values: dict[int, int]) -> None:
+    await client.execute("stop")  # the firmware may be using the same two ports
+    selected = int((await _monitor(client, "i /w 0xcf8")).split("=")[1], 16)
+    for register, value in values.items():
+        await _monitor(client, f"o /w 0xcf8 {LPC_ADDRESS | register:#x}")
+        await _monitor(client, f"o /w 0xcfc {value:#x}")
+    await _monitor(client, f"o /w 0xcf8 {selected:#x}")
+    await client.execute("cont")
+
+
+class Daemon:
+    """Cable, control socket, BMC simulator and machine of one board."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = read_config(config)
+        self._directory = config.parent
+        board = self._config.board
+        assert board.virtual is not None
+        wiring = qemu.Wiring(
+            disk=self._directory / "disk.qcow2",
+            seed=self._directory / "seed.tar",
+            uart=self._directory / "uart.sock",
+            qmp=self._directory / "qmp.sock",
+            kcs_port=self._config.kcs_port,
+            link_peer_port=self._config.link_peer_port,
+        )
+        self._machine = Machine(board, self._directory, wiring)
+        self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
+        self._simulator: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> int:
+        """Until SIGTERM; then power is cut. Status 1 when the BMC simulator ended by itself."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self._cable.start()
+        control = self._directory / "control.sock"
+        control.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._control, str(control))
+        self._simulator = await bmc.start_simulator(self._directory, self._config)
+        stopped = asyncio.create_task(stop.wait())
+        died = asyncio.create_task(self._simulator.wait())
+        (self._directory / "ready").write_text(str(os.getpid()), encoding="ascii")
+        await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+        failed = died.done() and not stopped.done()
+        server.close()
+        await self._machine.power_off()
+        if self._simulator.returncode is None:
+            self._simulator.terminate()
+            await self._simulator.wait()
+        await self._cable.stop()
+        (self._directory / "ready").unlink(missing_ok=True)
+        if failed:
+            log.error("ipmi_sim ended by itself with status %s; see bmc.log", self._simulator.returncode)
+        return 1 if failed else 0
+
+    async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                answer = await self._answer(line.decode("ascii", "replace").split())
+                writer.write(answer.encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, words: list[str]) -> str:
+        machine = self._machine
+        log.debug("control: %s", words)
+        match words:
+            case ["get", "power"]:
+                return str(int(machine.is_powered))
+            case ["get", "sleep"]:
+                return machine.sleep_state
+            case ["get", "boot"]:
+                return machine.boot_device
+            case ["set", "power", "1"]:
+                await machine.power_on()
+            case ["set", "power", "0"]:
+                await machine.power_off()
+            case ["set", "reset", _]:
+                await machine.reset()
+            case ["set", "shutdown", _]:
+                await machine.press_power_button()
+            case ["set", "nmi", _]:
+                await machine.inject_nmi()
+            case ["set", "boot", device]:
+                machine.boot_device = device
+            case ["set", "link", state]:
+                await machine.set_link(state == "1")
+            case _:
+                return f"error: unknown request {json.dumps(words)}"
+        return "ok"
+
+
+def main() -> int:
+    """Entry point; the log goes to stderr, which whoever starts this sends to a file."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
+    return asyncio.run(Daemon(Path(sys.argv[1])).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

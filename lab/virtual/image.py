@@ -1,0 +1,171 @@
+"""The dom0 image of the virtual boards: a Debian root, a boot loader and a partition table in one raw disk.
+
+Made by ``mmdebstrap`` (as root or in a user namespace), ``mke2fs -d`` and ``grub-mkimage``; no loop device
+and no root is needed. Kept by content of ``firmware/image`` in the XDG cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import paths
+from lab.errors import BenchError
+
+log = logging.getLogger(__name__)
+
+FIRMWARE = paths.CHECKOUT / "firmware" / "image"
+SUITE = "bookworm"
+ROOT_MIB = 1600
+FORMAT = 1  # of the disk and of what lies beside it; counts when _make_in changes
+SECTOR = 512
+PARTITION_START = 2048  # sectors: 1 MiB, the gap that GRUB's core image lives in
+GRUB_MODULES = (
+    "biosdisk part_msdos ext2 normal configfile linux multiboot2 loadenv serial terminal test echo ls cat "
+    "search search_label search_fs_uuid sleep reboot halt boot minicmd gzio true regexp probe help"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskImage:
+    """A bootable raw disk, never written to, and what was installed in it."""
+
+    disk: Path
+    kernel_root: Path  # boot/vmlinuz-* and lib/modules/* of the dom0, for Linux payloads
+    seconds: float  # what making it took
+
+
+def make(*, progress: Callable[[str], None] | None = None) -> DiskImage:
+    """The image for this checkout's ``firmware/image``: from the cache, or made now (about a minute).
+
+    :raises BenchError: mmdebstrap or a tool of it failed; carries the end of its output.
+    """
+    directory = paths.cache() / "images" / _key()
+    if not (directory / "made").exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with open(directory.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (directory / "made").exists():
+                if progress:
+                    progress("making the dom0 image (about a minute)")
+                _make_in(directory)
+    return DiskImage(
+        directory / "disk.raw", directory / "kernel", float((directory / "made").read_text(encoding="ascii"))
+    )
+
+
+def _key() -> str:
+    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES}".encode())
+    for file in sorted(FIRMWARE.iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _make_in(directory: Path) -> None:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="making-") as name:
+        work = Path(name)
+        _bootstrap(work)
+        _assemble(work / "root.ext4", _grub_core(work), work / "disk.raw")
+        (work / "root.ext4").unlink()
+        for archive, where in (("boot.tar", "."), ("modules.tar", "lib")):
+            target = work / "kernel" / where
+            target.mkdir(parents=True, exist_ok=True)
+            _run(["tar", "-x", "--no-same-owner", "-f", str(work / archive), "-C", str(target)], timeout=60)
+            (work / archive).unlink()
+        (work / "core.img").unlink()
+        (work / "made").write_text(f"{time.monotonic() - started:.1f}", encoding="ascii")
+        shutil.rmtree(directory, ignore_errors=True)
+        os.mkdir(directory)
+        for entry in sorted(work.iterdir(), key=lambda path: path.name == "made"):
+            os.rename(entry, directory / entry.name)  # "made" comes last
+
+
+def _lines(name: str) -> list[str]:
+    text = (FIRMWARE / name).read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _debian_sources() -> list[str]:
+    """The machine's own package sources of the suite: mmdebstrap takes them as they are."""
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    found = [
+        str(file)
+        for file in files
+        if file.suffix in (".list", ".sources") and file.is_file() and SUITE in file.read_text(errors="replace")
+    ]
+    return found  # empty: mmdebstrap's own default for the suite
+
+
+def _bootstrap(work: Path) -> None:
+    command = ["mmdebstrap", "--format=null", "--variant=minbase", f"--include={','.join(_lines('packages.txt'))}"]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _lines("exclude.txt")]
+    command += [
+        '--aptopt=Acquire::Languages "none"',
+        f"--customize-hook={FIRMWARE / 'finish-root'}",
+        f"--customize-hook=download /root.ext4 {work / 'root.ext4'}",
+        f"--customize-hook=tar-out /boot {work / 'boot.tar'}",
+        f"--customize-hook=tar-out /lib/modules {work / 'modules.tar'}",
+        SUITE,
+        "-",
+        *_debian_sources(),
+    ]
+    environment = os.environ | {"FIRMWARE": str(FIRMWARE), "ROOT_MIB": str(ROOT_MIB), "INITRD": "No"}
+    _run(command, timeout=1200, environment=environment)
+
+
+def _grub_core(work: Path) -> Path:
+    core = work / "core.img"
+    command = ["grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", str(core), *GRUB_MODULES]
+    _run(command, timeout=60)
+    if core.stat().st_size > (PARTITION_START - 1) * SECTOR:
+        raise BenchError(f"GRUB's core image is {core.stat().st_size} bytes: more than the gap before the partition")
+    return core
+
+
+def _assemble(root: Path, core: Path, disk: Path) -> None:
+    """Boot sector, core image, one Linux partition; blocks of zeroes become holes.
+
+    ``boot.img`` expects the core image at sector 1 and ``grub-mkimage`` presets its block list to go on at
+    sector 2, so nothing needs patching (grub-core/boot/i386/pc/{boot,diskboot}.S).
+    """
+    boot = bytearray(Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()[:SECTOR])
+    sectors = root.stat().st_size // SECTOR
+    boot[440:446] = b"xlab\0\0"
+    boot[446:510] = bytes(64)
+    boot[446:462] = struct.pack(
+        "<B3sB3sII", 0x80, b"\xfe\xff\xff", 0x83, b"\xfe\xff\xff", PARTITION_START, sectors
+    )
+    boot[510:512] = b"\x55\xaa"
+    block = 1 << 20
+    with open(root, "rb") as source, open(disk, "wb") as target:
+        target.write(boot + core.read_bytes())
+        target.seek(PARTITION_START * SECTOR)
+        while chunk := source.read(block):
+            if chunk.count(0) == len(chunk):
+                target.seek(len(chunk), os.SEEK_CUR)
+            else:
+                target.write(chunk)
+        target.truncate(PARTITION_START * SECTOR + sectors * SECTOR)
+
+
+def _run(command: list[str], *, timeout: float, environment: dict[str, str] | None = None) -> None:
+    log.debug("running %s", command)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+    except FileNotFoundError as error:
+        raise BenchError(f"{command[0]} is not installed; `xenlab doctor` says what is missing") from error
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{command[0]} did not end within {timeout:.0f} s") from error
+    if done.returncode:
+        raise BenchError(f"{command[0]} ended with status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")

@@ -1,0 +1,88 @@
+"""The QEMU command line of a virtual board. Facts and their reasons: docs/virtual-lab.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.inventory import BoardSpec, VirtualSpec
+
+BINARY = "qemu-system-x86_64"
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # a killed daemon leaves nothing running
+
+# An AMD-like CPU with SVM and nested paging. What is switched off is either emulated wrongly by TCG 7.2
+# (SMAP kills a PV dom0; XSAVE corrupts state over migrations; RDTSCP intercepts are misreported to nested Xen)
+# or only costs time.
+CPU = "max,-smap,-rdtscp,-xsave,-xsaveopt,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la57,-pku,-pcid"
+
+BOOT_ORDER = {"disk": "c", "pxe": "n", "cdrom": "d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Where the machine's ends come out. All sockets are the board daemon's."""
+
+    disk: Path  # qcow2, the board's own
+    seed: Path  # tar with the board's identity, read once by its first boot
+    uart: Path  # unix socket of the serial cable
+    qmp: Path  # unix socket the daemon listens on
+    kcs_port: int  # TCP port of the BMC's system interface
+    link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
+
+
+def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "disk") -> list[str]:
+    """argv of the board's machine."""
+    kvm = shape.accelerator == "kvm"
+    argv = [*DIE_WITH_PARENT, BINARY, "-name", f"{board.name},debug-threads=on", "-nodefaults", "-display", "none", "-no-user-config"]
+    argv += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=multi"]
+    argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
+    argv += _numa(shape)
+    argv += ["-rtc", "base=utc", "-boot", f"order={BOOT_ORDER.get(boot_device, 'c')},reboot-timeout=1000"]
+    argv += ["-device", "intel-iommu,intremap=off"]
+    # AHCI, not virtio: with the IOMMU on, a PV dom0 under Xen cannot reach virtio devices.
+    argv += ["-drive", f"if=none,id=disk,file={wiring.disk},format=qcow2,cache=unsafe,discard=unmap"]
+    argv += ["-device", "ide-hd,drive=disk,bus=ide.0"]
+    argv += ["-drive", f"if=none,id=seed,file={wiring.seed},format=raw,snapshot=on"]
+    argv += ["-device", "ide-hd,drive=seed,bus=ide.1"]
+    argv += _nics(board, shape, wiring)
+    argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
+    argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    argv += ["-chardev", f"socket,id=kcs,host=127.0.0.1,port={wiring.kcs_port},reconnect=2"]
+    argv += ["-device", "ipmi-bmc-extern,id=bmc,chardev=kcs", "-device", "isa-ipmi-kcs,bmc=bmc,ioport=0xca2,irq=0"]
+    return argv
+
+
+def _numa(shape: VirtualSpec) -> list[str]:
+    if shape.numa_nodes < 2:
+        return []
+    part = shape.memory_mib // shape.numa_nodes
+    argv: list[str] = []
+    for node in range(shape.numa_nodes):
+        cpus = [str(cpu) for cpu in range(shape.vcpus) if cpu % shape.numa_nodes == node]
+        argv += ["-object", f"memory-backend-ram,id=mem{node},size={part}M"]
+        argv += ["-numa", ",".join([f"node,nodeid={node},memdev=mem{node}", *(f"cpus={cpu}" for cpu in cpus)])]
+    return argv
+
+
+def _nics(board: BoardSpec, shape: VirtualSpec, wiring: Wiring) -> list[str]:
+    """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through.
+
+    Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare.
+    """
+    argv: list[str] = []
+    if nic := board.nics.get("management"):
+        argv += ["-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{board.ssh_port}-:22,restrict=on"]
+        argv += ["-device", f"e1000e,netdev=management,mac={nic.mac},addr=2,romfile="]
+    if nic := board.nics.get("lab"):
+        if wiring.link_peer_port:
+            # Datagrams need no connection, so the link survives either side's power cycle.
+            ends = f"local.type=inet,local.host=127.0.0.1,local.port={shape.link_port}"
+            ends += f",remote.type=inet,remote.host=127.0.0.1,remote.port={wiring.link_peer_port}"
+            argv += ["-netdev", f"dgram,id=lab,{ends}"]
+        else:
+            argv += ["-netdev", "user,id=lab,restrict=on"]
+        argv += ["-device", f"e1000e,netdev=lab,mac={nic.mac},addr=3,romfile="]
+    if nic := board.nics.get("spare"):
+        argv += ["-netdev", "user,id=spare,restrict=on"]
+        argv += ["-device", f"e1000e,netdev=spare,mac={nic.mac},addr=4,romfile="]
+    return argv

@@ -1,0 +1,38 @@
+"""What a board daemon is told: one JSON file in the board's directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """A board and the loopback ports that are nobody else's business."""
+
+    board: BoardSpec
+    kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it
+    link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
+
+
+def write_config(path: Path, config: DaemonConfig) -> None:
+    """Write what :func:`read_config` reads."""
+    data = asdict(config)
+    data["board"]["capabilities"] = sorted(config.board.capabilities)
+    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+def read_config(path: Path) -> DaemonConfig:
+    """Read a daemon's configuration back."""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    board = data.pop("board")
+    board["bmc"] = BmcSpec(**board["bmc"])
+    board["console"] = ConsoleSpec(**board["console"])
+    board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
+    board["capabilities"] = frozenset(board["capabilities"])
+    board["virtual"] = VirtualSpec(**board["virtual"]) if board["virtual"] else None
+    return DaemonConfig(board=BoardSpec(**board), **data)
