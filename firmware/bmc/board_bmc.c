@@ -1,0 +1,170 @@
+/*
+ * What OpenIPMI's ipmi_sim leaves out and a lab of sleeping, crashing boards needs.
+ *
+ * A loadable module for ipmi_sim 2.0.33 ("loadlib" in its configuration). The option string is the
+ * command line of the board's chassis program, the same one that "chassis_control" names:
+ *
+ *     chassis_control     "timeout 2.5 /path/chassis BOARD"
+ *     loadlib "/path/board_bmc.so" "timeout 2.5 /path/chassis BOARD"
+ *
+ * It is run by the shell, and the simulator serves nobody else until it ends. Keep the `timeout`, and
+ * keep it under the client's retransmission (3 s in lab/bmc/ipmi.py): the simulator executes what was
+ * retransmitted a second time. So the chassis program starts what takes long, and does not wait for it.
+ *
+ *   IPMI command                         chassis program is called       and answers
+ *   -----------------------------------  ------------------------------  ---------------------
+ *   Get ACPI Power State (App, 07h)      get sleep                       sleep:N
+ *   Chassis Control, diagnostic int.     set nmi "1"                     status 0
+ *   Set System Boot Options, flags       set boot "DEV" persistent "B"   status 0
+ *   Get System Boot Options, flags       get boot persistent             boot:DEV, persistent:B
+ *
+ * N is a code of IPMI v2.0 table 20-7: 0..4 is S0..S4, 5 is S5/G2, 42 (2Ah) is "not known".
+ * DEV is none, pxe, default (the disk), cdrom or bios; B is 1 when the choice outlives one boot.
+ * A chassis program that fails makes the command fail with "unspecified error" (FFh).
+ *
+ * Everything else (power, reset, cycle, soft shutdown, identify) stays with the simulator.
+ */
+
+#include <stddef.h>
+#include <string.h>
+
+#include <OpenIPMI/extcmd.h>
+#include <OpenIPMI/ipmi_msgbits.h>
+#include <OpenIPMI/mcserv.h>
+
+#define DIAGNOSTIC_INTERRUPT 4	/* Chassis Control, byte 1 */
+#define BOOT_FLAGS 5		/* System Boot Options parameter */
+#define FLAGS_VALID 0x80	/* Boot Flags, data 1 */
+#define FLAGS_PERSISTENT 0x40
+#define DEVICE_POWER_UNKNOWN 0x2a
+#define UNSPECIFIED_ERROR 0xff
+
+/*
+ * The simulator's own table of chassis commands: exported by the program, though by no header.
+ * ipmi_emu_register_cmd_handler() writes into it, so what is to be called through is saved first.
+ */
+extern cmd_handler_f chassis_netfn_handlers[256];
+
+static sys_data_t *simulator;
+static const char *chassis_program;
+static cmd_handler_f plain_chassis_control, plain_set_boot_options, plain_get_boot_options;
+
+/* IPMI v2.0 table 28-14, "boot device selector". */
+static extcmd_map_t boot_devices[] = {
+    { 0, "none" }, { 1, "pxe" }, { 2, "default" }, { 5, "cdrom" }, { 6, "bios" }, { 0, NULL }
+};
+
+typedef struct {
+    unsigned char device;
+    int persistent;
+} boot_choice;
+
+static extcmd_info_t boot_values[] = {
+    { "boot", extcmd_uchar, boot_devices, offsetof(boot_choice, device) },
+    { "persistent", extcmd_int, NULL, offsetof(boot_choice, persistent) },
+};
+static extcmd_info_t sleep_value[] = { { "sleep", extcmd_int, NULL, 0 } };
+static extcmd_info_t nmi_value[] = { { "nmi", extcmd_int, NULL, 0 } };
+
+static void
+get_acpi_power_state(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
+{
+    int state = 0;
+
+    *rdata_len = 1;
+    if (extcmd_getvals(simulator, &state, chassis_program, sleep_value, 1) || state < 0 || state > 0x7f) {
+	rdata[0] = UNSPECIFIED_ERROR;
+	return;
+    }
+    rdata[0] = 0;
+    rdata[1] = state;
+    rdata[2] = DEVICE_POWER_UNKNOWN;
+    *rdata_len = 3;
+}
+
+static void
+chassis_control(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
+{
+    int on = 1;
+
+    if (msg->len < 1 || (msg->data[0] & 0xf) != DIAGNOSTIC_INTERRUPT) {
+	plain_chassis_control(mc, msg, rdata, rdata_len, cb_data);
+	return;
+    }
+    rdata[0] = extcmd_setvals(simulator, &on, chassis_program, nmi_value, NULL, 1) ? UNSPECIFIED_ERROR : 0;
+    *rdata_len = 1;
+}
+
+static void
+set_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
+{
+    boot_choice choice = { 0, 0 };
+
+    if (msg->len < 6 || (msg->data[0] & 0x3f) != BOOT_FLAGS) {
+	plain_set_boot_options(mc, msg, rdata, rdata_len, cb_data);
+	return;
+    }
+    /* Flags that are not valid say nothing, whatever device they name. */
+    if (msg->data[1] & FLAGS_VALID) {
+	choice.device = (msg->data[2] >> 2) & 0xf;
+	choice.persistent = !!(msg->data[1] & FLAGS_PERSISTENT);
+    }
+    rdata[0] = extcmd_setvals(simulator, &choice, chassis_program, boot_values, NULL, 2) ? UNSPECIFIED_ERROR : 0;
+    *rdata_len = 1;
+}
+
+static void
+get_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
+{
+    boot_choice choice = { 0, 0 };
+
+    if (msg->len < 3 || (msg->data[0] & 0x3f) != BOOT_FLAGS) {
+	plain_get_boot_options(mc, msg, rdata, rdata_len, cb_data);
+	return;
+    }
+    if (extcmd_getvals(simulator, &choice, chassis_program, boot_values, 2)) {
+	rdata[0] = UNSPECIFIED_ERROR;
+	*rdata_len = 1;
+	return;
+    }
+    memset(rdata, 0, 8);
+    rdata[1] = 1; /* version of the parameter's layout */
+    rdata[2] = BOOT_FLAGS;
+    if (choice.device)
+	rdata[3] = FLAGS_VALID | (choice.persistent ? FLAGS_PERSISTENT : 0);
+    rdata[4] = choice.device << 2;
+    *rdata_len = 8;
+}
+
+static int
+take_over(unsigned char cmd, cmd_handler_f handler, cmd_handler_f *plain)
+{
+    *plain = chassis_netfn_handlers[cmd];
+    return *plain ? ipmi_emu_register_cmd_handler(IPMI_CHASSIS_NETFN, cmd, handler, NULL) : -1;
+}
+
+int
+ipmi_sim_module_print_version(sys_data_t *sys, const char *options)
+{
+    printf("board_bmc: sleep state, diagnostic interrupt, boot flags\n");
+    return 0;
+}
+
+int
+ipmi_sim_module_init(sys_data_t *sys, const char *options)
+{
+    simulator = sys;
+    chassis_program = options;
+    if (!options || !*options) {
+	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: the option string must be the chassis program");
+	return -1;
+    }
+    if (ipmi_emu_register_cmd_handler(IPMI_APP_NETFN, IPMI_GET_ACPI_POWER_STATE_CMD, get_acpi_power_state, NULL)
+	|| take_over(IPMI_CHASSIS_CONTROL_CMD, chassis_control, &plain_chassis_control)
+	|| take_over(IPMI_SET_SYSTEM_BOOT_OPTIONS_CMD, set_boot_options, &plain_set_boot_options)
+	|| take_over(IPMI_GET_SYSTEM_BOOT_OPTIONS_CMD, get_boot_options, &plain_get_boot_options)) {
+	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: this ipmi_sim does not take the handlers");
+	return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,278 @@
+"""Build recipes: ``firmware/builds/NAME.yaml`` and the Kconfig fragments they name, read and validated."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from lab import paths
+from lab.errors import UsageError
+
+RECIPES = paths.CHECKOUT / "firmware" / "builds"
+FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
+
+
+@dataclass(frozen=True, slots=True)
+class DebianSource:
+    """A Debian source package at one version; compiled here."""
+
+    package: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """A commit of a Xen repository, by URL or by the path of a clone; compiled here."""
+
+    location: str  # what git can clone
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tarball:
+    """An archive of a Xen source tree; compiled here."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DebianBinary:
+    """Debian's own hypervisor package, taken as it is."""
+
+    package: str
+    version: str  # "" = the newest that the machine's package sources offer
+
+
+@dataclass(frozen=True, slots=True)
+class Prebuilt:
+    """A ``xen.gz`` somebody else made."""
+
+    xen: Path
+    symbols: Path | None
+    version: str
+
+
+Source = DebianSource | Git | Tarball | DebianBinary | Prebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one build is made."""
+
+    name: str
+    source: Source
+    description: str = ""
+    config: str = "defconfig"  # a make target, or the path of a whole .config
+    fragments: tuple[Path, ...] = ()  # in the order in which they are appended
+    patches: tuple[Path, ...] = ()
+    compiler: str = "gcc"
+    tools: str = "debian"  # the toolstack on the board: "debian" = the packaged xen-utils of the same X.Y
+    xen_options: str = ""  # what this build wants on its command line, beside the lab's and the board's
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a compiler runs for it; a packaged or given binary is only taken over."""
+        return isinstance(self.source, DebianSource | Git | Tarball)
+
+
+def names(directory: Path = RECIPES) -> tuple[str, ...]:
+    """The builds there are."""
+    return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
+
+
+def load(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
+    """Read the recipe called ``name``.
+
+    Paths in it are relative to the recipe's own folder; fragments are names of files in ``fragments``.
+
+    :raises UsageError: no such build, or the file is wrong; says file, line, key and what would be right.
+    """
+    file = directory / f"{name}.yaml"
+    if name not in names(directory):
+        near = difflib.get_close_matches(name, names(directory), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UsageError(f"there is no build {name!r}{hint}; builds: {', '.join(names(directory)) or 'none'}")
+    tree = _read(file)
+    try:
+        data = _RecipeFile.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise UsageError(_explain(file, tree, error)) from None
+
+    def place(key: Sequence[str | int], text: str, what: str) -> Path:
+        path = (directory / Path(text).expanduser()).resolve()
+        if not path.exists():
+            raise UsageError(f"{_at(file, tree, key)}: {what} {text!r} is not there ({path})")
+        return path
+
+    def fragment(index: int, text: str) -> Path:
+        path = fragments / f"{text}.config"
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
+            raise UsageError(f"{_at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
+        return path
+
+    recipe = Recipe(
+        name=name,
+        source=_source(data.source, place),
+        description=data.description,
+        config=data.config,
+        fragments=tuple(fragment(index, text) for index, text in enumerate(data.fragments)),
+        patches=tuple(place(("patches", index), text, "patch") for index, text in enumerate(data.patches)),
+        compiler=data.compiler,
+        tools=data.tools,
+        xen_options=data.xen_options,
+    )
+    if not recipe.config.endswith("config") or "/" in recipe.config:  # a file, not a target of Xen's Makefile
+        config = str(place(("config",), recipe.config, "configuration"))
+        recipe = Recipe(**{field: getattr(recipe, field) for field in recipe.__slots__} | {"config": config})
+    for key, given in (("fragments", recipe.fragments), ("patches", recipe.patches)):
+        if given and not recipe.is_compiled:
+            raise UsageError(f"{_at(file, tree, (key,))}: only a build from source can have {key}")
+    return recipe
+
+
+def _source(data: _SourceFile, place: Any) -> Source:
+    if data.debian_source:
+        return DebianSource(data.debian_source.package, data.debian_source.version)
+    if data.git:
+        git = data.git
+        location = git.url or str(place(("source", "git", "path"), git.path, "repository"))
+        return Git(location, git.revision)
+    if data.tarball:
+        return Tarball(place(("source", "tarball"), data.tarball, "archive"))
+    if data.debian_binary:
+        return DebianBinary(data.debian_binary.package, data.debian_binary.version)
+    assert data.prebuilt  # exactly one is there: _SourceFile
+    given = data.prebuilt
+    symbols = place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
+    return Prebuilt(place(("source", "prebuilt", "xen"), given.xen, "hypervisor"), symbols, given.version)
+
+
+# What the file may hold.
+
+_Word = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~:_-]*$")]
+# Never an option to git, never a second argument.
+_Revision = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/~^{}@+-]*$")]
+_Url = Annotated[str, pydantic.StringConstraints(pattern=r"^(https?|ssh|git|file)://\S+$")]
+_Text = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+_Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _DebianSourceFile(_Strict):
+    package: _Word
+    version: _Word
+
+
+class _GitFile(_Strict):
+    url: _Url | None = None
+    path: _Text | None = None
+    revision: _Revision = "HEAD"
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> _GitFile:
+        if (self.url is None) == (self.path is None):
+            raise ValueError("give either url or path")
+        return self
+
+
+class _DebianBinaryFile(_Strict):
+    package: _Word
+    version: str = pydantic.Field(default="", pattern=r"^[A-Za-z0-9.+~:_-]*$")
+
+
+class _PrebuiltFile(_Strict):
+    xen: _Text
+    symbols: _Text | None = None
+    version: str = ""
+
+
+class _SourceFile(_Strict):
+    debian_source: _DebianSourceFile | None = None
+    git: _GitFile | None = None
+    tarball: _Text | None = None
+    debian_binary: _DebianBinaryFile | None = None
+    prebuilt: _PrebuiltFile | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one(self) -> _SourceFile:
+        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
+            raise ValueError(f"name exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class _RecipeFile(_Strict):
+    source: _SourceFile
+    description: _Line = ""
+    config: _Text = "defconfig"
+    fragments: list[_Word] = []
+    patches: list[_Text] = []
+    compiler: _Word = "gcc"
+    tools: _Word = "debian"
+    xen_options: _Line = ""
+
+
+# Reading, and saying where something is wrong.
+
+
+def _read(file: Path) -> Any:
+    try:
+        return YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:  # duplicate keys are among these
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise UsageError(f"{file}{line}: {str(error.problem or error.context).splitlines()[0]}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not YAML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+
+
+def _at(file: Path, tree: Any, key: Sequence[str | int]) -> str:
+    """``FILE:LINE: KEY``, the line being the deepest one known on the way to ``key``."""
+    node, line = tree, 1
+    for part in key:
+        try:
+            line = (node.lc.item(part) if isinstance(part, int) else node.lc.key(part))[0] + 1
+            node = node[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return f"{file}:{line}: {'.'.join(str(part) for part in key)}"
+
+
+def _explain(file: Path, tree: Any, error: pydantic.ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        key = problem["loc"]
+        said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = _RecipeFile.model_fields if len(key) == 1 else _fields(key[:-1])
+            said = f"unknown key; known here: {', '.join(known)}"
+        elif problem["type"] == "missing":
+            said = "is missing"
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            said = "must be a mapping (key: value)"
+        problems.append(f"{_at(file, tree, key)}: {said}" if key else f"{file}:1: {said}")
+    return "\n".join(problems)
+
+
+def _fields(key: Sequence[str | int]) -> Sequence[str]:
+    models: dict[tuple[str | int, ...], type[_Strict]] = {
+        ("source",): _SourceFile,
+        ("source", "debian_source"): _DebianSourceFile,
+        ("source", "git"): _GitFile,
+        ("source", "debian_binary"): _DebianBinaryFile,
+        ("source", "prebuilt"): _PrebuiltFile,
+    }
+    model = models.get(tuple(key))
+    return tuple(model.model_fields) if model else ()

@@ -1,0 +1,29 @@
+"""Lists cases for planning: a line of JSON each. Run by :mod:`lab.nightly` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+
+class Listing:
+    """Prints the collected cases."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        from lab import plugin
+
+        for item in session.items:
+            needs = [name for marker in item.iter_markers("needs") for name in marker.args]
+            case = {
+                "nodeid": item.nodeid,
+                "area": plugin.area_of(item),
+                "boards": plugin.boards_wanted(item),
+                "needs": needs,
+            }
+            print(json.dumps(case))
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[Listing()]))

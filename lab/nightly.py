@@ -1,0 +1,377 @@
+"""A run from nothing to a verdict: set up, bring the lab up, plan, run the cases, report.
+
+Cases run in worker processes, one per set of boards: single-board cases on all boards side by side, then the
+cases of each pair. A worker that dies takes no finished result with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lab import builds, inventory, paths, runs
+from lab.errors import BenchError, LabError, UsageError
+from lab.grid import services
+from lab.inventory import BoardSpec, Lab
+from lab.options import NightlyOptions
+from lab.record import Phase, RunHeader
+from lab.reporting import html, junit, terminal
+from lab.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BUILD = "pv32-debug"
+GUESSED_SECONDS = 30.0  # a case that never ran here
+WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
+RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What planning knows of a case."""
+
+    nodeid: str
+    area: str
+    boards: int
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The cases one worker runs on its boards."""
+
+    boards: tuple[str, ...]
+    build: str
+    cases: tuple[str, ...]
+
+
+def run(options: NightlyOptions) -> int:
+    """The whole job; its exit status: 1 any FAIL or ERROR, else 3 any MISS or an area without PASS, else 0.
+
+    :raises UsageError: bad inventory, build, or selection; or a port is taken.
+    """
+    lab = inventory.load(options.inventory)
+    names = options.builds or (DEFAULT_BUILD,)
+    for name in names:
+        builds.recipe(name)  # unknown names are said before anything is set up
+    cases = collect(options)
+    if not cases:
+        raise UsageError("no case matches the selection")
+    return Night(options, lab, tuple(names), cases).run()
+
+
+class Night:
+    """One run."""
+
+    def __init__(self, options: NightlyOptions, lab: Lab, names: tuple[str, ...], cases: list[Case]) -> None:
+        self._options, self._lab, self._builds, self._cases = options, lab, names, cases
+        self._phases: list[Phase] = []
+        self._notes: list[str] = []
+        header = RunHeader(
+            run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
+            started=time.time(),
+            selection=options.describe(),
+            builds=names,
+            boards={name: _facts(board) for name, board in lab.boards.items()},
+            planned=tuple(case.nodeid for case in cases),
+            required_areas=_required_areas(options),
+        )
+        where = options.output or paths.state() / "runs" / header.run_id
+        self.folder = RunFolder.create(where, header)
+        self._header = header
+        self._say = terminal.Progress(planned=len(cases) * len(names))
+
+    def run(self) -> int:
+        interrupted = False
+        with self._say:
+            try:
+                with ExitStack() as stack:
+                    self._set_up()
+                    stack.enter_context(self._lab_up())
+                    for build in self._builds:
+                        self._run_build(build)
+            except KeyboardInterrupt:
+                interrupted = True
+                self._notes.append("interrupted: the rest did not run")
+            except UsageError:
+                self._finish(2)
+                raise
+            except BenchError as error:
+                self._notes.append(str(error))
+                self._say.note(f"bench: {error}")
+            except OSError as error:
+                self._notes.append(f"{type(error).__name__}: {error}")
+                self._say.note(str(error))
+        status = self._finish(130 if interrupted else None)
+        return status
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started, clock = time.time(), time.monotonic()
+        self._say.phase(name)
+        try:
+            yield
+        finally:
+            self._phases.append(Phase(name, started, time.monotonic() - clock))
+
+    def _set_up(self) -> None:
+        from lab.xen.payloads import build_payloads
+
+        with self._phase("set-up"):
+            kernel_root = None
+            if self._lab.is_virtual or not list((paths.cache() / "images").glob("*/kernel")):
+                from lab.virtual import image
+
+                kernel_root = image.make(progress=self._say.note).kernel_root
+            build_payloads(paths.cache() / "payloads", kernel_root)
+            for name in self._builds:
+                builds.make(name, progress=self._say.note)
+
+    @contextmanager
+    def _lab_up(self) -> Iterator[None]:
+        """A lab that is up is used and left up; else ours comes up for this run."""
+        directory = lab_directory(self._lab)
+        if services.status(directory).is_up:
+            self._say.note("using the lab that is up")
+            yield
+            return
+        with self._phase("lab up"):
+            lab_up(self._lab, detach=False, progress=self._say.note)
+        try:
+            yield
+        finally:
+            with self._phase("lab down"):
+                lab_down(self._lab)
+
+    def _run_build(self, build: str) -> None:
+        durations = _read_durations()
+        single = [case for case in self._cases if case.boards == 1]
+        pairs = [case for case in self._cases if case.boards == 2]
+        if single:
+            with self._phase("cases on single boards"):
+                self._workers(plan_single(single, list(self._lab.boards.values()), build, durations))
+        if pairs:
+            joined = self._lab.pairs()
+            boards = tuple(board.name for board in joined[0]) if joined else tuple(self._lab.boards)
+            with self._phase("cases on pairs"):
+                self._workers([Share(boards, build, tuple(case.nodeid for case in pairs))])
+
+    def _workers(self, shares: Sequence[Share]) -> None:
+        """Run the shares side by side; show results as they come."""
+        running = {index: self._start(index, share) for index, share in enumerate(shares)}
+        deadline = self._header.started + RUN_LIMIT
+        seen = 0
+        try:
+            while any(process.poll() is None for process in running.values()):
+                results = list(self.folder.results())
+                for result in results[seen:]:
+                    self._say.result(result)
+                seen = len(results)
+                if time.time() > deadline:
+                    self._notes.append(f"ended after {RUN_LIMIT / 3600:.0f} h")
+                    break
+                time.sleep(0.5)
+        finally:
+            _end(list(running.values()))
+            results = list(self.folder.results())
+            for result in results[seen:]:
+                self._say.result(result)
+        for index, process in running.items():
+            if process.returncode not in (0, 1):
+                tail = self._worker_log(index, shares[index]).read_text(errors="replace")[-1500:]
+                self._notes.append(
+                    f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
+                )
+
+    def _worker_log(self, index: int, share: Share) -> Path:
+        return self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.log"
+
+    def _start(self, index: int, share: Share) -> subprocess.Popen[bytes]:
+        arguments = self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.args"
+        arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}", "-c", str(paths.CHECKOUT / "tox.ini")]
+        command += ["-q", "-p", "no:cacheprovider", f"--inventory={self._options.inventory}"]
+        command += [f"--boards={','.join(share.boards)}", f"--run-folder={self.folder.path}", f"--build={share.build}"]
+        command += [f"@{arguments}"]
+        with open(self._worker_log(index, share), "ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=paths.CHECKOUT,
+                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+                env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+
+    def _finish(self, forced: int | None) -> int:
+        results = self.folder.final_results()
+        status = runs.exit_status(self._header, results) if forced is None else forced
+        if forced is None and self._notes and status == 0:
+            status = 3
+        self._header = replace(
+            self._header,
+            finished=time.time(),
+            exit_status=status,
+            phases=tuple(self._phases),
+            notes=tuple(self._notes),
+        )
+        self.folder.write_header(self._header)
+        _write_durations(results)
+        junit.write(self.folder)
+        html.write(self.folder)
+        terminal.summary(self.folder)
+        return status
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Interrupt what still runs, so that it releases its boards; kill what does not listen."""
+    alive = [process for process in processes if process.poll() is None]
+    for process in alive:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + WORKER_GRACE
+    for process in alive:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# -- planning ----------------------------------------------------------------------------------------------------------
+
+
+def collect(options: NightlyOptions) -> list[Case]:
+    """The cases of the selection, as pytest finds them.
+
+    :raises UsageError: a path or expression that pytest refuses; carries its words.
+    """
+    script = paths.CHECKOUT / "lab" / "collecting.py"
+    command = [sys.executable, str(script), f"--rootdir={paths.CHECKOUT}", "-c", str(paths.CHECKOUT / "tox.ini")]
+    command += [f"--select={options.select}", *([f"-k={options.keyword}"] if options.keyword else [])]
+    command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=paths.CHECKOUT,
+        env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
+        raise UsageError(f"the cases cannot be collected:\n{(done.stdout + done.stderr).strip()[-1500:]}")
+    found = [json.loads(line) for line in lines]
+    return [Case(c["nodeid"], c["area"], c["boards"], tuple(c["needs"])) for c in found]
+
+
+def plan_single(
+    cases: Sequence[Case], boards: Sequence[BoardSpec], build: str, durations: dict[str, float]
+) -> list[Share]:
+    """Spread single-board cases over the boards: longest first, onto the least loaded board that can run it.
+
+    A case that no board can run goes to the first one, where it will say what is missing. The boot cases come
+    first on their board.
+    """
+    load = {board.name: 0.0 for board in boards}
+    mine: dict[str, list[Case]] = {board.name: [] for board in boards}
+    for case in sorted(cases, key=lambda case: -durations.get(case.nodeid, GUESSED_SECONDS)):
+        able = [board.name for board in boards if set(case.needs) <= board.capabilities] or [boards[0].name]
+        best = min(able, key=lambda name: load[name])
+        load[best] += durations.get(case.nodeid, GUESSED_SECONDS)
+        mine[best].append(case)
+    order = {case.nodeid: index for index, case in enumerate(cases)}
+    shares = []
+    for name, chosen in mine.items():
+        chosen.sort(key=lambda case: (case.area != "boot", order[case.nodeid]))
+        if chosen:
+            shares.append(Share((name,), build, tuple(case.nodeid for case in chosen)))
+    return shares
+
+
+def _required_areas(options: NightlyOptions) -> tuple[str, ...]:
+    """Areas that must have a PASS: those tox.ini lists, unless the user picked cases by hand."""
+    if options.paths or options.keyword or options.marker:
+        return ()
+    import configparser
+
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(paths.CHECKOUT / "tox.ini", encoding="utf-8")
+    text = parser.get("xenlab", "required_areas", fallback="")
+    return tuple(word for word in text.replace(",", " ").split() if word)
+
+
+def _facts(board: BoardSpec) -> dict[str, str]:
+    return {
+        "class": board.tags.get("class", ""),
+        "bmc": board.bmc.protocol,
+        "console": board.console.via,
+        "capabilities": " ".join(sorted(board.capabilities)),
+    }
+
+
+def _durations_file() -> Path:
+    return paths.state() / "durations.json"
+
+
+def _read_durations() -> dict[str, float]:
+    try:
+        return {str(k): float(v) for k, v in json.loads(_durations_file().read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_durations(results: Sequence[runs.Final]) -> None:
+    known = _read_durations()
+    known.update({result.case: round(result.seconds, 1) for result in results if result.verdict == "PASS"})
+    _durations_file().write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
+
+
+# -- the lab -------------------------------------------------------------------------------------------------------------
+
+
+def lab_directory(lab: Lab) -> Path:
+    """Where a lab that is up keeps its sockets, pids and logs."""
+    return paths.state() / "lab" / lab.name
+
+
+def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
+    """Start boards (if they are virtual), coordinator, exporter and recorders.
+
+    :raises UsageError: a port is taken.
+    :raises BenchError: a part did not come up.
+    """
+    directory = lab_directory(lab)
+    directory.mkdir(parents=True, exist_ok=True)
+    if lab.is_virtual:
+        from lab.virtual import boards
+
+        boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
+        boards.start(lab, directory / "boards")
+    try:
+        services.start(lab, directory, detach=detach)
+    except LabError:
+        lab_down(lab)
+        raise
+
+
+def lab_down(lab: Lab) -> None:
+    """Stop all of it; boards made of QEMU lose power."""
+    directory = lab_directory(lab)
+    services.stop(directory)
+    if lab.is_virtual:
+        from lab.virtual import boards
+
+        boards.stop(directory / "boards")

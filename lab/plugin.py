@@ -1,0 +1,405 @@
+"""pytest plugin: boards, verdicts and records for the cases under ``testcases/``.
+
+One process drives one set of boards. A case names what it needs by its fixtures (``host``; ``source`` and
+``destination`` for a pair) and by ``@pytest.mark.needs("pv32", ...)``. Each result is decided by
+:mod:`lab.verdicts` from evidence and appended to the run folder as soon as the case ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from lab import builds, inventory, paths, provision, verdicts
+from lab.console.client import ConsoleLine
+from lab.console.patterns import classify, crash_excerpt
+from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
+from lab.record import Evidence, RunHeader, TestResult
+from lab.rig import Rig, Seat
+from lab.runs import RunFolder
+from lab.xen.host import Host
+from lab.xen.payloads import build_payloads
+
+log = logging.getLogger(__name__)
+
+SELECTIONS = ("quick", "full", "weekly")
+CRASH_SIGNAL = signal.SIGUSR1
+CASE_TIMEOUT = 600  # seconds; a case that takes longer is ended
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("xenlab", "the lab's boards")
+    group.addoption("--inventory", default=str(paths.CHECKOUT / "inventory" / "virtual.yaml"), help="inventory file")
+    group.addoption("--boards", default="", help="board names, comma separated; default: all of the inventory")
+    group.addoption("--run-folder", default="", help="run folder to append to; default: a new one")
+    group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
+    group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
+    group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): SKIP on boards that lack one of them")
+    config.addinivalue_line("markers", "quick: in every selection")
+    config.addinivalue_line("markers", "full: a night's work")
+    config.addinivalue_line("markers", "weekly: everything")
+    config.addinivalue_line("markers", "expects_crash(*signatures): the case crashes a board on purpose")
+
+
+def area_of(item: pytest.Item) -> str:
+    """The folder below ``testcases/`` a case is in."""
+    parts = item.path.parts
+    return parts[parts.index("testcases") + 1] if "testcases" in parts else "other"
+
+
+def selection_of(item: pytest.Item) -> str:
+    """The smallest selection a case is in; ``full`` when it says nothing."""
+    return next((name for name in SELECTIONS if item.get_closest_marker(name)), "full")
+
+
+def is_case(item: pytest.Item) -> bool:
+    return "testcases" in item.path.parts
+
+
+def boards_wanted(item: pytest.Item) -> int:
+    """How many boards a case takes: 2 with a destination, else 1."""
+    names = getattr(item, "fixturenames", ())
+    return 2 if "destination" in names else 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = SELECTIONS.index(config.getoption("--select"))
+    kept = [item for item in items if not is_case(item) or SELECTIONS.index(selection_of(item)) <= wanted]
+    dropped = [item for item in items if item not in kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@dataclass
+class Running:
+    """What is being gathered about the case that runs now."""
+
+    item: pytest.Item
+    started: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)
+    seats: dict[str, Seat] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
+    outcome: BaseException | None = None
+    skipped: str = ""
+    evidence: list[Evidence] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+    crash: HypervisorCrash | None = None
+    expected: frozenset[str] = frozenset()
+
+
+class CaseLog:
+    """The fixture ``evidence``: what a case wants to stand beside its verdict."""
+
+    def __init__(self, running: Running, folder: Path) -> None:
+        self._running, self._folder = running, folder
+
+    def add(self, title: str, body: str, *, kind: str = "command", board: str | None = None) -> None:
+        """Keep a captured fact."""
+        self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
+
+    def figure(self, name: str, value: float) -> None:
+        """Keep a number; the name ends in its unit (``downtime_s``)."""
+        self._running.figures[name] = float(value)
+
+    def picture(self, title: str, svg: str) -> None:
+        """Keep a drawing."""
+        path = self._folder / f"{title.replace(' ', '-')}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(svg, encoding="utf-8")
+        self._running.pictures[title] = str(path)
+
+
+class Bench:
+    """The session's boards; made when the first case asks for one."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._session: Any = None
+        self._rig: Rig | None = None
+        self.running: Running | None = None
+        self._armed = False
+        self._unsubscribe: list[Any] = []
+        try:
+            self.lab = inventory.load(Path(config.getoption("--inventory")))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+        names = [name for name in config.getoption("--boards").split(",") if name] or list(self.lab.boards)
+        for name in names:
+            if name not in self.lab.boards:
+                raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
+        self.names = names
+        self.folder = self._open_folder()
+        signal.signal(CRASH_SIGNAL, self._on_crash_signal)
+
+    def _open_folder(self) -> RunFolder:
+        if where := self.config.getoption("--run-folder"):
+            return RunFolder.open(Path(where))
+        header = RunHeader(
+            run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
+            started=time.time(),
+            selection="pytest",
+            builds=(self.config.getoption("--build"),),
+            boards={name: {} for name in self.names},
+            planned=(),
+            required_areas=(),
+        )
+        return RunFolder.create(paths.state() / "runs", header)
+
+    @property
+    def rig(self) -> Rig:
+        """Acquire the boards once.
+
+        :raises BenchError: no lab is up, or a board is somebody else's.
+        :raises UsageError: unknown build.
+        """
+        if self._rig is None:
+            from lab.grid import session
+
+            build = builds.make(self.config.getoption("--build"))
+            payloads = build_payloads(paths.cache() / "payloads", _kernel_root())
+            self._session = session.acquire(self.lab, self.names, timeout=30.0)
+            self._session.__enter__()
+            boards = {name: self._session.board(name) for name in self.names}
+            for board in boards.values():
+                board.console.listen(self._on_console)
+            wanted = provision.Wanted(build, payloads=payloads)
+            self._rig = Rig(boards, wanted, self.folder.path)
+        return self._rig
+
+    def close(self) -> None:
+        """Release the boards."""
+        if self._session is not None:
+            self._session.__exit__(None, None, None)
+            self._session = None
+
+    # -- a crash ends the running test ------------------------------------------------------------------------
+
+    def _on_console(self, line: ConsoleLine) -> None:
+        running = self.running
+        if running is None or running.crash or line.kind not in ("line", "partial"):
+            return
+        if line.board not in running.marks or line.n < running.marks[line.board]:
+            return
+        signature = classify(line.text)
+        if signature is None or signature.kind != "crash" or signature.name in running.expected:
+            return
+        running.crash = HypervisorCrash(line.board, signature.name, (line.text,))
+        if self._armed:
+            os.kill(os.getpid(), CRASH_SIGNAL)  # delivered to the main thread, wherever it waits
+
+    def _on_crash_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._armed and self.running and self.running.crash:
+            self._armed = False
+            raise self.running.crash
+
+    def arm(self) -> None:
+        """From now on a crash on a console raises in the main thread."""
+        self._armed = True
+        if self.running and self.running.crash:
+            self._armed = False
+            raise self.running.crash
+
+    def disarm(self) -> None:
+        self._armed = False
+
+    # -- what a case is given -----------------------------------------------------------------------------------
+
+    def seat(self, name: str) -> Seat:
+        """The board, ready, for the running case."""
+        assert self.running is not None
+        rig = self.rig
+        self.running.marks.setdefault(name, rig.seats[name].board.console.mark())
+        self.running.seats[name] = rig.seats[name]
+        self.arm()
+        seat = rig.ready(name)
+        for marker in self.running.item.iter_markers("needs"):
+            for capability in marker.args:
+                if capability not in seat.capabilities:
+                    raise MissingCapability(name, capability)
+        return seat
+
+    def pair(self) -> tuple[Seat, Seat]:
+        """Two boards joined by a link, both ready."""
+        for first, second in self.lab.pairs():
+            if first.name in self.names and second.name in self.names:
+                return self.seat(first.name), self.seat(second.name)
+        raise MissingCapability(",".join(self.names), "migration-pair")
+
+
+def _kernel_root() -> Path | None:
+    """Where a kernel for Linux payloads can be had: the dom0 image's tree, when there is one."""
+    found = sorted((paths.cache() / "images").glob("*/kernel"))
+    return found[-1] if found else None
+
+
+BENCH = pytest.StashKey[Bench]()
+
+
+def bench_of(config: pytest.Config) -> Bench:
+    if BENCH not in config.stash:
+        config.stash[BENCH] = Bench(config)
+    return config.stash[BENCH]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    if not is_case(item):
+        return (yield)
+    bench = bench_of(item.config)
+    running = bench.running = Running(item)
+    running.expected = frozenset(
+        name for marker in item.iter_markers("expects_crash") for name in marker.args
+    )
+    try:
+        result = yield
+    finally:
+        bench.disarm()
+    _conclude(bench, running)
+    bench.running = None
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if is_case(item) and item.config.stash.get(BENCH, None):
+        running = bench_of(item.config).running
+        if running and call.excinfo is not None and running.outcome is None:
+            if isinstance(call.excinfo.value, pytest.skip.Exception):
+                running.skipped = str(call.excinfo.value)
+            else:
+                running.outcome = call.excinfo.value
+                if not isinstance(call.excinfo.value, LabError):
+                    running.evidence.append(
+                        Evidence("exception", call.when, str(report.longrepr)[-6000:], time.time())
+                    )
+        if call.when == "call":
+            bench_of(item.config).disarm()
+    return report
+
+
+def _conclude(bench: Bench, running: Running) -> None:
+    """Verdict, record and clean-up of one case."""
+    item = running.item
+    consoles: dict[str, str] = {}
+    slices: dict[str, list[ConsoleLine]] = {}
+    folder = bench.folder.case_directory(item.nodeid, bench.config.getoption("--attempt"))
+    for name, mark in running.marks.items():
+        slices[name] = running.seats[name].board.console.lines(mark)
+        consoles[name] = bench.folder.write_console(folder, name, slices[name])
+    rig = bench._rig
+    crashes = {name: _crash(lines, running.expected) for name, lines in slices.items()}
+    if rig is not None:
+        for name in running.seats:
+            running.evidence += rig.after(name, crashed=crashes[name] is not None)
+        running.evidence[:0] = rig.take_evidence()
+    observation = verdicts.Observation(
+        outcome=running.outcome,
+        skipped=running.skipped,
+        crashes=tuple(crash for crash in crashes.values() if crash),
+        expected_crashes=running.expected,
+        seen_crashes=frozenset(
+            signature.name
+            for lines in slices.values()
+            for line in lines
+            if (signature := classify(line.text)) and signature.kind == "crash"
+        ),
+    )
+    decision = verdicts.decide(observation)
+    result = TestResult(
+        case=item.nodeid,
+        area=area_of(item),
+        verdict=decision.verdict,
+        rule=decision.rule,
+        reason=decision.reason,
+        started=running.started,
+        seconds=time.monotonic() - running.clock,
+        boards=tuple(running.seats),
+        build=bench.config.getoption("--build"),
+        attempt=bench.config.getoption("--attempt"),
+        doc=(getattr(item, "obj", None).__doc__ or "").strip(),
+        phases=rig.take_phases() if rig else (),
+        evidence=tuple(running.evidence) + tuple(decision.evidence),
+        figures=running.figures,
+        consoles=consoles,
+        pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
+    )
+    bench.folder.append(result)
+
+
+def _crash(lines: list[ConsoleLine], expected: frozenset[str]) -> HypervisorCrash | None:
+    for index, line in enumerate(lines):
+        signature = classify(line.text)
+        if signature and signature.kind == "crash" and signature.name not in expected:
+            return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))
+    return None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if bench := session.config.stash.get(BENCH, None):
+        bench.close()
+
+
+# -- fixtures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """The boards of this process. For the plugin's own fixtures."""
+    return bench_of(request.config)
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest, bench: Bench) -> CaseLog:
+    """Where a case puts what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
+    assert bench.running is not None
+    folder = bench.folder.case_directory(request.node.nodeid, bench.config.getoption("--attempt"))
+    return CaseLog(bench.running, folder)
+
+
+@pytest.fixture
+def host(bench: Bench) -> Iterator[Host]:
+    """dom0 of one board that runs the build under test."""
+    yield bench.seat(bench.names[0]).host
+
+
+@pytest.fixture
+def hosts(bench: Bench) -> tuple[Host, Host]:
+    """Both ends of a migration pair, in name order."""
+    first, second = bench.pair()
+    return first.host, second.host
+
+
+@pytest.fixture
+def source(hosts: tuple[Host, Host]) -> Host:
+    """Where a relocation starts."""
+    return hosts[0]
+
+
+@pytest.fixture
+def destination(hosts: tuple[Host, Host]) -> Host:
+    """Where it goes."""
+    return hosts[1]
+
+
+@pytest.fixture
+def build(bench: Bench) -> builds.Build:
+    """The hypervisor build under test."""
+    return bench.rig.build

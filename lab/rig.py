@@ -1,0 +1,226 @@
+"""The rig: the acquired boards of one pytest process, brought to the build under test and kept there.
+
+Stands between the plugin and the grid: which board a case gets, when a reboot is needed, what a case leaves behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import provision
+from lab.builds import Build
+from lab.console.client import ConsoleLine
+from lab.console.patterns import classify
+from lab.errors import BenchError, BoardUnreachable, HypervisorCrash, LabError, WaitTimeout
+from lab.grid.board import Board
+from lab.record import Evidence, Phase
+from lab.wait import wait_until
+from lab.xen.host import Host
+
+log = logging.getLogger(__name__)
+
+
+class BuildDoesNotBoot(BenchError):
+    """The build under test did not come up on this board before; the case that found out is FAIL."""
+
+
+@dataclass
+class Seat:
+    """One board in this process: the live handle and what is known of it."""
+
+    board: Board
+    proof: provision.Proof | None = None
+    capabilities: frozenset[str] = frozenset()
+    suspect: str = ""  # why the next case must not trust the board as it is
+    refused: str = ""  # why the build under test cannot be had on it
+    free_mib: int = 0
+    host: Host = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.host = Host(self.board)
+
+
+class Rig:
+    """Boards of one process and the build that is wanted on them."""
+
+    def __init__(self, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path) -> None:
+        self.seats = {name: Seat(board) for name, board in boards.items()}
+        self._wanted = wanted
+        self._directory = run_directory
+        self.phases: list[Phase] = []
+        self.evidence: list[Evidence] = []
+
+    @property
+    def build(self) -> Build:
+        return self._wanted.build
+
+    @property
+    def wanted(self) -> provision.Wanted:
+        return self._wanted
+
+    # -- readiness -------------------------------------------------------------------------------------------
+
+    def ready(self, name: str) -> Seat:
+        """The board with the build under test proved on it; provisions and reboots only when it must.
+
+        :raises HypervisorCrash: the build crashed while it booted.
+        :raises BenchError: the board cannot be had.
+        """
+        seat = self.seats[name]
+        if seat.refused:
+            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
+        if seat.proof and not seat.suspect and seat.board.is_reachable():
+            return seat
+        with self.phase("provision"):
+            self._bring_up(seat)
+        return seat
+
+    def _bring_up(self, seat: Seat) -> None:
+        board = seat.board
+        if not self._is_proved(seat):
+            if not seat.suspect and board.is_reachable() and not seat.proof:
+                pass  # dom0 of the known-good build is up already
+            else:
+                log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
+                with self.phase("boot"):
+                    board.strategy.reboot(entry="known-good")
+            self._deploy(seat)
+            try:
+                with self.phase("boot"):
+                    board.strategy.reboot(entry="under-test")
+            except (HypervisorCrash, WaitTimeout) as error:
+                seat.refused = str(error).splitlines()[0]
+                raise
+            if not self._is_proved(seat):
+                missing = seat.proof.mismatches if seat.proof else ("no proof",)
+                raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
+        seat.suspect = ""
+        if not seat.capabilities:
+            seat.capabilities = self._capabilities(seat)
+        seat.host.destroy_all()
+        seat.free_mib = seat.host.free_memory_mib()
+
+    def _is_proved(self, seat: Seat) -> bool:
+        if seat.suspect or not seat.board.is_reachable():
+            seat.proof = None
+            return False
+        try:
+            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), self._wanted)
+        except BenchError as error:
+            log.info("%s: no proof: %s", seat.board.name, error)
+            return False
+        seat.proof = proof
+        self.evidence.append(proof.as_evidence())
+        return not proof.mismatches
+
+    def _deploy(self, seat: Seat) -> None:
+        from lab.grid.board import KNOWN_HOSTS, SSH_KEY
+
+        with self.phase("deploy"):
+            provision.deploy(
+                [seat.board.spec],
+                self._wanted,
+                self._directory / "provision",
+                ssh_key=SSH_KEY(),
+                known_hosts=KNOWN_HOSTS(),
+            )
+
+    def _capabilities(self, seat: Seat) -> frozenset[str]:
+        probed = set(seat.host.capabilities())
+        nics = seat.board.spec.nics
+        if "spare" in nics:
+            probed.add("spare-nic")
+        if seat.board.spec.link:
+            probed.add("migration-pair")
+        try:
+            seat.board.power.sleep_state()
+            probed.add("bmc-sleep-state")
+        except LabError:
+            pass
+        declared = seat.board.spec.capabilities
+        lacking = {name for name in declared - probed if name in PROBED}
+        if lacking:
+            log.warning("%s: declared but not found: %s", seat.board.name, ", ".join(sorted(lacking)))
+            self.evidence.append(
+                Evidence(
+                    "note",
+                    f"{seat.board.name} lacks what it declares",
+                    ", ".join(sorted(lacking)),
+                    time.time(),
+                    seat.board.name,
+                )
+            )
+        return frozenset(probed | {name for name in declared if name not in PROBED})
+
+    # -- after a case ----------------------------------------------------------------------------------------
+
+    def after(self, name: str, *, crashed: bool) -> list[Evidence]:
+        """Look at what a case left on the board, clean up, and say what was found."""
+        seat = self.seats[name]
+        found: list[Evidence] = []
+        if crashed:
+            seat.suspect = "the console showed a crash"
+            return found
+        if not seat.board.is_reachable():
+            seat.suspect = "dom0 does not answer"
+            return found
+        try:
+            left = seat.host.destroy_all()
+            if left:
+                found.append(_note(name, "guests left behind", ", ".join(left)))
+
+            def memory_is_back() -> bool:
+                return seat.host.free_memory_mib() >= seat.free_mib - 2
+
+            try:
+                wait_until(memory_is_back, 10, f"{name}: memory given back", interval=1.0)
+            except WaitTimeout:
+                now = seat.host.free_memory_mib()
+                found.append(_note(name, "memory not given back", f"{seat.free_mib} MiB before, {now} MiB after"))
+                seat.suspect = "memory was not given back"
+        except (BenchError, BoardUnreachable) as error:
+            seat.suspect = str(error)
+        return found
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of what is going on."""
+        started, clock = time.time(), time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases.append(Phase(name, started, time.monotonic() - clock))
+
+    def take_phases(self) -> tuple[Phase, ...]:
+        """Phases since the last call."""
+        taken, self.phases = tuple(self.phases), []
+        return taken
+
+    def take_evidence(self) -> tuple[Evidence, ...]:
+        """Evidence since the last call."""
+        taken, self.evidence = tuple(self.evidence), []
+        return taken
+
+
+# What Rig probes itself; other declared capabilities are taken from the inventory.
+PROBED = frozenset(
+    "pv hvm hap shadow iommu pv32 numa cpu-offline s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair".split()
+)
+
+
+def _note(board: str, title: str, body: str) -> Evidence:
+    return Evidence("note", f"{board}: {title}", body, time.time(), board)
+
+
+def first_crash(lines: list[ConsoleLine], expected: frozenset[str] = frozenset()) -> tuple[int, str] | None:
+    """Index and name of the first crash signature in ``lines`` that is not expected."""
+    for index, line in enumerate(lines):
+        signature = classify(line.text)
+        if signature and signature.kind == "crash" and signature.name not in expected:
+            return index, signature.name
+    return None

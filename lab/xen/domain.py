@@ -1,0 +1,169 @@
+"""A domain (guest): its xl configuration, its life and what it says on its console."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from lab.errors import BenchError, CommandFailed, WaitTimeout
+from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
+
+if TYPE_CHECKING:
+    from lab.xen.host import Host
+
+CONSOLE_DIR = "/var/log/xen/console"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainConfig:
+    """What ``xl create`` is given. Paths are paths on the board."""
+
+    name: str
+    kind: Literal["pv", "pvh", "hvm"]
+    kernel: str
+    ramdisk: str = ""
+    memory_mib: int = 16
+    vcpus: int = 1
+    cmdline: str = ""
+    pci: tuple[str, ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)  # further xl.cfg lines: key -> value as written
+
+    def text(self) -> str:
+        """The xl.cfg(5) file."""
+        lines = [
+            f'name = "{self.name}"',
+            f'type = "{self.kind}"',
+            f'kernel = "{self.kernel}"',
+            f"memory = {self.memory_mib}",
+            f"vcpus = {self.vcpus}",
+            f'extra = "{self.cmdline}"',
+            'on_crash = "preserve"',
+            'on_poweroff = "destroy"',
+        ]
+        if self.ramdisk:
+            lines.append(f'ramdisk = "{self.ramdisk}"')
+        if self.pci:
+            lines.append("pci = [ " + ", ".join(f'"{device}"' for device in self.pci) + " ]")
+        lines += [f"{key} = {value}" for key, value in self.more.items()]
+        return "\n".join(lines) + "\n"
+
+
+class Domain:
+    """One guest on one host. Follows the guest when it is relocated (:meth:`moved_to`)."""
+
+    def __init__(self, host: Host, config: DomainConfig) -> None:
+        self.host = host
+        self.config = config
+        self.name = config.name
+        self.builder_output = ""  # what `xl -vvv create` said: page orders, ELF notes
+
+    def __repr__(self) -> str:
+        return f"<Domain {self.name} on {self.host.name}>"
+
+    def create(self, *, paused: bool = False, timeout: float = 60.0) -> Any:
+        """``xl -vvv create``. :raises CommandFailed: refused; the message carries the end of xl's words."""
+        path = f"/run/xenlab/{self.name}.cfg"
+        flag = "-p " if paused else ""
+        command = f"mkdir -p /run/xenlab && cat > {path} <<'XL'\n{self.config.text()}XL\nxl -vvv create {flag}{path}"
+        result = self.host.run(command, timeout=timeout, check=False)
+        self.builder_output = result.stdout + result.stderr
+        if result.status:
+            raise CommandFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
+        return result
+
+    def destroy(self) -> None:
+        """Have it gone; no error when it is."""
+        self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether xl lists it."""
+        return self.name in self.host.domains()
+
+    # -- console ---------------------------------------------------------------------------------------------
+
+    def _log_glob(self) -> str:
+        # xenconsoled names the log of a relocated guest after the name it arrived under.
+        quoted = shlex.quote(self.name)
+        return f"{CONSOLE_DIR}/guest-{quoted}--incoming.log {CONSOLE_DIR}/guest-{quoted}.log"
+
+    def console(self) -> list[str]:
+        """All lines the guest has printed on this host (xenconsoled's log)."""
+        text = self.host.run(f"cat {self._log_glob()} 2>/dev/null; true").stdout
+        return [line.rstrip("\r") for line in str(text).splitlines()]
+
+    def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
+        """The first console line matching the extended regular expression, seen within ``timeout`` seconds.
+
+        The board itself does the waiting, so that a slow machine is not asked over and over. ``after`` skips so many lines.
+
+        :raises WaitTimeout: not printed in time; carries the last lines.
+        """
+        script = (
+            f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
+            f"while :; do cat {self._log_glob()} 2>/dev/null | tail -n +{after + 1} | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
+            f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
+        )
+        result = self.host.run(script, timeout=timeout + 30, check=False)
+        if result.status:
+            raise WaitTimeout(f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:]))
+        return str(result.stdout).strip("\r\n")
+
+    def payload_lines(self) -> list[PayloadLine | Heartbeat]:
+        """What a payload reported so far."""
+        return [parsed for line in self.console() if (parsed := parse_line(line)) is not None]
+
+    def results(self, timeout: float = 30.0) -> dict[str, PayloadLine]:
+        """Wait for a payload's final line and give its results by case.
+
+        :raises WaitTimeout: no final line in time.
+        """
+        self.wait_for(r"^XL (done|trap) ", timeout)
+        return {line.case: line for line in self.payload_lines() if isinstance(line, PayloadLine)}
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """All heartbeats seen on this host, in order."""
+        return [line for line in self.payload_lines() if isinstance(line, Heartbeat)]
+
+    def beats(self, more: int = 3, timeout: float = 20.0) -> Heartbeat:
+        """Wait until the heart has beaten ``more`` times from now on; the last beat.
+
+        :raises WaitTimeout: it stands still.
+        """
+        before = self.heartbeats()
+        wanted = (before[-1].n if before else 0) + more
+        deadline = time.monotonic() + timeout
+        while True:
+            now = self.heartbeats()
+            if now and now[-1].n >= wanted:
+                return now[-1]
+            if time.monotonic() > deadline:
+                last = f"beat {now[-1].n}" if now else "no beat at all"
+                raise WaitTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, last)
+            time.sleep(0.3)
+
+
+def assert_unbroken(beats: list[Heartbeat]) -> None:
+    """No heartbeat number lost or doubled. :raises AssertionError: naming the first that is."""
+    for before, after in zip(beats, beats[1:], strict=False):
+        assert after.n == before.n + 1, f"heartbeat {before.n} is followed by {after.n}"
+
+
+_ALLOCATION = re.compile(r"^.*?\b(4KB|2MB|1GB) PAGES: (0x[0-9a-f]+)", re.MULTILINE)
+
+
+def page_orders(builder_output: str) -> dict[str, int]:
+    """Extents that the domain builder allocated, by size: ``{"4KB": 512, "2MB": 60, "1GB": 0}``.
+
+    Source: tools/libs/guest/xg_dom_x86.c, meminit_hvm. PV guests print none.
+
+    :raises BenchError: the output has no such summary (xl was not run with -vvv).
+    """
+    found = {size: int(count, 16) for size, count in _ALLOCATION.findall(builder_output)}
+    if not found:
+        raise BenchError("xl's output has no PHYSICAL MEMORY ALLOCATION summary")
+    return found

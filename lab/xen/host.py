@@ -1,0 +1,177 @@
+"""A host: the dom0 of a board, and the domains on it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import BenchError, WaitTimeout
+from lab.wait import wait_until
+from lab.xen.domain import Domain, DomainConfig
+
+GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
+
+_ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRow:
+    """A line of ``xl list``. ``state`` is xl's six letters: r b p s c d (tools/xl/xl_list.c)."""
+
+    name: str
+    domid: int
+    memory_mib: int
+    vcpus: int
+    state: str
+    cpu_seconds: float
+
+    @property
+    def is_suspended(self) -> bool:
+        return "s" in self.state
+
+    @property
+    def is_paused(self) -> bool:
+        return "p" in self.state
+
+
+class Host:
+    """dom0 of a board whose hypervisor is up."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+        self.name: str = board.name
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    # -- commands --------------------------------------------------------------------------------------------
+
+    def run(self, command: str, *, timeout: float = 60.0, check: bool = True) -> Any:
+        """One shell command in dom0; a CommandResult. :raises CommandFailed: status not 0 and ``check``."""
+        return self.board.run(command, timeout=timeout, check=check)
+
+    def xl(self, *words: str, timeout: float = 60.0, check: bool = True) -> Any:
+        """One ``xl`` command."""
+        return self.run(shlex.join(["xl", *words]), timeout=timeout, check=check)
+
+    def info(self) -> Mapping[str, str]:
+        """``xl info`` as a mapping."""
+        found: dict[str, str] = {}
+        for line in self.xl("info").stdout.splitlines():
+            key, colon, value = line.partition(":")
+            if colon:
+                found.setdefault(key.strip(), value.strip())
+        return found
+
+    def free_memory_mib(self) -> int:
+        """What Xen has to give, in MiB (``xl info free_memory``)."""
+        return int(self.info()["free_memory"])
+
+    def domains(self) -> dict[str, DomainRow]:
+        """All guests (not dom0) by name."""
+        rows: dict[str, DomainRow] = {}
+        for line in self.xl("list").stdout.splitlines():
+            if match := _ROW.match(line.strip()):
+                name, domid, memory, vcpus, state, seconds = match.groups()
+                if domid != "0":
+                    rows[name] = DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds))
+        return rows
+
+    def debug_keys(self, keys: str) -> str:
+        """Press Xen's debug keys and give back what they wrote to its console ring."""
+        self.xl("dmesg", "-c")
+        self.xl("debug-keys", keys)
+        return str(self.xl("dmesg").stdout)
+
+    # -- domains ---------------------------------------------------------------------------------------------
+
+    def unique(self, stem: str) -> str:
+        """A domain name nobody had before on this board: logs of an older one are never taken for its own."""
+        return f"{stem}-{int(time.time()) % 100000}-{next(self._numbers)}"
+
+    @contextlib.contextmanager
+    def domain(self, config: DomainConfig, *, paused: bool = False) -> Iterator[Domain]:
+        """Create a domain, and have it gone at the end whatever happens.
+
+        :raises CommandFailed: ``xl create`` refused.
+        """
+        domain = Domain(self, config)
+        try:
+            domain.create(paused=paused)
+            yield domain
+        finally:
+            with contextlib.suppress(BenchError):  # a crashed host must not hide what the case found
+                domain.destroy()
+
+    def destroy_all(self) -> list[str]:
+        """Destroy every guest there is; the names of those that were."""
+        names = list(self.domains())
+        for name in names:
+            self.xl("destroy", name, check=False)
+        if names:
+            with contextlib.suppress(WaitTimeout):
+                wait_until(lambda: not self.domains(), 20, f"{self.name}: guests gone")
+        return names
+
+    # -- power -----------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Ask dom0 to power the machine off (ACPI S5); returns at once."""
+        self.run("(sleep 0.3; poweroff) >/dev/null 2>&1 &")
+
+    # -- capabilities ----------------------------------------------------------------------------------------
+
+    def capabilities(self) -> frozenset[str]:
+        """What this hypervisor on this board can do, probed.
+
+        Words of ``virt_caps`` and ``xen_caps`` (tools/xl/xl_info.c, xen/arch/x86/setup.c init_xen_cap_info),
+        /sys/power/mem_sleep, and what boot printed.
+        """
+        info = self.info()
+        words = set(info.get("virt_caps", "").split())
+        found = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
+        if "pv_directio" in words or "hvm_directio" in words:
+            found.add("iommu")
+        if "xen-3.0-x86_32p" in info.get("xen_caps", "").split():
+            found.add("pv32")
+        if int(info.get("nr_nodes", "1")) > 1:
+            found.add("numa")
+        if int(info.get("nr_cpus", "1")) > 1:
+            found.add("cpu-offline")
+        probe = self.run(
+            "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
+            "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "xl dmesg | grep -o 'HAP page sizes:.*'; true",
+            check=False,
+        ).stdout
+        found |= {word for word in ("s3", "s5", "rtcwake", "qemu") if word in probe.split()}
+        if "s3" in found:
+            found.add("s5")
+        sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
+        if "2MB" in sizes and "2MB [disabled]" not in sizes:
+            found.add("sp2m")
+        if "1GB" in sizes and "1GB [disabled]" not in sizes:
+            found.add("sp1g")
+        return frozenset(found)
+
+    def pci_of(self, mac: str) -> str:
+        """PCI address (``0000:00:04.0``) of the network port with this MAC, whoever drives it now.
+
+        :raises BenchError: no such port.
+        """
+        script = (
+            "for d in /sys/class/net/*; do [ \"$(cat $d/address)\" = %s ] && basename $(readlink -f $d/device); done; true"
+        )
+        found = str(self.run(script % shlex.quote(mac.lower())).stdout).split()
+        if not found:
+            raise BenchError(f"{self.name}: no network port has the MAC {mac}")
+        return found[0]
+
