@@ -63,6 +63,7 @@ _SETTABLE_BOOT_DEVICES = ("none", "pxe", "disk", "cdrom", "bios")
 _CLOCK_UNSET_BELOW = 0x20000000  # IPMI v2.0 section 37: less is seconds since the BMC started
 
 _NO_SESSION = "Unable to establish"
+_FELL_SILENT = "Close Session command failed"  # there was a session, and then no answer any more
 # What `ipmitool -v` says when the BMC answered, and said no.
 _LOGIN_REFUSED = re.compile(
     r"RAKP \d.* error ?: ?(unauthorized name|invalid integrity check value|invalid role|unauthorized role.*)"
@@ -318,7 +319,7 @@ class IpmiBmc:
     def _run(self, *command: str, timeout: float = _COMMAND_TIMEOUT) -> str:
         """What ``ipmitool`` wrote to stdout.
 
-        :raises BmcUnreachable: no session, and the BMC said nothing.
+        :raises BmcUnreachable: no session, and the BMC said nothing; or it fell silent.
         :raises BmcRefused: no session, and the BMC said why.
         :raises CommandFailed: a session, but the command failed.
         """
@@ -331,6 +332,10 @@ class IpmiBmc:
             )
         if _NO_SESSION in exchange.output or _LOGIN_REFUSED.search(exchange.output):
             raise self._no_session(exchange)
+        if _FELL_SILENT in exchange.output:
+            raise BmcUnreachable(
+                f"{self.board}: BMC {self._address} fell silent: `{_shown(command)}` had no answer"
+            )
         raise CommandFailed(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:

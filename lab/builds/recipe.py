@@ -115,7 +115,9 @@ def load(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> R
         path = fragments / f"{text}.config"
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
-            raise UsageError(f"{_at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
+            raise UsageError(
+                f"{_at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}"
+            )
         return path
 
     recipe = Recipe(
@@ -151,7 +153,9 @@ def _source(data: _SourceFile, place: Any) -> Source:
         return DebianBinary(data.debian_binary.package, data.debian_binary.version)
     assert data.prebuilt  # exactly one is there: _SourceFile
     given = data.prebuilt
-    symbols = place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
+    symbols = (
+        place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
+    )
     return Prebuilt(place(("source", "prebuilt", "xen"), given.xen, "hypervisor"), symbols, given.version)
 
 

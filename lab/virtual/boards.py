@@ -17,7 +17,7 @@ from pathlib import Path
 from lab import credentials, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
-from lab.virtual import identity, image, qemu
+from lab.virtual import bmc, identity, image, qemu
 from lab.virtual.spec import DaemonConfig, write_config
 from lab.wait import wait_until
 
@@ -38,6 +38,7 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
         if shutil.which(binary) is None:
             raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
     base = image.make(progress=progress)
+    bmc.extension()  # now, not by two daemons at once
     _ensure_password(lab)
     boards = [board for board in lab.boards.values() if board.virtual]
     for board in boards:

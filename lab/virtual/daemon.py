@@ -5,8 +5,9 @@ owns power: it asks this daemon over the control socket (``firmware/bmc/chassis`
 a mainboard. QMP ends here.
 
 Requests on the control socket, one line each, answered by one line:
-``get power`` (0|1), ``get sleep`` (S0|S3|S5), ``get boot`` (device), ``set power 0|1``, ``set reset 1``,
-``set shutdown 1`` (ACPI power button), ``set nmi 1``, ``set boot DEVICE``, ``set link 0|1`` (the lab cable).
+``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
+``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set nmi 1``,
+``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable).
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Machine:
     board: BoardSpec
     directory: Path
     wiring: qemu.Wiring
-    boot_device: str = "disk"
+    boot_device: str = "none"  # as IPMI's boot flags name it; "default" is the disk
+    boot_persistent: bool = False
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -52,9 +54,9 @@ class Machine:
         return self._process is not None and self._process.returncode is None
 
     @property
-    def sleep_state(self) -> str:
-        """ACPI: S0 working, S3 suspended to RAM, S5 off."""
-        return "S5" if not self.is_powered else "S3" if self._sleeping else "S0"
+    def sleep_state(self) -> int:
+        """ACPI: 0 working, 3 suspended to RAM, 5 off."""
+        return 5 if not self.is_powered else 3 if self._sleeping else 0
 
     async def power_on(self) -> None:
         """Start the machine; on a sleeping one this is the power button, and wakes it."""
@@ -66,7 +68,8 @@ class Machine:
         shape = self.board.virtual
         assert shape is not None
         argv = qemu.arguments(self.board, shape, self.wiring, boot_device=self.boot_device)
-        self.boot_device = "disk"  # a boot device holds once
+        if not self.boot_persistent:
+            self.boot_device = "none"
         self._sleeping = False
         server = QMPClient(self.board.name)
         self.wiring.qmp.unlink(missing_ok=True)
@@ -95,7 +98,7 @@ class Machine:
         await self._forget()
 
     async def reset(self) -> None:
-        if self.boot_device != "disk":  # only a start takes a boot device
+        if self.boot_device not in ("none", "default"):  # only a start takes a boot device
             await self.power_off()
             await self.power_on()
         else:
@@ -239,9 +242,11 @@ class Daemon:
             case ["get", "power"]:
                 return str(int(machine.is_powered))
             case ["get", "sleep"]:
-                return machine.sleep_state
+                return str(machine.sleep_state)
             case ["get", "boot"]:
                 return machine.boot_device
+            case ["get", "persistent"]:
+                return str(int(machine.boot_persistent))
             case ["set", "power", "1"]:
                 await machine.power_on()
             case ["set", "power", "0"]:
@@ -254,6 +259,8 @@ class Daemon:
                 await machine.inject_nmi()
             case ["set", "boot", device]:
                 machine.boot_device = device
+            case ["set", "persistent", value]:
+                machine.boot_persistent = value == "1"
             case ["set", "link", state]:
                 await machine.set_link(state == "1")
             case _:

@@ -15,7 +15,7 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # a killed daemon leaves n
 # or only costs time.
 CPU = "max,-smap,-rdtscp,-xsave,-xsaveopt,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la57,-pku,-pcid"
 
-BOOT_ORDER = {"disk": "c", "pxe": "n", "cdrom": "d"}
+BOOT_ORDER = {"pxe": "n", "cdrom": "d"}  # anything else: the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Wiring:
     link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
 
 
-def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "disk") -> list[str]:
+def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none") -> list[str]:
     """argv of the board's machine."""
     kvm = shape.accelerator == "kvm"
     argv = [*DIE_WITH_PARENT, BINARY, "-name", f"{board.name},debug-threads=on", "-nodefaults", "-display", "none", "-no-user-config"]

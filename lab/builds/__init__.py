@@ -1,0 +1,21 @@
+"""Hypervisor builds: recipes read, builds made or fetched, kept by content.
+
+``make(name)`` is the way in. A recipe is ``firmware/builds/NAME.yaml``; its Kconfig fragments are in
+``firmware/kconfig``. Builds are kept in the cache under ``builds/KEY``, source trees under ``trees/ID``.
+"""
+
+from lab.builds.making import Build, make
+from lab.builds.recipe import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Tarball, load, names
+
+__all__ = [
+    "Build",
+    "DebianBinary",
+    "DebianSource",
+    "Git",
+    "Prebuilt",
+    "Recipe",
+    "Tarball",
+    "load",
+    "make",
+    "names",
+]

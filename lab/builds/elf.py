@@ -1,0 +1,65 @@
+"""The GNU build id of a hypervisor image, as Xen itself reports it in ``xl info``."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+_PT_NOTE = 4
+_NT_GNU_BUILD_ID = 3
+
+
+def build_id(image: Path) -> str:
+    """Hexadecimal build id of ``image`` (ELF, plain or gzipped), or "" when it carries none.
+
+    ``xen.gz`` is stripped and made a 32-bit ELF for multiboot, but ``mkelf32`` keeps the note in a PT_NOTE program
+    header (xen/arch/x86/boot/mkelf32.c). The id is what ld's ``--build-id`` wrote; ``xl info`` shows the same.
+
+    :raises ValueError: not an ELF image.
+    """
+    data = image.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{image}: damaged gzip file: {error}") from None
+    if data[:4] != b"\x7fELF" or data[4:6] not in (b"\x01\x01", b"\x02\x01"):
+        raise ValueError(f"{image}: not a little-endian ELF image")
+    try:
+        for offset, size in _note_segments(data):
+            if found := _find(data[offset : offset + size]):
+                return found
+    except struct.error:
+        raise ValueError(f"{image}: cut short") from None
+    return ""
+
+
+def _note_segments(data: bytes) -> list[tuple[int, int]]:
+    """(offset, size) of each PT_NOTE. Source: System V gABI, chapter 5, Program Header."""
+    is_64 = data[4] == 2
+    (start,) = struct.unpack_from("<Q", data, 32) if is_64 else struct.unpack_from("<I", data, 28)
+    entry_size, count = struct.unpack_from("<HH", data, 54 if is_64 else 42)
+    found = []
+    for number in range(count):
+        at = start + number * entry_size
+        if is_64:
+            kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, at)
+        else:
+            kind, offset, _, _, size = struct.unpack_from("<IIIII", data, at)
+        if kind == _PT_NOTE:
+            found.append((offset, size))
+    return found
+
+
+def _find(notes: bytes) -> str:
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from("<III", notes, at)
+        name = notes[at + 12 : at + 12 + name_size]
+        start = at + 12 + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and name == b"GNU\0":
+            return notes[start : start + size].hex()
+        at = start + (size + 3 & ~3)
+    return ""

@@ -1,0 +1,242 @@
+"""Source trees: what identifies a source, and a tree of it to compile in, kept for incremental builds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import paths
+from lab.builds import lock
+from lab.builds.apt import PrivateApt
+from lab.builds.command import CommandError, run
+from lab.builds.recipe import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
+from lab.errors import BenchError, UsageError
+
+log = logging.getLogger(__name__)
+
+LONGEST_BUILD = 3600.0  # seconds; also how long the tree of another maker is waited for
+_BUSY = ".xenlab-busy"  # there while a compiler may be writing: found later, the tree is not to be trusted
+_FACTS = ".xenlab-tree"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A patched source tree, held for us alone; ``epoch`` is the source's own date, seconds since 1970."""
+
+    directory: Path
+    epoch: int
+    lock: int  # descriptor for children, so that the lock outlives us with them
+
+
+def digest(*files: Path) -> str:
+    """SHA-256 over the contents of ``files``, in order."""
+    summed = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            summed.update(hashlib.file_digest(opened, "sha256").digest())
+    return summed.hexdigest()
+
+
+def identify(source: Source) -> str:
+    """What the source is, to the byte, in one line. Reads the network only for a git URL or an unnamed version.
+
+    :raises BenchError: the repository or the package sources do not answer.
+    :raises UsageError: no such revision.
+    """
+    match source:
+        case DebianSource(package, version):
+            return f"debian-source {package} {version}"
+        case DebianBinary(package, version):
+            return f"debian-binary {package} {version or PrivateApt().newest(package)}"
+        case Git(location, revision):
+            return f"git {_resolve(location, revision)}"
+        case Tarball(path):
+            return f"tarball {digest(path)}"
+        case Prebuilt(xen, symbols, version):
+            return f"prebuilt {digest(xen, *[symbols] if symbols else [])} {version}"
+
+
+@contextmanager
+def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) -> Iterator[Tree]:
+    """The tree of a recipe's source, patches applied, held alone for the block.
+
+    The block is expected to compile in it. When the block is cut off, the tree is made anew the next time; when it
+    ends with a :class:`CommandError` of a compiler that ended by itself, the tree is kept as it is.
+
+    :raises BenchError: the source cannot be had.
+    :raises UsageError: a patch does not apply, or the archive holds no Xen.
+    """
+    source = recipe.source
+    if isinstance(source, Git):  # one tree for all revisions: bisection compiles only what differs
+        name = "git-" + hashlib.sha256(source.location.encode()).hexdigest()[:16]
+    else:
+        patches = [digest(patch) for patch in recipe.patches]
+        name = "src-" + hashlib.sha256(json.dumps([identity, patches]).encode()).hexdigest()[:16]
+    trees = paths.cache() / "trees"
+    directory = trees / name
+    with lock.held(trees / f"{name}.lock", LONGEST_BUILD, f"source tree {directory}") as descriptor:
+        if (directory / _BUSY).exists():
+            log.info("%s: left in the middle of a build, made anew", directory)
+            shutil.rmtree(directory)
+        if isinstance(source, Git):
+            epoch = _check_out(source, identity.split()[1], directory, recipe.patches, report)
+        else:
+            if not (directory / _FACTS).exists():
+                report("fetching the source")
+                _unpack_into(source, directory, recipe.patches)
+            epoch = int(json.loads((directory / _FACTS).read_text(encoding="utf-8"))["epoch"])
+        (directory / _BUSY).touch()
+        try:
+            yield Tree(directory, epoch, descriptor)
+        except CommandError as error:
+            if error.ended:
+                (directory / _BUSY).unlink(missing_ok=True)
+            raise
+        (directory / _BUSY).unlink(missing_ok=True)
+
+
+def _unpack_into(source: Source, directory: Path, patches: tuple[Path, ...]) -> None:
+    """Fetch and unpack beside ``directory``, then move there: an interrupted one leaves nothing."""
+    shutil.rmtree(directory, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="unpacking-") as scratch:
+        work = Path(scratch)
+        root = work / "tree"
+        if isinstance(source, DebianSource):
+            archive = PrivateApt().fetch_source(source.package, source.version, work)
+            if not shutil.which("dpkg-source"):
+                raise BenchError("dpkg-source is not installed here: it is in Debian's dpkg-dev")
+            run(["dpkg-source", "--no-check", "-x", archive.name, "tree"], cwd=work, timeout=300)
+            dated = root / "debian" / "changelog"
+        elif isinstance(source, Tarball):
+            root = _unpack_tarball(source.path, root)
+            dated = root / "xen" / "Makefile"
+        else:
+            raise AssertionError(source)  # the others have no tree
+        if not (root / "xen" / "Makefile").is_file():
+            raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
+        epoch = int(dated.stat().st_mtime)  # before patching, which touches files
+        _patch(root, patches)
+        (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
+        root.rename(directory)
+
+
+def _unpack_tarball(archive: Path, root: Path) -> Path:
+    root.mkdir()
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(root, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UsageError(f"{archive}: cannot be unpacked: {error}") from None
+    entries = list(root.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else root
+
+
+def _patch(root: Path, patches: tuple[Path, ...]) -> None:
+    for patch in patches:
+        try:
+            run(
+                ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i", str(patch)],
+                cwd=root,
+                timeout=60,
+            )
+        except CommandError as error:
+            raise UsageError(f"{patch}: does not apply: {error}") from None
+
+
+# git
+
+
+def _git(*arguments: str, timeout: float = 120.0) -> str:
+    return run(["git", *arguments], timeout=timeout, environment={"GIT_TERMINAL_PROMPT": "0"})
+
+
+def _repository(location: str) -> Path:
+    """Where the objects of ``location`` are on this machine: the clone itself, or our mirror of the URL."""
+    if "://" not in location:
+        return Path(location)
+    return paths.cache() / "git" / (hashlib.sha256(location.encode()).hexdigest()[:16] + ".git")
+
+
+def _resolve(location: str, revision: str) -> str:
+    """The commit that ``revision`` is now."""
+    repository = _repository(location)
+    is_mirror = "://" in location
+    if is_mirror and not (_COMMIT.fullmatch(revision) and _commit(repository, revision)):
+        _refresh(location, repository)
+    commit = _commit(repository, revision)
+    if not commit:
+        raise UsageError(f"{location}: no revision {revision!r} there")
+    return commit
+
+
+def _commit(repository: Path, revision: str) -> str:
+    if not repository.exists():
+        return ""
+    try:
+        asked = f"{revision}^{{commit}}"
+        return _git(
+            "-C", str(repository), "rev-parse", "--verify", "--quiet", "--end-of-options", asked
+        ).split()[-1]
+    except CommandError as error:
+        if "dubious ownership" in str(error):
+            raise
+        return ""
+
+
+def _refresh(url: str, mirror: Path) -> None:
+    with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}"):
+        if mirror.exists():
+            try:
+                _git("-C", str(mirror), "fetch", "--quiet", "--prune", "origin", timeout=600)
+            except CommandError as error:
+                log.warning("%s: using what was fetched before: %s", url, error)
+            return
+        with tempfile.TemporaryDirectory(dir=mirror.parent, prefix="cloning-") as scratch:
+            _git("clone", "--quiet", "--mirror", url, f"{scratch}/mirror", timeout=1800)
+            os.rename(f"{scratch}/mirror", mirror)
+
+
+def _check_out(
+    source: Git, commit: str, directory: Path, patches: tuple[Path, ...], report: Callable[[str], None]
+) -> int:
+    """Put ``directory`` at ``commit``; files that do not differ keep their times. Gives the commit's date."""
+    repository = _repository(source.location)
+    inside = ("-C", str(directory))
+    if directory.exists() and not (directory / _FACTS).exists():
+        shutil.rmtree(directory)
+    if not directory.exists():
+        report("checking out the source")
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix="cloning-") as scratch:
+            _git(
+                "clone",
+                "--quiet",
+                "--shared",
+                "--no-checkout",
+                str(repository),
+                f"{scratch}/tree",
+                timeout=600,
+            )
+            os.rename(f"{scratch}/tree", directory)
+        (directory / ".git" / "info" / "exclude").write_text(f"{_BUSY}\n{_FACTS}\n", encoding="utf-8")
+        (directory / _FACTS).write_text("{}", encoding="utf-8")
+    try:
+        _git(*inside, "checkout", "--quiet", "--force", "--detach", commit, timeout=300)
+        _git(*inside, "clean", "-qfd")  # what an earlier patch added; ignored files are the objects
+    except CommandError as error:
+        shutil.rmtree(directory)
+        raise BenchError(f"{source.location}: cannot check out {commit}: {error}") from None
+    if not (directory / "xen" / "Makefile").is_file():
+        raise UsageError(f"{source.location} at {commit}: no Xen source (xen/Makefile is missing)")
+    _patch(directory, patches)
+    return int(_git(*inside, "log", "-1", "--format=%ct").split()[-1])

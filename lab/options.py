@@ -1,0 +1,33 @@
+"""What a user asks of a run; :mod:`lab.cli` fills it in, :mod:`lab.nightly` obeys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lab import paths
+
+Selection = Literal["quick", "full", "weekly"]
+VIRTUAL_LAB = paths.CHECKOUT / "inventory" / "virtual.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class NightlyOptions:
+    """The options of ``xenlab nightly``; each default is the command's own."""
+
+    paths: tuple[str, ...] = ()  # files, folders or node ids as pytest takes them; empty: all of testcases/
+    keyword: str = ""  # pytest's -k
+    marker: str = ""  # pytest's -m
+    inventory: Path = VIRTUAL_LAB
+    output: Path | None = None  # the run folder; None: a new one in the state folder
+    builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
+    select: Selection = "full"
+    resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+
+    def describe(self) -> str:
+        """The selection in a few words, for headings: ``full``, or ``full -k s3``."""
+        words = [self.select, *self.paths]
+        words += [f"-k {self.keyword}"] if self.keyword else []
+        words += [f"-m {self.marker}"] if self.marker else []
+        return " ".join(words)

@@ -1,0 +1,22 @@
+"""The build under test comes up, and is the one that was wanted."""
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+
+def test_build_under_test_runs(host, build, evidence):
+    """The running hypervisor's build id is that of the build file; dom0 is there and Xen knows its memory."""
+    info = host.info()
+    evidence.add("xl info", "\n".join(f"{key}: {value}" for key, value in info.items()), board=host.name)
+    assert info["build_id"] == build.build_id, f"runs build id {info['build_id']}, wanted {build.build_id}"
+    assert int(info["total_memory"]) > 1024
+    assert host.domains() == {}, "guests are there right after boot"
+
+
+def test_hypervisor_log_is_clean(host, evidence):
+    """Xen booted without a word of a crash, a failed assertion or a warning of its own."""
+    log = host.xl("dmesg").stdout
+    bad = [line for line in log.splitlines() if any(word in line for word in ("Xen WARN", "Xen BUG", "Assertion '"))]
+    evidence.add("xl dmesg", log, board=host.name)
+    assert not bad, bad[0]
