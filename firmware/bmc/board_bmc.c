@@ -1,7 +1,8 @@
 /*
  * What OpenIPMI's ipmi_sim leaves out and a lab of sleeping, crashing boards needs.
  *
- * A loadable module for ipmi_sim 2.0.33 ("loadlib" in its configuration). The option string is the
+ * A loadable module for ipmi_sim 2.0.33 (the interface is the same up to 2.0.36, and another one from
+ * 2.0.37 on): "loadlib" in its configuration. The option string is the
  * command line of the board's chassis program, the same one that "chassis_control" names:
  *
  *     chassis_control     "timeout 2.5 /path/chassis BOARD"

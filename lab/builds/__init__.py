@@ -5,7 +5,7 @@
 """
 
 from lab.builds.making import Build, make
-from lab.builds.recipe import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Tarball, load, names
+from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Tarball, names, recipe
 
 __all__ = [
     "Build",
@@ -15,7 +15,7 @@ __all__ = [
     "Prebuilt",
     "Recipe",
     "Tarball",
-    "load",
     "make",
     "names",
+    "recipe",
 ]

@@ -1,7 +1,7 @@
 """Debian packages and sources through apt, with a state directory of our own: no root, nothing installed.
 
-The package sources are the machine's own entries, ``deb-src`` added: mirrors, keys, proxies and pins stay as the
-machine has them.
+The package sources are the machine's own entries, ``deb-src`` added: mirrors, keys, proxies and pins stay
+as the machine has them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE_LINE = re.compile(r"^deb(?:-src)?\s+(?P<rest>(?:\[[^\]]*\]\s*)?\S+\s+\S+.*)
 
 
 def deb822_with_sources(text: str) -> str:
-    """Stanzas of a ``.sources`` file as both ``deb`` and ``deb-src``; disabled ones and comments are left out."""
+    """Stanzas of a ``.sources`` file as both ``deb`` and ``deb-src``, without comments and disabled ones."""
     stanzas: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.startswith("#"):

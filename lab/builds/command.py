@@ -38,11 +38,11 @@ def run(
 ) -> str:
     """Run ``command`` and give its output (stdout and stderr as they came).
 
-    It gets a process group of its own, which is ended when the caller is interrupted or ``timeout`` seconds are
-    over. ``log`` is appended to. ``keep`` are file descriptors the children inherit (locks). ``what`` begins the
-    error message.
+    It gets a process group of its own, which is ended when the caller is interrupted or ``timeout`` seconds
+    are over. ``log`` is appended to. ``keep`` are file descriptors the children inherit (locks). ``what``
+    begins the error message.
 
-    :raises CommandError: a status other than 0, or too late; says the telling lines and the last ones, and the log.
+    :raises CommandError: a status other than 0, or too late; carries the telling lines and the log path.
     """
     text = shlex.join(command)
     what = what or text
@@ -71,8 +71,8 @@ def run(
     timer = threading.Timer(timeout, cut)
     timer.daemon = True
     timer.start()
+    assert process.stdout is not None
     try:
-        assert process.stdout
         with open(log or os.devnull, "a", encoding="utf-8") as file:
             file.write(f"$ {text}\n")
             for line in process.stdout:
@@ -85,7 +85,6 @@ def run(
         timer.cancel()
         if process.poll() is None:
             _end(process)
-        assert process.stdout
         process.stdout.close()
     if late.is_set():
         raise CommandError(f"{what}: not done after {timeout:.0f} s{_ending(output, log)}", ended=False)

@@ -14,8 +14,8 @@ _NT_GNU_BUILD_ID = 3
 def build_id(image: Path) -> str:
     """Hexadecimal build id of ``image`` (ELF, plain or gzipped), or "" when it carries none.
 
-    ``xen.gz`` is stripped and made a 32-bit ELF for multiboot, but ``mkelf32`` keeps the note in a PT_NOTE program
-    header (xen/arch/x86/boot/mkelf32.c). The id is what ld's ``--build-id`` wrote; ``xl info`` shows the same.
+    ``xen.gz`` is stripped and made a 32-bit ELF for multiboot, but ``mkelf32`` keeps the note in a PT_NOTE
+    program header (xen/arch/x86/boot/mkelf32.c). It is what ld wrote (``--build-id``) and ``xl info`` tells.
 
     :raises ValueError: not an ELF image.
     """

@@ -23,7 +23,8 @@ from lab import paths
 from lab.builds import elf, kconfig, lock, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
-from lab.builds.recipe import DebianBinary, Prebuilt, Recipe, load
+from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
+from lab.builds.recipes import recipe as read_recipe
 from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ _TOOLS = {
 class Build:
     """A hypervisor, ready to go onto boards.
 
-    ``key`` names its content: the source, the configuration, the patches, the compiler. ``build_id`` is the GNU
-    build id, which the running Xen tells (``xl info``, ``build_id``); "" when the image has none.
+    ``key`` names its content: the source, the configuration, the patches, the compiler. ``build_id`` is the
+    GNU build id, which the running Xen tells (``xl info``, ``build_id``); "" when the image has none.
     """
 
     name: str
@@ -71,12 +72,12 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     """The build called ``name``: from the cache, or made now (about two minutes on two cores).
 
     Safe to call from several processes at once: one makes it, the others wait and take it. ``progress`` is
-    called with short texts, at most about once a second. A :class:`Recipe` (a revision of bisection) is as good.
+    called with short texts, about once a second. A :class:`Recipe` (a revision of bisection) is as good.
 
     :raises UsageError: no such build, a wrong recipe, a configuration that Kconfig does not accept.
-    :raises BenchError: the source cannot be had, a tool is missing, or it does not compile (last lines, log path).
+    :raises BenchError: no source to be had, a tool is missing, or it does not compile (last lines, log path).
     """
-    recipe = load(name) if isinstance(name, str) else name
+    recipe = read_recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
     source = trees.identify(recipe.source)
     key = _key(recipe, source)
@@ -260,7 +261,7 @@ def _compiler_arguments(compiler: str) -> list[str]:
 
 
 def _environment(tree: trees.Tree) -> Mapping[str, str]:
-    """What would otherwise be this machine's name and this minute (xen/Makefile), and force a relink each time."""
+    """What would otherwise be this machine's name and this minute (xen/Makefile)."""
     dated = datetime.fromtimestamp(tree.epoch, UTC)
     return {
         "XEN_WHOAMI": "xenlab",

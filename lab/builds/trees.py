@@ -19,8 +19,8 @@ from lab import paths
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
-from lab.builds.recipe import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
-from lab.errors import BenchError, UsageError
+from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
+from lab.errors import BenchError, LabError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def digest(*files: Path) -> str:
 
 
 def identify(source: Source) -> str:
-    """What the source is, to the byte, in one line. Reads the network only for a git URL or an unnamed version.
+    """What the source is, to the byte, in one line. The network is asked for a git URL or an unnamed version.
 
     :raises BenchError: the repository or the package sources do not answer.
     :raises UsageError: no such revision.
@@ -71,8 +71,8 @@ def identify(source: Source) -> str:
 def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) -> Iterator[Tree]:
     """The tree of a recipe's source, patches applied, held alone for the block.
 
-    The block is expected to compile in it. When the block is cut off, the tree is made anew the next time; when it
-    ends with a :class:`CommandError` of a compiler that ended by itself, the tree is kept as it is.
+    The block is expected to compile in it. When it is cut off, the tree is made anew the next time; when it
+    fails in an orderly way (a compiler that ended by itself), the tree stays as it is.
 
     :raises BenchError: the source cannot be had.
     :raises UsageError: a patch does not apply, or the archive holds no Xen.
@@ -99,8 +99,8 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         (directory / _BUSY).touch()
         try:
             yield Tree(directory, epoch, descriptor)
-        except CommandError as error:
-            if error.ended:
+        except LabError as error:
+            if not isinstance(error, CommandError) or error.ended:
                 (directory / _BUSY).unlink(missing_ok=True)
             raise
         (directory / _BUSY).unlink(missing_ok=True)

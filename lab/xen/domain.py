@@ -53,7 +53,7 @@ class DomainConfig:
 
 
 class Domain:
-    """One guest on one host. Follows the guest when it is relocated (:meth:`moved_to`)."""
+    """One guest on one host. Follows the guest when it is relocated (:meth:`on`)."""
 
     def __init__(self, host: Host, config: DomainConfig) -> None:
         self.host = host
@@ -78,6 +78,10 @@ class Domain:
     def destroy(self) -> None:
         """Have it gone; no error when it is."""
         self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
+
+    def on(self, host: Host) -> Domain:
+        """The same guest seen on another host, after a relocation."""
+        return Domain(host, self.config)
 
     @property
     def is_there(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def names(directory: Path = RECIPES) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
 
 
-def load(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
+def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
     """Read the recipe called ``name``.
 
     Paths in it are relative to the recipe's own folder; fragments are names of files in ``fragments``.
@@ -120,24 +121,24 @@ def load(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> R
             )
         return path
 
-    recipe = Recipe(
+    config = data.config
+    if not re.fullmatch(r"\w*config", config):  # a file, not a target of Xen's Makefile
+        config = str(place(("config",), config, "configuration"))
+    found = Recipe(
         name=name,
         source=_source(data.source, place),
         description=data.description,
-        config=data.config,
+        config=config,
         fragments=tuple(fragment(index, text) for index, text in enumerate(data.fragments)),
         patches=tuple(place(("patches", index), text, "patch") for index, text in enumerate(data.patches)),
         compiler=data.compiler,
         tools=data.tools,
         xen_options=data.xen_options,
     )
-    if not recipe.config.endswith("config") or "/" in recipe.config:  # a file, not a target of Xen's Makefile
-        config = str(place(("config",), recipe.config, "configuration"))
-        recipe = Recipe(**{field: getattr(recipe, field) for field in recipe.__slots__} | {"config": config})
-    for key, given in (("fragments", recipe.fragments), ("patches", recipe.patches)):
-        if given and not recipe.is_compiled:
+    for key, given in (("fragments", found.fragments), ("patches", found.patches)):
+        if given and not found.is_compiled:
             raise UsageError(f"{_at(file, tree, (key,))}: only a build from source can have {key}")
-    return recipe
+    return found
 
 
 def _source(data: _SourceFile, place: Any) -> Source:

@@ -1,0 +1,263 @@
+"""The command line. Commands hand over to the module that does the work, imported only then.
+
+Exit statuses: 0 good; 1 a case failed, a figure is short; 2 the caller is wrong; 3 the bench failed;
+70 a fault in xenlab itself; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from lab.errors import BenchError, LabError, UsageError
+from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
+
+app = typer.Typer(
+    name="xenlab",
+    help="A hardware-in-the-loop test lab for the Xen hypervisor.",
+    epilog="Exit statuses: 0 good, 1 a case failed, 2 wrong use, 3 the bench failed, 70 fault in xenlab, 130 interrupted.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
+app.add_typer(lab_app, name="lab")
+
+Inventory = Annotated[Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False)]
+
+
+@app.callback()
+def options(
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log to stderr; twice: more.")] = 0,
+) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+
+
+@app.command()
+def nightly(
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="PATHS", help="Cases, as pytest takes them; default: all.")
+    ] = None,
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases of such names.")] = "",
+    marker: Annotated[str, typer.Option("-m", metavar="EXPR", help="Only cases of such markers.")] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.")] = None,
+    build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
+    select: Annotated[Selection, typer.Option(help="How much.")] = "full",
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.")] = None,
+) -> None:
+    """Bring the lab up, provision, run the cases, report."""
+    from lab import nightly as night
+
+    wanted = NightlyOptions(
+        paths=tuple(cases or ()),
+        keyword=keyword,
+        marker=marker,
+        inventory=inventory,
+        output=output,
+        builds=tuple(build or ()),
+        select=select,
+        resume=resume,
+    )
+    raise typer.Exit(night.run(wanted))
+
+
+@app.command()
+def selftest(
+    steps: Annotated[
+        list[str] | None, typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards; default: all.")
+    ] = None,
+) -> None:
+    """Test the framework itself, then the quick cases on the virtual boards."""
+    from lab import selftest as steps_of_tox
+
+    raise typer.Exit(steps_of_tox.run(steps or ()))
+
+
+@lab_app.command("up")
+def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Start boards (if virtual), coordinator, exporter and console recorders, and leave them running."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_up(inventories.load(inventory), detach=True, progress=typer.echo)
+
+
+@lab_app.command("status")
+def lab_status(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Show what of the lab runs; exit status 3 when it is not up."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+    from lab.grid import services
+
+    status = services.status(night.lab_directory(inventories.load(inventory)))
+    typer.echo(str(status))
+    raise typer.Exit(0 if status.is_up else 3)
+
+
+@lab_app.command("down")
+def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Stop all of it; virtual boards lose power."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_down(inventories.load(inventory))
+
+
+@app.command()
+def build(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")]) -> None:
+    """Make hypervisor builds, or find them in the cache."""
+    from lab import builds
+
+    for name in names:
+        made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
+        typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+) -> None:
+    """Measure the lab itself and hold the figures against their bars."""
+    from lab import bench as benchmarks
+
+    raise typer.Exit(benchmarks.run(names or (), json_file))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine lacks, and what to do; nothing is changed."""
+    from lab import setup
+
+    findings = setup.examine()
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.subject}: {finding.detail}")
+        if not finding.is_good:
+            typer.echo(f"      {finding.remedy}")
+    raise typer.Exit(0 if all(finding.is_good for finding in findings) else 1)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove old runs and what can be made again."""
+    from lab import runs
+
+    for line in runs.prune(dry_run=dry_run):
+        typer.echo(line)
+
+
+@app.command()
+def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """List the boards and what they can do."""
+    from lab import inventory as inventories
+
+    for board in inventories.load(inventory).boards.values():
+        kind = board.tags.get("class") or ("virtual" if board.virtual else "steel")
+        typer.echo(f"{board.name}  {kind}  {' '.join(sorted(board.capabilities))}")
+
+
+@app.command()
+def version() -> None:
+    """Say what this is, and on what it stands."""
+    import platform
+    import tomllib
+    from importlib import metadata
+
+    from lab import paths
+
+    project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    others = ", ".join(f"{name} {metadata.version(name)}" for name in ("labgrid", "pytest", "ansible-core"))
+    typer.echo(f"xenlab {project['version']} ({others}, Python {platform.python_version()})")
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: to be cleaned up after as an interrupt is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated(number)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit. All errors end here, and only the unexpected ones leave a traceback, in a file."""
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGHUP, _terminate)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _invoke(words or ["--help"])
+        sys.stdout.flush()
+    except TyperException as error:
+        said = error.format_message()  # empty where a group without a command has shown its help
+        status = _complain(f"{said} (see xenlab --help)", 2) if said else 2
+    except UsageError as error:
+        status = _complain(str(error), 2)
+    except BenchError as error:
+        status = _complain(str(error), 3)
+    except LabError as error:  # a missing capability or a crash, outside a case
+        status = _complain(str(error), 1)
+    except _Terminated as error:
+        status = _complain(f"ended by {error}", error.status)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _complain("interrupted", 130)
+    except BrokenPipeError:  # `xenlab ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except Exception as error:
+        where = _write_traceback()
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        status = _complain(f"fault in xenlab: {told[:300]} (traceback in {where})", 70)
+    sys.exit(status)
+
+
+def _invoke(words: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("xenlab", words) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stdout.flush()
+    typer.echo(f"xenlab: {message}", err=True)
+    return status
+
+
+def _write_traceback() -> str:
+    import tempfile
+    import traceback
+
+    from lab import paths
+
+    text = f"{sys.argv}\n{traceback.format_exc()}"
+    try:
+        folder = paths.state() / "faults"
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir())
+    handle, name = tempfile.mkstemp(prefix="fault-", suffix=".log", dir=folder)
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    return name
+
+
+if __name__ == "__main__":
+    main()

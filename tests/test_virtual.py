@@ -1,0 +1,191 @@
+"""Virtual boards: their parts, without booting anything (the boards' cases do that)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, Lab, NicSpec, VirtualSpec
+from lab.virtual import boards, chassis, identity, image, qemu
+from lab.virtual.cable import SerialCable
+from lab.virtual.spec import DaemonConfig, read_config, write_config
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def board(name: str = "alpha", number: int = 1) -> BoardSpec:
+    return BoardSpec(
+        name=name,
+        ssh_host="127.0.0.1",
+        ssh_port=free_port(),
+        bmc=BmcSpec("127.0.0.1", "virtual-bmc", port=free_port(socket.SOCK_DGRAM), cipher=3),
+        console=ConsoleSpec("sol", free_port(), free_port()),
+        nics={
+            "management": NicSpec("management", f"52:54:00:00:0{number}:00", "10.0.2.15/24"),
+            "lab": NicSpec("lab", f"52:54:00:00:0{number}:01", f"192.168.9.{number}/24"),
+            "spare": NicSpec("spare", f"52:54:00:00:0{number}:02"),
+        },
+        capabilities=frozenset({"pv32", "s3"}),
+        link="wire",
+        virtual=VirtualSpec(serial_port=free_port(), link_port=free_port(socket.SOCK_DGRAM)),
+    )
+
+
+@pytest.fixture
+def pair() -> Lab:
+    ends = [board("alpha", 1), board("beta", 2)]
+    return Lab("test", Path("test.yaml"), {end.name: end for end in ends})
+
+
+def wiring(**changes: object) -> qemu.Wiring:
+    plain = qemu.Wiring(Path("/d/disk"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_qemu_binds_nothing_but_loopback() -> None:
+    spec = board()
+    assert spec.virtual
+    argv = qemu.arguments(spec, spec.virtual, wiring())
+    addresses = [word for word in " ".join(argv).replace(",", " ").split() if "host" in word or "hostfwd" in word]
+    assert addresses, "no network ends at all"
+    assert all("127.0.0.1" in word for word in addresses if "=" in word and not word.startswith("-")), addresses
+
+
+def test_qemu_numa_splits_memory_and_cpus() -> None:
+    spec = board()
+    shape = VirtualSpec(vcpus=2, memory_mib=4096, numa_nodes=2)
+    text = " ".join(qemu.arguments(spec, shape, wiring()))
+    assert text.count("size=2048M") == 2
+    assert "nodeid=0,memdev=mem0,cpus=0" in text
+    assert "nodeid=1,memdev=mem1,cpus=1" in text
+
+
+def test_qemu_accepts_the_command_line(tmp_path: Path) -> None:
+    """QEMU itself parses it: it goes on to fail at the missing disk, not at an option."""
+    spec = board()
+    assert spec.virtual
+    ends = wiring(disk=tmp_path / "none", seed=tmp_path / "none", uart=tmp_path / "uart", qmp=tmp_path / "qmp")
+    with socket.socket(socket.AF_UNIX) as uart, socket.socket(socket.AF_UNIX) as qmp:
+        for end, path in ((uart, ends.uart), (qmp, ends.qmp)):
+            end.bind(str(path))
+            end.listen()
+        argv = qemu.arguments(spec, spec.virtual, ends)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert "Could not open" in done.stderr, done.stderr
+
+
+def test_pxe_is_the_first_boot_device_when_the_bmc_says_so() -> None:
+    spec = board()
+    assert spec.virtual
+    assert "order=n,reboot-timeout=1000" in qemu.arguments(spec, spec.virtual, wiring(), boot_device="pxe")
+    assert "order=c,reboot-timeout=1000" in qemu.arguments(spec, spec.virtual, wiring(), boot_device="default")
+
+
+def test_daemon_configuration_survives_writing(tmp_path: Path) -> None:
+    config = DaemonConfig(board(), kcs_port=7, link_peer_port=8)
+    write_config(tmp_path / "c.json", config)
+    assert read_config(tmp_path / "c.json") == config
+
+
+def test_seed_gives_a_board_its_identity_and_its_peers(pair: Lab, tmp_path: Path) -> None:
+    identity.write_seed(tmp_path / "seed.tar", pair, pair.boards["alpha"], tmp_path / "keys")
+    assert (tmp_path / "seed.tar").stat().st_size % 512 == 0
+    with tarfile.open(tmp_path / "seed.tar") as tar:
+        files = {member.name: tar.extractfile(member).read().decode() for member in tar}  # type: ignore[union-attr]
+        modes = {member.name: member.mode for member in tar}
+    assert files["etc/hostname"] == "alpha\n"
+    assert "192.168.9.2 beta" in files["etc/hosts"]
+    assert "52:54:00:00:01:01 192.168.9.1/24" in files["etc/xenlab/nics"]
+    assert "beta ssh-ed25519" in files["root/.ssh/known_hosts"]
+    assert len(files["root/.ssh/authorized_keys"].splitlines()) == 2
+    assert modes["etc/ssh/ssh_host_ed25519_key"] == 0o600
+
+
+def test_known_hosts_pins_each_board_at_its_port(pair: Lab, tmp_path: Path) -> None:
+    lines = identity.known_hosts(pair, tmp_path).splitlines()
+    ports = [f"[127.0.0.1]:{spec.ssh_port} ssh-ed25519" for spec in pair.boards.values()]
+    assert [line.rsplit(" ", 1)[0] for line in lines] == ports
+
+
+def test_a_taken_port_is_named_with_what_it_is_for(pair: Lab) -> None:
+    spec = pair.boards["beta"]
+    assert spec.virtual
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", spec.virtual.serial_port))
+        holder.listen()
+        assert boards.ports_in_use(pair) == [f"{spec.virtual.serial_port} (beta serial)"]
+    assert boards.ports_in_use(pair) == []
+
+
+def test_disk_has_a_boot_sector_a_core_image_and_one_partition(tmp_path: Path) -> None:
+    root, core, disk = tmp_path / "root", tmp_path / "core", tmp_path / "disk"
+    root.write_bytes(b"\0" * (3 << 20) + b"end!" + b"\0" * 508)
+    core.write_bytes(b"CORE" * 200)
+    image._assemble(root, core, disk)
+    data = disk.read_bytes()
+    assert data[510:512] == b"\x55\xaa"
+    assert data[512:516] == b"CORE"
+    active, _, kind, _, start, sectors = struct.unpack("<B3sB3sII", data[446:462])
+    assert (active, kind, start, sectors) == (0x80, 0x83, 2048, root.stat().st_size // 512)
+    assert data[2048 * 512 :] == root.read_bytes()
+    assert disk.stat().st_blocks * 512 < len(data) // 2, "zeroes are not holes"
+
+
+def test_serial_cable_outlives_the_machine_and_serves_several(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = free_port()
+        cable = SerialCable(tmp_path / "uart", port)
+        await cable.start()
+        try:
+            first, second = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            for boot in (b"boot one\n", b"boot two\n"):
+                machine = await asyncio.open_unix_connection(str(tmp_path / "uart"))
+                machine[1].write(boot)
+                for reader, _ in (first, second):
+                    assert await asyncio.wait_for(reader.readline(), 5) == boot
+                first[1].write(b"x")
+                assert await asyncio.wait_for(machine[0].read(1), 5) == b"x"
+                machine[1].close()
+                await machine[1].wait_closed()
+        finally:
+            await cable.stop()
+
+    asyncio.run(scenario())
+
+
+def test_chassis_program_asks_the_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> list[str]:
+        heard: list[str] = []
+
+        async def daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while line := await reader.readline():
+                heard.append(line.decode().strip())
+                writer.write(b"1\n" if line.startswith(b"get") else b"ok\n")
+            writer.close()
+
+        server = await asyncio.start_unix_server(daemon, str(tmp_path / "control"))
+        program = str(Path(chassis.__file__))
+        for words in (["get", "power", "boot"], ["set", "boot", "pxe", "persistent", "1"]):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", program, str(tmp_path / "control"), *words, stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await asyncio.wait_for(process.communicate(), 20)
+            if words[0] == "get":
+                assert output == b"power:1\nboot:1\n"
+        server.close()
+        return heard
+
+    assert asyncio.run(scenario()) == ["get power", "get boot", "set boot pxe", "set persistent 1"]
