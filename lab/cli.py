@@ -99,7 +99,7 @@ def lab_status(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import nightly as night
     from lab.grid import services
 
-    status = services.status(night.lab_directory(inventories.load(inventory)))
+    status = services.status(services.directory(inventories.load(inventory)))
     typer.echo(str(status))
     raise typer.Exit(0 if status.is_up else 3)
 

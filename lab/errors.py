@@ -52,6 +52,18 @@ class CommandFailed(BenchError):
         self.board, self.command, self.status, self.output = board, command, status, output
 
 
+class ProductTimeout(LabError):
+    """The product did not do something in time: a guest that never comes up, a dom0 that never answers.
+
+    A failure of the product: verdict FAIL. Carries what :class:`WaitTimeout` carries.
+    """
+
+    def __init__(self, what: str, timeout: float, last: object = None) -> None:
+        seen = "" if last is None else f"; last seen: {last}"
+        super().__init__(f"{what}: not within {timeout:.1f} s{seen}")
+        self.what, self.timeout, self.last = what, timeout, last
+
+
 class MissingCapability(LabError):
     """This case does not apply to this board: verdict SKIP, naming the capability."""
 

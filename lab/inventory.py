@@ -6,10 +6,16 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from lab.errors import UsageError
+from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,11 @@ class BoardSpec:
     dom0_options: str = ""
     virtual: VirtualSpec | None = None
 
+    @property
+    def link_name(self) -> str:
+        """What the peer calls this board: the name that the lab link's address has in its /etc/hosts."""
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -99,3 +110,231 @@ class Lab:
             if self.boards[name].link:
                 links.setdefault(self.boards[name].link, []).append(self.boards[name])
         return tuple((ends[0], ends[1]) for ends in links.values() if len(ends) == 2)
+
+
+# What a board can be said to be able to do. Those that the lab probes itself are marked: a board that lacks one it
+# declares is reported; the others are taken from the inventory as they are.
+CAPABILITIES: Mapping[str, str] = {
+    "pv32": "probed: 32-bit PV guests (xen_caps has xen-3.0-x86_32p); a matter of the build",
+    "hvm": "probed: hardware virtualisation",
+    "hap": "probed: nested paging",
+    "shadow": "probed: shadow paging; a matter of the build",
+    "sp2m": "probed: 2 MiB pages in nested paging",
+    "sp1g": "probed: 1 GiB pages in nested paging",
+    "iommu": "probed: DMA remapping in use",
+    "numa": "probed: more than one NUMA node",
+    "cpu-offline": "probed: more than one CPU",
+    "s3": "probed: suspend to RAM",
+    "s5": "probed: soft off",
+    "rtcwake": "probed: the RTC can wake it",
+    "qemu": "probed: a device model for HVM guests in dom0",
+    "spare-nic": "probed: a network port to pass through (nics.spare)",
+    "migration-pair": "probed: joined to another board by a lab link",
+    "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
+    "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
+    "pstate": "CPU frequency control by Xen",
+    "cstate": "idle states deeper than C1",
+    "sriov": "a network port with virtual functions",
+    "edu": "QEMU's DMA test device, or an FPGA like it",
+}
+
+_HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_interpreter", "xenlab")
+_Port = Annotated[int, pydantic.Field(gt=0, lt=65536)]
+_Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
+_Mac = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+_Pci = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+_Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+_Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
+
+
+class _BmcFile(Strict):
+    protocol: Literal["ipmi"] = "ipmi"
+    host: _Line
+    port: _Port = 623
+    interface: Literal["lanplus", "lan"] = "lanplus"
+    cipher: int = pydantic.Field(default=17, ge=0, le=17)
+    credential: _Name
+
+
+class _ConsoleFile(Strict):
+    via: Literal["sol", "tcp", "rfc2217", "device"]
+    serve_port: _Port
+    lines_port: _Port
+    host: _Line = ""
+    port: int = pydantic.Field(default=0, ge=0, lt=65536)
+    device: _Line = ""
+    speed: int = 115200
+
+    @pydantic.model_validator(mode="after")
+    def _reachable(self) -> _ConsoleFile:
+        if self.via in ("tcp", "rfc2217") and not (self.host and self.port):
+            raise ValueError(f"via {self.via} needs host and port")
+        if self.via == "device" and not self.device:
+            raise ValueError("via device needs device, e.g. /dev/serial/by-id/...")
+        return self
+
+
+class _NicFile(Strict):
+    mac: _Mac
+    address: _Address | None = None
+    pci: _Pci | None = None
+
+
+class _NicsFile(Strict):
+    management: _NicFile | None = None
+    lab: _NicFile | None = None
+    spare: _NicFile | None = None
+
+
+class _VirtualFile(Strict):
+    vcpus: int = pydantic.Field(default=1, ge=1, le=16)
+    memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
+    numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+    serial_port: _Port
+    link_port: _Port
+    accelerator: Literal["tcg", "kvm", "proved"] = "tcg"
+
+
+class _BoardFile(Strict):
+    bmc: _BmcFile
+    console: _ConsoleFile
+    nics: _NicsFile = _NicsFile()
+    capabilities: list[str] = []
+    tags: dict[str, str] = {}
+    link: _Name | None = None
+    xen_options: _Line = ""
+    dom0_options: _Line = ""
+    virtual: _VirtualFile | None = None
+
+
+class _LabFile(Strict):
+    lab: _Name
+    coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+
+
+def load(path: Path) -> Lab:
+    """Read an inventory file.
+
+    Boards are the hosts that have the key ``xenlab``, in whatever group they stand; other hosts are Ansible's alone.
+
+    :raises UsageError: file, line and key of each thing that is wrong, and what would be right.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict) or not isinstance(tree.get("all"), dict):
+        raise UsageError(f"{path}:1: must be an Ansible inventory: a mapping with the key all")
+    if unknown := [key for key in tree["all"] if key not in ("vars", "hosts", "children")]:
+        known = "vars, hosts, children"
+        raise UsageError(f"{at(path, tree, ('all', unknown[0]))}: unknown key; known here: {known}")
+    variables = tree["all"].get("vars") or {}
+    if "xenlab" not in variables:
+        raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
+    head = validate(_LabFile, path, tree, ("all", "vars", "xenlab"))
+    found: dict[str, tuple[Key, BoardSpec]] = {}
+    for key in _hosts(path, tree, ("all",)):
+        host = _node(tree, key) or {}
+        if "xenlab" not in host:
+            continue
+        name = str(key[-1])
+        if name in found:
+            first = at(path, tree, found[name][0]).rsplit(": ", 1)[0]
+            raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
+        found[name] = (key, _board(path, tree, key, host, variables))
+    if not found:
+        raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
+    _check_together(path, tree, found)
+    boards = {name: board for name, (_, board) in sorted(found.items())}
+    return Lab(head.lab, path.resolve(), boards, head.coordinator)
+
+
+def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
+    group = _node(tree, key) or {}
+    if not isinstance(group, dict):
+        raise UsageError(f"{at(path, tree, key)}: must be a mapping with hosts, vars or children")
+    for name in group.get("hosts") or {}:
+        yield (*key, "hosts", name)
+    for name in group.get("children") or {}:
+        yield from _hosts(path, tree, (*key, "children", name))
+
+
+def _node(tree: Any, key: Key) -> Any:
+    for part in key:
+        tree = tree[part]
+    return tree
+
+
+def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardSpec:
+    name = str(key[-1])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name):
+        raise UsageError(f"{at(path, tree, key)}: a board's name is letters, digits and - only")
+    for word in host:
+        if word not in _HOST_KEYS:
+            hint = did_you_mean(word, _HOST_KEYS)
+            raise UsageError(
+                f"{at(path, tree, (*key, word))}: unknown key{hint}; known here: {', '.join(_HOST_KEYS)} "
+                "(variables of your own playbooks go into host_vars/)"
+            )
+    data = validate(_BoardFile, path, tree, (*key, "xenlab"))
+    for index, capability in enumerate(data.capabilities):
+        if capability not in CAPABILITIES:
+            hint = did_you_mean(capability, list(CAPABILITIES))
+            where = at(path, tree, (*key, "xenlab", "capabilities", index))
+            raise UsageError(
+                f"{where}: unknown capability {capability!r}{hint}; there are: {', '.join(CAPABILITIES)}"
+            )
+    ssh_host = host.get("ansible_host", name)
+    ssh_port = host.get("ansible_port", 22)
+    if not isinstance(ssh_host, str):
+        raise UsageError(f"{at(path, tree, (*key, 'ansible_host'))}: must be a host name or address")
+    if not isinstance(ssh_port, int) or isinstance(ssh_port, bool) or not 0 < ssh_port < 65536:
+        raise UsageError(f"{at(path, tree, (*key, 'ansible_port'))}: must be a port number")
+    nics: dict[str, NicSpec] = {}
+    for role in ("management", "lab", "spare"):
+        if nic := getattr(data.nics, role):
+            nics[role] = NicSpec(role, nic.mac, nic.address or "", nic.pci or "")
+    return BoardSpec(
+        name=name,
+        ssh_host=ssh_host,
+        ssh_port=ssh_port,
+        ssh_user=str(host.get("ansible_user", variables.get("ansible_user", "root"))),
+        bmc=BmcSpec(**data.bmc.model_dump()),
+        console=ConsoleSpec(**data.console.model_dump()),
+        nics=nics,
+        capabilities=frozenset(data.capabilities),
+        tags=dict(data.tags),
+        link=data.link or "",
+        xen_options=data.xen_options,
+        dom0_options=data.dom0_options,
+        virtual=VirtualSpec(**data.virtual.model_dump()) if data.virtual else None,
+    )
+
+
+def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardSpec]]) -> None:
+    """Ports that boards share, links that do not join two."""
+    taken: dict[tuple[str, int], str] = {}
+    links: dict[str, list[str]] = {}
+    for name, (key, board) in found.items():
+        ports = [
+            ("console.serve_port", board.console.serve_port),
+            ("console.lines_port", board.console.lines_port),
+        ]
+        if board.virtual:
+            ports += [("virtual.serial_port", board.virtual.serial_port)]
+        for what, port in ports:
+            user = f"{name}'s {what}"
+            if (other := taken.setdefault(("tcp", port), user)) != user:
+                raise UsageError(
+                    f"{at(path, tree, (*key, 'xenlab', *what.split('.')))}: port {port} is {other} already"
+                )
+        bmc = (board.bmc.host, board.bmc.port)
+        if (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
+            raise UsageError(
+                f"{at(path, tree, (*key, 'xenlab', 'bmc'))}: {bmc[0]}:{bmc[1]} is {other} already"
+            )
+        if board.link:
+            links.setdefault(board.link, []).append(name)
+    for link, ends in links.items():
+        if len(ends) != 2:
+            where = at(path, tree, (*found[ends[-1]][0], "xenlab", "link"))
+            raise UsageError(
+                f"{where}: link {link!r} joins {', '.join(ends)}: it must join exactly two boards"
+            )

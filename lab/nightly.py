@@ -141,7 +141,7 @@ class Night:
     @contextmanager
     def _lab_up(self) -> Iterator[None]:
         """A lab that is up is used and left up; else ours comes up for this run."""
-        directory = lab_directory(self._lab)
+        directory = services.directory(self._lab)
         if services.status(directory).is_up:
             self._say.note("using the lab that is up")
             yield
@@ -342,24 +342,19 @@ def _write_durations(results: Sequence[runs.Final]) -> None:
 # -- the lab -------------------------------------------------------------------------------------------------------------
 
 
-def lab_directory(lab: Lab) -> Path:
-    """Where a lab that is up keeps its sockets, pids and logs."""
-    return paths.state() / "lab" / lab.name
-
-
 def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
     """Start boards (if they are virtual), coordinator, exporter and recorders.
 
     :raises UsageError: a port is taken.
     :raises BenchError: a part did not come up.
     """
-    directory = lab_directory(lab)
+    directory = services.directory(lab)
     directory.mkdir(parents=True, exist_ok=True)
     if lab.is_virtual:
         from lab.virtual import boards
 
         boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
-        boards.start(lab, directory / "boards")
+        boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
     try:
         services.start(lab, directory, detach=detach)
     except LabError:
@@ -369,7 +364,7 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
 
 def lab_down(lab: Lab) -> None:
     """Stop all of it; boards made of QEMU lose power."""
-    directory = lab_directory(lab)
+    directory = services.directory(lab)
     services.stop(directory)
     if lab.is_virtual:
         from lab.virtual import boards

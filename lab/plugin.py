@@ -168,23 +168,22 @@ class Bench:
         :raises UsageError: unknown build.
         """
         if self._rig is None:
-            from lab.grid import session
+            from lab.grid import services, session
 
             build = builds.make(self.config.getoption("--build"))
             payloads = build_payloads(paths.cache() / "payloads", _kernel_root())
-            self._session = session.acquire(self.lab, self.names, timeout=30.0)
-            self._session.__enter__()
+            self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
             boards = {name: self._session.board(name) for name in self.names}
             for board in boards.values():
                 board.console.listen(self._on_console)
             wanted = provision.Wanted(build, payloads=payloads)
-            self._rig = Rig(boards, wanted, self.folder.path)
+            self._rig = Rig(self.lab, boards, wanted, self.folder.path)
         return self._rig
 
     def close(self) -> None:
         """Release the boards."""
         if self._session is not None:
-            self._session.__exit__(None, None, None)
+            self._session.close()
             self._session = None
 
     # -- a crash ends the running test ------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from lab import provision
 from lab.builds import Build
-from lab.console.client import ConsoleLine
-from lab.console.patterns import classify
-from lab.errors import BenchError, BoardUnreachable, HypervisorCrash, LabError, WaitTimeout
+from lab.errors import BenchError, BoardUnreachable, HypervisorCrash, LabError, ProductTimeout, WaitTimeout
+from lab.grid import ssh
 from lab.grid.board import Board
+from lab.inventory import Lab
 from lab.record import Evidence, Phase
 from lab.wait import wait_until
 from lab.xen.host import Host
@@ -48,7 +48,10 @@ class Seat:
 class Rig:
     """Boards of one process and the build that is wanted on them."""
 
-    def __init__(self, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path) -> None:
+    def __init__(
+        self, lab: Lab, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path
+    ) -> None:
+        self._lab = lab
         self.seats = {name: Seat(board) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
@@ -93,7 +96,7 @@ class Rig:
             try:
                 with self.phase("boot"):
                     board.strategy.reboot(entry="under-test")
-            except (HypervisorCrash, WaitTimeout) as error:
+            except (HypervisorCrash, ProductTimeout) as error:
                 seat.refused = str(error).splitlines()[0]
                 raise
             if not self._is_proved(seat):
@@ -110,7 +113,9 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), self._wanted)
+            proof = provision.prove(
+                lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted
+            )
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False
@@ -119,15 +124,13 @@ class Rig:
         return not proof.mismatches
 
     def _deploy(self, seat: Seat) -> None:
-        from lab.grid.board import KNOWN_HOSTS, SSH_KEY
-
         with self.phase("deploy"):
             provision.deploy(
+                self._lab,
                 [seat.board.spec],
                 self._wanted,
                 self._directory / "provision",
-                ssh_key=SSH_KEY(),
-                known_hosts=KNOWN_HOSTS(),
+                ssh_words=ssh.options(),
             )
 
     def _capabilities(self, seat: Seat) -> frozenset[str]:
@@ -215,12 +218,3 @@ PROBED = frozenset(
 
 def _note(board: str, title: str, body: str) -> Evidence:
     return Evidence("note", f"{board}: {title}", body, time.time(), board)
-
-
-def first_crash(lines: list[ConsoleLine], expected: frozenset[str] = frozenset()) -> tuple[int, str] | None:
-    """Index and name of the first crash signature in ``lines`` that is not expected."""
-    for index, line in enumerate(lines):
-        signature = classify(line.text)
-        if signature and signature.kind == "crash" and signature.name not in expected:
-            return index, signature.name
-    return None

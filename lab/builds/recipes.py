@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from lab import paths
 from lab.errors import UsageError
+from lab.files import Strict, at, did_you_mean, read_yaml, validate
 
 RECIPES = paths.CHECKOUT / "firmware" / "builds"
 FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
@@ -97,19 +95,15 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     """
     file = directory / f"{name}.yaml"
     if name not in names(directory):
-        near = difflib.get_close_matches(name, names(directory), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, names(directory))
         raise UsageError(f"there is no build {name!r}{hint}; builds: {', '.join(names(directory)) or 'none'}")
-    tree = _read(file)
-    try:
-        data = _RecipeFile.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise UsageError(_explain(file, tree, error)) from None
+    tree = read_yaml(file)
+    data = validate(_RecipeFile, file, tree)
 
     def place(key: Sequence[str | int], text: str, what: str) -> Path:
         path = (directory / Path(text).expanduser()).resolve()
         if not path.exists():
-            raise UsageError(f"{_at(file, tree, key)}: {what} {text!r} is not there ({path})")
+            raise UsageError(f"{at(file, tree, key)}: {what} {text!r} is not there ({path})")
         return path
 
     def fragment(index: int, text: str) -> Path:
@@ -117,7 +111,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
             raise UsageError(
-                f"{_at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}"
+                f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}"
             )
         return path
 
@@ -137,7 +131,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     )
     for key, given in (("fragments", found.fragments), ("patches", found.patches)):
         if given and not found.is_compiled:
-            raise UsageError(f"{_at(file, tree, (key,))}: only a build from source can have {key}")
+            raise UsageError(f"{at(file, tree, (key,))}: only a build from source can have {key}")
     return found
 
 
@@ -170,16 +164,12 @@ _Text = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x0
 _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _DebianSourceFile(_Strict):
+class _DebianSourceFile(Strict):
     package: _Word
     version: _Word
 
 
-class _GitFile(_Strict):
+class _GitFile(Strict):
     url: _Url | None = None
     path: _Text | None = None
     revision: _Revision = "HEAD"
@@ -191,18 +181,18 @@ class _GitFile(_Strict):
         return self
 
 
-class _DebianBinaryFile(_Strict):
+class _DebianBinaryFile(Strict):
     package: _Word
     version: str = pydantic.Field(default="", pattern=r"^[A-Za-z0-9.+~:_-]*$")
 
 
-class _PrebuiltFile(_Strict):
+class _PrebuiltFile(Strict):
     xen: _Text
     symbols: _Text | None = None
     version: str = ""
 
 
-class _SourceFile(_Strict):
+class _SourceFile(Strict):
     debian_source: _DebianSourceFile | None = None
     git: _GitFile | None = None
     tarball: _Text | None = None
@@ -216,7 +206,7 @@ class _SourceFile(_Strict):
         return self
 
 
-class _RecipeFile(_Strict):
+class _RecipeFile(Strict):
     source: _SourceFile
     description: _Line = ""
     config: _Text = "defconfig"
@@ -225,59 +215,3 @@ class _RecipeFile(_Strict):
     compiler: _Word = "gcc"
     tools: _Word = "debian"
     xen_options: _Line = ""
-
-
-# Reading, and saying where something is wrong.
-
-
-def _read(file: Path) -> Any:
-    try:
-        return YAML(typ="rt").load(file.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:  # duplicate keys are among these
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{file}{line}: {str(error.problem or error.context).splitlines()[0]}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: not YAML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-
-
-def _at(file: Path, tree: Any, key: Sequence[str | int]) -> str:
-    """``FILE:LINE: KEY``, the line being the deepest one known on the way to ``key``."""
-    node, line = tree, 1
-    for part in key:
-        try:
-            line = (node.lc.item(part) if isinstance(part, int) else node.lc.key(part))[0] + 1
-            node = node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    return f"{file}:{line}: {'.'.join(str(part) for part in key)}"
-
-
-def _explain(file: Path, tree: Any, error: pydantic.ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        key = problem["loc"]
-        said = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            known = _RecipeFile.model_fields if len(key) == 1 else _fields(key[:-1])
-            said = f"unknown key; known here: {', '.join(known)}"
-        elif problem["type"] == "missing":
-            said = "is missing"
-        elif problem["type"] in ("model_type", "model_attributes_type"):
-            said = "must be a mapping (key: value)"
-        problems.append(f"{_at(file, tree, key)}: {said}" if key else f"{file}:1: {said}")
-    return "\n".join(problems)
-
-
-def _fields(key: Sequence[str | int]) -> Sequence[str]:
-    models: dict[tuple[str | int, ...], type[_Strict]] = {
-        ("source",): _SourceFile,
-        ("source", "debian_source"): _DebianSourceFile,
-        ("source", "git"): _GitFile,
-        ("source", "debian_binary"): _DebianBinaryFile,
-        ("source", "prebuilt"): _PrebuiltFile,
-    }
-    model = models.get(tuple(key))
-    return tuple(model.model_fields) if model else ()

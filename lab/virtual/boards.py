@@ -104,8 +104,8 @@ def ports_in_use(lab: Lab) -> list[str]:
     return taken
 
 
-def start(lab: Lab, directory: Path) -> dict[str, int]:
-    """Start the daemons of prepared boards (power stays off); name -> pid.
+def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:
+    """Start the daemons of prepared boards (power stays off); name -> pid. They end when process ``owner`` does.
 
     :raises UsageError: a port is taken.
     :raises BenchError: a daemon did not come up; carries the end of its log.
@@ -121,7 +121,7 @@ def start(lab: Lab, directory: Path) -> dict[str, int]:
         (home / "ready").unlink(missing_ok=True)
         with open(home / "daemon.log", "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lab.virtual.daemon", str(home / "daemon.json")],
+                [sys.executable, "-m", "lab.virtual.daemon", str(home / "daemon.json"), *([str(owner)] if owner else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,4 +1,4 @@
-"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json``.
+"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
 
 Holds the board's serial cable, its BMC (OpenIPMI's ``ipmi_sim``) and, while powered, its QEMU machine. The BMC
 owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
@@ -183,8 +183,9 @@ async def _restore_chipset(client: QMPClient, values: dict[int, int]) -> None:
 class Daemon:
     """Cable, control socket, BMC simulator and machine of one board."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, owner: int | None = None) -> None:
         self._config = read_config(config)
+        self._owner = owner
         self._directory = config.parent
         board = self._config.board
         assert board.virtual is not None
@@ -212,10 +213,12 @@ class Daemon:
         server = await asyncio.start_unix_server(self._control, str(control))
         self._simulator = await bmc.start_simulator(self._directory, self._config)
         stopped = asyncio.create_task(stop.wait())
+        watching = asyncio.create_task(_watch_owner(self._owner, stop))
         died = asyncio.create_task(self._simulator.wait())
         (self._directory / "ready").write_text(str(os.getpid()), encoding="ascii")
         await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
         failed = died.done() and not stopped.done()
+        watching.cancel()
         server.close()
         await self._machine.power_off()
         if self._simulator.returncode is None:
@@ -268,11 +271,22 @@ class Daemon:
         return "ok"
 
 
+async def _watch_owner(owner: int | None, stop: asyncio.Event) -> None:
+    """A board that was started for one run ends with it, even if the run was killed."""
+    while owner is not None and not stop.is_set():
+        if not Path(f"/proc/{owner}").exists():
+            log.info("the owner (pid %d) is gone", owner)
+            stop.set()
+        await asyncio.sleep(1.0)
+
+
 def main() -> int:
     """Entry point; the log goes to stderr, which whoever starts this sends to a file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
-    return asyncio.run(Daemon(Path(sys.argv[1])).run())
+    return asyncio.run(
+        Daemon(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None).run()
+    )
 
 
 if __name__ == "__main__":

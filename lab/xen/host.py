@@ -75,6 +75,12 @@ class Host:
         """What Xen has to give, in MiB (``xl info free_memory``)."""
         return int(self.info()["free_memory"])
 
+    def clock(self) -> float:
+        """dom0's wall clock in seconds since the epoch, as it is when this returns (half a round trip is added)."""
+        before = time.monotonic()
+        said = float(self.run("date +%s.%N").stdout)
+        return said + (time.monotonic() - before) / 2
+
     def domains(self) -> dict[str, DomainRow]:
         """All guests (not dom0) by name."""
         rows: dict[str, DomainRow] = {}
@@ -137,7 +143,7 @@ class Host:
         """
         info = self.info()
         words = set(info.get("virt_caps", "").split())
-        found = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
+        found: set[str] = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
         if "pv_directio" in words or "hvm_directio" in words:
             found.add("iommu")
         if "xen-3.0-x86_32p" in info.get("xen_caps", "").split():

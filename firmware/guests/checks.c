@@ -1,0 +1,226 @@
+/* Each hypercall group with arguments that are right and arguments that are not. A case is one line. */
+#include "payload.h"
+
+typedef char page_t[PAGE];
+
+#ifdef __x86_64__
+#define NOWHERE 0x7f0000000000UL /* mapped by nobody */
+#else
+#define NOWHERE 0xfffff000UL
+#endif
+#define NO_SUCH_HYPERCALL 45
+#define NO_SUCH_DOMAIN 0x7a11
+#define FAR_PORT 0xffffu
+#define MILLISECOND 1000000ull
+
+static int contains(const char *text, const char *part)
+{
+    for (; *text; text++) {
+        ulong i = 0;
+
+        while (part[i] && text[i] == part[i])
+            i++;
+        if (!part[i])
+            return 1;
+    }
+    return 0;
+}
+
+static void version_checks(void)
+{
+    static char text[1024];
+    struct xen_feature_info features = {0, 0};
+    long n = call2(xen_version, XENVER_version, 0);
+
+    result("version", n >> 16 >= 4 && n >> 16 < 100, "%ld.%ld", n >> 16, n & 0xffff);
+    n = call2(xen_version, XENVER_extraversion, text);
+    result("version-extra", n >= 0 && text[0] && length(text) < 16, "%s", text);
+    n = call2(xen_version, XENVER_capabilities, text);
+    result("version-capabilities", n >= 0 && contains(text, "xen-3.0-x86_64"), "%s", text);
+    n = call2(xen_version, XENVER_get_features, &features);
+    result("version-features", n == 0 && features.submap, "error=%ld features=0x%x", n, features.submap);
+    n = call2(xen_version, XENVER_pagesize, 0);
+    result("version-pagesize", n == PAGE, "%ld", n);
+    n = call2(xen_version, 999, text);
+    result("version-bad-subop", n == -XEN_ENOSYS, "error=%ld want=-38", n);
+    n = call2(xen_version, XENVER_extraversion, NOWHERE);
+    result("bad-pointer", n == -XEN_EFAULT, "error=%ld want=-14", n);
+    n = hypercall(NO_SUCH_HYPERCALL, 0, 0, 0, 0, 0);
+    result("unknown-hypercall", n == -XEN_ENOSYS, "error=%ld want=-38", n);
+}
+
+static void memory_checks(void)
+{
+    static page_t page __attribute__((aligned(4096)));
+    ulong pfn = (ulong)page / PAGE;
+    u16 domain = DOMID_SELF;
+    long maximum = call2(memory_op, XENMEM_maximum_reservation, &domain);
+    long current = call2(memory_op, XENMEM_current_reservation, &domain), less, back, given, taken;
+
+    result("memory-current", current > 256, "pages=%ld", current);
+    result("memory-maximum", maximum >= current, "pages=%ld", maximum);
+    given = page_give(pfn);
+    less = call2(memory_op, XENMEM_current_reservation, &domain);
+    taken = page_take(pfn);
+    back = call2(memory_op, XENMEM_current_reservation, &domain);
+    result("memory-give", !given && less == current - 1, "error=%ld pages=%ld", given, less);
+    result("memory-take", !taken && back == current, "error=%ld pages=%ld", taken, back);
+    if (!taken) {
+        *(volatile u32 *)page = 0x600df00d;
+        result("memory-taken-page", *(volatile u32 *)page == 0x600df00d, "written and read");
+    }
+    domain = NO_SUCH_DOMAIN;
+    current = call2(memory_op, XENMEM_current_reservation, &domain);
+    result("memory-bad-domain", current == -XEN_ESRCH, "error=%ld want=-3", current);
+    current = call2(memory_op, XENMEM_current_reservation, NOWHERE);
+    result("memory-bad-pointer", current == -XEN_EFAULT, "error=%ld want=-14", current);
+}
+
+static void event_checks(void)
+{
+    struct evtchn_alloc_unbound unbound = {DOMID_SELF, DOMID_SELF, 0};
+    struct evtchn_bind_interdomain bound = {DOMID_SELF, 0, 0};
+    struct evtchn_status status = {DOMID_SELF, 0, 99, 0, {0, 0}};
+    u32 port = FAR_PORT;
+    long error, sent;
+
+    error = call2(event_channel_op, EVTCHNOP_alloc_unbound, &unbound);
+    status.port = unbound.port;
+    call2(event_channel_op, EVTCHNOP_status, &status);
+    result("event-alloc", !error && unbound.port && status.status == EVTCHNSTAT_unbound, "error=%ld port=%u status=%u",
+           error, unbound.port, status.status);
+    bound.remote_port = unbound.port;
+    error = call2(event_channel_op, EVTCHNOP_bind_interdomain, &bound);
+    port_pending(unbound.port); /* binding rings once */
+    port_pending(bound.local_port);
+    sent = call2(event_channel_op, EVTCHNOP_send, &bound.local_port);
+    result("event-loopback", !error && !sent && port_pending(unbound.port), "bind=%ld send=%ld port=%u", error, sent,
+           bound.local_port);
+    error = call2(event_channel_op, EVTCHNOP_close, &bound.local_port);
+    sent = call2(event_channel_op, EVTCHNOP_close, &unbound.port);
+    call2(event_channel_op, EVTCHNOP_status, &status);
+    result("event-close", !error && !sent && status.status == EVTCHNSTAT_closed, "error=%ld,%ld status=%u", error, sent,
+           status.status);
+    error = call2(event_channel_op, EVTCHNOP_send, &port);
+    result("event-bad-port", error == -XEN_EINVAL, "error=%ld want=-22", error);
+}
+
+static void time_checks(void)
+{
+    struct evtchn_bind_virq virq = {VIRQ_TIMER, 0, 0};
+    struct vcpu_set_singleshot_timer timer = {0, VCPU_SSHOTTMR_future};
+    u64 before, now, end, last;
+    u32 backwards = 0, readings = 0, woken;
+    long error;
+
+    last = before = system_time();
+    for (end = before + 3 * MILLISECOND; (now = system_time()) < end && readings < 10000000; readings++) {
+        backwards += now < last;
+        last = now;
+    }
+    result("time-monotonic", now >= end && !backwards, "readings=%u backwards=%u", readings, backwards);
+
+    before = system_time();
+    for (readings = 0; (now = system_time()) < before + 5 * MILLISECOND && readings < 50; readings++)
+        wait_ports(0, 0, before + 5 * MILLISECOND); /* any event at all ends a poll for no port early */
+    result("sched-poll-timeout", now >= before + 5 * MILLISECOND, "asked=5000000 slept=%llu polls=%u", now - before,
+           readings);
+
+    error = call2(event_channel_op, EVTCHNOP_bind_virq, &virq);
+    before = system_time();
+    timer.timeout_abs_ns = before + 5 * MILLISECOND;
+    if (!error)
+        error = call3(vcpu_op, VCPUOP_set_singleshot_timer, 0, &timer);
+    woken = wait_ports(&virq.port, 1, before + 3000 * MILLISECOND);
+    now = system_time();
+    result("vcpu-singleshot-timer", !error && woken && now >= timer.timeout_abs_ns, "error=%ld asked=5000000 slept=%llu",
+           error, now - before);
+    before = system_time();
+    end = before + 5 * MILLISECOND;
+#ifdef __x86_64__
+    error = call1(set_timer_op, end);
+#else
+    error = call2(set_timer_op, end, end >> 32);
+#endif
+    woken = wait_ports(&virq.port, 1, before + 3000 * MILLISECOND);
+    now = system_time();
+    result("set-timer", !error && woken && now >= end, "error=%ld asked=5000000 slept=%llu", error, now - before);
+    call2(event_channel_op, EVTCHNOP_close, &virq.port);
+}
+
+static void vcpu_checks(void)
+{
+    struct vcpu_runstate_info state = {-1, 0, {0, 0, 0, 0}};
+    long error = call2(sched_op, SCHEDOP_yield, 0);
+
+    result("sched-yield", error == 0, "error=%ld", error);
+    error = call2(sched_op, 999, 0);
+    result("sched-bad-subop", error == -XEN_ENOSYS, "error=%ld want=-38", error);
+    error = call3(vcpu_op, VCPUOP_is_up, 0, 0);
+    result("vcpu-is-up", error == 1, "%ld", error);
+    error = call3(vcpu_op, VCPUOP_is_up, 77, 0);
+    result("vcpu-bad-vcpu", error == -XEN_ENOENT, "error=%ld want=-2", error);
+    error = call3(vcpu_op, VCPUOP_get_runstate_info, 0, &state);
+    result("vcpu-runstate", !error && state.state == 0 && state.time[0], "error=%ld state=%d running=%llu", error,
+           state.state, state.time[0]);
+}
+
+static void multicall_checks(void)
+{
+    struct multicall_entry calls[3];
+    u16 domain = DOMID_SELF;
+    long error;
+
+    memset(calls, 0, sizeof(calls));
+    calls[0].op = __HYPERVISOR_xen_version;
+    calls[0].args[0] = XENVER_pagesize;
+    calls[1].op = NO_SUCH_HYPERCALL;
+    calls[2].op = __HYPERVISOR_memory_op;
+    calls[2].args[0] = XENMEM_current_reservation;
+    calls[2].args[1] = (ulong)&domain;
+    for (unsigned i = 0; i < 3; i++)
+        calls[i].result = 0x5a5a;
+    error = call2(multicall, calls, 3);
+    result("multicall",
+           !error && calls[0].result == PAGE && (long)calls[1].result == -XEN_ENOSYS && (long)calls[2].result > 256,
+           "error=%ld results=%ld,%ld,%ld", error, (long)calls[0].result, (long)calls[1].result, (long)calls[2].result);
+    error = call2(multicall, NOWHERE, 3);
+    result("multicall-bad-pointer", error == -XEN_EFAULT, "error=%ld want=-14", error);
+}
+
+static void grant_checks(void)
+{
+    static page_t page __attribute__((aligned(4096)));
+    struct gnttab_query_size size = {DOMID_SELF, 0, 0, -99};
+    volatile struct grant_entry_v1 *entry = (void *)(page + PAGE - sizeof(struct grant_entry_v1));
+    long error = call3(grant_table_op, GNTTABOP_query_size, &size, 1);
+
+    result("grant-query-size", !error && !size.status && size.nr_frames && size.max_nr_frames >= size.nr_frames,
+           "error=%ld status=%d frames=%u max=%u", error, size.status, size.nr_frames, size.max_nr_frames);
+    page[0] = 0x77;
+    error = grant_frame_map(page);
+    if (!error) {
+        u32 before = entry->frame;
+
+        entry->frame = 0x1234;
+        result("grant-table-frame", !before && entry->frame == 0x1234 && !entry->flags, "last entry before=0x%x", before);
+        entry->frame = 0;
+    } else
+        result("grant-table-frame", 0, "error=%ld", error);
+    error = grant_frame_unmap(page);
+    result("grant-table-unmap", !error, "error=%ld", error);
+    error = call3(grant_table_op, GNTTABOP_query_size, NOWHERE, 1);
+    result("grant-bad-pointer", error == -XEN_EFAULT, "error=%ld want=-14", error);
+}
+
+void hypercall_checks(void)
+{
+    version_checks();
+    memory_checks();
+    event_checks();
+    vcpu_checks();
+    time_checks();
+    multicall_checks();
+    grant_checks();
+    platform_checks();
+}

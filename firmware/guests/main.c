@@ -1,0 +1,234 @@
+/* The command line, the works in their order, the heart, and what the toolstack asks for. */
+#include "payload.h"
+
+u32 checks, failures;
+static char line[1024];
+static int is_balloon, is_noack, is_nostop;
+static u32 beat;
+
+void payload(void *information);
+void trap(ulong *frame);
+
+void crash(void)
+{
+    u32 reason = SHUTDOWN_crash;
+
+    print_flush();
+    for (;;)
+        call2(sched_op, SCHEDOP_shutdown, &reason);
+}
+
+void trap(ulong *frame)
+{
+    static int nested;
+    ulong cr2 = shared ? shared->vcpu_info[0].cr2 : 0;
+    u32 reason = SHUTDOWN_crash;
+
+#ifdef PVH
+    __asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
+#endif
+    if (nested++)
+        for (;;)
+            call2(sched_op, SCHEDOP_shutdown, &reason);
+    print("XL trap FAIL vector=%lu eip=0x%lx error=0x%lx cr2=0x%lx\n", frame[0], frame[2], frame[1], cr2);
+    crash();
+}
+
+void cpuid(u32 leaf, u32 out[4])
+{
+#ifdef PV /* ud2a 'x' 'e' 'n': Xen's answer, not the processor's */
+    __asm__ volatile("ud2; .byte 0x78, 0x65, 0x6e; cpuid"
+                     : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "0"(leaf), "2"(0));
+#else
+    __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "0"(leaf), "2"(0));
+#endif
+}
+
+void result(const char *name, int passed, const char *format, ...)
+{
+    static char detail[320];
+    __builtin_va_list list;
+
+    __builtin_va_start(list, format);
+    format_list_into(detail, sizeof(detail), format, list);
+    __builtin_va_end(list);
+    checks++;
+    failures += !passed;
+    print("XL %s %s %s\n", name, passed ? "PASS" : "FAIL", detail);
+}
+
+/* The value of the last word "key=..." of the command line; NULL when there is none. */
+static const char *word(const char *key)
+{
+    ulong n = length(key);
+    const char *found = 0;
+
+    for (const char *at = line; *at;) {
+        ulong i = 0;
+
+        while (i < n && at[i] == key[i])
+            i++;
+        if (i == n && at[n] == '=')
+            found = at + n + 1;
+        while (*at && *at != ' ')
+            at++;
+        while (*at == ' ')
+            at++;
+    }
+    return found;
+}
+
+ulong option(const char *key, ulong otherwise)
+{
+    const char *text = word(key);
+    ulong number = 0;
+
+    if (!text || *text < '0' || *text > '9')
+        return otherwise;
+    for (; *text >= '0' && *text <= '9'; text++)
+        number = number * 10 + *text - '0';
+    return number;
+}
+
+/* Stop and go on, perhaps elsewhere. What was counted and kept in memory must be the same afterwards. */
+static void suspend(void)
+{
+    int cancelled;
+
+    if (is_noack) {
+        print("XL suspend INFO ignored\n");
+        return;
+    }
+    xenbus_write("control/shutdown", "");
+    print("XL suspend INFO requested\n");
+    if (is_nostop)
+        return;
+    print_flush();
+    cancelled = platform_suspend();
+    if (!cancelled)
+        xenbus_start(1);
+    print("XL resume INFO cancelled=%d\n", cancelled);
+    memory_verify();
+}
+
+static void attend(void)
+{
+    static char wanted[32];
+    u32 reason;
+
+    xenbus_poll();
+    while (xenbus_changed()) {
+        if (is_balloon)
+            balloon_adjust();
+        if (xenbus_read("control/shutdown", wanted, sizeof(wanted)) <= 0)
+            continue;
+        if (same(wanted, "suspend"))
+            suspend();
+        if (same(wanted, "poweroff") || same(wanted, "halt") || same(wanted, "reboot")) {
+            reason = same(wanted, "reboot") ? SHUTDOWN_reboot : SHUTDOWN_poweroff;
+            xenbus_write("control/shutdown", "");
+            print("XL shutdown INFO %s\n", wanted);
+            print_flush();
+            call2(sched_op, SCHEDOP_shutdown, &reason);
+        }
+    }
+}
+
+/* Wait until then (or for ever), doing what the toolstack wants. */
+static void live(u64 nanoseconds)
+{
+    u64 until = nanoseconds ? system_time() + nanoseconds : 0;
+
+    do {
+        u64 before = system_time();
+
+        attend();
+        if (nanoseconds && system_time() < before) /* another host's clock: wait anew */
+            until = system_time() + nanoseconds;
+        wait_ports(&store_port, 1, until ? until : system_time() + 1000000000);
+    } while (!until || system_time() < until);
+}
+
+static void heart(ulong count)
+{
+    u64 pause = (u64)option("hb_ms", 100) * 1000000;
+    u32 dirty_kib = option("dirty_kib", 0);
+
+    do {
+        u64 now = system_time(), wall = wall_time(), done;
+        u32 micros;
+
+        divide(&wall, 1000);
+        micros = divide(&wall, 1000000);
+        print("XL HB %u %llu %llu.%06u\n", ++beat, now, wall, micros);
+        memory_beat(dirty_kib);
+        done = system_time();
+        live(done > now && done - now < pause ? pause - (done - now) : 1);
+    } while (!count || beat < count);
+}
+
+static void unknown(const char *name, ulong n)
+{
+    char text[32];
+
+    n = n < sizeof(text) ? n : sizeof(text) - 1;
+    memcpy(text, name, n);
+    text[n] = 0;
+    result("work", 0, "there is no work '%s'", text);
+}
+
+static int is(const char *name, ulong n, const char *wanted)
+{
+    ulong i = 0;
+
+    while (i < n && wanted[i] == name[i])
+        i++;
+    return i == n && !wanted[i];
+}
+
+void payload(void *information)
+{
+    const char *works;
+    int is_heart = 0;
+    ulong count;
+
+    platform_start(information);
+    for (ulong i = 0; i < sizeof(line) - 1 && command_line && command_line[i]; i++)
+        line[i] = command_line[i] < ' ' ? ' ' : command_line[i];
+    echo = option("echo", 0);
+    call3(vcpu_op, VCPUOP_stop_periodic_timer, 0, 0);
+    if (store_ring)
+        xenbus_start(0);
+    works = word("work");
+    count = option("hb_count", 0);
+    for (ulong n; works && *works && *works != ' '; works += n + (works[n] == ',')) {
+        for (n = 0; works[n] && works[n] != ',' && works[n] != ' ';)
+            n++;
+        if (is(works, n, "mode"))
+            platform_mode();
+        else if (is(works, n, "hypercalls"))
+            hypercall_checks();
+        else if (is(works, n, "memory"))
+            memory_work();
+        else if (is(works, n, "heartbeat"))
+            is_heart = 1;
+        else if (is(works, n, "balloon")) {
+            is_balloon = 1;
+            balloon_start();
+        } else if (is(works, n, "noack"))
+            is_noack = 1;
+        else if (is(works, n, "nostop"))
+            is_nostop = 1;
+        else if (is(works, n, "trap"))
+            __asm__ volatile("ud2");
+        else if (!is(works, n, "dirty") && !is(works, n, "idle"))
+            unknown(works, n);
+    }
+    if (is_heart && count)
+        heart(count);
+    print("XL done %s n=%u failed=%u\n", failures ? "FAIL" : "PASS", checks, failures);
+    if (is_heart && !count)
+        heart(0);
+    for (;;)
+        live(0);
+}

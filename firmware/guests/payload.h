@@ -1,0 +1,90 @@
+/* What the parts of a payload know of each other. */
+#ifndef PAYLOAD_H
+#define PAYLOAD_H
+#include "xen.h"
+
+#define PAGE 4096UL
+#define MAX_PORT (LONG_BITS * LONG_BITS)
+#define WINDOW 64 /* pages that window() shows at once */
+#define barrier() __asm__ volatile("" ::: "memory")
+#define memory_barrier() __sync_synchronize()
+#define NO_PORT 0u
+#define NO_DEADLINE 0ull
+
+/* --- calls.S */
+long hypercall(u32 number, ulong a, ulong b, ulong c, ulong d, ulong e);
+extern char hypercall_page[];
+#define call1(nr, a) hypercall(__HYPERVISOR_##nr, (ulong)(a), 0, 0, 0, 0)
+#define call2(nr, a, b) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), 0, 0, 0)
+#define call3(nr, a, b, c) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), (ulong)(c), 0, 0)
+
+/* --- pv.c or pvh.c: what differs */
+struct range { /* pages first <= pfn < end that nobody uses */
+    ulong first, end;
+};
+extern const char *command_line;
+extern struct shared_info *shared;
+extern struct xencons_interface *console_ring;
+extern struct xenstore_domain_interface *store_ring;
+extern u32 console_port, store_port;
+extern struct range free_ranges[8];
+extern unsigned free_count;
+void platform_start(void *information);
+void platform_mode(void);
+/* Stop for the toolstack; 1 when it was cancelled. Afterwards everything above is right again. */
+int platform_suspend(void);
+/* Where `count` <= WINDOW pages from `pfn` can be seen; the next call may take the view away. */
+void *window(ulong pfn, unsigned count);
+void window_close(void);
+/* Give the page to Xen, or get one for it: 0 or -errno. */
+long page_give(ulong pfn);
+long page_take(ulong pfn);
+/* Show the first grant table frame at `page` (page-aligned, own memory), and undo it: 0 or -errno. */
+long grant_frame_map(void *page);
+long grant_frame_unmap(void *page);
+void platform_checks(void);
+
+/* --- print.c */
+void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void print_flush(void); /* wait until the console daemon has it all */
+void format_list_into(char *to, unsigned size, const char *format, __builtin_va_list list);
+extern int echo;
+u32 divide(u64 *number, u32 by); /* number /= by; the remainder */
+void *memset(void *to, int value, ulong count);
+void *memcpy(void *to, const void *from, ulong count);
+int same(const char *a, const char *b);
+ulong length(const char *text);
+
+/* --- clock.c */
+u64 system_time(void);
+u64 wall_time(void); /* ns since 1970 */
+/* Block until a port is pending (it is cleared) or system time reaches `until`: the port, or NO_PORT. */
+u32 wait_ports(const u32 *ports, u32 count, u64 until);
+int port_pending(u32 port); /* asks and clears */
+void port_notify(u32 port);
+
+/* --- xenbus.c */
+void xenbus_start(int resumed);
+long xenbus_read(const char *path, char *into, unsigned size); /* length or -1 */
+long xenbus_write(const char *path, const char *value);
+int xenbus_changed(void); /* a watch fired since the last call */
+void xenbus_poll(void);   /* takes what has come in */
+
+/* --- memory.c */
+int memory_work(void);
+void memory_beat(u32 dirty_kib);
+int memory_verify(void);
+void balloon_start(void);
+void balloon_adjust(void);
+
+/* --- checks.c */
+void hypercall_checks(void);
+
+/* --- main.c */
+void result(const char *name, int passed, const char *format, ...) __attribute__((format(printf, 3, 4)));
+ulong option(const char *key, ulong otherwise);
+void cpuid(u32 leaf, u32 out[4]);
+void crash(void) __attribute__((noreturn));
+extern u32 checks, failures;
+
+#endif

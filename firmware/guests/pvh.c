@@ -1,0 +1,208 @@
+/* The PVH platform: everything below 4 GiB is mapped to itself, or paging is off. */
+#include "payload.h"
+
+#define SHARED_PFN 1UL /* as Linux does: low memory, so that no 2 MiB page of the p2m is split for it */
+
+const char *command_line;
+struct shared_info *shared;
+struct xencons_interface *console_ring;
+struct xenstore_domain_interface *store_ring;
+u32 console_port, store_port;
+struct range free_ranges[8];
+unsigned free_count;
+
+extern char _end[];
+extern const ulong trap_entries[20];
+static struct hvm_start_info *start;
+
+static struct gate {
+    u16 low, selector, flags, middle;
+#ifdef __x86_64__
+    u32 high, reserved;
+#endif
+} gates[20];
+
+static long parameter(u32 index, u64 *value)
+{
+    struct xen_hvm_param param = {DOMID_SELF, index, 0};
+    long error = call2(hvm_op, HVMOP_get_param, &param);
+
+    *value = param.value;
+    return error;
+}
+
+static long add_to_physmap(u32 space, ulong pfn)
+{
+    struct xen_add_to_physmap add = {DOMID_SELF, 0, space, 0, pfn};
+
+    return call2(memory_op, XENMEM_add_to_physmap, &add);
+}
+
+/* At the start and after each real resume: what belongs to this domain and this host. */
+static void attach(void)
+{
+    struct xen_hvm_param callback = {DOMID_SELF, HVM_PARAM_CALLBACK_IRQ, 2ULL << 56 | 0xf3};
+    u32 leaf = 0x40000000, out[4];
+    u64 value;
+
+    for (;; leaf += 0x100) { /* another interface may sit first */
+        cpuid(leaf, out);
+        if (out[1] == 0x566e6558 && out[2] == 0x65584d4d && out[3] == 0x4d4d566e) /* XenVMMXenVMM */
+            break;
+        if (leaf > 0x40010000)
+            for (;;)
+                __asm__ volatile("cli; hlt");
+    }
+    cpuid(leaf + 2, out);
+    __asm__ volatile("wrmsr" : : "c"(out[1]), "a"((ulong)hypercall_page), "d"(0) : "memory");
+    add_to_physmap(XENMAPSPACE_shared_info, SHARED_PFN);
+    shared = (void *)(SHARED_PFN * PAGE);
+    memset(shared->evtchn_mask, 0xff, sizeof(shared->evtchn_mask));
+    parameter(HVM_PARAM_CONSOLE_PFN, &value);
+    console_ring = (void *)(ulong)(value * PAGE);
+    parameter(HVM_PARAM_CONSOLE_EVTCHN, &value);
+    console_port = value;
+    parameter(HVM_PARAM_STORE_PFN, &value);
+    store_ring = (void *)(ulong)(value * PAGE);
+    parameter(HVM_PARAM_STORE_EVTCHN, &value);
+    store_port = value;
+    /*
+     * Interrupts stay off, so the vector is never used. But the toolstack tells a guest of a cancelled suspend
+     * only when it sees one set: modify_returncode() in libs/guest/xg_resume.c.
+     */
+    call2(hvm_op, HVMOP_set_param, &callback);
+}
+
+static void set_traps(void)
+{
+    struct {
+        u16 limit;
+        ulong base;
+    } __attribute__((packed)) table = {sizeof(gates) - 1, (ulong)gates};
+
+    for (unsigned i = 0; i < 20; i++) {
+        gates[i].low = trap_entries[i];
+        gates[i].selector = 8;
+        gates[i].flags = 0x8e00;
+        gates[i].middle = trap_entries[i] >> 16;
+    }
+    __asm__ volatile("lidt %0" : : "m"(table));
+}
+
+void platform_start(void *information)
+{
+    const struct hvm_memmap_entry *memory;
+    ulong used = (ulong)_end, limit = 0xfff00000;
+
+    start = information;
+    set_traps();
+    attach();
+    if (start->magic != HVM_START_MAGIC) {
+        print("XL start FAIL magic=0x%x\n", start->magic);
+        crash();
+    }
+    command_line = (char *)(ulong)start->cmdline_paddr;
+    /* The builder puts its page of information right behind the kernel. */
+    if ((ulong)information >= used)
+        used = (ulong)information + PAGE;
+    if (start->cmdline_paddr >= used)
+        used = start->cmdline_paddr + PAGE;
+    if (start->memmap_paddr >= used)
+        used = start->memmap_paddr + PAGE;
+    used = (used + PAGE - 1) / PAGE;
+    memory = (void *)(ulong)start->memmap_paddr;
+    for (u32 i = 0; start->version && i < start->memmap_entries && free_count < 8; i++) {
+        u64 first = (memory[i].addr + PAGE - 1) / PAGE, end = (memory[i].addr + memory[i].size) / PAGE;
+
+        if (memory[i].type != HVM_MEMMAP_RAM)
+            continue;
+        if (first < used)
+            first = used;
+        if (end > limit / PAGE)
+            end = limit / PAGE;
+        if (first < end)
+            free_ranges[free_count++] = (struct range){first, end};
+    }
+}
+
+void platform_mode(void)
+{
+    ulong cr0, cr4, cs;
+    u32 version = call2(xen_version, XENVER_version, 0), low, high, magic = start->magic;
+    int ok;
+
+    __asm__ volatile("mov %%cr0, %0" : "=r"(cr0));
+    __asm__ volatile("mov %%cr4, %0" : "=r"(cr4));
+    __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(0xc0000080));
+    __asm__ volatile("mov %%cs, %0" : "=r"(cs));
+#ifdef __x86_64__
+    ok = low & 0x400 && cr4 & 0x20 && cr0 & 0x80000000;
+#else
+    ok = !(low & 0x400) && cr0 & 1;
+#endif
+    result("mode", ok && !(cs & 3),
+           "bits=%u pae=%u xen=%u.%u pv=0 pvh=1 cpl=%lu cs=0x%lx cr0=0x%lx cr4=0x%lx efer=0x%x magic=0x%x",
+           (u32)sizeof(ulong) * 8, (u32)(cr4 >> 5 & 1), version >> 16, version & 0xffff, cs & 3, cs, cr0, cr4, low,
+           magic);
+}
+
+int platform_suspend(void)
+{
+    u32 reason = SHUTDOWN_suspend;
+
+    if (call3(sched_op, SCHEDOP_shutdown, &reason, 0) == 1)
+        return 1;
+    attach();
+    return 0;
+}
+
+void *window(ulong pfn, unsigned count)
+{
+    (void)count;
+    return (void *)(pfn * PAGE);
+}
+
+void window_close(void)
+{
+}
+
+long page_give(ulong pfn)
+{
+    struct xen_memory_reservation less = {&pfn, 1, 0, 0, DOMID_SELF};
+    long done = call2(memory_op, XENMEM_decrease_reservation, &less);
+
+    return done == 1 ? 0 : done < 0 ? done : -1;
+}
+
+long page_take(ulong pfn)
+{
+    struct xen_memory_reservation more = {&pfn, 1, 0, 0, DOMID_SELF};
+    long done = call2(memory_op, XENMEM_populate_physmap, &more);
+
+    return done == 1 ? 0 : done < 0 ? done : -1;
+}
+
+long grant_frame_map(void *page)
+{
+    long error = page_give((ulong)page / PAGE);
+
+    return error ? error : add_to_physmap(XENMAPSPACE_grant_table, (ulong)page / PAGE);
+}
+
+long grant_frame_unmap(void *page)
+{
+    struct xen_remove_from_physmap remove = {DOMID_SELF, (ulong)page / PAGE};
+    long error = call2(memory_op, XENMEM_remove_from_physmap, &remove);
+
+    return error ? error : page_take((ulong)page / PAGE);
+}
+
+void platform_checks(void)
+{
+    u64 value = 0;
+    long error = parameter(HVM_PARAM_STORE_PFN, &value);
+
+    result("hvm-get-param", !error && value * PAGE == (ulong)store_ring, "error=%ld store=0x%llx", error, value);
+    error = parameter(9999, &value);
+    result("hvm-bad-param", error == -XEN_EINVAL, "error=%ld want=-22", error);
+}

@@ -1,0 +1,94 @@
+/*
+ * Entry of a PVH guest: 32-bit protected mode, flat, paging off, ebx has the address of hvm_start_info.
+ * Source: docs/misc/pvh.pandoc. The 64-bit kernel maps 0..4 GiB to itself in 2 MiB pages and goes to long mode.
+ */
+#include "notes.h"
+
+note XEN_ELFNOTE_PHYS32_ENTRY, .long _start
+
+    .code32
+    .globl _start
+_start:
+    cli
+    cld
+    mov $stack_top, %esp
+#ifdef __x86_64__
+    /* pd: 4 pages in a row, 2048 entries of 2 MiB */
+    mov $pd, %edi
+    mov $0xe3, %eax /* present, writable, accessed, dirty, large */
+    mov $2048, %ecx
+1:  mov %eax, (%edi)
+    movl $0, 4(%edi)
+    add $0x200000, %eax
+    add $8, %edi
+    loop 1b
+    mov $pdpt, %edi
+    mov $pd + 3, %eax
+    mov $4, %ecx
+2:  mov %eax, (%edi)
+    add $0x1000, %eax
+    add $8, %edi
+    loop 2b
+    movl $pdpt + 3, pml4
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov %cr4, %eax
+    or $0x20, %eax /* PAE */
+    mov %eax, %cr4
+    mov $0xc0000080, %ecx /* EFER */
+    rdmsr
+    or $0x100, %eax /* LME */
+    wrmsr
+    mov %cr0, %eax
+    or $0x80000001, %eax
+    mov %eax, %cr0
+#endif
+    lgdt gdt_pointer
+    ljmp $8, $3f
+#ifdef __x86_64__
+    .code64
+#endif
+3:  mov $16, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    xor %eax, %eax
+    mov %eax, %fs
+    mov %eax, %gs
+    xor %ebp, %ebp
+#ifdef __x86_64__
+    lea stack_top(%rip), %rsp
+    mov %ebx, %edi
+    call payload
+#else
+    push $0 /* the stack is aligned to 16 at the call */
+    push $0
+    push $0
+    push %ebx
+    call payload
+#endif
+4:  ud2
+    jmp 4b
+
+    .section .data, "aw"
+    .balign 8
+gdt:
+    .quad 0
+#ifdef __x86_64__
+    .quad 0x00af9b000000ffff /* 8: code, 64 bit */
+#else
+    .quad 0x00cf9b000000ffff /* 8: code, 32 bit */
+#endif
+    .quad 0x00cf93000000ffff /* 16: data */
+gdt_pointer:
+    .word . - gdt - 1
+    WORD gdt
+
+#ifdef __x86_64__
+    .bss
+    .balign 4096
+pml4: .skip 4096
+pdpt: .skip 4096
+pd:   .skip 4 * 4096
+#endif
+    .section .note.GNU-stack, "", @progbits

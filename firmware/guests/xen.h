@@ -1,0 +1,270 @@
+/*
+ * What the payloads need of Xen's public ABI, written down anew; the names are Xen's own.
+ * Source of each piece: xen/include/public/, file named beside it. Sizes are checked at the end.
+ */
+#ifndef XEN_H
+#define XEN_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed short s16;
+typedef signed char s8;
+typedef unsigned long ulong;
+
+/* xen.h: hypercall numbers */
+#define __HYPERVISOR_set_trap_table 0
+#define __HYPERVISOR_memory_op 12
+#define __HYPERVISOR_multicall 13
+#define __HYPERVISOR_update_va_mapping 14
+#define __HYPERVISOR_set_timer_op 15
+#define __HYPERVISOR_xen_version 17
+#define __HYPERVISOR_console_io 18
+#define __HYPERVISOR_grant_table_op 20
+#define __HYPERVISOR_vcpu_op 24
+#define __HYPERVISOR_sched_op 29
+#define __HYPERVISOR_event_channel_op 32
+#define __HYPERVISOR_hvm_op 34
+
+#define DOMID_SELF 0x7ff0
+#define VIRQ_TIMER 0
+#define UVMF_TLB_FLUSH 1
+#define UVMF_INVLPG 2
+#define CONSOLEIO_write 0
+
+/* errno.h */
+#define XEN_EPERM 1
+#define XEN_ENOENT 2
+#define XEN_ESRCH 3
+#define XEN_EFAULT 14
+#define XEN_EINVAL 22
+#define XEN_ENOSYS 38
+
+/* version.h */
+#define XENVER_version 0
+#define XENVER_extraversion 1
+#define XENVER_capabilities 3
+#define XENVER_get_features 6
+#define XENVER_pagesize 7
+struct xen_feature_info {
+    u32 submap_idx, submap;
+};
+
+/* memory.h */
+#define XENMEM_decrease_reservation 1
+#define XENMEM_current_reservation 3
+#define XENMEM_maximum_reservation 4
+#define XENMEM_populate_physmap 6
+#define XENMEM_add_to_physmap 7
+#define XENMEM_machphys_mapping 12
+#define XENMEM_remove_from_physmap 15
+#define XENMAPSPACE_shared_info 0
+#define XENMAPSPACE_grant_table 1
+struct xen_memory_reservation {
+    ulong *extent_start;
+    ulong nr_extents;
+    u32 extent_order, mem_flags;
+    u16 domid;
+};
+struct xen_add_to_physmap {
+    u16 domid, size;
+    u32 space;
+    ulong idx, gpfn;
+};
+struct xen_remove_from_physmap {
+    u16 domid;
+    ulong gpfn;
+};
+struct xen_machphys_mapping {
+    ulong v_start, v_end, max_mfn;
+};
+
+/* event_channel.h */
+#define EVTCHNOP_bind_interdomain 0
+#define EVTCHNOP_bind_virq 1
+#define EVTCHNOP_close 3
+#define EVTCHNOP_send 4
+#define EVTCHNOP_status 5
+#define EVTCHNOP_alloc_unbound 6
+#define EVTCHNSTAT_closed 0
+#define EVTCHNSTAT_unbound 1
+struct evtchn_bind_interdomain {
+    u16 remote_dom;
+    u32 remote_port, local_port;
+};
+struct evtchn_bind_virq {
+    u32 virq, vcpu, port;
+};
+struct evtchn_alloc_unbound {
+    u16 dom, remote_dom;
+    u32 port;
+};
+struct evtchn_status {
+    u16 dom;
+    u32 port, status, vcpu;
+    u32 detail[2];
+};
+
+/* sched.h */
+#define SCHEDOP_yield 0
+#define SCHEDOP_shutdown 2
+#define SCHEDOP_poll 3
+#define SHUTDOWN_poweroff 0
+#define SHUTDOWN_reboot 1
+#define SHUTDOWN_suspend 2
+#define SHUTDOWN_crash 3
+struct sched_poll {
+    u32 *ports;
+    u32 nr_ports;
+    u64 timeout;
+};
+
+/* vcpu.h */
+#define VCPUOP_is_up 3
+#define VCPUOP_get_runstate_info 4
+#define VCPUOP_stop_periodic_timer 7
+#define VCPUOP_set_singleshot_timer 8
+#define VCPU_SSHOTTMR_future 1
+struct vcpu_runstate_info {
+    int state;
+    u64 state_entry_time, time[4];
+};
+struct vcpu_set_singleshot_timer {
+    u64 timeout_abs_ns;
+    u32 flags;
+};
+
+/* grant_table.h */
+#define GNTTABOP_setup_table 2
+#define GNTTABOP_query_size 6
+struct gnttab_setup_table {
+    u16 dom;
+    u32 nr_frames;
+    s16 status;
+    ulong *frame_list;
+};
+struct gnttab_query_size {
+    u16 dom;
+    u32 nr_frames, max_nr_frames;
+    s16 status;
+};
+struct grant_entry_v1 {
+    u16 flags, domid;
+    u32 frame;
+};
+
+/* hvm/hvm_op.h, hvm/params.h */
+#define HVMOP_set_param 0
+#define HVMOP_get_param 1
+#define HVM_PARAM_CALLBACK_IRQ 0
+#define HVM_PARAM_STORE_PFN 1
+#define HVM_PARAM_STORE_EVTCHN 2
+#define HVM_PARAM_CONSOLE_PFN 17
+#define HVM_PARAM_CONSOLE_EVTCHN 18
+struct xen_hvm_param {
+    u16 domid;
+    u32 index;
+    u64 value;
+};
+
+/* xen.h: what a domain shares with the hypervisor */
+struct multicall_entry {
+    ulong op, result, args[6];
+};
+struct vcpu_time_info {
+    u32 version, pad0;
+    u64 tsc_timestamp, system_time;
+    u32 tsc_to_system_mul;
+    s8 tsc_shift;
+    u8 flags, pad1[2];
+};
+struct vcpu_info {
+    u8 evtchn_upcall_pending, evtchn_upcall_mask;
+    ulong evtchn_pending_sel;
+    ulong cr2;
+#ifdef __x86_64__
+    ulong pad;
+#else
+    ulong pad[5];
+#endif
+    struct vcpu_time_info time;
+};
+#define LONG_BITS (8 * sizeof(ulong))
+struct shared_info {
+    struct vcpu_info vcpu_info[32];
+    ulong evtchn_pending[LONG_BITS], evtchn_mask[LONG_BITS];
+    u32 wc_version, wc_sec, wc_nsec;
+#ifdef __x86_64__
+    u32 wc_sec_hi;
+#endif
+    ulong max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation;
+#ifndef __x86_64__
+    u32 wc_sec_hi;
+#endif
+};
+struct start_info {
+    char magic[32];
+    ulong nr_pages, shared_info;
+    u32 flags;
+    ulong store_mfn;
+    u32 store_evtchn;
+    ulong console_mfn;
+    u32 console_evtchn;
+    ulong pt_base, nr_pt_frames, mfn_list, mod_start, mod_len;
+    char cmd_line[1024];
+    ulong first_p2m_pfn, nr_p2m_frames;
+};
+
+/* arch-x86/xen-x86_{32,64}.h, arch-x86/xen.h */
+#ifdef __x86_64__
+#define FLAT_KERNEL_CS 0xe033
+#else
+#define FLAT_KERNEL_CS 0xe019
+#endif
+struct trap_info {
+    u8 vector, flags;
+    u16 cs;
+    ulong address;
+};
+
+/* arch-x86/hvm/start_info.h */
+#define HVM_START_MAGIC 0x336ec578
+#define HVM_MEMMAP_RAM 1
+struct hvm_start_info {
+    u32 magic, version, flags, nr_modules;
+    u64 modlist_paddr, cmdline_paddr, rsdp_paddr, memmap_paddr;
+    u32 memmap_entries, reserved;
+};
+struct hvm_memmap_entry {
+    u64 addr, size;
+    u32 type, reserved;
+};
+
+/* io/console.h */
+struct xencons_interface {
+    char in[1024], out[2048];
+    u32 in_cons, in_prod, out_cons, out_prod;
+};
+
+/* io/xs_wire.h */
+#define XS_READ 2
+#define XS_WATCH 4
+#define XS_WRITE 11
+#define XS_WATCH_EVENT 15
+#define XS_ERROR 16
+struct xsd_sockmsg {
+    u32 type, req_id, tx_id, len;
+};
+#define XENSTORE_RING_SIZE 1024
+#define XENSTORE_PAYLOAD_MAX 4096
+struct xenstore_domain_interface {
+    char req[XENSTORE_RING_SIZE], rsp[XENSTORE_RING_SIZE];
+    u32 req_cons, req_prod, rsp_cons, rsp_prod;
+};
+
+_Static_assert(sizeof(struct vcpu_info) == 64, "vcpu_info");
+_Static_assert(sizeof(struct vcpu_time_info) == 32, "vcpu_time_info");
+_Static_assert(sizeof(struct hvm_start_info) == 56, "hvm_start_info");
+
+#endif

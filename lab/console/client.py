@@ -1,0 +1,286 @@
+"""The console of a board, followed from a test."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+import logging
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from lab.console import LOG_TROUBLE
+from lab.errors import BenchError, WaitTimeout
+
+_log = logging.getLogger(__name__)
+
+HELD = 200_000  # lines in memory; older ones are asked of the recorder again
+LAST_LINES = 8  # how many a WaitTimeout shows
+_CONNECT_TIMEOUT = 5.0
+_ANSWER_TIMEOUT = 10.0  # over the time a supervisor needs to start a recorder anew
+_AGAIN = 0.1  # seconds between two attempts to reach the recorder
+_POLL = 0.2  # how soon the follower notices close()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleLine:
+    """One record. Kinds: line, partial, gap, open, rotate; only the first two are the board's words."""
+
+    board: str
+    n: int
+    time: float  # seconds since the epoch, when its last byte came
+    kind: str
+    text: str
+
+
+class Console:
+    """Follows a recorder in a thread of its own. All methods may be called from any thread."""
+
+    def __init__(self, board: str, host: str, serve_port: int, lines_port: int) -> None:
+        self._board, self._host = board, host
+        self._serve_port, self._lines_port = serve_port, lines_port
+        self._changed = threading.Condition()
+        self._held: list[ConsoleLine] = []  # guarded by _changed, as are the four below
+        self._next = 0  # number of the next to come
+        self._is_followed = self._is_source_open = False
+        self._listeners: list[Callable[[ConsoleLine], None]] = []
+        self._stop = threading.Event()
+        self._follower: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Begin to follow, from now on; what was before is fetched when asked for.
+
+        :raises BenchError: no recorder answers within 10 s.
+        """
+        if self._follower:
+            return
+        self._stop.clear()
+        answer = self._ask_mark()
+        with self._changed:
+            self._held.clear()
+            self._next = answer["next"]
+            self._is_source_open = bool(answer.get("open"))
+        self._follower = threading.Thread(target=self._follow, name=f"console {self._board}", daemon=True)
+        self._follower.start()
+
+    def close(self) -> None:
+        """Stop following. Harmless twice."""
+        follower, self._follower = self._follower, None
+        self._stop.set()
+        if follower and follower is not threading.current_thread():
+            follower.join(_CONNECT_TIMEOUT + 1.0)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def mark(self) -> int:
+        """The number the next record will have; all before it are in ``lines`` when this returns.
+
+        :raises BenchError: no recorder answers within 10 s.
+        """
+        number = int(self._ask_mark()["next"])
+        if threading.current_thread() is not self._follower:  # a listener would wait for itself
+            if not self._await_number(number - 1, _ANSWER_TIMEOUT):
+                raise BenchError(f"{self._board}: console: the recorder's lines do not arrive")
+        return number
+
+    def lines(self, since: int, until: int | None = None) -> list[ConsoleLine]:
+        """Records from number ``since`` to before ``until``, of all kinds.
+
+        :raises BenchError: they are older than this object, and no recorder answers.
+        """
+        since = max(since, 0)
+        with self._changed:
+            first = self._held[0].n if self._held else self._next
+            held = self._held[self._index(since) :]
+        older = list(self._fetch(since, min(first, until or first))) if since < first else []
+        return [line for line in older + held if until is None or line.n < until]
+
+    def wait_for(self, pattern: str | re.Pattern[str], timeout: float, *, since: int) -> ConsoleLine:
+        """The first line, finished or not, from number ``since`` on in which ``pattern`` is found.
+
+        :raises WaitTimeout: none within ``timeout`` seconds; ``last`` has the last lines there were.
+        """
+        wanted, deadline = re.compile(pattern), time.monotonic() + timeout
+        while True:
+            lines = self.lines(since)
+            for line in lines:
+                if line.kind in ("line", "partial") and wanted.search(line.text):
+                    return line
+            since = max([since, *(line.n + 1 for line in lines[-1:])])
+            if not self._await_number(since, deadline - time.monotonic()):
+                raise WaitTimeout(f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words())
+
+    def listen(self, callback: Callable[[ConsoleLine], None]) -> Callable[[], None]:
+        """Call ``callback`` with each record to come, in the follower's thread; returns what ends that."""
+        with self._changed:
+            self._listeners.append(callback)
+
+        def unsubscribe() -> None:
+            with self._changed, contextlib.suppress(ValueError):
+                self._listeners.remove(callback)
+
+        return unsubscribe
+
+    def send(self, data: bytes) -> None:
+        """Type ``data`` on the console. When this returns the recorder has it; the board may be deaf.
+
+        :raises BenchError: the recorder does not take it.
+        """
+        try:
+            with socket.create_connection((self._host, self._serve_port), _CONNECT_TIMEOUT) as link:
+                link.sendall(data)
+                # Closed at once, with output of the board unread, TCP would throw away what we sent.
+                link.shutdown(socket.SHUT_WR)
+                while link.recv(65536):
+                    pass
+        except OSError as error:
+            raise BenchError(f"{self._board}: console: input not taken: {error}") from None
+
+    def is_connected(self) -> bool:
+        """Whether the recorder is reached and has its source."""
+        with self._changed:
+            return self._is_followed and self._is_source_open
+
+    # Asking the recorder
+
+    def _ask_mark(self) -> dict[str, Any]:
+        """The recorder's answer, if need be after it was started anew."""
+        deadline = time.monotonic() + _ANSWER_TIMEOUT
+        while True:
+            try:
+                with self._request({"mark": True}) as link, link.makefile("rb") as stream:
+                    answer = json.loads(stream.readline())
+                    if isinstance(answer.get("next"), int):
+                        return dict(answer)
+                    raise BenchError(f"{self._board}: console: the recorder answers {answer}")
+            except (OSError, ValueError) as error:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
+            time.sleep(_AGAIN)
+
+    def _fetch(self, since: int, until: int) -> Iterator[ConsoleLine]:
+        """Records before ``until``, of a connection of its own."""
+        if since >= until:
+            return
+        try:
+            with self._request({"since": since}) as link, link.makefile("rb") as stream:
+                for encoded in stream:
+                    line = self._line(encoded)
+                    if line.n < until:
+                        yield line
+                    if line.n >= until - 1:
+                        return
+        except (OSError, ValueError) as error:
+            raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
+
+    def _request(self, request: dict[str, object]) -> socket.socket:
+        link = socket.create_connection((self._host, self._lines_port), _CONNECT_TIMEOUT)
+        link.settimeout(_ANSWER_TIMEOUT)
+        try:
+            link.sendall(json.dumps(request).encode() + b"\n")
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    # The follower
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._check_numbering()
+                with self._request({"since": self._next}) as link:
+                    with self._changed:
+                        self._is_followed = True
+                    self._take_lines(link)
+            except (OSError, ValueError) as error:
+                _log.debug("%s: recorder: %s", self._board, error)
+            with self._changed:
+                self._is_followed = False
+            self._stop.wait(_AGAIN)
+
+    def _check_numbering(self) -> None:
+        """Do not wait for old numbers when the records were deleted and begin at 1 again."""
+        with self._request({"mark": True}) as link, link.makefile("rb") as stream:
+            answer = json.loads(stream.readline())
+        with self._changed:
+            if answer["next"] < self._next:
+                _log.warning("%s: the recorder numbers from 1 again", self._board)
+                self._held.clear()
+                self._next = 1
+
+    def _take_lines(self, link: socket.socket) -> None:
+        """Until the recorder goes or we are closed."""
+        rest = b""
+        while not self._stop.is_set():
+            if not select.select([link], [], [], _POLL)[0]:
+                continue
+            data = link.recv(1 << 18)
+            if not data:
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            if whole:
+                self._take([self._line(encoded) for encoded in whole])
+
+    def _take(self, lines: list[ConsoleLine]) -> None:
+        with self._changed:
+            lines = [line for line in lines if line.n >= self._next]
+            if not lines:
+                return
+            self._held += lines
+            self._next = lines[-1].n + 1
+            for line in lines:
+                if line.kind in ("gap", "open") and not line.text.startswith(LOG_TROUBLE):
+                    self._is_source_open = line.kind == "open"
+            if len(self._held) > HELD:
+                del self._held[: HELD // 4]
+            listeners = list(self._listeners)
+            self._changed.notify_all()
+        for line in lines:
+            for listener in listeners:
+                try:
+                    listener(line)
+                except Exception:  # one listener's bug must not blind the others
+                    _log.exception("%s: a console listener failed", self._board)
+
+    def _line(self, encoded: bytes) -> ConsoleLine:
+        """:raises ValueError: not a record."""
+        try:
+            record = json.loads(encoded)
+            return ConsoleLine(
+                self._board, int(record["n"]), float(record["t"]), str(record["kind"]), str(record["text"])
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a record: {encoded[:100]!r}: {error}") from None
+
+    def _await_number(self, number: int, timeout: float) -> bool:
+        """Wait for the record of this number; whether it came."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._next > number, max(0.0, timeout))
+
+    def _index(self, number: int) -> int:
+        """Where in ``_held`` the records from ``number`` on begin."""
+        return bisect.bisect_left(self._held, number, key=lambda line: line.n)
+
+    def _last_words(self) -> str:
+        with self._changed:
+            last = [line for line in self._held[-4 * LAST_LINES :] if line.kind != "rotate"][-LAST_LINES:]
+        if not last:
+            return "nothing since the console was opened"
+        return "".join(
+            f"\n  {line.text if line.kind == 'line' else f'[{line.kind}] {line.text}'}" for line in last
+        )

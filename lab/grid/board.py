@@ -1,0 +1,65 @@
+"""``Board``: the live handle of an acquired place, and all that a case's host stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lab.bmc import Bmc
+from lab.console.client import Console
+from lab.grid.ssh import CommandResult, Job, wait_reachable
+from lab.grid.strategy import XenStrategy
+from lab.inventory import BoardSpec
+
+__all__ = ["Board", "CommandResult", "Job"]
+
+
+class Board:
+    """One board: power, console, commands in dom0."""
+
+    def __init__(self, spec: BoardSpec, target: Any) -> None:
+        self.name, self.spec = spec.name, spec
+        self.target = target
+        self.strategy: XenStrategy = target.get_driver(XenStrategy)
+        self.strategy._activate()
+        self._ssh = target.get_driver("Dom0Driver").ssh
+
+    def __repr__(self) -> str:
+        return f"<Board {self.name}>"
+
+    @property
+    def power(self) -> Bmc:
+        """The board's BMC."""
+        return self.target.get_driver("IPMIPowerDriver").bmc  # type: ignore[no-any-return]
+
+    @property
+    def console(self) -> Console:
+        """The recorded console."""
+        return self.strategy.console
+
+    def run(
+        self, command: str, *, timeout: float = 60.0, check: bool = True, input: bytes | None = None
+    ) -> CommandResult:
+        """One shell command in dom0. :raises CommandFailed, BoardUnreachable, WaitTimeout:"""
+        return self._ssh.run(command, timeout=timeout, check=check, input=input)  # type: ignore[no-any-return]
+
+    def spawn(self, command: str) -> Job:
+        """A command that goes on without the connection."""
+        return Job.start(self._ssh, command)
+
+    def put(self, local: Path, remote: str) -> None:
+        """Copy a file onto the board."""
+        self._ssh.put(local, remote)
+
+    def get(self, remote: str, local: Path) -> None:
+        """Copy a file from the board."""
+        self._ssh.get(remote, local)
+
+    def is_reachable(self, timeout: float = 5.0) -> bool:
+        """Whether dom0 runs a command."""
+        return bool(self._ssh.is_reachable(timeout))
+
+    def reconnect(self, timeout: float = 60.0) -> None:
+        """Forget the connection, which may hang, and have a new one. :raises WaitTimeout: dom0 does not answer."""
+        self._ssh.close()
+        wait_reachable(self._ssh, timeout)

@@ -1,0 +1,119 @@
+"""labgrid drivers for the resources of :mod:`lab.grid.resources`. Named in the ``imports`` of generated environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attr
+from labgrid.driver import Driver
+from labgrid.factory import target_factory
+from labgrid.protocol import PowerProtocol, ResetProtocol
+from labgrid.step import step
+
+from lab import credentials
+from lab.bmc import IpmiBmc
+from lab.console.client import Console
+from lab.grid import resources, strategy
+from lab.grid.ssh import Ssh
+from lab.inventory import BmcSpec
+
+__all__ = ["Dom0Driver", "IPMIPowerDriver", "RecordedConsoleDriver", "resources", "strategy"]
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class IPMIPowerDriver(Driver, PowerProtocol, ResetProtocol):
+    """Chassis power through the board's BMC, each change verified by reading it back."""
+
+    bindings = {"port": "IPMIPort"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        port: Any = self.port
+        spec = BmcSpec(port.host, port.credential, "ipmi", port.port, port.interface, port.cipher)
+        self.bmc = IpmiBmc(self.target.name, spec, credentials.lookup(port.credential))
+
+    @Driver.check_active
+    @step()
+    def on(self) -> None:
+        self.bmc.power_on()
+
+    @Driver.check_active
+    @step()
+    def off(self) -> None:
+        self.bmc.power_off()
+
+    @Driver.check_active
+    @step()
+    def cycle(self) -> None:
+        self.bmc.cycle()
+
+    @Driver.check_active
+    @step()
+    def reset(self) -> None:
+        self.bmc.reset()
+
+    @Driver.check_active
+    @step(result=["True"])
+    def get(self) -> bool:
+        return self.bmc.is_powered()
+
+    @Driver.check_active
+    @step()
+    def soft_off(self) -> None:
+        """Ask for a shutdown (ACPI power button)."""
+        self.bmc.soft_off()
+
+    @Driver.check_active
+    @step()
+    def nmi(self) -> None:
+        """Send a diagnostic interrupt."""
+        self.bmc.nmi()
+
+    @Driver.check_active
+    @step(args=["device"])
+    def bootdev(self, device: str) -> None:
+        """Boot from ``device`` the next time."""
+        self.bmc.set_boot_device(device)
+
+    @Driver.check_active
+    @step()
+    def sensors(self) -> Mapping[str, str]:
+        """Readings by name."""
+        return self.bmc.sensors()
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class RecordedConsoleDriver(Driver):
+    """The recorder's line records: history, waiting, listening."""
+
+    bindings = {"recorder": "ConsoleRecorder"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        recorder: Any = self.recorder
+        self.console = Console(self.target.name, recorder.host, recorder.serve_port, recorder.lines_port)
+
+    def on_activate(self) -> None:
+        self.console.open()
+
+    def on_deactivate(self) -> None:
+        self.console.close()
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class Dom0Driver(Driver):
+    """Commands and files in dom0, over SSH."""
+
+    bindings = {"service": "NetworkService"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        service: Any = self.service
+        self.ssh = Ssh(self.target.name, service.address, service.port, service.username)
+
+    def on_deactivate(self) -> None:
+        self.ssh.close()

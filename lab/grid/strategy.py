@@ -1,0 +1,204 @@
+"""From power off to a dom0 that answers, on the boot entry that is wanted.
+
+``known-good`` is the boot loader's default and nothing under test; ``under-test`` is booted once at a time: by
+GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from typing import Any
+
+import attr
+import pexpect
+from labgrid.factory import target_factory
+from labgrid.step import step
+from labgrid.strategy import Strategy, StrategyError
+
+from lab.console.client import Console, ConsoleLine
+from lab.console.patterns import classify, crash_excerpt
+from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
+
+log = logging.getLogger(__name__)
+
+HOTKEYS = {"known-good": b"k", "under-test": b"t"}  # firmware/image/grub.cfg, firmware/provision
+ENTRY_ID = "xenlab-under-test"
+MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
+XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
+DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
+MENU = "GNU GRUB"
+BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
+
+
+class Status(enum.Enum):
+    """How far a board has come."""
+
+    unknown = 0
+    off = 1
+    on = 2  # chassis power
+    hypervisor = 3  # its banner was on the console
+    dom0 = 4  # SSH answers, and so does the toolstack
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class XenStrategy(Strategy):
+    """Brings a board to a status; ``labgrid-client -s dom0`` does it for people."""
+
+    bindings = {
+        "power": "IPMIPowerDriver",
+        "recorder": "RecordedConsoleDriver",
+        "serial": "SerialDriver",
+        "dom0": "Dom0Driver",
+    }
+    status: Any = attr.ib(default=Status.unknown)
+    entry: str = ""  # what the board was last booted into
+    since: int = 0  # number of the console record at which that boot began
+    milestones: dict[str, float]  # of the last boot: name -> seconds after power on
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.milestones = {}
+
+    @property
+    def console(self) -> Console:
+        driver: Any = self.recorder
+        return driver.console  # type: ignore[no-any-return]
+
+    @property
+    def is_under_test(self) -> bool:
+        """Whether what runs on the board is the build under test: only then its crash counts."""
+        return self.entry == "under-test"
+
+    @step(args=["status"])
+    def transition(self, status: str | Status, *, entry: str = "known-good", step: Any = None) -> None:
+        """Bring the board to ``status`` (name or member).
+
+        :raises StrategyError: no such status.
+        :raises BenchError, HypervisorCrash, ProductTimeout: as :meth:`reboot`.
+        """
+        try:
+            wanted = status if isinstance(status, Status) else Status[status]
+        except KeyError:
+            names = ", ".join(member.name for member in Status)
+            raise StrategyError(f"{self.target.name}: no status {status!r}; there are: {names}") from None
+        self._activate()
+        if wanted == Status.unknown:
+            raise StrategyError(f"{self.target.name}: cannot transition to unknown")
+        if wanted == Status.off:
+            self.power.off()
+            self.entry = ""
+        elif wanted == Status.on:
+            self.power.on()
+        else:
+            ready = self.entry in ("", entry) and self.dom0.ssh.is_reachable()
+            if not ready:
+                self.reboot(entry=entry, until=wanted)
+        self.status = wanted
+
+    def reboot(self, *, entry: str, until: Status = Status.dom0) -> None:
+        """Cycle power through the BMC and boot ``entry``, until dom0 answers.
+
+        :raises HypervisorCrash: the console showed one on the way.
+        :raises ProductTimeout: the hypervisor under test started, but dom0 did not come up.
+        :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
+        """
+        self._activate()
+        by_menu = self._prepare(entry)
+        self.status, self.entry, self.milestones = Status.unknown, entry, {}
+        self.since = self.console.mark()
+        started = time.time()
+        try:
+            if by_menu:
+                self.target.activate(self.serial)  # listens before the first byte comes
+            if self.power.get():
+                self.power.cycle()
+            else:
+                self.power.on()
+            if by_menu:
+                self._choose(entry)
+            self._wait_booted(started, until)
+        except (HypervisorCrash, ProductTimeout) as error:
+            if entry == "known-good":
+                raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
+            raise
+        finally:
+            if by_menu:
+                self.target.deactivate(self.serial)
+        self.status = until
+
+    def _activate(self) -> None:
+        for driver in (self.power, self.recorder, self.dom0):
+            self.target.activate(driver)
+
+    def _prepare(self, entry: str) -> bool:
+        """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
+        environment = "/boot/grub/grubenv"
+        change = f"set next_entry={ENTRY_ID}" if entry == "under-test" else "unset next_entry"
+        try:
+            if not self.power.get():
+                return True
+            self.dom0.ssh.run(f"grub-editenv {environment} {change} && sync", timeout=20, connect_timeout=3.0)
+            return False
+        except BenchError as error:
+            log.info("%s: the boot menu will be used: %s", self.target.name, error)
+            return True
+        finally:
+            self.dom0.ssh.close()
+
+    def _choose(self, entry: str) -> None:
+        try:
+            self.serial.expect(MENU, timeout=MENU_TIMEOUT)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            raise WaitTimeout(f"{self.target.name}: boot loader's menu on the console", MENU_TIMEOUT, self._tail()) from None
+        self.serial.write(HOTKEYS[entry])
+
+    def _wait_booted(self, started: float, until: Status) -> None:
+        """Follow the console from power on; SSH is asked when it says that dom0 is up, or now and then."""
+        seen, deadline, asked = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0
+        has_banner = is_up = False
+        lines: list[ConsoleLine] = []
+        while True:
+            fresh = self.console.lines(seen)
+            lines += fresh
+            for index, line in enumerate(fresh, len(lines) - len(fresh)):
+                seen = line.n + 1
+                signature = classify(line.text)
+                if signature is None:
+                    continue
+                if signature.kind == "crash":
+                    time.sleep(0.5)  # let the rest of the dump arrive
+                    lines += self.console.lines(seen)
+                    raise HypervisorCrash(self.target.name, signature.name, crash_excerpt(lines, index))
+                if signature.name == "dom0-up" and not has_banner:
+                    continue  # an old login prompt, ended by the first newline after power on
+                if signature.kind == "milestone":
+                    self.milestones.setdefault(signature.name, line.time - started)
+                    if signature.name == "xen-banner" and not has_banner:
+                        has_banner, deadline = True, time.time() + DOM0_TIMEOUT
+                        if until is Status.hypervisor:
+                            return
+                    is_up = is_up or signature.name == "dom0-up"
+            now = time.time()
+            if is_up or ("dom0-linux" in self.milestones and now - asked > 5.0):
+                asked = now
+                if self._answers():
+                    self.milestones["ready"] = time.time() - started
+                    return
+            if now > deadline:
+                what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
+                kind = ProductTimeout if has_banner else WaitTimeout
+                raise kind(what, now - started, self._tail())
+            time.sleep(0.05 if not is_up else 0.3)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0)
+        except BenchError:
+            return False
+
+    def _tail(self) -> str:
+        lines = [line.text for line in self.console.lines(self.since) if line.text.strip()]
+        return "\n".join(lines[-6:]) or "nothing on the console since power on"

@@ -1,0 +1,113 @@
+"""Drawings as self-contained SVG, legible on light and dark ground."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from lab.runs import visible_line
+
+WIDTH = 880.0
+LANE = 22.0
+_GUTTER = 150.0  # where lanes are named
+_TOP = 34.0
+_COLOURS = ("#4477aa", "#228833", "#aa7722", "#aa3377", "#117788", "#77609a", "#777777")
+_KINDS = {
+    "good": "#228833",
+    "bad": "#cc3311",
+    "warn": "#bb7700",
+    "neutral": "#777777",
+    "PASS": "#228833",
+    "FAIL": "#cc3311",
+    "ERROR": "#aa3377",
+    "MISS": "#bb7700",
+    "SKIP": "#777777",
+}
+_STYLE = """
+.ground{fill:#fff}.text{fill:#222;font:12px system-ui,sans-serif}.grid{stroke:#ccc}.mark{stroke:#cc3311}
+@media(prefers-color-scheme:dark){.ground{fill:#1b1d21}.text{fill:#ddd}.grid{stroke:#444}.mark{stroke:#ff7755}}
+"""
+
+
+def timeline_svg(
+    title: str,
+    spans: Sequence[tuple[str, float, float, str]],
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Spans of time in lanes, one lane a label, with marked instants across all lanes.
+
+    A span is (label, start, end, kind), a mark (time, text), all in seconds of one clock; the axis counts
+    from the earliest. ``kind`` gives the colour: ``good``, ``bad``, ``warn``, ``neutral``, a verdict, or any
+    other word, each with a colour of its own.
+    """
+    spans = [span for span in spans if math.isfinite(span[1]) and math.isfinite(span[2])]
+    marks = sorted((mark for mark in marks if math.isfinite(mark[0])), key=lambda mark: mark[0])
+    times = [time for span in spans for time in span[1:3]] + [mark[0] for mark in marks]
+    first = min(times, default=0.0)
+    length = max(max(times, default=1.0) - first, 1e-3)
+    lanes = {label: index for index, label in enumerate(dict.fromkeys(span[0] for span in spans))}
+    others = dict.fromkeys(span[3] for span in spans if span[3] not in _KINDS)
+    colours = _KINDS | {kind: _COLOURS[index % len(_COLOURS)] for index, kind in enumerate(others)}
+    bottom = _TOP + LANE * len(lanes)
+    height = bottom + 24 + 16 * len(marks)
+
+    def x(time: float) -> float:
+        return _GUTTER + (time - first) / length * (WIDTH - _GUTTER - 60)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" width="{WIDTH:.0f}"'
+        f' height="{height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<rect class="ground" width="{WIDTH:.0f}" height="{height:.0f}"/>',
+        f'<text class="text" x="8" y="18" font-weight="bold">{_text(title, 110)}</text>',
+    ]
+    step = _step(length)
+    for number in range(int(length / step + 1e-9) + 1):
+        at = x(first + number * step)
+        parts.append(
+            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{bottom:.0f}"/>'
+        )
+        parts.append(
+            f'<text class="text" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">'
+            f"{number * step:g} s</text>"
+        )
+    for label, index in lanes.items():
+        y = _TOP + LANE * index
+        parts.append(f'<text class="text" x="8" y="{y + 14:.0f}">{_text(label, 22)}</text>')
+    for label, start, end, kind in spans:
+        start, end = min(start, end), max(start, end)
+        y = _TOP + LANE * lanes[label] + 3
+        width = max(x(end) - x(start), 1.5)
+        tip = f"{label}: {end - start:.3g} s" + (f" ({kind})" if kind else "")
+        parts.append(
+            f'<rect x="{x(start):.1f}" y="{y:.0f}" width="{width:.1f}" height="{LANE - 7:.0f}" rx="2"'
+            f' fill="{colours[kind]}"><title>{_text(tip)}</title></rect>'
+        )
+        said = f"{end - start:.3g} s"
+        if x(start) + width + 7 * len(said) < WIDTH and sum(span[0] == label for span in spans) == 1:
+            parts.append(f'<text class="text" x="{x(start) + width + 4:.1f}" y="{y + 11:.0f}">{said}</text>')
+    for number, (time, text) in enumerate(marks):
+        at, y = x(time), bottom + 30 + 16 * number
+        parts.append(
+            f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{y - 4:.0f}"'
+            ' stroke-dasharray="3 2"/>'
+        )
+        side = "end" if at > WIDTH / 2 else "start"
+        shift = -4 if side == "end" else 4
+        parts.append(
+            f'<text class="text" x="{at + shift:.1f}" y="{y:.0f}" text-anchor="{side}">'
+            f"{_text(text, 70)} ({time - first:.3g} s)</text>"
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
+def _text(text: str, limit: int = 200) -> str:
+    text = visible_line(text)
+    return escape(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def _step(length: float) -> float:
+    """1, 2 or 5 times a power of ten, so that there are at most eight of them."""
+    rough = length / 8
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

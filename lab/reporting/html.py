@@ -1,0 +1,337 @@
+"""``report.html``: one file that needs nothing else, opens from disk, and runs no script.
+
+The template is ``report.html.j2``. All text is escaped by Jinja2; drawings come in as images, where nothing
+in them can run.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+
+from lab.console.patterns import classify
+from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.reporting.figures import timeline_svg
+from lab.reporting.junit import shortened
+from lab.runs import RunFolder, exit_status, final, replace_file, shortfalls, stamp, visible, visible_line
+
+NAME = "report.html"
+BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
+PASS_CONSOLE_LIMIT = 16 * 1024  # the same of a case that passed
+LINE_LIMIT = 2000  # characters of a console line
+AROUND = 15  # console lines shown around a crash
+PICTURE_LIMIT = 2 * 2**20  # bytes
+FOLDED_ABOVE = 2000  # characters of a body that is folded
+
+STATUS_MEANING = {
+    0: "all that was asked for passed",
+    1: "a case failed",
+    2: "the run was asked for in a wrong way",
+    3: "the bench failed, or not all that was asked for ran",
+    130: "the run was interrupted",
+}
+_COLUMNS = tuple(Verdict)
+
+
+def write(folder: RunFolder) -> Path:
+    """Write ``report.html`` into the run folder; its path."""
+    header = folder.header()
+    everything = list(folder.results())
+    results = final(header, everything)
+    cases = _cases(folder, header, everything, results)
+    builds = list(dict.fromkeys([*header.builds, *(case.build for case in cases)]))
+    status = exit_status(header, results) if header.exit_status is None else header.exit_status
+    is_partial = header.finished is None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.filters["seconds"] = seconds_text
+    environment.filters["stamp"] = stamp
+    environment.filters["clock"] = lambda when: stamp(when)[11:23]
+    page = environment.get_template("report.html.j2").render(
+        header=header,
+        status=status,
+        overall=overall(header, results, status),
+        meaning=STATUS_MEANING.get(status, "ended abnormally"),
+        is_partial=is_partial,
+        shortfalls=shortfalls(header, results),
+        build_facts=folder.builds(),
+        builds=builds,
+        verdicts=_COLUMNS,
+        counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
+        areas=_areas(header, cases),
+        rows=_rows(cases, builds),
+        cases=cases,
+        wrong=sorted(
+            (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
+            key=lambda case: -case.verdict.severity,
+        ),
+        run_bar=_bar(header.phases),
+        run_timeline=_timeline("The run", header.phases),
+        case_bar=_bar([phase for result in everything for phase in result.phases]),
+        case_seconds=sum(result.seconds for result in everything),
+    )
+    path = folder.path / NAME
+    replace_file(path, page)
+    return path
+
+
+def overall(header: RunHeader, results: Sequence[TestResult], status: int) -> Verdict:
+    """The run in one word: the gravest verdict; MISS where something is missing."""
+    gravest = max((result.verdict for result in results), key=lambda v: v.severity, default=Verdict.MISS)
+    if gravest.severity < Verdict.MISS.severity and (status != 0 or shortfalls(header, results)):
+        return Verdict.MISS
+    return gravest
+
+
+def seconds_text(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 20 s``"""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+# What the template is given.
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An evidence, its body ready to be shown."""
+
+    kind: str
+    title: str
+    board: str
+    time: float
+    body: str
+    is_folded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A console line; ``mark`` is crash, warning, milestone, gap, note or nothing."""
+
+    time: str
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What is shown of a board's console."""
+
+    board: str
+    path: str
+    lines: tuple[Line, ...]
+    crashes: int
+    warnings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Phases of one name, summed."""
+
+    name: str
+    seconds: float
+    count: int
+    share: float  # percent of all
+    colour: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A case and build, with a result or without."""
+
+    anchor: str
+    case: str
+    name: str
+    area: str
+    build: str
+    verdict: Verdict
+    rule: str
+    reason: str
+    seconds: float | None = None
+    boards: tuple[str, ...] = ()
+    result: TestResult | None = None
+    facts: tuple[Fact, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
+    timeline: str = ""
+    earlier: tuple[TestResult, ...] = field(default=())
+
+
+def _cases(
+    folder: RunFolder, header: RunHeader, everything: Sequence[TestResult], results: Sequence[TestResult]
+) -> list[Shown]:
+    shown = []
+    for result in results:
+        earlier = tuple(
+            one
+            for one in everything
+            if (one.case, one.build) == (result.case, result.build) and one is not result
+        )
+        shown.append(
+            Shown(
+                anchor=f"case-{len(shown)}",
+                case=result.case,
+                name=_name(result.case),
+                area=result.area,
+                build=result.build,
+                verdict=result.verdict,
+                rule=result.rule,
+                reason=result.reason,
+                seconds=result.seconds,
+                boards=result.boards,
+                result=result,
+                facts=tuple(_fact(one) for one in result.evidence),
+                slices=tuple(_slice(folder, result, *item) for item in sorted(result.consoles.items())),
+                pictures=tuple(_pictures(folder, result)),
+                timeline=_timeline("Phases", result.phases),
+                earlier=earlier,
+            )
+        )
+    for one in folder.missing():
+        area = one.case.split("/")[1] if one.case.count("/") > 1 else "other"
+        shown.append(
+            Shown(
+                anchor=f"case-{len(shown)}",
+                case=one.case,
+                name=_name(one.case),
+                area=area,
+                build=one.build,
+                verdict=Verdict.MISS,
+                rule="did-not-run",
+                reason="did not run",
+            )
+        )
+    return shown
+
+
+def _name(nodeid: str) -> str:
+    return nodeid.rpartition("::")[2] or nodeid
+
+
+def _areas(header: RunHeader, cases: Sequence[Shown]) -> dict[str, dict[Verdict, int]]:
+    areas = {area: dict.fromkeys(_COLUMNS, 0) for area in header.required_areas}
+    for case in cases:
+        areas.setdefault(case.area, dict.fromkeys(_COLUMNS, 0))[case.verdict] += 1
+    return areas
+
+
+def _rows(cases: Sequence[Shown], builds: Sequence[str]) -> list[tuple[Shown, list[Shown | None]]]:
+    """For each case one that names it, and that of each build."""
+    cells = {(case.case, case.build): case for case in cases}
+    firsts = {case.case: case for case in reversed(cases)}
+    ordered = [firsts[name] for name in dict.fromkeys(case.case for case in cases)]
+    areas = {area: index for index, area in enumerate(dict.fromkeys(case.area for case in cases))}
+    ordered.sort(key=lambda case: areas[case.area])
+    return [(case, [cells.get((case.case, build)) for build in builds]) for case in ordered]
+
+
+def _fact(one: Evidence) -> Fact:
+    body = visible(shortened(one.body, BODY_LIMIT))
+    return Fact(one.kind, one.title, one.board or "", one.time, body, len(body) > FOLDED_ABOVE)
+
+
+def _inside(folder: RunFolder, path: str) -> Path | None:
+    """The file of a record's relative path; None when it is not there or not within the run folder."""
+    try:
+        file = (folder.path / path).resolve()
+        return file if file.is_file() and file.is_relative_to(folder.path.resolve()) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _slice(folder: RunFolder, result: TestResult, board: str, path: str) -> Slice:
+    file = _inside(folder, path)
+    if file is None:
+        return Slice(board, path, (Line("", "the slice is not in the run folder", "note"),), 0, 0)
+    lines = []
+    with open(file, encoding="utf-8", errors="replace", newline="\n") as text:
+        for raw in text:
+            when, _, said = raw.rstrip("\n").partition(" ")
+            if said.startswith("--- ") and said.endswith(" ---"):
+                mark = "gap"
+            else:
+                signature = classify(said)
+                mark = signature.kind if signature else ""
+            lines.append(Line(when[11:23], visible_line(shortened(said, LINE_LIMIT)), mark))
+    marks = [line.mark for line in lines]
+    limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
+    return Slice(
+        board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning")
+    )
+
+
+def _most_telling(lines: Sequence[Line], limit: int) -> list[Line]:
+    """All lines, or what fits of: around crashes, then the end and the beginning; gaps are said."""
+    if sum(len(line.text) + 14 for line in lines) <= limit:
+        return list(lines)
+    crashes = [index for index, line in enumerate(lines) if line.mark == "crash"]
+    wanted = [near for index in crashes for near in range(index - AROUND, index + AROUND + 1)]
+    wanted += [index for index, line in enumerate(lines) if line.mark in ("warning", "gap")]
+    for step in range(len(lines)):
+        wanted += [len(lines) - 1 - step, step]
+    kept, left = set[int](), limit
+    for index in wanted:
+        if 0 <= index < len(lines) and index not in kept:
+            left -= len(lines[index].text) + 14
+            if left < 0:
+                break
+            kept.add(index)
+    told: list[Line] = []
+    before = -1
+    for index in [*sorted(kept), len(lines)]:
+        if index - before > 1:
+            told.append(Line("", f"… {index - before - 1} lines left out; the file has them …", "note"))
+        if index < len(lines):
+            told.append(lines[index])
+        before = index
+    return told
+
+
+def _pictures(folder: RunFolder, result: TestResult) -> list[tuple[str, str]]:
+    """Title and data URI; the URI is empty when there is no picture to be had."""
+    found = []
+    for title, path in result.pictures.items():
+        file = _inside(folder, path)
+        is_good = file is not None and file.stat().st_size <= PICTURE_LIMIT
+        found.append((title, _data_uri(file.read_bytes()) if file and is_good else ""))
+    return found
+
+
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+
+
+def _timeline(title: str, phases: Sequence[Phase]) -> str:
+    if not phases:
+        return ""
+    spans = [(phase.name, phase.started, phase.started + phase.seconds, phase.name) for phase in phases]
+    return _data_uri(timeline_svg(title, spans).encode())
+
+
+def _bar(phases: Sequence[Phase]) -> list[Segment]:
+    sums: dict[str, tuple[float, int]] = {}
+    for phase in phases:
+        seconds, count = sums.get(phase.name, (0.0, 0))
+        sums[phase.name] = (seconds + max(phase.seconds, 0.0), count + 1)
+    total = sum(seconds for seconds, _ in sums.values()) or 1.0
+    ordered: list[tuple[str, tuple[float, int]]] = sorted(sums.items(), key=lambda item: -item[1][0])
+    return [
+        Segment(name, seconds, count, 100 * seconds / total, index % 7)
+        for index, (name, (seconds, count)) in enumerate(ordered)
+    ]

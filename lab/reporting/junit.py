@@ -1,0 +1,156 @@
+"""``junit.xml``, as GitLab, GitHub and Jenkins read it.
+
+One ``testcase`` for each planned case and build, decided by its last attempt; earlier ones stand in its
+output. So a case has the same name in every run.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from lab.record import Evidence, RunHeader, TestResult, Verdict
+from lab.runs import Missing, RunFolder, final, missing, replace_file, visible, visible_line
+
+NAME = "junit.xml"
+BODY_LIMIT = 2000  # characters of an evidence's body
+_CONTAINERS = {
+    Verdict.FAIL: ("failure", ""),
+    Verdict.ERROR: ("error", ""),
+    Verdict.MISS: ("error", "miss"),
+    Verdict.SKIP: ("skipped", "skip"),
+}
+
+
+def write(folder: RunFolder) -> Path:
+    """Write ``junit.xml`` into the run folder; its path."""
+    header = folder.header()
+    everything = list(folder.results())
+    results = final(header, everything)
+    gone = missing(header, results)
+    earlier: dict[tuple[str, str], list[TestResult]] = {}
+    for result in everything:
+        earlier.setdefault((result.case, result.build), []).append(result)
+
+    suites = ET.Element("testsuites", name="xenlab")
+    suite = ET.SubElement(suites, "testsuite", name="xenlab")
+    _properties(suite, _facts(header))
+    several = len({*header.builds, *(result.build for result in results)}) > 1
+    names = _Names(several)
+    for result in results:
+        others = [one for one in earlier[result.case, result.build] if one is not result]
+        _result(suite, names, result, others)
+    for one in gone:
+        _missing(suite, names, one)
+    if header.notes:
+        ET.SubElement(suite, "system-err").text = visible("\n".join(header.notes))
+
+    verdicts = [result.verdict for result in results]
+    counts = {
+        "tests": len(results) + len(gone),
+        "failures": verdicts.count(Verdict.FAIL),
+        "errors": verdicts.count(Verdict.ERROR) + verdicts.count(Verdict.MISS) + len(gone),
+        "skipped": verdicts.count(Verdict.SKIP),
+    }
+    for element in (suites, suite):
+        for key, count in counts.items():
+            element.set(key, str(count))
+        element.set("time", f"{sum(result.seconds for result in results):.3f}")
+    suite.set("timestamp", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(header.started)))
+
+    path = folder.path / NAME
+    ET.indent(suites, " ")
+    text = ET.tostring(suites, encoding="unicode")
+    replace_file(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
+    return path
+
+
+class _Names:
+    """Class name and name of a case; no pair is given twice."""
+
+    def __init__(self, several_builds: bool) -> None:
+        self._several, self._given = several_builds, set[tuple[str, str]]()
+
+    def of(self, case: str, build: str) -> dict[str, str]:
+        file, *inner = visible_line(case).split("::")
+        classname = ".".join([file.removesuffix(".py").replace("/", "."), *inner[:-1]])
+        name = inner[-1] if inner else file
+        if self._several:
+            name = f"{name} ({visible_line(build)})"
+        wanted, number = name, 1
+        while (classname, name) in self._given:
+            number += 1
+            name = f"{wanted} #{number}"
+        self._given.add((classname, name))
+        return {"classname": classname, "name": name, "file": file}
+
+
+def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[TestResult]) -> None:
+    attributes = names.of(result.case, result.build)
+    case = ET.SubElement(suite, "testcase", attributes, time=f"{max(result.seconds, 0):.3f}")
+    facts = {
+        "verdict": result.verdict.value,
+        "rule": result.rule,
+        "boards": ",".join(result.boards),
+        "build": result.build,
+        "area": result.area,
+        "attempt": str(result.attempt),
+    }
+    facts |= {f"figure:{name}": f"{value:g}" for name, value in result.figures.items()}
+    _properties(case, {key: value for key, value in facts.items() if value})
+    if result.verdict in _CONTAINERS:
+        tag, kind = _CONTAINERS[result.verdict]
+        reason = visible_line(result.reason) or result.rule
+        inner = ET.SubElement(case, tag, message=reason, type=kind or visible_line(result.rule))
+        decisive = [one for one in result.evidence if one.kind in ("exception", "console")]
+        where = f" on {', '.join(result.boards)}" if result.boards else ""
+        said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
+        inner.text = visible("\n\n".join([said, *(_evidence(one) for one in decisive)]))
+    output = [_attempt(one) for one in others] + [_evidence(one) for one in result.evidence]
+    output += [f"console of {board}: {path}" for board, path in result.consoles.items()]
+    if output:
+        ET.SubElement(case, "system-out").text = visible("\n\n".join(output))
+
+
+def _missing(suite: ET.Element, names: _Names, one: Missing) -> None:
+    case = ET.SubElement(suite, "testcase", names.of(one.case, one.build), time="0.000")
+    _properties(
+        case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": visible_line(one.build)}
+    )
+    inner = ET.SubElement(case, "error", message="did not run", type="miss")
+    inner.text = "planned, but the run has no result of it"
+
+
+def _facts(header: RunHeader) -> dict[str, str]:
+    facts = {"run": header.run_id, "selection": header.selection, "builds": ",".join(header.builds)}
+    facts |= {
+        f"board:{board}": " ".join(f"{key}={value}" for key, value in about.items())
+        for board, about in header.boards.items()
+    }
+    if header.exit_status is not None:
+        facts["exit_status"] = str(header.exit_status)
+    return facts
+
+
+def _properties(parent: ET.Element, facts: dict[str, str]) -> None:
+    properties = ET.SubElement(parent, "properties")
+    for name, value in facts.items():
+        ET.SubElement(properties, "property", name=visible_line(name), value=visible_line(value))
+
+
+def _attempt(result: TestResult) -> str:
+    return f"attempt {result.attempt}: {result.verdict} by rule {result.rule}: {result.reason}"
+
+
+def _evidence(one: Evidence) -> str:
+    where = f" [{one.board}]" if one.board else ""
+    return f"--- {one.kind}: {one.title}{where} ---\n{shortened(one.body, BODY_LIMIT)}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text``, its middle left out when it is longer than ``limit`` characters, which is said."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"

@@ -1,0 +1,507 @@
+"""A run folder on disk, and how long runs and caches are kept.
+
+::
+
+    run.json                             RunHeader, replaced as a whole
+    builds.json                          what each build is: build id, version, key
+    results.jsonl                        one TestResult a line, appended by all workers of the run
+    cases/<slug>/[<build>/]<attempt>/    what a case leaves: console slices, pictures
+    lock                                 held (shared) by whoever writes to the run
+
+A result is on the disk when :meth:`RunFolder.append` returns. Readers need no lock, and pass over a line that
+a killed writer left unfinished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lab import paths
+from lab.errors import UsageError
+from lab.record import RunHeader, TestResult, Verdict
+
+log = logging.getLogger(__name__)
+
+RUNS_KEPT = 30
+RUNS_DAYS = 14
+RUNS_BYTES = 10 * 2**30
+CACHE_DAYS = 30  # builds, images and payloads nobody used
+DAY = 86400.0
+
+_HEADER, _RESULTS, _BUILDS, _LOCK = "run.json", "results.jsonl", "builds.json", "lock"
+_PRUNED_CACHES = ("builds", "images", "payloads")
+_MARKERS = ("build.json", "made")  # read at each use, so their times say when that was
+_DOOMED = ".going-"  # prefix of what is being removed
+
+
+class LineOfConsole(Protocol):
+    """A console line, as far as it is written here."""
+
+    @property
+    def time(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+# -- text ----------------------------------------------------------------------------------------------------
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, without tab and newline
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    "\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]"  # and what XML and UTF-8 cannot carry
+)
+
+
+def visible(text: str) -> str:
+    r"""``text`` with control characters shown (``\x1b``) instead of obeyed; tab and newline stay."""
+    text = text.replace("\r\n", "\n")
+
+    def shown(match: re.Match[str]) -> str:
+        number = ord(match[0])
+        return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+    return _UNSEEN.sub(shown, text)
+
+
+def visible_line(text: str) -> str:
+    """The same on one line."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def stamp(when: float) -> str:
+    """``2026-11-23T08:33:53.123Z``"""
+    thousandths = int(when * 1000)
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(thousandths // 1000)) + f".{thousandths % 1000:03d}Z"
+    )
+
+
+# -- the folder ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A planned case without a result for a build."""
+
+    case: str
+    build: str
+
+
+class RunFolder:
+    """A run on disk; any number of processes may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        """For :meth:`create` and :meth:`open`."""
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, header: RunHeader) -> RunFolder:
+        """Make the folder, and hold it as in use for as long as the returned object lives.
+
+        :raises UsageError: it is there and not empty, or cannot be made.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(f"{path}: the run folder must be new or empty")
+            folder = cls(path)
+            folder._hold()
+            (path / _RESULTS).touch()
+            folder.write_header(header)
+        except OSError as error:
+            raise UsageError(f"{path}: the run folder cannot be made: {error.strerror or error}") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run folder that is there.
+
+        :raises UsageError: it is none.
+        """
+        folder = cls(path.absolute())
+        folder.header()
+        return folder
+
+    def __del__(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _hold(self) -> None:
+        """Keep :func:`prune` away while this process writes here."""
+        if self._lock is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(self.path / _LOCK, flags, 0o644)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def header(self) -> RunHeader:
+        """What was asked of the run.
+
+        :raises UsageError: not there, or not a header.
+        """
+        try:
+            return RunHeader.from_json((self.path / _HEADER).read_text(encoding="utf-8"))
+        except OSError as error:
+            said = error.strerror or error
+            raise UsageError(f"{self.path}: not a run folder: {_HEADER}: {said}") from None
+        except ValueError as error:
+            raise UsageError(f"{self.path / _HEADER}: {error}") from None
+
+    def write_header(self, header: RunHeader) -> None:
+        """Replace ``run.json``; a reader sees the old one or the new one."""
+        replace_file(self.path / _HEADER, header.to_json())
+
+    def builds(self) -> Mapping[str, Mapping[str, str]]:
+        """Facts of each build, as far as they were noted; empty when none were."""
+        try:
+            read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
+            return {str(name): {str(k): str(v) for k, v in facts.items()} for name, facts in read.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
+        """Note what each build is: build id, version, key."""
+        replace_file(self.path / _BUILDS, json.dumps(facts, indent=1, sort_keys=True))
+
+    # Results
+
+    def append(self, result: TestResult) -> None:
+        """Add a result; it is on the disk when this returns.
+
+        :raises OSError: the disk is full or broken. Nothing of this result is left then, and all others are.
+        """
+        self._hold()
+        line = result.to_json().encode() + b"\n"
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self.path / _RESULTS, flags, 0o644)
+        try:
+            with suppress(OSError):  # without locks, one write() a line has to do
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = os.fstat(descriptor).st_size
+            if (
+                end and os.pread(descriptor, 1, end - 1) != b"\n"
+            ):  # of a writer killed in the middle of a line
+                line = b"\n" + line
+            try:
+                _write_whole(descriptor, line)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def results(self) -> Iterator[TestResult]:
+        """All results in the order they were written, every attempt of every case."""
+        try:
+            file = open(self.path / _RESULTS, "rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield TestResult.from_json(line.decode("utf-8"))
+                except ValueError as error:
+                    log.warning("%s:%d: passed over: %s", file.name, number, error)
+
+    def final_results(self) -> list[TestResult]:
+        """The attempt that decides for each case and build, in the order of the plan."""
+        return final(self.header(), self.results())
+
+    def missing(self) -> list[Missing]:
+        """What was planned and has no result."""
+        return missing(self.header(), self.results())
+
+    # What cases leave
+
+    def case_directory(self, nodeid: str, attempt: int, build: str = "") -> Path:
+        """The folder of one attempt at a case, made if need be; one a build in runs of several builds."""
+        self._hold()
+        parts = [_slug(build)] if build else []
+        directory = self.path.joinpath("cases", _slug(nodeid), *parts, str(int(attempt)))
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def write_console(self, directory: Path, board: str, lines: Iterable[LineOfConsole]) -> str:
+        """Write a slice of a console, one line each with its time; the path, relative to the run folder.
+
+        Control characters are shown, so that it can be read with ``cat``; the recorder keeps the bytes.
+        """
+        name = board if re.fullmatch(r"[\w][\w.-]{0,80}", board, re.ASCII) else _slug(board)
+        path = directory / f"{name}.console.log"
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                text = visible_line(line.text)
+                if line.kind in ("gap", "open"):
+                    text = f"--- {line.kind}: {text} ---"
+                file.write(f"{stamp(line.time)} {text}\n")
+        return os.path.relpath(path, self.path)
+
+
+def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
+    """The deciding ones of ``results``: the last attempt at each case and build, in the order of the plan."""
+    last: dict[tuple[str, str], TestResult] = {}
+    for result in results:
+        known = last.get((result.case, result.build))
+        if known is None or result.attempt >= known.attempt:
+            last[result.case, result.build] = result
+    cases = {case: index for index, case in enumerate(header.planned)}
+    builds = {build: index for index, build in enumerate(header.builds)}
+    seen = {key: index for index, key in enumerate(last)}
+
+    def place(key: tuple[str, str]) -> tuple[int, int, int]:
+        case, build = key
+        return cases.get(case, len(cases)), builds.get(build, len(builds)), seen[key]
+
+    return [last[key] for key in sorted(last, key=place)]
+
+
+def missing(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
+    """Planned cases and builds that ``results`` say nothing of."""
+    there = {(result.case, result.build) for result in results}
+    wanted = ((case, build) for case in header.planned for build in header.builds)
+    return [Missing(case, build) for case, build in dict.fromkeys(wanted) if (case, build) not in there]
+
+
+def shortfalls(header: RunHeader, results: Sequence[TestResult]) -> list[str]:
+    """Why a run without FAIL and ERROR is not good all the same; empty when it is."""
+    results = final(header, results)
+    short = []
+    if count := sum(result.verdict is Verdict.MISS for result in results):
+        short.append(f"{count} MISS")
+    if gone := missing(header, results):
+        short.append(f"{len(gone)} planned without a result")
+    passed = {result.area for result in results if result.verdict is Verdict.PASS}
+    if not passed:
+        short.append("nothing passed" if results else "nothing ran")
+    short += [f"no PASS in area {area}" for area in header.required_areas if area not in passed]
+    return short
+
+
+def exit_status(header: RunHeader, results: Sequence[TestResult]) -> int:
+    """1 for any FAIL or ERROR; else 3 for what :func:`shortfalls` names; else 0."""
+    results = final(header, results)
+    if any(result.verdict in (Verdict.FAIL, Verdict.ERROR) for result in results):
+        return 1
+    return 3 if shortfalls(header, results) else 0
+
+
+def _slug(text: str) -> str:
+    """Readable and safe in a file name; the hash makes it unique."""
+    words = text.removeprefix("testcases/").replace(".py::", "-")
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{words[:80]}-{digest}".lstrip("-")
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    written = os.write(descriptor, data)  # whole but for a full disk: then the next one says why
+    while written < len(data):
+        more = os.write(descriptor, data[written:])
+        if not more:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += more
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole, or leave the one that is there."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+# -- what is kept --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    path: Path
+    started: float
+    size: int
+
+
+def prune(dry_run: bool = False) -> list[str]:
+    """Remove old runs and cached things nobody used; a line for each, what it is and its size.
+
+    Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to
+    :data:`RUNS_BYTES` in all, and what of builds, images and payloads was used within :data:`CACHE_DAYS`
+    days. The newest run, and whatever is in use, stays.
+    """
+    now = time.time()
+    doomed: list[tuple[str, Path, Path | None]] = [
+        ("run", run.path, run.path / _LOCK) for run in _runs_to_go(paths.state() / "runs", now)
+    ]
+    opened = _opened_files()
+    for what in _PRUNED_CACHES:
+        for path in _entries(paths.cache() / what):
+            if path.name.endswith(".lock"):
+                continue
+            if now - _last_use(path) < CACHE_DAYS * DAY or any(_is_within(file, path) for file in opened):
+                continue
+            doomed.append((what.removesuffix("s"), path, path.with_name(f"{path.stem}.lock")))
+    lines = []
+    for what, path, lock in doomed:
+        with _not_in_use(lock) as is_free:
+            if not is_free:
+                continue
+            lines.append(f"{what} {path.name}  {size_text(_size(path))}")
+            if not dry_run:
+                _remove(path)
+    return lines
+
+
+def usage() -> list[tuple[str, Path, int]]:
+    """What takes room: a name, its folder, bytes on the disk."""
+    used = []
+    for kind, root in (("state", paths.state()), ("cache", paths.cache())):
+        used += [(f"{kind}: {path.name}", path, _size(path)) for path in _entries(root)]
+    return used
+
+
+def size_text(size: float) -> str:
+    """``1.5 GiB``"""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _runs_to_go(directory: Path, now: float) -> list[_Run]:
+    runs = []
+    for path in _entries(directory):
+        if path.name.startswith(_DOOMED):
+            runs.append(_Run(path, 0.0, 0))
+        elif (path / _HEADER).is_file() and not path.is_symlink():
+            try:
+                started = RunFolder(path).header().started
+            except UsageError:
+                started = (path / _HEADER).stat().st_mtime
+            runs.append(_Run(path, started, _size(path)))
+    runs.sort(key=lambda run: -run.started)
+    go, total = [], 0
+    for index, run in enumerate(runs):
+        total += run.size
+        is_young = index < RUNS_KEPT or now - run.started < RUNS_DAYS * DAY
+        if index and not (is_young and total <= RUNS_BYTES) or run.path.name.startswith(_DOOMED):
+            go.append(run)
+    return go
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _walk(path: Path) -> Iterator[os.stat_result]:
+    """The state of each thing in ``path``; links are not followed, what vanishes meanwhile is passed over."""
+    pending = [str(path)]
+    while pending:
+        name = pending.pop()
+        try:
+            state = os.lstat(name)
+            yield state
+            if (state.st_mode & 0o170000) == 0o040000:
+                with os.scandir(name) as entries:
+                    pending += [entry.path for entry in entries]
+        except OSError:
+            continue
+
+
+def _size(path: Path) -> int:
+    """Bytes on the disk: holes do not count, and hard links count once."""
+    blocks = {(state.st_dev, state.st_ino): state.st_blocks for state in _walk(path)}
+    return 512 * sum(blocks.values())
+
+
+def _last_use(path: Path) -> float:
+    """When the marker of a cached thing, or if it has none any file of it, was read or written last."""
+    for name in _MARKERS:
+        with suppress(OSError):
+            state = (path / name).stat()
+            return max(state.st_atime, state.st_mtime)
+    times = [max(s.st_atime, s.st_mtime) for s in _walk(path) if (s.st_mode & 0o170000) == 0o100000]
+    return max(times, default=path.lstat().st_mtime)
+
+
+def _opened_files() -> set[str]:
+    """Files that processes have open, as far as this user may know: the disk under a board that is up."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            for descriptor in os.scandir(process / "fd"):
+                with suppress(OSError):
+                    found.add(os.readlink(descriptor.path))
+    return found
+
+
+def _is_within(file: str, path: Path) -> bool:
+    return file == str(path) or file.startswith(f"{path}{os.sep}")
+
+
+@contextmanager
+def _not_in_use(lock: Path | None) -> Iterator[bool]:
+    """Whether nobody holds the lock, which is then held for the block."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC) if lock else None
+    except FileNotFoundError:
+        descriptor = None
+    except OSError:
+        yield False
+        return
+    try:
+        if descriptor is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+        yield True
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Out of the way first, so that half of it is never taken for the whole."""
+    gone = path if path.name.startswith(_DOOMED) else path.with_name(f"{_DOOMED}{path.name}-{os.getpid()}")
+    try:
+        if gone != path:
+            path.rename(gone)
+        if gone.is_dir() and not gone.is_symlink():
+            shutil.rmtree(gone)
+        else:
+            gone.unlink()
+    except OSError as error:
+        log.warning("%s: cannot be removed: %s", path, error)

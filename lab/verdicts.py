@@ -1,0 +1,255 @@
+"""How a verdict is decided: :data:`RULES`, the first that applies. Evidence outranks the exception.
+
+A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where
+several things went wrong at once (an exception group), the gravest verdict counts.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductTimeout, UsageError
+from lab.record import Evidence, Verdict
+
+REASON_LIMIT = 300  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of a case that ended."""
+
+    outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
+    skipped: str = ""  # pytest.skip's reason
+    crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
+    expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
+    seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
+    console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
+    at: float = field(default_factory=time.time)  # when; seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, the name of the rule that decided, and why, on one line."""
+
+    verdict: Verdict
+    rule: str
+    reason: str
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``why`` gives the reason when the rule applies, else None; ``when`` says the same to readers."""
+
+    name: str
+    verdict: Verdict
+    when: str
+    why: Callable[[Observation], str | None]
+    evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
+
+
+def decide(observation: Observation) -> Decision:
+    """The verdict of the first rule that applies."""
+    decisions = [_decide(replace(observation, outcome=leaf)) for leaf in _leaves(observation.outcome)]
+    decision = max(decisions, key=lambda decision: decision.verdict.severity)
+    return replace(decision, evidence=decision.evidence + _besides(observation, decision))
+
+
+def _decide(observation: Observation) -> Decision:
+    for rule in RULES:
+        reason = rule.why(observation)
+        if reason is not None:
+            return Decision(rule.verdict, rule.name, one_line(reason), rule.evidence(observation))
+    raise AssertionError("the last rule applies to all")
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line of bounded length, control characters shown as escapes."""
+    text = " ".join(text.split(None))
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= REASON_LIMIT else text[: REASON_LIMIT - 1] + "…"
+
+
+# What is asked of an observation.
+
+
+def _leaves(outcome: BaseException | None) -> Iterator[BaseException | None]:
+    if isinstance(outcome, BaseExceptionGroup):
+        for inner in outcome.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield outcome
+
+
+def _said(error: BaseException, *, first_line: bool = False) -> str:
+    try:
+        text = str(error).strip()
+    except Exception as broken:  # somebody's __str__
+        text = f"(its text cannot be had: {type(broken).__name__})"
+    return text.partition("\n")[0] if first_line else text
+
+
+def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
+    """Those on the consoles; else the one that was raised, though another exception came over it."""
+    if observation.crashes:
+        return observation.crashes
+    if isinstance(observation.outcome, HypervisorCrash):
+        return (observation.outcome,)
+    error, seen = observation.outcome, set[int]()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, HypervisorCrash) and error.signature not in observation.expected_crashes:
+            return (error,)
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return ()
+
+
+def _console_crash(observation: Observation) -> str | None:
+    crashes = _all_crashes(observation)
+    more = f" (and {len(crashes) - 1} more)" if len(crashes) > 1 else ""
+    return f"{_said(crashes[0], first_line=True)}{more}" if crashes else None
+
+
+def _crash_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence("console", crash.signature, "\n".join(crash.lines), observation.at, crash.board)
+        for crash in _all_crashes(observation)
+    )
+
+
+def _expected_crash_missing(observation: Observation) -> str | None:
+    gone = observation.expected_crashes - observation.seen_crashes
+    if not gone or observation.outcome is not None or observation.skipped:
+        return None
+    return f"the case passed, but its crash was not on the console: {', '.join(sorted(gone))}"
+
+
+def _case_timeout(observation: Observation) -> str | None:
+    if not isinstance(observation.outcome, pytest.fail.Exception):
+        return None
+    text = _said(observation.outcome, first_line=True)
+    return text if re.match(r"Timeout \(?>", text) else None  # pytest-timeout's words
+
+
+def _assertion(observation: Observation) -> str | None:
+    if isinstance(observation.outcome, AssertionError | pytest.fail.Exception):
+        return _said(observation.outcome, first_line=True) or "assertion failed"
+    return None
+
+
+def _product_timeout(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, ProductTimeout) else None
+
+
+def _product_timeout_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    error = observation.outcome
+    if not isinstance(error, ProductTimeout) or error.last is None:
+        return ()
+    return (Evidence("note", f"last seen: {error.what}", str(error.last), observation.at),)
+
+
+def _build_does_not_boot(observation: Observation) -> str | None:
+    error = observation.outcome  # by name: lab.rig is above
+    if any(kind.__name__ == "BuildDoesNotBoot" for kind in type(error).__mro__):
+        return _said(error) if error else None
+    return None
+
+
+def _missing_capability(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, MissingCapability) else None
+
+
+def _skipped(observation: Observation) -> str | None:
+    if isinstance(observation.outcome, pytest.skip.Exception):
+        return _said(observation.outcome) or "skipped"
+    return observation.skipped if observation.outcome is None and observation.skipped else None
+
+
+def _usage(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, UsageError) else None
+
+
+def _bench(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) or type(error).__name__ if isinstance(error, BenchError) else None
+
+
+def _interrupted(observation: Observation) -> str | None:
+    error = observation.outcome
+    if isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+        return f"interrupted: {_said(error)}".rstrip(": ")
+    return None
+
+
+def _exception(observation: Observation) -> str | None:
+    error = observation.outcome
+    return None if error is None else f"{type(error).__name__}: {_said(error, first_line=True)}".rstrip(": ")
+
+
+def _passed(observation: Observation) -> str:
+    return ""
+
+
+def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ...]:
+    """What did not decide and a reader must know all the same."""
+    found = []
+    outcome = observation.outcome
+    if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
+        body = f"{type(outcome).__name__}: {_said(outcome)}"
+        found.append(Evidence("note", "how the case itself ended", body, observation.at))
+    if observation.console_gaps:
+        title = "the console was lost for a time; what it said then is not known"
+        found.append(Evidence("note", title, "\n".join(observation.console_gaps), observation.at))
+    return tuple(found)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "console-crash",
+        Verdict.FAIL,
+        "a console shows a crash of the hypervisor or dom0 that the case did not declare; however it ended",
+        _console_crash,
+        _crash_evidence,
+    ),
+    Rule(
+        "expected-crash-missing",
+        Verdict.FAIL,
+        "the case declares a crash and passed, but the console shows none",
+        _expected_crash_missing,
+    ),
+    Rule(
+        "case-timeout",
+        Verdict.ERROR,
+        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        _case_timeout,
+    ),
+    Rule("assertion", Verdict.FAIL, "an assertion of the case failed, or it called pytest.fail", _assertion),
+    Rule(
+        "product-timeout",
+        Verdict.FAIL,
+        "the product did not do something in time (ProductTimeout)",
+        _product_timeout,
+        _product_timeout_evidence,
+    ),
+    Rule(
+        "build-does-not-boot",
+        Verdict.MISS,
+        "the build did not come up on this board before; the case that found out has the verdict for it",
+        _build_does_not_boot,
+    ),
+    Rule("missing-capability", Verdict.SKIP, "the board lacks what the case needs", _missing_capability),
+    Rule("skipped", Verdict.SKIP, "the case skipped itself (pytest.skip)", _skipped),
+    Rule("usage", Verdict.ERROR, "a wrong configuration or call (UsageError)", _usage),
+    Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
+    Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
+    Rule("exception", Verdict.ERROR, "any other exception", _exception),
+    Rule("passed", Verdict.PASS, "none of the above", _passed),
+)

@@ -1,0 +1,200 @@
+"""Live relocation (migration) of a domain, watched and broken at an exact point by :mod:`lab.xen.proxy`."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import itertools
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.errors import WaitTimeout
+from lab.xen.domain import Domain
+from lab.xen.host import Host
+from lab.xen.proxy import Action
+from lab.xen.stream import Step
+
+# A silent cut would hang xl for ever: it has no timeout on any read. ssh notices a lost peer in 6 s.
+TRANSPORT = "ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=10"
+PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.proxy"
+
+
+class Ending(enum.Enum):
+    """How ``xl migrate`` ended, by its last words (tools/xl/xl_migrate.c)."""
+
+    SUCCESS = "Migration successful."
+    RESUMED_AT_SENDER = "Migration failed, resuming at sender."
+    GIVEN_BACK = "Migration failed due to problems at target."  # it was the target's, and was given back and resumed
+    NOT_SUSPENDED = "Migration failed, failed to suspend at sender."
+    UNDEFINED = "** Migration failed during final handshake **"  # may be suspended here and there; nothing resumed
+    REFUSED = ""  # failed before anything was sent
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A step of the protocol that went through the proxy. ``time`` by the source dom0's clock."""
+
+    time: float
+    step: Step
+    n: int
+    length: int
+
+
+class Migration:
+    """One ``xl migrate`` that is under way, or over."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str]) -> None:
+        self.domain, self.source, self.destination = domain, domain.host, destination
+        for action in actions:
+            Action.parse(action)  # a mistake is found here, not on the board
+        self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
+        proxy = f"{PROXY} --log {self._folder}/log --control {self._folder} "
+        proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
+        peer = destination.board.spec.link_name
+        rune = f"{proxy} -- {TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+        words = ["xl", "-v", "migrate", *options, "-s", "", domain.name, rune]
+        self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
+        self.started = self.source.clock()
+        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(words)}")
+        self._status: int | None = None
+
+    def ending(self, timeout: float = 120.0) -> Ending:
+        """Wait for the end.
+
+        :raises WaitTimeout: ``xl migrate`` still runs, and is killed.
+        """
+        try:
+            self._status = self._job.wait(timeout)
+        except WaitTimeout:
+            self._job.kill()
+            raise
+        output = self.output()
+        if self._status == 0 and Ending.SUCCESS.value in output:
+            return Ending.SUCCESS
+        if self._status is not None and self._status > 128:
+            return Ending.KILLED
+        for ending in (Ending.UNDEFINED, Ending.GIVEN_BACK, Ending.NOT_SUSPENDED, Ending.RESUMED_AT_SENDER):
+            if ending.value in output:
+                return ending
+        return Ending.REFUSED
+
+    def is_over(self) -> bool:
+        return self._job.poll() is not None
+
+    def release(self) -> None:
+        """Let go of what a ``hold`` action holds."""
+        self.source.run(f"touch {self._folder}/release")
+
+    def output(self) -> str:
+        """All that xl and the receiver have said."""
+        return str(self._job.output())
+
+    def kill(self) -> None:
+        """Kill ``xl migrate`` and all it has started."""
+        with contextlib.suppress(WaitTimeout):
+            self._job.kill()
+
+    # -- what passed -------------------------------------------------------------------------------------------
+
+    def log(self) -> list[dict[str, Any]]:
+        """The proxy's log."""
+        text = self.source.run(f"cat {self._folder}/log 2>/dev/null || true").stdout
+        found = []
+        for line in str(text).splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def passed(self) -> list[Passed]:
+        """The steps that were passed on, in order."""
+        return [
+            Passed(line["t"], Step(line["step"]), line["n"], line["length"])
+            for line in self.log()
+            if "step" in line and "action" not in line
+        ]
+
+    def acted(self) -> list[tuple[str, Step]]:
+        """The actions that were taken, and where: the proof that a fault fell where a case says."""
+        return [(line["action"], Step(line["step"])) for line in self.log() if "action" in line]
+
+    def wait_acted(self, timeout: float = 60.0) -> None:
+        """Wait until an action was taken. :raises WaitTimeout: it never came to it."""
+        script = (
+            f"i=0; until grep -q '\"action\"' {self._folder}/log 2>/dev/null; do i=$((i+1)); "
+            f"[ $i -lt {int(timeout * 10)} ] || exit 9; sleep 0.1; done"
+        )
+        if self.source.run(script, timeout=timeout * 2 + 30, check=False).status:
+            raise WaitTimeout(f"{self.domain.name}: the migration comes to the step", timeout, self.output()[-300:])
+
+    def text(self) -> str:
+        """What passed, for the evidence: one line a step, runs of PAGE_DATA in one."""
+        rows: list[str] = []
+        run: list[Passed] = []
+
+        def flush() -> None:
+            if run:
+                size = sum(one.length for one in run)
+                times = f"+{run[0].time - self.started:7.3f} s"
+                count = f" x {len(run)}" if len(run) > 1 else ""
+                rows.append(f"{times}  {run[0].step.value}{count}  {size} bytes")
+                run.clear()
+
+        for line in self.log():
+            if "step" in line and "action" not in line:
+                one = Passed(line["t"], Step(line["step"]), line["n"], line["length"])
+                if run and run[-1].step is not one.step:
+                    flush()
+                run.append(one)
+            else:
+                flush()
+                rest = {key: value for key, value in line.items() if key != "t" and value != ""}
+                rows.append(f"+{line['t'] - self.started:7.3f} s  -- " + " ".join(f"{k}={v}" for k, v in rest.items()))
+        flush()
+        return "\n".join(rows)
+
+    def spans(self) -> list[tuple[str, float, float]]:
+        """Phases for a timeline: name, start and end in seconds since ``xl migrate`` was called."""
+        passed = self.passed()
+        first: dict[Step, float] = {}
+        last: dict[Step, float] = {}
+        for one in passed:
+            first.setdefault(one.step, one.time - self.started)
+            last[one.step] = one.time - self.started
+        spans: list[tuple[str, float, float]] = []
+
+        def span(name: str, start: float | None, end: float | None) -> None:
+            if start is not None and end is not None:
+                spans.append((name, start, end))
+
+        span("connect", 0.0, first.get(Step.BANNER))
+        span("set up", first.get(Step.BANNER), first.get(Step.PAGE_DATA))
+        span("memory", first.get(Step.PAGE_DATA), last.get(Step.PAGE_DATA))
+        span("state (guest suspended)", last.get(Step.PAGE_DATA), first.get(Step.LIBXL_END))
+        span("hand over", first.get(Step.LIBXL_END), first.get(Step.STATUS))
+        return spans
+
+
+def start_migration(
+    domain: Domain, destination: Host, *, actions: Sequence[str] = (), options: Sequence[str] = ()
+) -> Migration:
+    """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's (``cut@TSC_INFO``)."""
+    return Migration(domain, destination, actions, options)
+
+
+def downtime(migration: Migration, interval: float) -> float | None:
+    """Seconds for which the guest's heart stood still beyond one ``interval``, by the two hosts' wall clocks.
+
+    The clocks' difference is measured before the migration and taken out; what is left of it is below 0.1 s.
+    """
+    before = migration.domain.heartbeats()
+    after = migration.domain.on(migration.destination).heartbeats()
+    if not before or not after:
+        return None
+    return float(after[0].wall - migration.skew - before[-1].wall - interval)

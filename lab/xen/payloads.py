@@ -1,0 +1,271 @@
+"""Guest payloads: what they print on their console, and how they are built out of ``firmware/guests``.
+
+The payload kernels and the Linux initramfs report by lines ``XL CASE PASS|FAIL|INFO detail`` and heartbeats
+``XL HB number system_ns wall``; firmware/guests/README.md says which work prints what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import paths
+from lab.builds import lock
+from lab.errors import BenchError
+
+SOURCES = paths.CHECKOUT / "firmware" / "guests"
+KERNELS = ("pv32", "pv64", "pvh32", "pvh64")
+MODULES = ("xen-pcifront", "e1000e")  # what the initramfs may load; the same names stand in linux/init
+BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
+FORMAT = 1  # counts when what is kept, or how it is made, changes
+LONGEST_BUILD = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadLine:
+    """One result: ``outcome`` is PASS, FAIL or INFO."""
+
+    case: str
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One beat: its number since the guest began, Xen's system time, seconds since 1970."""
+
+    n: int
+    system_ns: int
+    wall: float
+
+
+# Before it there may be what Linux's printk or a console server stamps on a line.
+_STAMP = r"(?:\[[^\]]{1,40}\]\s*|<\d{1,3}>)*"
+_BEAT = re.compile(_STAMP + r"XL HB ([0-9]{1,10}) ([0-9]{1,20}) ([0-9]{1,12}\.[0-9]{1,9})", re.ASCII)
+_RESULT = re.compile(_STAMP + r"XL ([A-Za-z0-9][\w.:+-]*) (PASS|FAIL|INFO)(?: (.*))?", re.ASCII)
+
+
+def parse_line(line: str) -> PayloadLine | Heartbeat | None:
+    """What a console line says; None when it is not a payload's, or is damaged."""
+    line = line.strip()
+    if beat := _BEAT.fullmatch(line):
+        return Heartbeat(int(beat[1]), int(beat[2]), float(beat[3]))
+    if found := _RESULT.fullmatch(line):
+        return PayloadLine(found[1], found[2], (found[3] or "").strip())
+    return None
+
+
+def build_payloads(cache: Path, kernel_root: Path | None) -> dict[str, Path]:
+    """The payloads by name: from ``cache``, or made now (seconds).
+
+    ``pv32``, ``pv64``, ``pvh32``, ``pvh64``; and with ``kernel_root`` (it has ``boot/vmlinuz-*`` and
+    ``lib/modules``) also ``linux-kernel`` and ``linux-initrd``. Safe to call from several processes at once.
+
+    :raises BenchError: it does not compile (the compiler's words), or the kernel or busybox is missing.
+    """
+    kernel = _kernel_in(kernel_root) if kernel_root else None
+    busybox = _busybox() if kernel else None
+    key = _key(kernel, busybox)
+    directory = cache / key
+    if not (directory / "made").exists():
+        with lock.held(cache / f"{key}.lock", LONGEST_BUILD, f"guest payloads {key}"):
+            if not (directory / "made").exists():
+                _make_in(directory, kernel, busybox)
+    names = [*KERNELS, *(("linux-kernel", "linux-initrd") if kernel else ())]
+    return {name: directory / name for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    image: Path
+    version: str
+    modules: Path
+
+
+def _kernel_in(root: Path) -> _Kernel:
+    images = sorted((root / "boot").glob("vmlinuz-*"))
+    if not images:
+        raise BenchError(f"{root}: no boot/vmlinuz-*")
+    version = images[-1].name.removeprefix("vmlinuz-")
+    modules = root / "lib" / "modules" / version
+    if not modules.is_dir():
+        raise BenchError(f"{root}: no lib/modules/{version}")
+    return _Kernel(images[-1], version, modules)
+
+
+def _busybox() -> Path:
+    """The machine's static busybox.
+
+    :raises BenchError: none there, or it is dynamic and would not run in an initramfs.
+    """
+    for path in BUSYBOX:
+        if path.is_file():
+            if b"/ld-linux" in path.read_bytes()[:4096]:
+                raise BenchError(f"{path} is not static; Debian's package is busybox-static")
+            return path
+    raise BenchError("no busybox; Debian's package is busybox-static")
+
+
+def _key(kernel: _Kernel | None, busybox: Path | None) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {_compiler()}".encode())
+    for file in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
+        digest.update(
+            f"\0{file.relative_to(SOURCES)}\0".encode() + hashlib.sha256(file.read_bytes()).digest()
+        )
+    if kernel and busybox:
+        digest.update(f"\0{kernel.version}\0".encode())
+        for file in (kernel.image, busybox):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _compiler() -> str:
+    return _run(["gcc", "--version"], timeout=20).partition("\n")[0]
+
+
+def _make_in(directory: Path, kernel: _Kernel | None, busybox: Path | None) -> None:
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"making-{directory.name}-") as scratch:
+        work = Path(scratch) / "out"
+        work.mkdir()
+        _run(["make", "-s", "-C", str(SOURCES), f"OUT={work}", "CC=gcc"], timeout=LONGEST_BUILD - 20)
+        if kernel and busybox:
+            shutil.copyfile(kernel.image, work / "linux-kernel")
+            (work / "linux-initrd").write_bytes(_gzip(_initramfs(kernel, busybox, work / "hugecheck")))
+        (work / "made").touch()
+        shutil.rmtree(directory, ignore_errors=True)
+        work.rename(directory)
+
+
+def _run(command: list[str], *, timeout: float) -> str:
+    environment = os.environ | {"LC_ALL": "C"}
+    for name in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "LDFLAGS"):
+        environment.pop(name, None)
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise BenchError(f"{command[0]} is not installed; `xenlab doctor` says what is missing") from error
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{command[0]} did not end within {timeout:.0f} s") from error
+    if done.returncode:
+        raise BenchError(
+            f"guest payloads: {command[0]} ended with status {done.returncode}:\n{done.stdout[-3000:]}"
+        )
+    return done.stdout
+
+
+# -- the initramfs -------------------------------------------------------------------------------------------------
+
+
+def _module_files(modules: Path, wanted: Iterable[str]) -> list[Path]:
+    """The files of these modules and of all they depend on, in the order to load them."""
+    files = {_module_name(path): path for path in sorted(modules.rglob("*.ko*"))}
+    order: list[Path] = []
+
+    def add(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None:
+            raise BenchError(f"{modules}: no module {name}")
+        if path not in order:
+            for needed in _depends(path):
+                add(needed)
+            order.append(path)
+
+    for name in wanted:
+        add(name)
+    return order
+
+
+def _module_name(path: Path) -> str:
+    return path.name.partition(".ko")[0].replace("-", "_")
+
+
+def _depends(path: Path) -> list[str]:
+    found = re.search(rb"(?:^|\0)depends=([^\0]*)\0", _module_bytes(path))
+    return [name for name in found[1].decode("ascii").split(",") if name] if found else []
+
+
+def _module_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".gz":
+        return zlib.decompress(data, wbits=31)
+    if path.suffix == ".ko":
+        return data
+    raise BenchError(f"{path.name}: unknown compression")
+
+
+def _initramfs(kernel: _Kernel, busybox: Path, hugecheck: Path) -> bytes:
+    """A newc archive; nothing in it depends on when, where or by whom it was made."""
+    entries: list[tuple[str, int, bytes, int]] = [
+        (name, stat.S_IFDIR | 0o755, b"", 0)
+        for name in ("bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "sys", "tmp")
+    ]
+    entries.append(("dev/console", stat.S_IFCHR | 0o600, b"", os.makedev(5, 1)))
+    entries.append(("init", stat.S_IFREG | 0o755, (SOURCES / "linux" / "init").read_bytes(), 0))
+    entries.append(("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes(), 0))
+    entries.append(("bin/sh", stat.S_IFLNK | 0o777, b"busybox", 0))
+    entries.append(("bin/hugecheck", stat.S_IFREG | 0o755, hugecheck.read_bytes(), 0))
+    for module in MODULES:
+        order = []
+        for path in _module_files(kernel.modules, [module]):
+            name = f"lib/modules/{_module_name(path)}.ko"
+            order.append(f"/{name}\n")
+            if not any(entry[0] == name for entry in entries):
+                entries.append((name, stat.S_IFREG | 0o644, _module_bytes(path), 0))
+        entries.append((f"lib/modules/{module}.order", stat.S_IFREG | 0o644, "".join(order).encode(), 0))
+    return b"".join(_newc(entries))
+
+
+def _newc(entries: Iterable[tuple[str, int, bytes, int]]) -> Iterator[bytes]:
+    """Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux."""
+    number = 0
+    for name, mode, data, device in [*entries, ("TRAILER!!!", 0, b"", 0)]:
+        number += 1
+        fields = (
+            number,
+            mode,
+            0,  # uid
+            0,  # gid
+            2 if stat.S_ISDIR(mode) else 1,
+            0,  # mtime
+            len(data),
+            0,
+            0,
+            os.major(device),
+            os.minor(device),
+            len(name) + 1,
+            0,
+        )
+        header = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        yield header + bytes(-len(header) % 4)
+        yield data + bytes(-len(data) % 4)
+
+
+def _gzip(data: bytes) -> bytes:
+    """gzip without name and time of day (RFC 1952)."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = deflate.compress(data) + deflate.flush()
+    return (
+        b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    )

@@ -1,0 +1,844 @@
+"""The console: a real recorder process, real sources, real clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from ipmi_sim import (  # noqa: F401
+    Chassis,
+    Simulator,
+    chassis_fixture,
+    free_port,
+    simulator_fixture,
+)
+
+from lab.console.client import Console, ConsoleLine
+from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
+from lab.console.recorder import LINE_LIMIT, RecorderConfig
+from lab.errors import BenchError, UsageError, WaitTimeout
+from lab.inventory import BmcSpec, ConsoleSpec
+from lab.paths import CHECKOUT
+from lab.wait import wait_until
+
+DATA = Path(__file__).parent / "data" / "console"
+NO_BMC = BmcSpec(host="127.0.0.1", credential="none")
+
+
+class Wire:
+    """The far end of a console: a TCP server that speaks to whoever is connected."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._server = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._server.getsockname()[1]
+        self.received = b""
+        self._links: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def say(self, data: bytes) -> None:
+        wait_until(lambda: self._links, 10.0, "somebody reads the console", interval=0.01)
+        self._links[-1].sendall(data)
+
+    def drop(self) -> None:
+        links, self._links = self._links, []
+        for link in links:
+            link.shutdown(socket.SHUT_RDWR)
+            link.close()
+
+    def close(self) -> None:
+        self._server.close()
+        with contextlib.suppress(OSError):
+            self.drop()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                link, _ = self._server.accept()
+                self._links.append(link)
+                threading.Thread(target=self._take, args=(link,), daemon=True).start()
+
+    def _take(self, link: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := link.recv(4096):
+                self.received += data
+
+
+class Recording:
+    """A recorder process, which can be started again."""
+
+    def __init__(self, config: RecorderConfig, environment: dict[str, str] | None = None) -> None:
+        self.config = config
+        self.ready = config.directory / f"{config.board}.ready"
+        self.log = config.directory / f"{config.board}.jsonl"
+        self._environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(environment or {})}
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        self.ready.unlink(missing_ok=True)
+        path = self.config.directory / "recorder.json"
+        self.config.write(path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(path)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+        )
+        process = self.process
+        wait_until(lambda: self.ready.exists() or process.poll() is not None, 15.0, "ready", interval=0.02)
+        assert process.poll() is None, process.communicate()[1].decode()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.communicate(timeout=20.0)[1].decode()
+
+    def console(self) -> Console:
+        spec = self.config.console
+        return Console(self.config.board, "127.0.0.1", spec.serve_port, spec.lines_port)
+
+    def records(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_bytes().splitlines()]
+
+
+@pytest.fixture(name="wire")
+def wire_fixture() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+@pytest.fixture(name="record")
+def record_fixture(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
+    """Starts recorders, and ends them."""
+    started: list[Recording] = []
+
+    def record(
+        console: ConsoleSpec,
+        *,
+        bmc: BmcSpec = NO_BMC,
+        environment: dict[str, str] | None = None,
+        **other: int,
+    ) -> Recording:
+        console = replace(console, serve_port=free_port(), lines_port=free_port())
+        recording = Recording(RecorderConfig("virt1", console, bmc, tmp_path, **other), environment)
+        recording.start()
+        started.append(recording)
+        return recording
+
+    yield record
+    for recording in started:
+        recording.stop()
+
+
+@pytest.fixture(name="recording")
+def recording_fixture(wire: Wire, record: Callable[..., Recording]) -> Recording:
+    return record(tcp(wire))
+
+
+@pytest.fixture(name="console")
+def console_fixture(recording: Recording) -> Iterator[Console]:
+    with recording.console() as console:
+        wait_until(console.is_connected, 10.0, "recorder and source", interval=0.01)
+        yield console
+
+
+def tcp(wire: Wire) -> ConsoleSpec:
+    return ConsoleSpec(via="tcp", serve_port=0, lines_port=0, host="127.0.0.1", port=wire.port)
+
+
+def texts(lines: list[ConsoleLine], kind: str = "line") -> list[str]:
+    return [line.text for line in lines if line.kind == kind]
+
+
+# Lines
+
+
+def test_lines_have_numbers_times_and_no_line_ends(wire: Wire, console: Console) -> None:
+    mark, before = console.mark(), time.time()
+    wire.say(b"(XEN) one\r\ntwo\nthree\r\r\n")
+    console.wait_for("three", 5.0, since=mark)
+    lines = console.lines(mark)
+    assert texts(lines) == ["(XEN) one", "two", "three"]
+    assert [line.n for line in lines] == [mark, mark + 1, mark + 2]
+    assert all(before <= line.time <= time.time() and line.board == "virt1" for line in lines)
+    assert texts(console.lines(mark, mark + 2)) == ["(XEN) one", "two"]
+
+
+def test_prompt_without_newline_is_seen_and_later_comes_whole(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    wire.say(b"dom0 login: ")
+    prompt = console.wait_for(r"login: $", 5.0, since=mark)
+    assert prompt.kind == "partial"
+    wire.say(b"root\r\n")
+    whole = console.wait_for("login: root", 5.0, since=prompt.n + 1)
+    assert (whole.kind, whole.text) == ("line", "dom0 login: root")
+
+
+def test_line_that_arrives_in_pieces_is_one_line(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    for piece in (b"(XEN) Pan", b"ic on ", b"CPU 0:\r", b"\n"):
+        wire.say(piece)
+    assert console.wait_for("Panic", 5.0, since=mark).text == "(XEN) Panic on CPU 0:"
+    assert [line.kind for line in console.lines(mark)] == ["line"]
+
+
+def test_hostile_bytes_are_kept_readable(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    wire.say(b"\x00a\x1b[31mb\xff\xfe\xc3\r\n" + "grün".encode() + b'\n"}\\\n\n')
+    wire.say(b"end\n")
+    console.wait_for("^end$", 5.0, since=mark)
+    assert texts(console.lines(mark)) == ["\0a\x1b[31mb\\xff\\xfe\\xc3", "grün", '"}\\', "", "end"]
+
+
+def test_endless_line_is_split_but_no_character_is(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    text = "x" + "ü" * LINE_LIMIT
+    wire.say(text.encode() + b"\nend\n")
+    console.wait_for("^end$", 5.0, since=mark)
+    *pieces, end = texts(console.lines(mark))
+    assert len(pieces) == 3 and "".join(pieces) == text and end == "end"
+    assert max(len(piece.encode()) for piece in pieces) <= LINE_LIMIT
+
+
+# Listeners
+
+
+def test_every_listener_gets_every_byte(wire: Wire, recording: Recording, console: Console) -> None:
+    port = recording.config.console.serve_port
+    links = [socket.create_connection(("127.0.0.1", port), 5.0) for _ in range(3)]
+    try:
+        for link in links:  # what a listener types reaches the board, so it is known to be connected
+            link.sendall(b"+")
+        wait_until(lambda: wire.received == b"+++", 5.0, "three listeners", interval=0.01)
+        wire.say(b"to all\r\n")
+        for link in links:
+            link.settimeout(5.0)
+            assert link.recv(100) == b"to all\r\n"
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_slow_listener_is_dropped_and_delays_nobody(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    mark = console.mark()
+    port = recording.config.console.serve_port
+    with socket.create_connection(("127.0.0.1", port), 5.0) as sleeper:
+        sleeper.sendall(b"+")
+        wait_until(lambda: wire.received == b"+", 5.0, "the sleeper listens", interval=0.01)
+        line = b"x" * 999 + b"\n"
+        for _ in range(120):
+            wire.say(line * 100)  # 12 MB: more than the kernel's buffers and the recorder's patience
+        wire.say(b"end\n")
+        console.wait_for("^end$", 20.0, since=mark)
+        assert len(console.lines(mark)) >= 12001
+        sleeper.settimeout(5.0)
+        with contextlib.suppress(ConnectionResetError):
+            while sleeper.recv(1 << 20):
+                pass
+
+
+def test_what_is_sent_reaches_the_board(wire: Wire, console: Console) -> None:
+    console.send(b"\x01\x01\x01")
+    console.send(b"d\xff~.\r\n~.")
+    wait_until(lambda: wire.received == b"\x01\x01\x01d\xff~.\r\n~.", 5.0, "input", interval=0.01)
+
+
+def test_callback_hears_of_a_panic_within_a_second(wire: Wire, console: Console) -> None:
+    heard: list[float] = []
+    event = threading.Event()
+
+    def listener(line: ConsoleLine) -> None:
+        if (signature := classify(line.text)) and signature.kind == "crash":
+            heard.append(time.monotonic())
+            event.set()
+
+    def broken(line: ConsoleLine) -> None:
+        raise RuntimeError("a listener's bug")
+
+    console.listen(broken)
+    unsubscribe = console.listen(listener)
+    delays = []
+    for _ in range(20):
+        event.clear()
+        said = time.monotonic()
+        wire.say(b"(XEN) Panic on CPU 1:\r\n")
+        assert event.wait(5.0)
+        delays.append(heard[-1] - said)
+    assert max(delays) < 1.0 and sorted(delays)[10] < 0.05, delays
+    unsubscribe()
+    mark = console.mark()
+    wire.say(b"(XEN) Panic on CPU 1:\r\n")
+    console.wait_for("Panic", 5.0, since=mark)
+    assert len(heard) == 20
+
+
+# Marks
+
+
+def test_mark_separates_before_from_after(wire: Wire, console: Console) -> None:
+    for turn in range(40):
+        wire.say(f"before {turn}\r\n".encode())
+        console.wait_for(f"before {turn}$", 5.0, since=0)
+        mark = console.mark()
+        wire.say(f"after {turn}\r\n".encode())
+        found = console.wait_for(f"after {turn}$", 5.0, since=mark)
+        assert found.n == mark
+        assert f"before {turn}" in texts(console.lines(mark - 1, mark))
+
+
+def test_mark_counts_what_others_have_seen(wire: Wire, recording: Recording, console: Console) -> None:
+    """A second console lags; its mark still stands behind what the first one has."""
+    with recording.console() as other:
+        for turn in range(40):
+            mark = console.mark()
+            wire.say(b"x\r\n" * 50)
+            last = console.wait_for("x", 5.0, since=mark + 49)
+            assert other.mark() > last.n
+            assert other.lines(last.n)[0] == last, turn
+
+
+def test_console_opened_later_reads_what_was_before(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    mark = console.mark()
+    wire.say(b"early\r\n")
+    early = console.wait_for("early", 5.0, since=mark)
+    with recording.console() as late:
+        assert late.lines(mark)[0] == early
+        assert late.wait_for("early", 5.0, since=mark) == early
+        assert late.wait_for("early", 5.0, since=0) == early
+
+
+def test_requests_count_from_the_start_and_from_the_end(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    mark = console.mark()
+    wire.say(b"a\nb\nc\n")
+    console.wait_for("c", 5.0, since=mark)
+
+    def ask(request: str) -> Iterator[dict[str, object]]:
+        address = ("127.0.0.1", recording.config.console.lines_port)
+        with socket.create_connection(address, 5.0) as link, link.makefile("rwb") as stream:
+            stream.write(request.encode() + b"\n")
+            stream.flush()
+            for line in stream:
+                yield json.loads(line)
+
+    assert next(ask('{"since": 0}'))["n"] == 1
+    assert next(ask(f'{{"since": {mark}}}')) == {
+        **next(ask(f'{{"since": {mark}}}')),
+        "kind": "line",
+        "text": "a",
+    }
+    assert [next(ask('{"since": -3}'))["text"], next(ask('{"since": -2}'))["text"]] == ["b", "c"]
+    live = ask('{"since": -1}')
+    threading.Timer(0.3, wire.say, (b"d\n",)).start()
+    assert next(live)["text"] == "d"
+    live.close()
+    assert next(ask('{"mark": true}')) == {"next": mark + 4, "open": True}
+    for bad in ("nonsense", "[]", '{"since": null}', "{}"):
+        assert "error" in next(ask(bad))
+
+
+def test_timeout_says_what_was_seen_last(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    wire.say(b"(XEN) Brought up 4 CPUs\r\ngrub> ")
+    console.wait_for("grub>", 5.0, since=mark)
+    with pytest.raises(WaitTimeout, match=r"virt1: console /login:/: not within 0.2 s") as caught:
+        console.wait_for("login:", 0.2, since=mark)
+    assert "(XEN) Brought up 4 CPUs" in str(caught.value.last) and "grub> " in str(caught.value)
+
+
+# Losses
+
+
+def test_lost_source_is_a_gap_and_comes_back(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    wire.say(b"whole\r\nhal")
+    console.wait_for("whole", 5.0, since=mark)
+    console.wait_for("hal", 5.0, since=mark)
+    wire.drop()
+    wait_until(lambda: texts(console.lines(mark), "gap"), 5.0, "gap", interval=0.01)
+    wait_until(lambda: texts(console.lines(mark), "open"), 5.0, "open", interval=0.01)
+    wire.say(b"later\r\n")
+    console.wait_for("^later$", 5.0, since=mark)
+    kinds = [(line.kind, line.text) for line in console.lines(mark) if line.kind != "partial"]
+    assert [kind for kind, _ in kinds] == ["line", "line", "gap", "open", "line"]
+    assert kinds[1] == ("line", "hal") and "closed by the other side" in kinds[2][1]
+
+
+def test_source_that_is_not_there_yet_is_one_gap(record: Callable[..., Recording]) -> None:
+    port = free_port()
+    recording = record(ConsoleSpec(via="tcp", serve_port=0, lines_port=0, host="127.0.0.1", port=port))
+    with recording.console() as console:
+        gap = console.lines(0) or [console.wait_for("", 0.1, since=0)]
+        assert gap[0].kind == "gap" and f"tcp 127.0.0.1:{port}: Connection refused" in gap[0].text
+        assert not console.is_connected()
+        time.sleep(1.0)  # a few attempts
+        assert len(console.lines(0)) == 1
+        with socket.create_server(("127.0.0.1", port)) as server:
+            link, _ = server.accept()
+            wait_until(console.is_connected, 5.0, "the source", interval=0.01)
+            link.close()
+        wait_until(lambda: not console.is_connected(), 5.0, "its loss", interval=0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_restarted_recorder_numbers_on_and_clients_come_back(
+    wire: Wire, recording: Recording, console: Console, how: signal.Signals
+) -> None:
+    mark = console.mark()
+    wire.say(b"before\r\n")
+    before = console.wait_for("before", 5.0, since=mark)
+    recording.stop(how)
+    assert how == signal.SIGKILL or not recording.ready.exists()
+    wait_until(lambda: not console.is_connected(), 5.0, "loss noticed", interval=0.01)
+    wire.drop()
+    recording.start()
+    assert recording.ready.read_text() == f"{recording.process.pid}\n"
+    wait_until(console.is_connected, 5.0, "reconnected", interval=0.01)
+    wire.say(b"after\r\n")
+    after = console.wait_for("after", 5.0, since=before.n + 1)
+    lines = console.lines(before.n)
+    assert [line.n for line in lines] == list(range(before.n, after.n + 1))
+    assert "gap" in [line.kind for line in lines]
+    assert console.mark() == after.n + 1
+    numbers = [record["n"] for record in recording.records()]
+    assert numbers == list(range(1, after.n + 1))
+
+
+def test_line_torn_by_a_crash_harms_no_other(wire: Wire, recording: Recording) -> None:
+    recording.stop(signal.SIGKILL)
+    whole = recording.log.read_bytes()
+    recording.log.write_bytes(whole + b'{"n": 900, "t": 1.0, "kind": "li')
+    recording.start()
+    with recording.console() as console:
+        wait_until(console.is_connected, 5.0, "connected", interval=0.01)
+        lines = console.lines(0)
+    assert not any(line.n >= 900 for line in lines)
+    assert lines[0].n == 1 and len({line.n for line in lines}) == len(lines)
+
+
+def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.console.client._ANSWER_TIMEOUT", 0.3)
+    console = Console("virt1", "127.0.0.1", free_port(), free_port())
+    with pytest.raises(BenchError, match="virt1: console: no recorder answers"):
+        console.open()
+    with pytest.raises(BenchError, match="virt1: console: input not taken"):
+        console.send(b"x")
+
+
+# On disk
+
+
+def test_records_are_rotated_and_read_back(wire: Wire, record: Callable[..., Recording]) -> None:
+    recording = record(tcp(wire), rotate_bytes=20_000)
+    with recording.console() as console:
+        wait_until(console.is_connected, 5.0, "connected", interval=0.01)
+        mark = console.mark()
+        for number in range(1500):
+            wire.say(b"%06d %s\r\n" % (number, b"x" * 60))
+        console.wait_for("^001499", 10.0, since=mark)
+    files = sorted(path.name for path in recording.log.parent.glob("virt1.jsonl*"))
+    assert files == ["virt1.jsonl", *(f"virt1.jsonl.{number}" for number in range(1, 5))]
+    assert all(path.stat().st_size < 100_000 for path in recording.log.parent.glob("virt1.jsonl*"))
+    assert recording.records()[0]["kind"] == "rotate"
+    recording.stop()
+    recording.start()  # its memory is empty: history comes from the files
+    with recording.console() as console:
+        lines = console.lines(mark)
+    assert [line.n for line in lines] == list(range(lines[0].n, lines[-1].n + 1))
+    assert any(line.text.startswith("001499") for line in lines) and len(lines) > 500
+
+
+def test_full_disk_stops_nobody_and_is_made_up_for(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    mark = console.mark()
+    wire.say(b"fits\r\n")
+    console.wait_for("fits", 5.0, since=mark)
+    pid, limit = recording.process.pid, resource.RLIMIT_FSIZE
+    free = resource.prlimit(pid, limit, (recording.log.stat().st_size + 30, resource.RLIM_INFINITY))
+    for number in range(3):
+        wire.say(b"does not fit %d\r\n" % number)
+        console.wait_for(f"does not fit {number}", 5.0, since=mark)
+    gaps = texts(console.lines(mark), "gap")
+    assert len(gaps) == 1 and gaps[0].startswith("log: not saved: ") and console.is_connected()
+    resource.prlimit(pid, limit, free)
+    wait_until(lambda: _saved(recording, wire), 10.0, "saved", interval=0.3)
+    numbers = [record["n"] for record in recording.records()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def _saved(recording: Recording, wire: Wire) -> bool:
+    wire.say(b"room again\r\n")
+    return b"room again" in recording.log.read_bytes()
+
+
+# Starting
+
+
+def test_taken_port_is_one_line_and_status_2(wire: Wire, recording: Recording, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("serve_port", "lines_port"):
+        free = {"serve_port": free_port(), "lines_port": free_port()}
+        taken = getattr(recording.config.console, name)
+        console = replace(recording.config.console, **{**free, name: taken})
+        config = replace(recording.config, console=console, directory=other)
+        config.write(other / "config.json")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(other / "config.json")],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            timeout=20.0,
+            check=False,
+        )
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr == f"virt1: console.{name} {taken}: Address already in use\n"
+        assert sorted(path.name for path in other.iterdir()) == ["config.json"]
+
+
+def test_config_survives_the_file_and_bad_ones_are_named(tmp_path: Path) -> None:
+    console = ConsoleSpec(via="device", serve_port=1, lines_port=2, device="/dev/ttyS0")
+    config = RecorderConfig("virt1", console, NO_BMC, tmp_path)
+    path = tmp_path / "config.json"
+    config.write(path)
+    assert RecorderConfig.read(path) == config
+    good = json.loads(path.read_text())
+    for change, said in [
+        ({"bord": 1}, "unknown key bord"),
+        ({"console": {**good["console"], "serve_port": "1"}}, "console.serve_port: must be a number"),
+        ({"bmc": {}}, "bmc.: .*'host'"),
+        ({"bmc": 3}, "bmc. must be an object"),
+    ]:
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(UsageError, match=f"config.json: {said}"):
+            RecorderConfig.read(path)
+
+
+# Other sources
+
+
+def test_serial_device_is_read_and_written(record: Callable[..., Recording]) -> None:
+    board, port = os.openpty()
+    tty.setraw(port)
+    try:
+        recording = record(
+            ConsoleSpec(via="device", serve_port=0, lines_port=0, device=os.ttyname(port), speed=115200)
+        )
+        with recording.console() as console:
+            wait_until(console.is_connected, 5.0, "the device", interval=0.01)
+            mark = console.mark()
+            os.write(board, b"GNU GRUB\r\n")
+            assert console.wait_for("GRUB", 5.0, since=mark).text == "GNU GRUB"
+            console.send(b"t\xff\x00")
+            got = b""
+            while len(got) < 3:
+                got += os.read(board, 100)
+            assert got == b"t\xff\x00"
+    finally:
+        os.close(board)
+        os.close(port)
+
+
+@dataclass
+class Sol:
+    """A board behind a BMC: its wire, and the recorder that reads it by SOL."""
+
+    wire: Wire
+    recording: Recording
+
+
+@pytest.fixture(name="sol")
+def sol_fixture(simulator: Simulator, record: Callable[..., Recording]) -> Iterator[Sol]:
+    port = re.search(r'^sol "tcp:127.0.0.1:(\d+)"', (simulator.folder / "sim.conf").read_text(), re.M)
+    assert port
+    wire = Wire(int(port[1]))
+    recording = record(
+        ConsoleSpec(via="sol", serve_port=0, lines_port=0),
+        bmc=simulator.spec,
+        environment={"XENLAB_CREDENTIAL_TEST": f"{simulator.user}:{simulator.password}"},
+    )
+    yield Sol(wire, recording)
+    wire.close()
+
+
+def test_sol_is_read_and_written_without_ipmitools_own_words(sol: Sol) -> None:
+    with sol.recording.console() as console:
+        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
+        mark = console.mark()
+        sol.wire.say(b"(XEN) Xen version 4.17.7\r\n")
+        assert console.wait_for("Xen version", 10.0, since=mark).text == "(XEN) Xen version 4.17.7"
+        typed = b"\r~.\r~~\n\x01\x03\xffd"  # what ipmitool would take for commands, by default
+        console.send(typed)
+        wait_until(lambda: sol.wire.received == typed, 10.0, "input", interval=0.02)
+        assert not any("SOL" in line.text for line in console.lines(0))
+
+
+def test_sol_session_taken_away_is_had_again(sol: Sol, simulator: Simulator) -> None:
+    with sol.recording.console() as console:
+        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
+        mark = console.mark()
+        _ipmitool(simulator, "sol", "deactivate")
+        wait_until(lambda: texts(console.lines(mark), "gap"), 20.0, "gap", interval=0.05)
+        wait_until(console.is_connected, 20.0, "the SOL session again", interval=0.05)
+        sol.wire.say(b"later\r\n")
+        assert console.wait_for("later", 10.0, since=mark).kind == "line"
+
+
+def test_ipmitool_dies_with_the_recorder_and_shows_no_password(sol: Sol, simulator: Simulator) -> None:
+    with sol.recording.console() as console:
+        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
+    pid = sol.recording.process.pid
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    assert len(children) == 1
+    line = Path(f"/proc/{children[0]}/cmdline").read_bytes()
+    assert b"activate" in line and simulator.password.encode() not in line
+    for path in sol.recording.log.parent.glob("*.json*"):
+        assert simulator.password.encode() not in path.read_bytes() or path.name == "sim.conf"
+    sol.recording.stop(signal.SIGKILL)
+    wait_until(lambda: not _is_alive(children[0]), 10.0, "ipmitool ends", interval=0.05)
+
+
+def test_wrong_password_of_a_bmc_is_said_in_the_gap(
+    simulator: Simulator, record: Callable[..., Recording]
+) -> None:
+    recording = record(
+        ConsoleSpec(via="sol", serve_port=0, lines_port=0),
+        bmc=simulator.spec,
+        environment={"XENLAB_CREDENTIAL_TEST": f"{simulator.user}:canary-wrong"},
+    )
+    with recording.console() as console:
+        wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
+        (gap,) = texts(console.lines(0), "gap")
+        assert gap.startswith(f"sol 127.0.0.1:{simulator.spec.port}: ") and "session" in gap
+        assert "canary" not in gap
+
+
+def _ipmitool(simulator: Simulator, *command: str) -> None:
+    where = ["-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", str(simulator.spec.port)]
+    subprocess.run(
+        ["ipmitool", *where, "-U", simulator.user, "-E", *command],
+        env={**os.environ, "IPMI_PASSWORD": simulator.password},
+        capture_output=True,
+        timeout=20.0,
+        check=False,
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# Patterns
+
+
+def recorded(name: str) -> list[ConsoleLine]:
+    text = (DATA / f"{name}.log").read_bytes().decode(errors="backslashreplace")
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    return [ConsoleLine("virt1", number, 0.0, "line", line) for number, line in enumerate(lines)]
+
+
+def names(lines: list[ConsoleLine], kind: str) -> list[str]:
+    found = [signature for line in lines if (signature := classify(line.text))]
+    return list(dict.fromkeys(signature.name for signature in found if signature.kind == kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "crashes", "warnings"),
+    [
+        ("417-boot-panic-EPYC", ["xen-panic", "xen-protection-fault"], []),
+        ("420-EPYC-mwait-panic", ["xen-panic", "xen-protection-fault"], []),
+        ("417-dom0-crash-smap-tcg", ["dom0-crash"], ["domain-crash"]),
+        ("417-amdiommu-1G-crash", ["dom0-crash"], ["domain-crash"]),
+        ("417-edu-dma-fault", ["iommu-fault"], []),
+        ("417-good-boot-to-login", [], []),
+        ("417-S3-xenpm", [], []),
+        ("420-S3-xenpm", [], []),
+    ],
+)
+def test_recorded_consoles_show_their_crashes_and_no_others(
+    name: str, crashes: list[str], warnings: list[str]
+) -> None:
+    lines = recorded(name)
+    assert names(lines, "crash") == crashes
+    assert names(lines, "warning") == warnings
+
+
+def test_recorded_boot_and_sleep_pass_their_milestones_in_order() -> None:
+    boot = names(recorded("417-good-boot-to-login"), "milestone")
+    assert boot == ["xen-banner", "xen-cmdline", "dom0-building", "dom0-linux"]
+    sleep = names(recorded("420-S3-xenpm"), "milestone")
+    assert sleep == [
+        "xen-banner",
+        "xen-cmdline",
+        "iommu-enabled",
+        "dom0-building",
+        "s3-prepare",
+        "s3-enter",
+        "s3-finish",
+    ]
+    for passed in (boot, sleep):
+        assert passed == sorted(passed, key=MILESTONES.index)
+
+
+# Texts of the sources named in lab/console/patterns.py, and of Linux 6.1 to 6.12.
+SAID = {
+    ("crash", "xen-panic"): ["(XEN) [    1.234567] Panic on CPU 3:", "\rsshd[1(XEN) Panic on CPU 0:"],
+    ("crash", "xen-fatal-trap"): ["(XEN) FATAL TRAP: vec 2, NMI[0000] IN INTERRUPT CONTEXT"],
+    ("crash", "xen-page-fault"): ["(XEN) FATAL PAGE FAULT", "(XEN) Early fatal page fault at e008:ffff82d0"],
+    ("crash", "xen-protection-fault"): [
+        "(XEN) GENERAL PROTECTION FAULT",
+        "(XEN) CONTROL-FLOW PROTECTION FAULT: #CP[0003] endbr",
+    ],
+    ("crash", "xen-double-fault"): ["(XEN) *** DOUBLE FAULT ***"],
+    ("crash", "xen-bug"): ["(XEN) [2026-11-04 16:52:28.123] Xen BUG at common/page_alloc.c:1234"],
+    ("crash", "xen-assertion"): ["(XEN) Assertion '!in_irq()' failed at common/xmalloc_tlsf.c:599"],
+    ("crash", "xen-watchdog"): ["(XEN) Watchdog timer detects that CPU2 is stuck!"],
+    ("crash", "machine-check"): [
+        "(XEN) Fatal machine check: MCA fatal",
+        "(XEN) CPU 1: Machine Check Exception: 4",
+    ],
+    ("crash", "dom0-watchdog"): ["(XEN) Hardware Dom0 shutdown: watchdog rebooting machine"],
+    ("crash", "dom0-crash"): [
+        "(XEN) Hardware Dom0 crashed: 'noreboot' set - not rebooting.",
+        "(XEN) Domain 0 (vcpu#3) crashed on cpu#1:",
+    ],
+    ("crash", "iommu-fault"): [
+        "(XEN) [   22.04] [VT-D]DMAR:[DMA Write] Request device [0000:00:06.0] fault addr 2000000",
+        "(XEN) [VT-D]INTR-REMAP: Request device [0000:00:06.0] fault index 0",
+        "(XEN) AMD-Vi: IO_PAGE_FAULT: 0000:00:05.0 d1 addr 00000000fee00000 flags 0x8 I",
+    ],
+    ("crash", "linux-panic"): ["[   12.3] Kernel panic - not syncing: Fatal exception in interrupt"],
+    ("crash", "linux-oops"): [
+        "[    9.1] Oops: 0002 [#1] PREEMPT SMP NOPTI",
+        "[    9.1] BUG: unable to handle page fault for address: ffffc90000000000",
+        "[    9.1] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "[    9.1] general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP",
+    ],
+    ("crash", "linux-bug"): ["[    9.1] kernel BUG at mm/slub.c:435!"],
+    ("crash", "linux-hung-task"): ["[  242.6] INFO: task xenwatch:38 blocked for more than 120 seconds."],
+    ("crash", "linux-rcu-stall"): [
+        "[   60.0] rcu: INFO: rcu_preempt self-detected stall on CPU",
+        "[   60.0] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+        "[   60.0] rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 1-... }",
+    ],
+    ("crash", "linux-soft-lockup"): ["[   88.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [xl:512]"],
+    ("crash", "linux-hard-lockup"): ["[   88.0] watchdog: Watchdog detected hard LOCKUP on cpu 1"],
+    ("warning", "iommu-fault"): [
+        "[    5.0] DMAR: [DMA Write NO_PASID] Request device [00:06.0] fault addr 0x2000000",
+        "[    5.0] AMD-Vi: Event logged [IO_PAGE_FAULT device=00:05.0 domain=0x0]",
+    ],
+    ("warning", "xen-warn"): ["(XEN) Xen WARN at common/domain.c:99"],
+    ("warning", "guest-crash"): [
+        "(XEN) [   61.2] Domain 3 (vcpu#0) crashed on cpu#1:",
+        "(XEN) Domain 12 reported crashed by domain 0 on cpu#0:",
+    ],
+    ("warning", "domain-crash"): ["(XEN) domain_crash called from arch/x86/mm/p2m-pod.c:1313"],
+    ("warning", "linux-warning"): ["[    4.4] WARNING: CPU: 0 PID: 1 at drivers/xen/events/events_base.c:1"],
+    ("warning", "oom-killer"): ["[   99.9] Out of memory: Killed process 312 (qemu-system-i38)"],
+    ("warning", "ext4-error"): ["[    7.7] EXT4-fs error (device sda1): ext4_find_entry:1463"],
+    ("warning", "io-error"): ["[    7.7] I/O error, dev sda, sector 2048 op 0x0:(READ)"],
+    ("warning", "guest-watchdog"): ["(XEN) Watchdog timer fired for domain 2"],
+    ("warning", "pod-exhausted"): ["(XEN) p2m_pod_demand_populate: Dom1 out of PoD memory! (tot=4097)"],
+    ("warning", "cpu-lost"): ["(XEN) Error bringing CPU1 up: -5"],
+    ("warning", "iommu-ats"): ["(XEN) ATS device 0000:00:06.0 flush failed"],
+    ("warning", "lines-lost"): ["(XEN) printk: 12 messages suppressed."],
+    ("milestone", "press-any-key"): ["Press any key to continue..."],
+    ("milestone", "grub-menu"): ["\x1b[H\x1b[J\x1b[1;1H\x1b[2;24HGNU GRUB  version 2.06-13+deb12u2"],
+    ("milestone", "xen-banner"): ["Booting from ROM..\x1bc\x1b[2J(XEN) Xen version 4.20.4-pre (Debian)"],
+    ("milestone", "xen-cmdline"): ["(XEN) [000000000ae06006] Command line: console=com1 loglvl=all"],
+    ("milestone", "iommu-enabled"): ["(XEN) I/O virtualisation enabled"],
+    ("milestone", "dom0-building"): ["(XEN) *** Building a PVH Dom0 ***"],
+    ("milestone", "dom0-linux"): ["[    0.000000] Linux version 6.1.0-56-amd64"],
+    ("milestone", "dom0-up"): ["xenlab: dom0 is up", "dom0 login: "],
+    ("milestone", "s3-prepare"): ["(XEN) Preparing system for ACPI S3 state."],
+    ("milestone", "s3-enter"): ["(XEN) Entering ACPI S3 state."],
+    ("milestone", "s3-finish"): ["(XEN) Finishing wakeup from ACPI S3 state."],
+}
+
+
+def test_every_signature_is_recognised() -> None:
+    assert set(SAID) == {(signature.kind, signature.name) for signature in SIGNATURES}
+    for meant, said in SAID.items():
+        for text in said:
+            signature = classify(text)
+            assert signature and (signature.kind, signature.name) == meant, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(d1) [    1.0] Kernel panic - not syncing: Attempted to kill init!",
+        "(XEN) (d1) [    1.0] Kernel panic - not syncing: Attempted to kill init!",
+        "(XEN) [   35.95] (d12) Oops: 0000 [#1] SMP",
+        "(XEN) [2026-11-04 16:52:28] (d3v0) kernel BUG at mm/slub.c:435!",
+        "\rgarbage(XEN) (d2) (XEN) Panic on CPU 0:",
+        "(XEN) (d1) Linux version 6.1.0",
+        "[   10.0] xenconsoled[412]: Kernel panic - not syncing: Fatal exception",
+        "(XEN) Hardware Dom0 halted: halting machine",
+        "(XEN) Hardware Dom0 shutdown: rebooting machine",
+        "(XEN) Entering ACPI S5 state.",
+        "(XEN) [   35.955798] HVM d1v0 save: CPU",
+        "(XEN) - Hardware Error Registers",
+        "[    0.667593] Xen version: 4.17.7 (preserve-AD)",
+        "[    0.5] Command line: root=/dev/sda1",
+        "Last login: Mon Nov  2 10:00:00 2026",
+        "head: standard output: I/O error",
+        "[    1.244038] AMD Zen1 FPDSS bug detected, enabling mitigation.",
+        "[   10.0] traps: init[1] general protection fault ip:401000 sp:7ffc error:0",
+        "[    3.0] AMD-Vi: AMD IOMMUv2 functionality not available on this system - This is not a bug.",
+        "",
+    ],
+)
+def test_guests_words_and_harmless_ones_mean_nothing(text: str) -> None:
+    assert classify(text) is None
+
+
+def test_dom0s_words_through_xen_are_its_own() -> None:
+    signature = classify("(XEN) (d0) Kernel panic - not syncing: Fatal exception")
+    assert signature and signature.name == "linux-panic"
+    before = classify("[    9.0] Kernel panic - not syncing: Fata(XEN) (d1) harmless")
+    assert before and before.name == "linux-panic"
+
+
+def test_thousands_of_lines_are_classified_in_a_second() -> None:
+    lines = [line.text for name in ("417-good-boot-to-login", "417-edu-dma-fault") for line in recorded(name)]
+    lines += ["x" * LINE_LIMIT]
+    started, count = time.process_time(), 0
+    while count < 10_000:
+        for text in lines:
+            classify(text)
+        count += len(lines)
+    assert time.process_time() - started < 1.0
+
+
+def test_excerpt_begins_with_the_line_that_matched() -> None:
+    lines = recorded("420-EPYC-mwait-panic")
+    index = next(i for i, line in enumerate(lines) if "Panic on CPU" in line.text)
+    excerpt = crash_excerpt(lines, index, before=2, after=3)
+    assert excerpt[0] == "(XEN) Panic on CPU 3:"
+    assert list(excerpt[1:]) == [line.text for line in lines[index - 2 : index + 4]]
+    assert crash_excerpt(lines, 0, before=8, after=0) == (lines[0].text, lines[0].text)
