@@ -1,6 +1,6 @@
 """The kinds of failure, kept apart so that a verdict can be decided from the type alone.
 
-A failure of the *product* is neither of these: it is an ``AssertionError`` in a case, or
+A failure of the *product* is neither of these: it is an ``AssertionError`` in a case, a :class:`ProductFailure`, or
 :class:`HypervisorCrash`, raised when the console shows the hypervisor or dom0 dying.
 """
 
@@ -52,7 +52,19 @@ class CommandFailed(BenchError):
         self.board, self.command, self.status, self.output = board, command, status, output
 
 
-class ProductTimeout(LabError):
+class ProductFailure(LabError):
+    """The product failed at what it must do, seen without an assertion: verdict FAIL."""
+
+
+class ToolstackFailed(ProductFailure):
+    """dom0 answers, and its toolstack (``xl``) failed at what was asked of it."""
+
+    def __init__(self, board: str, command: str, status: int, output: str) -> None:
+        super().__init__(f"{board}: `{command}` ended with status {status}: {output.strip()[-400:]}")
+        self.board, self.command, self.status, self.output = board, command, status, output
+
+
+class ProductTimeout(ProductFailure):
     """The product did not do something in time: a guest that never comes up, a dom0 that never answers.
 
     A failure of the product: verdict FAIL. Carries what :class:`WaitTimeout` carries.

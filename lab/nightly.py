@@ -23,7 +23,7 @@ from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
-from lab.record import Phase, RunHeader
+from lab.record import Phase, RunHeader, TestResult
 from lab.reporting import html, junit, terminal
 from lab.runs import RunFolder
 
@@ -135,8 +135,9 @@ class Night:
 
                 kernel_root = image.make(progress=self._say.note).kernel_root
             build_payloads(paths.cache() / "payloads", kernel_root)
-            for name in self._builds:
-                builds.make(name, progress=self._say.note)
+            made = [builds.make(name, progress=self._say.note) for name in self._builds]
+            facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
+            self.folder.write_builds(facts)
 
     @contextmanager
     def _lab_up(self) -> Iterator[None]:
@@ -333,7 +334,7 @@ def _read_durations() -> dict[str, float]:
         return {}
 
 
-def _write_durations(results: Sequence[runs.Final]) -> None:
+def _write_durations(results: Sequence[TestResult]) -> None:
     known = _read_durations()
     known.update({result.case: round(result.seconds, 1) for result in results if result.verdict == "PASS"})
     _durations_file().write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -26,7 +27,10 @@ from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability,
 from lab.record import Evidence, RunHeader, TestResult
 from lab.rig import Rig, Seat
 from lab.runs import RunFolder
+from lab.reporting.figures import timeline_svg
+from lab.xen.domain import Domain
 from lab.xen.host import Host
+from lab.xen.migration import Migration
 from lab.xen.payloads import build_payloads
 
 log = logging.getLogger(__name__)
@@ -99,6 +103,7 @@ class Running:
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     crash: HypervisorCrash | None = None
+    crash_numbers: dict[str, set[int]] = field(default_factory=dict)  # board -> records that count, seen live
     expected: frozenset[str] = frozenset()
 
 
@@ -112,13 +117,36 @@ class CaseLog:
         """Keep a captured fact."""
         self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
 
-    def figure(self, name: str, value: float) -> None:
-        """Keep a number; the name ends in its unit (``downtime_s``)."""
-        self._running.figures[name] = float(value)
+    def figure(self, name: str, value: float | None) -> None:
+        """Keep a number; the name ends in its unit (``downtime_s``). None: it could not be had."""
+        if value is not None:
+            self._running.figures[name] = float(value)
+
+    def console(self, title: str, guest: Domain) -> None:
+        """Keep what a guest has printed."""
+        self.add(title, "\n".join(guest.console()), kind="console", board=guest.host.name)
+
+    def migration(self, migration: Migration) -> None:
+        """Keep what was said and what passed in a relocation, and draw its time line."""
+        board = migration.source.name
+        self.add("xl migrate", migration.output(), board=board)
+        self.add("what passed between the hosts", migration.text(), kind="note", board=board)
+        if spans := migration.spans():
+            title = f"relocation of {migration.domain.name}"
+            kinds = {"hand over": "warn", "state (guest suspended)": "bad"}
+            marks = [(when, f"{action} before {step.value}") for when, action, step in migration.actions()]
+            self.picture(title, timeline_svg(title, [(*span, kinds.get(span[0], "neutral")) for span in spans], marks))
+
+    def unproved(self, why: str) -> NoReturn:
+        """The case's precondition could not be established: verdict MISS.
+
+        :raises BenchError: always.
+        """
+        raise BenchError(f"not proved: {why}")
 
     def picture(self, title: str, svg: str) -> None:
         """Keep a drawing."""
-        path = self._folder / f"{title.replace(' ', '-')}.svg"
+        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title)}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(svg, encoding="utf-8")
         self._running.pictures[title] = str(path)
@@ -133,7 +161,7 @@ class Bench:
         self._rig: Rig | None = None
         self.running: Running | None = None
         self._armed = False
-        self._unsubscribe: list[Any] = []
+        self._failure: BenchError | None = None
         try:
             self.lab = inventory.load(Path(config.getoption("--inventory")))
         except UsageError as error:
@@ -158,7 +186,13 @@ class Bench:
             planned=(),
             required_areas=(),
         )
-        return RunFolder.create(paths.state() / "runs", header)
+        return RunFolder.create(paths.state() / "runs" / header.run_id, header)
+
+    def case_directory(self, item: pytest.Item) -> Path:
+        """Where what this attempt at a case leaves is kept."""
+        attempt, build = self.config.getoption("--attempt"), self.config.getoption("--build")
+        several = len(self.folder.header().builds) > 1
+        return self.folder.case_directory(item.nodeid, attempt, build if several else "")
 
     @property
     def rig(self) -> Rig:
@@ -167,18 +201,27 @@ class Bench:
         :raises BenchError: no lab is up, or a board is somebody else's.
         :raises UsageError: unknown build.
         """
+        if self._failure is not None:
+            raise BenchError(f"no boards: {self._failure}")
         if self._rig is None:
-            from lab.grid import services, session
-
-            build = builds.make(self.config.getoption("--build"))
-            payloads = build_payloads(paths.cache() / "payloads", _kernel_root())
-            self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
-            boards = {name: self._session.board(name) for name in self.names}
-            for board in boards.values():
-                board.console.listen(self._on_console)
-            wanted = provision.Wanted(build, payloads=payloads)
-            self._rig = Rig(self.lab, boards, wanted, self.folder.path)
+            try:
+                self._rig = self._take_boards()
+            except BenchError as error:
+                self._failure = error  # the next case need not wait for it again
+                raise
         return self._rig
+
+    def _take_boards(self) -> Rig:
+        from lab.grid import services, session
+
+        build = builds.make(self.config.getoption("--build"))
+        payloads = build_payloads(paths.cache() / "payloads", _kernel_root())
+        self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
+        boards = {name: self._session.board(name) for name in self.names}
+        for board in boards.values():
+            board.console.listen(self._on_console)
+        wanted = provision.Wanted(build, payloads=payloads)
+        return Rig(self.lab, boards, wanted, self.folder.path)
 
     def close(self) -> None:
         """Release the boards."""
@@ -197,6 +240,10 @@ class Bench:
         signature = classify(line.text)
         if signature is None or signature.kind != "crash" or signature.name in running.expected:
             return
+        strategy = running.seats[line.board].board.strategy
+        if not strategy.is_under_test or line.n < strategy.since:
+            return  # what the known-good build does is no matter of the case
+        running.crash_numbers.setdefault(line.board, set()).add(line.n)
         running.crash = HypervisorCrash(line.board, signature.name, (line.text,))
         if self._armed:
             os.kill(os.getpid(), CRASH_SIGNAL)  # delivered to the main thread, wherever it waits
@@ -282,7 +329,7 @@ def pytest_runtest_makereport(
         running = bench_of(item.config).running
         if running and call.excinfo is not None and running.outcome is None:
             if isinstance(call.excinfo.value, pytest.skip.Exception):
-                running.skipped = str(call.excinfo.value)
+                running.skipped = str(call.excinfo.value) or "skipped"
             else:
                 running.outcome = call.excinfo.value
                 if not isinstance(call.excinfo.value, LabError):
@@ -299,12 +346,17 @@ def _conclude(bench: Bench, running: Running) -> None:
     item = running.item
     consoles: dict[str, str] = {}
     slices: dict[str, list[ConsoleLine]] = {}
-    folder = bench.folder.case_directory(item.nodeid, bench.config.getoption("--attempt"))
+    folder = bench.case_directory(item)
     for name, mark in running.marks.items():
         slices[name] = running.seats[name].board.console.lines(mark)
         consoles[name] = bench.folder.write_console(folder, name, slices[name])
     rig = bench._rig
-    crashes = {name: _crash(lines, running.expected) for name, lines in slices.items()}
+    if running.crash and running.crash.board in slices:
+        time.sleep(0.5)  # the rest of the dump
+        slices[running.crash.board] = running.seats[running.crash.board].board.console.lines(
+            running.marks[running.crash.board]
+        )
+    crashes = {name: _crash(running, name, lines) for name, lines in slices.items()}
     if rig is not None:
         for name in running.seats:
             running.evidence += rig.after(name, crashed=crashes[name] is not None)
@@ -319,6 +371,9 @@ def _conclude(bench: Bench, running: Running) -> None:
             for lines in slices.values()
             for line in lines
             if (signature := classify(line.text)) and signature.kind == "crash"
+        ),
+        console_gaps=tuple(
+            f"{name}: {line.text}" for name, lines in slices.items() for line in lines if line.kind == "gap"
         ),
     )
     decision = verdicts.decide(observation)
@@ -343,10 +398,15 @@ def _conclude(bench: Bench, running: Running) -> None:
     bench.folder.append(result)
 
 
-def _crash(lines: list[ConsoleLine], expected: frozenset[str]) -> HypervisorCrash | None:
+def _crash(running: Running, name: str, lines: list[ConsoleLine]) -> HypervisorCrash | None:
+    """The first crash of the build under test in a case's slice of a console, with what it printed."""
+    strategy = running.seats[name].board.strategy
+    live = running.crash_numbers.get(name, set())
     for index, line in enumerate(lines):
+        if line.n not in live and not (strategy.is_under_test and line.n >= strategy.since):
+            continue
         signature = classify(line.text)
-        if signature and signature.kind == "crash" and signature.name not in expected:
+        if signature and signature.kind == "crash" and signature.name not in running.expected:
             return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))
     return None
 
@@ -369,7 +429,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 def evidence(request: pytest.FixtureRequest, bench: Bench) -> CaseLog:
     """Where a case puts what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
     assert bench.running is not None
-    folder = bench.folder.case_directory(request.node.nodeid, bench.config.getoption("--attempt"))
+    folder = bench.case_directory(request.node)
     return CaseLog(bench.running, folder)
 
 

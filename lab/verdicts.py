@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductTimeout, UsageError
+from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductFailure, ProductTimeout, UsageError
 from lab.record import Evidence, Verdict
 
 REASON_LIMIT = 300  # characters
@@ -154,6 +154,11 @@ def _product_timeout_evidence(observation: Observation) -> tuple[Evidence, ...]:
     return (Evidence("note", f"last seen: {error.what}", str(error.last), observation.at),)
 
 
+def _product_failure(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, ProductFailure) else None
+
+
 def _build_does_not_boot(observation: Observation) -> str | None:
     error = observation.outcome  # by name: lab.rig is above
     if any(kind.__name__ == "BuildDoesNotBoot" for kind in type(error).__mro__):
@@ -238,6 +243,12 @@ RULES: tuple[Rule, ...] = (
         "the product did not do something in time (ProductTimeout)",
         _product_timeout,
         _product_timeout_evidence,
+    ),
+    Rule(
+        "product",
+        Verdict.FAIL,
+        "the product failed at what it was asked for: its toolstack, for one (ProductFailure)",
+        _product_failure,
     ),
     Rule(
         "build-does-not-boot",

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +25,13 @@ from ipmi_sim import (  # noqa: F401
     Simulator,
     chassis_fixture,
     free_port,
-    simulator_fixture,
 )
 
+from lab.console import sources
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
 from lab.console.recorder import LINE_LIMIT, RecorderConfig
+from lab.console.sources import SourceLost
 from lab.errors import BenchError, UsageError, WaitTimeout
 from lab.inventory import BmcSpec, ConsoleSpec
 from lab.paths import CHECKOUT
@@ -454,7 +456,8 @@ def test_records_are_rotated_and_read_back(wire: Wire, record: Callable[..., Rec
         mark = console.mark()
         for number in range(1500):
             wire.say(b"%06d %s\r\n" % (number, b"x" * 60))
-        console.wait_for("^001499", 10.0, since=mark)
+            if number % 50 == 49:  # what comes at once goes into one file
+                console.wait_for(f"^{number:06d}", 10.0, since=mark)
     files = sorted(path.name for path in recording.log.parent.glob("virt1.jsonl*"))
     assert files == ["virt1.jsonl", *(f"virt1.jsonl.{number}" for number in range(1, 5))]
     assert all(path.stat().st_size < 100_000 for path in recording.log.parent.glob("virt1.jsonl*"))
@@ -561,28 +564,39 @@ def test_serial_device_is_read_and_written(record: Callable[..., Recording]) -> 
 
 @dataclass
 class Sol:
-    """A board behind a BMC: its wire, and the recorder that reads it by SOL."""
+    """A board behind a BMC: the UART's far end, and the BMC."""
 
     wire: Wire
-    recording: Recording
+    simulator: Simulator
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"XENLAB_CREDENTIAL_TEST": f"{self.simulator.user}:{self.simulator.password}"}
 
 
 @pytest.fixture(name="sol")
-def sol_fixture(simulator: Simulator, record: Callable[..., Recording]) -> Iterator[Sol]:
-    port = re.search(r'^sol "tcp:127.0.0.1:(\d+)"', (simulator.folder / "sim.conf").read_text(), re.M)
+def sol_fixture(tmp_path: Path, chassis: Chassis) -> Iterator[Sol]:
+    """The wire is there before ipmi_sim, which would look for it again only after 10 s."""
+    if not shutil.which("ipmi_sim") or not shutil.which("ipmitool"):
+        pytest.skip("needs openipmi and ipmitool")
+    simulator = Simulator(tmp_path, chassis, None)
+    port = re.search(r'^sol "tcp:127.0.0.1:(\d+)"', (tmp_path / "sim.conf").read_text(), re.M)
     assert port
     wire = Wire(int(port[1]))
-    recording = record(
-        ConsoleSpec(via="sol", serve_port=0, lines_port=0),
-        bmc=simulator.spec,
-        environment={"XENLAB_CREDENTIAL_TEST": f"{simulator.user}:{simulator.password}"},
-    )
-    yield Sol(wire, recording)
+    simulator.start()
+    yield Sol(wire, simulator)
+    simulator.stop()
     wire.close()
 
 
-def test_sol_is_read_and_written_without_ipmitools_own_words(sol: Sol) -> None:
-    with sol.recording.console() as console:
+@pytest.fixture(name="sol_recording")
+def sol_recording_fixture(sol: Sol, record: Callable[..., Recording]) -> Recording:
+    spec = ConsoleSpec(via="sol", serve_port=0, lines_port=0)
+    return record(spec, bmc=sol.simulator.spec, environment=sol.environment)
+
+
+def test_sol_is_read_and_written_without_ipmitools_own_words(sol: Sol, sol_recording: Recording) -> None:
+    with sol_recording.console() as console:
         wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
         mark = console.mark()
         sol.wire.say(b"(XEN) Xen version 4.17.7\r\n")
@@ -593,56 +607,77 @@ def test_sol_is_read_and_written_without_ipmitools_own_words(sol: Sol) -> None:
         assert not any("SOL" in line.text for line in console.lines(0))
 
 
-def test_sol_session_taken_away_is_had_again(sol: Sol, simulator: Simulator) -> None:
-    with sol.recording.console() as console:
-        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
-        mark = console.mark()
-        _ipmitool(simulator, "sol", "deactivate")
-        wait_until(lambda: texts(console.lines(mark), "gap"), 20.0, "gap", interval=0.05)
-        wait_until(console.is_connected, 20.0, "the SOL session again", interval=0.05)
-        sol.wire.say(b"later\r\n")
-        assert console.wait_for("later", 10.0, since=mark).kind == "line"
-
-
-def test_ipmitool_dies_with_the_recorder_and_shows_no_password(sol: Sol, simulator: Simulator) -> None:
-    with sol.recording.console() as console:
-        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
-    pid = sol.recording.process.pid
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    assert len(children) == 1
-    line = Path(f"/proc/{children[0]}/cmdline").read_bytes()
-    assert b"activate" in line and simulator.password.encode() not in line
-    for path in sol.recording.log.parent.glob("*.json*"):
-        assert simulator.password.encode() not in path.read_bytes() or path.name == "sim.conf"
-    sol.recording.stop(signal.SIGKILL)
-    wait_until(lambda: not _is_alive(children[0]), 10.0, "ipmitool ends", interval=0.05)
-
-
-def test_wrong_password_of_a_bmc_is_said_in_the_gap(
-    simulator: Simulator, record: Callable[..., Recording]
-) -> None:
-    recording = record(
-        ConsoleSpec(via="sol", serve_port=0, lines_port=0),
-        bmc=simulator.spec,
-        environment={"XENLAB_CREDENTIAL_TEST": f"{simulator.user}:canary-wrong"},
+def test_sol_session_of_another_is_taken_over(sol: Sol, record: Callable[..., Recording]) -> None:
+    """As after a crash that left the BMC with a session nobody holds."""
+    where, environment = _ipmitool(sol.simulator)
+    other = subprocess.Popen(
+        [*where, "sol", "activate"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
-    with recording.console() as console:
+    try:
+        assert other.stdout and b"operational" in other.stdout.readline()
+        other.send_signal(signal.SIGSTOP)
+        spec = ConsoleSpec(via="sol", serve_port=0, lines_port=0)
+        with record(spec, bmc=sol.simulator.spec, environment=sol.environment).console() as console:
+            wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_sol_session_ended_by_another_is_a_loss(sol: Sol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", sol.environment["XENLAB_CREDENTIAL_TEST"])
+    monkeypatch.setattr(sources, "_ASK_AFTER", 0.3)
+    source = sources.SolSource(sol.simulator.spec)
+    source.open()
+    try:
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:  # asked a few times, and there
+            assert source.read() == b""
+        where, environment = _ipmitool(sol.simulator)
+        subprocess.run([*where, "sol", "deactivate"], env=environment, timeout=20.0, check=True)
+
+        def read_on() -> bool:
+            source.read()
+            return False
+
+        with pytest.raises(SourceLost, match="ended by somebody else"):
+            wait_until(read_on, 10.0, "the loss is noticed", interval=0.0)
+    finally:
+        source.close()
+
+
+def test_ipmitool_dies_with_the_recorder_and_shows_no_password(sol: Sol, sol_recording: Recording) -> None:
+    with sol_recording.console() as console:
+        wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
+    tasks = Path(f"/proc/{sol_recording.process.pid}/task").glob("*/children")
+    (child,) = [int(child) for task in tasks for child in task.read_text().split()]
+    password = sol.simulator.password.encode()
+    line = Path(f"/proc/{child}/cmdline").read_bytes()
+    assert b"activate" in line and password not in line
+    for path in (sol_recording.log, sol_recording.log.with_name("recorder.json")):
+        assert password not in path.read_bytes()
+    sol_recording.stop(signal.SIGKILL)
+    wait_until(lambda: not _is_alive(child), 10.0, "ipmitool ends", interval=0.05)
+
+
+def test_wrong_password_of_a_bmc_is_said_in_the_gap(sol: Sol, record: Callable[..., Recording]) -> None:
+    spec = ConsoleSpec(via="sol", serve_port=0, lines_port=0)
+    wrong = {"XENLAB_CREDENTIAL_TEST": f"{sol.simulator.user}:canary-wrong"}
+    with record(spec, bmc=sol.simulator.spec, environment=wrong).console() as console:
         wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
         (gap,) = texts(console.lines(0), "gap")
-        assert gap.startswith(f"sol 127.0.0.1:{simulator.spec.port}: ") and "session" in gap
+        assert gap.startswith(f"sol 127.0.0.1:{sol.simulator.spec.port}: ") and "session" in gap
         assert "canary" not in gap
 
 
-def _ipmitool(simulator: Simulator, *command: str) -> None:
+def _ipmitool(simulator: Simulator) -> tuple[list[str], dict[str, str]]:
     where = ["-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", str(simulator.spec.port)]
-    subprocess.run(
-        ["ipmitool", *where, "-U", simulator.user, "-E", *command],
-        env={**os.environ, "IPMI_PASSWORD": simulator.password},
-        capture_output=True,
-        timeout=20.0,
-        check=False,
-    )
+    environment = {**os.environ, "IPMI_PASSWORD": simulator.password}
+    return ["ipmitool", *where, "-U", simulator.user, "-E"], environment
 
 
 def _is_alive(pid: int) -> bool:

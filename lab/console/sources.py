@@ -27,6 +27,11 @@ _CONNECT_TIMEOUT = 5.0
 _WRITE_TIMEOUT = 10.0  # over a few retransmissions of a SOL packet
 _DEACTIVATE_TIMEOUT = 25.0
 _ACTIVATE_TIMEOUT = 30.0
+# ipmitool's own keepalive proves the BMC alive, not that the session still carries the console: it does not
+# notice when somebody else deactivates it. So after this many silent seconds the BMC is asked, and again then.
+# (Its other keepalive, by empty SOL packets, does not keep ipmi_sim 2.0.33 from ending an idle session.)
+_ASK_AFTER = 30.0
+_ASK = ("raw", "0x06", "0x4a", "0x01")  # IPMI v2.0 section 24.4, Get Payload Activation Status, of SOL
 
 # As everywhere in this project: the first wait is longer than a loaded BMC takes to answer.
 _PATIENT = ("-N", "3", "-R", "2")
@@ -197,18 +202,11 @@ class SolSource(Source):
         self._errors: IO[bytes] | None = None  # a file: a pipe nobody reads would stall ipmitool one day
         self._terminal = -1
         self._first = b""  # came together with the banner
+        self._question: subprocess.Popen[bytes] | None = None
+        self._ask_at = 0.0
 
     def open(self) -> None:
-        try:
-            credential = credentials.lookup(self._bmc.credential)
-        except LabError as error:
-            raise SourceLost(f"{self._name}: {error}") from None
-        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-        environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-        environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
-        bmc = self._bmc
-        where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
-        command = ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT]
+        command, environment = self._ipmitool()
         self._deactivate(command, environment)
         master, slave = os.openpty()
         self._errors = tempfile.TemporaryFile()
@@ -229,6 +227,7 @@ class SolSource(Source):
             os.close(slave)
         os.set_blocking(master, False)
         self._terminal = master
+        self._ask_at = time.monotonic() + _ASK_AFTER
         try:
             self._first = self._await_banner()
         except BaseException:
@@ -242,7 +241,9 @@ class SolSource(Source):
         if self._terminal < 0:
             raise SourceLost(f"{self._name}: not open")
         if not _is_readable(self._terminal):
+            self._check_session()
             return b""
+        self._ask_at = time.monotonic() + _ASK_AFTER
         try:
             data = os.read(self._terminal, _CHUNK)
         except OSError:  # EIO: ipmitool ended
@@ -271,6 +272,7 @@ class SolSource(Source):
         terminal, self._terminal = self._terminal, -1
         if terminal >= 0:
             os.close(terminal)
+        self._end_question()
         process, self._process = self._process, None
         if process is None:
             return
@@ -286,6 +288,19 @@ class SolSource(Source):
         if self._errors:
             self._errors.close()
             self._errors = None
+
+    def _ipmitool(self) -> tuple[list[str], dict[str, str]]:
+        """The beginning of each command, and its environment."""
+        bmc = self._bmc
+        try:
+            credential = credentials.lookup(bmc.credential)
+        except LabError as error:
+            raise SourceLost(f"{self._name}: {error}") from None
+        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
+        environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
+        environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
+        where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
+        return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
 
     def _deactivate(self, command: list[str], environment: dict[str, str]) -> None:
         """End a session that was not closed, ours or another's: a console has one reader."""
@@ -305,6 +320,35 @@ class SolSource(Source):
         said = done.stderr.decode(errors="replace").strip()
         if done.returncode and "Unable to establish" in said:
             raise SourceLost(f"{self._name}: {said.splitlines()[-1]}")
+
+    def _check_session(self) -> None:
+        """Ask the BMC now and then whether SOL is active; no answer means nothing, ipmitool sees to that."""
+        if self._question is None:
+            if time.monotonic() < self._ask_at:
+                return
+            command, environment = self._ipmitool()
+            with contextlib.suppress(OSError):
+                self._question = subprocess.Popen(
+                    [*command, *_ASK],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                )
+            self._ask_at = time.monotonic() + _ASK_AFTER
+        elif self._question.poll() is not None:
+            said = self._end_question().split()
+            # Instances there can be, then a bit for each that is active. ipmitool asks for the first one.
+            if len(said) >= 2 and not int(said[1], 16) & 1:
+                raise SourceLost(f"{self._name}: the session was ended by somebody else")
+
+    def _end_question(self) -> bytes:
+        question, self._question = self._question, None
+        if question is None:
+            return b""
+        if question.poll() is None:
+            question.kill()
+        return question.communicate()[0]
 
     def _await_banner(self) -> bytes:
         """Wait until the session stands; what the board said already."""

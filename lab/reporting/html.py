@@ -17,7 +17,17 @@ from lab.console.patterns import classify
 from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.reporting.figures import timeline_svg
 from lab.reporting.junit import shortened
-from lab.runs import RunFolder, exit_status, final, replace_file, shortfalls, stamp, visible, visible_line
+from lab.runs import (
+    RunFolder,
+    exit_status,
+    final,
+    missing,
+    replace_file,
+    shortfalls,
+    stamp,
+    visible,
+    visible_line,
+)
 
 NAME = "report.html"
 BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
@@ -176,13 +186,12 @@ class Shown:
 def _cases(
     folder: RunFolder, header: RunHeader, everything: Sequence[TestResult], results: Sequence[TestResult]
 ) -> list[Shown]:
-    shown = []
+    shown: list[Shown] = []
+    attempts: dict[tuple[str, str], list[TestResult]] = {}
+    for result in everything:
+        attempts.setdefault((result.case, result.build), []).append(result)
     for result in results:
-        earlier = tuple(
-            one
-            for one in everything
-            if (one.case, one.build) == (result.case, result.build) and one is not result
-        )
+        earlier = tuple(one for one in attempts[result.case, result.build] if one is not result)
         shown.append(
             Shown(
                 anchor=f"case-{len(shown)}",
@@ -203,7 +212,7 @@ def _cases(
                 earlier=earlier,
             )
         )
-    for one in folder.missing():
+    for one in missing(header, results):
         area = one.case.split("/")[1] if one.case.count("/") > 1 else "other"
         shown.append(
             Shown(

@@ -95,7 +95,7 @@ class Progress:
         for verdict in Verdict:
             if self._counts[verdict]:
                 head.append(f"{self._counts[verdict]} {verdict}  ", STYLES[verdict])
-        lines = [Text.assemble(line) for line in self._last]
+        lines = [line.copy() for line in list(self._last)]  # the display draws in a thread of its own
         for line in [head, *lines]:
             line.no_wrap, line.overflow = True, "ellipsis"
         return Group(*lines, head)
@@ -169,7 +169,7 @@ def _console(file: TextIO | None) -> Console:
 
 def _print(console: Console, line: Text) -> None:
     """One line, however long, in what the terminal can encode."""
-    encoding = console.file.encoding or "utf-8"
+    encoding = getattr(console.file, "encoding", None) or "utf-8"
     plain = line.plain.encode(encoding, "backslashreplace").decode(encoding)
     if plain != line.plain:
         line = Text(plain)

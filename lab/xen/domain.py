@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.errors import BenchError, CommandFailed, WaitTimeout
+from lab.errors import BenchError, ProductTimeout, ToolstackFailed
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class Domain:
         return f"<Domain {self.name} on {self.host.name}>"
 
     def create(self, *, paused: bool = False, timeout: float = 60.0) -> Any:
-        """``xl -vvv create``. :raises CommandFailed: refused; the message carries the end of xl's words."""
+        """``xl -vvv create``. :raises ToolstackFailed: refused; the message carries the end of xl's words."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
         command = f"mkdir -p /run/xenlab && cat > {path} <<'XL'\n{self.config.text()}XL\nxl -vvv create {flag}{path}"
         result = self.host.run(command, timeout=timeout, check=False)
         self.builder_output = result.stdout + result.stderr
         if result.status:
-            raise CommandFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
+            raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
         return result
 
     def destroy(self) -> None:
@@ -105,7 +105,7 @@ class Domain:
 
         The board itself does the waiting, so that a slow machine is not asked over and over. ``after`` skips so many lines.
 
-        :raises WaitTimeout: not printed in time; carries the last lines.
+        :raises ProductTimeout: not printed in time; carries the last lines.
         """
         script = (
             f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
@@ -114,7 +114,7 @@ class Domain:
         )
         result = self.host.run(script, timeout=timeout + 30, check=False)
         if result.status:
-            raise WaitTimeout(f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:]))
+            raise ProductTimeout(f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:]))
         return str(result.stdout).strip("\r\n")
 
     def payload_lines(self) -> list[PayloadLine | Heartbeat]:
@@ -124,7 +124,7 @@ class Domain:
     def results(self, timeout: float = 30.0) -> dict[str, PayloadLine]:
         """Wait for a payload's final line and give its results by case.
 
-        :raises WaitTimeout: no final line in time.
+        :raises ProductTimeout: no final line in time.
         """
         self.wait_for(r"^XL (done|trap) ", timeout)
         return {line.case: line for line in self.payload_lines() if isinstance(line, PayloadLine)}
@@ -136,7 +136,7 @@ class Domain:
     def beats(self, more: int = 3, timeout: float = 20.0) -> Heartbeat:
         """Wait until the heart has beaten ``more`` times from now on; the last beat.
 
-        :raises WaitTimeout: it stands still.
+        :raises ProductTimeout: it stands still.
         """
         before = self.heartbeats()
         wanted = (before[-1].n if before else 0) + more
@@ -147,7 +147,7 @@ class Domain:
                 return now[-1]
             if time.monotonic() > deadline:
                 last = f"beat {now[-1].n}" if now else "no beat at all"
-                raise WaitTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, last)
+                raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, last)
             time.sleep(0.3)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import BenchError, WaitTimeout
+from lab.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
@@ -59,8 +59,11 @@ class Host:
         return self.board.run(command, timeout=timeout, check=check)
 
     def xl(self, *words: str, timeout: float = 60.0, check: bool = True) -> Any:
-        """One ``xl`` command."""
-        return self.run(shlex.join(["xl", *words]), timeout=timeout, check=check)
+        """One ``xl`` command. :raises ToolstackFailed: its status is not 0, and ``check``."""
+        result = self.run(shlex.join(["xl", *words]), timeout=timeout, check=False)
+        if check and result.status:
+            raise ToolstackFailed(self.name, f"xl {' '.join(words)}", result.status, result.stderr or result.stdout)
+        return result
 
     def info(self) -> Mapping[str, str]:
         """``xl info`` as a mapping."""
@@ -97,6 +100,16 @@ class Host:
         self.xl("debug-keys", keys)
         return str(self.xl("dmesg").stdout)
 
+    def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
+        """The first line on the board's serial console that matches, from record ``since`` (``board.console.mark()``) on.
+
+        :raises ProductTimeout: it did not come.
+        """
+        try:
+            return self.board.console.wait_for(pattern, timeout, since=since)
+        except WaitTimeout as error:
+            raise ProductTimeout(error.what, error.timeout, error.last) from error
+
     # -- domains ---------------------------------------------------------------------------------------------
 
     def unique(self, stem: str) -> str:
@@ -107,7 +120,7 @@ class Host:
     def domain(self, config: DomainConfig, *, paused: bool = False) -> Iterator[Domain]:
         """Create a domain, and have it gone at the end whatever happens.
 
-        :raises CommandFailed: ``xl create`` refused.
+        :raises ToolstackFailed: ``xl create`` refused.
         """
         domain = Domain(self, config)
         try:

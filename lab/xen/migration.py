@@ -124,6 +124,10 @@ class Migration:
         """The actions that were taken, and where: the proof that a fault fell where a case says."""
         return [(line["action"], Step(line["step"])) for line in self.log() if "action" in line]
 
+    def actions(self) -> list[tuple[float, str, Step]]:
+        """The actions that were taken: seconds since the start, action, step."""
+        return [(line["t"] - self.started, line["action"], Step(line["step"])) for line in self.log() if "action" in line]
+
     def wait_acted(self, timeout: float = 60.0) -> None:
         """Wait until an action was taken. :raises WaitTimeout: it never came to it."""
         script = (

@@ -173,7 +173,7 @@ def _run(command: list[str], *, timeout: float) -> str:
     return done.stdout
 
 
-# -- the initramfs -------------------------------------------------------------------------------------------------
+# -- the initramfs -------------------------------------------------------------------------------------------
 
 
 def _module_files(modules: Path, wanted: Iterable[str]) -> list[Path]:

@@ -11,7 +11,7 @@ def test_s5_and_power_on(host, evidence):
     board = host.board
     mark = board.console.mark()
     host.shutdown()
-    board.console.wait_for(r"Entering ACPI S5 state|Hardware Dom0 halted", 60.0, since=mark)
+    host.expect_console(r"Entering ACPI S5 state|Hardware Dom0 halted", 60.0, since=mark)
     wait_until(lambda: not board.power.is_powered(), 30.0, f"{host.name}: the BMC reports power off")
     evidence.add("power after S5", "off", kind="bmc", board=host.name)
     board.strategy.reboot(entry="under-test")

@@ -1,0 +1,421 @@
+"""Reports: right for those who read them, harmless whatever a console said."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from junitparser import JUnitXml
+
+from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.reporting import figures, html, junit, terminal
+from lab.runs import RunFolder
+
+S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
+PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs"
+HOSTILE = (
+    '</pre></script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b]0;owned\x07\x1b[2J\x00\x08'
+    "\ufffe\ud800\x9b31m ]]> &amp; {{ 7*7 }} '\" \u202e"
+)
+
+
+def header(**changes: object) -> RunHeader:
+    plain = RunHeader(
+        run_id="20261123-083353-1a2b",
+        started=1795422833.0,
+        selection="full",
+        builds=("pv32-debug",),
+        boards={"virt1": {"class": "virtual", "bmc": "ipmi"}},
+        planned=(PV32, S3),
+        required_areas=("guest32", "sleep"),
+        finished=1795422933.0,
+        phases=(Phase("set-up", 1795422833.0, 10.0), Phase("lab up", 1795422843.0, 5.5)),
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def result(case: str = PV32, verdict: Verdict = Verdict.PASS, **changes: object) -> TestResult:
+    reason = "" if verdict is Verdict.PASS else "because"
+    plain = TestResult(
+        case, case.split("/")[1], verdict, "some-rule", reason, 1795422840.0, 2.0, ("virt1",), "pv32-debug"
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def run(tmp_path: Path, *results: TestResult, **changes: object) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run", header(**changes))
+    for one in results:
+        folder.append(one)
+    return folder
+
+
+def hostile_run(tmp_path: Path) -> RunFolder:
+    folder = run(
+        tmp_path,
+        planned=(PV32, S3, f"testcases/x/test_y.py::test[{HOSTILE}]"),
+        notes=(HOSTILE,),
+        selection=HOSTILE,
+        boards={HOSTILE: {HOSTILE: HOSTILE}},
+        phases=(Phase(HOSTILE, 1.0, 2.0),),
+    )
+    directory = folder.case_directory(S3, 1)
+    (directory / "virt1.console.log").write_bytes(
+        b"2026-11-23T08:33:53.123Z (XEN) Panic on CPU 0: " + HOSTILE.encode(errors="replace") + b"\xff\n"
+    )
+    (directory / "p.svg").write_text(f"<svg onload='alert(3)'>{HOSTILE}</svg>", errors="replace")
+    inside = directory.relative_to(folder.path)
+    folder.write_builds({"pv32-debug": {HOSTILE: HOSTILE}})
+    folder.append(
+        result(
+            S3,
+            Verdict.FAIL,
+            rule=HOSTILE,
+            reason=HOSTILE,
+            doc=HOSTILE,
+            boards=(HOSTILE,),
+            phases=(Phase(HOSTILE, 1.0, 2.0),),
+            evidence=(Evidence("console", HOSTILE, HOSTILE, 1.0, HOSTILE),),
+            figures={HOSTILE: 1.0},
+            consoles={HOSTILE: f"{inside}/virt1.console.log", "away": "../../../etc/passwd"},
+            pictures={HOSTILE: f"{inside}/p.svg", "away": "../x.svg"},
+        )
+    )
+    return folder
+
+
+# JUnit
+
+
+def cases_in(path: Path) -> dict[tuple[str, str], ET.Element]:
+    cases = list(ET.parse(path).getroot().iter("testcase"))
+    found = {(case.attrib["classname"], case.attrib["name"]): case for case in cases}
+    assert len(found) == len(cases)
+    return found
+
+
+def test_junit_says_each_verdict_as_ci_reads_it(tmp_path: Path) -> None:
+    names = {verdict: f"testcases/boot/test_b.py::test_{verdict.lower()}" for verdict in Verdict}
+    folder = run(
+        tmp_path, *(result(name, verdict) for verdict, name in names.items()), planned=(*names.values(), S3)
+    )
+    path = junit.write(folder)
+    found = cases_in(path)
+    said = {
+        name: [
+            (inner.tag, inner.get("type")) for inner in case if inner.tag in ("failure", "error", "skipped")
+        ]
+        for (_, name), case in found.items()
+    }
+    assert said == {
+        "test_fail": [("failure", "some-rule")],
+        "test_error": [("error", "some-rule")],
+        "test_miss": [("error", "miss")],
+        "test_pass": [],
+        "test_skip": [("skipped", "skip")],
+        "test_s3_rtc_wake": [("error", "miss")],
+    }
+    gone = found["testcases.sleep.test_s3", "test_s3_rtc_wake"].find("error")
+    assert gone is not None
+    assert gone.get("message") == "did not run"
+    suite = next(iter(JUnitXml.fromfile(str(path))))
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (6, 1, 3, 1)
+
+
+def test_junit_carries_verdict_rule_boards_and_evidence(tmp_path: Path) -> None:
+    evidence = (Evidence("command", "xl list", "Domain-0\n" * 1000, 1.0, "virt1"),)
+    case = cases_in(junit.write(run(tmp_path, result(S3, Verdict.FAIL, evidence=evidence))))[
+        "testcases.sleep.test_s3", "test_s3_rtc_wake"
+    ]
+    properties = {one.attrib["name"]: one.attrib["value"] for one in case.iter("property")}
+    assert properties["verdict"] == "FAIL"
+    assert properties["rule"] == "some-rule"
+    assert properties["boards"] == "virt1"
+    output = case.findtext("system-out") or ""
+    assert "xl list" in output
+    assert "characters left out" in output
+    assert len(output) < 3000
+
+
+def test_junit_names_are_unique_over_builds_and_attempts(tmp_path: Path) -> None:
+    same = "testcases/a.b/test_c.py::test_d"
+    other = "testcases/a/b/test_c.py::test_d"  # the same class name
+    folder = run(
+        tmp_path,
+        *(result(case, build=build) for case in (same, other) for build in ("old", "new")),
+        result(same, Verdict.MISS, build="old", attempt=1),
+        result(same, build="old", attempt=2),
+        builds=("old", "new"),
+    )
+    found = cases_in(junit.write(folder))
+    assert len(found) == 8  # four, and two planned of two builds that did not run
+    retried = found["testcases.a.b.test_c", "test_d (old)"]
+    assert retried.find("error") is None
+    assert "attempt 1: MISS" in (retried.findtext("system-out") or "")
+
+
+def test_junit_is_valid_under_hostile_bytes(tmp_path: Path) -> None:
+    path = junit.write(hostile_run(tmp_path))
+    text = path.read_text(encoding="utf-8")
+    ET.fromstring(text)
+    assert "<script" not in text
+    assert r"\x1b]0;owned\x07" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe]", text)
+    JUnitXml.fromfile(str(path))
+
+
+def test_reports_of_a_run_that_died_at_once(tmp_path: Path) -> None:
+    folder = run(tmp_path, finished=None, phases=(), boards={})
+    assert len(cases_in(junit.write(folder))) == 2
+    page = html.write(folder).read_text()
+    assert "has not finished, or it died" in page
+    assert "did not run" in page
+    terminal.summary(folder, file=(out := io.StringIO()))
+    assert "exit status 3" in out.getvalue()
+
+
+# HTML
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_html_is_harmless_under_hostile_bytes(tmp_path: Path) -> None:
+    text = html.write(hostile_run(tmp_path)).read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "{{ 7*7 }}" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\u202e]", text)
+    page = Page(text)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "iframe", "object", "embed", "link", "base", "form"}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/svg+xml;base64,")), value
+    assert "root:" not in text  # of /etc/passwd
+    assert "the slice is not in the run folder" in text
+    assert "The picture cannot be shown" in text
+
+
+def test_html_needs_nothing_from_outside(tmp_path: Path) -> None:
+    text = html.write(run(tmp_path, result(), result(S3))).read_text()
+    page = Page(text)
+    policies = [
+        a for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert "http://" not in re.sub(r"data:[^\"]*", "", text)
+    assert "https://" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_html_shows_the_run(tmp_path: Path) -> None:
+    evidence = (Evidence("command", "xl list", "Domain-0 running", 1795422841.0, "virt1"),)
+    folder = run(
+        tmp_path,
+        result(doc="What it proves."),
+        result(
+            S3,
+            Verdict.FAIL,
+            reason="never woke",
+            rule="assertion",
+            evidence=evidence,
+            figures={"wake_s": 3.5},
+        ),
+        notes=("virt2: BMC does not answer",),
+        exit_status=1,
+    )
+    folder.write_builds({"pv32-debug": {"build id": "c0ffee"}})
+    text = html.write(folder).read_text()
+    for said in (
+        "Exit status 1: a case failed",
+        "virt2: BMC does not answer",
+        "c0ffee",
+        "never woke",
+        "assertion",
+        "Domain-0 running",
+        "wake_s",
+        "What it proves.",
+        "Where the time goes",
+        "set-up",
+        "1 min 40 s",
+    ):
+        assert said in text, said
+
+
+def test_html_shows_cases_that_did_not_run(tmp_path: Path) -> None:
+    folder = run(tmp_path, result())
+    text = html.write(folder).read_text()
+    assert '<span class="v MISS">MISS</span> Run' in text
+    assert "Exit status 3" in text
+    assert "test_s3_rtc_wake" in text
+    assert "did not run" in text
+    assert "no PASS in area sleep" in text
+
+
+def test_html_puts_builds_side_by_side(tmp_path: Path) -> None:
+    folder = run(
+        tmp_path, result(build="old"), result(verdict=Verdict.FAIL, build="new"), builds=("old", "new")
+    )
+    text = html.write(folder).read_text()
+    assert "<th>old</th><th>new</th>" in text
+
+
+def test_html_colours_console_lines(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    path = folder.case_directory(S3, 1) / "virt1.console.log"
+    path.write_text(
+        "2026-11-23T08:33:53.123Z (XEN) Panic on CPU 0:\n"
+        "2026-11-23T08:33:53.124Z (XEN) Xen WARN at x.c:1\n"
+        "2026-11-23T08:33:53.125Z --- gap: SOL lost ---\n"
+    )
+    folder.append(result(S3, Verdict.FAIL, consoles={"virt1": str(path.relative_to(folder.path))}))
+    text = html.write(folder).read_text()
+    assert '<span class="crash"><b>08:33:53.123</b> (XEN) Panic on CPU 0:</span>' in text
+    assert '<span class="warning"><b>08:33:53.124</b>' in text
+    assert '<span class="gap"><b>08:33:53.125</b>' in text
+    assert "1 crash lines" in text
+
+
+def test_html_bounds_what_is_long_and_keeps_the_crash(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    path = folder.case_directory(S3, 1) / "virt1.console.log"
+    quiet = "2026-11-23T08:33:53.123Z (XEN) nothing of interest at all\n" * 20000
+    path.write_text(f"{quiet}2026-11-23T08:33:53.123Z (XEN) Panic on CPU 7:\n{quiet}")
+    body = "start" + "x" * 300_000 + "end"
+    folder.append(
+        result(
+            S3,
+            Verdict.FAIL,
+            consoles={"virt1": str(path.relative_to(folder.path))},
+            evidence=(Evidence("command", "long", body, 1.0),),
+        )
+    )
+    text = html.write(folder).read_text()
+    assert len(text) < 600_000
+    assert "Panic on CPU 7" in text
+    assert "lines left out" in text
+    assert "characters left out" in text
+    assert "startxxx" in text
+    assert "xxxend" in text
+
+
+# drawings
+
+
+def test_a_timeline_is_an_svg_of_its_own(tmp_path: Path) -> None:
+    svg = figures.timeline_svg(
+        HOSTILE, [(HOSTILE, 1.0, 2.0, HOSTILE), ("b", 5.0, 5.0, "bad")], [(3.0, HOSTILE)]
+    )
+    root = ET.fromstring(svg)
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
+        "svg",
+        "title",
+        "style",
+        "rect",
+        "text",
+        "line",
+    }
+
+
+@pytest.mark.parametrize(
+    "spans", [[], [("a", 1.0, 1.0, "x")], [("a", 0.0, 1e9, "x")], [("a", float("nan"), 1.0, "x")]]
+)
+def test_a_timeline_of_odd_spans_is_drawn(spans: list[tuple[str, float, float, str]]) -> None:
+    ET.fromstring(figures.timeline_svg("t", spans))
+
+
+def test_pictures_stand_in_the_page(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    path = folder.case_directory(S3, 1) / "a.svg"
+    path.write_text(figures.timeline_svg("t", [("a", 0.0, 1.0, "good")]))
+    folder.append(result(S3, pictures={"Migration": str(path.relative_to(folder.path))}))
+    text = html.write(folder).read_text()
+    assert base64.b64encode(path.read_bytes()).decode() in text
+
+
+# the terminal
+
+
+def test_without_a_terminal_there_is_a_line_for_each_thing(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with terminal.Progress(2, file=out) as progress:
+        progress.phase("set-up")
+        progress.note("building")
+        progress.result(result(seconds=12.34))
+        progress.result(result(S3, Verdict.FAIL, reason="never woke " + "x" * 200))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    assert re.fullmatch(r"\d\d:\d\d:\d\d -- set-up", lines[0])
+    assert re.search(r" PASS  guest32 +test_pv32_runs +12\.3 s  virt1$", lines[2])
+    assert "[never woke xxx" in lines[3]
+
+
+def test_the_terminal_is_not_driven_by_what_a_console_said(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path)
+    out = io.StringIO()
+    with terminal.Progress(2, file=out) as progress:
+        progress.phase(HOSTILE)
+        progress.note(HOSTILE)
+        for one in folder.results():
+            progress.result(one)
+    terminal.summary(folder, file=out)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", out.getvalue())
+    assert r"\x1b]0;owned\x07" in out.getvalue()
+
+
+def test_a_terminal_of_ascii_gets_ascii(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    with terminal.Progress(1, file=out) as progress:
+        progress.note("µ …")
+    terminal.summary(run(tmp_path, result(S3, Verdict.FAIL, reason="ü")), file=out)
+    assert rb"\xb5" in raw.getvalue()
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Tty()
+    with terminal.Progress(3, file=out) as progress:
+        progress.phase("cases")
+        progress.result(result())
+        progress.result(result(S3, Verdict.FAIL))
+    assert "2 of 3 cases" in out.getvalue()
+
+
+def test_the_summary_tells_what_did_not_pass_and_why(tmp_path: Path) -> None:
+    folder = run(
+        tmp_path, result(verdict=Verdict.MISS, reason="BMC silent", rule="bench"), notes=("virt2 is dead",)
+    )
+    junit.write(folder)
+    html.write(folder)
+    terminal.summary(folder, file=(out := io.StringIO()))
+    said = out.getvalue()
+    assert f"MISS  {PV32} on virt1: BMC silent (bench)" in said
+    assert f"MISS  {S3}: did not run" in said
+    assert "bench virt2 is dead" in said
+    assert str(folder.path / "report.html") in said
+    assert "exit status 3: the bench failed" in said
+    assert "1 planned without a result" in said

@@ -1,0 +1,349 @@
+"""The run folder: what is on disk when several write, when one dies, when the disk is full."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from lab import paths, runs
+from lab.errors import UsageError
+from lab.record import Evidence, RunHeader, TestResult, Verdict
+from lab.runs import RunFolder, exit_status
+
+S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
+PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs[hvm]"
+
+
+def header(**changes: object) -> RunHeader:
+    plain = RunHeader(
+        run_id="20261123-083353-1a2b",
+        started=1795000000.0,
+        selection="full",
+        builds=("pv32-debug",),
+        boards={"virt1": {"class": "virtual"}},
+        planned=(PV32, S3),
+        required_areas=("guest32", "sleep"),
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def result(case: str = PV32, verdict: Verdict = Verdict.PASS, **changes: object) -> TestResult:
+    area = case.split("/")[1]
+    plain = TestResult(case, area, verdict, "passed", "", 1.0, 2.0, ("virt1",), "pv32-debug")
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", header())
+
+
+# the folder
+
+
+def test_a_new_folder_holds_its_header(folder: RunFolder) -> None:
+    assert RunFolder.open(folder.path).header() == header()
+    assert list(folder.results()) == []
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UsageError, match="new or empty"):
+        RunFolder.create(tmp_path, header())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be made"):
+        RunFolder.create(tmp_path / name, header())
+
+
+def test_opening_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"run\.json"):
+        RunFolder.open(tmp_path)
+
+
+def test_the_header_is_replaced_as_a_whole(folder: RunFolder) -> None:
+    folder.write_header(header(finished=5.0, exit_status=0))
+    assert folder.header().exit_status == 0
+    assert not [path for path in folder.path.iterdir() if path.name.startswith(".run.json")]
+
+
+def test_facts_of_builds_are_kept(folder: RunFolder) -> None:
+    assert folder.builds() == {}
+    folder.write_builds({"pv32-debug": {"build id": "abcd", "version": "4.20"}})
+    assert folder.builds()["pv32-debug"]["build id"] == "abcd"
+
+
+# results
+
+
+def test_results_come_back_as_they_were(folder: RunFolder) -> None:
+    one = result(evidence=(Evidence("console", "t", "\x00\x1b[2J\ud800 ü\n", 1.0, "virt1"),))
+    folder.append(one)
+    assert list(folder.results()) == [one]
+
+
+def _append_many(path: Path, board: str) -> None:
+    folder = RunFolder.open(path)
+    for number in range(150):
+        folder.append(result(f"testcases/boot/test_{board}.py::test_{number}", doc=board * (number * 40)))
+
+
+def test_two_processes_append_at_once(folder: RunFolder) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_many, args=(folder.path, name)) for name in ("a", "b")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    lines = (folder.path / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 300
+    assert len({json.loads(line)["case"] for line in lines}) == 300
+
+
+@pytest.mark.parametrize("torn", ["", '{"case": "x', "\x00\x00\x00", '{"case": "x"}', "[1]", "7"])
+def test_a_torn_last_line_is_passed_over_and_does_not_swallow_the_next(folder: RunFolder, torn: str) -> None:
+    folder.append(result())
+    with open(folder.path / "results.jsonl", "a") as file:
+        file.write(torn)
+    assert [one.case for one in folder.results()] == [PV32]
+    folder.append(result(S3))
+    assert [one.case for one in folder.results()] == [PV32, S3]
+
+
+def _fill_the_disk(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    folder = RunFolder.open(path)
+    size = (path / "results.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3000, size + 3000))
+    try:
+        folder.append(result(S3, doc="x" * 8000))
+    except OSError:
+        folder.append(result(S3, doc="short"))  # there is room for this one
+        os._exit(7)
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_there(folder: RunFolder) -> None:
+    folder.append(result())
+    writer = multiprocessing.get_context("spawn").Process(target=_fill_the_disk, args=(folder.path,))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == 7
+    assert [(one.case, one.doc) for one in folder.results()] == [(PV32, ""), (S3, "short")]
+    assert (folder.path / "results.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_the_last_attempt_decides_in_the_order_of_the_plan(folder: RunFolder) -> None:
+    extra = "testcases/boot/test_boot.py::test_unplanned"
+    for one in (
+        result(extra),
+        result(S3, Verdict.MISS, attempt=1),
+        result(S3, Verdict.PASS, attempt=2),
+        result(PV32, Verdict.MISS),
+        result(PV32, Verdict.PASS),  # of a run that was gone on with
+    ):
+        folder.append(one)
+    assert [(one.case, one.verdict) for one in folder.final_results()] == [
+        (PV32, Verdict.PASS),
+        (S3, Verdict.PASS),
+        (extra, Verdict.PASS),
+    ]
+
+
+def test_each_build_decides_for_itself(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", header(builds=("old", "new")))
+    folder.append(result(PV32, Verdict.FAIL, build="new"))
+    folder.append(result(PV32, build="old"))
+    assert [(one.build, one.verdict) for one in folder.final_results()] == [("old", "PASS"), ("new", "FAIL")]
+    assert [(one.case, one.build) for one in folder.missing()] == [(S3, "old"), (S3, "new")]
+
+
+# exit status
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ((Verdict.PASS, Verdict.PASS), 0),
+        ((Verdict.PASS, Verdict.FAIL), 1),
+        ((Verdict.PASS, Verdict.ERROR), 1),
+        ((Verdict.MISS, Verdict.FAIL), 1),
+        ((Verdict.PASS, Verdict.MISS), 3),
+        ((Verdict.PASS, Verdict.SKIP), 3),  # area sleep has no PASS
+        ((Verdict.SKIP, Verdict.SKIP), 3),
+        ((Verdict.PASS,), 3),  # one is missing
+        ((Verdict.FAIL,), 1),
+        ((), 3),
+    ],
+)
+def test_exit_status(verdicts: tuple[Verdict, ...], status: int) -> None:
+    results = [result(case, verdict) for case, verdict in zip((PV32, S3), verdicts, strict=False)]
+    assert exit_status(header(), results) == status
+
+
+def test_exit_status_without_a_plan_and_required_areas() -> None:
+    free = header(planned=(), required_areas=())
+    assert exit_status(free, [result(), result(S3, Verdict.SKIP)]) == 0
+    assert exit_status(free, [result(verdict=Verdict.SKIP)]) == 3
+    assert exit_status(free, []) == 3
+
+
+def test_exit_status_counts_the_deciding_attempt_only() -> None:
+    attempts = [result(), result(S3, Verdict.MISS, attempt=1), result(S3, attempt=2)]
+    assert exit_status(header(), attempts) == 0
+
+
+# what cases leave
+
+
+def test_case_folders_are_readable_unique_and_stay_inside(folder: RunFolder) -> None:
+    hostile = [
+        "a.py::t[../../etc]",
+        "a.py::t[..-..-etc]",
+        "a.py::t[" + "x" * 500 + "]",
+        "a.py::t[\x00\n]",
+        "..",
+        "",
+    ]
+    made = [folder.case_directory(name, 1) for name in hostile]
+    assert len(set(made)) == len(made)
+    for path in made:
+        assert path.is_dir()
+        assert path.resolve().is_relative_to(folder.path / "cases")
+    assert "sleep-test_s3-test_s3_rtc_wake" in str(folder.case_directory(S3, 2))
+    assert folder.case_directory(S3, 2).name == "2"
+    assert folder.case_directory(S3, 1, "old") != folder.case_directory(S3, 1, "new")
+
+
+@dataclass(frozen=True)
+class Line:
+    time: float
+    kind: str
+    text: str
+
+
+def test_a_console_is_written_with_times_and_gaps(folder: RunFolder) -> None:
+    lines = [
+        Line(1795422833.1234, "line", "(XEN) hello\x1b[2J\x00\r"),
+        Line(1795422834.0, "gap", "SOL lost\nfor good"),
+        Line(1795422835.9999, "open", "back"),
+    ]
+    where = folder.write_console(folder.case_directory(S3, 1), "virt1", lines)
+    assert where.endswith("/1/virt1.console.log")
+    assert (folder.path / where).read_text().splitlines() == [
+        r"2026-11-23T08:33:53.123Z (XEN) hello\x1b[2J\x00\x0d",
+        r"2026-11-23T08:33:54.000Z --- gap: SOL lost\nfor good ---",
+        "2026-11-23T08:33:55.999Z --- open: back ---",
+    ]
+
+
+# what is kept
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("cache", "state"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(paths, name, lambda name=name: tmp_path / name)
+    return tmp_path
+
+
+def old_run(homes: Path, days: float, name: str = "") -> Path:
+    path = homes / "state" / "runs" / (name or f"run-{days:g}")
+    RunFolder.create(path, header(started=time.time() - days * 86400))
+    return path
+
+
+def old_thing(homes: Path, kind: str, name: str, days: float) -> Path:
+    path = homes / "cache" / kind / name
+    path.mkdir(parents=True)
+    marker = path / {"builds": "build.json", "images": "made"}.get(kind, "payload")
+    marker.write_text("1")
+    then = time.time() - days * 86400
+    os.utime(marker, (then, then))
+    return path
+
+
+def test_old_runs_beyond_the_newest_go(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUNS_KEPT", 2)
+    made = {days: old_run(homes, days) for days in (1, 13, 15, 20)}
+    said = runs.prune(dry_run=True)
+    assert all(path.exists() for path in made.values())
+    assert runs.prune() == said
+    assert [line.split("  ")[0] for line in said] == ["run run-15", "run run-20"]
+    assert [days for days, path in made.items() if path.exists()] == [1, 13]
+    assert [path.name for path in (homes / "state" / "runs").iterdir() if path.name.startswith(".")] == []
+
+
+def test_runs_over_the_room_go_but_never_the_newest(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUNS_BYTES", 1)
+    made = [old_run(homes, days) for days in (1, 2)]
+    runs.prune()
+    assert [path.exists() for path in made] == [True, False]
+
+
+def test_a_run_somebody_writes_to_stays(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUNS_KEPT", 1)
+    old_run(homes, 1)
+    path = old_run(homes, 100)
+    writer = RunFolder.open(path)
+    writer.append(result())
+    assert runs.prune() == []
+    del writer
+    assert len(runs.prune()) == 1
+
+
+def test_other_things_among_the_runs_stay(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "RUNS_KEPT", 0)
+    (homes / "state" / "runs" / "mine").mkdir(parents=True)
+    precious = homes / "precious"
+    RunFolder.create(precious, header(started=1.0))
+    (homes / "state" / "runs" / "link").symlink_to(precious)
+    old_run(homes, 1)
+    assert runs.prune() == []
+    assert (precious / "run.json").exists()
+
+
+def test_unused_builds_images_and_payloads_go(homes: Path) -> None:
+    gone = [old_thing(homes, kind, "old", 31) for kind in ("builds", "images", "payloads")]
+    kept = [old_thing(homes, kind, "new", 29) for kind in ("builds", "images", "payloads")]
+    kept.append(old_thing(homes, "trees", "old", 31))
+    assert len(runs.prune()) == 3
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in kept)
+
+
+def test_what_is_open_or_locked_stays(homes: Path) -> None:
+    import fcntl
+
+    opened, locked = old_thing(homes, "images", "opened", 90), old_thing(homes, "builds", "locked", 90)
+    with open(opened / "made"), open(homes / "cache" / "builds" / "locked.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert runs.prune() == []
+    assert opened.exists()
+    assert locked.exists()
+    assert len(runs.prune()) == 2
+
+
+def test_usage_names_what_takes_room(homes: Path) -> None:
+    old_run(homes, 1)
+    with open(old_thing(homes, "images", "x", 1) / "disk.raw", "wb") as disk:
+        disk.truncate(2**30)  # a hole takes no room
+    used = {what: size for what, _, size in runs.usage()}
+    assert used.keys() == {"state: runs", "cache: images"}
+    assert 0 < used["cache: images"] < 2**20
