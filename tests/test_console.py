@@ -18,8 +18,10 @@ import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import serial.rfc2217
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -562,6 +564,42 @@ def test_serial_device_is_read_and_written(record: Callable[..., Recording]) -> 
         os.close(port)
 
 
+def test_rfc2217_server_is_read_and_written(record: Callable[..., Recording]) -> None:
+    port = serial.serial_for_url("loop://", timeout=0.02)  # says what it hears
+    server = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def serve() -> None:
+        link, _ = server.accept()
+        link.settimeout(0.02)
+        with link, contextlib.suppress(OSError):
+            manager = serial.rfc2217.PortManager(port, SimpleNamespace(write=link.sendall))
+            while not done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    if not (data := link.recv(1000)):
+                        return
+                    port.write(b"".join(manager.filter(data)))
+                if heard := port.read(port.in_waiting):
+                    link.sendall(b"".join(manager.escape(heard)))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        number = server.getsockname()[1]
+        recording = record(
+            ConsoleSpec(via="rfc2217", serve_port=0, lines_port=0, host="127.0.0.1", port=number)
+        )
+        with recording.console() as console:
+            wait_until(console.is_connected, 10.0, "the serial server", interval=0.01)
+            mark = console.mark()
+            console.send(b"login: \xff root\r\n")
+            assert console.wait_for("root", 5.0, since=mark).text == "login: \\xff root"
+    finally:
+        done.set()
+        thread.join()
+        server.close()
+
+
 @dataclass
 class Sol:
     """A board behind a BMC: the UART's far end, and the BMC."""
@@ -607,25 +645,18 @@ def test_sol_is_read_and_written_without_ipmitools_own_words(sol: Sol, sol_recor
         assert not any("SOL" in line.text for line in console.lines(0))
 
 
-def test_sol_session_of_another_is_taken_over(sol: Sol, record: Callable[..., Recording]) -> None:
-    """As after a crash that left the BMC with a session nobody holds."""
-    where, environment = _ipmitool(sol.simulator)
-    other = subprocess.Popen(
-        [*where, "sol", "activate"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+def test_sol_session_that_was_not_closed_is_taken_over(
+    sol: Sol, record: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", sol.environment["XENLAB_CREDENTIAL_TEST"])
+    stale = sources.SolSource(sol.simulator.spec)
+    stale.open()
     try:
-        assert other.stdout and b"operational" in other.stdout.readline()
-        other.send_signal(signal.SIGSTOP)
         spec = ConsoleSpec(via="sol", serve_port=0, lines_port=0)
         with record(spec, bmc=sol.simulator.spec, environment=sol.environment).console() as console:
             wait_until(console.is_connected, 20.0, "the SOL session", interval=0.05)
     finally:
-        other.kill()
-        other.communicate()
+        stale.close()
 
 
 def test_sol_session_ended_by_another_is_a_loss(sol: Sol, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ _WRITE_TIMEOUT = 10.0  # over a few retransmissions of a SOL packet
 _DEACTIVATE_TIMEOUT = 25.0
 _ACTIVATE_TIMEOUT = 30.0
 # ipmitool's own keepalive proves the BMC alive, not that the session still carries the console: it does not
-# notice when somebody else deactivates it. So after this many silent seconds the BMC is asked, and again then.
+# notice when somebody else deactivates it. So the BMC is asked whenever nothing came for this many seconds.
 # (Its other keepalive, by empty SOL packets, does not keep ipmi_sim 2.0.33 from ending an idle session.)
 _ASK_AFTER = 30.0
 _ASK = ("raw", "0x06", "0x4a", "0x01")  # IPMI v2.0 section 24.4, Get Payload Activation Status, of SOL
@@ -153,12 +153,11 @@ class SerialSource(Source):
         self._port: Any = None
 
     def open(self) -> None:
-        # Nobody else may read the device: each byte goes to one reader only.
-        only = {} if "://" in self._url else {"exclusive": True}
+        # Nobody else may read the device: each byte goes to one reader only. RFC 2217 knows neither option.
+        own: dict[str, Any] = {"exclusive": True, "write_timeout": _WRITE_TIMEOUT}
+        options = {} if "://" in self._url else own
         try:
-            self._port = serial.serial_for_url(
-                self._url, baudrate=self._speed, timeout=POLL, write_timeout=_WRITE_TIMEOUT, **only
-            )
+            self._port = serial.serial_for_url(self._url, baudrate=self._speed, timeout=POLL, **options)
         except (OSError, ValueError) as error:  # SerialException is an OSError
             raise SourceLost(f"{self._url}: {_reason(error)}") from None
 
