@@ -167,7 +167,11 @@ def _write(file: Path, started: float, figures: Sequence[Figure], failed: Mappin
     content = {
         "started": started,
         "seconds": time.time() - started,
-        "machine": {"processors": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "machine": {
+            "processors": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
         "figures": [asdict(figure) for figure in figures],
         "not_measured": failed,
     }

@@ -52,7 +52,9 @@ def nightly(
     inventory: Inventory = VIRTUAL_LAB,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.")] = None,
     build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
-    select: Annotated[Selection, typer.Option(help="How much.")] = "full",
+    select: Annotated[
+        Selection | None, typer.Option(help="How much; default: quick on a virtual lab, full on machines.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.")] = None,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
@@ -74,7 +76,8 @@ def nightly(
 @app.command()
 def selftest(
     steps: Annotated[
-        list[str] | None, typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards; default: all."),
     ] = None,
 ) -> None:
     """Test the framework itself, then the quick cases on the virtual boards."""
@@ -96,7 +99,6 @@ def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
 def lab_status(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Show what of the lab runs; exit status 3 when it is not up."""
     from lab import inventory as inventories
-    from lab import nightly as night
     from lab.grid import services
 
     status = services.status(services.directory(inventories.load(inventory)))
@@ -114,7 +116,9 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
 
 
 @app.command()
-def build(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")]) -> None:
+def build(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],
+) -> None:
     """Make hypervisor builds, or find them in the cache."""
     from lab import builds
 

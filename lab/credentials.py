@@ -102,9 +102,7 @@ def store(path: Path, credentials: Mapping[str, Credential]) -> None:
         with open(handle, "w", encoding="utf-8") as stream:
             yaml = YAML(typ="safe", pure=True)
             yaml.default_flow_style = False
-            yaml.dump(
-                {name: {key: getattr(c, key) for key in _KEYS} for name, c in credentials.items()}, stream
-            )
+            yaml.dump({name: {key: getattr(c, key) for key in _KEYS} for name, c in credentials.items()}, stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

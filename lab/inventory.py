@@ -278,9 +278,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
         if capability not in CAPABILITIES:
             hint = did_you_mean(capability, list(CAPABILITIES))
             where = at(path, tree, (*key, "xenlab", "capabilities", index))
-            raise UsageError(
-                f"{where}: unknown capability {capability!r}{hint}; there are: {', '.join(CAPABILITIES)}"
-            )
+            raise UsageError(f"{where}: unknown capability {capability!r}{hint}; there are: {', '.join(CAPABILITIES)}")
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     if not isinstance(ssh_host, str):
@@ -327,14 +325,10 @@ def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardS
                 )
         bmc = (board.bmc.host, board.bmc.port)
         if (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
-            raise UsageError(
-                f"{at(path, tree, (*key, 'xenlab', 'bmc'))}: {bmc[0]}:{bmc[1]} is {other} already"
-            )
+            raise UsageError(f"{at(path, tree, (*key, 'xenlab', 'bmc'))}: {bmc[0]}:{bmc[1]} is {other} already")
         if board.link:
             links.setdefault(board.link, []).append(name)
     for link, ends in links.items():
         if len(ends) != 2:
             where = at(path, tree, (*found[ends[-1]][0], "xenlab", "link"))
-            raise UsageError(
-                f"{where}: link {link!r} joins {', '.join(ends)}: it must join exactly two boards"
-            )
+            raise UsageError(f"{where}: link {link!r} joins {', '.join(ends)}: it must join exactly two boards")

@@ -22,7 +22,7 @@ from lab import builds, inventory, paths, runs
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
-from lab.options import NightlyOptions
+from lab.options import NightlyOptions, Selection
 from lab.record import Phase, RunHeader, TestResult
 from lab.reporting import html, junit, terminal
 from lab.runs import RunFolder
@@ -60,35 +60,55 @@ def run(options: NightlyOptions) -> int:
     :raises UsageError: bad inventory, build, or selection; or a port is taken.
     """
     lab = inventory.load(options.inventory)
+    if options.resume:
+        return _resume(options, lab)
     names = options.builds or (DEFAULT_BUILD,)
     for name in names:
         builds.recipe(name)  # unknown names are said before anything is set up
-    cases = collect(options)
+    select = options.select or ("quick" if lab.is_virtual else "full")
+    cases = collect(options, select)
     if not cases:
         raise UsageError("no case matches the selection")
-    return Night(options, lab, tuple(names), cases).run()
+    header = RunHeader(
+        run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
+        started=time.time(),
+        selection=options.describe(select),
+        builds=tuple(names),
+        boards={name: _facts(board) for name, board in lab.boards.items()},
+        planned=tuple(case.nodeid for case in cases),
+        required_areas=_required_areas(options),
+    )
+    folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
+    return Night(options.inventory, lab, folder, cases).run()
+
+
+def _resume(options: NightlyOptions, lab: Lab) -> int:
+    """Run what has no result yet in a run that broke off; what was asked of it stays as it was."""
+    assert options.resume is not None
+    folder = RunFolder.open(options.resume)
+    header = folder.header()
+    if left := folder.missing():
+        cases = collect(
+            replace(options, paths=tuple(dict.fromkeys(one.case for one in left)), keyword="", marker=""),
+            "weekly",
+        )
+    else:
+        cases = []
+    folder.write_header(replace(header, finished=None, exit_status=None))
+    return Night(options.inventory, lab, folder, cases).run()
 
 
 class Night:
     """One run."""
 
-    def __init__(self, options: NightlyOptions, lab: Lab, names: tuple[str, ...], cases: list[Case]) -> None:
-        self._options, self._lab, self._builds, self._cases = options, lab, names, cases
-        self._phases: list[Phase] = []
-        self._notes: list[str] = []
-        header = RunHeader(
-            run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
-            started=time.time(),
-            selection=options.describe(),
-            builds=names,
-            boards={name: _facts(board) for name, board in lab.boards.items()},
-            planned=tuple(case.nodeid for case in cases),
-            required_areas=_required_areas(options),
-        )
-        where = options.output or paths.state() / "runs" / header.run_id
-        self.folder = RunFolder.create(where, header)
-        self._header = header
-        self._say = terminal.Progress(planned=len(cases) * len(names))
+    def __init__(self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
+        self._inventory, self._lab, self.folder, self._cases = inventory_file, lab, folder, cases
+        self._header = folder.header()
+        self._builds = self._header.builds
+        self._phases = list(self._header.phases)
+        self._notes = list(self._header.notes)
+        self._say = terminal.Progress(planned=len(folder.missing()))
+        self._shown = len(list(folder.results()))
 
     def run(self) -> int:
         interrupted = False
@@ -98,7 +118,8 @@ class Night:
                     self._set_up()
                     stack.enter_context(self._lab_up())
                     for build in self._builds:
-                        self._run_build(build)
+                        left = {one.case for one in self.folder.missing() if one.build == build}
+                        self._run_build(build, [case for case in self._cases if case.nodeid in left])
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -126,15 +147,14 @@ class Night:
             self._phases.append(Phase(name, started, time.monotonic() - clock))
 
     def _set_up(self) -> None:
-        from lab.xen.payloads import build_payloads
+        from lab.xen.payloads import build_payloads, kernel_root
 
         with self._phase("set-up"):
-            kernel_root = None
-            if self._lab.is_virtual or not list((paths.cache() / "images").glob("*/kernel")):
+            if self._lab.is_virtual:
                 from lab.virtual import image
 
-                kernel_root = image.make(progress=self._say.note).kernel_root
-            build_payloads(paths.cache() / "payloads", kernel_root)
+                image.make(progress=self._say.note)
+            build_payloads(paths.cache() / "payloads", kernel_root())
             made = [builds.make(name, progress=self._say.note) for name in self._builds]
             facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
             self.folder.write_builds(facts)
@@ -155,10 +175,10 @@ class Night:
             with self._phase("lab down"):
                 lab_down(self._lab)
 
-    def _run_build(self, build: str) -> None:
+    def _run_build(self, build: str, cases: Sequence[Case]) -> None:
         durations = _read_durations()
-        single = [case for case in self._cases if case.boards == 1]
-        pairs = [case for case in self._cases if case.boards == 2]
+        single = [case for case in cases if case.boards == 1]
+        pairs = [case for case in cases if case.boards == 2]
         if single:
             with self._phase("cases on single boards"):
                 self._workers(plan_single(single, list(self._lab.boards.values()), build, durations))
@@ -171,23 +191,17 @@ class Night:
     def _workers(self, shares: Sequence[Share]) -> None:
         """Run the shares side by side; show results as they come."""
         running = {index: self._start(index, share) for index, share in enumerate(shares)}
-        deadline = self._header.started + RUN_LIMIT
-        seen = 0
+        deadline = time.time() + RUN_LIMIT
         try:
             while any(process.poll() is None for process in running.values()):
-                results = list(self.folder.results())
-                for result in results[seen:]:
-                    self._say.result(result)
-                seen = len(results)
+                self._show_new()
                 if time.time() > deadline:
                     self._notes.append(f"ended after {RUN_LIMIT / 3600:.0f} h")
                     break
                 time.sleep(0.5)
         finally:
             _end(list(running.values()))
-            results = list(self.folder.results())
-            for result in results[seen:]:
-                self._say.result(result)
+            self._show_new()
         for index, process in running.items():
             if process.returncode not in (0, 1):
                 tail = self._worker_log(index, shares[index]).read_text(errors="replace")[-1500:]
@@ -195,15 +209,32 @@ class Night:
                     f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
                 )
 
+    def _show_new(self) -> None:
+        results = list(self.folder.results())
+        for result in results[self._shown :]:
+            self._say.result(result)
+        self._shown = len(results)
+
     def _worker_log(self, index: int, share: Share) -> Path:
         return self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.log"
 
     def _start(self, index: int, share: Share) -> subprocess.Popen[bytes]:
         arguments = self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.args"
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}", "-c", str(paths.CHECKOUT / "tox.ini")]
-        command += ["-q", "-p", "no:cacheprovider", f"--inventory={self._options.inventory}"]
-        command += [f"--boards={','.join(share.boards)}", f"--run-folder={self.folder.path}", f"--build={share.build}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            f"--rootdir={paths.CHECKOUT}",
+            "-c",
+            str(paths.CHECKOUT / "tox.ini"),
+        ]
+        command += ["-q", "-p", "no:cacheprovider", f"--inventory={self._inventory}"]
+        command += [
+            f"--boards={','.join(share.boards)}",
+            f"--run-folder={self.folder.path}",
+            f"--build={share.build}",
+        ]
         command += [f"@{arguments}"]
         with open(self._worker_log(index, share), "ab") as output:
             return subprocess.Popen(
@@ -253,14 +284,20 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 # -- planning ----------------------------------------------------------------------------------------------------------
 
 
-def collect(options: NightlyOptions) -> list[Case]:
+def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     """The cases of the selection, as pytest finds them.
 
     :raises UsageError: a path or expression that pytest refuses; carries its words.
     """
     script = paths.CHECKOUT / "lab" / "collecting.py"
-    command = [sys.executable, str(script), f"--rootdir={paths.CHECKOUT}", "-c", str(paths.CHECKOUT / "tox.ini")]
-    command += [f"--select={options.select}", *([f"-k={options.keyword}"] if options.keyword else [])]
+    command = [
+        sys.executable,
+        str(script),
+        f"--rootdir={paths.CHECKOUT}",
+        "-c",
+        str(paths.CHECKOUT / "tox.ini"),
+    ]
+    command += [f"--select={select}", *([f"-k={options.keyword}"] if options.keyword else [])]
     command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
     done = subprocess.run(
         command,

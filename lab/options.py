@@ -22,12 +22,12 @@ class NightlyOptions:
     inventory: Path = VIRTUAL_LAB
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
-    select: Selection = "full"
+    select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
 
-    def describe(self) -> str:
+    def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""
-        words = [self.select, *self.paths]
+        words = [select, *self.paths]
         words += [f"-k {self.keyword}"] if self.keyword else []
         words += [f"-m {self.marker}"] if self.marker else []
         return " ".join(words)

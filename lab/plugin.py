@@ -25,13 +25,13 @@ from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
 from lab.record import Evidence, RunHeader, TestResult
+from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat
 from lab.runs import RunFolder
-from lab.reporting.figures import timeline_svg
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
-from lab.xen.payloads import build_payloads
+from lab.xen.payloads import build_payloads, kernel_root
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Bench:
         from lab.grid import services, session
 
         build = builds.make(self.config.getoption("--build"))
-        payloads = build_payloads(paths.cache() / "payloads", _kernel_root())
+        payloads = build_payloads(paths.cache() / "payloads", kernel_root())
         self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
         boards = {name: self._session.board(name) for name in self.names}
         for board in boards.values():
@@ -287,12 +287,6 @@ class Bench:
         raise MissingCapability(",".join(self.names), "migration-pair")
 
 
-def _kernel_root() -> Path | None:
-    """Where a kernel for Linux payloads can be had: the dom0 image's tree, when there is one."""
-    found = sorted((paths.cache() / "images").glob("*/kernel"))
-    return found[-1] if found else None
-
-
 BENCH = pytest.StashKey[Bench]()
 
 
@@ -308,9 +302,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     bench = bench_of(item.config)
     running = bench.running = Running(item)
-    running.expected = frozenset(
-        name for marker in item.iter_markers("expects_crash") for name in marker.args
-    )
+    running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
     try:
         result = yield
     finally:
@@ -333,9 +325,7 @@ def pytest_runtest_makereport(
             else:
                 running.outcome = call.excinfo.value
                 if not isinstance(call.excinfo.value, LabError):
-                    running.evidence.append(
-                        Evidence("exception", call.when, str(report.longrepr)[-6000:], time.time())
-                    )
+                    running.evidence.append(Evidence("exception", call.when, str(report.longrepr)[-6000:], time.time()))
         if call.when == "call":
             bench_of(item.config).disarm()
     return report

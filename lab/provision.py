@@ -29,7 +29,12 @@ log = logging.getLogger(__name__)
 
 PLAYBOOK = paths.CHECKOUT / "firmware" / "provision" / "deploy.yaml"
 GUESTS = "var/lib/xenlab/guests"
-ON_BOARD = ("__init__.py", "xen/__init__.py", "xen/stream.py", "xen/proxy.py")  # of lab/: run in dom0 by its Python
+ON_BOARD = (
+    "__init__.py",
+    "xen/__init__.py",
+    "xen/stream.py",
+    "xen/proxy.py",
+)  # of lab/: run in dom0 by its Python
 # Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
 # which come later and win.
 XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
@@ -78,9 +83,7 @@ class Proof:
         return Evidence("provision", f"{self.board}: {verdict}", self.said, self.time, self.board)
 
 
-def deploy(
-    lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Path, *, ssh_words: Sequence[str]
-) -> None:
+def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Path, *, ssh_words: Sequence[str]) -> None:
     """Copy everything onto the boards, side by side, and write their boot entry; nothing is rebooted.
 
     ``directory`` keeps Ansible's output. ``ssh_words`` are the options for reaching boards.

@@ -48,9 +48,7 @@ class Seat:
 class Rig:
     """Boards of one process and the build that is wanted on them."""
 
-    def __init__(
-        self, lab: Lab, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path
-    ) -> None:
+    def __init__(self, lab: Lab, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path) -> None:
         self._lab = lab
         self.seats = {name: Seat(board) for name, board in boards.items()}
         self._wanted = wanted
@@ -113,9 +111,7 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(
-                lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted
-            )
+            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False

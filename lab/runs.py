@@ -87,9 +87,7 @@ def visible_line(text: str) -> str:
 def stamp(when: float) -> str:
     """``2026-11-23T08:33:53.123Z``"""
     thousandths = int(when * 1000)
-    return (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(thousandths // 1000)) + f".{thousandths % 1000:03d}Z"
-    )
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(thousandths // 1000)) + f".{thousandths % 1000:03d}Z"
 
 
 # -- the folder ----------------------------------------------------------------------------------------------
@@ -196,9 +194,7 @@ class RunFolder:
             with suppress(OSError):  # without locks, one write() a line has to do
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             end = os.fstat(descriptor).st_size
-            if (
-                end and os.pread(descriptor, 1, end - 1) != b"\n"
-            ):  # of a writer killed in the middle of a line
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":  # of a writer killed in the middle of a line
                 line = b"\n" + line
             try:
                 _write_whole(descriptor, line)

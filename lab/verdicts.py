@@ -13,7 +13,14 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductFailure, ProductTimeout, UsageError
+from lab.errors import (
+    BenchError,
+    HypervisorCrash,
+    MissingCapability,
+    ProductFailure,
+    ProductTimeout,
+    UsageError,
+)
 from lab.record import Evidence, Verdict
 
 REASON_LIMIT = 300  # characters

@@ -173,9 +173,7 @@ class Simulator:
 
     user, password = "admin", "canary-Z4q8vT1m"
 
-    def __init__(
-        self, folder: Path, chassis: Chassis, library: Path | None, sensor: bytes | None = b"Board Temp"
-    ):
+    def __init__(self, folder: Path, chassis: Chassis, library: Path | None, sensor: bytes | None = b"Board Temp"):
         self.folder, self.chassis = folder, chassis
         lan, kcs, sol = free_port(socket.SOCK_DGRAM), free_port(), free_port()
         self.spec = BmcSpec(host="127.0.0.1", credential="test", port=lan, cipher=3)
@@ -193,9 +191,7 @@ class Simulator:
             config += EXTENSION.format(library=library, program=chassis.program)
         with open(os.open(folder / "sim.conf", os.O_WRONLY | os.O_CREAT, 0o600), "w") as stream:
             stream.write(config)
-        emulation = EMULATION.format(
-            no_events=" ".join(["0" * 15] * 4), temperature=temperature_record(sensor or b"")
-        )
+        emulation = EMULATION.format(no_events=" ".join(["0" * 15] * 4), temperature=temperature_record(sensor or b""))
         lines = [line for line in emulation.splitlines(keepends=True) if sensor or "sdr_add" not in line]
         (folder / "sim.emu").write_text("".join(lines))
         self._process: subprocess.Popen[bytes] | None = None

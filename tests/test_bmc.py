@@ -240,9 +240,7 @@ def test_unknown_host_is_named() -> None:
         IpmiBmc("virt1", spec, Credential("admin", "x"), QUICK).is_powered()
 
 
-def test_users_own_password_variable_does_not_win(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_users_own_password_variable_does_not_win(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPMITOOL_PASSWORD", "something else")
     monkeypatch.setenv("IPMI_PASSWORD", "something else")
     assert not bmc_of(simulator).is_powered()
@@ -406,27 +404,19 @@ def test_boot_flags_that_are_not_valid_are_no_choice(simulator: Simulator, chass
     assert chassis.get("boot") == "pxe" and bmc.boot_device() == "none"
 
 
-@pytest.mark.parametrize(
-    ("code", "state"), [(0, "S0"), (3, "S3"), (4, "S4"), (5, "S5"), (6, "S4/S5"), (7, "G3")]
-)
-def test_sleep_state_is_the_boards_own(
-    board_simulator: Simulator, chassis: Chassis, code: int, state: str
-) -> None:
+@pytest.mark.parametrize(("code", "state"), [(0, "S0"), (3, "S3"), (4, "S4"), (5, "S5"), (6, "S4/S5"), (7, "G3")])
+def test_sleep_state_is_the_boards_own(board_simulator: Simulator, chassis: Chassis, code: int, state: str) -> None:
     chassis.set(sleep=code)
     assert bmc_of(board_simulator).sleep_state() == state
 
 
-def test_sleep_state_unknown_to_the_bmc_is_a_missing_capability(
-    board_simulator: Simulator, chassis: Chassis
-) -> None:
+def test_sleep_state_unknown_to_the_bmc_is_a_missing_capability(board_simulator: Simulator, chassis: Chassis) -> None:
     chassis.set(sleep=0x2A)
     with pytest.raises(MissingCapability, match="bmc-sleep-state"):
         bmc_of(board_simulator).sleep_state()
 
 
-def test_sleep_state_that_could_not_be_asked_is_a_failure(
-    board_simulator: Simulator, chassis: Chassis
-) -> None:
+def test_sleep_state_that_could_not_be_asked_is_a_failure(board_simulator: Simulator, chassis: Chassis) -> None:
     chassis.set(failures=1)
     with pytest.raises(CommandFailed):
         bmc_of(board_simulator).sleep_state()
@@ -437,9 +427,7 @@ def test_nmi_reaches_the_chassis(board_simulator: Simulator, chassis: Chassis) -
     assert chassis.calls() == [["nmi", "1"]]
 
 
-def test_nmi_that_the_board_refuses_is_no_missing_capability(
-    board_simulator: Simulator, chassis: Chassis
-) -> None:
+def test_nmi_that_the_board_refuses_is_no_missing_capability(board_simulator: Simulator, chassis: Chassis) -> None:
     chassis.set(failures=1)
     with pytest.raises(CommandFailed):
         bmc_of(board_simulator).nmi()
@@ -479,9 +467,7 @@ def test_extension_leaves_the_rest_to_the_simulator(board_simulator: Simulator, 
     assert chassis.calls() == [["power", "1"], ["reset", "1"], ["shutdown", "1"]]
 
 
-def test_extension_refuses_to_load_without_a_chassis_program(
-    tmp_path: Path, chassis: Chassis, board_bmc: Path
-) -> None:
+def test_extension_refuses_to_load_without_a_chassis_program(tmp_path: Path, chassis: Chassis, board_bmc: Path) -> None:
     simulator = Simulator(tmp_path, chassis, None)
     with (tmp_path / "sim.conf").open("a") as stream:
         stream.write(f'loadlib "{board_bmc}" ""\n')

@@ -237,9 +237,7 @@ def test_every_listener_gets_every_byte(wire: Wire, recording: Recording, consol
             link.close()
 
 
-def test_slow_listener_is_dropped_and_delays_nobody(
-    wire: Wire, recording: Recording, console: Console
-) -> None:
+def test_slow_listener_is_dropped_and_delays_nobody(wire: Wire, recording: Recording, console: Console) -> None:
     mark = console.mark()
     port = recording.config.console.serve_port
     with socket.create_connection(("127.0.0.1", port), 5.0) as sleeper:
@@ -317,9 +315,7 @@ def test_mark_counts_what_others_have_seen(wire: Wire, recording: Recording, con
             assert other.lines(last.n)[0] == last, turn
 
 
-def test_console_opened_later_reads_what_was_before(
-    wire: Wire, recording: Recording, console: Console
-) -> None:
+def test_console_opened_later_reads_what_was_before(wire: Wire, recording: Recording, console: Console) -> None:
     mark = console.mark()
     wire.say(b"early\r\n")
     early = console.wait_for("early", 5.0, since=mark)
@@ -329,9 +325,7 @@ def test_console_opened_later_reads_what_was_before(
         assert late.wait_for("early", 5.0, since=0) == early
 
 
-def test_requests_count_from_the_start_and_from_the_end(
-    wire: Wire, recording: Recording, console: Console
-) -> None:
+def test_requests_count_from_the_start_and_from_the_end(wire: Wire, recording: Recording, console: Console) -> None:
     mark = console.mark()
     wire.say(b"a\nb\nc\n")
     console.wait_for("c", 5.0, since=mark)
@@ -472,9 +466,7 @@ def test_records_are_rotated_and_read_back(wire: Wire, record: Callable[..., Rec
     assert any(line.text.startswith("001499") for line in lines) and len(lines) > 500
 
 
-def test_full_disk_stops_nobody_and_is_made_up_for(
-    wire: Wire, recording: Recording, console: Console
-) -> None:
+def test_full_disk_stops_nobody_and_is_made_up_for(wire: Wire, recording: Recording, console: Console) -> None:
     mark = console.mark()
     wire.say(b"fits\r\n")
     console.wait_for("fits", 5.0, since=mark)
@@ -546,9 +538,7 @@ def test_serial_device_is_read_and_written(record: Callable[..., Recording]) -> 
     board, port = os.openpty()
     tty.setraw(port)
     try:
-        recording = record(
-            ConsoleSpec(via="device", serve_port=0, lines_port=0, device=os.ttyname(port), speed=115200)
-        )
+        recording = record(ConsoleSpec(via="device", serve_port=0, lines_port=0, device=os.ttyname(port), speed=115200))
         with recording.console() as console:
             wait_until(console.is_connected, 5.0, "the device", interval=0.01)
             mark = console.mark()
@@ -586,9 +576,7 @@ def test_rfc2217_server_is_read_and_written(record: Callable[..., Recording]) ->
     thread.start()
     try:
         number = server.getsockname()[1]
-        recording = record(
-            ConsoleSpec(via="rfc2217", serve_port=0, lines_port=0, host="127.0.0.1", port=number)
-        )
+        recording = record(ConsoleSpec(via="rfc2217", serve_port=0, lines_port=0, host="127.0.0.1", port=number))
         with recording.console() as console:
             wait_until(console.is_connected, 10.0, "the serial server", interval=0.01)
             mark = console.mark()
@@ -745,9 +733,7 @@ def names(lines: list[ConsoleLine], kind: str) -> list[str]:
         ("420-S3-xenpm", [], []),
     ],
 )
-def test_recorded_consoles_show_their_crashes_and_no_others(
-    name: str, crashes: list[str], warnings: list[str]
-) -> None:
+def test_recorded_consoles_show_their_crashes_and_no_others(name: str, crashes: list[str], warnings: list[str]) -> None:
     lines = recorded(name)
     assert names(lines, "crash") == crashes
     assert names(lines, "warning") == warnings

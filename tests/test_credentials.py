@@ -36,9 +36,7 @@ def write(text: str, *, mode: int = 0o600) -> Path:
 def test_environment_comes_first_then_the_users_file_then_the_virtual_labs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    credentials.store(
-        paths.state() / "lab" / "credentials.yaml", {"virtual-bmc": Credential("lab", "fromlab")}
-    )
+    credentials.store(paths.state() / "lab" / "credentials.yaml", {"virtual-bmc": Credential("lab", "fromlab")})
     assert credentials.lookup("virtual-bmc") == Credential("lab", "fromlab")
     write(GOOD)
     assert credentials.lookup("virtual-bmc") == Credential("admin", "fromfile")

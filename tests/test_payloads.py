@@ -100,9 +100,7 @@ def number(value: bytes) -> int:
 
 
 @pytest.mark.parametrize(("name", "bits", "machine"), [("pv32", 32, 3), ("pv64", 64, 62)])
-def test_pv_kernels_have_the_notes_of_a_pv_guest(
-    built: dict[str, Path], name: str, bits: int, machine: int
-) -> None:
+def test_pv_kernels_have_the_notes_of_a_pv_guest(built: dict[str, Path], name: str, bits: int, machine: int) -> None:
     """Loader, interface version, where it lies, its hypercall page, and that a suspend can be cancelled."""
     width, arch, found = notes(built[name])
     assert (width, arch) == (bits, machine)
@@ -137,9 +135,7 @@ def test_built_once_and_then_kept(tmp_path: Path, built: dict[str, Path]) -> Non
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("making-")] == []
 
 
-def test_a_broken_source_says_so_in_the_compilers_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_source_says_so_in_the_compilers_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = tmp_path / "guests"
     sources.mkdir()
     (sources / "broken.c").write_text("int main(void) { return nowhere; }\n")

@@ -101,15 +101,11 @@ def cases_in(path: Path) -> dict[tuple[str, str], ET.Element]:
 
 def test_junit_says_each_verdict_as_ci_reads_it(tmp_path: Path) -> None:
     names = {verdict: f"testcases/boot/test_b.py::test_{verdict.lower()}" for verdict in Verdict}
-    folder = run(
-        tmp_path, *(result(name, verdict) for verdict, name in names.items()), planned=(*names.values(), S3)
-    )
+    folder = run(tmp_path, *(result(name, verdict) for verdict, name in names.items()), planned=(*names.values(), S3))
     path = junit.write(folder)
     found = cases_in(path)
     said = {
-        name: [
-            (inner.tag, inner.get("type")) for inner in case if inner.tag in ("failure", "error", "skipped")
-        ]
+        name: [(inner.tag, inner.get("type")) for inner in case if inner.tag in ("failure", "error", "skipped")]
         for (_, name), case in found.items()
     }
     assert said == {
@@ -216,9 +212,7 @@ def test_html_is_harmless_under_hostile_bytes(tmp_path: Path) -> None:
 def test_html_needs_nothing_from_outside(tmp_path: Path) -> None:
     text = html.write(run(tmp_path, result(), result(S3))).read_text()
     page = Page(text)
-    policies = [
-        a for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policies = [a for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
     assert policies[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     assert "http://" not in re.sub(r"data:[^\"]*", "", text)
     assert "https://" not in text
@@ -270,9 +264,7 @@ def test_html_shows_cases_that_did_not_run(tmp_path: Path) -> None:
 
 
 def test_html_puts_builds_side_by_side(tmp_path: Path) -> None:
-    folder = run(
-        tmp_path, result(build="old"), result(verdict=Verdict.FAIL, build="new"), builds=("old", "new")
-    )
+    folder = run(tmp_path, result(build="old"), result(verdict=Verdict.FAIL, build="new"), builds=("old", "new"))
     text = html.write(folder).read_text()
     assert "<th>old</th><th>new</th>" in text
 
@@ -320,9 +312,7 @@ def test_html_bounds_what_is_long_and_keeps_the_crash(tmp_path: Path) -> None:
 
 
 def test_a_timeline_is_an_svg_of_its_own(tmp_path: Path) -> None:
-    svg = figures.timeline_svg(
-        HOSTILE, [(HOSTILE, 1.0, 2.0, HOSTILE), ("b", 5.0, 5.0, "bad")], [(3.0, HOSTILE)]
-    )
+    svg = figures.timeline_svg(HOSTILE, [(HOSTILE, 1.0, 2.0, HOSTILE), ("b", 5.0, 5.0, "bad")], [(3.0, HOSTILE)])
     root = ET.fromstring(svg)
     assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
         "svg",
@@ -334,9 +324,7 @@ def test_a_timeline_is_an_svg_of_its_own(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "spans", [[], [("a", 1.0, 1.0, "x")], [("a", 0.0, 1e9, "x")], [("a", float("nan"), 1.0, "x")]]
-)
+@pytest.mark.parametrize("spans", [[], [("a", 1.0, 1.0, "x")], [("a", 0.0, 1e9, "x")], [("a", float("nan"), 1.0, "x")]])
 def test_a_timeline_of_odd_spans_is_drawn(spans: list[tuple[str, float, float, str]]) -> None:
     ET.fromstring(figures.timeline_svg("t", spans))
 
@@ -406,9 +394,7 @@ def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_summary_tells_what_did_not_pass_and_why(tmp_path: Path) -> None:
-    folder = run(
-        tmp_path, result(verdict=Verdict.MISS, reason="BMC silent", rule="bench"), notes=("virt2 is dead",)
-    )
+    folder = run(tmp_path, result(verdict=Verdict.MISS, reason="BMC silent", rule="bench"), notes=("virt2 is dead",))
     junit.write(folder)
     html.write(folder)
     terminal.summary(folder, file=(out := io.StringIO()))

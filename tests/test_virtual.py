@@ -180,7 +180,13 @@ def test_chassis_program_asks_the_daemon(tmp_path: Path, capsys: pytest.CaptureF
         program = str(Path(chassis.__file__))
         for words in (["get", "power", "boot"], ["set", "boot", "pxe", "persistent", "1"]):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", program, str(tmp_path / "control"), *words, stdout=asyncio.subprocess.PIPE
+                sys.executable,
+                "-I",
+                "-S",
+                program,
+                str(tmp_path / "control"),
+                *words,
+                stdout=asyncio.subprocess.PIPE,
             )
             output, _ = await asyncio.wait_for(process.communicate(), 20)
             if words[0] == "get":

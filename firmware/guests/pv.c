@@ -7,7 +7,7 @@
 #define PTE_FLAGS 0x67 /* present, writable, user, accessed, dirty */
 #define INVALID (~0UL)
 #define FRAMES_PER_PAGE (PAGE / sizeof(ulong))
-#define LIST_PAGES (8192 / FRAMES_PER_PAGE) /* 4 GiB of guest (32 bit), 16 GiB... of p2m pages at most 8192 */
+#define LIST_PAGES (8192 / FRAMES_PER_PAGE) /* lists of the 8192 p2m pages that 16 GiB (64 bit) need */
 
 typedef char page_t[PAGE];
 
@@ -19,7 +19,6 @@ u32 console_port, store_port;
 struct range free_ranges[8];
 unsigned free_count;
 
-extern char _end[];
 extern const ulong trap_entries[20];
 static struct start_info *start;
 static ulong *p2m, page_count;

@@ -111,9 +111,7 @@ class IpmiBmc:
 
     def __init__(self, board: str, spec: BmcSpec, credential: Credential, pace: Pace | None = None) -> None:
         if len(credential.user.encode()) > 16 or len(credential.password.encode()) > 20:
-            raise UsageError(
-                f"{board}: credential {spec.credential!r}: IPMI takes 16 bytes of user and 20 of password"
-            )
+            raise UsageError(f"{board}: credential {spec.credential!r}: IPMI takes 16 bytes of user and 20 of password")
         self.board = board
         self._spec = spec
         self._credential = credential
@@ -267,9 +265,7 @@ class IpmiBmc:
                 seen_since = None
                 if sent_at is None or now - sent_at >= self._pace.repeat_after:
                     if sent_at is not None:
-                        self._log.warning(
-                            "still not %s %.1f s after it was told to: again", wanted, now - sent_at
-                        )
+                        self._log.warning("still not %s %.1f s after it was told to: again", wanted, now - sent_at)
                     sent_at = now
                     self._control(wanted, acknowledgement)
             except BmcRefused:
@@ -333,17 +329,12 @@ class IpmiBmc:
         if _NO_SESSION in exchange.output or _LOGIN_REFUSED.search(exchange.output):
             raise self._no_session(exchange)
         if _FELL_SILENT in exchange.output:
-            raise BmcUnreachable(
-                f"{self.board}: BMC {self._address} fell silent: `{_shown(command)}` had no answer"
-            )
+            raise BmcUnreachable(f"{self.board}: BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         raise CommandFailed(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:
         """Why there was no session: only ``-v`` tells a wrong password from a dead BMC."""
-        told = (
-            failed.output
-            + self._exchange("-v", *_IMPATIENT, "mc", "info", timeout=_COMMAND_TIMEOUT)[0].output
-        )
+        told = failed.output + self._exchange("-v", *_IMPATIENT, "mc", "info", timeout=_COMMAND_TIMEOUT)[0].output
         who = f"user {self._credential.user!r}, credential {self._spec.credential!r}"
         if match := _LOGIN_REFUSED.search(told):
             return BmcRefused(
@@ -410,6 +401,4 @@ def _shown(command: tuple[str, ...]) -> str:
 def _printable(data: bytes | None) -> str:
     """A BMC's strings are whatever its maker, or an intruder, put there."""
     text = (data or b"").decode(errors="replace")
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

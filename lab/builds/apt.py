@@ -39,9 +39,7 @@ def deb822_with_sources(text: str) -> str:
             stanzas.append([])
     kept = []
     for stanza in stanzas:
-        fields = {
-            found["name"].lower(): found["value"].strip() for line in stanza if (found := _FIELD.match(line))
-        }
+        fields = {found["name"].lower(): found["value"].strip() for line in stanza if (found := _FIELD.match(line))}
         if "uris" not in fields or fields.get("enabled", "yes").lower() in (
             "no",
             "false",
@@ -123,6 +121,17 @@ class PrivateApt:
             temporary.replace(file)
         return version
 
+    def depends(self, package: str) -> tuple[str, ...]:
+        """The packages that ``package`` depends on, as apt would take them now.
+
+        :raises BenchError: apt knows no such package.
+        """
+        with self._locked():
+            if not self._is_fresh():
+                self._update()
+            said = run([*self._with_config("apt-cache"), "depends", "--important", package], timeout=60)
+        return tuple(re.findall(r"^ *\|?(?:Pre)?Depends: ([\w.+-]+)$", said, re.MULTILINE))
+
     def _answers(self, file: Path) -> dict[str, list[object]]:
         try:
             answers = json.loads(file.read_text(encoding="utf-8"))
@@ -158,9 +167,7 @@ class PrivateApt:
 
     def _offered(self, package: str) -> str:
         said = run([*self._with_config("apt-cache"), "madison", package], timeout=60)
-        versions = dict.fromkeys(
-            line.split("|")[1].strip() for line in said.splitlines() if line.count("|") == 2
-        )
+        versions = dict.fromkeys(line.split("|")[1].strip() for line in said.splitlines() if line.count("|") == 2)
         return f"versions on offer: {', '.join(versions) or 'none'}"
 
     def _locked(self) -> AbstractContextManager[int]:

@@ -89,9 +89,7 @@ def run(
     if late.is_set():
         raise CommandError(f"{what}: not done after {timeout:.0f} s{_ending(output, log)}", ended=False)
     if status:
-        raise CommandError(
-            f"{what}: {command[0]} ended with status {status}{_ending(output, log)}", ended=status > 0
-        )
+        raise CommandError(f"{what}: {command[0]} ended with status {status}{_ending(output, log)}", ended=status > 0)
     return "".join(output)
 
 

@@ -69,13 +69,7 @@ def check(wanted: Iterable[Wish], resolved: Mapping[str, str]) -> None:
     for wish in wanted:
         is_now = resolved.get(wish.symbol, "n")  # Kconfig leaves out what cannot be chosen
         if is_now != wish.value:
-            known = (
-                ""
-                if wish.symbol in resolved
-                else " (this Xen does not offer it, or what it depends on is off)"
-            )
-            lost.append(
-                f"{wish.where}: asked for CONFIG_{wish.symbol}={wish.value}, resolved to {is_now}{known}"
-            )
+            known = "" if wish.symbol in resolved else " (this Xen does not offer it, or what it depends on is off)"
+            lost.append(f"{wish.where}: asked for CONFIG_{wish.symbol}={wish.value}, resolved to {is_now}{known}")
     if lost:
         raise UsageError("\n".join(lost))

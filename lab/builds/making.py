@@ -161,9 +161,7 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
     )
 
 
-def _finish(
-    recipe: Recipe, key: str, source: str, version: str, work: Path, log_file: Path, seconds: float
-) -> None:
+def _finish(recipe: Recipe, key: str, source: str, version: str, work: Path, log_file: Path, seconds: float) -> None:
     try:
         build_id = elf.build_id(work / "xen.gz")
     except ValueError as error:
@@ -198,9 +196,7 @@ def _compile(
         environment = _environment(tree)
         command = ["make", "-C", "xen", *_compiler_arguments(recipe.compiler)]
 
-        def run_make(
-            *arguments: str, what: str, timeout: float, on_line: Callable[[str], None] | None = None
-        ) -> str:
+        def run_make(*arguments: str, what: str, timeout: float, on_line: Callable[[str], None] | None = None) -> str:
             return run(
                 [*command, *arguments],
                 what=f"build {recipe.name}: {what}",
@@ -224,9 +220,7 @@ def _compile(
                 file.write(f"\n{fragment.read_text(encoding='utf-8')}\n")
         run_make("olddefconfig", what="olddefconfig", timeout=120)
         kconfig.check(wanted, kconfig.parse(config.read_text(encoding="utf-8")))
-        if (
-            before and before[0] == config.read_bytes()
-        ):  # unchanged: what depends on it need not be compiled again
+        if before and before[0] == config.read_bytes():  # unchanged: what depends on it need not be compiled again
             os.utime(config, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
 
         count = 0
@@ -242,9 +236,7 @@ def _compile(
         version = run_make("--no-print-directory", "-s", "xenversion", what="version", timeout=60).split()
         made = tree.directory / "xen"
         if not (made / "xen.gz").exists():
-            raise BenchError(
-                f"build {recipe.name}: make was content, but there is no xen/xen.gz\nlog: {log_file}"
-            )
+            raise BenchError(f"build {recipe.name}: make was content, but there is no xen/xen.gz\nlog: {log_file}")
         shutil.copy2(made / "xen.gz", work / "xen.gz")
         if (made / "xen-syms").exists():
             shutil.copy2(made / "xen-syms", work / "xen-syms")
@@ -293,9 +285,7 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: _Pace
             ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, timeout=120, check=False
         )
         if unpack.returncode:
-            raise BenchError(
-                f"{package.name}: cannot be unpacked: {unpack.stderr.decode(errors='replace')[-400:]}"
-            )
+            raise BenchError(f"{package.name}: cannot be unpacked: {unpack.stderr.decode(errors='replace')[-400:]}")
         (Path(scratch) / "data.tar").write_bytes(unpack.stdout)
         with tarfile.open(Path(scratch) / "data.tar") as tar:
             files = {member.name: member for member in tar if member.isfile()}

@@ -110,9 +110,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
         path = fragments / f"{text}.config"
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
-            raise UsageError(
-                f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}"
-            )
+            raise UsageError(f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
         return path
 
     config = data.config
@@ -148,9 +146,7 @@ def _source(data: _SourceFile, place: Any) -> Source:
         return DebianBinary(data.debian_binary.package, data.debian_binary.version)
     assert data.prebuilt  # exactly one is there: _SourceFile
     given = data.prebuilt
-    symbols = (
-        place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
-    )
+    symbols = place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
     return Prebuilt(place(("source", "prebuilt", "xen"), given.xen, "hypervisor"), symbols, given.version)
 
 

@@ -185,9 +185,7 @@ def _commit(repository: Path, revision: str) -> str:
         return ""
     try:
         asked = f"{revision}^{{commit}}"
-        return _git(
-            "-C", str(repository), "rev-parse", "--verify", "--quiet", "--end-of-options", asked
-        ).split()[-1]
+        return _git("-C", str(repository), "rev-parse", "--verify", "--quiet", "--end-of-options", asked).split()[-1]
     except CommandError as error:
         if "dubious ownership" in str(error):
             raise

@@ -281,6 +281,4 @@ class Console:
             last = [line for line in self._held[-4 * LAST_LINES :] if line.kind != "rotate"][-LAST_LINES:]
         if not last:
             return "nothing since the console was opened"
-        return "".join(
-            f"\n  {line.text if line.kind == 'line' else f'[{line.kind}] {line.text}'}" for line in last
-        )
+        return "".join(f"\n  {line.text if line.kind == 'line' else f'[{line.kind}] {line.text}'}" for line in last)

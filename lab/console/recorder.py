@@ -169,9 +169,7 @@ class Log:
             if path == self._path:
                 torn = len(tail) - (tail.rfind(b"\n") + 1)
                 tail = tail[: len(tail) - torn]
-            last = max(
-                [last, *(number for line in tail.splitlines() if (number := _number(line)) is not None)]
-            )
+            last = max([last, *(number for line in tail.splitlines() if (number := _number(line)) is not None)])
         self._open()
         if torn:  # by a crash, before anybody was told of it
             self._size -= torn
@@ -331,9 +329,7 @@ class Recorder:
         self._raw: set[asyncio.StreamWriter] = set()
         self._feeds: dict[asyncio.StreamWriter, Feed] = {}
         self._stop = threading.Event()
-        self._source_lock = (
-            threading.Lock()
-        )  # held while writing and while closing: a descriptor is reused at once
+        self._source_lock = threading.Lock()  # held while writing and while closing: a descriptor is reused at once
         self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=1000)
         self._loop: asyncio.AbstractEventLoop
 
@@ -358,9 +354,7 @@ class Recorder:
             try:
                 self._next = self._log.open()
             except OSError as error:
-                raise UsageError(
-                    f"{self._config.board}: {self._config.directory}: {error.strerror}"
-                ) from None
+                raise UsageError(f"{self._config.board}: {self._config.directory}: {error.strerror}") from None
             if self._next > 1:
                 self._tell([("gap", time.time(), "the recorder was started anew")])
             for server in servers:
@@ -516,9 +510,7 @@ class Recorder:
                 try:
                     self._to_source.put_nowait(data)
                 except queue.Full:
-                    _log.warning(
-                        "%s: %d bytes of input lost: the source is stuck", self._config.board, len(data)
-                    )
+                    _log.warning("%s: %d bytes of input lost: the source is stuck", self._config.board, len(data))
         self._raw.discard(writer)
         writer.close()
 
@@ -542,9 +534,7 @@ class Recorder:
             self._feeds.pop(writer, None)
             writer.close()
 
-    async def _serve_lines(
-        self, since: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_lines(self, since: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = since if since >= 0 else self._next + since + 1
         # No await from here to the next comment: history and what comes must meet without a seam.
         feed = self._feeds[writer] = Feed(writer)

@@ -64,7 +64,14 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     ready.unlink(missing_ok=True)
     with open(folder / "supervisor.log", "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.grid.supervisor", str(folder), *([] if detach else [str(os.getpid())])],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "lab.grid.supervisor",
+                str(folder),
+                *([] if detach else [str(os.getpid())]),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -121,7 +128,10 @@ def ports_in_use(lab: Lab) -> list[str]:
     """Which of the ports that the services need are taken, with what each is for."""
     wanted = [(int(lab.coordinator.rsplit(":", 1)[1]), "labgrid coordinator")]
     for board in lab.boards.values():
-        wanted += [(board.console.serve_port, f"{board.name} console"), (board.console.lines_port, f"{board.name} lines")]
+        wanted += [
+            (board.console.serve_port, f"{board.name} console"),
+            (board.console.lines_port, f"{board.name} lines"),
+        ]
     taken = []
     for port, what in wanted:
         with socket.socket() as probe:
@@ -192,7 +202,7 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
-    tags = {**board.tags, "lab": lab.name, **{name: "yes" for name in board.capabilities}}
+    tags = {**board.tags, "lab": lab.name, **dict.fromkeys(board.capabilities, "yes")}
     if board.link:
         tags["link"] = board.link
     match = {"exporter": "*", "group": board.name, "cls": "*", "name": None, "rename": None}

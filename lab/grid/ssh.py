@@ -86,7 +86,15 @@ class Ssh:
         """
         started = time.monotonic()
         remote = f"timeout -k 3 {timeout + 1:.0f} sh -c {shlex.quote(command)}"
-        argv = ["ssh", *self._words(connect_timeout), "-p", str(self._port), f"{self._user}@{self._host}", "--", remote]
+        argv = [
+            "ssh",
+            *self._words(connect_timeout),
+            "-p",
+            str(self._port),
+            f"{self._user}@{self._host}",
+            "--",
+            remote,
+        ]
         try:
             done = subprocess.run(
                 argv,
@@ -201,7 +209,9 @@ class Job:
         :raises WaitTimeout: still running after ``timeout`` seconds; carries the end of its output.
         """
         ticks = max(1, int(timeout * 5))
-        script = f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; true"
+        script = (
+            f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; true"
+        )
         self._ssh.run(script, timeout=timeout * 2 + 30)
         status = self.poll()
         if status is None:

@@ -152,7 +152,9 @@ class XenStrategy(Strategy):
         try:
             self.serial.expect(MENU, timeout=MENU_TIMEOUT)
         except (pexpect.TIMEOUT, pexpect.EOF):
-            raise WaitTimeout(f"{self.target.name}: boot loader's menu on the console", MENU_TIMEOUT, self._tail()) from None
+            raise WaitTimeout(
+                f"{self.target.name}: boot loader's menu on the console", MENU_TIMEOUT, self._tail()
+            ) from None
         self.serial.write(HOTKEYS[entry])
 
     def _wait_booted(self, started: float, until: Status) -> None:
@@ -195,7 +197,9 @@ class XenStrategy(Strategy):
 
     def _answers(self) -> bool:
         try:
-            return bool(self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0)
+            return bool(
+                self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0
+            )
         except BenchError:
             return False
 

@@ -64,12 +64,9 @@ def timeline_svg(
     step = _step(length)
     for number in range(int(length / step + 1e-9) + 1):
         at = x(first + number * step)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{bottom:.0f}"/>')
         parts.append(
-            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{bottom:.0f}"/>'
-        )
-        parts.append(
-            f'<text class="text" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">'
-            f"{number * step:g} s</text>"
+            f'<text class="text" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">{number * step:g} s</text>'
         )
     for label, index in lanes.items():
         y = _TOP + LANE * index

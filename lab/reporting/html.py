@@ -280,9 +280,7 @@ def _slice(folder: RunFolder, result: TestResult, board: str, path: str) -> Slic
             lines.append(Line(when[11:23], visible_line(shortened(said, LINE_LIMIT)), mark))
     marks = [line.mark for line in lines]
     limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
-    return Slice(
-        board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning")
-    )
+    return Slice(board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning"))
 
 
 def _most_telling(lines: Sequence[Line], limit: int) -> list[Line]:

@@ -115,9 +115,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
 
 def _missing(suite: ET.Element, names: _Names, one: Missing) -> None:
     case = ET.SubElement(suite, "testcase", names.of(one.case, one.build), time="0.000")
-    _properties(
-        case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": visible_line(one.build)}
-    )
+    _properties(case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": visible_line(one.build)})
     inner = ET.SubElement(case, "error", message="did not run", type="miss")
     inner.text = "planned, but the run has no result of it"
 

@@ -88,9 +88,7 @@ class Progress:
 
     def _render(self) -> RenderableType:
         done = sum(self._counts.values())
-        head = Text(
-            f"{self._phase or 'starting'}  {html.seconds_text(time.monotonic() - self._since)}", "bold"
-        )
+        head = Text(f"{self._phase or 'starting'}  {html.seconds_text(time.monotonic() - self._since)}", "bold")
         head.append(f"   {done} of {self._planned} cases  ", "not bold")
         for verdict in Verdict:
             if self._counts[verdict]:
@@ -108,9 +106,7 @@ def result_line(result: TestResult) -> Text:
         name = name[: NAME_WIDTH - 1] + "…"
     line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
     boards = ",".join(result.boards)
-    line.append(
-        visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {result.seconds:7.1f} s  {boards}"), "none"
-    )
+    line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {result.seconds:7.1f} s  {boards}"), "none")
     if result.reason and result.verdict is not Verdict.PASS:
         line.append(f"  [{visible_line(result.reason)}]", "none")
     return line

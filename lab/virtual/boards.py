@@ -34,7 +34,11 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     :raises UsageError: QEMU is missing.
     :raises BenchError: the image could not be made.
     """
-    for binary, package in ((qemu.BINARY, "qemu-system-x86"), ("qemu-img", "qemu-utils"), ("ipmi_sim", "openipmi")):
+    for binary, package in (
+        (qemu.BINARY, "qemu-system-x86"),
+        ("qemu-img", "qemu-utils"),
+        ("ipmi_sim", "openipmi"),
+    ):
         if shutil.which(binary) is None:
             raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
     base = image.make(progress=progress)
@@ -46,7 +50,18 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
         home.mkdir(parents=True, exist_ok=True)
         (home / "disk.qcow2").unlink(missing_ok=True)
         subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(home / "disk.qcow2")],
+            [
+                "qemu-img",
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                "-b",
+                str(base.disk),
+                str(home / "disk.qcow2"),
+            ],
             check=True,
             capture_output=True,
             timeout=60,
@@ -121,7 +136,13 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
         (home / "ready").unlink(missing_ok=True)
         with open(home / "daemon.log", "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lab.virtual.daemon", str(home / "daemon.json"), *([str(owner)] if owner else [])],
+                [
+                    sys.executable,
+                    "-m",
+                    "lab.virtual.daemon",
+                    str(home / "daemon.json"),
+                    *([str(owner)] if owner else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -15,7 +15,9 @@ def main(argv: list[str]) -> int:
         connection.settimeout(20)
         connection.connect(path)
         stream = connection.makefile("rw", encoding="ascii")
-        pairs = [(rest[i], rest[i + 1]) for i in range(0, len(rest), 2)] if verb == "set" else [(what, "") for what in rest]
+        pairs = (
+            [(rest[i], rest[i + 1]) for i in range(0, len(rest), 2)] if verb == "set" else [(what, "") for what in rest]
+        )
         for what, value in pairs:
             stream.write(f"{verb} {what} {value}".strip() + "\n")
             stream.flush()

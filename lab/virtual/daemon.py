@@ -284,9 +284,7 @@ def main() -> int:
     """Entry point; the log goes to stderr, which whoever starts this sends to a file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
-    return asyncio.run(
-        Daemon(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None).run()
-    )
+    return asyncio.run(Daemon(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None).run())
 
 
 if __name__ == "__main__":

@@ -108,7 +108,12 @@ def _debian_sources() -> list[str]:
 
 
 def _bootstrap(work: Path) -> None:
-    command = ["mmdebstrap", "--format=null", "--variant=minbase", f"--include={','.join(_lines('packages.txt'))}"]
+    command = [
+        "mmdebstrap",
+        "--format=null",
+        "--variant=minbase",
+        f"--include={','.join(_lines('packages.txt'))}",
+    ]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _lines("exclude.txt")]
     command += [
         '--aptopt=Acquire::Languages "none"',
@@ -126,7 +131,16 @@ def _bootstrap(work: Path) -> None:
 
 def _grub_core(work: Path) -> Path:
     core = work / "core.img"
-    command = ["grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", str(core), *GRUB_MODULES]
+    command = [
+        "grub-mkimage",
+        "-O",
+        "i386-pc",
+        "-p",
+        "(hd0,msdos1)/boot/grub",
+        "-o",
+        str(core),
+        *GRUB_MODULES,
+    ]
     _run(command, timeout=60)
     if core.stat().st_size > (PARTITION_START - 1) * SECTOR:
         raise BenchError(f"GRUB's core image is {core.stat().st_size} bytes: more than the gap before the partition")
@@ -143,9 +157,7 @@ def _assemble(root: Path, core: Path, disk: Path) -> None:
     sectors = root.stat().st_size // SECTOR
     boot[440:446] = b"xlab\0\0"
     boot[446:510] = bytes(64)
-    boot[446:462] = struct.pack(
-        "<B3sB3sII", 0x80, b"\xfe\xff\xff", 0x83, b"\xfe\xff\xff", PARTITION_START, sectors
-    )
+    boot[446:462] = struct.pack("<B3sB3sII", 0x80, b"\xfe\xff\xff", 0x83, b"\xfe\xff\xff", PARTITION_START, sectors)
     boot[510:512] = b"\x55\xaa"
     block = 1 << 20
     with open(root, "rb") as source, open(disk, "wb") as target:

@@ -33,7 +33,16 @@ class Wiring:
 def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none") -> list[str]:
     """argv of the board's machine."""
     kvm = shape.accelerator == "kvm"
-    argv = [*DIE_WITH_PARENT, BINARY, "-name", f"{board.name},debug-threads=on", "-nodefaults", "-display", "none", "-no-user-config"]
+    argv = [
+        *DIE_WITH_PARENT,
+        BINARY,
+        "-name",
+        f"{board.name},debug-threads=on",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-user-config",
+    ]
     argv += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=multi"]
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
@@ -48,7 +57,12 @@ def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_devi
     argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
     argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     argv += ["-chardev", f"socket,id=kcs,host=127.0.0.1,port={wiring.kcs_port},reconnect=2"]
-    argv += ["-device", "ipmi-bmc-extern,id=bmc,chardev=kcs", "-device", "isa-ipmi-kcs,bmc=bmc,ioport=0xca2,irq=0"]
+    argv += [
+        "-device",
+        "ipmi-bmc-extern,id=bmc,chardev=kcs",
+        "-device",
+        "isa-ipmi-kcs,bmc=bmc,ioport=0xca2,irq=0",
+    ]
     return argv
 
 
@@ -60,7 +74,10 @@ def _numa(shape: VirtualSpec) -> list[str]:
     for node in range(shape.numa_nodes):
         cpus = [str(cpu) for cpu in range(shape.vcpus) if cpu % shape.numa_nodes == node]
         argv += ["-object", f"memory-backend-ram,id=mem{node},size={part}M"]
-        argv += ["-numa", ",".join([f"node,nodeid={node},memdev=mem{node}", *(f"cpus={cpu}" for cpu in cpus)])]
+        argv += [
+            "-numa",
+            ",".join([f"node,nodeid={node},memdev=mem{node}", *(f"cpus={cpu}" for cpu in cpus)]),
+        ]
     return argv
 
 

@@ -114,7 +114,9 @@ class Domain:
         )
         result = self.host.run(script, timeout=timeout + 30, check=False)
         if result.status:
-            raise ProductTimeout(f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:]))
+            raise ProductTimeout(
+                f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:])
+            )
         return str(result.stdout).strip("\r\n")
 
     def payload_lines(self) -> list[PayloadLine | Heartbeat]:

@@ -21,7 +21,13 @@ def payload(host: Host, kind: str, work: str, *, memory_mib: int = 16, **options
 
 
 def linux(
-    host: Host, kind: str, work: str, *, memory_mib: int = LINUX_MIB, cmdline: str = "", pci: tuple[str, ...] = ()
+    host: Host,
+    kind: str,
+    work: str,
+    *,
+    memory_mib: int = LINUX_MIB,
+    cmdline: str = "",
+    pci: tuple[str, ...] = (),
 ) -> DomainConfig:
     """Debian's kernel with the project's small initramfs, as ``pv`` or ``pvh``."""
     return DomainConfig(

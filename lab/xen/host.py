@@ -186,11 +186,8 @@ class Host:
 
         :raises BenchError: no such port.
         """
-        script = (
-            "for d in /sys/class/net/*; do [ \"$(cat $d/address)\" = %s ] && basename $(readlink -f $d/device); done; true"
-        )
+        script = 'for d in /sys/class/net/*; do [ "$(cat $d/address)" = %s ] && basename $(readlink -f $d/device); done; true'
         found = str(self.run(script % shlex.quote(mac.lower())).stdout).split()
         if not found:
             raise BenchError(f"{self.name}: no network port has the MAC {mac}")
         return found[0]
-

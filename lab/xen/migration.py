@@ -126,7 +126,9 @@ class Migration:
 
     def actions(self) -> list[tuple[float, str, Step]]:
         """The actions that were taken: seconds since the start, action, step."""
-        return [(line["t"] - self.started, line["action"], Step(line["step"])) for line in self.log() if "action" in line]
+        return [
+            (line["t"] - self.started, line["action"], Step(line["step"])) for line in self.log() if "action" in line
+        ]
 
     def wait_acted(self, timeout: float = 60.0) -> None:
         """Wait until an action was taken. :raises WaitTimeout: it never came to it."""

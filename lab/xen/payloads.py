@@ -22,6 +22,7 @@ from pathlib import Path
 
 from lab import paths
 from lab.builds import lock
+from lab.builds.apt import PrivateApt
 from lab.errors import BenchError
 
 SOURCES = paths.CHECKOUT / "firmware" / "guests"
@@ -86,6 +87,28 @@ def build_payloads(cache: Path, kernel_root: Path | None) -> dict[str, Path]:
     return {name: directory / name for name in names}
 
 
+def kernel_root() -> Path:
+    """``boot/`` and ``lib/modules`` of Debian's kernel: the virtual boards' own where there is one, else fetched, once.
+
+    :raises BenchError: the package cannot be had.
+    """
+    known = sorted((paths.cache() / "images").glob("*/kernel"), key=lambda path: path.stat().st_mtime)
+    if known:
+        return known[-1]
+    root = paths.cache() / "kernels" / "linux-image-amd64"
+    with lock.held(root.with_suffix(".lock"), 900, "Debian's kernel"):
+        if not root.exists():
+            apt = PrivateApt()
+            package = next((name for name in apt.depends("linux-image-amd64") if name.startswith("linux-image-")), "")
+            if not package:
+                raise BenchError("linux-image-amd64: names no kernel")
+            with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+                archive = apt.fetch_binary(package, apt.newest(package), Path(scratch))
+                _run(["dpkg-deb", "-x", str(archive), f"{scratch}/root"], timeout=300)
+                shutil.move(f"{scratch}/root", root)
+    return root
+
+
 @dataclass(frozen=True, slots=True)
 class _Kernel:
     image: Path
@@ -120,9 +143,7 @@ def _busybox() -> Path:
 def _key(kernel: _Kernel | None, busybox: Path | None) -> str:
     digest = hashlib.sha256(f"{FORMAT} {_compiler()}".encode())
     for file in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
-        digest.update(
-            f"\0{file.relative_to(SOURCES)}\0".encode() + hashlib.sha256(file.read_bytes()).digest()
-        )
+        digest.update(f"\0{file.relative_to(SOURCES)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     if kernel and busybox:
         digest.update(f"\0{kernel.version}\0".encode())
         for file in (kernel.image, busybox):
@@ -167,9 +188,7 @@ def _run(command: list[str], *, timeout: float) -> str:
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{command[0]} did not end within {timeout:.0f} s") from error
     if done.returncode:
-        raise BenchError(
-            f"guest payloads: {command[0]} ended with status {done.returncode}:\n{done.stdout[-3000:]}"
-        )
+        raise BenchError(f"guest payloads: {command[0]} ended with status {done.returncode}:\n{done.stdout[-3000:]}")
     return done.stdout
 
 
@@ -266,6 +285,4 @@ def _gzip(data: bytes) -> bytes:
     """gzip without name and time of day (RFC 1952)."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     body = deflate.compress(data) + deflate.flush()
-    return (
-        b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
-    )
+    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)

@@ -35,7 +35,11 @@ class Night:
         return "\n".join([*self.lines, *self.states])
 
     def figures(self) -> dict[str, float]:
-        return {"suspend_s": self.suspend_seconds, "asleep_s": self.asleep_seconds, "resume_s": self.back_seconds}
+        return {
+            "suspend_s": self.suspend_seconds,
+            "asleep_s": self.asleep_seconds,
+            "resume_s": self.back_seconds,
+        }
 
 
 def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Night:
@@ -63,7 +67,9 @@ def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Nig
         def asleep() -> bool:
             state = str(board.power.sleep_state())
             if not night.states or not night.states[-1].endswith(state):
-                night.states.append(f"BMC, {time.time() - entering.time:.1f} s after Entering: ACPI power state {state}")
+                night.states.append(
+                    f"BMC, {time.time() - entering.time:.1f} s after Entering: ACPI power state {state}"
+                )
             return state == "S3"
 
         wait_until(asleep, 5.0, f"{host.name}: asleep", interval=0.1)

@@ -1,6 +1,7 @@
 """32-bit PV guests on the 64-bit hypervisor: they run, and their hypercalls cross the compat layer unharmed."""
 
 import pytest
+
 from lab.xen.guests import payload
 
 pytestmark = [pytest.mark.quick, pytest.mark.needs("pv32")]

@@ -1,6 +1,7 @@
 """A network port passed through to a guest behind the IOMMU, and back."""
 
 import pytest
+
 from lab.xen.guests import linux
 from lab.xen.pci import assignable
 
@@ -25,7 +26,11 @@ def test_nic_works_in_a_guest(host, evidence):
     """A guest drives the network port: MSI-X interrupts arrive and packets are answered; then dom0 has it back."""
     with assignable(host, "spare") as device:
         guest_config = linux(
-            host, "pv", "nic", cmdline="iommu=soft ip=10.0.2.15/24 peer=10.0.2.2 count=5", pci=(device.address,)
+            host,
+            "pv",
+            "nic",
+            cmdline="iommu=soft ip=10.0.2.15/24 peer=10.0.2.2 count=5",
+            pci=(device.address,),
         )
         with host.domain(guest_config) as guest:
             results = guest.results(120.0)

@@ -1,6 +1,7 @@
 """Live relocation between two boards: one that works, and one that fails in the middle."""
 
 import pytest
+
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, downtime, start_migration

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
 from lab.xen.sleep import suspend

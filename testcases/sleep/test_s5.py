@@ -1,6 +1,7 @@
 """Soft off (ACPI S5) and back."""
 
 import pytest
+
 from lab.wait import wait_until
 
 pytestmark = [pytest.mark.quick, pytest.mark.needs("s5")]

@@ -1,6 +1,7 @@
 """Superpages a guest is built with, and what becomes of them."""
 
 import pytest
+
 from lab.xen.domain import page_orders
 from lab.xen.guests import payload
 

@@ -1,6 +1,7 @@
 """Huge pages inside a guest."""
 
 import pytest
+
 from lab.xen.guests import linux
 
 pytestmark = [pytest.mark.quick, pytest.mark.needs("hap", "sp2m")]
