@@ -24,7 +24,7 @@ from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 app = typer.Typer(
     name="xenlab",
     help="A hardware-in-the-loop test lab for the Xen hypervisor.",
-    epilog="Exit statuses: 0 good, 1 a case failed, 2 wrong use, 3 the bench failed, 70 fault in xenlab, 130 interrupted.",
+    epilog="Exit statuses: 0 good, 1 a case failed, 2 wrong use, 3 bench failed, 70 fault in xenlab, 130 interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

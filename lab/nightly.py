@@ -377,7 +377,7 @@ def _write_durations(results: Sequence[TestResult]) -> None:
     _durations_file().write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
 
 
-# -- the lab -------------------------------------------------------------------------------------------------------------
+# -- the lab ---------------------------------------------------------------------------------------------------
 
 
 def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -424,9 +424,9 @@ def evidence(request: pytest.FixtureRequest, bench: Bench) -> CaseLog:
 
 
 @pytest.fixture
-def host(bench: Bench) -> Iterator[Host]:
+def host(bench: Bench) -> Host:
     """dom0 of one board that runs the build under test."""
-    yield bench.seat(bench.names[0]).host
+    return bench.seat(bench.names[0]).host
 
 
 @pytest.fixture

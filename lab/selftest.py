@@ -52,7 +52,7 @@ def run(
     *,
     steps: Sequence[Step] = STEPS,
     tox_ini: Path = TOX_INI,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] | None = None,
 ) -> int:
     """Run these steps, or all; the last line is a summary as pytest writes it.
 
@@ -60,6 +60,7 @@ def run(
 
     :raises UsageError: no such step.
     """
+    say = say or partial(print, flush=True)
     if unknown := [name for name in names if name not in {step.name for step in steps}]:
         raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in steps)}")
     chosen = [step for step in steps if not names or step.name in names]

@@ -95,7 +95,7 @@ def test_text_is_no_number_and_a_number_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["name: red\nbell: loud\n", "name: red\nlamps: [front]\n"])
-def test_what_must_be_a_mapping_is_said_in_yaml_s_words(tmp_path: Path, text: str) -> None:
+def test_what_must_be_a_mapping_is_said_so(tmp_path: Path, text: str) -> None:
     (line,) = said(write(tmp_path, text))
     assert line.startswith("2: ") and line.endswith("must be a mapping (key: value)")
 

@@ -160,6 +160,9 @@ def test_serial_cable_outlives_the_machine_and_serves_several(tmp_path: Path) ->
                 assert await asyncio.wait_for(machine[0].read(1), 5) == b"x"
                 machine[1].close()
                 await machine[1].wait_closed()
+            for _, writer in (first, second):
+                writer.close()
+                await writer.wait_closed()
         finally:
             await cable.stop()
 

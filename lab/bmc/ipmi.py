@@ -338,7 +338,8 @@ class IpmiBmc:
         who = f"user {self._credential.user!r}, credential {self._spec.credential!r}"
         if match := _LOGIN_REFUSED.search(told):
             return BmcRefused(
-                f"{self.board}: BMC {self._address} refused the login ({match[1] or match[0]}): check user and password; {who}"
+                f"{self.board}: BMC {self._address} refused the login ({match[1] or match[0]}): "
+                f"check user and password; {who}"
             )
         if match := _SESSION_REFUSED.search(told):
             return BmcRefused(

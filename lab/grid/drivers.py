@@ -1,4 +1,4 @@
-"""labgrid drivers for the resources of :mod:`lab.grid.resources`. Named in the ``imports`` of generated environments."""
+"""labgrid drivers for the resources of :mod:`lab.grid.resources`. Generated environments import this."""
 
 from __future__ import annotations
 

@@ -102,14 +102,15 @@ def main() -> int:
     status = 0
     try:
         while not ending:
-            if any([service.keep() for service in kept]):
+            changed = [service.keep() for service in kept]
+            if any(changed):
                 _write_state(directory, kept)
             if not ready and _is_ready(directory, kept):
                 (directory / "ready").touch()
                 ready = True
             if not ready and (failing := [service for service in kept if service.is_failing]):
                 tail = (directory / f"{failing[0].name}.log").read_text(errors="replace").strip()[-600:]
-                print(f"{failing[0].name} does not start: {tail}", flush=True)
+                sys.stdout.write(f"{failing[0].name} does not start: {tail}\n")
                 status = 1
                 break
             if owner is not None and not Path(f"/proc/{owner}").exists():

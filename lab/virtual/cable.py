@@ -36,6 +36,8 @@ class SerialCable:
             server.close()
         for writer in [*self._far, *([self._uart] if self._uart else [])]:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _uart_end(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._uart = writer
@@ -58,3 +60,5 @@ class SerialCable:
                     self._uart.write(data)
         self._far.discard(writer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()

@@ -103,13 +103,14 @@ class Domain:
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
         """The first console line matching the extended regular expression, seen within ``timeout`` seconds.
 
-        The board itself does the waiting, so that a slow machine is not asked over and over. ``after`` skips so many lines.
+        The board itself does the waiting, so that a slow machine is not asked over and over. ``after`` skips lines.
 
         :raises ProductTimeout: not printed in time; carries the last lines.
         """
         script = (
             f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
-            f"while :; do cat {self._log_glob()} 2>/dev/null | tail -n +{after + 1} | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
+            f"while :; do cat {self._log_glob()} 2>/dev/null | tail -n +{after + 1} "
+            f"| grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
             f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
         )
         result = self.host.run(script, timeout=timeout + 30, check=False)

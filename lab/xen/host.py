@@ -101,7 +101,7 @@ class Host:
         return str(self.xl("dmesg").stdout)
 
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
-        """The first line on the board's serial console that matches, from record ``since`` (``board.console.mark()``) on.
+        """The first line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
 
         :raises ProductTimeout: it did not come.
         """
@@ -167,7 +167,8 @@ class Host:
             found.add("cpu-offline")
         probe = self.run(
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
-            "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
+            "command -v qemu-system-i386 >/dev/null && echo qemu; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
@@ -186,7 +187,8 @@ class Host:
 
         :raises BenchError: no such port.
         """
-        script = 'for d in /sys/class/net/*; do [ "$(cat $d/address)" = %s ] && basename $(readlink -f $d/device); done; true'
+        script = 'for d in /sys/class/net/*; do [ "$(cat $d/address)" = %s ] && '
+        script += "basename $(readlink -f $d/device); done; true"
         found = str(self.run(script % shlex.quote(mac.lower())).stdout).split()
         if not found:
             raise BenchError(f"{self.name}: no network port has the MAC {mac}")

@@ -12,7 +12,7 @@ An action happens before the N-th (first) STEP is passed on:
 ``corrupt``   a byte of it is turned over (ARGUMENT: its offset, 0)
 ``run``       the shell command ARGUMENT is run, and waited for
 
-The log has a JSON line for each step that passed: ``{"t", "way", "step", "n", "length", "offset"}`` and each action taken.
+The log has a JSON line for each step that passed (``{"t", "way", "step", "n", "length", "offset"}``) and each action.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Step(str, Enum):
+class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
     """What passes, in order. The point of no return is GO."""
 
     BANNER = "BANNER"  # receiver: ready

@@ -1,0 +1,437 @@
+"""The inventory: what is refused and how it is said, and what labgrid and Ansible get out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import inventory, paths
+from lab.errors import UsageError
+from lab.grid import services
+
+VIRTUAL = paths.CHECKOUT / "inventory" / "virtual.yaml"
+RACK = paths.CHECKOUT / "inventory" / "rack-example.yaml"
+SHIPPED = (VIRTUAL, RACK)
+
+GOOD = """\
+all:
+  vars:
+    xenlab: {lab: small}
+  children:
+    boards:
+      hosts:
+        left:
+          ansible_host: 192.0.2.1
+          xenlab:
+            bmc:
+              host: 203.0.113.1
+              credential: rack-bmc
+            console:
+              via: sol
+              serve_port: 5001
+              lines_port: 5002
+            link: wire
+            nics:
+              lab:
+                mac: 02:00:00:00:01:01
+                address: 198.51.100.1/30
+            capabilities:
+            - iommu
+            tags:
+              class: server
+        right:
+          ansible_host: 192.0.2.2
+          xenlab:
+            bmc: {host: 203.0.113.2, credential: rack-bmc}
+            console: {via: tcp, host: 203.0.113.9, port: 2002, serve_port: 5003, lines_port: 5004}
+            link: wire
+    others:
+      hosts:
+        builder: {ansible_host: 192.0.2.9}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "lab.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(path: Path) -> str:
+    """What is said about the file, one line, without its path."""
+    with pytest.raises(UsageError) as caught:
+        inventory.load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}:") and "\n" not in text, text
+    return text.removeprefix(f"{path}:")
+
+
+# -- what is read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_inventories_load(path: Path) -> None:
+    lab = inventory.load(path)
+    assert lab.path == path and lab.boards
+    assert [len(pair) for pair in lab.pairs()] == [2]
+    for board in lab.boards.values():
+        assert board.capabilities <= inventory.CAPABILITIES.keys()
+        assert ("migration-pair" in board.capabilities) == bool(board.link)
+        assert ("spare-nic" in board.capabilities) == ("spare" in board.nics)
+
+
+def test_the_virtual_lab_is_virtual_and_the_rack_is_not() -> None:
+    assert inventory.load(VIRTUAL).is_virtual
+    assert not inventory.load(RACK).is_virtual
+
+
+def test_the_rack_shows_each_kind_of_console_that_steel_has() -> None:
+    boards = inventory.load(RACK).boards.values()
+    assert {board.console.via for board in boards} == {"sol", "rfc2217", "device"}
+
+
+def test_both_shipped_labs_can_be_up_on_one_machine() -> None:
+    ports: list[int] = []
+    for path in SHIPPED:
+        lab = inventory.load(path)
+        ports.append(int(lab.coordinator.rpartition(":")[2]))
+        for board in lab.boards.values():
+            ports += [board.console.serve_port, board.console.lines_port]
+    assert len(set(ports)) == len(ports)
+
+
+def test_boards_are_the_hosts_that_have_the_key_xenlab(tmp_path: Path) -> None:
+    lab = inventory.load(write(tmp_path, GOOD))
+    assert list(lab.boards) == ["left", "right"]
+    assert lab.name == "small" and lab.coordinator == "127.0.0.1:20408"
+    left = lab.boards["left"]
+    assert (left.ssh_host, left.ssh_port, left.ssh_user) == ("192.0.2.1", 22, "root")
+    assert (left.bmc.protocol, left.bmc.port, left.bmc.interface, left.bmc.cipher) == ("ipmi", 623, "lanplus", 17)
+    assert left.nics["lab"].mac == "02:00:00:00:01:01" and left.virtual is None
+    assert [board.name for board in lab.pairs()[0]] == ["left", "right"]
+
+
+def test_hosts_may_stand_in_any_group_and_take_users_from_above(tmp_path: Path) -> None:
+    text = GOOD.replace("    xenlab: {lab: small}", "    ansible_user: admin\n    xenlab: {lab: small}")
+    text = text.replace("        right:\n", "        right:\n          ansible_user: operator\n")
+    text = text.replace("  children:\n", "  hosts:\n    spare: {}\n  children:\n")
+    boards = inventory.load(write(tmp_path, text)).boards
+    assert boards["left"].ssh_user == "admin"
+    assert boards["right"].ssh_user == "operator"
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+LEFT = "all.children.boards.hosts.left"
+RIGHT = "all.children.boards.hosts.right"
+
+# (what is replaced, by what, the line and the text of the complaint)
+MISTAKES: dict[str, tuple[str, str, str]] = {
+    "unknown key": (
+        "            link: wire\n            nics:",
+        "            lnik: wire\n            nics:",
+        f"17: {LEFT}.xenlab.lnik: unknown key (did you mean link?); known here: bmc, console, nics,",
+    ),
+    "unknown key within": (
+        "credential: rack-bmc\n            console:",
+        "credental: rack-bmc\n              credential: x\n            console:",
+        f"12: {LEFT}.xenlab.bmc.credental: unknown key (did you mean credential?); known here: protocol, host,",
+    ),
+    "unknown key of a port": (
+        "                mac: 02:00:00:00:01:01\n",
+        "                mac: 02:00:00:00:01:01\n                adress: 198.51.100.1/30\n",
+        f"21: {LEFT}.xenlab.nics.lab.adress: unknown key (did you mean address?)",
+    ),
+    "unknown variable of a host": (
+        "          ansible_host: 192.0.2.1\n",
+        "          ansible_hots: 192.0.2.1\n",
+        f"8: {LEFT}.ansible_hots: unknown key (did you mean ansible_host?); known here: ansible_host,",
+    ),
+    "unknown key of a group": ("  vars:\n", "  variables:\n", "2: all.variables: unknown key; known here: vars, hosts"),
+    "unknown key of the lab": ("{lab: small}", "{lab: small, cordinator: 'a:1'}", "3: all.vars.xenlab.cordinator: unk"),
+    "text for a number": (
+        "serve_port: 5001",
+        'serve_port: "5001"',
+        f"15: {LEFT}.xenlab.console.serve_port: Input should be a valid integer",
+    ),
+    "number for text": ("class: server", "class: 7", f"25: {LEFT}.xenlab.tags.class: Input should be a valid string"),
+    "port out of range": ("serve_port: 5001", "serve_port: 70000", f"15: {LEFT}.xenlab.console.serve_port: Input"),
+    "list for a mapping": (
+        "            bmc: {host: 203.0.113.2, credential: rack-bmc}",
+        "            bmc: [203.0.113.2, rack-bmc]",
+        f"29: {RIGHT}.xenlab.bmc: must be a mapping (key: value)",
+    ),
+    "required key missing": (
+        "              credential: rack-bmc\n            console:",
+        "            console:",
+        f"10: {LEFT}.xenlab.bmc.credential: is missing",
+    ),
+    "duplicate key": (
+        "            link: wire\n            nics:",
+        "            bmc: {}\n            nics:",
+        "17: found dup",
+    ),
+    "unknown capability": (
+        "- iommu",
+        "- iomu",
+        f"23: {LEFT}.xenlab.capabilities.0: unknown capability 'iomu' (did you mean iommu?); there are: pv32,",
+    ),
+    "console without host": (
+        "{via: tcp, host: 203.0.113.9, port: 2002,",
+        "{via: tcp, port: 2002,",
+        f"30: {RIGHT}.xenlab.console: via tcp needs host and port",
+    ),
+    "console without port": (
+        "{via: tcp, host: 203.0.113.9, port: 2002,",
+        "{via: rfc2217, host: 203.0.113.9,",
+        f"30: {RIGHT}.xenlab.console: via rfc2217 needs host and port",
+    ),
+    "console without device": (
+        "via: sol",
+        "via: device",
+        f"13: {LEFT}.xenlab.console: via device needs device, e.g. /dev/serial/by-id/",
+    ),
+    "unknown kind of console": (
+        "via: sol",
+        "via: telnet",
+        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'tcp'",
+    ),
+    "link with one end": (
+        "            link: wire\n            nics:",
+        "            nics:",
+        f"30: {RIGHT}.xenlab.link: link 'wire' joins right: it must join exactly two boards",
+    ),
+    "port used twice": (
+        "serve_port: 5003",
+        "serve_port: 5002",
+        f"30: {RIGHT}.xenlab.console.serve_port: port 5002 is left's console.lines_port already",
+    ),
+    "BMC used twice": (
+        "host: 203.0.113.2,",
+        "host: 203.0.113.1,",
+        f"29: {RIGHT}.xenlab.bmc: 203.0.113.1:623 is left's bmc already",
+    ),
+    "MAC in capitals": (
+        "02:00:00:00:01:01",
+        "02:00:00:00:01:0A",
+        f"20: {LEFT}.xenlab.nics.lab.mac: String should match",
+    ),
+    "MAC too short": ("02:00:00:00:01:01", "'02:00:00'", f"20: {LEFT}.xenlab.nics.lab.mac: String should match"),
+    "address without prefix": ("198.51.100.1/30", "198.51.100.1", f"21: {LEFT}.xenlab.nics.lab.address: String should"),
+    "host name of a wrong shape": (
+        "        left:\n",
+        "        left_one:\n",
+        "7: all.children.boards.hosts.left_one: a board's",
+    ),
+    "ssh port no number": (
+        "ansible_host: 192.0.2.1\n",
+        "ansible_host: 192.0.2.1\n          ansible_port: ssh\n",
+        f"9: {LEFT}.ansible_port: must be a port number",
+    ),
+    "host twice": (
+        "        builder: {ansible_host: 192.0.2.9}\n",
+        "        left:\n"
+        "          xenlab: {bmc: {host: h, credential: c}, console: {via: sol, serve_port: 1, lines_port: 2}}\n",
+        "34: all.children.others.hosts.left: this board is described twice, first at ",
+    ),
+    "group no mapping": (
+        "    others:\n      hosts:\n        builder: {ansible_host: 192.0.2.9}\n",
+        "    others: [a]\n",
+        "32: all.children.others: must be a mapping",
+    ),
+    "no lab": ("    xenlab: {lab: small}\n", "    ansible_user: root\n", "2: all.vars: lacks xenlab: {lab: NAME}"),
+    "name of the lab": ("{lab: small}", "{lab: 'a/b'}", "3: all.vars.xenlab.lab: String should match"),
+    "not an inventory": ("all:\n", "hosts:\n", "1: must be an Ansible inventory: a mapping with the key all"),
+    "not YAML": ("    xenlab: {lab: small}", "    xenlab: {lab: small", "4: "),
+    "tab": ("  children:\n", "\tchildren:\n", "4: "),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_with_place_key_and_hint(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert GOOD.count(old) == 1, "the mistake must be made in one place"
+    assert complaint(write(tmp_path, GOOD.replace(old, new))).startswith(said)
+
+
+def test_a_link_with_three_ends(tmp_path: Path) -> None:
+    third = (
+        "        third:\n          xenlab:\n            bmc: {host: 203.0.113.3, credential: c}\n"
+        "            console: {via: sol, serve_port: 5005, lines_port: 5006}\n            link: wire\n"
+    )
+    said = complaint(write(tmp_path, GOOD + third))
+    where = "39: all.children.others.hosts.third.xenlab.link"
+    assert said == f"{where}: link 'wire' joins left, right, third: it must join exactly two boards"
+
+
+def test_several_mistakes_in_a_board_are_said_together(tmp_path: Path) -> None:
+    text = GOOD.replace("via: sol", "via: telnet").replace("class: server", "class: 7")
+    with pytest.raises(UsageError) as caught:
+        inventory.load(write(tmp_path, text))
+    assert [line.split(": ")[0].rpartition(":")[2] for line in str(caught.value).splitlines()] == ["14", "25"]
+
+
+def test_an_inventory_without_boards(tmp_path: Path) -> None:
+    path = write(tmp_path, "all:\n  vars:\n    xenlab: {lab: small}\n  hosts:\n    builder: {}\n")
+    assert complaint(path) == " no host has the key xenlab: there is no board in it"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "none.yaml") == " No such file or directory"
+
+
+# -- what labgrid is given -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
+def lab(request: pytest.FixtureRequest) -> inventory.Lab:
+    return inventory.load(request.param)
+
+
+@pytest.fixture
+def folder(lab: inventory.Lab, tmp_path: Path) -> Path:
+    """Where the files of the lab's services were written."""
+    services.write_files(lab, tmp_path)
+    return tmp_path
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_a_place_offers_what_its_board_has(lab: inventory.Lab) -> None:
+    for board in lab.boards.values():
+        offered = services.exported(board)
+        assert tuple(offered) == services.RESOURCES
+        assert offered["IPMIPort"]["host"] == board.bmc.host
+        assert offered["IPMIPort"]["credential"] == board.bmc.credential
+        assert offered["NetworkSerialPort"]["port"] == board.console.serve_port
+        assert offered["NetworkSerialPort"]["protocol"] == "raw"
+        assert offered["NetworkService"]["address"] == board.ssh_host
+        for parameters in offered.values():  # labgrid's exporter takes nothing else
+            assert all(isinstance(value, str | int) for value in parameters.values())
+
+
+def test_a_virtual_board_is_offered_as_one_of_steel() -> None:
+    (virtual, *_), (steel, *_) = (list(inventory.load(path).boards.values()) for path in SHIPPED)
+    shapes = [{cls: sorted(values) for cls, values in services.exported(board).items()} for board in (virtual, steel)]
+    assert shapes[0] == shapes[1]
+
+
+def test_labgrids_exporter_reads_its_file(lab: inventory.Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from labgrid.remote.config import ResourceConfig
+
+    read = ResourceConfig(str(folder / "exporter.yaml")).data
+    capsys.readouterr()  # it prints
+    assert read == {board.name: services.exported(board) for board in lab.boards.values()}
+
+
+def test_labgrids_coordinator_reads_the_places(
+    lab: inventory.Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labgrid.remote.coordinator import Coordinator
+
+    monkeypatch.chdir(folder)
+    coordinator = object.__new__(Coordinator)  # its constructor wants an event loop
+    coordinator.load()
+    assert coordinator.places.keys() == lab.boards.keys()
+    for name, place in coordinator.places.items():
+        board = lab.boards[name]
+        assert (place.name, place.acquired, place.reservation) == (name, None, None)
+        assert place.hasmatch(("xenlab", name, "IPMIPort", "IPMIPort"))
+        assert not place.hasmatch(("xenlab", f"{name}0", "IPMIPort", "IPMIPort"))
+        assert board.tags.items() <= place.tags.items()
+        assert place.tags["lab"] == lab.name
+        assert all(place.tags[capability] == "yes" for capability in board.capabilities)
+        assert all(isinstance(value, str) for value in place.tags.values())
+        assert place.as_pb2().name == name
+
+
+def test_labgrids_environment_reads_its_file(lab: inventory.Lab, folder: Path) -> None:
+    from labgrid import Environment
+    from labgrid.factory import target_factory
+
+    environment = Environment(str(folder / "env.yaml"))
+    targets = environment.config.get_targets()
+    assert targets.keys() == lab.boards.keys()
+    assert environment.config.get_option("coordinator_address") == lab.coordinator
+    for name, target in targets.items():
+        assert target["resources"] == {"RemotePlace": {"name": name}}
+        for driver in target["drivers"]:
+            assert driver in target_factory.drivers
+    for cls in services.RESOURCES:
+        assert cls in target_factory.resources
+
+
+def test_recorders_read_their_files(lab: inventory.Lab, folder: Path) -> None:
+    from lab.console.recorder import RecorderConfig
+
+    for board in lab.boards.values():
+        config = RecorderConfig.read(services.recorder_config(folder, board.name))
+        assert (config.board, config.console, config.bmc) == (board.name, board.console, board.bmc)
+        assert config.directory == folder / "console"
+
+
+def test_a_shell_gets_the_lab_from_env_sh(lab: inventory.Lab, folder: Path) -> None:
+    script = '. ./env.sh; printf "%s\\n" "$LG_COORDINATOR" "$LG_ENV" "${PATH%%:*}"'
+    done = subprocess.run(["sh", "-euc", script], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    wanted = [lab.coordinator, str(folder / "env.yaml"), str(Path(sys.executable).parent)]
+    assert done.stdout.splitlines() == wanted
+
+
+def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab import credentials
+
+    secret = "hunter2-in-clear"
+    for name in {board.bmc.credential for board in lab.boards.values()}:
+        monkeypatch.setenv("XENLAB_CREDENTIAL_" + name.upper().replace("-", "_"), f"someone:{secret}")
+        assert credentials.lookup(name).password == secret
+    services.write_files(lab, tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5 + len(lab.boards)
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert secret not in text and "someone" not in text and "password" not in text.lower()
+
+
+# -- what Ansible is given -----------------------------------------------------------------------------------
+
+
+def ansible(path: Path, home: Path) -> dict[str, Any]:
+    program = Path(sys.executable).with_name("ansible-inventory")
+    done = subprocess.run(
+        [str(program), "-i", str(path), "--list"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ
+        | {"ANSIBLE_HOME": str(home), "LC_ALL": "C.UTF-8", "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_ansible_reads_the_same_boards(lab: inventory.Lab, tmp_path: Path) -> None:
+    hosts = ansible(lab.path, tmp_path)["_meta"]["hostvars"]
+    assert hosts.keys() == lab.boards.keys()
+    for name, board in lab.boards.items():
+        variables = hosts[name]
+        assert variables["ansible_host"] == board.ssh_host
+        assert variables.get("ansible_port", 22) == board.ssh_port
+        assert variables["ansible_user"] == board.ssh_user
+        assert variables["xenlab"]["bmc"]["credential"] == board.bmc.credential
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_board_is_in_one_group(path: Path, tmp_path: Path) -> None:
+    listed = ansible(path, tmp_path)
+    groups = [group["hosts"] for name, group in listed.items() if name != "_meta" and "hosts" in group]
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted(inventory.load(path).boards)
