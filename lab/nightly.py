@@ -244,7 +244,7 @@ class Night:
                 stderr=output,
                 cwd=paths.CHECKOUT,
                 start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-                env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"},
+                env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
             )
 
     def _finish(self, forced: int | None) -> int:
@@ -306,7 +306,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         timeout=120,
         check=False,
         cwd=paths.CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+        env=paths.environment(),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
 
 APP = "xenlab"
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """What a Python of ours that is started from here needs: this checkout first on its path."""
+    there = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(CHECKOUT)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *there])}
 
 
 def cache() -> Path:

@@ -103,6 +103,7 @@ class Running:
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     crash: HypervisorCrash | None = None
+    crash_time: float = 0.0  # when its line was recorded
     crash_numbers: dict[str, set[int]] = field(default_factory=dict)  # board -> records that count, seen live
     expected: frozenset[str] = frozenset()
 
@@ -244,6 +245,7 @@ class Bench:
         if not strategy.is_under_test or line.n < strategy.since:
             return  # what the known-good build does is no matter of the case
         running.crash_numbers.setdefault(line.board, set()).add(line.n)
+        running.crash_time = line.time
         running.crash = HypervisorCrash(line.board, signature.name, (line.text,))
         if self._armed:
             os.kill(os.getpid(), CRASH_SIGNAL)  # delivered to the main thread, wherever it waits
@@ -251,6 +253,7 @@ class Bench:
     def _on_crash_signal(self, number: int, frame: FrameType | None) -> None:
         if self._armed and self.running and self.running.crash:
             self._armed = False
+            self.running.figures["crash_to_end_s"] = time.time() - self.running.crash_time
             raise self.running.crash
 
     def arm(self) -> None:
@@ -273,11 +276,16 @@ class Bench:
         self.running.seats[name] = rig.seats[name]
         self.arm()
         seat = rig.ready(name)
+        seat.host.keep = lambda title, body: self._keep(name, title, body)
         for marker in self.running.item.iter_markers("needs"):
             for capability in marker.args:
                 if capability not in seat.capabilities:
                     raise MissingCapability(name, capability)
         return seat
+
+    def _keep(self, name: str, title: str, body: str) -> None:
+        if self.running is not None:
+            self.running.evidence.append(Evidence("console", title, body, time.time(), name))
 
     def pair(self) -> tuple[Seat, Seat]:
         """Two boards joined by a link, both ready."""

@@ -43,7 +43,8 @@ STEPS = (
     Step("types", 900),
     Step("imports", 300),
     Step("unit", 1800),
-    Step("boards", 4500, is_cheap=False),
+    Step("boards", 2400, is_cheap=False),
+    Step("broken", 2400, is_cheap=False),
 )
 
 

@@ -87,14 +87,17 @@ def names(directory: Path = RECIPES) -> tuple[str, ...]:
 
 
 def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
-    """Read the recipe called ``name``.
+    """Read the recipe called ``name``, or the recipe file at the path ``name`` (it ends in ``.yaml``).
 
     Paths in it are relative to the recipe's own folder; fragments are names of files in ``fragments``.
 
     :raises UsageError: no such build, or the file is wrong; says file, line, key and what would be right.
     """
     file = directory / f"{name}.yaml"
-    if name not in names(directory):
+    if name.endswith(".yaml"):
+        file = Path(name).expanduser().resolve()
+        directory, name = file.parent, file.stem
+    elif name not in names(directory):
         hint = did_you_mean(name, names(directory))
         raise UsageError(f"there is no build {name!r}{hint}; builds: {', '.join(names(directory)) or 'none'}")
     tree = read_yaml(file)

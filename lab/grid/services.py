@@ -77,7 +77,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
             stderr=output,
             start_new_session=True,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+            env=paths.environment(),
         )
     try:
         wait_until(lambda: ready.exists() or process.poll() is not None, START_TIMEOUT, f"services of lab {lab.name}")

@@ -148,7 +148,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
                 stderr=output,
                 start_new_session=True,
                 cwd=home,
-                env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+                env=paths.environment(),
             )
         processes[board.name], pids[board.name] = process, process.pid
         (home / "pid").write_text(str(process.pid), encoding="ascii")

@@ -1,0 +1,87 @@
+"""Broken things on real (virtual) boards get the right verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import CommandLine
+
+from lab import paths
+
+BROKEN = "tests/boards/cases/testcases/broken"
+RECIPE = """\
+description: panics at boot, since it insists on an IOMMU that it is told not to use
+source:
+  debian_source: {package: xen, version: 4.17.5+72-g01140da4e8-1}
+fragments: [debug, pv32, shadow]
+xen_options: iommu=off,required
+"""
+
+
+def test_broken_cases(lab_up: CommandLine, tmp_path: Path) -> None:
+    run = lab_up.nightly(tmp_path / "run", BROKEN)
+    results = run.results()
+    assert run.status == 1, run.explain()
+
+    silent = results["test_guest_that_never_comes_up"]
+    assert (silent["verdict"], silent["rule"]) == ("FAIL", "product-timeout"), run.explain()
+    assert any(e["title"].startswith("console of pvh64") for e in silent["evidence"]), silent["evidence"]
+
+    died = results["test_dom0_dies"]
+    assert (died["verdict"], died["rule"]) == ("FAIL", "console-crash"), run.explain()
+    assert "linux-panic" in died["reason"]
+    assert died["figures"]["crash_to_end_s"] < 5.0
+    slices = "".join((run.folder / path).read_text(encoding="utf-8") for path in died["consoles"].values())
+    assert "sysrq triggered crash" in slices
+
+    assert results["test_dom0_dies_on_purpose"]["verdict"] == "PASS", run.explain()
+    assert results["test_works_again_afterwards"]["verdict"] == "PASS", run.explain()
+
+
+def test_hypervisor_that_panics_at_boot(lab_up: CommandLine, tmp_path: Path) -> None:
+    recipe = tmp_path / "panics.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    run = lab_up.nightly(tmp_path / "run", "--build", str(recipe), "testcases/boot")
+    assert run.status == 1, run.explain()
+    verdicts = sorted(record["verdict"] for record in run.results().values())
+    assert "FAIL" in verdicts
+    assert "PASS" not in verdicts
+    failed = next(record for record in run.results().values() if record["verdict"] == "FAIL")
+    assert failed["rule"] == "console-crash", run.explain()
+    assert "xen-panic" in failed["reason"]
+    assert any("Couldn't enable IOMMU" in e["body"] for e in failed["evidence"]), failed["evidence"]
+
+
+def test_board_that_is_somebody_elses_is_a_miss(lab_up: CommandLine, tmp_path: Path) -> None:
+    environment = (lab_up.state / "xenlab" / "lab" / "virtual" / "env.sh").read_text(encoding="utf-8")
+    assert "LG_COORDINATOR" in environment
+
+    def client(*words: str) -> int:
+        code = ("-m", "labgrid.remote.client")
+        lab_up.environment |= {"LG_COORDINATOR": "127.0.0.1:20408", "LG_USERNAME": "somebody"}
+        return lab_up(*words, code=code, timeout=60).returncode
+
+    for name in ("virt1", "virt2"):
+        assert client("-p", name, "acquire") == 0
+    try:
+        run = lab_up.nightly(tmp_path / "run", "testcases/boot")
+    finally:
+        for name in ("virt1", "virt2"):
+            client("-p", name, "release")
+    assert run.status == 3, run.explain()
+    assert {record["verdict"] for record in run.results().values()} == {"MISS"}
+    assert "somebody" in next(iter(run.results().values()))["reason"]
+
+
+def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path) -> None:
+    """Boards declared as steel that are not there: nothing answers, exit status 3."""
+    text = (paths.CHECKOUT / "inventory" / "virtual.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.strip().startswith("virtual:")]
+    inventory = tmp_path / "nobody.yaml"
+    moved = "\n".join(lines).replace("221", "321").replace("20408", "30408").replace("lab: virtual", "lab: nobody")
+    inventory.write_text(moved.replace("32:1", "22:1"), encoding="utf-8")
+    xenlab.environment["XENLAB_CREDENTIAL_VIRTUAL_BMC"] = "admin:secret"
+    run = xenlab.nightly(tmp_path / "run", "--inventory", str(inventory), "testcases/boot")
+    assert run.status == 3, run.explain()
+    assert {record["verdict"] for record in run.results().values()} == {"MISS"}
+    assert "BMC" in next(iter(run.results().values()))["reason"]
