@@ -128,6 +128,20 @@ def build(
 
 
 @app.command()
+def prepare(
+    names: Annotated[
+        list[str] | None, typer.Option("--build", metavar="NAME", help="Hypervisor build; repeatable.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Make all that a run needs (image, payloads, builds), or find it in the cache; run nothing."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.prepare(inventories.load(inventory), tuple(names or ()), lambda text: typer.echo(text, err=True))
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,

@@ -98,6 +98,21 @@ def _resume(options: NightlyOptions, lab: Lab) -> int:
     return Night(options.inventory, lab, folder, cases).run()
 
 
+def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
+    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
+
+    :raises BenchError: one of them cannot be made.
+    """
+    from lab.xen.payloads import build_payloads, kernel_root
+
+    if lab.is_virtual:
+        from lab.virtual import image
+
+        image.make(progress=progress)
+    build_payloads(paths.cache() / "payloads", kernel_root())
+    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
+
+
 class Night:
     """One run."""
 
@@ -147,15 +162,8 @@ class Night:
             self._phases.append(Phase(name, started, time.monotonic() - clock))
 
     def _set_up(self) -> None:
-        from lab.xen.payloads import build_payloads, kernel_root
-
         with self._phase("set-up"):
-            if self._lab.is_virtual:
-                from lab.virtual import image
-
-                image.make(progress=self._say.note)
-            build_payloads(paths.cache() / "payloads", kernel_root())
-            made = [builds.make(name, progress=self._say.note) for name in self._builds]
+            made = prepare(self._lab, self._builds, self._say.note)
             facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
             self.folder.write_builds(facts)
 

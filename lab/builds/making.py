@@ -227,8 +227,8 @@ def _compile(
 
         def on_line(line: str) -> None:
             nonlocal count
-            count += bool(re.match(r"\s+(CC|AS)\s", line))
-            report(f"compiling, {count} objects done")
+            count += bool(re.match(r"(gcc|cc|clang)\b.* -c |\s+(CC|AS)\s", line))  # 4.17 prints commands
+            report(f"compiling, {count} objects done (a debug build has about 450)")
 
         report("compiling", now=True)
         jobs = len(os.sched_getaffinity(0))
@@ -300,12 +300,12 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: _Pace
 
 
 class _Paced:
-    """Hands texts on to ``progress``, at most one a second unless ``now``."""
+    """Hands texts on to ``progress``, at most one in 15 seconds unless ``now``."""
 
     def __init__(self, name: str, progress: Callable[[str], None] | None) -> None:
         self._name, self._progress, self._last = name, progress, 0.0
 
     def __call__(self, text: str, *, now: bool = False) -> None:
-        if self._progress and (now or time.monotonic() - self._last >= 1.0):
+        if self._progress and (now or time.monotonic() - self._last >= 15.0):
             self._last = time.monotonic()
             self._progress(f"build {self._name}: {text}")

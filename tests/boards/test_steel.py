@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CommandLine
 
+from conftest import CommandLine
 from lab import inventory, paths
 from lab.virtual import boards
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from conftest import CommandLine
-
 from lab import paths
 
 BROKEN = "tests/boards/cases/testcases/broken"

@@ -1,0 +1,242 @@
+"""What the lab costs on top of the boards, and how long a run takes. Measured on virtual boards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lab import inventory, paths
+from lab.bench import benchmark
+from lab.errors import BenchError
+from lab.grid.ssh import Ssh
+from lab.inventory import BoardSpec, Lab
+from lab.options import VIRTUAL_LAB
+from lab.virtual import boards, qemu
+
+ROUNDS = 3
+BOOT_LIMIT = 240.0  # seconds
+BOOT_ONE = """\
+import json, sys, time
+from pathlib import Path
+from lab import inventory
+from lab.grid import services, session
+lab = inventory.load(Path(sys.argv[1]))
+with session.acquire(lab, [sys.argv[2]], services.directory(lab)) as held:
+    board = held.board(sys.argv[2])
+    board.power.power_off()
+    print("waiting", flush=True)
+    sys.stdin.readline()
+    board.strategy.reboot(entry="known-good")
+    print(json.dumps(board.strategy.milestones), flush=True)
+    board.power.power_off()
+"""
+
+
+@benchmark(
+    "boot-overhead",
+    unit="",
+    bar={"one_board_ratio": 1.10, "two_boards_ratio": 1.10, "one_board_s": 35.0, "two_boards_s": 60.0},
+)
+def boot_overhead() -> Mapping[str, float]:
+    """Power on to dom0 ready: through BMC, recorder and labgrid, against the same QEMU command line booted bare."""
+    lab = inventory.load(VIRTUAL_LAB)
+    names = sorted(lab.boards)
+    found: dict[str, float] = {}
+    for count, word in ((1, "one_board"), (2, "two_boards")):
+        bare, stack = [], []
+        for _ in range(ROUNDS):  # taken in turns, so that a machine that slows down slows both
+            bare.append(_bare(lab, names[:count]))
+            stack.append(_through_the_lab(lab, names[:count]))
+        found[f"{word}_ratio"] = statistics.median(stack) / statistics.median(bare)
+        found[f"{word}_s"] = statistics.median(stack)
+        found[f"{word}_bare_s"] = statistics.median(bare)
+    return found
+
+
+@benchmark("panic-latency", unit="s", bar=1.0)
+def panic_latency() -> float:
+    """A dom0 panic on the console, to the case that was running being ended."""
+    with _state() as state:
+        run = state / "run"
+        cases = "tests/boards/cases/testcases/broken"
+        _xenlab(state, "nightly", "--output", str(run), "-k", "test_dom0_dies and not purpose", cases, good=(1,))
+        records = [json.loads(line) for line in (run / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+        for record in records:
+            if "crash_to_end_s" in record["figures"]:
+                return float(record["figures"]["crash_to_end_s"])
+    raise BenchError("no crash ended a case")
+
+
+@benchmark("nightly-time", unit="min", bar={"quick_warm": 25.0, "cold_adds": 15.0})
+def nightly_time() -> Mapping[str, float]:
+    """The quick selection for one build, everything cached; and what making everything from nothing adds."""
+    with _state() as state:
+        _xenlab(state, "prepare")
+        started = time.monotonic()
+        _xenlab(state, "nightly", "--select", "quick", "--output", str(state / "run"))
+        warm = time.monotonic() - started
+        header = json.loads((state / "run" / "run.json").read_text(encoding="utf-8"))
+        phases = {f"quick_{p['name'].replace(' ', '_')}": p["seconds"] / 60 for p in header["phases"]}
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="xenlab-cold-") as cache:
+            words = ["prepare"]
+            environment = os.environ | {"XDG_CACHE_HOME": cache, "XDG_STATE_HOME": str(state)}
+            _run([str(paths.CHECKOUT / "xenlab"), *words], environment, good=(0,))
+        cold = time.monotonic() - started
+    return {"quick_warm": warm / 60, "cold_adds": cold / 60, **phases}
+
+
+# -- how -----------------------------------------------------------------------------------------------------
+
+
+def _through_the_lab(lab: Lab, names: list[str]) -> float:
+    """The slowest board's seconds from power on to ready, with all services in between."""
+    with _state() as state:
+        _xenlab(state, "lab", "up")
+        try:
+            environment = paths.environment() | {"XDG_STATE_HOME": str(state)}
+            processes = [
+                subprocess.Popen(
+                    [sys.executable, "-P", "-c", BOOT_ONE, str(VIRTUAL_LAB), name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env=environment,
+                )
+                for name in names
+            ]
+            for process in processes:
+                assert process.stdout
+                if process.stdout.readline().strip() != "waiting":
+                    raise BenchError("a board could not be acquired")
+            for process in processes:
+                assert process.stdin
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            said = [process.communicate(timeout=BOOT_LIMIT + 60)[0] for process in processes]
+            if any(process.returncode for process in processes):
+                raise BenchError("a board did not boot")
+            return max(float(json.loads(text)["ready"]) for text in said)
+        finally:
+            _xenlab(state, "lab", "down")
+
+
+def _bare(lab: Lab, names: list[str]) -> float:
+    """The same with nothing but QEMU: fresh disks, the same argv, a listener on the UART that picks the menu entry."""
+    with _state() as state, tempfile.TemporaryDirectory(prefix="xenlab-bare-") as scratch:
+        folder = Path(scratch)
+        previous = os.environ.get("XDG_STATE_HOME")
+        os.environ["XDG_STATE_HOME"] = str(state)
+        try:
+            boards.prepare(lab, folder, paths.state() / "lab" / "ssh")
+            seconds: dict[str, float] = {}
+            threads = [
+                threading.Thread(target=_boot_bare, args=(lab.boards[name], lab, folder / name, seconds))
+                for name in names
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if len(seconds) != len(names):
+                raise BenchError("a bare board did not boot")
+            return max(seconds.values())
+        finally:
+            if previous is None:
+                del os.environ["XDG_STATE_HOME"]
+            else:
+                os.environ["XDG_STATE_HOME"] = previous
+
+
+def _boot_bare(board: BoardSpec, lab: Lab, home: Path, seconds: dict[str, float]) -> None:
+    assert board.virtual
+    peers = [end for pair in lab.pairs() for end in pair if board in pair and end != board]
+    wiring = qemu.Wiring(
+        disk=home / "disk.qcow2",
+        seed=home / "seed.tar",
+        uart=home / "uart.sock",
+        qmp=home / "qmp.sock",
+        kcs_port=board.bmc.port + boards.KCS_OFFSET,
+        link_peer_port=peers[0].virtual.link_port if peers and peers[0].virtual else 0,
+    )
+    listeners = []
+    for path in (wiring.uart, wiring.qmp):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(1)
+        listeners.append(listener)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        qemu.arguments(board, board.virtual, wiring), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    ssh = Ssh(board.name, board.ssh_host, board.ssh_port, board.ssh_user)
+    try:
+        uart, _ = listeners[0].accept()
+        uart.settimeout(BOOT_LIMIT)
+        seen, chosen = b"", False
+        while b"xenlab: dom0 is up" not in seen:
+            data = uart.recv(65536)
+            if not data or time.monotonic() - started > BOOT_LIMIT:
+                return
+            seen = seen[-200:] + data
+            if not chosen and b"GNU GRUB" in seen:
+                uart.sendall(b"k")
+                chosen = True
+        drain = threading.Thread(target=_drain, args=(uart,), daemon=True)
+        drain.start()
+        while ssh.run("xl info >/dev/null", timeout=20, check=False).status:
+            time.sleep(0.3)
+        seconds[board.name] = time.monotonic() - started
+    except (BenchError, OSError):
+        return
+    finally:
+        ssh.close()
+        process.kill()
+        process.wait()
+        for listener in listeners:
+            listener.close()
+
+
+def _drain(uart: socket.socket) -> None:
+    try:
+        while uart.recv(65536):
+            pass
+    except OSError:
+        pass
+
+
+@contextmanager
+def _state() -> Iterator[Path]:
+    """A state folder of its own, so that a lab of the user's is left alone."""
+    folder = Path(tempfile.mkdtemp(prefix="xenlab-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _xenlab(state: Path, *words: str, good: tuple[int, ...] = (0,)) -> str:
+    environment = paths.environment() | {"XDG_STATE_HOME": str(state)}
+    return _run([sys.executable, "-P", "-m", "lab.cli", *words], environment, good=good)
+
+
+def _run(command: list[str], environment: Mapping[str, Any], *, good: tuple[int, ...]) -> str:
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600, check=False
+    )
+    if done.returncode not in good:
+        raise BenchError(f"{' '.join(command[-4:])} ended with {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
+    return done.stdout
