@@ -15,6 +15,8 @@ import pytest
 
 from lab import paths
 
+collect_ignore = ["cases"]  # they are run by the tests, on boards
+
 
 @dataclass
 class Finished:

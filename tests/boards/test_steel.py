@@ -9,29 +9,41 @@ import pytest
 
 from conftest import CommandLine
 from lab import inventory, paths
-from lab.virtual import boards
 
 # Any import of lab.virtual raises ImportError in the run and, by way of sitecustomize, in its workers.
 BLOCK = "import sys\nsys.modules['lab.virtual'] = None\n"
 
-
-@pytest.fixture
-def steel(xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The virtual boards, cabled and ready, and an inventory that does not say what they are made of."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(xenlab.state))
-    text = (paths.CHECKOUT / "inventory" / "virtual.yaml").read_text(encoding="utf-8")
-    virtual = tmp_path / "virtual.yaml"
-    virtual.write_text(text, encoding="utf-8")
-    lab = inventory.load(virtual)
-    folder = tmp_path / "boards"
+# Machines that are cabled and have mains, as a racker leaves them; of this the run knows nothing.
+RACK = """\
+import sys
+from pathlib import Path
+from lab import inventory, paths
+from lab.virtual import boards
+action, folder = sys.argv[1], Path(sys.argv[2])
+if action == "start":
+    lab = inventory.load(Path(sys.argv[3]))
     boards.prepare(lab, folder, paths.state() / "lab" / "ssh")
     boards.start(lab, folder)
-    lines = [line for line in text.splitlines() if not line.strip().startswith("virtual:")]
+else:
+    boards.stop(folder)
+"""
+
+
+@pytest.fixture
+def steel(xenlab: CommandLine, tmp_path: Path) -> Iterator[Path]:
+    """The virtual boards, cabled and ready, and an inventory that does not say what they are made of."""
+    virtual = paths.CHECKOUT / "inventory" / "virtual.yaml"
+    lines = [line for line in virtual.read_text(encoding="utf-8").splitlines() if "virtual:" not in line.split("#")[0]]
     declared = tmp_path / "steel.yaml"
     declared.write_text("\n".join(lines).replace("lab: virtual", "lab: steel"), encoding="utf-8")
     assert not inventory.load(declared).is_virtual
-    yield declared
-    boards.stop(folder)
+    folder = tmp_path / "boards"
+    try:
+        done = xenlab("start", str(folder), str(virtual), code=("-c", RACK))
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield declared
+    finally:
+        xenlab("stop", str(folder), code=("-c", RACK))
 
 
 def test_steel_boards_pass_the_same_cases(steel: Path, xenlab: CommandLine, tmp_path: Path) -> None:
