@@ -31,7 +31,9 @@ app = typer.Typer(
 lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
 
-Inventory = Annotated[Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False)]
+Inventory = Annotated[
+    Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
+]
 
 
 @app.callback()
@@ -50,23 +52,27 @@ def nightly(
     keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases of such names.")] = "",
     marker: Annotated[str, typer.Option("-m", metavar="EXPR", help="Only cases of such markers.")] = "",
     inventory: Inventory = VIRTUAL_LAB,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
+    ] = None,
     build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
     select: Annotated[
         Selection | None, typer.Option(help="How much; default: quick on a virtual lab, full on machines.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
+    ] = None,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
 
     wanted = NightlyOptions(
-        paths=tuple(cases or ()),
+        paths=tuple(_located(path) for path in cases or ()),
         keyword=keyword,
         marker=marker,
         inventory=inventory,
         output=output,
-        builds=tuple(build or ()),
+        builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
     )
@@ -77,10 +83,10 @@ def nightly(
 def selftest(
     steps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards; default: all."),
+        typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all."),
     ] = None,
 ) -> None:
-    """Test the framework itself, then the quick cases on the virtual boards."""
+    """Test the framework itself, then the quick cases on the virtual boards, then broken things on them."""
     from lab import selftest as steps_of_tox
 
     raise typer.Exit(steps_of_tox.run(steps or ()))
@@ -91,8 +97,12 @@ def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Start boards (if virtual), coordinator, exporter and console recorders, and leave them running."""
     from lab import inventory as inventories
     from lab import nightly as night
+    from lab.grid import services
 
-    night.lab_up(inventories.load(inventory), detach=True, progress=typer.echo)
+    lab = inventories.load(inventory)
+    night.lab_up(lab, detach=True, progress=typer.echo)
+    typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
+    typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
 
 
 @lab_app.command("status")
@@ -198,6 +208,12 @@ def version() -> None:
     project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     others = ", ".join(f"{name} {metadata.version(name)}" for name in ("labgrid", "pytest", "ansible-core"))
     typer.echo(f"xenlab {project['version']} ({others}, Python {platform.python_version()})")
+
+
+def _located(path: str) -> str:
+    """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
+    file, separator, node = path.partition("::")
+    return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
 
 
 class _Terminated(KeyboardInterrupt):

@@ -198,7 +198,7 @@ class Night:
 
     def _workers(self, shares: Sequence[Share]) -> None:
         """Run the shares side by side; show results as they come."""
-        running = {index: self._start(index, share) for index, share in enumerate(shares)}
+        running = {index: self._start(share) for index, share in enumerate(shares)}
         deadline = time.time() + RUN_LIMIT
         try:
             while any(process.poll() is None for process in running.values()):
@@ -212,7 +212,7 @@ class Night:
             self._show_new()
         for index, process in running.items():
             if process.returncode not in (0, 1):
-                tail = self._worker_log(index, shares[index]).read_text(errors="replace")[-1500:]
+                tail = self._worker_log(shares[index]).read_text(errors="replace")[-1500:]
                 self._notes.append(
                     f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
                 )
@@ -223,11 +223,11 @@ class Night:
             self._say.result(result)
         self._shown = len(results)
 
-    def _worker_log(self, index: int, share: Share) -> Path:
-        return self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.log"
+    def _worker_log(self, share: Share) -> Path:
+        return self.folder.path / f"worker-{'-'.join(share.boards)}-{Path(share.build).stem}.log"
 
-    def _start(self, index: int, share: Share) -> subprocess.Popen[bytes]:
-        arguments = self.folder.path / f"worker-{'-'.join(share.boards)}-{share.build}.args"
+    def _start(self, share: Share) -> subprocess.Popen[bytes]:
+        arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
         command = [
             sys.executable,
@@ -244,7 +244,7 @@ class Night:
             f"--build={share.build}",
         ]
         command += [f"@{arguments}"]
-        with open(self._worker_log(index, share), "ab") as output:
+        with open(self._worker_log(share), "ab") as output:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -37,6 +37,7 @@ class Seat:
     proof: provision.Proof | None = None
     capabilities: frozenset[str] = frozenset()
     suspect: str = ""  # why the next case must not trust the board as it is
+    deployed: bool = False  # the build under test was put onto it by this process
     refused: str = ""  # why the build under test cannot be had on it
     free_mib: int = 0
     host: Host = field(init=False)
@@ -84,27 +85,44 @@ class Rig:
     def _bring_up(self, seat: Seat) -> None:
         board = seat.board
         if not self._is_proved(seat):
-            if not seat.suspect and board.is_reachable() and not seat.proof:
-                pass  # dom0 of the known-good build is up already
-            else:
-                log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
-                with self.phase("boot"):
-                    board.strategy.reboot(entry="known-good")
-            self._deploy(seat)
-            try:
-                with self.phase("boot"):
-                    board.strategy.reboot(entry="under-test")
-            except (HypervisorCrash, ProductTimeout) as error:
-                seat.refused = str(error).splitlines()[0]
-                raise
-            if not self._is_proved(seat):
-                missing = seat.proof.mismatches if seat.proof else ("no proof",)
-                raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
-        seat.suspect = ""
+            if not (seat.suspect and seat.deployed and self._comes_back(seat)):
+                self._install(seat)
         if not seat.capabilities:
             seat.capabilities = self._capabilities(seat)
         seat.host.destroy_all()
         seat.free_mib = seat.host.free_memory_mib()
+
+    def _comes_back(self, seat: Seat) -> bool:
+        """Whether a board that has been through a crash is as wanted again after a mere power cycle."""
+        log.info("%s: power cycle (%s)", seat.board.name, seat.suspect)
+        try:
+            with self.phase("boot"):
+                seat.board.strategy.reboot(entry="under-test")
+        except LabError as error:
+            log.info("%s: it did not come back: %s", seat.board.name, error)
+            return False
+        seat.suspect = ""
+        return self._is_proved(seat)
+
+    def _install(self, seat: Seat) -> None:
+        """The long way: known-good build, deploy, the build under test, proof."""
+        board = seat.board
+        if seat.suspect or seat.proof or not board.is_reachable():  # else a known-good dom0 is up already
+            log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
+            with self.phase("boot"):
+                board.strategy.reboot(entry="known-good")
+        self._deploy(seat)
+        seat.deployed = True
+        try:
+            with self.phase("boot"):
+                board.strategy.reboot(entry="under-test")
+        except (HypervisorCrash, ProductTimeout) as error:
+            seat.refused = str(error).splitlines()[0]
+            raise
+        seat.suspect = ""
+        if not self._is_proved(seat):
+            missing = seat.proof.mismatches if seat.proof else ("no proof",)
+            raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
 
     def _is_proved(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():

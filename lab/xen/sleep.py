@@ -9,8 +9,8 @@ from lab.errors import BenchError, LabError, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.host import Host
 
+REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
 # In the order xen/arch/x86/acpi/power.c enter_state() prints them.
-PREPARING = "Preparing system for ACPI S3 state."
 ENTERING = "Entering ACPI S3 state."
 FINISHING = "Finishing wakeup from ACPI S3 state."
 BANNER = "Xen version "
@@ -27,7 +27,7 @@ class Night:
     seen_asleep: bool = False  # the board itself said so: BMC's ACPI power state
     states: list[str] = field(default_factory=list)  # what the BMC said, with times
     asleep_seconds: float = 0.0  # from Entering to Finishing, by the console's clock
-    suspend_seconds: float = 0.0  # from Preparing to Entering
+    suspend_seconds: float = 0.0  # from dom0's request to Entering: its drivers, Xen's domains and CPUs
     back_seconds: float = 0.0  # from Finishing to dom0 answering
 
     def text(self) -> str:
@@ -56,7 +56,8 @@ def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Nig
         command = "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo mem > /sys/power/state"
     else:
         command = f"rtcwake -m mem -s {wake_after}"
-    host.run(f"echo deep > /sys/power/mem_sleep; (sleep 0.3; {command}) >/run/xenlab/sleep.log 2>&1 &")
+    go = f"sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}"
+    host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")
     try:
         entering = board.console.wait_for(ENTERING, 30.0, since=mark)
         night.entered = True
@@ -98,7 +99,7 @@ def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Nig
 def _close(night: Night, board: object, mark: int) -> Night:
     lines = board.console.lines(mark)  # type: ignore[attr-defined]
     night.lines = [f"{line.time:.3f} {line.text}" for line in lines]
-    times = {key: line.time for line in lines for key in (PREPARING, ENTERING) if key in line.text}
+    times = {key: line.time for line in lines for key in (REQUESTED, ENTERING) if key in line.text}
     if len(times) == 2:
-        night.suspend_seconds = times[ENTERING] - times[PREPARING]
+        night.suspend_seconds = times[ENTERING] - times[REQUESTED]
     return night

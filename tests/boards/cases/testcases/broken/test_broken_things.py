@@ -8,8 +8,8 @@ pytestmark = pytest.mark.quick
 
 
 def test_guest_that_never_comes_up(host):
-    """The guest idles and never reports: FAIL, with its console."""
-    with host.domain(payload(host, "pvh64", "idle")) as guest:
+    """The guest is created and never runs: FAIL, with its console."""
+    with host.domain(payload(host, "pvh64", "idle"), paused=True) as guest:
         guest.results(5.0)
 
 
