@@ -163,6 +163,81 @@ def bench(
 
 
 @app.command()
+def history(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CASE | DIR...]", help="A case; or run folders, with --import.")
+    ] = None,
+    take: Annotated[
+        bool, typer.Option("--import", help="Import run folders, or all in a folder; again changes nothing.")
+    ] = False,
+) -> None:
+    """Show a case over time; without one, the builds there are."""
+    from lab.history import pages
+    from lab.history.store import History, run_folders
+
+    words = names or []
+    if len(words) < 1 if take else len(words) > 1:
+        raise UsageError("history wants one CASE, or --import and at least one DIR")
+    store = History()
+    if take:
+        for folder in [folder for word in words for folder in run_folders(Path(word))]:
+            typer.echo(f"{store.import_run(folder):<9} {folder}")
+    elif words:
+        case = store.case(words[0])
+        typer.echo(case)
+        for page in pages.case_pages(store, case):
+            typer.echo("\n".join(pages.case_lines(page)))
+    else:
+        typer.echo("\n".join(pages.build_lines(store.builds())) or f"nothing was imported yet: {store.where}")
+
+
+@app.command()
+def gate(
+    build: Annotated[str, typer.Option(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")],
+    baseline: Annotated[
+        str, typer.Option(metavar="BUILD", help="Default: the build of the line that was accepted last.")
+    ] = "",
+) -> None:
+    """Judge a build against its baseline. Exit status: 0 pass, 1 blocked by a new failure, 3 nothing to judge."""
+    from lab.history import gate as gates
+    from lab.history.store import History
+
+    store = History()
+    new = store.select(build)
+    found = gates.compare(store, new, store.select(baseline) if baseline else gates.baseline(store, new))
+    typer.echo("\n".join(gates.gate_lines(found)))
+    raise typer.Exit(found.exit_status)
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(metavar="A", help="A build or run: NAME, NAME@KEY, RUN or RUN@NAME.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="Another: what became of it since A.")],
+) -> None:
+    """Show what changed from one build or run to another."""
+    from lab.history import gate as gates
+    from lab.history.store import History
+
+    store = History()
+    typer.echo("\n".join(gates.comparison_lines(gates.compare(store, store.select(new), store.select(old)))))
+
+
+@app.command()
+def accept(
+    build: Annotated[
+        str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")
+    ],
+) -> None:
+    """Make a build the baseline of its line."""
+    from lab.history.store import History
+
+    store = History()
+    accepted = store.select(build).build
+    store.accept(accepted)
+    typer.echo(f"{accepted.label} is the baseline of {accepted.line} now")
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine lacks, and what to do; nothing is changed."""
     from lab import setup
@@ -192,8 +267,7 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import inventory as inventories
 
     for board in inventories.load(inventory).boards.values():
-        kind = board.tags.get("class") or ("virtual" if board.virtual else "steel")
-        typer.echo(f"{board.name}  {kind}  {' '.join(sorted(board.capabilities))}")
+        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
 
 
 @app.command()

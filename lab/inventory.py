@@ -84,6 +84,11 @@ class BoardSpec:
     virtual: VirtualSpec | None = None
 
     @property
+    def board_class(self) -> str:
+        """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""
+        return self.tags.get("class") or ("virtual" if self.virtual else "steel")
+
+    @property
     def link_name(self) -> str:
         """What the peer calls this board: the name that the lab link's address has in its /etc/hosts."""
         return self.name

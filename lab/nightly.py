@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 DEFAULT_BUILD = "pv32-debug"
 GUESSED_SECONDS = 30.0  # a case that never ran here
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
+HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
 RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
 
 
@@ -121,7 +122,7 @@ class Night:
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
-        self._notes = list(self._header.notes)
+        self._notes = [note for note in self._header.notes if not note.startswith(HISTORY_NOTE)]
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
@@ -269,10 +270,27 @@ class Night:
         )
         self.folder.write_header(self._header)
         _write_durations(results)
+        if fault := _to_history(self.folder):
+            self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
+            self.folder.write_header(self._header)
         junit.write(self.folder)
         html.write(self.folder)
         terminal.summary(self.folder)
         return status
+
+
+def _to_history(folder: RunFolder) -> str:
+    """Import a run that ended; what went wrong, if anything did. Nothing of it may cost the run."""
+    try:
+        from lab.history.store import History
+
+        History().import_run(folder.path)
+    except LabError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, the run's verdict and reports come first
+        log.exception("import into the history")
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -361,7 +379,7 @@ def _required_areas(options: NightlyOptions) -> tuple[str, ...]:
 
 def _facts(board: BoardSpec) -> dict[str, str]:
     return {
-        "class": board.tags.get("class", ""),
+        "class": board.board_class,
         "bmc": board.bmc.protocol,
         "console": board.console.via,
         "capabilities": " ".join(sorted(board.capabilities)),

@@ -183,7 +183,7 @@ class Bench:
             started=time.time(),
             selection="pytest",
             builds=(self.config.getoption("--build"),),
-            boards={name: {} for name in self.names},
+            boards={name: {"class": self.lab.boards[name].board_class} for name in self.names},
             planned=(),
             required_areas=(),
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 from lab import paths
 from lab.errors import BenchError, UsageError
 
+PACKAGES_OF_TESTS = "# --- what the framework's own tests need"  # begins the last section of the list
 PACKAGES = paths.CHECKOUT / "firmware" / "packages.txt"
 CACHE_GIB = 6.0  # image, builds, payloads, environment; see README.md
 MEMORY_GIB = 7.0  # two virtual boards of 3 GiB and the rest
@@ -41,7 +42,7 @@ class Finding:
 
 
 def packages(listing: Path = PACKAGES) -> list[Package]:
-    """The packages a machine needs.
+    """The packages a machine needs; without those that only `xenlab selftest` does.
 
     :raises UsageError: unreadable, or a line that is not one name and a comment.
     """
@@ -51,6 +52,8 @@ def packages(listing: Path = PACKAGES) -> list[Package]:
         raise UsageError(f"{listing}: {error.strerror}") from error
     found = []
     for number, line in enumerate(lines, 1):
+        if line == PACKAGES_OF_TESTS:
+            break
         name, _, purpose = line.partition("#")
         if not name.strip():
             continue

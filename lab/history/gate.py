@@ -1,0 +1,253 @@
+"""A build against its baseline: what changed, whether that blocks it, and the words for it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lab.errors import UsageError
+from lab.history.regression import Attempt, Change, Count, classify, count
+from lab.history.store import Build, History, Selected, Series, Tally, label
+from lab.record import Verdict
+
+LOOK_BACK = 10  # builds asked for one whose gate passes, when none was accepted
+
+Key = tuple[str, str]  # case and board class
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a case on a class of boards, with one build or in one run."""
+
+    tallies: tuple[Tally, ...] = ()
+    count: Count = Count()
+
+
+NOTHING = Seen()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of a case on a class of boards."""
+
+    series: Series
+    change: Change
+    why: str
+
+    def line(self, word: str = "") -> str:
+        """One line, that begins with ``word`` (default: the change)."""
+        where = f" [{self.series.board_class}]" if self.series.board_class else ""
+        return f"{word or self.change:<19}  {self.series.case}{where}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All findings of one build or run against another; without ``base`` nothing was judged before."""
+
+    new: Selected
+    base: Selected | None
+    findings: tuple[Finding, ...]
+
+    def of(self, *changes: Change) -> list[Finding]:
+        return [finding for finding in self.findings if finding.change in changes]
+
+    @property
+    def exit_status(self) -> int:
+        """Of the gate: 1 a new failure; else 3 nothing passed or failed; else 0."""
+        if self.of(Change.NEW_FAILURE):
+            return 1
+        return 0 if len(self.of(*_UNCOUNTED)) < len(self.findings) else 3
+
+
+_UNCOUNTED = (Change.MISSING, Change.NOT_COUNTED)
+
+
+def compare(history: History, new: Selected, base: Selected | None) -> Comparison:
+    """Judge every case of ``new`` against ``base``, by :func:`lab.history.regression.classify`.
+
+    A run against all of its own build is judged against the other runs with it.
+
+    :raises UsageError: they are the same, or ``base`` is one of the runs with ``new``.
+    """
+    return _Judge(history).compare(new, base)
+
+
+def baseline(history: History, new: Selected) -> Selected | None:
+    """What a build is judged against when nothing is said: the build of its line that was accepted last.
+
+    Without any, the newest of up to LOOK_BACK earlier builds whose gate would pass against its own such baseline;
+    else none. A build is never its own baseline; it is that of one of its runs if there are others. Builds that
+    their run did not identify are none, unless accepted.
+    """
+    line = history.builds(new.build.line)
+    judge, base, undecided = _Judge(history), None, list[Selected]()
+    for build in sorted((b for b in line if b.accepted is not None), key=lambda b: b.accepted or 0.0, reverse=True):
+        if build.id != new.build.id or new.run and judge.seen(Selected(build), without=new):
+            return Selected(build)
+    older = [b for b in line[: [b.id for b in line].index(new.build.id)] if b.is_known]
+    for build in reversed(older[-LOOK_BACK:]):
+        counts = [seen.count for seen in judge.seen(Selected(build)).values()]
+        if any(count.fails for count in counts):
+            undecided.append(Selected(build))
+        elif any(count.passes for count in counts):
+            base = Selected(build)  # passes against whatever baseline
+            break
+    for one in reversed(undecided):
+        if judge.compare(one, base, only_fails=True).exit_status == 0:
+            base = one
+    return base
+
+
+class _Judge:
+    """Comparisons that share what they read."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._known: dict[tuple[Selected, Selected | None], Mapping[Key, Seen]] = {}
+
+    def seen(self, selected: Selected, *, without: Selected | None = None) -> Mapping[Key, Seen]:
+        if (selected, without) not in self._known:
+            found: dict[Key, list[Tally]] = defaultdict(list)
+            for tally in self._history.tallies(selected, without=without):
+                found[tally.series.case, tally.series.board_class].append(tally)
+            seen = {key: Seen(tuple(tallies), _count(tallies)) for key, tallies in found.items()}
+            self._known[selected, without] = seen
+        return self._known[selected, without]
+
+    def compare(self, new: Selected, base: Selected | None, *, only_fails: bool = False) -> Comparison:
+        """With ``only_fails``, findings of what failed with ``new`` alone: no other can block."""
+        own = base is not None and base.build.id == new.build.id
+        if base and own and (new == base or not new.run):
+            raise UsageError(f"{new.label} cannot be compared with itself or a run of its own: {base.label}")
+        here = self.seen(new)
+        there = self.seen(base, without=new if own else None) if base else {}
+        counted = {key: seen for key, seen in here.items() if seen.count.total}
+        if only_fails:
+            counted = {key: seen for key, seen in counted.items() if seen.count.fails}
+        unsettled = [
+            seen.tallies[0].series
+            for key, seen in counted.items()
+            if seen.count.fails or (before := there.get(key, NOTHING).count).fails or not before.total
+        ]
+        earlier = self._history.earlier(unsettled, base.build, new) if base else {}
+        findings = [
+            _judged(seen, there.get(key, NOTHING), *earlier.get(seen.tallies[0].series, ([], False)))
+            for key, seen in counted.items()
+        ]
+        if not only_fails:
+            findings += _not_counted(here, there)
+        findings.sort(key=lambda finding: (finding.series.case, finding.series.board_class))
+        return Comparison(new, base, tuple(findings))
+
+
+def _not_counted(here: Mapping[Key, Seen], there: Mapping[Key, Seen]) -> Iterator[Finding]:
+    """What has neither PASS nor FAIL here, and why. A result without a board speaks for every class of its case."""
+    ran: dict[str, list[str]] = defaultdict(list)
+    for (case, board_class), seen in here.items():
+        if seen.count.total:
+            ran[case].append(board_class)
+    judged = {case for (case, _), seen in there.items() if seen.count.total} | ran.keys()
+    for (case, board_class), seen in here.items():
+        if not seen.count.total and (board_class or case not in judged):
+            why = _uncounted(seen) + _with_baseline(there.get((case, board_class), NOTHING).count)
+            yield Finding(seen.tallies[0].series, Change.NOT_COUNTED, why)
+    for key, before in there.items():
+        if key in here or not before.count.total:
+            continue
+        case, series = key[0], before.tallies[0].series
+        if boardless := here.get((case, "")):
+            yield Finding(series, Change.NOT_COUNTED, _uncounted(boardless) + _with_baseline(before.count))
+        else:
+            others = f"; it ran on {', '.join(sorted(ran[case]))}" if ran[case] else ""
+            yield Finding(series, Change.MISSING, f"no attempt{others}{_with_baseline(before.count)}")
+
+
+def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bool) -> Finding:
+    reference, name = before.count, "the baseline"
+    if earlier and not reference.total:
+        reference = count(one for one in earlier if one.build == earlier[-1].build)
+        name = label(*earlier[-1].build.split("@", 1))
+    ever_passed = ever_passed or reference.passes > 0
+    judgement = classify(now.count, reference, earlier, ever_passed=ever_passed, reference=name)
+    words = [judgement.why]
+    if failed := [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]:
+        words = [f"{failed[-1].reason} ({failed[-1].rule})", *words, *_boards(now, before)]
+    return Finding(now.tallies[0].series, judgement.change, "; ".join(words))
+
+
+def _boards(now: Seen, before: Seen) -> list[str]:
+    """On which boards it fails, and whether others of the class do: that explains, and excuses nothing."""
+    failing = sorted({tally.boards for tally in now.tallies if tally.verdict is Verdict.FAIL})
+    if failing == [""]:
+        return []
+    words = [f"on {' and '.join(failing)}"]
+    good = [tally for tally in now.tallies if tally.verdict is Verdict.PASS and tally.boards not in failing]
+    if good:
+        others = ", ".join(f"{tally.boards} passed {tally.number}" for tally in good)
+        words.append(f"only {' and '.join(failing)} of the class: {others}")
+    elif passed := {tally.boards for tally in before.tallies if tally.verdict is Verdict.PASS} - set(failing):
+        words.append(f"the baseline passed on {' and '.join(sorted(passed))}")
+    return words
+
+
+def _uncounted(seen: Seen) -> str:
+    """Why a case neither passed nor failed: the gravest of what was seen."""
+    worst = max(seen.tallies, key=lambda tally: tally.verdict.severity)
+    where = f" on {worst.boards}" if worst.boards and not worst.reason.startswith(worst.boards) else ""
+    return f"{worst.verdict}{where}: {worst.reason} ({worst.rule})"
+
+
+def _with_baseline(before: Count) -> str:
+    return f"; {before} with the baseline" if before.total else ""
+
+
+def _count(tallies: Iterable[Tally]) -> Count:
+    numbers = Counter[Verdict]()
+    for tally in tallies:
+        numbers[tally.verdict] += tally.number
+    return Count(numbers[Verdict.PASS], numbers[Verdict.FAIL])
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+def gate_lines(found: Comparison) -> list[str]:
+    """The gate's output: what blocks, what fails and does not block, what was not counted, the sum."""
+    lines = [f"gate of {found.new.label} against {_base(found)}"]
+    lines += [finding.line(f"blocks: {finding.change}") for finding in found.of(Change.NEW_FAILURE)]
+    for change in (Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED):
+        lines += [finding.line() for finding in found.of(change)]
+    lines += [finding.line("not counted") for finding in found.of(*_UNCOUNTED)]
+    verdict = {0: "pass", 1: "blocked", 3: "nothing to judge: no case passed or failed"}[found.exit_status]
+    return [*lines, f"{verdict} ({_sum(found)})"]
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Every case that did not just pass in both, and the sum."""
+    lines = [f"{found.new.label} against {_base(found)}"]
+    for change in Change:
+        if change is not Change.PASSING:
+            lines += [finding.line() for finding in found.of(change)]
+    return [*lines, _sum(found)]
+
+
+def _sum(found: Comparison) -> str:
+    numbers = Counter(finding.change for finding in found.findings)
+    return ", ".join(f"{numbers[change]} {change}" for change in Change if numbers[change]) or "no cases"
+
+
+def _base(found: Comparison) -> str:
+    if found.base is None:
+        return "nothing: no build of its line was accepted or would pass before it"
+    return f"{found.base.label}{_accepted(found.base.build)}"
+
+
+def _accepted(build: Build) -> str:
+    return "" if build.accepted is None else f" (accepted {day(build.accepted)})"
+
+
+def day(when: float) -> str:
+    """``2026-11-23 08:33``, UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))

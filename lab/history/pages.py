@@ -1,0 +1,84 @@
+"""The pages of ``xenlab history``: one case over time, and the builds there are."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from lab.history.gate import day
+from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
+from lab.history.store import COUNTED, Build, Entry, History, Series
+from lab.record import Verdict
+
+SHOWN = 60  # attempts in the strip
+LISTED = 10  # attempts in the table below it
+
+
+@dataclass(frozen=True, slots=True)
+class CasePage:
+    """One series of a case: its last attempts, oldest first, and by which of them it is flaky (if it is)."""
+
+    series: Series
+    entries: tuple[Entry, ...]
+    flaky_by: tuple[Attempt, ...]
+
+
+def case_pages(history: History, case: str) -> list[CasePage]:
+    """What there is of a case, a page for each line of builds and class of boards."""
+    pages = []
+    for series, found in groupby(history.entries(case, SHOWN), key=lambda entry: entry.series):
+        entries = tuple(found)
+        counted = sorted(
+            [entry for entry in entries if entry.verdict.value in COUNTED][-WINDOW:],
+            key=lambda entry: (entry.build.first_seen, entry.build.key, entry.started),
+        )
+        attempts = [Attempt(entry.build.key, entry.verdict is Verdict.PASS) for entry in counted]
+        pages.append(CasePage(series, entries, tuple(flaky_stretch(attempts))))
+    return pages
+
+
+def case_lines(page: CasePage) -> list[str]:
+    """A strip of verdicts by build, newest last; durations; the last attempts with their reasons."""
+    lines = [f"{page.series.line} [{page.series.board_class or 'no board'}]: {_status(page)}"]
+    strip = []
+    for build, entries in groupby(page.entries, key=lambda entry: entry.build):
+        strip.append(f"{build.label.partition('@')[2]} {''.join(entry.verdict[0] for entry in entries)}")
+    lines.append(f"  {'  '.join(strip)}   (P pass, F fail, E error, M miss, S skip; the newest is last)")
+    if passed := [entry.seconds for entry in page.entries if entry.verdict is Verdict.PASS]:
+        median, low, high = statistics.median(passed), min(passed), max(passed)
+        lines.append(f"  a pass takes {median:.1f} s (median of {len(passed)}; {low:.1f} to {high:.1f} s)")
+    last = page.entries[-LISTED:]
+    widths = [max(len(text) for text in column) for column in zip(*(_cells(entry) for entry in last), strict=True)]
+    for entry in last:
+        cells = "  ".join(f"{text:<{width}}" for text, width in zip(_cells(entry), widths, strict=True))
+        lines.append(f"  {cells}  {entry.reason}".rstrip())
+    return lines
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    seconds = f"{entry.seconds:7.1f} s"
+    return day(entry.started), entry.build.label, entry.run, entry.verdict.value, seconds, entry.boards
+
+
+def _status(page: CasePage) -> str:
+    counted = [entry.verdict for entry in page.entries if entry.verdict.value in COUNTED]
+    if not counted:
+        return f"neither passed nor failed in the last {len(page.entries)}"
+    if page.flaky_by:
+        return f"flaky, {count(page.flaky_by)}"
+    same = next((index for index, verdict in enumerate(reversed(counted)) if verdict is not counted[-1]), len(counted))
+    words = "passed" if counted[-1] is Verdict.PASS else "failed"
+    return f"{words} the last {same} of {len(counted)} that count"
+
+
+def build_lines(builds: Sequence[Build]) -> list[str]:
+    """The builds there are, as they came."""
+    width = max((len(build.label) for build in builds), default=0)
+    lines = []
+    for build in builds:
+        accepted = "" if build.accepted is None else f"  accepted {day(build.accepted)}"
+        seen = f"{day(build.first_seen)} to {day(build.last_seen)}"
+        lines.append(f"{build.label:<{width}}  Xen {build.version or '?':<10}  runs {seen}{accepted}")
+    return lines

@@ -1,0 +1,802 @@
+"""Results over time: what gets into the database, what the regression rule says of it, what the gate does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from postgres import PASSWORD, Server, binaries, serve
+
+from lab import cli, inventory, nightly, paths
+from lab.errors import BenchError, UsageError
+from lab.history import gate, pages, schema, store
+from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
+from lab.history.store import History
+from lab.options import VIRTUAL_LAB
+from lab.record import RunHeader, TestResult, Verdict
+from lab.runs import RunFolder
+
+S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
+PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs[hvm]"
+LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
+DAY = 86400.0
+LINE = "pv32-debug"
+HOSTILE = "\x00\x1b[2J\ud800\u202e'; DROP TABLE runs; --"
+BOARDS = {"virt1": "virtual", "virt2": "virtual", "epyc": "server", "t14": "laptop"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    programs = binaries()
+    if programs is None:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL is not installed; ./xenlab selftest installs it")
+        pytest.skip("PostgreSQL is not installed (package postgresql)")
+    with serve(programs) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/history.sqlite"
+    return str(request.getfixturevalue("server").url())
+
+
+@pytest.fixture
+def history(url: str) -> History:
+    return History(url)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "runs")
+
+
+def result(case: str = PV32, verdict: Verdict = Verdict.PASS, board: str = "virt1", **changes: object) -> TestResult:
+    reason = "" if verdict is Verdict.PASS else f"{board}: because"
+    rule = {"PASS": "passed", "FAIL": "assertion", "MISS": "bench", "ERROR": "exception", "SKIP": "skipped"}[verdict]
+    boards = tuple(board.split("+")) if board else ()
+    plain = TestResult(case, case.split("/")[1], verdict, rule, reason, 0.0, 2.0, boards, LINE)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+PASS, FAIL, MISS, ERROR, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.MISS, Verdict.ERROR, Verdict.SKIP
+
+
+class Runs:
+    """Run folders, a day apart, as a run writes them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.days = 0
+
+    def write(
+        self, *results: TestResult, key: str = "aaaaaaaa11", builds: Sequence[str] = (LINE,), **changes: object
+    ) -> RunFolder:
+        self.days += 1
+        header = RunHeader(
+            run_id=f"run{self.days}",
+            started=1795000000.0 + self.days * DAY,
+            selection="full",
+            builds=tuple(builds),
+            boards={name: {"class": word} for name, word in BOARDS.items()},
+            planned=tuple(dict.fromkeys(one.case for one in results)),
+            required_areas=(),
+        )
+        folder = RunFolder.create(self.directory / f"run{self.days}", replace(header, **changes))  # type: ignore[arg-type]
+        for index, one in enumerate(results):
+            folder.append(replace(one, started=header.started + index))
+        if key:
+            facts = {"key": key, "build id": f"{key}{'0' * 30}", "version": "4.17.5"}
+            folder.write_builds(dict.fromkeys(builds, facts))
+        return folder
+
+    def fill(self, history: History, *nights: str, case: str = PV32) -> None:
+        """Import runs, each ``KEY:VERDICTS``, as in ``aa:PPF``."""
+        words = {"P": PASS, "F": FAIL, "M": MISS, "E": ERROR, "S": SKIP}
+        for night in nights:
+            key, verdicts = night.split(":")
+            history.import_run(self.write(*(result(case, words[v]) for v in verdicts), key=key).path)
+
+
+def counts(history: History) -> dict[str, int]:
+    with history._engine.connect() as connection:
+        return {
+            name: connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+            for name, table in schema.metadata.tables.items()
+        }
+
+
+def verdicts(history: History, case: str = PV32) -> list[str]:
+    return [entry.verdict.value for entry in history.entries(case, 1000)]
+
+
+def judged(history: History, new: str, base: str = "") -> dict[str, str]:
+    """What became of each case and class."""
+    selected = history.select(new)
+    found = gate.compare(history, selected, history.select(base) if base else gate.baseline(history, selected))
+    return {
+        f"{one.series.case.rpartition('::')[2]} {one.series.board_class}".strip(): one.change.value
+        for one in found.findings
+    }
+
+
+# what gets in
+
+
+def test_importing_a_run_again_changes_nothing(history: History, runs: Runs) -> None:
+    folder = runs.write(result(), result(S3, FAIL), result(LIVE, MISS, "virt1+virt2"))
+    assert history.import_run(folder.path) == "new"
+    once = counts(history)
+    assert once == {"runs": 1, "builds": 1, "cases": 3, "series": 3, "results": 3}
+    assert history.import_run(folder.path) == "unchanged"
+    assert counts(history) == once
+
+
+def test_a_run_gone_on_with_is_updated(history: History, runs: Runs) -> None:
+    folder = runs.write(result(), planned=(PV32, S3))
+    history.import_run(folder.path)
+    assert (verdicts(history), verdicts(history, S3)) == (["PASS"], ["MISS"])
+    folder.append(result(S3, started=5.0))
+    assert history.import_run(folder.path) == "updated"
+    assert (verdicts(history), verdicts(history, S3)) == (["PASS"], ["PASS"])
+    assert counts(history)["results"] == 2
+    folder.write_header(replace(folder.header(), finished=9.0, exit_status=0))
+    assert history.import_run(folder.path) == "updated"
+
+
+def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Runs) -> None:
+    folder = runs.write(result(PV32, FAIL), result(PV32, PASS, attempt=2))
+    with open(folder.path / "results.jsonl", "a") as file:
+        file.write('{"case": "x')
+    history.import_run(folder.path)
+    assert verdicts(history) == ["FAIL", "PASS"]
+
+
+def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Runs) -> None:
+    hostile = result(PV32, FAIL, reason=HOSTILE, doc=HOSTILE, started=float("nan"), seconds=float("inf"))
+    history.import_run(runs.write(replace(hostile, case=f"testcases/a/b.py::t[{HOSTILE}]")).path)
+    [entry] = pages.case_pages(history, history.case(f"t[{store.visible_line(HOSTILE)}]"))[0].entries
+    assert entry.reason == r"\x00\x1b[2J\ud800\u202e'; DROP TABLE runs; --"
+    assert entry.seconds == 0
+
+
+def test_what_no_run_folder_is_is_refused(history: History, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run folder"):
+        history.import_run(tmp_path)
+    with pytest.raises(UsageError, match="no run folder, and none in it"):
+        store.run_folders(tmp_path)
+
+
+def test_a_folder_of_runs_stands_for_the_runs_in_it(runs: Runs) -> None:
+    made = [runs.write(result()).path, runs.write(result()).path]
+    assert store.run_folders(runs.directory) == made
+    assert store.run_folders(made[0]) == made[:1]
+
+
+def test_a_build_is_its_recipe_and_its_key(history: History, runs: Runs) -> None:
+    runs.fill(history, "aaaaaaaa11:P", "bbbbbbbb22:P", "aaaaaaaa11:P")
+    history.import_run(runs.write(result(build="release"), builds=("release",)).path)
+    assert [build.label for build in history.builds()] == [
+        "pv32-debug@aaaaaaaa",
+        "pv32-debug@bbbbbbbb",
+        "release@aaaaaaaa",
+    ]
+    assert [build.label for build in history.builds(LINE)] == ["pv32-debug@aaaaaaaa", "pv32-debug@bbbbbbbb"]
+    assert history.builds()[0].last_seen - history.builds()[0].first_seen == 2 * DAY
+
+
+def test_a_run_that_did_not_note_its_build_has_one_of_its_own(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", ":P", ":F")
+    assert [build.label for build in history.builds()] == [f"{LINE}@aa", f"{LINE}@run:run2", f"{LINE}@run:run3"]
+    assert history.select(LINE).build.key == "aa"
+    assert history.select("run3").build.key == "run:run3"
+
+
+def test_a_build_made_anew_on_resume_leaves_nothing_of_the_old(history: History, runs: Runs) -> None:
+    folder = runs.write(result(), key="aa")
+    history.import_run(folder.path)
+    folder.write_builds({LINE: {"key": "bb"}})
+    history.import_run(folder.path)
+    assert [build.key for build in history.builds()] == ["bb"]
+
+
+@pytest.mark.parametrize(
+    ("boards", "classes"),
+    [(("virt1",), "virtual"), (("t14", "epyc"), "laptop+server"), (("new",), "unknown"), ((), "")],
+)
+def test_a_pair_has_the_classes_of_both(history: History, runs: Runs, boards: tuple[str, ...], classes: str) -> None:
+    history.import_run(runs.write(result(boards=boards)).path)
+    assert [page.series.board_class for page in pages.case_pages(history, PV32)] == [classes]
+
+
+def _import(url: str, folder: Path) -> None:
+    sys.stderr.write(History(url).import_run(folder) + "\n")
+
+
+def test_two_that_import_into_a_new_database_do_not_hurt_each_other(url: str, runs: Runs) -> None:
+    folders = [runs.write(result(), result(S3)).path for _ in range(2)]
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_import, args=(url, folder)) for folder in folders]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert counts(History(url)) == {"runs": 2, "builds": 1, "cases": 2, "series": 2, "results": 4}
+
+
+# the tables
+
+
+def _alembic(history: History, command: str, revision: str) -> None:
+    from alembic import command as commands
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(paths.CHECKOUT / "lab" / "history" / "migrations"))
+    with history._transaction(writes=True) as connection:
+        config.attributes["connection"] = connection
+        getattr(commands, command)(config, revision)
+
+
+def test_migrations_make_the_tables_of_the_schema(history: History) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with history._engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, schema.metadata) == []
+        assert context.get_current_revision() == schema.HEAD
+
+
+def test_migrations_go_down_and_up_again(url: str, history: History, runs: Runs) -> None:
+    folder = runs.write(result()).path
+    history.import_run(folder)
+    _alembic(history, "downgrade", "base")
+    with history._engine.connect() as connection:
+        assert not set(schema.metadata.tables) & set(sa.inspect(connection).get_table_names())
+    assert History(url).import_run(folder) == "new"
+
+
+def test_a_database_of_a_newer_xenlab_is_left_alone(url: str, history: History) -> None:
+    with history._transaction(writes=True) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'later'"))
+    with pytest.raises(UsageError, match="a newer xenlab"):
+        History(url)
+
+
+def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no database at all, but long enough to be looked at")
+    with pytest.raises(BenchError, match=f"{tmp_path}/file"):
+        History(f"sqlite:///{tmp_path}/file")
+
+
+# the setting
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("geheim", "is no URL"),
+        ("postgresql://u:geheim@host:geheim/x", "is no URL"),
+        ("mysql://u:geheim@host/x", "postgresql or sqlite"),
+        ("postgresql://u:ge@heim@host/x", "percent-encoded"),
+    ],
+)
+def test_a_wrong_setting_is_said_without_its_words(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        History(text)
+    assert "heim" not in str(caught.value)
+
+
+def test_a_refused_password_is_in_no_message(server: Server, tmp_path: Path) -> None:
+    server.url()
+    environment = paths.environment() | {"XDG_STATE_HOME": str(tmp_path)}
+    for url in (
+        server.url(password="geheim%2Fgeheim", database="test1"),
+        f"postgresql://u:geheim@127.0.0.1:1/x?connect_timeout=3&host={tmp_path}/geheim%2Fgeheim",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "lab.cli", "-vv", "history"],
+            env=environment | {store.SETTING: url.replace(f"{tmp_path}/geheim%2Fgeheim", str(tmp_path))},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 3
+        assert "history postgresql" in done.stderr
+        assert "geheim" not in done.stdout + done.stderr
+
+
+def test_the_password_is_in_no_message_of_a_good_database(server: Server, runs: Runs, tmp_path: Path) -> None:
+    runs.write(result())
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.cli", "-vv", "history", "--import", str(runs.directory)],
+        env=paths.environment() | {store.SETTING: server.url(), "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.startswith("new "), done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "geh%20eim" not in done.stdout + done.stderr
+
+
+# the rule
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "side", "p"),
+    [
+        (Count(1, 3), Count(3, 1), "more", 17 / 70),  # Fisher's lady who tasted tea
+        (Count(1, 3), Count(3, 1), "both", 34 / 70),
+        (Count(3, 1), Count(1, 3), "less", 17 / 70),
+        (Count(9, 1), Count(3, 11), "both", 0.002759456185),
+        (Count(0, 1), Count(19, 1), "more", 2 / 21),
+        (Count(0, 2), Count(19, 1), "more", 3 / 231),
+        (Count(5, 0), Count(7, 0), "both", 1.0),
+    ],
+)
+def test_fisher(now: Count, before: Count, side: str, p: float) -> None:
+    assert fisher(now, before, side) == pytest.approx(p)  # type: ignore[arg-type]
+
+
+def attempts(text: str) -> list[Attempt]:
+    """``aPPF bP``: builds and their verdicts, oldest first."""
+    return [Attempt(word[0], letter == "P") for word in text.split() for letter in word[1:]]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "flaky"),
+    [
+        ("", ""),
+        ("aPPPP bPPPP", ""),
+        ("aPPPP bFFFF", ""),  # broken
+        ("aPPPP bF cPPPP", ""),  # broken and repaired, once
+        ("aPPPF bPPPP", "aPPPF bPPPP"),  # one build did both
+        ("aP bF cP dF eP", "aP bF cP dF eP"),  # came back twice
+        ("aP bF cP dF", ""),
+        ("aFPFFFF bPPPPPPPPPP", ""),  # flaky once, and repaired since
+        ("aFFFFFF bPPPPPPPPPF", "bPPPPPPPPPF"),  # flaky since
+    ],
+)
+def test_flaky_is_what_did_both_without_a_change(earlier: str, flaky: str) -> None:
+    assert list(flaky_stretch(attempts(earlier))) == attempts(flaky)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "earlier", "change"),
+    [
+        (Count(1, 0), Count(), "", Change.NEW_CASE),
+        (Count(0, 1), Count(), "", Change.NEVER_PASSED),
+        (Count(0, 1), Count(0, 2), "aFF", Change.NEVER_PASSED),
+        (Count(1, 0), Count(2, 0), "aPP", Change.PASSING),
+        (Count(0, 1), Count(1, 0), "aP", Change.NEW_FAILURE),
+        (Count(9, 1), Count(1, 0), "aP", Change.NEW_FAILURE),  # repeating excuses nothing
+        (Count(0, 1), Count(0, 1), "aP bF", Change.STILL_FAILING),
+        (Count(1, 0), Count(0, 1), "aP bF", Change.FIXED),
+        (Count(0, 1), Count(19, 1), f"a{'P' * 10}F{'P' * 9}", Change.FLAKY),  # p = 2/21
+        (Count(0, 2), Count(19, 1), f"a{'P' * 10}F{'P' * 9}", Change.NEW_FAILURE),  # p = 3/231
+        (Count(0, 1), Count(39, 1), f"a{'P' * 20}F{'P' * 19}", Change.NEW_FAILURE),  # p = 2/41 < 0.05
+        (Count(0, 1), Count(38, 1), f"a{'P' * 20}F{'P' * 18}", Change.FLAKY),  # p = 2/40 = 0.05: not below
+        (Count(0, 1), Count(0, 1), "aP bF cP dF eP fF", Change.FLAKY),
+        (Count(1, 0), Count(1, 1), "aPF", Change.FLAKY),
+        (Count(9, 0), Count(1, 9), f"aP{'F' * 9}", Change.FIXED),
+        (Count(0, 1), Count(10, 0), f"aFPFFFF b{'P' * 10}", Change.NEW_FAILURE),  # what was flaky was repaired
+    ],
+)
+def test_the_rule(now: Count, before: Count, earlier: str, change: Change) -> None:
+    past = attempts(earlier)
+    judgement = classify(now, before, past, ever_passed=any(one.is_pass for one in past))
+    assert judgement.change is change, judgement.why
+
+
+def test_counts_add_up() -> None:
+    assert count(attempts("aPPF bF")) == Count(2, 2)
+
+
+# from the database
+
+
+def test_each_change_is_found(history: History, runs: Runs) -> None:
+    def night(key: str, verdicts: str) -> None:
+        words = {"P": PASS, "F": FAIL, "M": MISS, "E": ERROR, "S": SKIP}
+        names = ("passing", "broken", "stays", "never", "fixed", "gone", "missed", "erred", "skipped", "new", "newfail")
+        found = [
+            result(f"testcases/x/test_x.py::{name}", words[verdict])
+            for name, verdict in zip(names, verdicts, strict=True)
+            if verdict != "-"
+        ]
+        history.import_run(runs.write(*found, key=key).path)
+
+    night("aa", "PPPFFPPPP--")
+    night("bb", "PPFFFPPPP--")
+    history.accept(history.select(f"{LINE}@bb").build)
+    night("cc", "PFFFP-MESPF")
+    assert judged(history, LINE) == {
+        "passing virtual": "passing",
+        "broken virtual": "new failure",
+        "stays virtual": "still failing",
+        "never virtual": "never passed",
+        "fixed virtual": "fixed",
+        "gone virtual": "missing case",
+        "missed virtual": "not counted",
+        "erred virtual": "not counted",
+        "skipped virtual": "not counted",
+        "new virtual": "new case",
+        "newfail virtual": "never passed",
+    }
+    assert judged(history, LINE, f"{LINE}@aa")["stays virtual"] == "new failure"
+
+
+def test_a_case_the_baseline_missed_is_held_against_the_build_before_it(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "bb:M", "cc:F")
+    history.accept(history.select(f"{LINE}@bb").build)
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
+    selected = history.select(LINE)
+    [finding] = gate.compare(history, selected, gate.baseline(history, selected)).findings
+    assert "passed 1 of 1 with pv32-debug@aa" in finding.why
+
+
+def test_what_is_newer_than_the_baseline_explains_nothing(history: History, runs: Runs) -> None:
+    """An intermittent failure that came after the baseline does not make the case a flaky one."""
+    runs.fill(history, "aa:PPPPPPPP")
+    history.accept(history.select(LINE).build)
+    runs.fill(history, "bb:PFPFPF", "cc:F")
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
+
+
+def test_flaky_is_told_from_broken(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:PPPFPPPPPP")
+    history.accept(history.select(LINE).build)
+    runs.fill(history, "bb:F")
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "flaky"}
+    runs.fill(history, "bb:FF")
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
+
+
+def test_only_so_many_attempts_are_looked_back_upon(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:F" + "P" * WINDOW)
+    history.accept(history.select(LINE).build)
+    runs.fill(history, "bb:F")
+    new = history.select(LINE)
+    [series] = [tally.series for tally in history.tallies(new)]
+    earlier, ever_passed = history.earlier([series], history.select(f"{LINE}@aa").build, new)[series]
+    assert (count(earlier), ever_passed) == (Count(WINDOW, 0), True)
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
+
+
+def test_lines_and_classes_stand_for_themselves(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(result(board="epyc"), result(build="release"), builds=(LINE, "release")).path)
+    history.accept(history.select(LINE).build)
+    folder = runs.write(result(PV32, FAIL, board="t14"), key="bb")
+    history.import_run(folder.path)
+    assert judged(history, LINE) == {
+        "test_pv32_runs[hvm] laptop": "never passed",
+        "test_pv32_runs[hvm] server": "missing case",
+    }
+
+
+def test_another_line_may_be_the_baseline(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(result(build="release"), builds=("release",)).path)
+    runs.fill(history, "bb:F")
+    assert judged(history, LINE, "release") == {"test_pv32_runs[hvm] virtual": "new failure"}
+
+
+def test_a_board_excuses_nothing_and_is_named(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P")
+    failing = result(PV32, FAIL, board="virt2", reason="no answer")
+    history.import_run(runs.write(failing, result(board="virt1"), key="bb").path)
+    found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
+    [line] = [text for text in gate.gate_lines(found) if text.startswith("blocks")]
+    assert line == (
+        "blocks: new failure  testcases/guest32/test_pv32.py::test_pv32_runs[hvm] [virtual]: no answer (assertion); "
+        "failed 1 of 2; passed 1 of 1 with the baseline; on virt2; only virt2 of the class: virt1 passed 1"
+    )
+
+
+def test_the_board_the_baseline_passed_on_is_named(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P")
+    history.import_run(runs.write(result(PV32, FAIL, board="virt2"), key="bb").path)
+    found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
+    assert found.findings[0].why.endswith("on virt2; the baseline passed on virt1")
+
+
+@pytest.mark.parametrize("board", ["", "virt1"])
+def test_a_case_that_was_not_counted_says_why(history: History, runs: Runs, board: str) -> None:
+    runs.fill(history, "aa:P")
+    history.import_run(runs.write(result(PV32, MISS, board=board, reason="BMC silent"), key="bb").path)
+    found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
+    where = f" on {board}" if board else ""
+    assert gate.gate_lines(found)[1:] == [
+        f"not counted          {PV32} [virtual]: MISS{where}: BMC silent (bench); passed 1 of 1 with the baseline",
+        "nothing to judge: no case passed or failed (1 not counted)",
+    ]
+
+
+def test_a_planned_case_that_did_not_run_is_not_counted(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P")
+    history.import_run(runs.write(result(S3), key="bb", planned=(PV32, S3)).path)
+    found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
+    assert [line for line in gate.gate_lines(found) if "did-not-run" in line and line.startswith("not counted")]
+    assert found.exit_status == 0
+
+
+# baselines
+
+
+def test_without_any_the_baseline_is_the_newest_that_would_pass(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "bb:M", "cc:F", "dd:F", "ee:F")
+    assert gate.baseline(history, history.select(f"{LINE}@aa")) is None
+    baseline = gate.baseline(history, history.select(LINE))
+    assert baseline and baseline.build.key == "aa"  # bb has nothing to judge by, cc and dd would be blocked
+
+
+def test_a_failure_from_the_first_day_does_not_keep_a_build_from_being_the_baseline(
+    history: History, runs: Runs
+) -> None:
+    for key in ("aa", "bb", "cc"):
+        history.import_run(runs.write(result(), result(S3, FAIL), key=key).path)
+    baseline = gate.baseline(history, history.select(LINE))
+    assert baseline and baseline.build.key == "bb"
+
+
+def test_the_build_accepted_last_is_the_baseline(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "bb:P", "cc:P")
+    for key in ("bb", "aa"):
+        history.accept(history.select(f"{LINE}@{key}").build)
+    baseline = gate.baseline(history, history.select(LINE))
+    assert baseline and baseline.build.key == "aa"
+
+
+def test_a_run_is_judged_against_the_others_of_its_accepted_build(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "aa:F")
+    history.accept(history.select(LINE).build)
+    assert gate.baseline(history, history.select(LINE)) is None  # never itself
+    new = history.select("run2")
+    [finding] = gate.compare(history, new, gate.baseline(history, new)).findings
+    assert finding.change is Change.NEW_FAILURE
+    assert "passed 1 of 1 with the baseline" in finding.why  # its own FAIL is not held against the baseline
+
+
+def test_a_run_that_is_all_of_the_accepted_build_is_judged_against_an_older_one(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "bb:F")
+    for key in ("aa", "bb"):
+        history.accept(history.select(f"{LINE}@{key}").build)
+    baseline = gate.baseline(history, history.select("run2"))
+    assert baseline and baseline.build.key == "aa"
+
+
+def test_a_thing_is_not_compared_with_itself(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P", "aa:P")
+    for new, base in ((LINE, LINE), ("run1", "run1"), (LINE, "run1")):
+        with pytest.raises(UsageError, match="cannot be compared"):
+            gate.compare(history, history.select(new), history.select(base))
+    assert judged(history, "run2", "run1") == {"test_pv32_runs[hvm] virtual": "passing"}
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pv32-debgu", r"did you mean pv32-debug\?"),
+        ("pv32-debug@c", "none fits; there are: pv32-debug@aaaa1111, pv32-debug@aaaa2222"),
+        ("pv32-debug@aaaa", "several fit"),
+        ("pv32-debug@", "none fits"),
+        ("rum1", r"did you mean run1\?"),
+        ("run3", "several fit; there are: run3@pv32-debug, run3@release"),
+        ("run3@debian", "none fits"),
+        ("", "no build or run ''"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(history: History, runs: Runs, text: str, words: str) -> None:
+    runs.fill(history, "aaaa1111:P", "aaaa2222:P")
+    history.import_run(runs.write(result(), result(build="release"), key="aaaa2222", builds=(LINE, "release")).path)
+    with pytest.raises(UsageError, match=words):
+        history.select(text)
+
+
+def test_builds_and_runs_are_named_in_four_ways(history: History, runs: Runs) -> None:
+    runs.fill(history, "aaaa1111:P", "aaaa2222:P", "aaaa1111:P")
+    history.import_run(runs.write(result(), result(build="release"), key="bb", builds=(LINE, "release")).path)
+    assert history.select(f"{LINE}@aaaa2").label == "pv32-debug@aaaa2222"
+    assert history.select(f"{LINE}@{'aaaa2222' + '0' * 30}").label == "pv32-debug@aaaa2222"
+    assert history.select("run1").label == "run run1 (pv32-debug@aaaa1111)"
+    assert history.select("run4@release").label == "run run4 (release@bb)"
+    assert history.select(LINE).label == "pv32-debug@bb"
+
+
+def test_a_run_is_named_by_its_folder_and_imported(
+    history: History, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.fill(history, "aa:P")
+    path = runs.write(result(PV32, MISS), key="").path  # a set-up that failed: which build it was is not known
+    monkeypatch.chdir(path.parent)
+    assert history.select("run2").label == "run run2 (pv32-debug@run:run2)"
+    assert history.select(str(path)) == history.select(f"run2@{LINE}")
+    assert history.select(LINE).build.key == "aa"
+    new = history.select("run2")
+    assert gate.compare(history, new, gate.baseline(history, new)).exit_status == 3
+
+
+def test_a_case_is_named_by_its_end(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(result(), result(S3), result("testcases/x/y.py::test_s3_rtc_wake")).path)
+    assert history.case(PV32) == history.case("test_pv32_runs[hvm]") == PV32
+    with pytest.raises(UsageError, match="several cases fit"):
+        history.case("test_s3_rtc_wake")
+    with pytest.raises(UsageError, match=r"did you mean test_pv32_runs\[hvm\]\?"):
+        history.case("test_pv32_run")
+
+
+# commands
+
+
+@pytest.fixture
+def xenlab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command with a state folder of its own: exit status, what it printed, what it complained."""
+    monkeypatch.setattr(paths, "state", lambda: tmp_path)
+    monkeypatch.delenv(store.SETTING, raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+Xenlab = Callable[..., tuple[int, str, str]]
+
+
+def test_gate_has_a_status_for_ci(xenlab: Xenlab, runs: Runs) -> None:
+    runs.write(result(), result(S3), key="aa")
+    runs.write(result(PV32, FAIL), result(S3, MISS), key="bb")
+    runs.write(result(PV32, MISS), key="cc")
+    runs.write(result(), result(S3), key="dd")
+    assert xenlab("history", "--import", str(runs.directory))[0] == 0
+    assert xenlab("accept", f"{LINE}@aa")[:2] == (0, "pv32-debug@aa is the baseline of pv32-debug now\n")
+    status, said, _ = xenlab("gate", "--build", f"{LINE}@bb")
+    assert status == 1
+    first, *lines = said.splitlines()
+    assert first.startswith("gate of pv32-debug@bb against pv32-debug@aa (accepted 20")
+    assert lines == [
+        f"blocks: new failure  {PV32} [virtual]: virt1: because (assertion); failed 1 of 1; "
+        "passed 1 of 1 with the baseline; on virt1",
+        f"not counted          {S3} [virtual]: MISS: virt1: because (bench); passed 1 of 1 with the baseline",
+        "blocked (1 new failure, 1 not counted)",
+    ]
+    assert xenlab("gate", "--build", f"{LINE}@cc")[0] == 3
+    status, said, _ = xenlab("gate", "--build", LINE)
+    assert (status, said.splitlines()[-1]) == (0, "pass (2 passing)")
+    assert xenlab("gate", "--build", LINE, "--baseline", f"{LINE}@bb")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("gate",),
+        ("gate", "--build", "pv32-debgu"),
+        ("gate", "--build", LINE, "--baseline", "nothing"),
+        ("gate", "--build", LINE, "--baseline", LINE),
+        ("accept", "nothing"),
+        ("compare", LINE, "nothing"),
+        ("compare", LINE),
+        ("history", "test_pv32_run"),
+        ("history", "one", "two"),
+        ("history", "--import"),
+        ("history", "--import", "nowhere"),
+    ],
+)
+def test_wrong_words_are_said_in_one_line(xenlab: Xenlab, runs: Runs, words: tuple[str, ...]) -> None:
+    runs.write(result())
+    xenlab("history", "--import", str(runs.directory))
+    status, said, complaint = xenlab(*words)
+    assert (status, said) == (2, "")
+    assert complaint.startswith("xenlab: ") and complaint.count("\n") == 1, complaint
+
+
+def test_history_says_when_it_is_empty_and_lists_the_builds(xenlab: Xenlab, runs: Runs, tmp_path: Path) -> None:
+    assert xenlab("history")[1] == f"nothing was imported yet: {tmp_path}/history.sqlite\n"
+    runs.write(result(), key="aa")
+    assert xenlab("history", "--import", str(runs.directory))[1] == f"new       {runs.directory}/run1\n"
+    assert xenlab("history")[1].startswith("pv32-debug@aa  Xen 4.17.5      runs 2026-11-19 ")
+
+
+def test_a_case_is_shown_over_builds(xenlab: Xenlab, runs: Runs) -> None:
+    runs.write(result(seconds=1.0), result(PV32, FAIL), key="aa")
+    runs.write(result(PV32, MISS), result(seconds=3.0), key="bb")
+    xenlab("history", "--import", str(runs.directory))
+    said = xenlab("history", "test_pv32_runs[hvm]")[1].splitlines()
+    assert said[:4] == [
+        PV32,
+        "pv32-debug [virtual]: flaky, failed 1 of 3",
+        "  aa PF  bb MP   (P pass, F fail, E error, M miss, S skip; the newest is last)",
+        "  a pass takes 2.0 s (median of 2; 1.0 to 3.0 s)",
+    ]
+    assert said[5] == "  2026-11-19 11:06  pv32-debug@aa  run1  FAIL      2.0 s  virt1  virt1: because"
+    assert len(said) == 8
+
+
+def test_a_comparison_shows_what_changed(xenlab: Xenlab, runs: Runs) -> None:
+    runs.write(result(PV32, FAIL), result(S3), key="aa")
+    runs.write(result(), result(S3), key="bb")
+    xenlab("history", "--import", str(runs.directory))
+    assert xenlab("compare", "run1", LINE)[:2] == (
+        0,
+        "pv32-debug@bb against run run1 (pv32-debug@aa)\n"
+        f"fixed                {PV32} [virtual]: passed 1 of 1; failed 1 of 1 with the baseline\n"
+        "1 fixed, 1 passing\n",
+    )
+
+
+# at the end of a night
+
+
+def finish(folder: RunFolder) -> int:
+    return nightly.Night(VIRTUAL_LAB, inventory.load(VIRTUAL_LAB), folder, [])._finish(None)
+
+
+def test_a_night_imports_its_run(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paths, "state", lambda: tmp_path)
+    monkeypatch.delenv(store.SETTING, raising=False)
+    folder = runs.write(result())
+    assert finish(folder) == 0
+    assert verdicts(History()) == ["PASS"]
+    assert History().import_run(folder.path) == "unchanged"
+    assert folder.header().notes == ()
+    assert "history" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["no server", "no package", "wrong setting"])
+def test_a_database_fault_is_a_note_and_changes_no_verdict(
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+) -> None:
+    monkeypatch.setattr(paths, "state", lambda: tmp_path)
+    monkeypatch.setenv(
+        store.SETTING, "mysql:geheim" if fault == "wrong setting" else f"postgresql://u:geheim@/x?host={tmp_path}"
+    )
+    if fault == "no package":
+        monkeypatch.setitem(sys.modules, "lab.history.store", None)
+    folder = runs.write(result())
+    started = time.monotonic()
+    assert finish(folder) == 0
+    assert time.monotonic() - started < 30
+    header = folder.header()
+    assert header.exit_status == 0
+    [note] = header.notes
+    assert note.startswith("history: this run was not imported")
+    report = (folder.path / "report.html").read_text()
+    assert "this run was not imported" in report
+    assert "this run was not imported" in capsys.readouterr().out
+    assert "geheim" not in report + note
+    monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
+    monkeypatch.delitem(sys.modules, "lab.history.store", raising=False)
+    assert finish(RunFolder.open(folder.path)) == 0
+    assert folder.header().notes == ()
