@@ -83,7 +83,6 @@ class Rig:
         return seat
 
     def _bring_up(self, seat: Seat) -> None:
-        board = seat.board
         if not self._is_proved(seat):
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
