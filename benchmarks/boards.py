@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from lab.errors import BenchError
 from lab.grid.ssh import Ssh
 from lab.inventory import BoardSpec, Lab
 from lab.options import VIRTUAL_LAB
-from lab.virtual import boards, qemu
+from lab.virtual import bare, boards
+from lab.virtual.spec import read_config
 
 ROUNDS = 3
 BOOT_LIMIT = 240.0  # seconds
@@ -162,60 +162,22 @@ def _bare(lab: Lab, names: list[str]) -> float:
 
 
 def _boot_bare(board: BoardSpec, lab: Lab, home: Path, seconds: dict[str, float]) -> None:
-    assert board.virtual
-    peers = [end for pair in lab.pairs() for end in pair if board in pair and end != board]
-    wiring = qemu.Wiring(
-        disk=home / "disk.qcow2",
-        seed=home / "seed.tar",
-        uart=home / "uart.sock",
-        qmp=home / "qmp.sock",
-        kcs_port=board.bmc.port + boards.KCS_OFFSET,
-        link_peer_port=peers[0].virtual.link_port if peers and peers[0].virtual else 0,
-    )
-    listeners = []
-    for path in (wiring.uart, wiring.qmp):
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(path))
-        listener.listen(1)
-        listeners.append(listener)
-    started = time.monotonic()
-    process = subprocess.Popen(
-        qemu.arguments(board, board.virtual, wiring), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    ends = [end for pair in lab.pairs() for end in pair if board in pair and end != board]
+    peer = ends[0].virtual.link_port if ends and ends[0].virtual else 0
+    wiring = bare.wiring(home, board.bmc.port + boards.KCS_OFFSET, peer)
     ssh = Ssh(board.name, board.ssh_host, board.ssh_port, board.ssh_user)
+    started = time.monotonic()
     try:
-        uart, _ = listeners[0].accept()
-        uart.settimeout(BOOT_LIMIT)
-        seen, chosen = b"", False
-        while b"xenlab: dom0 is up" not in seen:
-            data = uart.recv(65536)
-            if not data or time.monotonic() - started > BOOT_LIMIT:
-                return
-            seen = seen[-200:] + data
-            if not chosen and b"GNU GRUB" in seen:
-                uart.sendall(b"k")
-                chosen = True
-        drain = threading.Thread(target=_drain, args=(uart,), daemon=True)
-        drain.start()
-        while ssh.run("xl info >/dev/null", timeout=20, check=False).status:
-            time.sleep(0.3)
-        seconds[board.name] = time.monotonic() - started
+        with bare.booted(read_config(home / "daemon.json").board, wiring, timeout=BOOT_LIMIT) as up:
+            while up is not None and time.monotonic() - started < BOOT_LIMIT:
+                if ssh.run("xl info >/dev/null", timeout=20, check=False).status == 0:
+                    seconds[board.name] = time.monotonic() - started
+                    return
+                time.sleep(0.3)
     except (BenchError, OSError):
         return
     finally:
         ssh.close()
-        process.kill()
-        process.wait()
-        for listener in listeners:
-            listener.close()
-
-
-def _drain(uart: socket.socket) -> None:
-    try:
-        while uart.recv(65536):
-            pass
-    except OSError:
-        pass
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class VirtualSpec:
     numa_nodes: int = 1
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
-    accelerator: Literal["tcg", "kvm", "proved"] = "tcg"
+    accelerator: Literal["tcg", "kvm", "proved"] = "proved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class _VirtualFile(Strict):
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
     serial_port: _Port
     link_port: _Port
-    accelerator: Literal["tcg", "kvm", "proved"] = "tcg"
+    accelerator: Literal["tcg", "kvm", "proved"] = "proved"
 
 
 class _BoardFile(Strict):

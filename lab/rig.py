@@ -15,7 +15,7 @@ from pathlib import Path
 from lab import provision
 from lab.builds import Build
 from lab.errors import BenchError, BoardUnreachable, HypervisorCrash, LabError, ProductTimeout, WaitTimeout
-from lab.grid import ssh
+from lab.grid import rescue, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
@@ -184,7 +184,7 @@ class Rig:
             return found
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return found
+            return rescue.collect(seat.board)
         try:
             left = seat.host.destroy_all()
             if left:

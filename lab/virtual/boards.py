@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from lab import credentials, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
+from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, identity, image, qemu
 from lab.virtual.spec import DaemonConfig, write_config
 from lab.wait import wait_until
@@ -48,31 +51,45 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     for board in boards:
         home = directory / board.name
         home.mkdir(parents=True, exist_ok=True)
-        (home / "disk.qcow2").unlink(missing_ok=True)
-        subprocess.run(
-            [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-F",
-                "raw",
-                "-b",
-                str(base.disk),
-                str(home / "disk.qcow2"),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
+        _fresh_disk(home, base)
         identity.write_seed(home / "seed.tar", lab, board, keys)
-        write_config(home / "daemon.json", _config(lab, board))
+    accelerator = _proved(lab, boards, directory, base, progress)
+    for board in boards:
+        write_config(directory / board.name / "daemon.json", _config(lab, board, accelerator))
     (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
 
 
-def _config(lab: Lab, board: BoardSpec) -> DaemonConfig:
+def _fresh_disk(home: Path, base: image.DiskImage) -> None:
+    disk = home / "disk.qcow2"
+    disk.unlink(missing_ok=True)
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(disk)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def _proved(
+    lab: Lab,
+    boards: list[BoardSpec],
+    directory: Path,
+    base: image.DiskImage,
+    progress: Callable[[str], None] | None,
+) -> Literal["tcg", "kvm"]:
+    """What ``accelerator: proved`` means on this machine."""
+    asking = [board for board in boards if board.virtual and board.virtual.accelerator == "proved"]
+    if not asking:
+        return "tcg"
+    if taken := ports_in_use(lab):
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+    first = asking[0]
+    home = directory / first.name
+    found = accelerators.proved(first, home, first.bmc.port + KCS_OFFSET, base.disk.parent.name, progress)
+    _fresh_disk(home, base)
+    return found
+
+
+def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> DaemonConfig:
     assert board.virtual is not None
+    if board.virtual.accelerator == "proved":
+        board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
     peer_port = 0
     for pair in lab.pairs():
         if board in pair:

@@ -33,6 +33,12 @@ def test_broken_cases(lab_up: CommandLine, tmp_path: Path) -> None:
     slices = "".join((run.folder / path).read_text(encoding="utf-8") for path in died["consoles"].values())
     assert "sysrq triggered crash" in slices
 
+    mute = results["test_dom0_goes_silent"]
+    assert (mute["verdict"], mute["rule"]) == ("MISS", "bench"), run.explain()
+    said = {e["title"]: e["body"] for e in mute["evidence"]}
+    assert "Domain-0" in said["dom0, over the console"], said
+    assert "'q' pressed" in said["Xen's debug keys, over the console"], said
+
     assert results["test_dom0_dies_on_purpose"]["verdict"] == "PASS", run.explain()
     assert results["test_works_again_afterwards"]["verdict"] == "PASS", run.explain()
 

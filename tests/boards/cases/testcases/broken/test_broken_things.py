@@ -19,6 +19,12 @@ def test_dom0_dies(host):
     host.run("sleep 100", timeout=120)
 
 
+def test_dom0_goes_silent(host):
+    """dom0 runs on and answers no SSH: MISS, with what its console and Xen's debug keys say."""
+    host.run("(sleep 1; pkill sshd) >/dev/null 2>&1 &")
+    host.run("sleep 20", timeout=40)
+
+
 @pytest.mark.expects_crash("linux-panic", "dom0-crash")
 def test_dom0_dies_on_purpose(host):
     """The same, declared: PASS."""

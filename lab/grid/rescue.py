@@ -1,0 +1,98 @@
+"""The serial console as the last resort: what a board still says when its dom0 does not answer over SSH.
+
+A login on the console (pexpect over labgrid's SerialDriver), and Xen's debug keys behind its ``conswitch``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any
+
+import pexpect
+
+from lab import credentials
+from lab.errors import UsageError
+from lab.record import Evidence
+
+log = logging.getLogger(__name__)
+
+LOGIN_LIMIT = 15.0  # seconds to a prompt
+COMMANDS = "uptime; xl list; ip -br addr; ps -e | grep -c sshd; dmesg | tail -n 15"
+COMMAND_LIMIT = 20.0
+PROMPT = "xenlab-rescue# "
+SWITCH = b"\x01\x01\x01"  # Ctrl-A three times: drivers/char/console.c, opt_conswitch
+KEYS = b"dqr"  # registers of each CPU, domains, run queues: xen/common/keyhandler.c
+KEYS_LIMIT = 10.0
+
+
+def collect(board: Any) -> list[Evidence]:
+    """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
+
+    Bounded by about a minute. What could not be had is said in the evidence; nothing is raised.
+    """
+    serial = board.target.get_driver("SerialDriver", activate=False)
+    found = []
+    try:
+        board.target.activate(serial)
+        for title, ask in (("dom0, over the console", _ask_dom0), ("Xen's debug keys, over the console", _ask_xen)):
+            try:
+                body = ask(serial, board.spec.bmc.credential)
+            except pexpect.TIMEOUT:
+                body = "no answer"
+            found.append(Evidence("console", title, body, time.time(), board.name))
+    except (pexpect.EOF, OSError) as error:
+        found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
+    finally:
+        board.target.deactivate(serial)
+    return found
+
+
+def _ask_dom0(serial: Any, credential: str) -> str:
+    """A login as root; the password, where one is asked, is the credential ``CREDENTIAL-console``."""
+    serial.sendline("")
+    deadline = time.monotonic() + LOGIN_LIMIT
+    while time.monotonic() < deadline:
+        index, *_ = serial.expect([r"login: ?$", r"[Pp]assword: ?$", r"[#$] ?$"], timeout=LOGIN_LIMIT)
+        if index == 0:
+            serial.sendline("root")
+        elif index == 1:
+            try:
+                serial.sendline(credentials.lookup(f"{credential}-console").password)
+            except UsageError:
+                return f"the console asks for root's password; there is no credential {credential}-console"
+        else:
+            break
+    else:
+        raise pexpect.TIMEOUT("login")
+    serial.sendline(f"stty -echo; PS1='{PROMPT}'")
+    serial.expect(PROMPT, timeout=COMMAND_LIMIT)
+    serial.sendline(COMMANDS)
+    _, before, *_ = serial.expect(PROMPT, timeout=COMMAND_LIMIT)
+    serial.sendline("exit")
+    return _text(before)
+
+
+def _ask_xen(serial: Any, credential: str) -> str:
+    serial.write(SWITCH)
+    serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
+    said = b""
+    for key in KEYS:
+        serial.write(bytes([key]))
+        try:
+            _, before, _, after = serial.expect(rf"\n\(XEN\) [^\n]*'{key:c}' pressed", timeout=KEYS_LIMIT)
+            said += before + after
+        except pexpect.TIMEOUT:
+            break
+    serial.write(SWITCH)
+    try:
+        _, before, *_ = serial.expect("Serial input to DOM0", timeout=KEYS_LIMIT)
+        said += before
+    except pexpect.TIMEOUT:
+        pass
+    return _text(said)
+
+
+def _text(raw: bytes) -> str:
+    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-6000:] or "nothing"
