@@ -34,7 +34,7 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
 
     ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time.
 
-    :raises UsageError: QEMU is missing.
+    :raises UsageError: QEMU is missing, or a port is taken.
     :raises BenchError: the image could not be made.
     """
     for binary, package in (
@@ -44,6 +44,7 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     ):
         if shutil.which(binary) is None:
             raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
+    _check_ports(lab)  # before the disks of boards that run are touched
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
     _ensure_password(lab)
@@ -77,8 +78,6 @@ def _proved(
     asking = [board for board in boards if board.virtual and board.virtual.accelerator == "proved"]
     if not asking:
         return "tcg"
-    if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
     first = asking[0]
     home = directory / first.name
     found = accelerators.proved(first, home, first.bmc.port + KCS_OFFSET, base.disk.parent.name, progress)
@@ -136,14 +135,18 @@ def ports_in_use(lab: Lab) -> list[str]:
     return taken
 
 
+def _check_ports(lab: Lab) -> None:
+    if taken := ports_in_use(lab):
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+
+
 def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:
     """Start the daemons of prepared boards (power stays off); name -> pid. They end when process ``owner`` does.
 
     :raises UsageError: a port is taken.
     :raises BenchError: a daemon did not come up; carries the end of its log.
     """
-    if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+    _check_ports(lab)
     pids: dict[str, int] = {}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for board in lab.boards.values():
