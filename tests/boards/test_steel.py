@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ action, folder = sys.argv[1], Path(sys.argv[2])
 if action == "start":
     lab = inventory.load(Path(sys.argv[3]))
     boards.prepare(lab, folder, paths.state() / "lab" / "ssh")
-    boards.start(lab, folder)
+    boards.start(lab, folder, owner=int(sys.argv[4]))
 else:
     boards.stop(folder)
 """
@@ -39,7 +40,7 @@ def steel(xenlab: CommandLine, tmp_path: Path) -> Iterator[Path]:
     assert not inventory.load(declared).is_virtual
     folder = tmp_path / "boards"
     try:
-        done = xenlab("start", str(folder), str(virtual), code=("-c", RACK))
+        done = xenlab("start", str(folder), str(virtual), str(os.getpid()), code=("-c", RACK))
         assert done.returncode == 0, done.stdout + done.stderr
         yield declared
     finally:
