@@ -135,7 +135,7 @@ class CaseLog:
         if spans := migration.spans():
             title = f"relocation of {migration.domain.name}"
             kinds = {"hand over": "warn", "state (guest suspended)": "bad"}
-            marks = [(when, f"{action} before {step.value}") for when, action, step in migration.actions()]
+            marks = migration.actions()
             self.picture(title, timeline_svg(title, [(*span, kinds.get(span[0], "neutral")) for span in spans], marks))
 
     def unproved(self, why: str) -> NoReturn:

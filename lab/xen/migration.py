@@ -33,6 +33,7 @@ class Ending(enum.Enum):
     UNDEFINED = "** Migration failed during final handshake **"  # may be suspended here and there; nothing resumed
     REFUSED = ""  # failed before anything was sent
     KILLED = "killed"
+    LOST = "the source is gone"  # and xl with it: nobody has seen its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,27 @@ class Passed:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass over memory, as :class:`lab.xen.stream.Scanner` tells them apart. Times are seconds since the start."""
+
+    number: int
+    start: float
+    end: float
+    pages: int  # whose contents were sent
+
+
+def words(name: str, peer: str, folder: str, actions: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    """The command that migrates ``name`` to ``peer`` with the proxy in between; its log is ``FOLDER/log``.
+
+    A shell that starts a job in the background has it ignore SIGINT; xl shall die of it as at a terminal.
+    """
+    proxy = f"{PROXY} --log {folder}/log --control {folder} "
+    proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
+    rune = f"{proxy} -- {TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+    return ["env", "--default-signal=INT", "xl", "-v", "migrate", *options, "-s", "", name, rune]
+
+
 class Migration:
     """One ``xl migrate`` that is under way, or over."""
 
@@ -55,14 +77,11 @@ class Migration:
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
-        proxy = f"{PROXY} --log {self._folder}/log --control {self._folder} "
-        proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
-        peer = destination.board.spec.link_name
-        rune = f"{proxy} -- {TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
-        words = ["xl", "-v", "migrate", *options, "-s", "", domain.name, rune]
+        command = words(domain.name, destination.board.spec.link_name, self._folder, actions, options)
+        self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
         self.started = self.source.clock()
-        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(words)}")
+        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(command)}")
         self._status: int | None = None
 
     def ending(self, timeout: float = 120.0) -> Ending:
@@ -87,6 +106,17 @@ class Migration:
 
     def is_over(self) -> bool:
         return self._job.poll() is not None
+
+    def ends_within(self, timeout: float) -> bool:
+        """Wait; whether it came to an end. It goes on if not."""
+        with contextlib.suppress(WaitTimeout):
+            self._job.wait(timeout)
+            return True
+        return False
+
+    def break_off(self) -> None:
+        """End the transport, as an administrator does who has waited long enough."""
+        self.source.run("pkill -KILL -f '^ssh .*[x]l migrate-receive'", check=False)
 
     def release(self) -> None:
         """Let go of what a ``hold`` action holds."""
@@ -124,20 +154,38 @@ class Migration:
         """The actions that were taken, and where: the proof that a fault fell where a case says."""
         return [(line["action"], Step(line["step"])) for line in self.log() if "action" in line]
 
-    def actions(self) -> list[tuple[float, str, Step]]:
-        """The actions that were taken: seconds since the start, action, step."""
-        return [
-            (line["t"] - self.started, line["action"], Step(line["step"])) for line in self.log() if "action" in line
-        ]
+    def actions(self) -> list[tuple[float, str]]:
+        """The actions that were taken: seconds since the start, and what was asked for."""
+        return [(line["t"] - self.started, line["asked"]) for line in self.log() if "action" in line]
 
-    def wait_acted(self, timeout: float = 60.0) -> None:
-        """Wait until an action was taken. :raises WaitTimeout: it never came to it."""
+    def not_taken(self) -> list[str]:
+        """The actions that were asked for and did not come to pass."""
+        taken = [asked for _, asked in self.actions()]
+        return [action for action in self.actions_asked if action not in taken]
+
+    def wait_acted(self, timeout: float = 60.0, *, kind: str = "") -> None:
+        """Wait until an action (of this kind) was taken.
+
+        :raises WaitTimeout: it did not come to it, in time or before the end.
+        """
+        pattern = shlex.quote(f'"action": "{kind}')
         script = (
-            f"i=0; until grep -q '\"action\"' {self._folder}/log 2>/dev/null; do i=$((i+1)); "
-            f"[ $i -lt {int(timeout * 10)} ] || exit 9; sleep 0.1; done"
+            f"i=0; until grep -q {pattern} {self._folder}/log 2>/dev/null; do i=$((i+1)); "
+            f"[ $i -lt {int(timeout * 10)} ] || exit 9; "
+            f'grep -q \'"event": "end"\' {self._folder}/log 2>/dev/null && exit 8; sleep 0.1; done'
         )
         if self.source.run(script, timeout=timeout * 2 + 30, check=False).status:
             raise WaitTimeout(f"{self.domain.name}: the migration comes to the step", timeout, self.output()[-300:])
+
+    def passes(self) -> list[Pass]:
+        """The passes over memory; the last one goes out when the guest is suspended, if it has sent any pages."""
+        found: dict[int, Pass] = {}
+        for line in self.log():
+            if "pass" in line and "action" not in line:
+                when, number = line["t"] - self.started, line["pass"]
+                before = found.get(number, Pass(number, when, when, 0))
+                found[number] = Pass(number, before.start, when, before.pages + line["data"])
+        return list(found.values())
 
     def text(self) -> str:
         """What passed, for the evidence: one line a step, runs of PAGE_DATA in one."""

@@ -36,7 +36,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time

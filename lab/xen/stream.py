@@ -226,7 +226,7 @@ class Scanner:
             raise StreamError("not what XL_HEADER begins with")
         size = int(struct.unpack("<I", head[44:48])[0])
         if size:
-            yield size  # whole: xl writes it in two parts and exits when the second fails (save_domain_core_writeconfig)
+            yield size  # whole: xl writes two parts and exits when the second fails (save_domain_core_writeconfig)
         self._mark(Step.XL_HEADER, 48 + size)
         yield from self._whole(Step.LIBXL_HEADER, 16, LIBXL_MAGIC)
         while True:
