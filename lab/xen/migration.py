@@ -56,14 +56,17 @@ class Pass:
     pages: int  # whose contents were sent
 
 
-def words(name: str, peer: str, folder: str, actions: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+def words(
+    name: str, peer: str, folder: str, actions: Sequence[str], options: Sequence[str] = (), *, is_proxied: bool = True
+) -> list[str]:
     """The command that migrates ``name`` to ``peer`` with the proxy in between; its log is ``FOLDER/log``.
 
     A shell that starts a job in the background has it ignore SIGINT; xl shall die of it as at a terminal.
     """
     proxy = f"{PROXY} --log {folder}/log --control {folder} "
     proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
-    rune = f"{proxy} -- {TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+    rune = f"{TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+    rune = f"{proxy} -- {rune}" if is_proxied else f"exec {rune}"
     return ["env", "--default-signal=INT", "xl", "-v", "migrate", *options, "-s", "", name, rune]
 
 
@@ -72,12 +75,15 @@ class Migration:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str]) -> None:
+    def __init__(
+        self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str], is_proxied: bool
+    ) -> None:
         self.domain, self.source, self.destination = domain, domain.host, destination
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
-        command = words(domain.name, destination.board.spec.link_name, self._folder, actions, options)
+        peer = destination.board.spec.link_name
+        command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied)
         self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
         self.started = self.source.clock()
@@ -236,10 +242,15 @@ class Migration:
 
 
 def start_migration(
-    domain: Domain, destination: Host, *, actions: Sequence[str] = (), options: Sequence[str] = ()
+    domain: Domain,
+    destination: Host,
+    *,
+    actions: Sequence[str] = (),
+    options: Sequence[str] = (),
+    is_proxied: bool = True,
 ) -> Migration:
     """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's (``cut@TSC_INFO``)."""
-    return Migration(domain, destination, actions, options)
+    return Migration(domain, destination, actions, options, is_proxied)
 
 
 def downtime(migration: Migration, interval: float) -> float | None:
