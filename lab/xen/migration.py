@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import WaitTimeout
+from lab.errors import BenchError, WaitTimeout
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.proxy import Action
@@ -221,12 +221,10 @@ class Migration:
 
     def spans(self) -> list[tuple[str, float, float]]:
         """Phases for a timeline: name, start and end in seconds since ``xl migrate`` was called."""
-        passed = self.passed()
         first: dict[Step, float] = {}
-        last: dict[Step, float] = {}
-        for one in passed:
-            first.setdefault(one.step, one.time - self.started)
-            last[one.step] = one.time - self.started
+        for step in self.passed():
+            first.setdefault(step.step, step.time - self.started)
+        passes = self.passes()
         spans: list[tuple[str, float, float]] = []
 
         def span(name: str, start: float | None, end: float | None) -> None:
@@ -235,10 +233,33 @@ class Migration:
 
         span("connect", 0.0, first.get(Step.BANNER))
         span("set up", first.get(Step.BANNER), first.get(Step.PAGE_DATA))
-        span("memory", first.get(Step.PAGE_DATA), last.get(Step.PAGE_DATA))
-        span("state (guest suspended)", last.get(Step.PAGE_DATA), first.get(Step.LIBXL_END))
+        for one, after in zip(passes, [*passes[1:], None], strict=True):
+            until = after.start if after else first.get(Step.TSC_INFO, one.end)
+            span(f"pass {one.number}: {one.pages} pages", one.start, until)
+        span("state", first.get(Step.TSC_INFO), first.get(Step.LIBXL_END))
         span("hand over", first.get(Step.LIBXL_END), first.get(Step.STATUS))
+        if silence := self.silence():
+            span("guest silent", *silence)
         return spans
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Instants for a timeline: what each side said, and what the proxy did."""
+        said = {Step.BANNER: "receiver", Step.READY: "receiver", Step.GO: "sender", Step.STATUS: "receiver"}
+        marks = [
+            (one.time - self.started, f"{said[one.step]}: {one.step.value}")
+            for one in self.passed()
+            if one.step in said
+        ]
+        return sorted([*marks, *self.actions()])
+
+    def silence(self) -> tuple[float, float] | None:
+        """The longest time without a heartbeat, on whatever side, as seconds since the start by the source's clock."""
+        beats: list[float] = []
+        for host, skew in ((self.source, 0.0), (self.destination, self.skew)):
+            with contextlib.suppress(BenchError):  # a board may be off
+                beats += [beat.wall - skew - self.started for beat in self.domain.on(host).heartbeats()]
+        beats = sorted(beat for beat in beats if beat > -1.0)
+        return max(zip(beats, beats[1:], strict=False), key=lambda pair: pair[1] - pair[0], default=None)
 
 
 def start_migration(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from lab.errors import BenchError, ProductFailure, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.cells import Cell, Expectation, Where, expected
+from lab.xen.cells import LATE, PHASES, Cell, Expectation, Where, expected
 from lab.xen.domain import Domain, assert_unbroken
 from lab.xen.host import Host
 from lab.xen.known import Known
@@ -98,6 +98,7 @@ def record(cell: Cell, outcome: Outcome, checks: list[Check]) -> str:
             "guest": cell.guest,
             "fault": cell.fault.name,
             "place": cell.place,
+            "order": 2 * list(PHASES).index(cell.step) + (cell.place == LATE),
             "ending": outcome.ending.name,
             "wanted": wanted.ending.name,
             "where": wanted.where.name,
