@@ -12,7 +12,7 @@ import pytest
 
 from lab import paths
 from lab.errors import UsageError
-from lab.xen import cells, known, oracle, trial
+from lab.xen import cells, known, oracle, reproduce, trial
 from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, Where, expected, find, possible
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.faults import FAULTS, THROTTLE, Effect
@@ -451,3 +451,20 @@ def test_mistakes_are_said_with_their_line(tmp_path: Path, change: tuple[str, st
     with pytest.raises(UsageError) as error:
         read(tmp_path, GOOD.replace(*change))
     assert said in str(error.value)
+
+
+# -- by hand -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", possible(), ids=lambda cell: cell.id)
+def test_a_reproducer_is_shell_and_has_the_cells_action(cell: Cell) -> None:
+    text = reproduce.commands(cell, "virt2", "52:54:00:00:00:01")
+    done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0 and not done.stderr
+    assert all(action in text for action in cell.actions)
+    assert expected(cell).ending.name in text and cell.fault.command in text
+
+
+def test_what_cannot_be_cannot_be_reproduced() -> None:
+    with pytest.raises(UsageError, match="no X86_PV_VCPU_BASIC"):
+        reproduce.commands(find("pvh64-cut-X86_PV_VCPU_BASIC"), "virt2")

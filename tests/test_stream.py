@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from lab.xen import fuzz
-from lab.xen.fuzz import made_up, page_data, variants
+from lab.xen.fuzz import Variant, made_up, page_data, variants
 from lab.xen.stream import BANNER, BATCH, GO, READY, REPORT, Mark, Scanner, Step
 
 PASSES = (range(3 * BATCH), range(100, 400), (7, 8, 9))
@@ -158,3 +163,37 @@ def test_only_a_migration_stream_has_variants() -> None:
 def test_a_made_up_record_is_padded() -> None:
     assert all(len(data) % 8 == 0 for step, data in made_up("pvh64", ((1,),)) if step is Step.HVM_CONTEXT)
     assert len(page_data((1, 2))[1]) == 8 + 8 + 16 + 2 * fuzz.PAGE
+
+
+def test_the_feeder_gives_every_variant_to_a_receiver_and_notes_its_end(tmp_path: Path) -> None:
+    tools, data = tmp_path / "bin", short("pvh64")
+    tools.mkdir()
+    xl = tools / "xl"
+    # Takes streams that are whole; hangs at an empty one; a copy is left by a stream that is cut short.
+    xl.write_text(
+        "#!/bin/sh\n"
+        f"if [ $1 = migrate-receive ]; then n=$(wc -c); echo $n >> {tmp_path}/sizes; [ $n = 0 ] && sleep 60; "
+        f"echo bad >&2; [ $n = {len(data)} ]; exit $?; fi\n"
+        f'[ $1 = domid ] && [ "$(tail -n 1 {tmp_path}/sizes)" != {len(data)} ]\n'
+    )
+    xl.chmod(0o755)
+    chosen = [Variant("a", 100, b"\xff"), Variant("b", 200, ends=True), Variant("c", 0, ends=True)]
+    lines = [
+        {"variant": one.name, "offset": one.offset, "data": one.data.hex(), "ends": one.ends, "name": "g--incoming"}
+        for one in chosen
+    ]
+    (tmp_path / "stream").write_bytes(data)
+    (tmp_path / "variants").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    subprocess.run(
+        [sys.executable, "-c", fuzz.FEEDER, str(tmp_path), "2"],
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        check=True,
+        timeout=60,
+    )
+    results = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
+    assert [(one["variant"], one["status"], one["left"]) for one in results] == [
+        ("a", 0, False),
+        ("b", 1, True),
+        ("c", "hangs", True),
+    ]
+    assert results[0]["said"] == "bad\n"

@@ -5,11 +5,18 @@ Sources: docs/specs/libxc-migration-stream.pandoc, libxl-migration-stream.pandoc
 
 from __future__ import annotations
 
+import json
 import random
+import shlex
 import struct
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from lab.errors import BenchError
+from lab.xen.domain import Domain
+from lab.xen.host import Host
 from lab.xen.stream import (
     BATCH,
     GO,
@@ -127,6 +134,97 @@ def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]
                 at = chance.randrange(start, mark.length)
                 data = bytes((stream[mark.offset + at] ^ 1 << chance.randrange(8),))
                 yield Variant(f"{mark.offset:08x}-{mark.step.value}-body-bit{n}", mark.offset + at, data)
+
+
+# Run in dom0 by its Python: FOLDER has `stream`, `variants` (lines of JSON) and gets `results`. What a receiver leaves
+# behind is noted, and destroyed before the next one comes. Its answers go to a file: it can always write them.
+FEEDER = """\
+import json, os, subprocess, sys, time
+folder, limit = sys.argv[1], float(sys.argv[2])
+stream = open(os.path.join(folder, "stream"), "rb").read()
+with open(os.path.join(folder, "results"), "w") as results:
+    for line in open(os.path.join(folder, "variants")):
+        one = json.loads(line)
+        data = bytes.fromhex(one["data"])
+        broken = stream[: one["offset"]]
+        if not one["ends"]:
+            broken += data + stream[one["offset"] + len(data) :]
+        started = time.monotonic()
+        with open(os.path.join(folder, "broken"), "wb") as file:
+            file.write(broken)
+        command = "xl migrate-receive < %s/broken > %s/answers 2> %s/said" % (folder, folder, folder)
+        child = subprocess.Popen(["sh", "-c", "exec " + command], start_new_session=True)
+        try:
+            status = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, 9)
+            child.wait()
+            status = "hangs"
+        said = open(os.path.join(folder, "said"), errors="replace").read()
+        left = subprocess.run(["xl", "domid", one["name"]], capture_output=True, text=True)
+        if left.returncode == 0:
+            subprocess.run(["xl", "destroy", one["name"]], capture_output=True)
+        seconds = time.monotonic() - started
+        result = {"variant": one["variant"], "status": status, "left": left.returncode == 0, "seconds": seconds}
+        results.write(json.dumps(result | {"said": said[-300:]}) + "\\n")
+        results.flush()
+"""
+VARIANT_LIMIT = 40.0  # seconds a receiver may take for one variant, on an emulated board
+FOLDER = "/var/tmp/xenlab-fuzz"
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a receiver did with a variant. ``status`` is its exit status, or ``hangs``."""
+
+    variant: str
+    status: int | str
+    is_left: bool  # a copy of the guest was left behind
+    seconds: float
+    said: str
+
+
+def record(guest: Domain) -> bytes:
+    """The stream of a guest, as ``xl save`` writes it: that of a migration but for GO. The guest goes on.
+
+    :raises ToolstackFailed: xl cannot save it.
+    """
+    host = guest.host
+    host.run(f"mkdir -p {FOLDER}")
+    host.xl("save", "-c", guest.name, f"{FOLDER}/stream", timeout=120)
+    with tempfile.TemporaryDirectory(prefix="xenlab-fuzz-") as scratch:
+        host.board.get(f"{FOLDER}/stream", Path(scratch) / "stream")
+        return (Path(scratch) / "stream").read_bytes()
+
+
+def feed(host: Host, name: str, chosen: Sequence[Variant]) -> list[Fed]:
+    """Give the variants of the stream that was recorded on this host to ``xl migrate-receive`` there, one by one.
+
+    ``name`` is the guest's, whose copies come as ``NAME--incoming``.
+
+    :raises BenchError: the board does not answer any more, or the feeder did not come to its end.
+    """
+    lines = "".join(
+        json.dumps(
+            {
+                "variant": one.name,
+                "offset": one.offset,
+                "data": one.data.hex(),
+                "ends": one.ends,
+                "name": f"{name}--incoming",
+            }
+        )
+        + "\n"
+        for one in chosen
+    )
+    host.board.run(f"cat > {FOLDER}/variants", input=lines.encode())
+    job = host.board.spawn(f"python3 -c {shlex.quote(FEEDER)} {FOLDER} {VARIANT_LIMIT:.0f}")
+    status = job.wait(VARIANT_LIMIT * len(chosen))
+    if status:
+        raise BenchError(f"{host.name}: the feeder ended with status {status}: {job.output()[-300:]}")
+    text = str(host.run(f"cat {FOLDER}/results; rm -rf {FOLDER}").stdout)
+    found = [json.loads(line) for line in text.splitlines()]
+    return [Fed(one["variant"], one["status"], one["left"], one["seconds"], one["said"]) for one in found]
 
 
 def _marks(stream: bytes) -> list[Mark]:
