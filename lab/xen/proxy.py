@@ -9,7 +9,7 @@ An action happens once, before the bytes at WHERE are passed on:
 ``PAGE_DATA:passN``   the first record of the N-th pass over memory
 ``>B``, ``<B``        byte B of what the sender (the receiver) writes, from 0
 
-``cut``        the transport dies at once, both ways
+``cut``        the transport is killed, both ways; what was passed on before has left it by then
 ``truncate``   half of the step is passed on (or ARGUMENT bytes), then as ``cut``
 ``hold``       this direction stands still until DIR/release exists, at most ARGUMENT seconds (60)
 ``delay``      from here on each piece of this direction comes ARGUMENT seconds later (0.1)
@@ -48,6 +48,7 @@ from lab.xen.stream import ANSWERS, Mark, Scanner, Step
 KINDS = ("cut", "truncate", "hold", "delay", "throttle", "drop", "duplicate", "corrupt", "run")
 FIELDS = {"magic": {0: 0x01}, "type": {0: 0x70}, "length": {7: 0x80}}  # offset in the step -> bits to turn
 SMALL, LARGE = 65536, 1 << 20  # bytes read at a time
+SETTLING, IDLE = 15.0, 1.0  # seconds a cut may wait for the transport; seconds of idleness that are enough
 NOTED = 1.0  # seconds for which lines of PAGE_DATA may stay unwritten
 _ACTION = re.compile(r"([a-z]+)@(?:([A-Z0-9_]+)(?::(pass)?(\d+))?|([<>])(\d+))(?:=(.*))?", re.DOTALL)
 _BIT = re.compile(r"(-?\d+)(?:\.([0-7]))?")
@@ -293,6 +294,27 @@ def _bits(argument: str, length: int) -> dict[int, int]:
     return {offset + length if offset < 0 else offset: 1 << int(match[2] or 0)}
 
 
+def _settles(pid: int, pipe: int) -> bool:
+    """Wait until the transport has nothing left to do; whether it came to that.
+
+    A killed ssh takes with it what it has read and not sent, and its peer what it has not handed on: the cut would
+    fall before its place. Idle is who lets processor time and an empty pipe stand for a while.
+    """
+    deadline, idle_since, before = time.monotonic() + SETTLING, time.monotonic(), ""
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                now = " ".join(file.read().rpartition(")")[2].split()[11:13])  # utime, stime: proc(5)
+        except OSError:
+            return False
+        if now != before or _waiting(pipe):
+            before, idle_since = now, time.monotonic()
+        elif time.monotonic() - idle_since >= IDLE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def _waiting(descriptor: int) -> int:
     """Bytes that lie in a pipe, unread."""
     try:
@@ -320,6 +342,8 @@ def run(command: list[str], actions: Sequence[Action], file: IO[str], control: s
             flow.run()
         except Cut:
             was_cut.set()
+            if way == ">":
+                log.note(event="cut", settled=_settles(child.pid, ends[0]))
             child.kill()
         except OSError as error:
             log.note(way=way, event="lost", why=str(error))
