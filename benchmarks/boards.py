@@ -21,12 +21,51 @@ from lab.bench import benchmark
 from lab.errors import BenchError
 from lab.grid.ssh import Ssh
 from lab.inventory import BoardSpec, Lab
+from lab.nightly import DEFAULT_BUILD
 from lab.options import VIRTUAL_LAB
 from lab.virtual import bare, boards
 from lab.virtual.spec import read_config
 
 ROUNDS = 3
 BOOT_LIMIT = 240.0  # seconds
+GUEST_MIB = 128
+TURNS = 1  # relocations there and back, of each kind
+RELOCATE = """\
+import json, sys, time
+from pathlib import Path
+from lab import builds, inventory, paths, provision
+from lab.grid import services, session
+from lab.rig import Rig
+from lab.xen.domain import Domain
+from lab.xen.guests import payload
+from lab.xen.migration import Ending, start_migration
+from lab.xen.payloads import build_payloads, kernel_root
+
+file, build, mib, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+lab = inventory.load(file)
+names = [board.name for board in lab.pairs()[0]]
+payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+with session.acquire(lab, names, services.directory(lab)) as held:
+    wanted = provision.Wanted(builds.make(build), payloads=payloads)
+    rig = Rig(lab, {name: held.board(name) for name in names}, wanted, Path(sys.argv[5]))
+    hosts = [rig.ready(name).host for name in names]
+    seconds = {"proxy": [], "plain": []}
+    config = payload(hosts[0], "pvh64", "memory,heartbeat", memory_mib=mib)
+    guest = Domain(hosts[0], config)
+    guest.create()
+    guest.beats(5, 60)
+    here, there = hosts
+    for turn in range(2 * turns):  # there and back, each with the proxy and without, in turns
+        for kind in ("plain", "proxy") if turn % 2 else ("proxy", "plain"):
+            migration = start_migration(guest.on(here), there, is_proxied=kind == "proxy")
+            started = time.monotonic()
+            if migration.ending(300) is not Ending.SUCCESS:
+                sys.exit(migration.output())
+            seconds[kind].append(time.monotonic() - started)
+            here, there = there, here
+    guest.on(here).destroy()
+print(json.dumps(seconds), flush=True)
+"""
 BOOT_ONE = """\
 import json, sys, time
 from pathlib import Path
@@ -96,6 +135,22 @@ def nightly_time() -> Mapping[str, float]:
             _run([str(paths.CHECKOUT / "xenlab"), *words], environment, good=(0,))
         cold = time.monotonic() - started
     return {"quick_warm": warm / 60, "cold_adds": cold / 60, **phases}
+
+
+@benchmark("relocation-proxy-ratio", unit="", bar={"ratio": 1.1})
+def relocation_proxy_ratio() -> Mapping[str, float]:
+    """Relocations of a guest of 128 MiB between two boards, there and back: with the proxy against without."""
+    with _state() as state:
+        _xenlab(state, "lab", "up")
+        try:
+            words = [str(VIRTUAL_LAB), DEFAULT_BUILD, str(GUEST_MIB), str(TURNS), str(state / "rig")]
+            environment = paths.environment() | {"XDG_STATE_HOME": str(state)}
+            said = _run([sys.executable, "-P", "-c", RELOCATE, *words], environment, good=(0,))
+        finally:
+            _xenlab(state, "lab", "down")
+    seconds = json.loads(said.splitlines()[-1])
+    proxy, plain = statistics.median(seconds["proxy"]), statistics.median(seconds["plain"])
+    return {"ratio": proxy / plain, "with_proxy_s": proxy, "without_s": plain}
 
 
 # -- how -----------------------------------------------------------------------------------------------------

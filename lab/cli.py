@@ -238,6 +238,26 @@ def accept(
 
 
 @app.command()
+def reproduce(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="As in a case's id: pvh64-cut-GO; `list` lists them.")],
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Print the commands that break a relocation as a cell of the matrix does, for any two dom0s."""
+    from lab import inventory as inventories
+    from lab.xen import cells
+    from lab.xen import reproduce as reproducing
+
+    if cell == "list":
+        for one in cells.CELLS.values():
+            typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
+        return
+    peers = [ends[1] for ends in inventories.load(inventory).pairs()]
+    nic = peers[0].nics.get("lab") if peers else None
+    name = peers[0].link_name if peers else "DESTINATION"
+    typer.echo(reproducing.commands(cells.find(cell), name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine lacks, and what to do; nothing is changed."""
     from lab import setup

@@ -134,9 +134,9 @@ class CaseLog:
         self.add("what passed between the hosts", migration.text(), kind="note", board=board)
         if spans := migration.spans():
             title = f"relocation of {migration.domain.name}"
-            kinds = {"hand over": "warn", "state (guest suspended)": "bad"}
-            marks = [(when, f"{action} before {step.value}") for when, action, step in migration.actions()]
-            self.picture(title, timeline_svg(title, [(*span, kinds.get(span[0], "neutral")) for span in spans], marks))
+            kinds = {"hand over": "warn", "state": "bad", "guest silent": "bad"}
+            coloured = [(*span, kinds.get(span[0], "neutral")) for span in spans]
+            self.picture(title, timeline_svg(title, coloured, migration.marks()))
 
     def unproved(self, why: str) -> NoReturn:
         """The case's precondition could not be established: verdict MISS.

@@ -29,9 +29,9 @@ class Verdict(enum.StrEnum):
 class Evidence:
     """One captured fact that stands beside a verdict.
 
-    ``kind`` is one of ``console``, ``command``, ``bmc``, ``provision``, ``exception``,
-    ``figure``, ``note``; ``time`` is seconds since the epoch (UTC); ``body`` is shown as it is,
-    control characters and all, so whoever renders it must escape it.
+    ``kind`` is one of ``console``, ``command``, ``bmc``, ``provision``, ``exception``, ``figure``, ``note``, and
+    ``cell`` (JSON: a cell of the relocation matrix); ``time`` is seconds since the epoch (UTC); ``body`` is shown as
+    it is, control characters and all, so whoever renders it must escape it.
     """
 
     kind: str

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab import provision
 from lab.builds import Build
-from lab.errors import BenchError, BoardUnreachable, HypervisorCrash, LabError, ProductTimeout, WaitTimeout
+from lab.errors import BenchError, HypervisorCrash, LabError, ProductTimeout, WaitTimeout
 from lab.grid import rescue, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
@@ -199,7 +199,7 @@ class Rig:
                 now = seat.host.free_memory_mib()
                 found.append(_note(name, "memory not given back", f"{seat.free_mib} MiB before, {now} MiB after"))
                 seat.suspect = "memory was not given back"
-        except (BenchError, BoardUnreachable) as error:
+        except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
             seat.suspect = str(error)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -405,3 +406,46 @@ def test_the_summary_tells_what_did_not_pass_and_why(tmp_path: Path) -> None:
     assert str(folder.path / "report.html") in said
     assert "exit status 3: the bench failed" in said
     assert "1 planned without a result" in said
+
+
+# -- relocations that were broken ----------------------------------------------------------------------------------
+
+CELL = "testcases/relocation/test_matrix.py::test_relocation_fails_well"
+
+
+def broken(fault: str, place: str, verdict: Verdict = Verdict.PASS, **fields: object) -> TestResult:
+    cell = {"guest": "pvh64", "fault": fault, "place": place, "ending": "UNDEFINED", "wanted": "UNDEFINED"}
+    body = json.dumps(cell | fields)
+    evidence = (Evidence("cell", f"pvh64-{fault}-{place}", body, 1795422841.0),)
+    return result(f"{CELL}[pvh64-{fault}-{place}]", verdict, evidence=evidence)
+
+
+def test_broken_relocations_are_a_map_that_leads_to_their_cases(tmp_path: Path) -> None:
+    folder = run(
+        tmp_path,
+        broken("cut", "GO", order=2),
+        broken("cut", "BANNER", Verdict.FAIL, order=1, ending="REFUSED", bad=["where", "memory"]),
+        broken("drop", "GO", order=2, known=["left-paused"]),
+        planned=(),
+    )
+    page = html.write(folder).read_text(encoding="utf-8")
+    assert "Relocation of pvh64: endings by fault and step" in page
+    assert page.index(">BANNER<") < page.index(">GO<")
+    for said in (">refused<", ">undefined<", ">undefined *<", "bad: where, memory", "known: left-paused"):
+        assert said in page
+    anchors = re.findall(r'<a href="#(case-\d+)"><rect', page)
+    assert len(anchors) == 3 and all(f'id="{anchor}"' in page for anchor in anchors)
+
+
+def test_without_them_there_is_no_map(tmp_path: Path) -> None:
+    assert "Relocations that were broken" not in html.write(run(tmp_path, result())).read_text(encoding="utf-8")
+
+
+def test_what_a_cell_says_is_harmless(tmp_path: Path) -> None:
+    hostile = result(CELL, evidence=(Evidence("cell", "x", "[1, 2", 1.0), Evidence("cell", "y", "[]", 1.0)))
+    page = html.write(run(tmp_path, broken(HOSTILE, HOSTILE, ending=HOSTILE, order=HOSTILE), hostile)).read_text(
+        encoding="utf-8"
+    )
+    svg = page[page.index("Relocations that were broken") : page.index("Where the time goes")]
+    assert "<script" not in svg and "<img" not in svg
+    ET.fromstring(svg[svg.index("<svg") : svg.index("</svg>") + 6])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from lab.runs import visible_line
@@ -95,6 +96,50 @@ def timeline_svg(
             f'<text class="text" x="{at + shift:.1f}" y="{y:.0f}" text-anchor="{side}">'
             f"{_text(text, 70)} ({time - first:.3g} s)</text>"
         )
+    return "".join([*parts, "</svg>\n"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A field of a :func:`heat_map`. ``kind`` gives the colour, ``tip`` is shown to who points at it."""
+
+    text: str
+    kind: str
+    tip: str = ""
+    anchor: str = ""  # element of the page it leads to
+
+
+def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], tiles: Mapping[tuple[str, str], Tile]) -> str:
+    """A tile for each row and column that has one; to stand in a page, since its tiles are links."""
+    gutter, tall, wide, top = 170.0, 20.0, 62.0, 150.0
+    width, height = gutter + wide * len(columns) + 90, top + tall * len(rows) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+        f' height="{height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<rect class="ground" width="{width:.0f}" height="{height:.0f}"/>',
+        f'<text class="text" x="8" y="18" font-weight="bold">{_text(title, 110)}</text>',
+    ]
+    for index, column in enumerate(columns):
+        at = gutter + wide * index + wide / 2
+        parts.append(
+            f'<text class="text" transform="translate({at:.1f} {top - 8:.0f}) rotate(-55)">{_text(column, 28)}</text>'
+        )
+    for index, row in enumerate(rows):
+        y = top + tall * index
+        parts.append(f'<text class="text" x="8" y="{y + 14:.0f}">{_text(row, 26)}</text>')
+        for number, column in enumerate(columns):
+            tile = tiles.get((row, column))
+            if tile is None:
+                continue
+            x = gutter + wide * number
+            drawn = (
+                f'<rect x="{x + 1:.1f}" y="{y + 1:.0f}" width="{wide - 2:.0f}" height="{tall - 2:.0f}" rx="2"'
+                f' fill="{_KINDS.get(tile.kind, _KINDS["neutral"])}"><title>{_text(tile.tip)}</title></rect>'
+                f'<text x="{x + wide / 2:.1f}" y="{y + 14:.0f}" text-anchor="middle" fill="#fff"'
+                f' font-size="10" font-family="system-ui,sans-serif" pointer-events="none">'
+                f"{_text(tile.text, 12)}</text>"
+            )
+            parts.append(f'<a href="#{_text(tile.anchor)}">{drawn}</a>' if tile.anchor else drawn)
     return "".join([*parts, "</svg>\n"])
 
 

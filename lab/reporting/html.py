@@ -1,21 +1,23 @@
 """``report.html``: one file that needs nothing else, opens from disk, and runs no script.
 
 The template is ``report.html.j2``. All text is escaped by Jinja2; drawings come in as images, where nothing
-in them can run.
+in them can run. Only the map of relocations, which is made here and links to its cases, is part of the page.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import markupsafe
 
 from lab.console.patterns import classify
 from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
-from lab.reporting.figures import timeline_svg
+from lab.reporting.figures import Tile, heat_map, timeline_svg
 from lab.reporting.junit import shortened
 from lab.runs import (
     RunFolder,
@@ -80,6 +82,7 @@ def write(folder: RunFolder) -> Path:
         counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
         areas=_areas(header, cases),
         rows=_rows(cases, builds),
+        maps=_maps(cases, builds),
         cases=cases,
         wrong=sorted(
             (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
@@ -248,6 +251,63 @@ def _rows(cases: Sequence[Shown], builds: Sequence[str]) -> list[tuple[Shown, li
     areas = {area: index for index, area in enumerate(dict.fromkeys(case.area for case in cases))}
     ordered.sort(key=lambda case: areas[case.area])
     return [(case, [cells.get((case.case, build)) for build in builds]) for case in ordered]
+
+
+# What the tiles of the map say: the ending of xl migrate, in a word.
+_ENDINGS = {
+    "SUCCESS": "success",
+    "RESUMED_AT_SENDER": "resumed",
+    "GIVEN_BACK": "given back",
+    "NOT_SUSPENDED": "no suspend",
+    "UNDEFINED": "undefined",
+    "REFUSED": "refused",
+    "KILLED": "killed",
+    "LOST": "lost",
+}
+
+
+def _maps(cases: Sequence[Shown], builds: Sequence[str]) -> list[markupsafe.Markup]:
+    """For each build with relocations that were broken: the endings, by fault and step, a map a kind of guest."""
+    maps = []
+    for build in builds:
+        tiles: dict[str, dict[tuple[str, str], Tile]] = {}
+        orders: dict[str, int] = {}
+        for case in (case for case in cases if case.build == build):
+            for cell in _cells(case):
+                guest, fault, place = (str(cell.get(key, "")) for key in ("guest", "fault", "place"))
+                tiles.setdefault(guest, {})[fault, place] = _tile(case, cell)
+                order = cell.get("order")
+                orders[place] = order if isinstance(order, int) else len(orders)
+        for guest, of_guest in tiles.items():
+            faults = list(dict.fromkeys(fault for fault, _ in of_guest))
+            places = sorted({place for _, place in of_guest}, key=lambda place: orders[place])
+            title = f"Relocation of {guest}: endings by fault and step" + (f" ({build})" if len(builds) > 1 else "")
+            maps.append(markupsafe.Markup(heat_map(title, faults, places, of_guest)))
+    return maps
+
+
+def _cells(case: Shown) -> list[Mapping[str, object]]:
+    """What a case has recorded of cells of the relocation matrix."""
+    found: list[Mapping[str, object]] = []
+    for fact in case.result.evidence if case.result else ():
+        if fact.kind == "cell":
+            try:
+                cell = json.loads(fact.body)
+            except ValueError:
+                continue
+            if isinstance(cell, dict):
+                found.append(cell)
+    return found
+
+
+def _tile(case: Shown, cell: Mapping[str, object]) -> Tile:
+    ending, wanted = str(cell.get("ending", "")), str(cell.get("wanted", ""))
+    kind = "warn" if cell.get("known") and case.verdict is Verdict.PASS else case.verdict.value
+    tip = f"{case.verdict}: {ending}, must be {wanted}"
+    for word in ("unproved", "bad", "known"):
+        if said := cell.get(word):
+            tip += f"; {word}: {', '.join(map(str, said)) if isinstance(said, list) else said}"
+    return Tile(_ENDINGS.get(ending, ending) + (" *" if cell.get("known") else ""), kind, tip, case.anchor)
 
 
 def _fact(one: Evidence) -> Fact:

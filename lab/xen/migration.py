@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import WaitTimeout
+from lab.errors import BenchError, WaitTimeout
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.proxy import Action
@@ -33,6 +33,7 @@ class Ending(enum.Enum):
     UNDEFINED = "** Migration failed during final handshake **"  # may be suspended here and there; nothing resumed
     REFUSED = ""  # failed before anything was sent
     KILLED = "killed"
+    LOST = "the source is gone"  # and xl with it: nobody has seen its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +46,48 @@ class Passed:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass over memory, as :class:`lab.xen.stream.Scanner` tells them apart. Times are seconds since the start."""
+
+    number: int
+    start: float
+    end: float
+    pages: int  # whose contents were sent
+
+
+def words(
+    name: str, peer: str, folder: str, actions: Sequence[str], options: Sequence[str] = (), *, is_proxied: bool = True
+) -> list[str]:
+    """The command that migrates ``name`` to ``peer`` with the proxy in between; its log is ``FOLDER/log``.
+
+    A shell that starts a job in the background has it ignore SIGINT; xl shall die of it as at a terminal.
+    """
+    proxy = f"{PROXY} --log {folder}/log --control {folder} "
+    proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
+    rune = f"{TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+    rune = f"{proxy} -- {rune}" if is_proxied else f"exec {rune}"
+    return ["env", "--default-signal=INT", "xl", "-v", "migrate", *options, "-s", "", name, rune]
+
+
 class Migration:
     """One ``xl migrate`` that is under way, or over."""
 
     _numbers = itertools.count(1)
 
-    def __init__(self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str]) -> None:
+    def __init__(
+        self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str], is_proxied: bool
+    ) -> None:
         self.domain, self.source, self.destination = domain, domain.host, destination
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
-        proxy = f"{PROXY} --log {self._folder}/log --control {self._folder} "
-        proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
         peer = destination.board.spec.link_name
-        rune = f"{proxy} -- {TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
-        words = ["xl", "-v", "migrate", *options, "-s", "", domain.name, rune]
+        command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied)
+        self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
         self.started = self.source.clock()
-        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(words)}")
+        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(command)}")
         self._status: int | None = None
 
     def ending(self, timeout: float = 120.0) -> Ending:
@@ -87,6 +112,17 @@ class Migration:
 
     def is_over(self) -> bool:
         return self._job.poll() is not None
+
+    def ends_within(self, timeout: float) -> bool:
+        """Wait; whether it came to an end. It goes on if not."""
+        with contextlib.suppress(WaitTimeout):
+            self._job.wait(timeout)
+            return True
+        return False
+
+    def break_off(self) -> None:
+        """End the transport, as an administrator does who has waited long enough."""
+        self.source.run("pkill -KILL -f '^ssh .*[x]l migrate-receive'", check=False)
 
     def release(self) -> None:
         """Let go of what a ``hold`` action holds."""
@@ -124,20 +160,38 @@ class Migration:
         """The actions that were taken, and where: the proof that a fault fell where a case says."""
         return [(line["action"], Step(line["step"])) for line in self.log() if "action" in line]
 
-    def actions(self) -> list[tuple[float, str, Step]]:
-        """The actions that were taken: seconds since the start, action, step."""
-        return [
-            (line["t"] - self.started, line["action"], Step(line["step"])) for line in self.log() if "action" in line
-        ]
+    def actions(self) -> list[tuple[float, str]]:
+        """The actions that were taken: seconds since the start, and what was asked for."""
+        return [(line["t"] - self.started, line["asked"]) for line in self.log() if "action" in line]
 
-    def wait_acted(self, timeout: float = 60.0) -> None:
-        """Wait until an action was taken. :raises WaitTimeout: it never came to it."""
+    def not_taken(self) -> list[str]:
+        """The actions that were asked for and did not come to pass."""
+        taken = [asked for _, asked in self.actions()]
+        return [action for action in self.actions_asked if action not in taken]
+
+    def wait_acted(self, timeout: float = 60.0, *, kind: str = "") -> None:
+        """Wait until an action (of this kind) was taken.
+
+        :raises WaitTimeout: it did not come to it, in time or before the end.
+        """
+        pattern = shlex.quote(f'"action": "{kind}')
         script = (
-            f"i=0; until grep -q '\"action\"' {self._folder}/log 2>/dev/null; do i=$((i+1)); "
-            f"[ $i -lt {int(timeout * 10)} ] || exit 9; sleep 0.1; done"
+            f"i=0; until grep -q {pattern} {self._folder}/log 2>/dev/null; do i=$((i+1)); "
+            f"[ $i -lt {int(timeout * 10)} ] || exit 9; "
+            f'grep -q \'"event": "end"\' {self._folder}/log 2>/dev/null && exit 8; sleep 0.1; done'
         )
         if self.source.run(script, timeout=timeout * 2 + 30, check=False).status:
             raise WaitTimeout(f"{self.domain.name}: the migration comes to the step", timeout, self.output()[-300:])
+
+    def passes(self) -> list[Pass]:
+        """The passes over memory; the last one goes out when the guest is suspended, if it has sent any pages."""
+        found: dict[int, Pass] = {}
+        for line in self.log():
+            if "pass" in line and "action" not in line:
+                when, number = line["t"] - self.started, line["pass"]
+                before = found.get(number, Pass(number, when, when, 0))
+                found[number] = Pass(number, before.start, when, before.pages + line["data"])
+        return list(found.values())
 
     def text(self) -> str:
         """What passed, for the evidence: one line a step, runs of PAGE_DATA in one."""
@@ -167,12 +221,10 @@ class Migration:
 
     def spans(self) -> list[tuple[str, float, float]]:
         """Phases for a timeline: name, start and end in seconds since ``xl migrate`` was called."""
-        passed = self.passed()
         first: dict[Step, float] = {}
-        last: dict[Step, float] = {}
-        for one in passed:
-            first.setdefault(one.step, one.time - self.started)
-            last[one.step] = one.time - self.started
+        for step in self.passed():
+            first.setdefault(step.step, step.time - self.started)
+        passes = self.passes()
         spans: list[tuple[str, float, float]] = []
 
         def span(name: str, start: float | None, end: float | None) -> None:
@@ -181,17 +233,45 @@ class Migration:
 
         span("connect", 0.0, first.get(Step.BANNER))
         span("set up", first.get(Step.BANNER), first.get(Step.PAGE_DATA))
-        span("memory", first.get(Step.PAGE_DATA), last.get(Step.PAGE_DATA))
-        span("state (guest suspended)", last.get(Step.PAGE_DATA), first.get(Step.LIBXL_END))
+        for one, after in zip(passes, [*passes[1:], None], strict=True):
+            until = after.start if after else first.get(Step.TSC_INFO, one.end)
+            span(f"pass {one.number}: {one.pages} pages", one.start, until)
+        span("state", first.get(Step.TSC_INFO), first.get(Step.LIBXL_END))
         span("hand over", first.get(Step.LIBXL_END), first.get(Step.STATUS))
+        if silence := self.silence():
+            span("guest silent", *silence)
         return spans
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Instants for a timeline: what each side said, and what the proxy did."""
+        said = {Step.BANNER: "receiver", Step.READY: "receiver", Step.GO: "sender", Step.STATUS: "receiver"}
+        marks = [
+            (one.time - self.started, f"{said[one.step]}: {one.step.value}")
+            for one in self.passed()
+            if one.step in said
+        ]
+        return sorted([*marks, *self.actions()])
+
+    def silence(self) -> tuple[float, float] | None:
+        """The longest time without a heartbeat, on whatever side, as seconds since the start by the source's clock."""
+        beats: list[float] = []
+        for host, skew in ((self.source, 0.0), (self.destination, self.skew)):
+            with contextlib.suppress(BenchError):  # a board may be off
+                beats += [beat.wall - skew - self.started for beat in self.domain.on(host).heartbeats()]
+        beats = sorted(beat for beat in beats if beat > -1.0)
+        return max(zip(beats, beats[1:], strict=False), key=lambda pair: pair[1] - pair[0], default=None)
 
 
 def start_migration(
-    domain: Domain, destination: Host, *, actions: Sequence[str] = (), options: Sequence[str] = ()
+    domain: Domain,
+    destination: Host,
+    *,
+    actions: Sequence[str] = (),
+    options: Sequence[str] = (),
+    is_proxied: bool = True,
 ) -> Migration:
     """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's (``cut@TSC_INFO``)."""
-    return Migration(domain, destination, actions, options)
+    return Migration(domain, destination, actions, options, is_proxied)
 
 
 def downtime(migration: Migration, interval: float) -> float | None:

@@ -7,7 +7,7 @@ tools/xl/xl.h of Xen 4.17; the code writes HVM_CONTEXT before HVM_PARAMS, unlike
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,7 +21,7 @@ class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
     LIBXC_CONTEXT = "LIBXC_CONTEXT"
     IMAGE_HEADER = "IMAGE_HEADER"
     DOMAIN_HEADER = "DOMAIN_HEADER"
-    PAGE_DATA = "PAGE_DATA"  # many; live at first, then, with the guest suspended, the rest
+    PAGE_DATA = "PAGE_DATA"  # many: passes over live memory, then, with the guest suspended, the rest
     X86_PV_INFO = "X86_PV_INFO"
     X86_PV_P2M_FRAMES = "X86_PV_P2M_FRAMES"
     X86_PV_VCPU_BASIC = "X86_PV_VCPU_BASIC"
@@ -49,6 +49,7 @@ class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
     GO = "GO"
     REPORT = "REPORT"  # receiver: my copy's unpause results follow
     STATUS = "STATUS"  # one byte; 0 is good
+    GIVE_BACK = "GIVE_BACK"  # receiver, after a bad STATUS: my copy is gone, take yours back
     UNKNOWN = "UNKNOWN"
 
 
@@ -82,15 +83,20 @@ LIBXL = {
     5: Step.CHECKPOINT_STATE,
 }
 
+ANSWERS = (Step.BANNER, Step.READY, Step.REPORT, Step.STATUS, Step.GIVE_BACK)  # what the receiver writes
+
 BANNER = b"xl migration receiver ready, send binary domain data.\n"
 READY = b"domain received, ready to unpause\0"
 GO = b"domain is yours, you are cleared to unpause\0"
 REPORT = b"my copy unpause results are as follows\0"
 XL_MAGIC = b"Xen saved domain, xl format\n \0 \r"
-LIBXL_MAGIC = 0x4C6962786C466D74  # "LibxlFmt"
-IMAGE_MARKER = 0xFFFFFFFFFFFFFFFF
+LIBXL_MAGIC = b"LibxlFmt"
+IMAGE_MARKER = b"\xff" * 8
 OPTIONAL = 0x80000000  # bit 31 of a libxc record's type
-FRESH_RECORD = 8  # bytes of a record's header
+RECORD_HEADER = 8
+BATCH = 1024  # pfns in a full PAGE_DATA record: MAX_BATCH_SIZE, tools/libs/guest/xg_save_restore.h
+PAGE = 4096
+_PFN = (1 << 52) - 1  # the rest of an entry is the page's type
 
 
 class StreamError(ValueError):
@@ -98,118 +104,176 @@ class StreamError(ValueError):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Bytes to be passed on together. ``starts`` is set on the first one of a step, whose whole ``length`` is known."""
+class Pages:
+    """What a PAGE_DATA record carries. ``turn`` is the pass over memory it belongs to, from 1."""
+
+    turn: int
+    starts_turn: bool
+    count: int  # pfns named
+    data: int  # pages whose content is there: some types have none
+    first: int  # the lowest pfn
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step begins at ``offset`` of its direction and takes ``length`` bytes, header and padding included."""
 
     step: Step
-    data: bytes
-    starts: bool = False
-    length: int = 0
+    offset: int
+    length: int
+    pages: Pages | None = None
 
 
-_Need = tuple[int, bool]  # so many bytes; True: only when all of them are there
+class Scanner:
+    """Finds the steps in one direction of a migration while somebody else passes the bytes on.
 
-
-class Splitter:
-    """Cuts a byte stream into pieces at the protocol's borders. One for each direction."""
+    Passes over memory have no marker in the stream. They are found by what the sender does: it walks the dirty bitmap
+    upwards, and a record of less than ``BATCH`` pfns ends the walk (xg_sr_save.c, send_dirty_pages and flush_batch).
+    So a record begins a pass when the one before was not full, or when it goes back to lower pfns. A pass of a whole
+    number of batches that is followed by one which begins higher would be taken for one.
+    """
 
     def __init__(self, side: str) -> None:
-        self._buffer, self._out = bytearray(), list[Piece]()
-        self.offset = 0  # bytes taken apart so far
+        self._held = bytearray()
+        self._marks: list[Mark] = []
+        self._begun = 0  # where the step begins of which not enough is known
+        self._is_known = False  # the bytes asked for belong to a step that was marked
+        self._turn, self._last, self._was_full = 0, 0, False
+        self.fed = 0  # bytes seen so far
+        self.idle = 0  # that many bytes need not be looked at
+        self.error = ""  # why the rest is not understood
         self._script = self._sender() if side == "sender" else self._receiver()
-        self._need: _Need | None = next(self._script)
+        self._want = next(self._script)
 
     @classmethod
-    def of_sender(cls) -> Splitter:
+    def of_sender(cls) -> Scanner:
         """For what the sender writes."""
         return cls("sender")
 
     @classmethod
-    def of_receiver(cls) -> Splitter:
+    def of_receiver(cls) -> Scanner:
         """For what the receiver answers."""
         return cls("receiver")
 
-    def feed(self, data: bytes) -> Iterator[Piece]:
-        """Take bytes in; give the pieces that are complete by now.
+    @property
+    def safe(self) -> int:
+        """Up to this offset all bytes belong to steps that were marked: they may be passed on."""
+        return self.fed if self.idle or self._is_known or not self._held and self._begun == self.fed else self._begun
 
-        :raises StreamError: not this protocol; what was not given yet is :meth:`rest`.
+    def feed(self, data: bytes) -> list[Mark]:
+        """Look at what came; the steps that begin in it, or whose beginning is complete by now.
+
+        What is not this protocol sets ``error`` and is from there on one step UNKNOWN.
         """
-        self._buffer += data
-        while self._buffer and self._need is not None:
-            count, whole = self._need
-            if whole and len(self._buffer) < count:
+        at, size = 0, len(data)
+        while at < size:
+            passing = min(self.idle, size - at)
+            self.idle -= passing
+            self.fed += passing
+            at += passing
+            if at == size:
                 break
-            taken = bytes(self._buffer[:count])
-            try:
-                self._need = self._script.send(taken)
-            except StopIteration:
-                self._need = None
-            del self._buffer[: len(taken)]
-            self.offset += len(taken)
-            yield from self._take()
-        if self._need is None and self._buffer:
-            rest = self.rest()
-            yield Piece(Step.UNKNOWN, rest, True, len(rest))
+            taken = data[at : at + self._want - len(self._held)]
+            self._held += taken
+            at += len(taken)
+            self.fed += len(taken)
+            if len(self._held) == self._want:
+                self._step()
+        marks, self._marks = self._marks, []
+        return marks
 
-    def rest(self) -> bytes:
-        """What came in and belongs to no complete piece."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest
+    def skipped(self, count: int) -> None:
+        """``count`` of the ``idle`` bytes went by unseen."""
+        self.idle -= count
+        self.fed += count
 
-    def _take(self) -> list[Piece]:
-        taken, self._out = self._out, []
-        return taken
+    def _step(self) -> None:
+        held, self._held = bytes(self._held), bytearray()
+        try:
+            self._want = self._script.send(held)
+        except StopIteration:
+            self._ignore("more than the protocol has")
+        except StreamError as error:
+            self._ignore(str(error))
 
-    def _whole(self, step: Step, size: int) -> Generator[_Need, bytes, bytes]:
-        data = yield size, True
-        self._out.append(Piece(step, data, True, size))
-        return data
+    def _ignore(self, why: str) -> None:
+        self.error = self.error or why
+        self._is_known, self.idle = True, 1 << 62
+        if self._begun < self.fed:
+            self._marks.append(Mark(Step.UNKNOWN, self._begun, 0))
 
-    def _sender(self) -> Generator[_Need, bytes, None]:
-        head = yield 48, True
+    # -- the protocol, as generators that ask for so many bytes ---------------------------------------------------
+
+    def _begin(self) -> None:
+        self._begun, self._is_known = self.fed + self.idle, False
+
+    def _mark(self, step: Step, length: int, pages: Pages | None = None) -> None:
+        """The step is known; what of it was not read yet need not be."""
+        self._marks.append(Mark(step, self._begun, length, pages))
+        self.idle = self._begun + length - self.fed
+
+    def _whole(self, step: Step, size: int, prefix: bytes = b"") -> Generator[int, bytes, None]:
+        self._begin()
+        data = yield size
+        if not data.startswith(prefix):
+            raise StreamError(f"not what {step.value} begins with")
+        self._mark(step, size)
+
+    def _sender(self) -> Generator[int, bytes, None]:
+        self._begin()
+        head = yield 48
         if head[:32] != XL_MAGIC:
-            raise StreamError("not xl's magic number")
-        size = struct.unpack("<I", head[44:48])[0]
-        self._out.append(Piece(Step.XL_HEADER, head, True, 48 + size))
-        yield from self._body(Step.XL_HEADER, size)
-        head = yield from self._whole(Step.LIBXL_HEADER, 16)
-        if struct.unpack(">Q", head[:8])[0] != LIBXL_MAGIC:
-            raise StreamError("not libxl's magic number")
+            raise StreamError("not what XL_HEADER begins with")
+        size = int(struct.unpack("<I", head[44:48])[0])
+        if size:
+            yield size  # whole: xl writes two parts and exits when the second fails (save_domain_core_writeconfig)
+        self._mark(Step.XL_HEADER, 48 + size)
+        yield from self._whole(Step.LIBXL_HEADER, 16, LIBXL_MAGIC)
         while True:
             step = yield from self._record(LIBXL)
             if step is Step.LIBXC_CONTEXT:
                 yield from self._libxc()
             elif step is Step.LIBXL_END:
                 break
-        yield from self._whole(Step.GO, len(GO))
+        yield from self._whole(Step.GO, len(GO), GO)
+        self._begin()
+        yield 1
 
-    def _libxc(self) -> Generator[_Need, bytes, None]:
-        head = yield from self._whole(Step.IMAGE_HEADER, 24)
-        if struct.unpack(">Q", head[:8])[0] != IMAGE_MARKER:
-            raise StreamError("no libxc image header")
+    def _libxc(self) -> Generator[int, bytes, None]:
+        yield from self._whole(Step.IMAGE_HEADER, 24, IMAGE_MARKER)
         yield from self._whole(Step.DOMAIN_HEADER, 16)
         while (yield from self._record(LIBXC)) is not Step.LIBXC_END:
             pass
 
-    def _record(self, names: dict[int, Step]) -> Generator[_Need, bytes, Step]:
-        head = yield FRESH_RECORD, True
-        kind, size = struct.unpack("<II", head)
+    def _record(self, names: dict[int, Step]) -> Generator[int, bytes, Step]:
+        self._begin()
+        kind, size = struct.unpack("<II", (yield RECORD_HEADER))
         step = names.get(kind & ~OPTIONAL, Step.UNKNOWN)
-        padded = (size + 7) & ~7
-        self._out.append(Piece(step, head, True, FRESH_RECORD + padded))
-        yield from self._body(step, padded)
+        length = RECORD_HEADER + (size + 7 & ~7)
+        if step is Step.PAGE_DATA and size >= 16:
+            yield from self._page_data(size, length)
+        else:
+            self._mark(step, length)
         return step
 
-    def _body(self, step: Step, size: int) -> Generator[_Need, bytes, None]:
-        while size:
-            data = yield size, False
-            size -= len(data)
-            self._out.append(Piece(step, data))
+    def _page_data(self, size: int, length: int) -> Generator[int, bytes, None]:
+        count, _, entry = struct.unpack("<IIQ", (yield 16))
+        first = entry & _PFN
+        starts = not self._was_full or first <= self._last
+        self._turn += starts
+        data = max(size - 8 - 8 * count, 0) // PAGE
+        self._mark(Step.PAGE_DATA, length, Pages(self._turn, starts, count, data, first))
+        self._last, self._was_full = first, count == BATCH
+        if 1 < count <= (size - 8) // 8:
+            after = length - 24 - 8 * (count - 1)  # what follows the last pfn
+            self.idle, self._is_known = 8 * (count - 2), True
+            self._last = struct.unpack("<Q", (yield 8))[0] & _PFN
+            self.idle = after
 
-    def _receiver(self) -> Generator[_Need, bytes, None]:
+    def _receiver(self) -> Generator[int, bytes, None]:
         for step, text in ((Step.BANNER, BANNER), (Step.READY, READY), (Step.REPORT, REPORT)):
-            data = yield from self._whole(step, len(text))
-            if data != text:
-                raise StreamError(f"not the receiver's {step.value}")
+            yield from self._whole(step, len(text), text)
         yield from self._whole(Step.STATUS, 1)
+        yield from self._whole(Step.GIVE_BACK, len(GO), GO)
+        self._begin()
+        yield 1

@@ -1,0 +1,57 @@
+"""What the proxy in the stream costs, without boards. With boards: relocation-proxy-ratio, in boards.py."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab import paths
+from lab.bench import benchmark
+from lab.errors import BenchError
+from lab.xen.fuzz import made_up
+
+MIB = 256
+ROUNDS = 3
+LIMIT = 1200.0  # seconds
+
+
+@benchmark("relocation-proxy", unit="MB/s", better="higher")
+def relocation_proxy() -> Mapping[str, float]:
+    """A made-up stream of 256 MiB through the proxy into a pipe; through cat, for comparison. Needs no board."""
+    with tempfile.TemporaryDirectory(prefix="xenlab-bench-") as scratch:
+        stream, log = Path(scratch) / "stream", Path(scratch) / "log"
+        with open(stream, "wb") as file:
+            for _, data in made_up("pvh64", (range(MIB * 256),)):
+                file.write(data)
+        drain = "cat > /dev/null"
+        proxy = f"{sys.executable} -S -m lab.xen.proxy --log {log}"
+        found = {
+            "proxy_mb_s": _speed(stream, f"{proxy} -- sh -c '{drain}'"),
+            "proxy_with_a_fault_to_come_mb_s": _speed(stream, f"{proxy} --action cut@VERIFY -- sh -c '{drain}'"),
+            "cat_mb_s": _speed(stream, f"cat | {drain}"),
+        }
+        if "LIBXL_END" not in log.read_text(encoding="ascii"):
+            raise BenchError("the proxy did not see the whole stream")
+    return found
+
+
+def _speed(stream: Path, command: str) -> float:
+    """Bytes of a file a second through a pipe into the command, in MB/s; the median of some."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.monotonic()
+        # `cat FILE | ...` is the point: the proxy's stdin is a pipe, as xl's is.
+        subprocess.run(
+            ["sh", "-c", f"cat {stream} | {command}"],
+            check=True,
+            timeout=LIMIT,
+            env=paths.environment(),
+            cwd=paths.CHECKOUT,
+        )
+        seconds.append(time.monotonic() - started)
+    return stream.stat().st_size / 1e6 / statistics.median(seconds)

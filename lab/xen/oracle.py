@@ -1,0 +1,322 @@
+"""What must be true after a relocation that failed, as checks with names, so that a finding can excuse exactly one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lab.errors import BenchError, ProductFailure, WaitTimeout
+from lab.wait import wait_until
+from lab.xen.cells import LATE, PHASES, Cell, Expectation, Where, expected
+from lab.xen.domain import Domain, assert_unbroken
+from lab.xen.host import Host
+from lab.xen.known import Known
+from lab.xen.migration import Ending
+from lab.xen.payloads import Heartbeat, PayloadLine
+from lab.xen.trial import Outcome, clean_up, resolve
+
+GRACE = 30.0  # seconds that an emulated board may need beyond what is stated
+SETTLING = 25.0  # seconds in which what is over must be gone
+CLOCK = 0.5  # seconds by which two hosts' clocks may differ beyond what was measured
+BEATS_LIMIT = 60.0
+MEMORY_SLACK_MIB = 2  # Xen keeps a few pages
+
+CHECKS = {
+    "ending": "xl migrate ends as the protocol says",
+    "gave-up-in-time": "the source ends within its stated time",
+    "one-copy": "at no time can more than one copy run",
+    "where": "the guest runs where the protocol says, and only there",
+    "left-source": "nothing is left at the source: --migratedaway, processes, xenstore entries",
+    "left-destination": "nothing is left at the destination: --incoming, processes, xenstore entries",
+    "log-dirty-off": "the guest that stays at the source is no longer in log-dirty mode",
+    "resolved": "an administrator gets the guest back, once",
+    "heart-unbroken": "no heartbeat of the guest is lost or doubled",
+    "memory": "the guest's memory is intact",
+    "memory-back-source": "the source's memory is free again when the guest is gone",
+    "memory-back-destination": "the destination's memory is free again when the guest is gone",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    is_good: bool
+    said: str
+    excuse: str = ""  # the finding that is known to cause this
+
+    @property
+    def is_bad(self) -> bool:
+        return not self.is_good and not self.excuse
+
+    def line(self) -> str:
+        """For the evidence."""
+        word = "ok" if self.is_good else f"known: {self.excuse}" if self.excuse else "BAD"
+        return f"{self.name}: {word}: {self.said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """Free memory before the guest was there."""
+
+    source_mib: int
+    destination_mib: int
+
+    @classmethod
+    def of(cls, source: Host, destination: Host) -> Before:
+        return cls(source.free_memory_mib(), destination.free_memory_mib())
+
+
+def examine(cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> list[Check]:
+    """Look at both sides, put right what xl leaves to the administrator, and say what was found.
+
+    The guest is gone afterwards.
+
+    :raises BenchError: a side cannot be looked at.
+    """
+    return _Examination(cell, guest, destination, outcome, before).run()
+
+
+def excused(checks: list[Check], cell: Cell, version: str, known: Known) -> list[Check]:
+    """The checks with what is known of this cell on this version of Xen."""
+    return [
+        check if check.is_good else replace(check, excuse=known.finding(version, cell.id, check.name))
+        for check in checks
+    ]
+
+
+def record(cell: Cell, outcome: Outcome, checks: list[Check]) -> str:
+    """The cell as JSON, for the report's map of endings."""
+    wanted = expected(cell)
+    bad = [check.name for check in checks if check.is_bad]
+    known = sorted({check.excuse for check in checks if check.excuse and not check.is_good})
+    return json.dumps(
+        {
+            "guest": cell.guest,
+            "fault": cell.fault.name,
+            "place": cell.place,
+            "order": 2 * list(PHASES).index(cell.step) + (cell.place == LATE),
+            "ending": outcome.ending.name,
+            "wanted": wanted.ending.name,
+            "where": wanted.where.name,
+            "hung": outcome.hung,
+            "unproved": outcome.unproved,
+            "bad": bad,
+            "known": known,
+        }
+    )
+
+
+def no_longer(checks: list[Check], cell: Cell, version: str, known: Known) -> list[str]:
+    """Known findings that did not show this time."""
+    good = {check.name for check in checks if check.is_good}
+    return [f"{finding} ({check})" for check, finding in known.of(version, cell.id).items() if check in good]
+
+
+class _Examination:
+    def __init__(self, cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> None:
+        self.cell, self.outcome, self.before = cell, outcome, before
+        self.source, self.destination, self.name = guest.host, destination, guest.name
+        self.here, self.there = guest, guest.on(destination)
+        self.wanted: Expectation = expected(cell)
+        self.checks: list[Check] = []
+
+    def run(self) -> list[Check]:
+        self._ending()
+        self._copies()
+        self._where()
+        self._left()
+        self._log_dirty()
+        self._resolved()
+        self._heart()
+        self._memory_back()
+        return self.checks
+
+    def _say(self, name: str, is_good: bool, said: str) -> None:
+        assert name in CHECKS, name
+        self.checks.append(Check(name, is_good, said))
+
+    def _ending(self) -> None:
+        seen, wanted, hung = self.outcome.ending, self.wanted.ending, self.outcome.hung
+        hangs = " after it hung and its transport was ended" if hung else ""
+        should = " after hanging" if self.wanted.hangs else ""
+        is_good = seen is wanted and hung == self.wanted.hangs
+        self._say("ending", is_good, f"{seen.name}{hangs}, must be {wanted.name}{should} ({self.wanted.why})")
+        if self.outcome.seconds is not None and wanted not in (Ending.SUCCESS, Ending.LOST) and not hung:
+            took, limit = self.outcome.seconds, self.wanted.gives_up
+            self._say("gave-up-in-time", took <= limit + GRACE, f"{took:.1f} s, stated {limit:.0f} s (+{GRACE:.0f} s)")
+
+    # -- copies ------------------------------------------------------------------------------------------------
+
+    def _able(self, host: Host) -> list[str]:
+        """Copies that may be running now."""
+        names = (self.name, f"{self.name}--incoming", f"{self.name}--migratedaway")
+        rows = host.domains()
+        return [
+            f"{name} at {host.name} ({rows[name].state})"
+            for name in names
+            if name in rows and not set("pscd") & set(rows[name].state)
+        ]
+
+    def _copies(self) -> None:
+        able = self._able(self.source) + self._able(self.destination)
+        here, there = self.here.heartbeats(), self.there.heartbeats()
+        skew = self.outcome.migration.skew
+        overlap = here[-1].wall - (there[0].wall - skew) if here and there else -1.0
+        is_good = len(able) <= 1 and overlap < CLOCK
+        self._say("one-copy", is_good, f"can run: {', '.join(able) or 'none'}; both beat for {max(overlap, 0):.1f} s")
+
+    def _where(self) -> None:
+        wanted = self.wanted.where
+        is_good, said = True, wanted.value
+        try:
+            if wanted is Where.SOURCE:
+                self.here.beats(10, BEATS_LIMIT)
+            elif wanted is Where.DESTINATION:
+                self.there.beats(10, BEATS_LIMIT)
+        except ProductFailure as error:
+            is_good, said = False, str(error)
+        able = self._able(self.source), self._able(self.destination)
+        asked = (wanted is Where.SOURCE, wanted is Where.DESTINATION)
+        if tuple(bool(one) for one in able) != asked:
+            is_good, said = False, f"must be: {wanted.value}; can run: {', '.join([*able[0], *able[1]]) or 'none'}"
+        self._say("where", is_good, said)
+
+    # -- what is left ------------------------------------------------------------------------------------------
+
+    def _left(self) -> None:
+        is_there = self.wanted.where is Where.DESTINATION
+        source_names = {self.name} if self.wanted.where is Where.SOURCE or self._is_crashed() else set()
+        for side, host, allowed, reason in (
+            ("left-source", self.source, source_names, self.wanted.left_at_source),
+            ("left-destination", self.destination, {self.name} if is_there else set(), self.wanted.left_at_destination),
+        ):
+            if reason:
+                self._say(side, True, f"not asked for: {reason}")
+                continue
+            left = _settled(lambda host=host, allowed=allowed: leftovers(host, self.name, allowed))  # type: ignore[misc]
+            self._say(side, not left, "; ".join(left) or "nothing")
+
+    def _is_crashed(self) -> bool:
+        return self.wanted.where is Where.NOWHERE and self.cell.fault.name == "guest_crash"
+
+    def _log_dirty(self) -> None:
+        if self.wanted.where is not Where.SOURCE or self.name not in self.source.domains():
+            return
+        domid = self.source.domains()[self.name].domid
+        line = paging(self.source.debug_keys("q"), domid)
+        if line is not None:
+            self._say("log-dirty-off", "log_dirty" not in line, f"paging assistance: {line}")
+
+    # -- put right ---------------------------------------------------------------------------------------------
+
+    def _resolved(self) -> None:
+        """Only after an administrator's work all cells are alike: one copy, or none that could be had."""
+        wanted = {Where.NEITHER: Where.SOURCE}.get(self.wanted.where, self.wanted.where)
+        if self._is_crashed():
+            return
+        try:
+            now = resolve(self.here, self.destination)
+            if now is Where.SOURCE:
+                self.here.beats(5, BEATS_LIMIT)
+            elif now is Where.DESTINATION:
+                self.there.beats(5, BEATS_LIMIT)
+            able = self._able(self.source) + self._able(self.destination)
+            left = [
+                *leftovers(self.source, self.name, {self.name}),
+                *_settled(lambda: leftovers(self.destination, self.name, {self.name})),
+            ]
+            is_good = now is wanted and len(able) == (now is not Where.NOWHERE) and not left
+            self._say("resolved", is_good, f"{now.value}; can run: {', '.join(able) or 'none'}; {'; '.join(left)}")
+        except (ProductFailure, BenchError) as error:
+            self._say("resolved", False, str(error))
+
+    def _heart(self) -> None:
+        here, there = self.here.heartbeats(), self.there.heartbeats()
+        if self.outcome.ending is Ending.LOST or (self.cell.fault.reboots == "destination" and there):
+            here = []  # what a console log held last was lost with the power
+        beats: list[Heartbeat] = [*here, *there] if self.wanted.where is Where.DESTINATION else here
+        try:
+            assert_unbroken(beats if beats else there)
+            self._say("heart-unbroken", True, f"{len(beats)} beats")
+        except AssertionError as error:
+            self._say("heart-unbroken", False, str(error))
+        lines = [*self.here.payload_lines(), *self.there.payload_lines()]
+        failed = [line for line in lines if isinstance(line, PayloadLine) and line.outcome == "FAIL"]
+        said = "; ".join(f"{line.case}: {line.detail}" for line in failed[:3])
+        if self.wanted.is_intact:
+            self._say("memory", not failed, said or "no page differs")
+        else:
+            self._say("memory", True, f"not asked for: {self.wanted.why}. {said}")
+
+    def _memory_back(self) -> None:
+        clean_up(self.here, self.destination)
+        for name, host, wanted in (
+            ("memory-back-source", self.source, self.before.source_mib),
+            ("memory-back-destination", self.destination, self.before.destination_mib),
+        ):
+            try:
+                wait_until(
+                    lambda host=host, wanted=wanted: host.free_memory_mib() >= wanted - MEMORY_SLACK_MIB,  # type: ignore[misc]
+                    SETTLING,
+                    f"{host.name}: memory free",
+                    interval=1.0,
+                )
+                self._say(name, True, f"{wanted} MiB")
+            except WaitTimeout:
+                self._say(name, False, f"{host.free_memory_mib()} MiB free, {wanted} MiB before")
+
+
+def _settled(look: Callable[[], list[str]]) -> list[str]:
+    """What is left still after a while; nothing as soon as there is nothing."""
+    last: list[str] = []
+
+    def is_gone() -> bool:
+        last[:] = look()
+        return not last
+
+    try:
+        wait_until(is_gone, SETTLING, "nothing is left", interval=1.0)
+    except WaitTimeout:
+        pass
+    return last
+
+
+def leftovers(host: Host, name: str, allowed: set[str]) -> list[str]:
+    """What of a relocation is on a host and should not be. ``allowed``: domains that may be there."""
+    rows = host.domains()
+    left = [f"domain {one} ({row.state})" for one, row in rows.items() if one.startswith(name) and one not in allowed]
+    asked = host.run(
+        "ps -eo pid=,args= | grep -E '[x]l -v migrate |[l]ibxl-save-helper|[x]l migrate-receive' || true; echo ---; "
+        "xenstore-list /local/domain 2>/dev/null || true; echo ---; "
+        "ls /var/lib/xen 2>/dev/null | grep -E '^qemu-(save|resume)' || true"
+    ).stdout
+    processes, entries, files = (part.split("\n") for part in str(asked).split("---\n"))
+    # After a success xl migrate-receive stays as the domain's monitor, as xl create does (xl_vmcontrol.c).
+    is_monitored = name in allowed and name in rows
+    left += [
+        f"process {' '.join(one.split()[:6])}"
+        for one in processes
+        if one.strip() and not (is_monitored and "migrate-receive" in one)
+    ]
+    domids = {str(row.domid) for row in rows.values()} | {"0"}
+    left += [f"xenstore /local/domain/{one}" for one in entries if one.strip().isdigit() and one.strip() not in domids]
+    return left + [f"/var/lib/xen/{one}" for one in files if one.strip()]
+
+
+_DOMAIN = re.compile(r"General information for domain (\d+):")
+_PAGING = re.compile(r"paging assistance:(.*)")
+
+
+def paging(said: str, domid: int) -> str | None:
+    """The modes that debug key q prints for a domain (xen/common/keyhandler.c, xen/arch/x86/mm/paging.c)."""
+    current = -1
+    for line in said.splitlines():
+        if match := _DOMAIN.search(line):
+            current = int(match[1])
+        elif current == domid and (match := _PAGING.search(line)):
+            return match[1].strip()
+    return None

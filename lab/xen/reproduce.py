@@ -1,0 +1,97 @@
+"""A cell of the relocation matrix as commands that anybody can type into two dom0s."""
+
+from __future__ import annotations
+
+import shlex
+
+from lab.errors import UsageError
+from lab.xen.cells import Cell, expected
+from lab.xen.domain import DomainConfig
+from lab.xen.faults import Effect
+from lab.xen.host import GUESTS
+from lab.xen.migration import words
+from lab.xen.trial import BEAT, MEMORY_MIB
+
+FOLDER = "/tmp/reloc"
+
+
+def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
+    """A shell script for people: what to type where, and what must come of it.
+
+    :raises UsageError: there can be no such cell.
+    """
+    wanted, fault = expected(cell), cell.fault
+    name = "repro"
+    config = DomainConfig(
+        name=name,
+        kind="pvh" if cell.guest.startswith("pvh") else "pv",
+        kernel=f"{GUESTS}/{cell.guest}",
+        memory_mib=MEMORY_MIB,
+        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={fault.dirty_kib}",
+    )
+    migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
+    lines = [
+        f"# {cell.id}: {fault.does}, at {cell.place}",
+        f"# must end: {wanted.ending.name}; {wanted.where.value}",
+        f"# since: {wanted.why}",
+        "# Both dom0s need lab/xen/stream.py and proxy.py under /usr/lib/xenlab/python/lab/xen (with empty __init__.py",
+        f"# in lab and lab/xen) and the guest in {GUESTS}; the source's root must get into {peer} by ssh.",
+        "",
+        "# --- source",
+        f"rm -rf {FOLDER}; mkdir -p {FOLDER}",
+        f"cat > {FOLDER}/{name}.cfg <<'XL'\n{config.text()}XL",
+        f"xl create {FOLDER}/{name}.cfg; sleep 5",
+        *_before(cell, name),
+    ]
+    held = fault.is_by_hand
+    if held:
+        lines += [
+            "(" + migrate + f") > {FOLDER}/said 2>&1 &",
+            f'until grep -q \'"action": "hold"\' {FOLDER}/log; do sleep 0.1; done  # the stream stands still',
+            *_strike(cell, peer, name, mac),
+        ]
+        if fault.power != "source":
+            lines += ["# --- source", f"touch {FOLDER}/release; wait; cat {FOLDER}/said"]
+    else:
+        lines += ["# --- source", f"{migrate}; echo status $?"]
+    if wanted.hangs:
+        lines += ["# it hangs; in another shell, after a while:", "pkill -KILL -f '^ssh .*[x]l migrate-receive'"]
+    lines += [
+        "",
+        "# --- look, on both",
+        "xl list; ps -eo pid,args | grep -E '[x]l migrate|[l]ibxl-save-helper'",
+        f"tail -n 3 /var/log/xen/console/guest-{name}*.log; xl debug-keys q; xl dmesg | grep -A9 'General information'",
+        f"cat {FOLDER}/log  # source: what passed, and that the fault fell there",
+    ]
+    if fault.cure:
+        lines += ["", f"# --- {fault.side}: put right", f"GUEST={name}; MAC={mac}; {fault.cure}"]
+    return "\n".join(lines) + "\n"
+
+
+def _before(cell: Cell, name: str) -> list[str]:
+    small = f"xl create -p /dev/null 'kernel=\"{GUESTS}/pvh64\"' 'type=\"pvh\"'"
+    named = {
+        Effect.INCOMING_TAKEN: ("destination", f"{name}--incoming"),
+        Effect.NAME_TAKEN: ("destination", name),
+        Effect.AWAY_TAKEN: ("source", f"{name}--migratedaway"),
+    }
+    if cell.fault.effect is Effect.NO_ROOM:
+        return [
+            "# --- destination: leave less than the guest needs",
+            f'M=$(($(xl info free_memory) - {MEMORY_MIB + 4})); {small} \'name="hog"\' "memory=$M"',
+        ]
+    if cell.fault.effect in named:
+        side, taken = named[cell.fault.effect]
+        return [f"# --- {side}", f"{small} 'name=\"{taken}\"' memory=8"]
+    return []
+
+
+def _strike(cell: Cell, peer: str, name: str, mac: str) -> list[str]:
+    fault = cell.fault
+    if fault.effect is Effect.SECOND:
+        return ["# --- source", f"xl migrate {name} {shlex.quote(peer)}"]
+    if fault.power:
+        return [f"# --- anywhere: the {fault.power}'s BMC", "ipmitool -I lanplus -H BMC -U USER -E chassis power off"]
+    if not fault.command:
+        raise UsageError(f"{cell.id}: nothing to be done by hand")
+    return [f"# --- {fault.side}", f"GUEST={name}; MAC={mac}; {fault.command}"]

@@ -1,0 +1,53 @@
+"""Streams that are broken field by field, given to a receiver."""
+
+import random
+
+import pytest
+
+from lab.xen import fuzz
+from lab.xen.domain import assert_unbroken
+from lab.xen.guests import payload
+
+pytestmark = [pytest.mark.weekly]
+
+A_CASE = 25  # variants: what an emulated board can take in a case's time
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("pvh64", marks=pytest.mark.needs("hap")),
+        pytest.param("pv64", marks=pytest.mark.needs("pv")),
+    ],
+)
+def test_host_survives_broken_streams(kind, seed, host, evidence):
+    """The receiver refuses what it cannot take, or takes it; host and bystander live on, and no memory is lost."""
+    with host.domain(payload(host, "pvh64", "memory,heartbeat", hb_ms=500)) as bystander:
+        with host.domain(payload(host, kind, "memory,idle", memory_mib=8)) as guest:
+            guest.results(60)
+            stream = fuzz.record(guest)
+        free = host.free_memory_mib()
+        every = list(fuzz.variants(stream, seed))
+        chosen = random.Random(seed).sample(every, min(A_CASE, len(every)))
+        fed = fuzz.feed(host, guest.name, sorted(chosen, key=lambda one: one.offset))
+        evidence.add(
+            "variants",
+            "\n".join(
+                f"{one.variant}: status {one.status}, {one.seconds:.1f} s{', copy left' if one.is_left else ''}\n"
+                f"    {' | '.join(one.said.splitlines()[-2:])}"
+                for one in fed
+            ),
+            board=host.name,
+        )
+        evidence.figure("variants", len(fed))
+        evidence.figure("copies_left", sum(one.is_left for one in fed))
+        evidence.figure("hanging", sum(one.status == "hangs" for one in fed))
+        assert len(fed) == len(chosen), f"{len(fed)} of {len(chosen)} variants were fed"
+        assert "Domain-0" in host.xl("list").stdout
+        bystander.beats(5, 60)
+        assert_unbroken(bystander.heartbeats())
+        failed = [line for line in bystander.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
+        assert not failed, failed
+        now = host.free_memory_mib()
+        assert now >= free - 4, f"{free - now} MiB less are free than before"

@@ -1,0 +1,47 @@
+"""Live relocation that fails: each cell of the matrix of faults, steps of the protocol and kinds of guest."""
+
+from pathlib import Path
+
+import pytest
+
+from lab.xen import cells, known, oracle, trial
+
+KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
+
+
+def case(cell):
+    marks = [getattr(pytest.mark, cell.selection), pytest.mark.needs(*cell.needs)]
+    if cell.fault.crashes:
+        marks.append(pytest.mark.expects_crash(*cell.fault.crashes))
+    return pytest.param(cell, id=cell.id, marks=marks)
+
+
+@pytest.mark.parametrize("cell", [case(cell) for cell in cells.possible()])
+def test_relocation_fails_well(cell, source, destination, evidence):
+    """A relocation is broken at one step: the guest runs on where the protocol says, once, whole; nothing is left."""
+    wanted = cells.expected(cell)
+    evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
+    before = oracle.Before.of(source, destination)
+    with source.domain(trial.config(cell, source)) as guest:
+        try:
+            guest.beats(10, 60)
+            outcome = trial.attempt(cell, guest, destination)
+            evidence.migration(outcome.migration)
+            for title, text in outcome.said.items():
+                evidence.add(title, text)
+            if outcome.unproved:
+                evidence.add(cell.id, oracle.record(cell, outcome, []), kind="cell")
+                evidence.unproved(outcome.unproved)
+            version = source.info()["xen_version"]
+            checks = oracle.examine(cell, guest, destination, outcome, before)
+            checks = oracle.excused(checks, cell, version, KNOWN)
+            evidence.add("checks", "\n".join(check.line() for check in checks), kind="note")
+            evidence.add(cell.id, oracle.record(cell, outcome, checks), kind="cell")
+            for finding in oracle.no_longer(checks, cell, version, KNOWN):
+                evidence.add("known finding no longer shows", finding, kind="note")
+            for side, there in (("source", guest), ("destination", guest.on(destination))):
+                evidence.console(f"guest at the {side}", there)
+            bad = [f"{check.name}: {check.said}" for check in checks if check.is_bad]
+            assert not bad, "; ".join(bad)
+        finally:
+            trial.clean_up(guest, destination)

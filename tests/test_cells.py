@@ -1,0 +1,470 @@
+"""The matrix of failed relocations: what there can be, what must come of it, and what excuses what."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lab import paths
+from lab.errors import UsageError
+from lab.xen import cells, known, oracle, reproduce, trial
+from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, Where, expected, find, possible
+from lab.xen.domain import Domain, DomainConfig
+from lab.xen.faults import FAULTS, THROTTLE, Effect
+from lab.xen.host import DomainRow
+from lab.xen.migration import Ending
+from lab.xen.proxy import Action
+from lab.xen.stream import Step
+
+KNOWN = paths.CHECKOUT / "testcases" / "relocation" / "known.yaml"
+EVERY = [Cell(guest, fault, place, "weekly") for guest, fault, place in product(GUESTS, FAULTS.values(), PLACES)]
+
+
+def ending(cell: str) -> tuple[Ending, Where]:
+    wanted = expected(find(cell))
+    return wanted.ending, wanted.where
+
+
+# -- the table ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_no_cell_twice() -> None:
+    lines = [cell.id for cell in cells._read(cells.TABLE)]
+    assert len(lines) == len(set(lines)) == len(CELLS)
+
+
+def test_the_selections_are_as_large_as_they_should_be() -> None:
+    count = {name: sum(cell.selection == name for cell in possible()) for name in ("quick", "full", "weekly")}
+    assert count["quick"] == 4
+    assert 18 <= count["full"] <= 24
+    assert sum(count.values()) >= 100
+
+
+def test_every_fault_every_guest_and_every_phase_is_in_the_table() -> None:
+    there = possible()
+    assert {cell.fault.name for cell in there} == set(FAULTS)
+    assert {cell.guest for cell in there} == set(GUESTS)
+    assert {cell.phase for cell in there} == set(Phase)
+
+
+def test_ids_are_readable_and_lead_back() -> None:
+    for cell in CELLS.values():
+        assert re.fullmatch(r"[a-z0-9]+-[a-z0-9_]+-[A-Za-z0-9_]+", cell.id)
+        assert find(cell.id) == cell
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pvh64-cut-TSC_INF0", "did you mean TSC_INFO?"),
+        ("pvh65-cut-GO", "did you mean pvh64?"),
+        ("pvh64-cuts-GO", "did you mean cut?"),
+        ("nonsense", "GUEST-FAULT-STEP"),
+    ],
+)
+def test_an_unknown_cell_is_refused_with_a_hint(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        find(text)
+
+
+# -- every combination there is ------------------------------------------------------------------------------------
+
+
+def test_every_combination_has_an_ending_or_a_reason() -> None:
+    impossible = 0
+    for cell in EVERY:
+        if cell.impossible:
+            impossible += 1
+            with pytest.raises(UsageError, match=re.escape(cell.impossible)):
+                expected(cell)
+        else:
+            assert expected(cell).why
+    assert 0 < impossible < len(EVERY)
+
+
+def test_the_proxy_understands_every_cell() -> None:
+    for cell in EVERY:
+        for action in cell.actions:
+            parsed = Action.parse(action)
+            assert parsed.step is (Step.PAGE_DATA if action == THROTTLE else cell.step)
+
+
+def test_the_guest_never_runs_twice_and_is_lost_only_with_a_machine_or_by_itself() -> None:
+    for cell in possible(EVERY):
+        if expected(cell).where is Where.NOWHERE:
+            assert cell.fault.effect in (
+                Effect.SOURCE_DIES,
+                Effect.DESTINATION_DIES,
+                Effect.GUEST_CRASHES,
+                Effect.GUEST_GOES,
+            )
+
+
+def test_before_go_the_source_keeps_the_guest_unless_somebody_dies() -> None:
+    safe = (Effect.SEVERED, Effect.SPOILED, Effect.RESTORER_DIES, Effect.SAVER_DIES)
+    early = (Phase.HANDSHAKE, Phase.SETUP, Phase.LIVE, Phase.SUSPENDED)
+    for cell in possible(EVERY):
+        if cell.fault.effect in safe and cell.phase in early:
+            assert expected(cell).where is Where.SOURCE, cell.id
+
+
+def test_undefined_endings_are_those_after_go_was_written() -> None:
+    for cell in possible(EVERY):
+        if expected(cell).ending is Ending.UNDEFINED:
+            assert cell.phase in (Phase.COMPLETE, Phase.GO, Phase.STARTED), cell.id
+
+
+@pytest.mark.parametrize(
+    ("cell", "wanted"),
+    [
+        ("pvh64-cut-BANNER", (Ending.REFUSED, Where.SOURCE)),
+        ("pvh64-cut-PAGE_DATA", (Ending.RESUMED_AT_SENDER, Where.SOURCE)),
+        ("pvh64-cut-TSC_INFO", (Ending.RESUMED_AT_SENDER, Where.SOURCE)),
+        ("pvh64-cut-READY", (Ending.RESUMED_AT_SENDER, Where.SOURCE)),
+        ("pvh64-cut-GO", (Ending.UNDEFINED, Where.NEITHER)),
+        ("pvh64-cut-REPORT", (Ending.UNDEFINED, Where.DESTINATION)),
+        ("pvh64-cut-STATUS", (Ending.UNDEFINED, Where.DESTINATION)),
+        ("pvh64-bad_bit-GO", (Ending.GIVEN_BACK, Where.SOURCE)),
+        ("pvh64-name_taken-GO", (Ending.GIVEN_BACK, Where.SOURCE)),
+        ("pvh64-noack-TSC_INFO", (Ending.NOT_SUSPENDED, Where.SOURCE)),
+        ("pvh64-sender_kill-PAGE_DATA", (Ending.KILLED, Where.SOURCE)),
+        ("pvh64-sender_kill-TSC_INFO", (Ending.KILLED, Where.NEITHER)),
+        ("pvh64-sender_kill-GO", (Ending.KILLED, Where.DESTINATION)),
+        ("pvh64-receiver_kill-READY", (Ending.UNDEFINED, Where.NEITHER)),
+        ("pvh64-destination_off-REPORT", (Ending.SUCCESS, Where.NOWHERE)),
+        ("pvh64-source_off-GO", (Ending.LOST, Where.NOWHERE)),
+        ("pvh64-source_off-REPORT", (Ending.LOST, Where.DESTINATION)),
+        ("pvh64-link_5s-TSC_INFO", (Ending.SUCCESS, Where.DESTINATION)),
+        ("pvh64-link_60s-TSC_INFO", (Ending.RESUMED_AT_SENDER, Where.SOURCE)),
+        ("pvh64-duplicate-LIBXC_END", (Ending.GIVEN_BACK, Where.SOURCE)),
+    ],
+)
+def test_endings_follow_from_phase_and_effect(cell: str, wanted: tuple[Ending, Where]) -> None:
+    assert ending(cell) == wanted
+
+
+def test_what_cannot_be_told_is_no_cell() -> None:
+    for text in ("pvh64-cut-X86_PV_VCPU_BASIC", "pv64-cut-HVM_CONTEXT", "pvh64-saver_kill-GO", "pvh64-drop-PAGE_DATA"):
+        assert find(text).impossible
+
+
+def test_a_late_cut_leaves_the_guest_time_to_dirty_its_memory() -> None:
+    assert find("pvh64-cut-PAGE_DATA_late").actions == ("throttle@PAGE_DATA=4000000", "cut@PAGE_DATA:pass2")
+
+
+def test_a_guest_needs_what_its_log_dirty_mode_stands_on() -> None:
+    assert find("pv32-cut-GO").needs == ("migration-pair", "shadow", "pv32")
+    assert find("pvh32-cut-GO").needs == ("migration-pair", "hap")
+
+
+# -- how faults are made -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS.values() if fault.command], ids=lambda fault: fault.name)
+def test_commands_are_shell_and_do_not_hit_their_own_shell(fault: trial.Cell) -> None:
+    host = SimpleNamespace(board=SimpleNamespace(spec=SimpleNamespace(nics={})))
+    text = trial.script(Cell("pvh64", fault, "PAGE_DATA", "full"), "guest 1", host)  # type: ignore[arg-type]
+    for line in (text, fault.cure):
+        subprocess.run(["sh", "-n", "-c", line], check=True, timeout=20)
+        for pattern in re.findall(r"-of? '([^']*)'", line):
+            assert not re.search(pattern, line), pattern
+
+
+def test_what_runs_on_both_boards_is_found_by_the_patterns() -> None:
+    sender = "/usr/lib/xen-4.17/bin/xl -v migrate -s  pvh64-1 env PYTHONPATH=/x python3 -m lab.xen.proxy"
+    assert re.search(trial.SENDER, sender)
+    assert not re.search(
+        trial.SENDER, "sh -c env PYTHONPATH=/x python3 -m lab.xen.proxy -- ssh virt2 xl migrate-receive"
+    )
+    assert re.search(trial.RECEIVER, "/usr/lib/xen-4.17/bin/xl migrate-receive")
+    assert re.search(trial.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --restore-domain 11 20 12 1 0 2 0 768 0")
+    assert not re.search(trial.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 15 11 8 1 136 0")
+
+
+# -- what is looked at ---------------------------------------------------------------------------------------------
+
+KEY_Q = """\
+(XEN) General information for domain 0:
+(XEN)     refcnt=3 dying=0 pause_count=0
+(XEN) General information for domain 7:
+(XEN)     refcnt=1 dying=0 pause_count=0
+(XEN)     paging assistance: hap refcounts log_dirty translate external
+(XEN) General information for domain 8:
+(XEN)     paging assistance: hap refcounts translate external
+"""
+
+
+def test_the_paging_modes_of_a_domain_are_found() -> None:
+    assert oracle.paging(KEY_Q, 7) == "hap refcounts log_dirty translate external"
+    assert oracle.paging(KEY_Q, 8) == "hap refcounts translate external"
+    assert oracle.paging(KEY_Q, 0) is None
+
+
+class FakeHost:
+    """What a host says when it is asked."""
+
+    name = "virt2"
+
+    def __init__(self, *rows: DomainRow, said: str = "---\n---\n") -> None:
+        self._rows, self._said = rows, said
+
+    def domains(self) -> dict[str, DomainRow]:
+        return {row.name: row for row in self._rows}
+
+    def run(self, command: str) -> SimpleNamespace:
+        return SimpleNamespace(stdout=self._said)
+
+
+def row(name: str, domid: int = 5, state: str = "-b----") -> DomainRow:
+    return DomainRow(name, domid, 16, 1, state, 1.0)
+
+
+def test_nothing_left_is_nothing() -> None:
+    assert oracle.leftovers(FakeHost(), "g", set()) == []  # type: ignore[arg-type]
+
+
+def test_leftovers_are_named() -> None:
+    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n9\n---\nqemu-save.4\n"
+    left = oracle.leftovers(FakeHost(row("g--incoming", state="--p---"), said=said), "g", {"g"})  # type: ignore[arg-type]
+    assert left == [
+        "domain g--incoming (--p---)",
+        "process 812 /usr/lib/xen-4.17/bin/xl migrate-receive",
+        "xenstore /local/domain/9",
+        "/var/lib/xen/qemu-save.4",
+    ]
+
+
+def test_the_monitor_of_a_guest_that_arrived_is_no_leftover() -> None:
+    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n---\n"
+    assert oracle.leftovers(FakeHost(row("g"), said=said), "g", {"g"}) == []  # type: ignore[arg-type]
+
+
+# -- a trial, with boards that are not there -----------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "SETTLING", 0.1)
+    monkeypatch.setattr(oracle, "BEATS_LIMIT", 0.5)
+
+
+class FakeBoard(FakeHost):
+    """A host whose guests are in a mapping; each look at a console finds another heartbeat."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.states, self.beats = name, dict[str, str](), dict[str, int]()
+        self.asked: list[str] = []
+        self.board = SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name)
+
+    def domains(self) -> dict[str, DomainRow]:
+        return {name: row(name, 5, state) for name, state in self.states.items()}
+
+    def run(self, command: str, **_: object) -> SimpleNamespace:
+        self.asked.append(command)
+        for destroyed in re.findall(r"xl destroy (\S+)", command):
+            self.states.pop(destroyed, None)
+        if "domain_resume" in command:
+            self.states["g"] = "-b----"
+        if command.startswith("cat "):
+            return SimpleNamespace(stdout=self._console(), stderr="", status=0)
+        entries = "".join("5\n" for _ in self.states)
+        return SimpleNamespace(stdout=f"---\n{entries}---\n", stderr="", status=0)
+
+    def _console(self) -> str:
+        if self.states.get("g", "").strip("-") == "b":
+            self.beats["g"] = self.beats.get("g", 0) + 4
+        return "".join(f"XL HB {n} {n}00 {n}.0\n" for n in range(1, self.beats.get("g", 0) + 1))
+
+    def xl(self, *words: str) -> None:
+        if words[0] == "rename":
+            self.states[words[2]] = self.states.pop(words[1])
+
+    def free_memory_mib(self) -> int:
+        return 1000 - 16 * len(self.states)
+
+    def debug_keys(self, keys: str) -> str:
+        return KEY_Q.replace("domain 8", "domain 5")
+
+
+def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -> dict[str, oracle.Check]:
+    """The checks of a trial that ends so, with these domains on either side."""
+    source, destination, cell = FakeBoard("virt1"), FakeBoard("virt2"), find(text)
+    guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))  # type: ignore[arg-type]
+    before = oracle.Before.of(source, destination)  # type: ignore[arg-type]
+    source.states["g"] = "-b----"
+    guest.beats(1)
+    source.states, destination.states = dict(here), dict(there)
+    outcome = trial.Outcome(SimpleNamespace(skew=0.0), end, seconds=1.0)  # type: ignore[arg-type]
+    checks = oracle.examine(cell, guest, destination, outcome, before)  # type: ignore[arg-type]
+    assert not source.states and not destination.states
+    return {check.name: check for check in checks}
+
+
+def test_a_good_end_is_good_in_every_check() -> None:
+    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert set(checks) == set(oracle.CHECKS)
+    assert not [check.line() for check in checks.values() if check.is_bad]
+
+
+def test_an_undefined_end_is_resolved_at_the_source() -> None:
+    here, there = {"g--migratedaway": "---ss-"}, {"g--incoming": "--p---"}
+    checks = tried("pvh64-cut-GO", Ending.UNDEFINED, here, there)
+    assert [name for name, check in checks.items() if check.is_bad] == ["left-destination"]
+    assert checks["resolved"].said.startswith(Where.SOURCE.value)
+
+
+def test_two_copies_are_seen() -> None:
+    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {"g": "-b----"})
+    bad = {name for name, check in checks.items() if check.is_bad}
+    assert {"one-copy", "where", "left-destination"} <= bad
+
+
+def test_a_wrong_ending_and_a_guest_that_stands_still_are_seen() -> None:
+    checks = tried("pvh64-cut-TSC_INFO", Ending.UNDEFINED, {"g": "---s--"}, {})
+    assert checks["ending"].is_bad and checks["where"].is_bad
+
+
+class FakeMigration:
+    """A migration in which the proxy comes to every step."""
+
+    skew, started = 0.0, 0.0
+
+    def __init__(self, said: str = Ending.RESUMED_AT_SENDER.value, *, hangs: bool = False) -> None:
+        self.said, self.hangs, self.done = said, hangs, list[str]()
+
+    def wait_acted(self, timeout: float, *, kind: str) -> None:
+        self.done.append(f"wait {kind}")
+
+    def not_taken(self) -> list[str]:
+        return []
+
+    def release(self) -> None:
+        self.done.append("release")
+
+    def ends_within(self, timeout: float) -> bool:
+        return not self.hangs or "break off" in self.done
+
+    def break_off(self) -> None:
+        self.done.append("break off")
+
+    def ending(self) -> Ending:
+        return Ending(self.said)
+
+    def output(self) -> str:
+        return self.said
+
+
+def attempted(monkeypatch: pytest.MonkeyPatch, text: str, migration: FakeMigration) -> tuple[trial.Outcome, FakeBoard]:
+    source, destination = FakeBoard("virt1"), FakeBoard("virt2")
+    monkeypatch.setattr(trial, "start_migration", lambda *_, **__: migration)
+    guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))  # type: ignore[arg-type]
+    return trial.attempt(find(text), guest, destination), destination  # type: ignore[arg-type]
+
+
+def test_a_fault_by_hand_is_made_while_the_stream_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = FakeMigration()
+    outcome, destination = attempted(monkeypatch, "pvh64-receiver_kill-PAGE_DATA", migration)
+    assert migration.done == ["wait hold", "release"]
+    assert any("pkill -KILL" in command for command in destination.asked)
+    assert outcome.ending is Ending.RESUMED_AT_SENDER and not outcome.unproved and not outcome.hung
+
+
+def test_what_hangs_is_broken_off_and_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = FakeMigration(hangs=True)
+    outcome, destination = attempted(monkeypatch, "pvh64-receiver_stop-PAGE_DATA", migration)
+    assert outcome.hung and migration.done[-1] == "break off"
+    assert "pkill -CONT" in destination.asked[-1]
+
+
+def test_a_fault_that_was_not_come_to_is_unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = FakeMigration(Ending.SUCCESS.value)
+    monkeypatch.setattr(migration, "not_taken", lambda: ["cut@TSC_INFO"])
+    assert "cut@TSC_INFO" in attempted(monkeypatch, "pvh64-cut-TSC_INFO", migration)[0].unproved
+
+
+# -- what is known -------------------------------------------------------------------------------------------------
+
+
+def read(tmp_path: Path, text: str) -> known.Known:
+    file = tmp_path / "known.yaml"
+    file.write_text(text, encoding="utf-8")
+    return known.read(file, CELLS, oracle.CHECKS)
+
+
+GOOD = """\
+findings:
+  left-paused: a copy stays
+known:
+  - finding: left-paused
+    xen: ["4.17"]
+    check: left-destination
+    cells: [pvh64-cut-GO]
+"""
+
+
+def test_the_projects_own_file_is_good() -> None:
+    content = known.read(KNOWN, CELLS, oracle.CHECKS)
+    told = (paths.CHECKOUT / "docs" / "findings" / "relocation.md").read_text(encoding="utf-8")
+    assert all(f"`{finding}`" in told for finding in content.findings)
+    assert set(content.findings) == set(content.entries.values())
+    assert all(not CELLS[cell].impossible for _, cell, _ in content.entries)
+
+
+def test_a_finding_excuses_one_check_of_one_cell_on_one_release(tmp_path: Path) -> None:
+    content = read(tmp_path, GOOD)
+    assert content.finding("4.17.5", "pvh64-cut-GO", "left-destination") == "left-paused"
+    assert content.finding("4.17", "pvh64-cut-GO", "left-destination") == "left-paused"
+    assert not content.finding("4.170.1", "pvh64-cut-GO", "left-destination")
+    assert not content.finding("4.20.0", "pvh64-cut-GO", "left-destination")
+    assert not content.finding("4.17.5", "pvh64-cut-GO", "memory")
+    assert not content.finding("4.17.5", "pvh64-cut-READY", "left-destination")
+
+
+def test_excuses_are_visible_and_say_when_they_are_not_needed(tmp_path: Path) -> None:
+    content, cell = read(tmp_path, GOOD), find("pvh64-cut-GO")
+    bad = [oracle.Check("left-destination", False, "domain"), oracle.Check("memory", False, "page")]
+    left, memory = oracle.excused(bad, cell, "4.17.5", content)
+    assert not left.is_bad and left.line() == "left-destination: known: left-paused: domain"
+    assert memory.is_bad
+    good = [oracle.Check("left-destination", True, "nothing")]
+    assert oracle.no_longer(good, cell, "4.17.5", content) == ["left-paused (left-destination)"]
+    assert oracle.no_longer(good, cell, "4.20.1", content) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("pvh64-cut-GO", "pvh64-cut-GOO"), "known.yaml:7: known.0.cells.0: there is no pvh64-cut-GOO"),
+        (("check: left-destination", "check: left"), "known.yaml:6: known.0.check: there is no left"),
+        (("finding: left-paused", "finding: right"), "known.yaml:4: known.0.finding: there is no right"),
+        (("[pvh64-cut-GO]", "[pvh64-cut-GO, pvh64-cut-GO]"), "excused twice"),
+        (("    check:", "    checks:"), "unknown key (did you mean check?)"),
+    ],
+)
+def test_mistakes_are_said_with_their_line(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, GOOD.replace(*change))
+    assert said in str(error.value)
+
+
+# -- by hand -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", possible(), ids=lambda cell: cell.id)
+def test_a_reproducer_is_shell_and_has_the_cells_action(cell: Cell) -> None:
+    text = reproduce.commands(cell, "virt2", "52:54:00:00:00:01")
+    done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0 and not done.stderr
+    assert all(action in text for action in cell.actions)
+    assert expected(cell).ending.name in text and cell.fault.command in text
+
+
+def test_what_cannot_be_cannot_be_reproduced() -> None:
+    with pytest.raises(UsageError, match="no X86_PV_VCPU_BASIC"):
+        reproduce.commands(find("pvh64-cut-X86_PV_VCPU_BASIC"), "virt2")
