@@ -87,13 +87,13 @@ def _proved(
 
 def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> DaemonConfig:
     assert board.virtual is not None
-    if board.virtual.accelerator == "proved":
-        board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
     peer_port = 0
     for pair in lab.pairs():
         if board in pair:
             peer = pair[1] if pair[0] == board else pair[0]
             peer_port = peer.virtual.link_port if peer.virtual else 0
+    if board.virtual.accelerator == "proved":
+        board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
     return DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
 
 
