@@ -11,6 +11,9 @@ import logging
 import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,22 +125,24 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
         "ANSIBLE_TIMEOUT": "20",
     }
     log.info("deploying %s to %s", wanted.build.name, ", ".join(names))
-    done: Any = ansible_runner.run(
-        private_data_dir=str(directory),
-        project_dir=str(PLAYBOOK.parent),
-        playbook=PLAYBOOK.name,
-        inventory=str(lab.path),
-        extravars=variables,
-        envvars=environment,
-        limit=",".join(names),
-        forks=len(names),
-        timeout=DEPLOY_TIMEOUT,
-        quiet=True,
-        suppress_env_files=True,
-        settings={"idle_timeout": DEPLOY_TIMEOUT},
+    problem = _play(
+        {
+            "private_data_dir": str(directory),
+            "project_dir": str(PLAYBOOK.parent),
+            "playbook": PLAYBOOK.name,
+            "inventory": str(lab.path),
+            "extravars": variables,
+            "envvars": environment,
+            "limit": ",".join(names),
+            "forks": len(names),
+            "timeout": DEPLOY_TIMEOUT,
+            "quiet": True,
+            "suppress_env_files": True,
+            "settings": {"idle_timeout": DEPLOY_TIMEOUT},
+        }
     )
-    if done.status != "successful" or done.rc != 0:
-        raise BenchError(f"provisioning {', '.join(names)}: {_why(done)} (all it said is in {directory})")
+    if problem:
+        raise BenchError(f"provisioning {', '.join(names)}: {problem} (all it said is in {directory})")
     shutil.rmtree(staged, ignore_errors=True)
 
 
@@ -186,6 +191,44 @@ def _control_folder() -> Path:
     return folder
 
 
+def _play(arguments: dict[str, Any]) -> str:
+    """Run the playbook with these arguments of ``ansible_runner.run``; what went wrong, or nothing.
+
+    In a process of its own: ansible-runner forks for a terminal, and in a process with gRPC's threads the child
+    of a fork was seen to die before it became Ansible.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lab.provision"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=paths.environment(),
+    )
+    try:
+        said, _ = process.communicate(json.dumps(arguments), timeout=DEPLOY_TIMEOUT + 60)
+    except subprocess.TimeoutExpired:
+        return "ansible-runner did not end"
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # its handler ends Ansible
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+    if process.returncode:
+        return f"ansible-runner ended with status {process.returncode}: {said.strip()[-400:]}"
+    return str(json.loads(said.splitlines()[-1])["problem"])
+
+
+def main() -> None:
+    """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout."""
+    done: Any = ansible_runner.run(**json.load(sys.stdin))
+    good = done.status == "successful" and done.rc == 0
+    sys.stdout.write(json.dumps({"problem": "" if good else _why(done)}) + "\n")
+
+
 def _why(done: Any) -> str:
     """What failed, in Ansible's words."""
     said = []
@@ -199,3 +242,7 @@ def _why(done: Any) -> str:
                     words += f" {result[key]}"
             said.append(f"{data.get('host')}: {data.get('task')}: {' '.join(str(words).split())[-400:]}")
     return "; ".join(said) or f"ansible-runner: {done.status}, status {done.rc}"
+
+
+if __name__ == "__main__":
+    main()
