@@ -380,8 +380,8 @@ _WITHOUT_PHASE = {
 
 # selection | guests | fault | places
 TABLE = """
-quick  | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
-quick  | pv64  | cut             | X86_PV_VCPU_BASIC
+full   | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
+full   | pv64  | cut             | X86_PV_VCPU_BASIC
 
 full   | pvh64 | cut             | PAGE_DATA READY REPORT
 full   | pvh64 | stall           | TSC_INFO
