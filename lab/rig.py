@@ -108,8 +108,7 @@ class Rig:
         board = seat.board
         if seat.suspect or seat.proof or not board.is_reachable():  # else a known-good dom0 is up already
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
-            with self.phase("boot"):
-                board.strategy.reboot(entry="known-good")
+            self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
         try:
@@ -117,11 +116,29 @@ class Rig:
                 board.strategy.reboot(entry="under-test")
         except (HypervisorCrash, ProductTimeout) as error:
             seat.refused = str(error).splitlines()[0]
+            if isinstance(error, ProductTimeout):
+                self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
         if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
             raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
+
+    def _boot_known_good(self, seat: Seat) -> None:
+        """The bench's own boot may fail once; what the board said then stays as evidence.
+
+        :raises BenchError: twice.
+        """
+        for attempt in (1, 2):
+            try:
+                with self.phase("boot"):
+                    seat.board.strategy.reboot(entry="known-good")
+                return
+            except BenchError as error:
+                title = f"the known-good build did not boot at attempt {attempt}"
+                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board)]
+                if attempt == 2:
+                    raise
 
     def _is_proved(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():
