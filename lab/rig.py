@@ -14,7 +14,16 @@ from pathlib import Path
 
 from lab import provision
 from lab.builds import Build
-from lab.errors import BenchError, HypervisorCrash, LabError, ProductTimeout, WaitTimeout
+from lab.errors import (
+    BenchError,
+    BmcRefused,
+    BmcUnreachable,
+    HypervisorCrash,
+    LabError,
+    PowerTimeout,
+    ProductTimeout,
+    WaitTimeout,
+)
 from lab.grid import rescue, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
@@ -134,6 +143,8 @@ class Rig:
                 with self.phase("boot"):
                     seat.board.strategy.reboot(entry="known-good")
                 return
+            except (PowerTimeout, BmcUnreachable, BmcRefused):
+                raise
             except BenchError as error:
                 title = f"the known-good build did not boot at attempt {attempt}"
                 self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board)]
