@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import provision
+from lab.bmc import BmcRefused
 from lab.builds import Build
 from lab.errors import (
     BenchError,
-    BmcRefused,
     BmcUnreachable,
     HypervisorCrash,
     LabError,
