@@ -324,6 +324,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit. All errors end here, and only the unexpected ones leave a traceback, in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     words = list(sys.argv[1:] if arguments is None else arguments)
