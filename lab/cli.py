@@ -6,6 +6,7 @@ Exit statuses: 0 good; 1 a case failed, a figure is short; 2 the caller is wrong
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -347,11 +348,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # `xenlab ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status = _complain(f"the disk is full: {error}; `xenlab clean` removes old runs", 3)
+        else:
+            status = _fault(error)
     except Exception as error:
-        where = _write_traceback()
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        status = _complain(f"fault in xenlab: {told[:300]} (traceback in {where})", 70)
+        status = _fault(error)
     sys.exit(status)
+
+
+def _fault(error: Exception) -> int:
+    where = _write_traceback()
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    return _complain(f"fault in xenlab: {told[:300]} (traceback in {where})", 70)
 
 
 def _invoke(words: list[str]) -> int:

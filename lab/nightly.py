@@ -268,15 +268,26 @@ class Night:
             phases=tuple(self._phases),
             notes=tuple(self._notes),
         )
-        self.folder.write_header(self._header)
-        _write_durations(results)
+        written = [
+            self._written("run.json", lambda: self.folder.write_header(self._header)),
+            self._written("durations", lambda: _write_durations(results)),
+        ]
         if fault := _to_history(self.folder):
             self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
-            self.folder.write_header(self._header)
-        junit.write(self.folder)
-        html.write(self.folder)
+            written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
+        written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
+        written.append(self._written("report.html", lambda: html.write(self.folder)))
         terminal.summary(self.folder)
-        return status
+        return status if all(written) else status or 3
+
+    def _written(self, what: str, write: Callable[[], object]) -> bool:
+        """Whether it could be written: a full disk costs the report, not the results that are there."""
+        try:
+            write()
+        except OSError as error:
+            self._say.note(f"{what} is not written: {error.strerror or error}: {self.folder.path}")
+            return False
+        return True
 
 
 def _to_history(folder: RunFolder) -> str:
