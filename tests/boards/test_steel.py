@@ -44,14 +44,17 @@ def steel(xenlab: CommandLine, tmp_path: Path) -> Iterator[Path]:
         assert done.returncode == 0, done.stdout + done.stderr
         yield declared
     finally:
-        xenlab("stop", str(folder), code=("-c", RACK))
+        done = xenlab("stop", str(folder), code=("-c", RACK))
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_steel_boards_pass_the_same_cases(steel: Path, xenlab: CommandLine, tmp_path: Path) -> None:
+def test_steel_boards_pass_the_same_cases(
+    steel: Path, xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(BLOCK, encoding="utf-8")
-    xenlab.environment["PYTHONPATH"] = f"{blocked}:{paths.CHECKOUT}"
+    monkeypatch.setitem(xenlab.environment, "PYTHONPATH", f"{blocked}:{paths.CHECKOUT}")
     run = xenlab.nightly(tmp_path / "run", "--inventory", str(steel), "--select", "quick")
     assert run.status == 0, run.explain()
     passed = {record["area"] for record in run.results().values() if record["verdict"] == "PASS"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from conftest import CommandLine
 from lab import paths
 
@@ -57,13 +59,16 @@ def test_hypervisor_that_panics_at_boot(lab_up: CommandLine, tmp_path: Path) -> 
     assert any("Couldn't enable IOMMU" in e["body"] for e in failed["evidence"]), failed["evidence"]
 
 
-def test_board_that_is_somebody_elses_is_a_miss(lab_up: CommandLine, tmp_path: Path) -> None:
+def test_board_that_is_somebody_elses_is_a_miss(
+    lab_up: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = (lab_up.state / "xenlab" / "lab" / "virtual" / "env.sh").read_text(encoding="utf-8")
     assert "LG_COORDINATOR" in environment
 
     def client(*words: str) -> int:
         code = ("-m", "labgrid.remote.client")
-        lab_up.environment |= {"LG_COORDINATOR": "127.0.0.1:20408", "LG_USERNAME": "somebody"}
+        monkeypatch.setitem(lab_up.environment, "LG_COORDINATOR", "127.0.0.1:20408")
+        monkeypatch.setitem(lab_up.environment, "LG_USERNAME", "somebody")
         return lab_up(*words, code=code, timeout=60).returncode
 
     for name in ("virt1", "virt2"):
@@ -78,14 +83,14 @@ def test_board_that_is_somebody_elses_is_a_miss(lab_up: CommandLine, tmp_path: P
     assert "somebody" in next(iter(run.results().values()))["reason"]
 
 
-def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path) -> None:
+def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Boards declared as steel that are not there: nothing answers, exit status 3."""
     text = (paths.CHECKOUT / "inventory" / "virtual.yaml").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.strip().startswith("virtual:")]
     inventory = tmp_path / "nobody.yaml"
     moved = "\n".join(lines).replace("221", "321").replace("20408", "30408").replace("lab: virtual", "lab: nobody")
     inventory.write_text(moved.replace("32:1", "22:1"), encoding="utf-8")
-    xenlab.environment["XENLAB_CREDENTIAL_VIRTUAL_BMC"] = "admin:secret"
+    monkeypatch.setitem(xenlab.environment, "XENLAB_CREDENTIAL_VIRTUAL_BMC", "admin:secret")
     run = xenlab.nightly(tmp_path / "run", "--inventory", str(inventory), "testcases/boot")
     assert run.status == 3, run.explain()
     assert {record["verdict"] for record in run.results().values()} == {"MISS"}
