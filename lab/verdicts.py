@@ -130,7 +130,8 @@ def _console_crash(observation: Observation) -> str | None:
         return None
     first, crash = found[0], _parsed(observation, found[0])
     seen_as = "" if crash.kind == first.signature else f"{first.signature}: "
-    return f"{first.board}: {seen_as}{crash.label}{more}"
+    line = first.lines[0].strip() if first.lines else "nothing"
+    return f"{first.board}: {seen_as}{crash.label}{more}; the console: {line}"
 
 
 def _crash_evidence(observation: Observation) -> tuple[Evidence, ...]:
