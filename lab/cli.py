@@ -171,18 +171,23 @@ def history(
     take: Annotated[
         bool, typer.Option("--import", help="Import run folders, or all in a folder; again changes nothing.")
     ] = False,
+    crashes: Annotated[bool, typer.Option("--crashes", help="The crashes: how often, first and last build.")] = False,
 ) -> None:
     """Show a case over time; without one, the builds there are."""
     from lab.history import pages
     from lab.history.store import History, run_folders
 
     words = names or []
+    if crashes and (take or words):
+        raise UsageError("history --crashes goes with nothing else")
     if len(words) < 1 if take else len(words) > 1:
         raise UsageError("history wants one CASE, or --import and at least one DIR")
     store = History()
     if take:
         for folder in [folder for word in words for folder in run_folders(Path(word))]:
             typer.echo(f"{store.import_run(folder):<9} {folder}")
+    elif crashes:
+        typer.echo("\n".join(pages.crash_lines(store.crashes())) or "no result has a crash")
     elif words:
         case = store.case(words[0])
         typer.echo(case)

@@ -360,6 +360,7 @@ def _conclude(bench: Bench, running: Running) -> None:
             running.evidence += rig.after(name, crashed=crashes[name] is not None)
         running.evidence[:0] = rig.take_evidence()
     observation = verdicts.Observation(
+        symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
         crashes=tuple(crash for crash in crashes.values() if crash),
@@ -392,6 +393,7 @@ def _conclude(bench: Bench, running: Running) -> None:
         figures=running.figures,
         consoles=consoles,
         pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
+        fingerprint=decision.fingerprint,
     )
     bench.folder.append(result)
 

@@ -72,6 +72,7 @@ class TestResult:
     figures: Mapping[str, float] = field(default_factory=dict)  # name with unit suffix -> value
     consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
+    fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""

@@ -10,9 +10,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
+from lab.console import crashes
+from lab.console.crashes import Crash
 from lab.errors import (
     BenchError,
     HypervisorCrash,
@@ -36,6 +39,7 @@ class Observation:
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
+    symbols: Path | None = None  # the hypervisor's ELF with symbols
     at: float = field(default_factory=time.time)  # when; seconds since the epoch
 
 
@@ -47,6 +51,7 @@ class Decision:
     rule: str
     reason: str
     evidence: tuple[Evidence, ...] = ()
+    fingerprint: str = ""  # of the crash that decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Rule:
     when: str
     why: Callable[[Observation], str | None]
     evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
+    fingerprint: Callable[[Observation], str] = lambda observation: ""
 
 
 def decide(observation: Observation) -> Decision:
@@ -71,7 +77,8 @@ def _decide(observation: Observation) -> Decision:
     for rule in RULES:
         reason = rule.why(observation)
         if reason is not None:
-            return Decision(rule.verdict, rule.name, one_line(reason), rule.evidence(observation))
+            found = rule.evidence(observation)
+            return Decision(rule.verdict, rule.name, one_line(reason), found, one_line(rule.fingerprint(observation)))
     raise AssertionError("the last rule applies to all")
 
 
@@ -117,16 +124,31 @@ def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
 
 
 def _console_crash(observation: Observation) -> str | None:
-    crashes = _all_crashes(observation)
-    more = f" (and {len(crashes) - 1} more)" if len(crashes) > 1 else ""
-    return f"{_said(crashes[0], first_line=True)}{more}" if crashes else None
+    found = _all_crashes(observation)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    if not found:
+        return None
+    first, crash = found[0], _parsed(observation, found[0])
+    seen_as = "" if crash.kind == first.signature else f"{first.signature}: "
+    line = first.lines[0].strip() if first.lines else "nothing"
+    return f"{first.board}: {seen_as}{crash.label}{more}; the console: {line}"
 
 
 def _crash_evidence(observation: Observation) -> tuple[Evidence, ...]:
-    return tuple(
-        Evidence("console", crash.signature, "\n".join(crash.lines), observation.at, crash.board)
-        for crash in _all_crashes(observation)
-    )
+    evidence = list[Evidence]()
+    for one in _all_crashes(observation):
+        evidence.append(Evidence("console", one.signature, "\n".join(one.lines), observation.at, one.board))
+        evidence.append(Evidence("note", "crash", _parsed(observation, one).text(), observation.at, one.board))
+    return tuple(evidence)
+
+
+def _crash_fingerprint(observation: Observation) -> str:
+    found = _all_crashes(observation)
+    return _parsed(observation, found[0]).fingerprint if found else ""
+
+
+def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
+    return crashes.with_symbols(crashes.parse(crash.signature, crash.lines), observation.symbols)
 
 
 def _expected_crash_missing(observation: Observation) -> str | None:
@@ -230,6 +252,7 @@ RULES: tuple[Rule, ...] = (
         "a console shows a crash of the hypervisor or dom0 that the case did not declare; however it ended",
         _console_crash,
         _crash_evidence,
+        _crash_fingerprint,
     ),
     Rule(
         "expected-crash-missing",

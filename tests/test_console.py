@@ -876,6 +876,18 @@ def test_dom0s_words_through_xen_are_its_own() -> None:
     assert before and before.name == "linux-panic"
 
 
+def test_no_line_is_passed_over_that_a_signature_matches() -> None:
+    lines = [line.text for file in sorted(DATA.glob("*.log")) for line in recorded(file.stem)]
+    for signature in SIGNATURES:  # and for each alternative a line that it may match
+        for part in re.sub(r"\\d\+|\\d", "7", signature.pattern).split("|"):
+            plain = re.sub(r"\(\?[:<!][^)]*\)\??|\\b|\\", "", part).replace(".*", "x").replace("[Pp]", "p")
+            lines += [plain, f"(XEN) {plain}", f"[    1.0] {plain}"]
+    compiled = [(re.compile(signature.pattern), signature) for signature in SIGNATURES]
+    for text in lines:
+        wanted = next((signature for pattern, signature in compiled if pattern.search(text)), None)
+        assert classify(text) == wanted or "(d1)" in text, text
+
+
 def test_thousands_of_lines_are_classified_in_a_second() -> None:
     lines = [line.text for name in ("417-good-boot-to-login", "417-edu-dma-fault") for line in recorded(name)]
     lines += ["x" * LINE_LIMIT]

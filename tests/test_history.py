@@ -269,6 +269,40 @@ def test_migrations_go_down_and_up_again(url: str, history: History, runs: Runs)
     assert History(url).import_run(folder) == "new"
 
 
+def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:PF", "bb:F")
+    history.accept(history.builds()[0])
+    _alembic(history, "downgrade", "base")
+    _alembic(history, "upgrade", "first")
+    rows: dict[str, dict[str, object]] = {
+        "runs": {"name": "run1", "started": 1.0, "selection": "full", "folder": "", "digest": "d"},
+        "builds": {"line": LINE, "key": "aa", "build_id": "", "version": "", "first_seen": 1.0, "last_seen": 1.0},
+        "cases": {"name": PV32, "doc": ""},
+        "series": {"case_id": 1, "line": LINE, "board_class": "virtual"},
+        "results": {"run_id": 1, "build_id": 1, "series_id": 1, "ordinal": 0, "attempt": 1, "verdict": "FAIL"}
+        | {"rule": "console-crash", "reason": "virt1: xen-panic", "boards": "virt1", "started": 1.0, "seconds": 2.0},
+    }
+    with history._transaction(writes=True) as connection:
+        assert "fingerprint" not in {column["name"] for column in sa.inspect(connection).get_columns("results")}
+        for table, values in rows.items():
+            names = ", ".join(values)
+            marks = ", ".join(f":{name}" for name in values)
+            connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
+    upgraded = History(url)
+    [entry] = upgraded.entries(PV32, 10)
+    assert (entry.verdict, entry.reason, entry.seconds) == (FAIL, "virt1: xen-panic", 2.0)
+    assert upgraded.crashes() == []
+    upgraded.import_run(runs.write(result(PV32, FAIL, fingerprint="01 xen-panic: x"), key="bb").path)
+    assert [(one.fingerprint, one.number) for one in upgraded.crashes()] == [("01 xen-panic: x", 1)]
+    _alembic(upgraded, "downgrade", "first")
+    assert counts_of_results(upgraded) == 2
+
+
+def counts_of_results(history: History) -> int:
+    with history._transaction(writes=False) as connection:
+        return int(connection.scalar(sa.text("SELECT count(*) FROM results")) or 0)
+
+
 def test_a_database_of_a_newer_xenlab_is_left_alone(url: str, history: History) -> None:
     with history._transaction(writes=True) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'later'"))
@@ -736,6 +770,26 @@ def test_a_case_is_shown_over_builds(xenlab: Xenlab, runs: Runs) -> None:
     ]
     assert said[5] == "  2026-11-19 11:06  pv32-debug@aa  run1  FAIL      2.0 s  virt1  virt1: because"
     assert len(said) == 8
+
+
+def test_crashes_are_listed_over_builds(xenlab: Xenlab, runs: Runs) -> None:
+    bug, fault = "0123456789 xen-bug: Xen BUG at a.c / foo", "abcdef0123 linux-oops: Oops / bar"
+    runs.write(result(PV32, FAIL, fingerprint=bug), result(S3, FAIL), key="aa")
+    runs.write(result(PV32, FAIL, fingerprint=fault), result(S3, FAIL, fingerprint=bug), key="bb")
+    runs.write(result(PV32, FAIL, fingerprint=bug), result(S3), key="cc")
+    xenlab("history", "--import", str(runs.directory))
+    assert xenlab("history", "--crashes")[1].splitlines() == [
+        bug,
+        "  3 times; first pv32-debug@aa (2026-11-19 11:06), last pv32-debug@cc (2026-11-21 11:06), 3 builds; "
+        "in test_pv32_runs[hvm], test_s3_rtc_wake",
+        fault,
+        "  once; first pv32-debug@bb (2026-11-20 11:06); in test_pv32_runs[hvm]",
+    ]
+    assert xenlab("history", "--crashes", "one")[0] == 2
+
+
+def test_without_crashes_that_is_said(xenlab: Xenlab) -> None:
+    assert xenlab("history", "--crashes")[:2] == (0, "no result has a crash\n")
 
 
 def test_a_comparison_shows_what_changed(xenlab: Xenlab, runs: Runs) -> None:

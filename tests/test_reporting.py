@@ -139,6 +139,23 @@ def test_junit_carries_verdict_rule_boards_and_evidence(tmp_path: Path) -> None:
     assert len(output) < 3000
 
 
+def test_a_crash_has_its_fingerprint_in_both_reports(tmp_path: Path) -> None:
+    told = Evidence("note", "crash", "crash: xen-bug\nframes:\n  do_foo+0x1", 1.0, "virt1")
+    fingerprint = "0123456789 xen-bug: Xen BUG at <b>.c / do_foo < bar"
+    crashed = result(S3, Verdict.FAIL, rule="console-crash", fingerprint=fingerprint, evidence=(told,))
+    folder = run(tmp_path, crashed, result(PV32))
+    found = cases_in(junit.write(folder))
+    with_it = found["testcases.sleep.test_s3", "test_s3_rtc_wake"]
+    properties = {one.attrib["name"]: one.attrib["value"] for one in with_it.iter("property")}
+    assert properties["fingerprint"] == fingerprint
+    assert "do_foo+0x1" in (with_it.findtext("failure") or "")
+    without = found["testcases.guest32.test_pv32", "test_pv32_runs"]
+    assert "fingerprint" not in {one.attrib["name"] for one in without.iter("property")}
+    page = html.write(folder).read_text()
+    assert "crash 0123456789</code>" in page
+    assert "<dd>0123456789 xen-bug: Xen BUG at &lt;b&gt;.c / do_foo &lt; bar</dd>" in page
+
+
 def test_junit_names_are_unique_over_builds_and_attempts(tmp_path: Path) -> None:
     same = "testcases/a.b/test_c.py::test_d"
     other = "testcases/a/b/test_c.py::test_d"  # the same class name

@@ -80,6 +80,10 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
     assert "Panic on CPU 0" in decision.reason
     assert decision.evidence[0].body == "(XEN) Panic on CPU 0:\n(XEN) stack"
     assert decision.evidence[0].board == "virt1"
+    assert "xen-panic: stack" in decision.reason
+    assert (decision.evidence[1].kind, decision.evidence[1].title) == ("note", "crash")
+    assert decision.fingerprint.endswith(" xen-panic: stack")
+    assert f"fingerprint: {decision.fingerprint}" in decision.evidence[1].body
     told = [one for one in decision.evidence if one.title == "how the case itself ended"]
     assert len(told) == (outcome is not None)
 
@@ -93,6 +97,13 @@ def test_a_crash_that_another_exception_came_over_still_counts() -> None:
 
     decision = decide(Observation(caught(lose_the_board)))
     assert (decision.verdict, decision.rule) == (Verdict.FAIL, "console-crash")
+
+
+def test_only_a_crash_has_a_fingerprint() -> None:
+    for outcome in (None, AssertionError("no"), BenchError("x"), KeyError("x")):
+        assert decide(Observation(outcome)).fingerprint == ""
+    expected = frozenset({"xen-panic"})
+    assert decide(Observation(expected_crashes=expected, seen_crashes=expected)).fingerprint == ""
 
 
 def test_an_expected_crash_must_come() -> None:

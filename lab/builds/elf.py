@@ -1,11 +1,23 @@
-"""The GNU build id of a hypervisor image, as Xen itself reports it in ``xl info``."""
+"""What is read from hypervisor images: the GNU build id, as Xen itself reports it in ``xl info``; symbols."""
 
 from __future__ import annotations
 
+import bisect
+import functools
 import gzip
+import logging
+import re
 import struct
 import zlib
 from pathlib import Path
+
+from lab.builds import command
+from lab.errors import BenchError
+
+log = logging.getLogger(__name__)
+
+NM_TIMEOUT = 60.0  # seconds; takes a tenth of one
+_SYMBOL = re.compile(r"([0-9a-f]{6,16}) (?:([0-9a-f]{6,16}) )?(\w) (\S+)$")
 
 _PT_NOTE = 4
 _NT_GNU_BUILD_ID = 3
@@ -34,6 +46,42 @@ def build_id(image: Path) -> str:
     except struct.error:
         raise ValueError(f"{image}: cut short") from None
     return ""
+
+
+def symbolise(address: int, elf: Path) -> tuple[str, int] | None:
+    """The function of ``elf`` (``xen-syms``) that ``address`` is in, and the offset into it.
+
+    None where there is none, or where the symbols cannot be read, which is logged. They are read once a file.
+    """
+    try:
+        about = elf.stat()
+    except OSError:
+        return None
+    starts, names = _symbols(elf, about.st_mtime_ns, about.st_size)
+    index = bisect.bisect_right(starts, address) - 1
+    return (names[index], address - starts[index]) if index >= 0 and names[index] else None
+
+
+@functools.lru_cache(maxsize=8)
+def _symbols(elf: Path, changed: int, size: int) -> tuple[list[int], list[str]]:
+    """Addresses in order, and the function that begins at each; "" where something else does."""
+    try:
+        said = command.run(["nm", "-n", "-S", str(elf)], timeout=NM_TIMEOUT)
+    except BenchError as error:
+        log.warning("no symbols: %s", error)
+        return [], []
+    found: dict[int, tuple[bool, bool, str]] = {}
+    for line in said.splitlines():
+        if match := _SYMBOL.match(line):
+            at, length, kind, name = match.groups()
+            # Of several at one address: rather one that has a length, and is global. "A": a number, no place.
+            wanted = (bool(length), kind.isupper(), name if kind in "TtWw" else "")
+            if kind not in "Aa" and wanted > found.get(int(at, 16), (False, False, "")):
+                found[int(at, 16)] = wanted
+            elif kind not in "Aa":
+                found.setdefault(int(at, 16), wanted)
+    starts = sorted(found)
+    return starts, [found[start][2] for start in starts]
 
 
 def _note_segments(data: bytes) -> list[tuple[int, int]]:

@@ -109,15 +109,39 @@ MILESTONES = tuple(signature.name for signature in SIGNATURES if signature.kind 
 
 # Words of which a line must have one to match any signature at all: nearly all lines have none.
 _WORDS = (
-    "Panic on CPU|FATAL |atal page fault|PROTECTION FAULT|DOUBLE FAULT|Xen BUG|Assertion '|Watchdog |achine |"
-    "MCE: Fatal|HARDWARE ERROR|Hardware Dom0|crashed |Request device|IO_PAGE_FAULT|Kernel panic|kernel BUG|"
-    "BUG: |Oops:|general protection|INFO: |Xen WARN|domain_crash|PoD memory|bringing CPU|Non-responding|"
-    "flush failed|suppressed|WARNING: CPU|Out of memory|oom-killer|EXT4-fs error|I/O error|ress any key|"
-    "GNU GRUB|Xen version |Command line: |virtualisation enabled|Building a PV|Linux version |dom0 is up|"
-    "login:|ACPI S3 state"
+    *("Panic on CPU", "FATAL ", "y fatal page fault", "PROTECTION FAULT", "DOUBLE FAULT", "Xen BUG", "Assertion '"),
+    *("Watchdog ", "achine ", "MCE: Fatal", "HARDWARE ERROR", "Hardware Dom0", "crashed ", "Request device"),
+    *("IO_PAGE_FAULT", "Kernel panic", "kernel BUG", "BUG: ", "Oops:", "[#", "INFO: ", "Xen WARN", "domain_crash"),
+    *("PoD memory", "ing CPU", "flush failed", "printk: ", "WARNING: CPU", "Out of memory", "oom-killer"),
+    *("EXT4-fs error", "I/O error", "ress any key", "GNU GRUB", "Xen version ", "Command line: "),
+    *("I/O virtualisation", "Building a PV", "Linux version ", "xenlab: dom0 is up", "login:", "ACPI S3 state"),
 )
-_PREFILTER = re.compile(_WORDS)
-_COMPILED = tuple((re.compile(signature.pattern), signature) for signature in SIGNATURES)
+# What consoles print, the rarest first; what is not here is rarer still.
+_BY_RARITY = "Z?!%W\"@J+YzQ;*'K/qGLwkFO=U,ByTDhSHVRxAM_-vIPpCgbuXmc])([N.El:fdnotsirae 0123456789"
+
+
+def _prefilter(words: Sequence[str]) -> str:
+    """The words as one pattern that begins with each one's rarest character.
+
+    ``re`` stops at each character with which something could begin: in most lines, at very few of them.
+    """
+    by_rarest: dict[str, list[str]] = {}
+    for word in words:
+        at = min(range(len(word)), key=lambda index: _BY_RARITY.find(word[index]))
+        rest = f"(?<={re.escape(word[: at + 1])}){re.escape(word[at + 1 :])}"
+        by_rarest.setdefault(word[at], []).append(rest)
+    return "|".join(f"{re.escape(first)}(?:{'|'.join(rests)})" for first, rests in by_rarest.items())
+
+
+_may_say = re.compile(_prefilter(_WORDS)).search
+_COMPILED = tuple(re.compile(signature.pattern) for signature in SIGNATURES)
+# Each alternative of a pattern has one of the words, as it stands; so a word leads to what it may be a part of.
+_BY_WORD = tuple(
+    (word, tuple(index for index, signature in enumerate(SIGNATURES) if word in signature.pattern)) for word in _WORDS
+)
+
+DUMP_BEGINS = "----[ Xen-"  # arch/x86/x86_64/traps.c
+_DUMP_LINES = 120  # no dump is longer
 
 # What a guest said: to the end of the line, though it says "(XEN) Panic" there, as a PV shim would. dom0 may
 # print through Xen too: (d0) is no guest.
@@ -126,17 +150,27 @@ _GUESTS_WORDS = re.compile(r"(?:\(d[1-9]\d*(?:v\d+)?\)|\bxenconsoled(?:\[\d+\])?
 
 def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
-    if _PREFILTER.search(text) is None:
+    if _may_say(text) is None:
         return None
-    if "(d" in text or "xenconsoled" in text:
-        text = _GUESTS_WORDS.sub("", text)
-    for pattern, signature in _COMPILED:
-        if pattern.search(text):
-            return signature
+    text = own_words(text)
+    for index in sorted({index for word, indices in _BY_WORD if word in text for index in indices}):
+        if _COMPILED[index].search(text):
+            return SIGNATURES[index]
     return None
 
 
-def crash_excerpt(lines: Sequence[HasText], index: int, before: int = 8, after: int = 40) -> tuple[str, ...]:
-    """The text of ``lines[index]``, and then those around it, itself included, in order."""
+def own_words(text: str) -> str:
+    """A line without what a guest said in it."""
+    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text else text
+
+
+def crash_excerpt(lines: Sequence[HasText], index: int, before: int | None = None, after: int = 80) -> tuple[str, ...]:
+    """The text of ``lines[index]``, and then those around it, itself included, in order.
+
+    Without ``before`` it is 8, or what it takes to have Xen's register dump, which comes ahead of a panic.
+    """
+    if before is None:
+        dump = (back for back in range(9, min(index, _DUMP_LINES) + 1) if DUMP_BEGINS in lines[index - back].text)
+        before = next(dump, 6) + 2
     context = lines[max(0, index - before) : index + after + 1]
     return (lines[index].text, *(line.text for line in context))

@@ -1,4 +1,4 @@
-"""The pages of ``xenlab history``: one case over time, and the builds there are."""
+"""The pages of ``xenlab history``: one case over time, the builds and the crashes there are."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from itertools import groupby
 
 from lab.history.gate import day
 from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
-from lab.history.store import COUNTED, Build, Entry, History, Series
+from lab.history.store import COUNTED, Build, CrashSeen, Entry, History, Series
 from lab.record import Verdict
 
 SHOWN = 60  # attempts in the strip
 LISTED = 10  # attempts in the table below it
+CASES_NAMED = 5  # of a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +82,18 @@ def build_lines(builds: Sequence[Build]) -> list[str]:
         accepted = "" if build.accepted is None else f"  accepted {day(build.accepted)}"
         seen = f"{day(build.first_seen)} to {day(build.last_seen)}"
         lines.append(f"{build.label:<{width}}  Xen {build.version or '?':<10}  runs {seen}{accepted}")
+    return lines
+
+
+def crash_lines(crashes: Sequence[CrashSeen]) -> list[str]:
+    """The crashes there are, each with how often, by which builds, and in which cases."""
+    lines = []
+    for one in crashes:
+        times = "once" if one.number == 1 else f"{one.number} times"
+        over = f"first {one.first.label} ({day(one.first.first_seen)})"
+        if one.builds > 1:
+            over += f", last {one.last.label} ({day(one.last.first_seen)}), {one.builds} builds"
+        names = [case.rpartition("::")[2] for case in one.cases[:CASES_NAMED]]
+        more = f" and {len(one.cases) - len(names)} more" if len(one.cases) > len(names) else ""
+        lines += [one.fingerprint, f"  {times}; {over}; in {', '.join(names)}{more}"]
     return lines

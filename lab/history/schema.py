@@ -1,12 +1,13 @@
-"""The tables. A change here needs a migration beside ``migrations/versions/first.py``, and its name in HEAD."""
+"""The tables. A change here needs a migration in ``migrations/versions``, and its name in HEAD."""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, UniqueConstraint, text
 
-HEAD = "first"  # the newest migration
+HEAD = "crashes"  # the newest migration
 
 metadata = MetaData()
+_CRASHED = text("fingerprint <> ''")  # few are
 
 runs = Table(
     "runs",
@@ -68,7 +69,9 @@ results = Table(  # every attempt
     Column("boards", String, nullable=False),  # sorted, joined by commas
     Column("started", Double, nullable=False),
     Column("seconds", Double, nullable=False),
+    Column("fingerprint", String, nullable=False, server_default=""),  # of the crash that decided
     UniqueConstraint("run_id", "ordinal", name="uq_results_run_ordinal"),
     Index("ix_results_build", "build_id", "verdict", "series_id"),
     Index("ix_results_series", "series_id", "verdict", "started"),
+    Index("ix_results_crash", "fingerprint", "build_id", sqlite_where=_CRASHED, postgresql_where=_CRASHED),
 )

@@ -122,6 +122,18 @@ class Entry:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class CrashSeen:
+    """A crash over the builds; ``cases`` by name."""
+
+    fingerprint: str
+    first: Build
+    last: Build
+    number: int
+    builds: int
+    cases: tuple[str, ...]
+
+
 class History:
     """The database. Every method raises :class:`BenchError` when it fails; its words never hold a password."""
 
@@ -355,6 +367,35 @@ class History:
                     found.append(Entry(of, Build(*one[7:]), one[0], Verdict(one[1]), *one[2:7]))
         return found
 
+    def crashes(self) -> list[CrashSeen]:
+        """All crashes: those of the newest builds first, of these the most frequent first."""
+        which = results.c.fingerprint
+        found: dict[str, list[tuple[int, str, Build]]] = {}
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(
+                sa.select(which, sa.func.count(), cases.c.name, builds)
+                .join_from(results, builds)
+                .join(series)
+                .join(cases)
+                .where(sa.text("fingerprint <> ''"))  # as the index has it
+                .group_by(which, cases.c.name, *builds.c)
+                .order_by(builds.c.first_seen, builds.c.id, cases.c.name)
+            )
+            for row in rows:
+                found.setdefault(row[0], []).append((row[1], row[2], Build(*row[3:])))
+        seen = [
+            CrashSeen(
+                fingerprint,
+                first=times[0][2],
+                last=times[-1][2],
+                number=sum(number for number, _, _ in times),
+                builds=len({build.id for _, _, build in times}),
+                cases=tuple(sorted({case for _, case, _ in times})),
+            )
+            for fingerprint, times in found.items()
+        ]
+        return sorted(seen, key=lambda one: (-one.last.first_seen, -one.number, one.fingerprint))
+
 
 def run_folders(path: Path) -> list[Path]:
     """``path`` itself if it is a run folder, else those in it.
@@ -396,6 +437,7 @@ class _Filling:
                     "boards": visible_line(",".join(sorted(result.boards))),
                     "started": _finite(result.started),
                     "seconds": _finite(result.seconds),
+                    "fingerprint": visible_line(result.fingerprint),
                 }
             )
         if rows:

@@ -92,6 +92,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
     facts = {
         "verdict": result.verdict.value,
         "rule": result.rule,
+        "fingerprint": result.fingerprint,
         "boards": ",".join(result.boards),
         "build": result.build,
         "area": result.area,
@@ -103,7 +104,11 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         tag, kind = _CONTAINERS[result.verdict]
         reason = visible_line(result.reason) or result.rule
         inner = ET.SubElement(case, tag, message=reason, type=kind or visible_line(result.rule))
-        decisive = [one for one in result.evidence if one.kind in ("exception", "console")]
+        decisive = [
+            one
+            for one in result.evidence
+            if one.kind in ("exception", "console") or (one.kind, one.title) == ("note", "crash")
+        ]
         where = f" on {', '.join(result.boards)}" if result.boards else ""
         said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
         inner.text = visible("\n\n".join([said, *(_evidence(one) for one in decisive)]))
