@@ -345,15 +345,12 @@ def _conclude(bench: Bench, running: Running) -> None:
     consoles: dict[str, str] = {}
     slices: dict[str, list[ConsoleLine]] = {}
     folder = bench.case_directory(item)
+    if running.crash:
+        time.sleep(0.5)  # the rest of the dump
     for name, mark in running.marks.items():
         slices[name] = running.seats[name].board.console.lines(mark)
         consoles[name] = bench.folder.write_console(folder, name, slices[name])
     rig = bench._rig
-    if running.crash and running.crash.board in slices:
-        time.sleep(0.5)  # the rest of the dump
-        slices[running.crash.board] = running.seats[running.crash.board].board.console.lines(
-            running.marks[running.crash.board]
-        )
     crashes = {name: _crash(running, name, lines) for name, lines in slices.items()}
     if rig is not None:
         for name in running.seats:
