@@ -354,7 +354,10 @@ def _conclude(bench: Bench, running: Running) -> None:
     crashes = {name: _crash(running, name, lines) for name, lines in slices.items()}
     if rig is not None:
         for name in running.seats:
-            running.evidence += rig.after(name, crashed=crashes[name] is not None)
+            declared = any(
+                (signature := classify(line.text)) and signature.name in running.expected for line in slices[name]
+            )
+            running.evidence += rig.after(name, crashed=declared or crashes[name] is not None)
         running.evidence[:0] = rig.take_evidence()
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,

@@ -66,7 +66,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
             break
     else:
         raise pexpect.TIMEOUT("login")
-    serial.sendline(f"stty -echo; PS1='{PROMPT}'")
+    serial.sendline(f"stty -echo; PS1='{PROMPT[:6]}''{PROMPT[6:]}'")  # its echo is not the prompt
     serial.expect(PROMPT, timeout=COMMAND_LIMIT)
     serial.sendline(COMMANDS)
     _, before, *_ = serial.expect(PROMPT, timeout=COMMAND_LIMIT)
