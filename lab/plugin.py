@@ -352,12 +352,14 @@ def _conclude(bench: Bench, running: Running) -> None:
         consoles[name] = bench.folder.write_console(folder, name, slices[name])
     rig = bench._rig
     crashes = {name: _crash(running, name, lines) for name, lines in slices.items()}
+    seen = {
+        name: {found.name for line in lines if (found := classify(line.text)) and found.kind == "crash"}
+        for name, lines in slices.items()
+    }
     if rig is not None:
         for name in running.seats:
-            declared = any(
-                (signature := classify(line.text)) and signature.name in running.expected for line in slices[name]
-            )
-            running.evidence += rig.after(name, crashed=declared or crashes[name] is not None)
+            crashed = crashes[name] is not None or bool(seen[name] & running.expected)
+            running.evidence += rig.after(name, crashed=crashed)
         running.evidence[:0] = rig.take_evidence()
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
@@ -365,12 +367,7 @@ def _conclude(bench: Bench, running: Running) -> None:
         skipped=running.skipped,
         crashes=tuple(crash for crash in crashes.values() if crash),
         expected_crashes=running.expected,
-        seen_crashes=frozenset(
-            signature.name
-            for lines in slices.values()
-            for line in lines
-            if (signature := classify(line.text)) and signature.kind == "crash"
-        ),
+        seen_crashes=frozenset().union(*seen.values()),
         console_gaps=tuple(
             f"{name}: {line.text}" for name, lines in slices.items() for line in lines if line.kind == "gap"
         ),

@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from lab import paths
+from lab import machine, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
@@ -95,17 +94,8 @@ def stop(folder: Path, *, timeout: float = 20.0) -> None:
     if pid is None:
         return
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                break
-        except ChildProcessError:
-            pass
-        time.sleep(0.05)
-    else:
-        if _supervisor(folder) == pid:
-            os.kill(pid, signal.SIGKILL)
+    if not machine.has_ended(pid, timeout) and _supervisor(folder) == pid:
+        os.kill(pid, signal.SIGKILL)
     (folder / "ready").unlink(missing_ok=True)
 
 
@@ -132,15 +122,7 @@ def ports_in_use(lab: Lab) -> list[str]:
             (board.console.serve_port, f"{board.name} console"),
             (board.console.lines_port, f"{board.name} lines"),
         ]
-    taken = []
-    for port, what in wanted:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                taken.append(f"{port} ({what})")
-    return taken
+    return [f"{port} ({what})" for port, what in wanted if machine.port_is_taken(port)]
 
 
 # -- what labgrid and the recorders read ---------------------------------------------------------------------

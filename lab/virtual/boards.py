@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab import credentials, paths
+from lab import credentials, machine, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
@@ -125,13 +125,7 @@ def ports_in_use(lab: Lab) -> list[str]:
             (socket.SOCK_STREAM, board.virtual.serial_port, "serial"),
             (socket.SOCK_DGRAM, board.virtual.link_port, "lab link"),
         ]
-        for kind, port, what in wanted:
-            with socket.socket(socket.AF_INET, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    taken.append(f"{port} ({board.name} {what})")
+        taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if machine.port_is_taken(port, kind)]
     return taken
 
 
@@ -207,17 +201,9 @@ def stop(directory: Path, *, timeout: float = 20.0) -> None:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout
     for name, pid in pids.items():
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            try:  # a child of ours must be reaped, or it never goes away
-                if os.waitpid(pid, os.WNOHANG)[0]:
-                    break
-            except ChildProcessError:
-                pass
-            time.sleep(0.05)
-        else:
-            if Path(f"/proc/{pid}").exists():
-                log.warning("%s: board daemon %d did not end in %.0f s: killed", name, pid, timeout)
-                _signal(pid, signal.SIGKILL)
+        if not machine.has_ended(pid, max(0.0, deadline - time.monotonic())):
+            log.warning("%s: board daemon %d did not end in %.0f s: killed", name, pid, timeout)
+            _signal(pid, signal.SIGKILL)
         (directory / name / "pid").unlink(missing_ok=True)
 
 

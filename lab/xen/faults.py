@@ -74,17 +74,17 @@ class Fault:
 
 # The commands know: $GUEST its name, $MAC that of the lab link's port. A pattern such as [x]l does not match the shell
 # that pkill is called from.
+DEV = 'for d in /sys/class/net/*; do [ -e $d/device ] && [ "$(cat $d/address)" = $MAC ] && DEV=${d##*/}; done; '
 LINK = (
-    'for d in /sys/class/net/*; do [ -e $d/device ] && [ "$(cat $d/address)" = $MAC ] && DEV=${d##*/}; done; '
-    "NET=$(ip -4 route show dev $DEV proto kernel | cut -d' ' -f1); "
+    DEV + "NET=$(ip -4 route show dev $DEV proto kernel | cut -d' ' -f1); "
     # Without it what is meant for the peer would leave by the default route, and a stranger would answer.
     "ip route add blackhole $NET metric 9999; "
     '{ setsid sh -c "ip link set $DEV down; sleep %s; ip link set $DEV up; ip route del blackhole $NET metric 9999" '
     "> /dev/null 2>&1 < /dev/null & }; sleep 0.5"
 )
 LINK_UP = (
-    'for d in /sys/class/net/*; do [ -e $d/device ] && [ "$(cat $d/address)" = $MAC ] && DEV=${d##*/}; done; '
-    "ip link set $DEV up; ip route del blackhole $(ip -4 route show type blackhole | cut -d' ' -f2) metric 9999; true"
+    DEV
+    + "ip link set $DEV up; ip route del blackhole $(ip -4 route show type blackhole | cut -d' ' -f2) metric 9999; true"
 )
 RECEIVER = "[x]l migrate-receive"
 RESTORER = "[l]ibxl-save-helper --restore-domain"
