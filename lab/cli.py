@@ -63,6 +63,9 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    xtf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
+    ] = None,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -76,6 +79,7 @@ def nightly(
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
+        xtf=xtf,
     )
     raise typer.Exit(night.run(wanted))
 

@@ -21,6 +21,7 @@ class Listing:
                 "area": plugin.area_of(item),
                 "boards": plugin.boards_wanted(item),
                 "needs": needs,
+                "xen_options": plugin.xen_options_of(item),
             }
             print(json.dumps(case))
 

@@ -17,6 +17,8 @@ from lab.xen.domain import Domain, DomainConfig
 
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 
+FRAMES_BELOW_4_GIB = 1 << 20
+
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -164,8 +166,12 @@ class Host:
         found: set[str] = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
         if "pv_directio" in words or "hvm_directio" in words:
             found.add("iommu")
-        if "xen-3.0-x86_32p" in info.get("xen_caps", "").split():
-            found.add("pv32")
+        kinds = info.get("xen_caps", "").split()
+        found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
+        if "hvm-3.0-x86_32" in kinds:
+            found.add("hvm32")
+        if int(info.get("max_possible_mfn", "0")) >= FRAMES_BELOW_4_GIB:
+            found.add("high-memory")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -174,10 +180,11 @@ class Host:
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= {word for word in ("s3", "s5", "rtcwake", "qemu") if word in probe.split()}
+        found |= {word for word in ("s3", "s5", "rtcwake", "qemu", "shim") if word in probe.split()}
         if "s3" in found:
             found.add("s5")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
