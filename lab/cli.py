@@ -317,6 +317,19 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
 
 @app.command()
+def cases(
+    write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+) -> None:
+    """List the cases: what each proves, needs and keeps, and the mutant that it must fail."""
+    from lab import casetable
+
+    if write:
+        casetable.FILE.write_text(casetable.text(), encoding="utf-8")
+    else:
+        typer.echo(casetable.text(), nl=False)
+
+
+@app.command()
 def version() -> None:
     """Say what this is, and on what it stands."""
     import platform

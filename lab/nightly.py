@@ -46,6 +46,9 @@ class Case:
     boards: int
     needs: tuple[str, ...]
     xen_options: str = ""
+    selection: str = "full"
+    doc: str = ""
+    evidence: tuple[str, ...] = ()  # titles of what it keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +355,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
         raise UsageError(f"the cases cannot be collected:\n{(done.stdout + done.stderr).strip()[-1500:]}")
     found = [json.loads(line) for line in lines]
-    return [Case(**one | {"needs": tuple(one["needs"])}) for one in found]
+    return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
 
 
 def plan_single(
