@@ -90,7 +90,7 @@ class Rig:
             raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
-        if seat.proof and not seat.suspect and seat.board.is_reachable():
+        if seat.proof and not seat.proof.mismatches and not seat.suspect and seat.board.is_reachable():
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -127,6 +127,8 @@ class Rig:
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
+        if self._is_proved(seat):  # nothing was new but payloads
+            return
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
