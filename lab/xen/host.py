@@ -17,8 +17,6 @@ from lab.xen.domain import Domain, DomainConfig
 
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 
-FRAMES_BELOW_4_GIB = 1 << 20
-
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -170,8 +168,6 @@ class Host:
         found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
         if "hvm-3.0-x86_32" in kinds:
             found.add("hvm32")
-        if int(info.get("max_possible_mfn", "0")) >= FRAMES_BELOW_4_GIB:
-            found.add("high-memory")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -181,10 +177,12 @@ class Host:
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
             "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
+            # What dom0 does not own of the machine's memory is "unusable" to its kernel.
+            "grep -qE '^ *[1-9a-f][0-9a-f]{8,}-.*: (System RAM|Unusable memory)' /proc/iomem && echo high-memory; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= {word for word in ("s3", "s5", "rtcwake", "qemu", "shim") if word in probe.split()}
+        found |= {word for word in ("s3", "s5", "rtcwake", "qemu", "shim", "high-memory") if word in probe.split()}
         if "s3" in found:
             found.add("s5")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
