@@ -126,6 +126,19 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     night.lab_down(inventories.load(inventory))
 
 
+@lab_app.command("shape")
+def lab_shape(
+    board: Annotated[str, typer.Argument(metavar="BOARD")],
+    shape: Annotated[str, typer.Argument(metavar="[SHAPE]", help="Of the inventory's `shapes`; none: its own.")] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_shape(inventories.load(inventory), board, shape)
+
+
 @app.command()
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],
@@ -294,6 +307,8 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     for board in inventories.load(inventory).boards.values():
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
 
 @app.command()
