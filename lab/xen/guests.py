@@ -8,7 +8,9 @@ from lab.xen.host import GUESTS, Host
 LINUX_MIB = 192  # what Debian's kernel and a small initramfs need to come up
 
 
-def payload(host: Host, kind: str, work: str, *, memory_mib: int = 16, **options: object) -> DomainConfig:
+def payload(
+    host: Host, kind: str, work: str, *, memory_mib: int = 16, pci: tuple[str, ...] = (), **options: object
+) -> DomainConfig:
     """A payload guest: ``kind`` is ``pv32``, ``pv64``, ``pvh32`` or ``pvh64``; options go to its command line."""
     words = [f"work={work}", *(f"{key}={value}" for key, value in options.items())]
     return DomainConfig(
@@ -17,6 +19,7 @@ def payload(host: Host, kind: str, work: str, *, memory_mib: int = 16, **options
         kernel=f"{GUESTS}/{kind}",
         memory_mib=memory_mib,
         cmdline=" ".join(words),
+        pci=pci,
     )
 
 

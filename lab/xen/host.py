@@ -16,6 +16,7 @@ from lab.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
 LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
+POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # what only a program can do in dom0
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
@@ -85,6 +86,10 @@ class Host:
         before = time.monotonic()
         said = float(self.run("date +%s.%N").stdout)
         return said + (time.monotonic() - before) / 2
+
+    def lag(self) -> float:
+        """How far dom0's wall clock is ahead of this machine's, in seconds."""
+        return self.clock() - time.time()
 
     def domains(self) -> dict[str, DomainRow]:
         """All guests (not dom0) by name."""
