@@ -81,7 +81,7 @@ def run(options: NightlyOptions) -> int:
         required_areas=_required_areas(options),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
-    return Night(options.inventory, lab, folder, cases).run()
+    return Night(options.inventory, lab, folder, cases, is_remembered=options.is_remembered).run()
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -118,8 +118,11 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 class Night:
     """One run."""
 
-    def __init__(self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
+    def __init__(
+        self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case], *, is_remembered: bool = True
+    ) -> None:
         self._inventory, self._lab, self.folder, self._cases = inventory_file, lab, folder, cases
+        self._is_remembered = is_remembered
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
@@ -290,7 +293,7 @@ class Night:
             self._written("run.json", lambda: self.folder.write_header(self._header)),
             self._written("durations", lambda: _write_durations(results)),
         ]
-        if fault := _to_history(self.folder):
+        if self._is_remembered and (fault := _to_history(self.folder)):
             self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
             written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
         written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
