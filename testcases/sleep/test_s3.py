@@ -126,7 +126,7 @@ def test_all_cpus_come_back(host, evidence):
 @pytest.mark.full
 @pytest.mark.needs("iommu", "spare-nic")
 def test_port_passes_through_after_a_sleep(host, evidence):
-    """After a sleep a network port can be given to a guest: DMA is remapped, MSI-X interrupts arrive, dom0 gets it back."""
+    """After a sleep a port can be given to a guest: its DMA is remapped, its MSI-X interrupts arrive."""
     slept(host, evidence, while_asleep=host.board.power.press_power_button)
     with assignable(host, "spare") as device:
         words = "iommu=soft ip=10.0.2.15/24 peer=10.0.2.2 count=5"
