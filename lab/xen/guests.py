@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lab.xen.domain import DomainConfig
 from lab.xen.host import GUESTS, Host
 
@@ -31,6 +33,7 @@ def linux(
     memory_mib: int = LINUX_MIB,
     cmdline: str = "",
     pci: tuple[str, ...] = (),
+    more: Mapping[str, str] | None = None,
 ) -> DomainConfig:
     """Debian's kernel with the project's small initramfs, as ``pv`` or ``pvh``."""
     return DomainConfig(
@@ -41,4 +44,5 @@ def linux(
         memory_mib=memory_mib,
         cmdline=f"console=hvc0 quiet mitigations=off xl_work={work} {cmdline}".strip(),
         pci=pci,
+        more=more or {},
     )

@@ -42,18 +42,22 @@ class DmaDevice:
     """The DMA engine of a device, through its BAR."""
 
     def __init__(self, address: str) -> None:
-        device = f"/sys/bus/pci/devices/{address}"
-        with open(f"{device}/config", "r+b", buffering=0) as config:
-            config.seek(CONFIG_COMMAND)
-            command = int.from_bytes(config.read(2), "little") | MEMORY_AND_MASTER
-            config.seek(CONFIG_COMMAND)
-            config.write(command.to_bytes(2, "little"))
-        file = os.open(f"{device}/resource0", os.O_RDWR | os.O_SYNC)
+        self._device = f"/sys/bus/pci/devices/{address}"
+        self.enable()
+        file = os.open(f"{self._device}/resource0", os.O_RDWR | os.O_SYNC)
         self._registers = mmap.mmap(file, PAGE)
         os.close(file)
         found = ctypes.c_uint32.from_buffer(self._registers, ID).value
         if found & 0xFF != 0xED:
             raise SystemExit(f"{address}: its identification register holds {found:#x}")
+
+    def enable(self) -> None:
+        """Have it answer and do DMA, whatever whoever had it last left."""
+        with open(f"{self._device}/config", "r+b", buffering=0) as config:
+            config.seek(CONFIG_COMMAND)
+            command = int.from_bytes(config.read(2), "little") | MEMORY_AND_MASTER
+            config.seek(CONFIG_COMMAND)
+            config.write(command.to_bytes(2, "little"))
 
     def _put(self, register: int, value: int) -> None:
         ctypes.c_uint64.from_buffer(self._registers, register).value = value  # one store of 8 bytes
@@ -123,17 +127,19 @@ def alarm(seconds: int) -> str:
     setting = (ctypes.c_long * 4)(0, 0, seconds, 0)  # struct itimerspec: interval, value
     if timer < 0 or libc.timerfd_settime(timer, 0, setting, None):
         raise SystemExit(f"no alarm timer: {os.strerror(ctypes.get_errno())}")
-    sys.stdout.write("armed\n")
-    sys.stdout.flush()
+    _say("armed")
     os.read(timer, 8)
     return f"expired {time.time():.3f}"
 
 
 def storm(address: str, mfn: int, seconds: float) -> str:
-    """Write to the page for some time."""
+    """Write to the page for some time, as a device does that no reset reaches."""
     device, count, deadline = DmaDevice(address), 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
+        device.enable()
         device.run(mfn * PAGE, to_memory=True)
+        if count == 0:
+            _say("begun")
         count += 1
     return f"writes {count}"
 
@@ -156,8 +162,13 @@ def main(words: list[str]) -> int:
             answer = storm(address, int(mfn, 16), float(seconds))
         case _:
             raise SystemExit(__doc__)
-    sys.stdout.write(answer + "\n")
+    _say(answer)
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
