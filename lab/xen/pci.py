@@ -134,7 +134,11 @@ def page_digest(domain: Domain, frame: int) -> str:
 
 
 def fill_page(domain: Domain, frame: int, text: str) -> str:
-    """Write ``text`` again and again over a page of a guest; its SHA-256 then."""
+    """Write ``text`` again and again over a page of a guest; its SHA-256 then.
+
+    Only what was written to is in a PV guest's IOMMU tables: Xen maps a page there when it becomes a writable one
+    (xen/arch/x86/mm.c, _get_page_type).
+    """
     command = f"{POKE} fill $(xl domid {shlex.quote(domain.name)}) {frame:#x} {shlex.quote(text)}"
     return str(domain.host.run(command).stdout).strip()
 

@@ -23,14 +23,15 @@ def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
             mine, other = frames(guest, 2)
             foreign = frames(victim, 1)[0]
             wanted, before = fill_page(guest, mine, "xenlab"), page_digest(victim, foreign)
+            fill_page(guest, other, "other")
             device.read(mine)
             device.write(other)
             assert page_digest(guest, other) == wanted, "the device does not reach the memory of the guest that owns it"
             mark = host.board.console.mark()
             device.write(foreign)
+            assert page_digest(victim, foreign) == before, "the device wrote to another guest's memory"
             fault = host.expect_console(device.fault_at(foreign), 10.0, since=mark)
             evidence.add("the fault", fault.text, kind="console", board=host.name)
-            assert page_digest(victim, foreign) == before, "the device wrote to another guest's memory"
             for one in (victim, guest):
                 one.beats(3)
                 assert_unbroken(one.heartbeats())
@@ -44,6 +45,7 @@ def test_device_in_quarantine_does_no_dma(host, evidence):
         with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
             guest.beats()
             frame = frames(guest, 1)[0]
+            fill_page(guest, frame, "the guest's")
             assert owner(host, device.address) == f"d{guest.domid()}"
             device.read(frame)
         after = owner(host, device.address)
@@ -62,6 +64,7 @@ def test_guest_killed_with_dma_in_flight(host, evidence):
         with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
             guest.beats()
             page = frames(guest, 1)[0]
+            fill_page(guest, page, "the guest's")
             storm = host.board.spawn(device.storm(page, 6.0))
             wait_until(lambda: "begun" in storm.output(), 10.0, f"{host.name}: the device writes")
             domid = guest.domid()
