@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 
 PAGE = 4096
+DEVICES = "/sys/bus/pci/devices"
 ID, SOURCE, DESTINATION, COUNT, COMMAND = 0x00, 0x80, 0x88, 0x90, 0x98
 START, TO_MEMORY = 1, 2  # bits of COMMAND; START is cleared when it is done
 BUFFER = 0x40000
@@ -42,7 +43,7 @@ class DmaDevice:
     """The DMA engine of a device, through its BAR."""
 
     def __init__(self, address: str) -> None:
-        self._device = f"/sys/bus/pci/devices/{address}"
+        self._device = f"{DEVICES}/{address}"
         self.enable()
         file = os.open(f"{self._device}/resource0", os.O_RDWR | os.O_SYNC)
         self._registers = mmap.mmap(file, PAGE)
