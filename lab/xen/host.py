@@ -16,6 +16,7 @@ from lab.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
+ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -86,14 +87,30 @@ class Host:
         return said + (time.monotonic() - before) / 2
 
     def domains(self) -> dict[str, DomainRow]:
-        """All guests (not dom0) by name."""
-        rows: dict[str, DomainRow] = {}
+        """The guests (not dom0) of this end by name."""
+        return {row.name: row for row in self.rows() if row.domid and self.owns(row.domid)}
+
+    def rows(self) -> list[DomainRow]:
+        """All of ``xl list``."""
+        rows = []
         for line in self.xl("list").stdout.splitlines():
             if match := _ROW.match(line.strip()):
                 name, domid, memory, vcpus, state, seconds = match.groups()
-                if domid != "0":
-                    rows[name] = DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds))
+                rows.append(DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds)))
         return rows
+
+    def owns(self, domid: int) -> bool:
+        """Whether a domain belongs to this end of a relocation: all do where a board is only one (lab.xen.ends)."""
+        return True
+
+    def log_names(self, name: str) -> tuple[str, ...]:
+        """What xenconsoled may call the log of a guest here, in the order of time: it keeps the name of its arrival."""
+        return (name + ARRIVED, name)
+
+    @property
+    def link_name(self) -> str:
+        """What the source of a relocation calls this host."""
+        return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
         """Press Xen's debug keys and give back what they wrote to its console ring."""
@@ -174,10 +191,11 @@ class Host:
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true 2>/dev/null && echo self-ssh; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= {word for word in ("s3", "s5", "rtcwake", "qemu") if word in probe.split()}
+        found |= {word for word in ("s3", "s5", "rtcwake", "qemu", "self-ssh") if word in probe.split()}
         if "s3" in found:
             found.add("s5")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")

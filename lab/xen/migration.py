@@ -20,6 +20,7 @@ from lab.xen.stream import Step
 
 # A silent cut would hang xl for ever: it has no timeout on any read. ssh notices a lost peer in 6 s.
 TRANSPORT = "ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=10"
+SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
 PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.proxy"
 
 
@@ -82,7 +83,7 @@ class Migration:
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
-        peer = destination.board.spec.link_name
+        peer = destination.link_name
         command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied)
         self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
@@ -122,7 +123,7 @@ class Migration:
 
     def break_off(self) -> None:
         """End the transport, as an administrator does who has waited long enough."""
-        self.source.run("pkill -KILL -f '^ssh .*[x]l migrate-receive'", check=False)
+        self.source.run(f"pkill -KILL -f '{SSH}'", check=False)
 
     def release(self) -> None:
         """Let go of what a ``hold`` action holds."""
