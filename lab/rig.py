@@ -253,7 +253,8 @@ class Rig:
 
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    "pv hvm hap shadow iommu pv32 numa cpu-offline s3 s5 rtcwake qemu sp2m sp1g spare-nic self-ssh migration-pair".split()
+    "pv hvm hap shadow iommu pv32 numa cpu-offline s3 s5 rtcwake qemu "
+    "sp2m sp1g spare-nic migration-pair self-ssh".split()
 )
 
 
