@@ -244,14 +244,14 @@ class Flow:
         if mark.pages and pages and pages["pass"] == mark.pages.turn and time.time() - pages["t"] < NOTED:
             pages["records"] += 1
             pages["length"] += mark.length
-            pages["pages"] += mark.pages.count
+            pages["pages"] += mark.pages.pfns
             pages["data"] += mark.pages.data
             return
         self.note_pages()
         fields: dict[str, Any] = {"way": self._way, "step": mark.step.value, "n": number}
         fields |= {"length": mark.length, "offset": mark.offset}
         if mark.pages:
-            fields |= {"pass": mark.pages.turn, "pages": mark.pages.count, "data": mark.pages.data}
+            fields |= {"pass": mark.pages.turn, "pages": mark.pages.pfns, "data": mark.pages.data}
             self._pages = {"t": time.time(), "records": 1, **fields}
         else:
             self._log.note(**fields)

@@ -109,7 +109,7 @@ class Pages(NamedTuple):  # these two come by the thousand
 
     turn: int
     starts_turn: bool
-    count: int  # pfns named
+    pfns: int  # named
     data: int  # pages whose content is there: some types have none
     first: int  # the lowest pfn
 
