@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
+board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+app.add_typer(board_app, name="board")
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -144,6 +146,19 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import nightly as night
 
     night.lab_down(inventories.load(inventory))
+
+
+@lab_app.command("shape")
+def lab_shape(
+    board: Annotated[str, typer.Argument(metavar="BOARD")],
+    shape: Annotated[str, typer.Argument(metavar="[SHAPE]", help="Of the inventory's `shapes`; none: its own.")] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_shape(inventories.load(inventory), board, shape)
 
 
 @app.command()
@@ -314,6 +329,8 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     for board in inventories.load(inventory).boards.values():
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
 
 @app.command()
