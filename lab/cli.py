@@ -35,6 +35,7 @@ app.add_typer(lab_app, name="lab")
 board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
 app.add_typer(board_app, name="board")
 app.add_typer(desk.app)
+board_app.command()(desk.check)
 board_app.command()(desk.quarantine)
 board_app.command()(desk.clear)
 

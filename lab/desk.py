@@ -266,6 +266,28 @@ def quarantine(
     typer.echo(f"{board} is {ledger.board(board).health}")
 
 
+def check(
+    board: Board,
+    quick: Annotated[bool, typer.Option("--quick", help="From outside only: no boot; lifts no quarantine.")] = False,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Look whether a board can be used: a good one gets out of quarantine, a bad one into it. Exit status 3: bad."""
+    from lab import health
+    from lab.grid import services, session
+
+    lab, ledger = _open(inventory, must_be_up=True)
+    spec = _spec(lab, board)
+    if quick:
+        findings = health.look(spec)
+    else:
+        with session.acquire(lab, [board], services.directory(lab), kind="person") as held:
+            findings = health.examine(held.board(board))
+    typer.echo("\n".join(map(str, findings)))
+    is_good = health.conclude(ledger, board, findings, is_whole=not quick)
+    typer.echo(f"{board} is {ledger.board(board).health}")
+    raise typer.Exit(0 if is_good else 3)
+
+
 def clear(board: Board, inventory: Inventory = VIRTUAL_LAB) -> None:
     """Lift a quarantine without looking; `xenlab board check` looks."""
     from lab import booking

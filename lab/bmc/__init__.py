@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 from lab import credentials
@@ -48,6 +49,9 @@ class Bmc(Protocol):
 
     def sleep_state(self) -> str:
         """ACPI state: ``S0``, ``S3``, ``S5``... :raises MissingCapability: the BMC does not know."""
+
+    def clock(self) -> datetime:
+        """The BMC's own time. :raises MissingCapability: it has none, or it was never set."""
 
     def sensors(self) -> Mapping[str, str]:
         """Readings by name, with units."""

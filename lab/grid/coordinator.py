@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from labgrid.remote.common import Place, Reservation, ReservationState
 from labgrid.remote.generated import labgrid_coordinator_pb2 as messages
-from labgrid.remote.generated import labgrid_coordinator_pb2_grpc as service
+from labgrid.remote.generated import labgrid_coordinator_pb2_grpc as stubs
 from labgrid.util import labgrid_version
 
 from lab.errors import BenchError
+from lab.grid import services
+from lab.inventory import BoardSpec
 
 TIMEOUT = 15.0  # seconds for one call; an exporter may take 10 s over one resource
-REQUIRED = frozenset({"IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService"})  # what a board must offer
 
 
 class CoordinatorLost(BenchError):
@@ -38,7 +40,7 @@ class Coordinator:
         self.address = address
         # A pool of its own: connections of one process to one address are else one and the same.
         self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._stub = service.CoordinatorStub(self._channel)
+        self._stub = stubs.CoordinatorStub(self._channel)
 
     def close(self) -> None:
         self._channel.close()
@@ -106,9 +108,9 @@ class Holder:
     def __init__(self, coordinator: Coordinator, offered: dict[str, set[str]]) -> None:
         self._coordinator, self.offered = coordinator, offered
 
-    def lacks(self, place: str) -> str:
-        """What an exporter does not offer for this place, or nothing."""
-        return ", ".join(sorted(REQUIRED - self.offered.get(place, set())))
+    def lacks(self, board: BoardSpec) -> str:
+        """What no exporter offers for this board, or nothing."""
+        return lacking(board, self.offered.get(board.name, set()))
 
     def reserve(self, place: str) -> str:
         """Queue up for this very place; the reservation's token. :raises CoordinatorLost, Refused:"""
@@ -121,6 +123,11 @@ class Holder:
         """Take a place that is free, or allocated to one of ours. :raises CoordinatorLost, Refused:"""
         stub = self._coordinator._stub
         self._coordinator._call(stub.AcquirePlace, messages.AcquirePlaceRequest(placename=place))
+
+
+def lacking(board: BoardSpec, offered: AbstractSet[str]) -> str:
+    """The resources of a board that are not among these, in words; nothing when all are."""
+    return ", ".join(sorted(set(services.exported(board)) - {"SleepState"} - offered))
 
 
 def _offered(stream: Any) -> dict[str, set[str]]:

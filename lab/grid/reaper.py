@@ -81,7 +81,7 @@ class Reaper:
 
     def _restore(self, lease: Lease, board: str, place: Any) -> None:
         with self._coordinator.acting_as(lease.holder) as holder:
-            if missing := holder.lacks(board):
+            if missing := holder.lacks(self._lab.boards[board]):
                 self._tell(board, f"not restored yet: no exporter offers its {missing}")
                 return
             if place.acquired:  # taken behind our back, while the coordinator knew of nobody
@@ -185,7 +185,7 @@ class Reaper:
         try:
             with self._coordinator.acting_as(lease.holder) as holder:
                 for board in chosen:
-                    if missing := holder.lacks(board):
+                    if missing := holder.lacks(self._lab.boards[board]):
                         raise Refused(f"{board}: no exporter offers its {missing}")
                     holder.acquire(board)
                     taken.append(board)

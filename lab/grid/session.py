@@ -16,11 +16,11 @@ from labgrid.resource.common import ResourceManager  # noqa: F401  (registers ma
 from labgrid.resource.remote import RemotePlaceManager
 
 from lab import booking, machine
-from lab.booking import Lease, Ledger, Request
+from lab.booking import Kind, Lease, Ledger, Request
 from lab.errors import BenchError, WaitTimeout
 from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
-from lab.grid.coordinator import REQUIRED
+from lab.grid.coordinator import lacking
 from lab.inventory import Lab
 from lab.wait import wait_until
 
@@ -36,10 +36,11 @@ class PlaceTaken(BenchError):
         self.board, self.holder = board, holder
 
 
-def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0) -> Session:
+def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0, kind: Kind = "run") -> Session:
     """Have these boards, all or none: under the caller's lease, else under one that ends with this process.
 
-    ``directory`` is where the lab's services keep their files. The caller's lease is the one ``XENLAB_LEASE`` names,
+    ``directory`` is where the lab's services keep their files; ``kind`` is what such a lease is asked for as. The
+    caller's lease is the one ``XENLAB_LEASE`` names,
     or one that whoever calls has reserved.
 
     :raises BenchError: no lab is up, no such place, or ``XENLAB_LEASE`` names a lease that does not hold them.
@@ -51,9 +52,9 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
     lease = _callers_lease(ledger, names)
     is_own = lease is None
     if lease is None:
-        lease = _own_lease(ledger, names, timeout)
+        lease = _own_lease(ledger, names, timeout, kind)
     try:
-        return Session(lab, lease, names, directory, ledger if is_own else None)
+        return Session(lab, lease, names, directory, ledger, is_own=is_own)
     except BaseException:
         if is_own:
             ledger.end(lease.id, "the boards could not be used")
@@ -71,8 +72,8 @@ def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
     return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
 
 
-def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float) -> Lease:
-    request = Request("run", booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=machine.mark(os.getpid()))
+def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
+    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=machine.mark(os.getpid()))
     number = ledger.ask(request)
     try:
         return wait_for(ledger, number, timeout)
@@ -110,9 +111,12 @@ def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
 class Session:
     """Boards that are held; a context manager."""
 
-    def __init__(self, lab: Lab, lease: Lease, names: Sequence[str], directory: Path, ledger: Ledger | None) -> None:
-        """For :func:`acquire`. ``ledger``: where to end the lease when this session ends."""
-        self._lab, self.lease, self._ledger = lab, lease, ledger
+    def __init__(
+        self, lab: Lab, lease: Lease, names: Sequence[str], directory: Path, ledger: Ledger, *, is_own: bool
+    ) -> None:
+        """For :func:`acquire`. ``is_own``: the lease ends with this session."""
+        self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
+        self._names = tuple(names)
         self._boards: dict[str, Board] = {}
         os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = lease.holder.split("/", 1)
         self._environment: Any = Environment(str(directory / "env.yaml"))
@@ -143,15 +147,18 @@ class Session:
             self._boards[name] = Board(self._lab.boards[name], self._environment.get_target(name))
         return self._boards[name]
 
+    def why_stop(self) -> str:
+        """Why no further case shall be begun under this lease, or nothing."""
+        return self.ledger.why_stop(self.lease.id, self._names)
+
     def close(self) -> None:
         """Let go of everything; a lease of the caller's goes on."""
         for board in self._boards.values():
             with contextlib.suppress(Exception):
                 board.target.deactivate_all_drivers()
         self._boards.clear()
-        if self._ledger is not None:
-            self._ledger.end(self.lease.id, "its process gave it back")
-            self._ledger = None
+        if self._is_own:
+            self.ledger.end(self.lease.id, "its process gave it back")
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -171,7 +178,7 @@ class Session:
                 return f"acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
             groups = [groups.get(name, {}) for groups in self._client.resources.values()]
             offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
-            missing = ", ".join(sorted(REQUIRED - offered))
+            missing = lacking(self._lab.boards[name], offered)
             return missing and f"no exporter offers its {missing}"
 
         last = [""]
