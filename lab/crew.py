@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from lab import booking, health, machine, queueing
 from lab.booking import Lease, Ledger, Request
@@ -30,6 +31,15 @@ DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may c
 Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the lease to work under
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended; ``why``: why its unit was to stop, if it was."""
+
+    share: Share
+    status: int
+    why: str
+
+
 class Crew:
     """``start`` begins a worker; ``say`` is told, once, what a reader of the run must know."""
 
@@ -40,10 +50,15 @@ class Crew:
         start: Start,
         say: Callable[[str], None],
         *,
-        deadline: float | None = None,
+        deadline: float,
+        hope: float | None = None,
         examine: Callable[[BoardSpec, int], bool] | None = None,
     ) -> None:
-        """``examine``: a thorough check of a board under a lease; else it is looked at from outside only."""
+        """``deadline``: seconds since the epoch; ``hope``: seconds to wait for a first board.
+
+        ``examine``: a thorough check of a board under a lease; else it is looked at from outside only.
+        """
+        self._hope = HOPE if hope is None else hope
         self._lab, self._ledger, self._start, self._deadline = lab, ledger, start, deadline
         self._tell, self._told = say, set[str]()
         self._examine = examine or self._look
@@ -54,13 +69,13 @@ class Crew:
     @property
     def is_over(self) -> bool:
         """Whether the deadline has come."""
-        return self._deadline is not None and time.time() >= self._deadline
+        return time.time() >= self._deadline
 
     # -- having boards -------------------------------------------------------------------------------------------
 
     def muster(self) -> list[Unit]:
         """All boards that are healthy and can be had now; at least one, if there is one within the time there is."""
-        give_up = self._deadline or time.time() + HOPE
+        give_up = time.time() + self._hope
         while True:
             asked = self._ask()
             try:
@@ -144,6 +159,10 @@ class Crew:
         if number in self._own:
             self._ledger.end(number, why)
 
+    def has_sick(self, boards: Iterable[str]) -> bool:
+        """Whether one of these is in quarantine."""
+        return any(state.quarantine for state in self._ledger.boards(boards).values())
+
     def dismiss(self) -> None:
         """Give all boards back."""
         for unit in list(self._held):
@@ -151,21 +170,21 @@ class Crew:
 
     # -- working on them -----------------------------------------------------------------------------------------
 
-    def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[tuple[Share, int]]:
+    def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[Ended]:
         """Work through the stages of each unit; the shares that were begun, and how their workers ended.
 
         ``watch`` is called all the while.
         """
         left = {unit: list(turns) for unit, turns in stages.items() if unit in self._held}
         running: dict[Unit, list[tuple[Share, subprocess.Popen[bytes]]]] = {}
-        ended: list[tuple[Share, int]] = []
+        ended: list[Ended] = []
         try:
             while left:
                 for unit in list(left):
                     if any(process.poll() is None for _, process in running.get(unit, ())):
                         continue
-                    ended += [(share, process.returncode) for share, process in running.pop(unit, ())]
                     why = self._why_stop(unit)
+                    ended += [Ended(share, process.returncode, why) for share, process in running.pop(unit, ())]
                     if why:
                         self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why}")
                         self._let_go(unit, why)
@@ -176,14 +195,14 @@ class Crew:
                         running[unit] = [(share, self._start(share, self._held[unit])) for share in turn]
                 watch()
                 self._keep()
-                if self._deadline is not None and time.time() > self._deadline + DEADLINE_GRACE:
+                if time.time() > self._deadline + DEADLINE_GRACE:
                     break
                 time.sleep(0.3)
         finally:
             end([process for pairs in running.values() for _, process in pairs])
             watch()
-        ended += [(share, process.returncode) for pairs in running.values() for share, process in pairs]
-        return ended
+        why = "the deadline"
+        return ended + [Ended(share, one.returncode, why) for pairs in running.values() for share, one in pairs]
 
     def _why_stop(self, unit: Unit) -> str:
         if self.is_over:

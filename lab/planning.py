@@ -36,8 +36,9 @@ class Share:
 
     boards: tuple[str, ...]
     build: str
-    cases: tuple[str, ...]
+    cases: tuple[str, ...]  # none: only bring the board up
     attempt: int = 1
+    shape: str = ""  # of the board, if not its own
 
 
 Unit = tuple[BoardSpec, ...]  # boards that are taken together: a joined pair, or one
@@ -103,10 +104,31 @@ def plan(
         together = _shares(names, build, mine.get(names, []), order) if len(names) == 2 else []
         depth = max(map(len, singles))
         here = [[shares[turn] for shares in singles if turn < len(shares)] for turn in range(depth)]
+        if together and not here:  # the worker of a pair would bring them up one after the other
+            here = [[Share((name,), build, ()) for name in names]]
         here += [[share] for share in together]
         if here:
             stages[unit] = here
     return stages
+
+
+def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) -> list[Share]:
+    """The single-board cases that no board can run as it is, but one in another shape can: a share for each shape.
+
+    What a shape declares decides, so a board of steel is left as it is, and a case that it can run stays there.
+    """
+    shares: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        needs = set(case.needs)
+        if case.boards != 1 or any(needs <= board.capabilities for board in boards):
+            continue
+        for board in boards:
+            shapes = board.virtual.shapes if board.virtual else {}
+            fit = (name for name, shape in shapes.items() if needs <= board.capabilities | shape.capabilities)
+            if name := next(fit, ""):
+                shares.setdefault((board.name, name), []).append(case.nodeid)
+                break
+    return [Share((board,), build, tuple(chosen), shape=shape) for (board, shape), chosen in shares.items()]
 
 
 def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: Mapping[str, int]) -> list[Share]:

@@ -57,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-folder", default="", help="run folder to append to; default: a new one")
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
+    group.addoption("--stop-at", type=float, default=0.0, help="begin no case after this time, seconds since the epoch")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 
@@ -244,6 +245,8 @@ class Bench:
 
     def why_stop(self) -> str:
         """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
+        if 0.0 < self.config.getoption("--stop-at") <= time.time():
+            return "the deadline"
         return str(self._session.why_stop()) if self._session is not None else ""
 
     def close(self) -> None:
