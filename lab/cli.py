@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -70,6 +71,12 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
+    ] = False,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -83,6 +90,8 @@ def nightly(
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
+        deadline=_deadline(deadline) if deadline else None,
+        checks=check,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -352,6 +361,13 @@ def _located(path: str) -> str:
     """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
     file, separator, node = path.partition("::")
     return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+
+
+def _deadline(text: str) -> float:
+    from lab import booking, daytime
+
+    now = time.time()
+    return daytime.next_time(text, now) if ":" in text else now + booking.seconds_of(text)
 
 
 class _Terminated(KeyboardInterrupt):

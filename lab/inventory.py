@@ -102,6 +102,9 @@ class BoardSpec:
     dom0_options: str = ""
     virtual: VirtualSpec | None = None
 
+    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
+        return hash(self.name)
+
     @property
     def board_class(self) -> str:
         """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""
