@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from labgrid import Target
+from labgrid.driver import NetworkPowerDriver
+from labgrid.resource import NetworkPowerPort
+
+from lab import bmc
 from lab.bmc import Bmc, switching
 from lab.bmc.switching import Pace
 from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout
+from lab.inventory import BoardSpec
 from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
@@ -144,3 +150,20 @@ class MainsBackedBmc:
             self._log.info("not yet: %s", error)
             return False
         return True
+
+
+def connect(board: BoardSpec) -> Bmc:
+    """What switches a board, for who has no place of it: its BMC, its outlet, or the one backed by the other.
+
+    :raises UsageError: no such credential.
+    """
+    if board.pdu is None:
+        return bmc.connect(board.name, board.bmc)
+    target = Target(board.name)
+    NetworkPowerPort(target, None, model=board.pdu.model, host=board.pdu.host, index=str(board.pdu.outlet))
+    driver = NetworkPowerDriver(target, None)
+    target.activate(driver)
+    outlet = Outlet(board.name, driver)
+    if board.bmc.protocol == "none":
+        return MainsBmc(board.name, outlet)
+    return MainsBackedBmc(board.name, bmc.connect(board.name, board.bmc), outlet)
