@@ -118,7 +118,7 @@ def counts(history: History) -> dict[str, int]:
 
 
 def verdicts(history: History, case: str = PV32) -> list[str]:
-    return [entry.verdict.value for entry in history.entries(case, 1000)]
+    return [entry.verdict.value for entry in history.entries([case], 1000)]
 
 
 def judged(history: History, new: str, base: str = "") -> dict[str, str]:
@@ -166,7 +166,8 @@ def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Ru
 def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Runs) -> None:
     hostile = result(PV32, FAIL, reason=HOSTILE, doc=HOSTILE, started=float("nan"), seconds=float("inf"))
     history.import_run(runs.write(replace(hostile, case=f"testcases/a/b.py::t[{HOSTILE}]")).path)
-    [entry] = pages.case_pages(history, history.case(f"t[{store.visible_line(HOSTILE)}]"))[0].entries
+    [page] = pages.case_pages(history, history.case(f"t[{store.visible_line(HOSTILE)}]"))
+    [entry] = page.entries
     assert entry.reason == r"\x00\x1b[2J\ud800\u202e'; DROP TABLE runs; --"
     assert entry.seconds == 0
 
@@ -289,7 +290,7 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
             marks = ", ".join(f":{name}" for name in values)
             connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
     upgraded = History(url)
-    [entry] = upgraded.entries(PV32, 10)
+    [entry] = upgraded.entries([PV32], 10)
     assert (entry.verdict, entry.reason, entry.seconds) == (FAIL, "virt1: xen-panic", 2.0)
     assert upgraded.crashes() == []
     upgraded.import_run(runs.write(result(PV32, FAIL, fingerprint="01 xen-panic: x"), key="bb").path)
