@@ -21,8 +21,10 @@ from pathlib import Path
 from lab import builds, inventory, paths, runs
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
+from lab.history.store import History
 from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions, Selection
+from lab.publishing import site
 from lab.record import Phase, RunHeader, TestResult
 from lab.reporting import html, junit, terminal
 from lab.runs import RunFolder
@@ -277,6 +279,8 @@ class Night:
             written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
         written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
         written.append(self._written("report.html", lambda: html.write(self.folder)))
+        if not fault:
+            self._written("the site", lambda: site.write(History(), site.default()))
         terminal.summary(self.folder)
         return status if all(written) else status or 3
 
@@ -293,8 +297,6 @@ class Night:
 def _to_history(folder: RunFolder) -> str:
     """Import a run that ended; what went wrong, if anything did. Nothing of it may cost the run."""
     try:
-        from lab.history.store import History
-
         History().import_run(folder.path)
     except LabError as error:
         return str(error)

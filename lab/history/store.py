@@ -189,6 +189,8 @@ class History:
         header, facts = run.header(), run.builds()
         try:
             digest = _digest(run.path)  # before the results: what is appended meanwhile makes the next import one
+            if self._digest_of(header.run_id) == digest:
+                return "unchanged"
             found = list(run.results())
         except OSError as error:
             raise UsageError(f"{run.path}: {error.strerror or error}") from None
@@ -222,6 +224,10 @@ class History:
                 if not connection.scalar(sa.select(results.c.id).where(results.c.build_id == build_id).limit(1)):
                     connection.execute(builds.delete().where(builds.c.id == build_id, builds.c.accepted.is_(None)))
         return "updated" if known else "new"
+
+    def _digest_of(self, run_id: str) -> str | None:
+        with self._transaction(writes=False) as connection:
+            return connection.scalar(sa.select(runs.c.digest).where(runs.c.name == visible_line(run_id)))
 
     def accept(self, build: Build) -> None:
         """Make a build the baseline of its line from now on."""

@@ -58,29 +58,33 @@ def write(folder: RunFolder) -> Path:
     builds = list(dict.fromkeys([*header.builds, *(case.build for case in cases)]))
     status = exit_status(header, results) if header.exit_status is None else header.exit_status
     is_partial = header.finished is None
-    page = environment().get_template("report.html.j2").render(
-        header=header,
-        status=status,
-        overall=overall(header, results, status),
-        meaning=STATUS_MEANING.get(status, "ended abnormally"),
-        is_partial=is_partial,
-        shortfalls=shortfalls(header, results),
-        build_facts=folder.builds(),
-        builds=builds,
-        verdicts=_COLUMNS,
-        counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
-        areas=_areas(header, cases),
-        rows=_rows(cases, builds),
-        maps=_maps(cases, builds),
-        cases=cases,
-        wrong=sorted(
-            (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
-            key=lambda case: -case.verdict.severity,
-        ),
-        run_bar=_bar(header.phases),
-        run_timeline=_timeline("The run", header.phases),
-        case_bar=_bar([phase for result in everything for phase in result.phases]),
-        case_seconds=sum(result.seconds for result in everything),
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            header=header,
+            status=status,
+            overall=overall(header, results, status),
+            meaning=STATUS_MEANING.get(status, "ended abnormally"),
+            is_partial=is_partial,
+            shortfalls=shortfalls(header, results),
+            build_facts=folder.builds(),
+            builds=builds,
+            verdicts=_COLUMNS,
+            counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
+            areas=_areas(header, cases),
+            rows=_rows(cases, builds),
+            maps=_maps(cases, builds),
+            cases=cases,
+            wrong=sorted(
+                (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
+                key=lambda case: -case.verdict.severity,
+            ),
+            run_bar=_bar(header.phases),
+            run_timeline=_timeline("The run", header.phases),
+            case_bar=_bar([phase for result in everything for phase in result.phases]),
+            case_seconds=sum(result.seconds for result in everything),
+        )
     )
     path = folder.path / NAME
     replace_file(path, page)
