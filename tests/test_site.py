@@ -230,6 +230,7 @@ def luminance(colour: str) -> float:
 
 def test_no_link_leads_nowhere(history: History, folders: Runs, tmp_path: Path) -> None:
     broken(history, folders)
+    hostile(history, folders)
     where = tmp_path / "site"
     site.write(history, where)
     links = 0
@@ -245,12 +246,11 @@ def test_no_link_leads_nowhere(history: History, folders: Runs, tmp_path: Path) 
     assert links > 40
 
 
-def test_a_console_cannot_make_the_pages_do_anything(
-    history: History, folders: Runs, tmp_path: Path, look: Open
-) -> None:
+def hostile(history: History, folders: Runs) -> None:
+    """Three runs whose every word is hostile."""
     case = f"testcases/x/test_y.py::test[{HOSTILE}]"
     plain = result(case, Verdict.FAIL)
-    hostile = replace(
+    bad = replace(
         plain,
         rule=HOSTILE,
         reason=HOSTILE,
@@ -261,9 +261,17 @@ def test_a_console_cannot_make_the_pages_do_anything(
         figures={HOSTILE: 1.0},
     )
     history.import_run(folders.write(result(case), key="aa").path)
-    folder = with_consoles(folders, hostile, {"virt1": f"01 (XEN) Panic on CPU 0: {HOSTILE}"}, "bb")
+    folder = with_consoles(folders, bad, {"virt1": f"01 (XEN) Panic on CPU 0: {HOSTILE}"}, "bb")
+    console = next(folder.rglob("*.console.log"))
+    console.write_text(f"2026-11-23T<script>alert(1)</script> x\n{console.read_text()}")
     history.import_run(folder)
-    history.import_run(folders.write(hostile, key=HOSTILE, run_id=HOSTILE, notes=(HOSTILE,), selection=HOSTILE).path)
+    history.import_run(folders.write(bad, key=HOSTILE, run_id=HOSTILE, notes=(HOSTILE,), selection=HOSTILE).path)
+
+
+def test_a_console_cannot_make_the_pages_do_anything(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    hostile(history, folders)
     where = tmp_path / "site"
     site.write(history, where)
     shown = 0

@@ -17,16 +17,21 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import markupsafe
 
 from lab import paths
@@ -36,7 +41,7 @@ from lab.history.regression import Change
 from lab.history.store import Build, Entry, History, Run, Selected
 from lab.record import RunHeader, TestResult, Verdict
 from lab.reporting import figures, html
-from lab.runs import RunFolder, exit_status, file_name, final, missing, replace_file, shortfalls, slug
+from lab.runs import RunFolder, exit_status, file_name, final, missing, replace_file, shortfalls, slug, visible_line
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ RUNS_SHOWN = 100
 BUILDS_SHOWN = 40  # rows of the overview
 LINES_JUDGED = 8  # lines of builds whose newest is judged on the overview
 ATTEMPTS_LISTED = 30  # in the table of a case's page
+MANY = 5  # runs to be rendered; fewer are not worth a process
 INDEX = "index.html"
 
 # The overview's groups, the worst first: what became of cases, and what to make of it.
@@ -156,14 +162,6 @@ class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
         self._state = _State(where)
-        self._environment = html.environment(Path(__file__).parent)
-        self._environment.globals |= {
-            "Verdict": Verdict,
-            "summed": gate.summed,
-            "case_page": _case_page,
-            "run_page": _run_page,
-        }
-        self._environment.filters |= {"day": gate.day, "name": html.short_name, "area": html.area_of}
         self._runs = [run for run in store.runs(RUNS_SHOWN) if (run.folder / "run.json").is_file()]
 
     def write(self) -> Path:
@@ -176,21 +174,12 @@ class _Site:
         (self._where / "style.css").write_text(style, encoding="utf-8")
         self._write_cases(sorted(touched))
         areas = sorted({area for row in rows for area in row.areas})
-        self._render("overview", INDEX, root="", rows=rows, areas=areas, judged=judged, now=time.time())
+        _render(self._where, "overview", INDEX, root="", rows=rows, areas=areas, judged=judged, now=time.time())
         self._state.save()
         return self._where / INDEX
 
     def _has_page(self, case: str) -> bool:
         return (self._where / _case_page(case)).exists()
-
-    def _render(self, template: str, file: str, **values: Any) -> None:
-        text = self._environment.get_template(f"{template}.html.j2").render(**values)
-        path = self._where / file
-        if template == "overview":  # may be looked at right now
-            replace_file(path, text)
-        else:
-            with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-                out.write(text)
 
     # -- runs and results --------------------------------------------------------------------------------------
 
@@ -204,55 +193,21 @@ class _Site:
         if gone:  # their links are to go
             touched |= {case for _, _, case, _, _ in self._store.counts([run.id for run in self._runs])}
         self._state.runs = {name: known for name, known in self._state.runs.items() if name in there}
-        for name, run in there.items():
-            key = _state_of(run.folder)
-            if self._state.runs.get(name, ("", 0))[0] != key:
-                results = self._write_run(run)
-                self._state.runs[name] = key, len(results)
-                touched |= {result.case for result in results}
+        keys = {name: _state_of(run.folder) for name, run in there.items()}  # before they are read
+        changed = [name for name, key in keys.items() if self._state.runs.get(name, ("", 0))[0] != key]
+        for name, cases in zip(changed, self._render_runs([there[name] for name in changed]), strict=True):
+            self._state.runs[name] = keys[name], len(cases)
+            touched |= set(cases)
         return touched
 
-    def _write_run(self, run: Run) -> list[TestResult]:
-        folder = RunFolder.open(run.folder)
-        header, everything = folder.header(), list(folder.results())
-        (self._where / "runs" / file_name(run.name)).mkdir(exist_ok=True)
-        pages_of = {id(result): f"{number}.html" for number, result in enumerate(everything)}
-        attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
-        for result in everything:
-            attempts[result.case, result.build].append(result)
-        for result in everything:
-            others = tuple(one for one in attempts[result.case, result.build] if one is not result)
-            self._render(
-                "result",
-                f"{_run_page(run.name).removesuffix(INDEX)}{pages_of[id(result)]}",
-                root="../../",
-                run=run,
-                case=html.show(folder, result, others),
-                several=len(header.builds) > 1,
-            )
-        results = final(header, everything)
-        columns = sorted({(one.build, one.boards) for one in results})
-        cells = {(one.case, one.build, one.boards): one for one in results}
-        self._render(
-            "run",
-            _run_page(run.name),
-            root="../../",
-            run=run,
-            header=header,
-            status=(status := exit_status(header, results) if header.exit_status is None else header.exit_status),
-            meaning=html.STATUS_MEANING.get(status, "ended abnormally"),
-            overall=html.overall(header, results, status),
-            shortfalls=shortfalls(header, results),
-            builds=folder.builds(),
-            counts=Counter(one.verdict for one in results),
-            columns=columns,
-            areas=_by_area(header, results),
-            cells=cells,
-            missing=missing(header, results),
-            attempts=attempts,
-            page_of=lambda result: pages_of[id(result)],
-        )
-        return everything
+    def _render_runs(self, changed: Sequence[Run]) -> Iterator[list[str]]:
+        """For each run the cases of its results, in their order. Many are shared out among the processors."""
+        render = partial(_render_run, self._where)
+        if len(changed) < MANY:
+            yield from map(render, changed)
+            return
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # no fork: there may be threads
+            yield from pool.map(render, changed)
 
     # -- cases -------------------------------------------------------------------------------------------------
 
@@ -272,8 +227,15 @@ class _Site:
                 strip = [(build, list(of)) for build, of in groupby(page.entries, key=lambda entry: entry.build)]
                 listed = list(reversed(page.entries[-ATTEMPTS_LISTED:]))
                 shown.append((page, strip, markupsafe.Markup(chart), crashes, latest, listed))
-            self._render(
-                "case", _case_page(case), root="../", case=case, shown=shown, proof=self._proof, status=pages.status
+            _render(
+                self._where,
+                "case",
+                _case_page(case),
+                root="../",
+                case=case,
+                shown=shown,
+                proof=self._proof,
+                status=pages.status,
             )
 
     def _proof(self, entry: Entry) -> str:
@@ -349,8 +311,74 @@ def _state_of(folder: Path) -> str:
 
 
 def _case_page(case: str) -> str:
-    return f"cases/{slug(case)}.html"
+    return f"cases/{slug(visible_line(case))}.html"
 
 
 def _run_page(run: str) -> str:
     return f"runs/{file_name(run)}/{INDEX}"
+
+
+# -- a run, in whatever process ------------------------------------------------------------------------------------
+
+
+def _render_run(where: Path, run: Run) -> list[str]:
+    """The pages of a run and its results; of each of these its case."""
+    folder = RunFolder.open(run.folder)
+    header, everything = folder.header(), list(folder.results())
+    (where / "runs" / file_name(run.name)).mkdir(exist_ok=True)
+    pages_of = {id(result): f"{number}.html" for number, result in enumerate(everything)}
+    attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
+    for result in everything:
+        attempts[result.case, result.build].append(result)
+    for result in everything:
+        others = tuple(one for one in attempts[result.case, result.build] if one is not result)
+        _render(
+            where,
+            "result",
+            f"{_run_page(run.name).removesuffix(INDEX)}{pages_of[id(result)]}",
+            root="../../",
+            run=run,
+            case=html.show(folder, result, others),
+            several=len(header.builds) > 1,
+        )
+    results = final(header, everything)
+    columns = sorted({(one.build, one.boards) for one in results})
+    cells = {(one.case, one.build, one.boards): one for one in results}
+    _render(
+        where,
+        "run",
+        _run_page(run.name),
+        root="../../",
+        run=run,
+        header=header,
+        status=(status := exit_status(header, results) if header.exit_status is None else header.exit_status),
+        meaning=html.STATUS_MEANING.get(status, "ended abnormally"),
+        overall=html.overall(header, results, status),
+        shortfalls=shortfalls(header, results),
+        builds=folder.builds(),
+        counts=Counter(one.verdict for one in results),
+        columns=columns,
+        areas=_by_area(header, results),
+        cells=cells,
+        missing=missing(header, results),
+        attempts=attempts,
+        page_of=lambda result: pages_of[id(result)],
+    )
+    return [visible_line(result.case) for result in everything]
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    made = html.environment(Path(__file__).parent)
+    made.globals |= {"Verdict": Verdict, "summed": gate.summed, "case_page": _case_page, "run_page": _run_page}
+    made.filters |= {"day": gate.day, "name": html.short_name, "area": html.area_of}
+    return made
+
+
+def _render(where: Path, template: str, file: str, **values: Any) -> None:
+    text = _environment().get_template(f"{template}.html.j2").render(**values)
+    if file == INDEX:  # may be looked at right now
+        replace_file(where / file, text)
+        return
+    with open(where / file, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+        out.write(text)

@@ -163,6 +163,15 @@ class Slice:
     crashes: int
     warnings: int
 
+    @property
+    def markup(self) -> markupsafe.Markup:
+        """The lines as elements; there are so many that a template takes long."""
+        parts = []
+        for line in self.lines:
+            mark = f' class="{line.mark}"' if line.mark else ""
+            parts.append(f"<span{mark}><b>{markupsafe.escape(line.time)}</b> {markupsafe.escape(line.text)}</span>")
+        return markupsafe.Markup("".join(parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -372,7 +381,7 @@ def _slice(folder: RunFolder, result: TestResult, board: str, path: str) -> Slic
             else:
                 signature = classify(said)
                 mark = signature.kind if signature else ""
-            lines.append(Line(when[11:23], visible_line(shortened(said, LINE_LIMIT)), mark, when))
+            lines.append(Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when))
     marks = [line.mark for line in lines]
     limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
     return Slice(board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning"))
