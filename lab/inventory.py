@@ -153,6 +153,7 @@ CAPABILITIES: Mapping[str, str] = {
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
     "spare-nic": "probed: a network port to pass through (nics.spare)",
+    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
