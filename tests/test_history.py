@@ -775,7 +775,7 @@ def test_a_night_imports_its_run(
     assert "history" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["no server", "no package", "wrong setting"])
+@pytest.mark.parametrize("fault", ["no server", "wrong setting"])
 def test_a_database_fault_is_a_note_and_changes_no_verdict(
     runs: Runs,
     tmp_path: Path,
@@ -787,8 +787,6 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     monkeypatch.setenv(
         store.SETTING, "mysql:geheim" if fault == "wrong setting" else f"postgresql://u:geheim@/x?host={tmp_path}"
     )
-    if fault == "no package":
-        monkeypatch.setitem(sys.modules, "lab.history.store", None)
     folder = runs.write(result())
     started = time.monotonic()
     assert finish(folder) == 0
@@ -802,6 +800,5 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert "this run was not imported" in capsys.readouterr().out
     assert "geheim" not in report + note
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
-    monkeypatch.delitem(sys.modules, "lab.history.store", raising=False)
     assert finish(RunFolder.open(folder.path)) == 0
     assert folder.header().notes == ()

@@ -264,7 +264,7 @@ class History:
             fits = [one for one, keys in names if tail in keys]
             fits = fits or [one for one, keys in names if any(key.startswith(tail) for key in keys)]
         else:
-            known = self._builds_of_run(head)
+            known = self.of_run(head)
             fits = [one for one in known if tail in ("", one.build.line)]
         if len(fits) == 1:
             return fits[0]
@@ -277,7 +277,15 @@ class History:
         near = did_you_mean(text, [*lines, *(build.label for build in there), *names_of_runs])
         raise UsageError(f"history has no build or run {text!r}{near}; lines of builds: {', '.join(lines) or 'none'}")
 
-    def _builds_of_run(self, name: str) -> list[Selected]:
+    def last_counted(self) -> dict[str, float]:
+        """When each case passed or failed last, on whatever board; seconds since the epoch."""
+        wanted = sa.select(cases.c.name, sa.func.max(results.c.started)).join_from(results, series).join(cases)
+        wanted = wanted.where(results.c.verdict.in_(COUNTED)).group_by(cases.c.name)
+        with self._transaction(writes=False) as connection:
+            return {row[0]: float(row[1]) for row in connection.execute(wanted)}
+
+    def of_run(self, name: str) -> list[Selected]:
+        """The builds of a run, as it saw them; none when there is no such run."""
         with self._transaction(writes=False) as connection:
             run_id = connection.scalar(sa.select(runs.c.id).where(runs.c.name == name))
             if run_id is None:
