@@ -152,7 +152,7 @@ def test_prometheus_reads_verdicts_durations_boards_and_the_oldest_result(folder
     assert found["xenlab_run_results", "FAIL"] == 1
     assert found["xenlab_run_results", "MISS"] == 1
     assert found["xenlab_run_exit_status",] == 1
-    assert found["xenlab_case_duration_seconds", PV32, LINE] == 2.0
+    assert found["xenlab_case_duration_seconds", LINE, PV32] == 2.0
     assert found["xenlab_board_healthy", "virt1"] == 1
     assert found["xenlab_board_healthy", "virt2"] == 0  # its last case was a MISS
     assert found["xenlab_board_healthy", "epyc"] == 0  # nothing came of it

@@ -51,9 +51,9 @@ def publish(folder: RunFolder, say: Callable[[str], None], *, is_remembered: boo
     }
     for name, write in reports.items():
         written &= _written(name, folder, write, say)
-    if store:
-        _written("the site", folder, lambda: site.write(store, site.default()), say)
-    terminal.summary(folder, changes=ci.worse(changes))
+    has_site = store and _written("the site", folder, lambda: site.write(store, site.default()), say)
+    page = site.default() / site.INDEX if has_site else None
+    terminal.summary(folder, changes=ci.worse(changes), site=page)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print("\n".join(ci.github_commands(changes)))
     if is_remembered:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -113,10 +114,13 @@ def result_line(result: TestResult) -> Text:
     return line
 
 
-def summary(folder: RunFolder, *, changes: Sequence[str] = (), file: TextIO | None = None) -> None:
+def summary(
+    folder: RunFolder, *, changes: Sequence[str] = (), site: Path | None = None, file: TextIO | None = None
+) -> None:
     """Print what changed, the areas, what did not pass and why, where the reports are, and what the status means.
 
     :param changes: lines of what became of cases since the baseline, the worst first.
+    :param site: the first of the pages.
     """
     console = _console(file)
     header = folder.header()
@@ -159,6 +163,8 @@ def summary(folder: RunFolder, *, changes: Sequence[str] = (), file: TextIO | No
     for name in (html.NAME, junit.NAME):
         if (folder.path / name).exists():
             _print(console, Text(f"{name.partition('.')[0]}: {visible_line(str(folder.path / name))}"))
+    if site:
+        _print(console, Text(f"pages: {visible_line(str(site))}"))
     meaning = html.STATUS_MEANING.get(status, "ended abnormally")
     short = shortfalls(header, results) if status == 3 else []
     why = f" ({'; '.join(visible_line(text) for text in short)})" if short else ""
