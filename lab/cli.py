@@ -274,6 +274,28 @@ def compare(
 
 
 @app.command()
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    where: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Default: the state folder's.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Bring the pages up to date: what got worse, builds, runs, cases, results. They need no server."""
+    from lab.history.store import History
+    from lab.publishing import site
+
+    store = History()
+    site.take_over(store)
+    page = site.write(store, where or site.default())
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(page.as_uri()):
+            raise BenchError(f"no browser is to be had; the page is {page}")
+
+
+@app.command()
 def accept(
     build: Annotated[
         str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")

@@ -16,8 +16,8 @@ from lab.bmc import Bmc
 from lab.booking import Ledger
 from lab.console.client import Console
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
-from lab.grid import mains
 from lab.grid.board import Board
+from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
 from lab.xen.host import Host
 
@@ -44,7 +44,7 @@ def look(spec: BoardSpec) -> list[Finding]:
 
     :raises UsageError: no such credential.
     """
-    control = mains.connect(spec)
+    control = power_of(spec)
     return [
         _finding("power", lambda: "on" if control.is_powered() else "off"),
         _finding("BMC clock", lambda: _clock(control)),

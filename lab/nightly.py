@@ -27,15 +27,15 @@ from lab.grid import services
 from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
 from lab.planning import Case, Share
+from lab.publishing import ending
 from lab.record import Phase, RunHeader, Verdict
-from lab.reporting import html, junit, terminal
+from lab.reporting import html, terminal
 from lab.runs import RunFolder
 from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BUILD = "pv32-debug"
-HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
 ATTEMPTS = 3  # at a case whose boards fell sick
 RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
@@ -109,7 +109,7 @@ class Night:
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
-        self._notes = [note for note in self._header.notes if not note.startswith(HISTORY_NOTE)]
+        self._notes = [note for note in self._header.notes if not note.startswith(ending.HISTORY_NOTE)]
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
@@ -315,12 +315,7 @@ class Night:
             self._written("run.json", lambda: self.folder.write_header(self._header)),
             self._written("durations", lambda: planning.note_durations(results)),
         ]
-        if self._options.is_remembered and (fault := _to_history(self.folder)):
-            self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
-            written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
-        written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
-        written.append(self._written("report.html", lambda: html.write(self.folder)))
-        terminal.summary(self.folder)
+        written.append(ending.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3
 
     def _written(self, what: str, write: Callable[[], object]) -> bool:
@@ -355,20 +350,6 @@ def progress(lab: Lab) -> list[str]:
     ]
     lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
     return lines
-
-
-def _to_history(folder: RunFolder) -> str:
-    """Import a run that ended; what went wrong, if anything did. Nothing of it may cost the run."""
-    try:
-        from lab.history.store import History
-
-        History().import_run(folder.path)
-    except LabError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the run's verdict and reports come first
-        log.exception("import into the history")
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:

@@ -152,16 +152,16 @@ class MainsBackedBmc:
         return True
 
 
-def connect(board: BoardSpec) -> Bmc:
-    """What switches a board, for who has no place of it: its BMC, its outlet, or the one backed by the other.
+def power_of(board: BoardSpec) -> Bmc:
+    """A board's power by its entry in the inventory alone, whoever has acquired it: BMC, outlet or both.
 
     :raises UsageError: no such credential.
     """
     if board.pdu is None:
         return bmc.connect(board.name, board.bmc)
     target = Target(board.name)
-    NetworkPowerPort(target, None, model=board.pdu.model, host=board.pdu.host, index=str(board.pdu.outlet))
-    driver = NetworkPowerDriver(target, None)
+    NetworkPowerPort(target, "mains", model=board.pdu.model, host=board.pdu.host, index=str(board.pdu.outlet))
+    driver = NetworkPowerDriver(target, "mains")
     target.activate(driver)
     outlet = Outlet(board.name, driver)
     if board.bmc.protocol == "none":
