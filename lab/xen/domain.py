@@ -83,6 +83,10 @@ class Domain:
         """The same guest seen on another host, after a relocation."""
         return Domain(host, self.config)
 
+    def domid(self) -> int:
+        """Its number, which it keeps until it is relocated or restarted. :raises ToolstackFailed: it is not there."""
+        return int(self.host.xl("domid", self.name).stdout)
+
     @property
     def is_there(self) -> bool:
         """Whether xl lists it."""
