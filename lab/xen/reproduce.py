@@ -27,7 +27,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         kind="pvh" if cell.guest.startswith("pvh") else "pv",
         kernel=f"{GUESTS}/{cell.guest}",
         memory_mib=MEMORY_MIB,
-        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={fault.dirty_kib}",
+        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
     )
     migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
     lines = [
