@@ -34,6 +34,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         f"# {cell.id}: {fault.does}, at {cell.place}",
         f"# must end: {wanted.ending.name}; {wanted.where.value}",
         f"# since: {wanted.why}",
+        *(["# Source and destination are the same dom0."] if cell.boards == 1 else []),
         "# Both dom0s need lab/xen/stream.py and proxy.py under /usr/lib/xenlab/python/lab/xen (with empty __init__.py",
         f"# in lab and lab/xen) and the guest in {GUESTS}; the source's root must get into {peer} by ssh.",
         "",
