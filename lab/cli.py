@@ -324,10 +324,11 @@ def reproduce(
         for one in cells.CELLS.values():
             typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
         return
+    found = cells.find(cell)
     peers = [ends[1] for ends in inventories.load(inventory).pairs()]
     nic = peers[0].nics.get("lab") if peers else None
-    name = peers[0].link_name if peers else "DESTINATION"
-    typer.echo(reproducing.commands(cells.find(cell), name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+    name = "localhost" if found.boards == 1 else peers[0].link_name if peers else "DESTINATION"
+    typer.echo(reproducing.commands(found, name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
 
 
 @app.command()
