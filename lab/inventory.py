@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from lab.daytime import Daytime
 from lab.errors import UsageError
 from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
 
@@ -123,6 +124,9 @@ class BoardSpec:
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
 
+    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
+        return hash(self.name)
+
     @property
     def board_class(self) -> str:
         """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""
@@ -142,6 +146,7 @@ class Lab:
     path: Path
     boards: Mapping[str, BoardSpec]
     coordinator: str = "127.0.0.1:20408"
+    nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
 
     @property
     def is_virtual(self) -> bool:
@@ -320,6 +325,12 @@ class _BoardFile(Strict):
 class _LabFile(Strict):
     lab: _Name
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    nightly_yields: str = "Mon-Fri 07:00-20:00"
+
+    @pydantic.field_validator("nightly_yields")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        return Daytime.read(text).text
 
 
 def load(path: Path) -> Lab:
@@ -353,7 +364,7 @@ def load(path: Path) -> Lab:
         raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_together(path, tree, found)
     boards = {name: board for name, (_, board) in sorted(found.items())}
-    return Lab(head.lab, path.resolve(), boards, head.coordinator)
+    return Lab(head.lab, path.resolve(), boards, head.coordinator, Daytime.read(head.nightly_yields))
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
