@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from lab import builds, nightly, paths
+from lab import builds, nightly, paths, planning
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
 from lab.errors import BenchError, UsageError
@@ -436,7 +436,7 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
-    cases = nightly.collect(NightlyOptions(paths=(asked.case,)), "weekly")
+    cases = planning.collect(NightlyOptions(paths=(asked.case,)), "weekly")
     if len(cases) != 1:
         raise UsageError(
             f"{asked.case}: one case is wanted; it names {', '.join(one.nodeid for one in cases) or 'none'}"

@@ -246,13 +246,18 @@ class RunFolder:
         Control characters are shown, so that it can be read with ``cat``; the recorder keeps the bytes.
         """
         path = directory / f"{file_name(board)}.console.log"
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                text = visible_line(line.text)
-                if line.kind in ("gap", "open"):
-                    text = f"--- {line.kind}: {text} ---"
-                file.write(f"{stamp(line.time)} {text}\n")
+        write_lines(path, lines)
         return os.path.relpath(path, self.path)
+
+
+def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
+    """Write lines of a console with their times."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            text = visible_line(line.text)
+            if line.kind in ("gap", "open"):
+                text = f"--- {line.kind}: {text} ---"
+            file.write(f"{stamp(line.time)} {text}\n")
 
 
 def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:

@@ -88,9 +88,8 @@ class Lab:
             ["gcc", "-x", "c", "-o", str(program), "-"], input=text, text=True, capture_output=True, timeout=60
         )
         if compiled.returncode:
-            run.write_header(
-                replace(header, notes=(next(line for line in compiled.stderr.splitlines() if "error" in line),))
-            )
+            error = next(line for line in compiled.stderr.splitlines() if "error" in line)
+            run.write_header(replace(header, notes=(error,)))
             return
         status = subprocess.run([program], timeout=60).returncode
         if status == 3:
