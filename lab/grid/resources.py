@@ -37,3 +37,11 @@ class SleepState(Resource):
     """Where a board's ACPI sleep state can be read: its BMC (IPMI v2.0, Get ACPI Power State, 20.7)."""
 
     via: Any = attr.ib(default="bmc", validator=attr.validators.instance_of(str))
+
+
+@target_factory.reg_resource
+@attr.s(eq=False)
+class NetworkBoot(Resource):
+    """A board without a boot loader of its own: the lab machine serves it what to boot from ``folder``."""
+
+    folder: Any = attr.ib(validator=attr.validators.instance_of(str))

@@ -18,14 +18,15 @@ from typing import Any
 
 import yaml
 
-from lab import machine, paths
+from lab import machine, netboot, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
+from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BoardSpec, Lab
 from lab.wait import wait_until
 
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
-RESOURCES = ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")
+RESOURCES = ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")  # of every board
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 def write_files(lab: Lab, folder: Path) -> None:
     """exporter.yaml, places.yaml, env.yaml, env.sh, and a recorder configuration a board."""
     boards = list(lab.boards.values())
-    _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
+    _dump(folder / "exporter.yaml", {board.name: exported(lab, board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
         f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
@@ -149,6 +150,12 @@ def write_files(lab: Lab, folder: Path) -> None:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
     lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
+    if lab.netboot and served:
+        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab)), lab.netboot.server]
+        _dump(folder / NETBOOT_COMMAND, command)
+    else:
+        (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
@@ -160,11 +167,11 @@ def recorder_config(folder: Path, board: str) -> Path:
     return folder / "console" / f"{board}.recorder.json"
 
 
-def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
+def exported(lab: Lab, board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
     bmc = asdict(board.bmc)
     del bmc["protocol"]
-    return {
+    found = {
         "IPMIPort": bmc,
         "NetworkSerialPort": {
             "host": "127.0.0.1",
@@ -180,6 +187,9 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
         "NetworkService": {"address": board.ssh_host, "username": board.ssh_user, "port": board.ssh_port},
         "SleepState": {"via": "bmc"},
     }
+    if board.boot == "network":
+        found["NetworkBoot"] = {"folder": str(netboot.home(lab, board))}
+    return found
 
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From power off to a dom0 that answers, on the boot entry that is wanted.
 
 ``known-good`` is the boot loader's default and nothing under test; ``under-test`` is booted once at a time: by
-GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not.
+GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not. A board that boots by
+network is served its menu anew at each boot, with the default that is wanted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import attr
@@ -17,6 +19,7 @@ from labgrid.factory import target_factory
 from labgrid.step import step
 from labgrid.strategy import Strategy, StrategyError
 
+from lab import netboot
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
@@ -52,6 +55,7 @@ class XenStrategy(Strategy):
         "recorder": "RecordedConsoleDriver",
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
+        "network": {"NetworkBoot", None},
     }
     status: Any = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
@@ -73,7 +77,7 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: str = "known-good", step: Any = None) -> None:
+    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
@@ -98,7 +102,7 @@ class XenStrategy(Strategy):
                 self.reboot(entry=entry, until=wanted)
         self.status = wanted
 
-    def reboot(self, *, entry: str, until: Status = Status.dom0) -> None:
+    def reboot(self, *, entry: netboot.Entry, until: Status = Status.dom0) -> None:
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
         :raises HypervisorCrash: the console showed one on the way.
@@ -133,8 +137,12 @@ class XenStrategy(Strategy):
         for driver in (self.power, self.recorder, self.dom0):
             self.target.activate(driver)
 
-    def _prepare(self, entry: str) -> bool:
-        """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
+    def _prepare(self, entry: netboot.Entry) -> bool:
+        """Have ``entry`` booted next; True when there is nobody to ask for that, so that the menu must be used."""
+        if self.network:
+            netboot.choose(Path(self.network.folder), entry)
+            self.dom0.ssh.close()
+            return False
         environment = "/boot/grub/grubenv"
         change = f"set next_entry={ENTRY_ID}" if entry == "under-test" else "unset next_entry"
         try:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab import credentials, machine, paths
+from lab import credentials, machine, netboot, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
@@ -52,7 +52,9 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     for board in boards:
         home = directory / board.name
         home.mkdir(parents=True, exist_ok=True)
-        _fresh_disk(home, base)
+        if board.boot == "disk":
+            _fresh_disk(home, base)
+        _fresh_variables(home, board)
         identity.write_seed(home / "seed.tar", lab, board, keys)
     accelerator = _proved(lab, boards, directory, base, progress)
     for board in boards:
@@ -67,6 +69,13 @@ def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
+def _fresh_variables(home: Path, board: BoardSpec) -> None:
+    if board.virtual and board.virtual.firmware == "uefi":
+        if not qemu.UEFI_VARIABLES.exists():
+            raise UsageError(f"{board.name}: its firmware, {qemu.UEFI_VARIABLES}, is not there (Debian package ovmf)")
+        shutil.copyfile(qemu.UEFI_VARIABLES, home / "uefi-variables.fd")
+
+
 def _proved(
     lab: Lab,
     boards: list[BoardSpec],
@@ -78,8 +87,9 @@ def _proved(
     asking = [board for board in boards if board.virtual and board.virtual.accelerator == "proved"]
     if not asking:
         return "tcg"
-    first = asking[0]
+    first = replace(asking[0], boot="disk")
     home = directory / first.name
+    _fresh_disk(home, base)
     found = accelerators.proved(first, home, first.bmc.port + KCS_OFFSET, base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
@@ -94,7 +104,10 @@ def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> D
             peer_port = peer.virtual.link_port if peer.virtual else 0
     if board.virtual.accelerator == "proved":
         board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
-    return DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
+    config = DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
+    if board.boot == "network":
+        config = replace(config, netboot=lab.netboot, served=str(netboot.folder(lab)))
+    return config
 
 
 def _ensure_password(lab: Lab) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NetbootSpec, NicSpec, VirtualSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class DaemonConfig:
     board: BoardSpec
     kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
+    netboot: NetbootSpec | None = None  # the network it boots from, if it has no disk
+    served: str = ""  # folder of what it gets there
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:
@@ -35,4 +37,5 @@ def read_config(path: Path) -> DaemonConfig:
     board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
     board["capabilities"] = frozenset(board["capabilities"])
     board["virtual"] = VirtualSpec(**board["virtual"]) if board["virtual"] else None
+    data["netboot"] = NetbootSpec(**data["netboot"]) if data["netboot"] else None
     return DaemonConfig(board=BoardSpec(**board), **data)
