@@ -141,6 +141,7 @@ class XenStrategy(Strategy):
         """Have ``entry`` booted next; True when there is nobody to ask for that, so that the menu must be used."""
         if self.network:
             netboot.choose(Path(self.network.folder), entry)
+            self.power.bootdev("pxe")
             self.dom0.ssh.close()
             return False
         environment = "/boot/grub/grubenv"

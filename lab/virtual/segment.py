@@ -25,6 +25,7 @@ from lab.virtual.qemu import DIE_WITH_PARENT
 
 TUN = Path("/dev/net/tun")
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
+DHCP_PORT = 67
 START_TIMEOUT = 15.0  # seconds; half a second on an idle machine
 
 
@@ -84,8 +85,9 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
     server = [sys.executable, "-P", "-m", "lab.netboot.server", str(folder), address.split("/")[0]]
     parts = [await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command) for command in (dnsmasq, server)]
     ended = {asyncio.create_task(part.wait()) for part in parts}
-    while not ended.intersection(task for task in ended if task.done()) and not await _answers(address.split("/")[0]):
-        await asyncio.wait(ended, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+    while not await _is_served(address.split("/")[0]):
+        if (await asyncio.wait(ended, timeout=0.1, return_when=asyncio.FIRST_COMPLETED))[0]:
+            return 1
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _join(reader, writer, board)
@@ -97,13 +99,15 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
     return 1
 
 
-async def _answers(address: str) -> bool:
+async def _is_served(address: str) -> bool:
+    """Whether HTTP is answered and somebody listens for DHCP, in this namespace."""
     try:
         _, writer = await asyncio.open_connection(address, netboot.PORT)
     except OSError:
         return False
     writer.close()
-    return True
+    listeners = Path("/proc/self/net/udp").read_text(encoding="ascii").splitlines()[1:]
+    return any(line.split()[1].endswith(f":{DHCP_PORT:04X}") for line in listeners)
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, board: str) -> None:
