@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ DEFAULT_BUILD = "pv32-debug"
 GUESSED_SECONDS = 30.0  # a case that never ran here
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
+READY_LIMIT = 900.0  # seconds to bring the boards of a pair up: one that needs longer is left to the worker
 RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
 
 
@@ -189,12 +190,16 @@ class Night:
         durations = _read_durations()
         single = [case for case in cases if case.boards == 1]
         pairs = [case for case in cases if case.boards == 2]
-        if single:
+        shares = plan_single(single, list(self._lab.boards.values()), build, durations)
+        if shares:
             with self._phase("cases on single boards"):
-                self._workers(plan_single(single, list(self._lab.boards.values()), build, durations))
+                self._workers(shares)
         if pairs:
             joined = self._lab.pairs()
             boards = tuple(board.name for board in joined[0]) if joined else tuple(self._lab.boards)
+            if joined and not shares:
+                with self._phase("boards of the pair"):
+                    self._bring_up(boards, build)
             with self._phase("cases on pairs"):
                 self._workers([Share(boards, build, tuple(case.nodeid for case in pairs))])
 
@@ -218,6 +223,21 @@ class Night:
                 self._notes.append(
                     f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
                 )
+
+    def _bring_up(self, boards: Sequence[str], build: str) -> None:
+        """Bring boards up side by side, for a worker that would do it one after the other."""
+        running = []
+        for board in boards:
+            command = [sys.executable, "-P", "-m", "lab.ready"]
+            command += [str(self._inventory), board, build, str(self.folder.path)]
+            running.append(_spawn(command, self.folder.path / f"ready-{board}-{Path(build).stem}.log"))
+        deadline = time.monotonic() + READY_LIMIT
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            _end(running)
 
     def _show_new(self) -> None:
         results = list(self.folder.results())
@@ -246,16 +266,7 @@ class Night:
             f"--build={share.build}",
         ]
         command += [f"@{arguments}"]
-        with open(self._worker_log(share), "ab") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=paths.CHECKOUT,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-                env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
+        return _spawn(command, self._worker_log(share))
 
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
@@ -303,6 +314,20 @@ def _to_history(folder: RunFolder) -> str:
         log.exception("import into the history")
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _spawn(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
+    """A process of this run, what it says appended to a file."""
+    with open(log_file, "ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=paths.CHECKOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
