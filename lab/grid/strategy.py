@@ -117,6 +117,9 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
             self.power.off()
+            if self.network:  # not before: a board that resets itself all the time would use the choice up
+                netboot.choose(Path(self.network.folder), entry)
+                self.power.bootdev("pxe")
             self.since = self.console.mark()
             started = time.time()
             # What a board that was off has printed proves its power better than a status that is said to settle.
@@ -138,10 +141,8 @@ class XenStrategy(Strategy):
             self.target.activate(driver)
 
     def _prepare(self, entry: netboot.Entry) -> bool:
-        """Have ``entry`` booted next; True when there is nobody to ask for that, so that the menu must be used."""
+        """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
         if self.network:
-            netboot.choose(Path(self.network.folder), entry)
-            self.power.bootdev("pxe")
             self.dom0.ssh.close()
             return False
         environment = "/boot/grub/grubenv"
