@@ -33,7 +33,7 @@ MAC = "52:54:00:22:13:00"
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> inventory.Lab:
     """The shipped lab with a board that boots by network, served from a folder of the test's own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return inventory.load(paths.CHECKOUT / "inventory" / "firmware.yaml")
+    return inventory.load(paths.CHECKOUT / "inventory" / "diskless.yaml")
 
 
 @pytest.fixture
@@ -292,11 +292,11 @@ def test_a_lab_of_machines_serves_them_itself(lab: inventory.Lab, board: invento
             '"52:54:00:22:13:00"',
             "needs nics.management with mac and address",
         ),
-        ("firmware: uefi", "firmware: efi", "'bios' or 'uefi'"),
+        ("link_port: 22135", "link_port: 22135, firmware: efi", "'bios' or 'uefi'"),
     ],
 )
 def test_mistakes_in_the_inventory_are_told_by_their_line(tmp_path: Path, old: str, new: str, said: str) -> None:
-    text = (paths.CHECKOUT / "inventory" / "firmware.yaml").read_text(encoding="utf-8")
+    text = (paths.CHECKOUT / "inventory" / "diskless.yaml").read_text(encoding="utf-8")
     assert old in text
     file = tmp_path / "wrong.yaml"
     file.write_text(text.replace(old, new), encoding="utf-8")

@@ -214,7 +214,7 @@ def _entry(title: str, name: str, hotkey: str, xen: str, options: str, dom0: str
 menuentry "{title}" --id {name} --hotkey={hotkey} {{
     multiboot2 {xen} {options}
     module2 /image/vmlinuz {dom0}
-    module2 /image/initrd
+    module2 --nounzip /image/initrd
 }}
 """
 
