@@ -44,6 +44,7 @@ class Seat:
 
     board: Board
     proof: provision.Proof | None = None
+    boot_id: str = ""  # of the dom0 that gave it
     capabilities: frozenset[str] = frozenset()
     suspect: str = ""  # why the next case must not trust the board as it is
     deployed: bool = False  # the build under test was put onto it by this process
@@ -85,7 +86,7 @@ class Rig:
         seat = self.seats[name]
         if seat.refused:
             raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
-        if seat.proof and not seat.suspect and seat.board.is_reachable():
+        if seat.proof and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -151,12 +152,20 @@ class Rig:
                 if attempt == 2:
                     raise
 
+    def _is_same_boot(self, seat: Seat) -> bool:
+        """Whether dom0 answers and is the one that gave the proof: a case may have had its board rebooted."""
+        try:
+            return bool(seat.proof and boot_id(seat.board) == seat.boot_id)
+        except BenchError:
+            return False
+
     def _is_proved(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():
             seat.proof = None
             return False
         try:
             proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
+            seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False
@@ -264,8 +273,16 @@ def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[s
 
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    "pv hvm hap shadow iommu pv32 numa cpu-offline s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair".split()
+    (
+        "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
+        "pstate cstate dma-device self-ssh"
+    ).split()
 )
+
+
+def boot_id(board: Board) -> str:
+    """What Linux in dom0 calls this boot, and no other. :raises BenchError: it does not answer."""
+    return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
 
 
 def _note(board: str, title: str, body: str) -> Evidence:

@@ -8,7 +8,8 @@ a mainboard. QMP ends here.
 Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
 ``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set nmi 1``,
-``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable).
+``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable),
+``set shape NAME|own`` (processors and memory, from the next power on).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, qemu
 from lab.virtual.cable import SerialCable
 from lab.virtual.segment import Segment
-from lab.virtual.spec import read_config
+from lab.virtual.spec import OWN_SHAPE, read_config
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Machine:
     boot_device: str = "none"  # as IPMI's boot flags name it; "default" is the disk
     boot_persistent: bool = False
     tap: int = -1  # descriptor of the network that a board without a disk boots from
+    shape: str = ""  # of the inventory's `shapes`; its own when empty
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -68,9 +70,9 @@ class Machine:
                 await self._execute("system_wakeup")
             return
         await self._forget()
-        shape = self.board.virtual
-        assert shape is not None
-        argv = qemu.arguments(self.board, shape, self.wiring, boot_device=self.boot_device, tap=self.tap)
+        assert self.board.virtual is not None
+        form = self.board.virtual.shaped(self.shape)
+        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot_device, tap=self.tap)
         if not self.boot_persistent:
             self.boot_device = "none"
         self._sleeping = False
@@ -270,6 +272,11 @@ class Daemon:
                 machine.boot_device = device
             case ["set", "persistent", value]:
                 machine.boot_persistent = value == "1"
+            case ["set", "shape", name]:
+                assert machine.board.virtual is not None
+                if name != OWN_SHAPE and name not in machine.board.virtual.shapes:
+                    return f"error: there is no shape {name}"
+                machine.shape = "" if name == OWN_SHAPE else name
             case ["set", "link", state]:
                 await machine.set_link(state == "1")
             case _:

@@ -62,7 +62,7 @@ def arguments(
         argv += ["-device", "ide-hd,drive=disk,bus=ide.0,bootindex=2"]
         argv += ["-drive", f"if=none,id=seed,file={wiring.seed},format=raw,snapshot=on"]
         argv += ["-device", "ide-hd,drive=seed,bus=ide.1"]
-    argv += _nics(board, shape, wiring, pxe=boot_device == "pxe", tap=tap)
+    argv += _devices(board, shape, wiring, pxe=boot_device == "pxe", tap=tap)
     argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
     argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     argv += ["-chardev", f"socket,id=kcs,host=127.0.0.1,port={wiring.kcs_port},reconnect=2"]
@@ -90,12 +90,12 @@ def _numa(shape: VirtualSpec) -> list[str]:
     return argv
 
 
-def _nics(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, pxe: bool, tap: int) -> list[str]:
-    """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through.
+def _devices(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, pxe: bool, tap: int) -> list[str]:
+    """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through; the DMA device.
 
     ``pxe``: the management port has its boot ROM, and comes before the disk; one of a board without a disk always has.
 
-    Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare.
+    Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare, 5 DMA device.
     """
     argv: list[str] = []
     if nic := board.nics.get("management"):
@@ -117,4 +117,6 @@ def _nics(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, pxe: bool, ta
     if nic := board.nics.get("spare"):
         argv += ["-netdev", "user,id=spare,restrict=on"]
         argv += ["-device", f"e1000e,netdev=spare,mac={nic.mac},addr=4,romfile="]
+    if "dma-device" in board.capabilities:  # its DMA reaches all of memory; by itself QEMU's has 28 address bits
+        argv += ["-device", f"edu,dma_mask={2**64 - 1},addr=5"]
     return argv
