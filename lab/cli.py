@@ -185,15 +185,15 @@ def prepare(
 def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Write what boards without a disk are served by this machine, with dnsmasq's configuration; `lab up` does too."""
     from lab import inventory as inventories
-    from lab import nightly as night
     from lab.grid import services
+    from lab.virtual import served
 
     lab = inventories.load(inventory)
     if not lab.network_booted():
         raise UsageError(f"{inventory}: no board in it has boot: network")
     if services.status(services.directory(lab)).processes:
         raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
-    folder = night.serve(lab, progress=lambda text: typer.echo(text, err=True))
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
     typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
     typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
     typer.echo("HTTP is a service of the lab: `xenlab lab up`")

@@ -12,14 +12,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import builds, inventory, netboot, paths, runs
+from lab import builds, inventory, paths, runs
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
@@ -494,7 +493,9 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     if services.status(directory).processes:
         raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
     if lab.network_booted():
-        serve(lab, progress=progress)
+        from lab.virtual import served
+
+        served.write(lab, progress=progress)
     if lab.is_virtual:
         from lab.virtual import boards
 
@@ -505,23 +506,6 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     except LabError:
         lab_down(lab)
         raise
-
-
-def serve(lab: Lab, *, progress: Callable[[str], None] | None = None) -> Path:
-    """Write what boards that boot by network are served, known-good build and identities; the folder it is in.
-
-    :raises BenchError: the image or GRUB cannot be made.
-    """
-    from lab.virtual import identity, image
-
-    made, keys = image.make(progress=progress), paths.state() / "lab" / "ssh"
-    with tempfile.TemporaryDirectory() as scratch:
-        identities = {board.name: Path(scratch, f"{board.name}.tar") for board in lab.network_booted()}
-        for name, path in identities.items():
-            identity.write_seed(path, lab, lab.boards[name], keys)
-        netboot.write(lab, boot=made.kernel_root / "boot", root=made.root, identities=identities)
-    (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
-    return netboot.folder(lab)
 
 
 def lab_shape(lab: Lab, name: str, shape: str) -> None:
