@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -25,6 +26,7 @@ from lab.errors import BenchError, UsageError
 from lab.grid import services, supervisor
 from lab.netboot import server
 from lab.virtual.segment import TUN, Segment
+from lab.wait import wait_until
 
 MAC = "52:54:00:22:13:00"
 
@@ -57,6 +59,12 @@ def publish(lab: inventory.Lab, board: inventory.BoardSpec, tmp_path: Path, *, x
     (tmp_path / "xen.gz").write_bytes(xen)
     files = {"boot/xenlab/xen-under-test.gz": tmp_path / "xen.gz"}
     netboot.publish(lab, board, files, title="mine", options="com1=115200 console=com1 sync_console", digest="d1")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def entries(menu: str) -> Mapping[str, str]:
@@ -215,9 +223,7 @@ def test_the_network_answers_its_board_and_no_other(
     if not os.access(TUN, os.R_OK | os.W_OK):
         pytest.skip(f"{TUN} may not be opened")
     assert lab.netboot
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        board = replace(board, ssh_port=probe.getsockname()[1])
+    board = replace(board, ssh_port=free_port())
     segment = Segment(board, lab.netboot, netboot.folder(lab), tmp_path)
 
     async def scenario() -> list[dict[str, str] | None]:
@@ -239,9 +245,7 @@ def test_a_network_that_does_not_come_up_says_why(
 ) -> None:
     conf = netboot.folder(lab) / "dnsmasq.conf"
     conf.write_text(conf.read_text(encoding="utf-8") + "no-such-option=1\n", encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        board = replace(board, ssh_port=probe.getsockname()[1])
+    board = replace(board, ssh_port=free_port())
     assert lab.netboot
     segment = Segment(board, lab.netboot, netboot.folder(lab), tmp_path)
 
@@ -271,13 +275,49 @@ def test_dnsmasq_takes_the_configuration(lab: inventory.Lab, own: Path) -> None:
 # -- machines ----------------------------------------------------------------------------------------------------
 
 
-def test_a_lab_of_machines_serves_them_itself(lab: inventory.Lab, board: inventory.BoardSpec, tmp_path: Path) -> None:
-    steel = replace(lab, boards={board.name: replace(board, virtual=None)})
-    services.write_files(steel, tmp_path)
-    served = [service for service in supervisor.services(tmp_path) if service.name == "netboot"]
-    assert [service.command[-2:] for service in served] == [[str(netboot.folder(lab)), "10.0.2.2"]]
+@pytest.fixture
+def machines(lab: inventory.Lab, own: Path, monkeypatch: pytest.MonkeyPatch) -> inventory.Lab:
+    """A lab of one machine without a disk, on free ports; the network that it boots from is loopback."""
+    monkeypatch.setenv("XENLAB_CREDENTIAL_VIRTUAL_BMC", "admin:secret")
+    monkeypatch.setattr(netboot, "PORT", free_port())
+    (board,) = lab.network_booted()
+    console = replace(board.console, serve_port=free_port(), lines_port=free_port())
+    nics = {"management": replace(board.nics["management"], address="127.0.0.1/8")}
+    machine = replace(board, virtual=None, console=console, nics=nics)
+    (netboot.folder(lab) / "addresses" / "127.0.0.1").symlink_to(Path("..", "boards", board.name))
+    spec = inventory.NetbootSpec("127.0.0.1/8", "lo")
+    return replace(lab, boards={board.name: machine}, coordinator=f"127.0.0.1:{free_port()}", netboot=spec)
+
+
+def supervised(folder: Path) -> subprocess.Popen[str]:
+    """The real services of that folder, up or given up."""
+    command = [sys.executable, "-P", "-m", "lab.grid.supervisor", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=paths.environment())
+    wait_until(lambda: (folder / "ready").exists() or process.poll() is not None, 60, "services")
+    return process
+
+
+def test_a_lab_of_machines_serves_them_itself(machines: inventory.Lab, tmp_path: Path) -> None:
+    services.write_files(machines, tmp_path)
+    with supervised(tmp_path) as process:
+        try:
+            assert services.status(tmp_path).is_up
+            assert Client(netboot.PORT, "127.0.0.1").get("/board/grub.cfg")[1].startswith(b"set default=known-good")
+        finally:
+            process.terminate()
+
+
+def test_a_lab_that_cannot_serve_its_machines_does_not_come_up(machines: inventory.Lab, tmp_path: Path) -> None:
+    services.write_files(machines, tmp_path)
+    with socket.create_server(("127.0.0.1", netboot.PORT)), supervised(tmp_path) as process:
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "netboot does not start" in said and "Address already in use (netboot.address in the inventory)" in said
+
+
+def test_a_virtual_board_has_a_server_of_its_own(lab: inventory.Lab, tmp_path: Path) -> None:
     services.write_files(lab, tmp_path)
-    assert "netboot" not in [service.name for service in supervisor.services(tmp_path)], "a virtual board has its own"
+    assert "netboot" not in [service.name for service in supervisor.services(tmp_path)]
 
 
 @pytest.mark.parametrize(

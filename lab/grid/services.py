@@ -152,8 +152,8 @@ def write_files(lab: Lab, folder: Path) -> None:
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
     served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
     if lab.netboot and served:
-        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab)), lab.netboot.server]
-        _dump(folder / NETBOOT_COMMAND, command)
+        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab))]
+        _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
     else:
         (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
     consoles = folder / "console"

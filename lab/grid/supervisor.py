@@ -18,6 +18,8 @@ from pathlib import Path
 
 import yaml
 
+from lab.netboot import SERVING
+
 log = logging.getLogger("supervisor")
 
 BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before a start is tried again
@@ -85,7 +87,7 @@ def services(directory: Path) -> list[Service]:
         found.append(Service(f"recorder-{board}", command, str(config), directory))
     if (directory / NETBOOT_COMMAND).exists():
         words = yaml.safe_load((directory / NETBOOT_COMMAND).read_text(encoding="utf-8"))
-        found.append(Service("netboot", words, words[-2], directory))
+        found.append(Service("netboot", words, words[-3], directory))
     words = [exporter, "-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", words, exporter, directory))
     return found
@@ -135,6 +137,9 @@ def main() -> int:
 def _is_ready(directory: Path, kept: list[Service]) -> bool:
     boards = [service.name.removeprefix("recorder-") for service in kept if service.name.startswith("recorder-")]
     if not all((directory / "console" / f"{board}.ready").exists() for board in boards):
+        return False
+    served = [Path(service.mark) for service in kept if service.name == "netboot"]
+    if not all((folder / SERVING).exists() for folder in served):
         return False
     environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
     host, _, port = environment["options"]["coordinator_address"].rpartition(":")

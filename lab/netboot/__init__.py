@@ -14,6 +14,7 @@ The folder of a lab (:func:`folder`)::
     boards/NAME/identity.tar  the board's name, addresses and keys
     boards/NAME/under-test/   menu.cfg, xen.gz, files.tar: the build under test (:func:`publish`)
     boards/NAME/next          there: the next boot is the entry under test
+    serving                   there: the server listens
     addresses/ADDRESS         -> boards/NAME: a board is known by the address that dnsmasq gives its port
 """
 
@@ -38,6 +39,7 @@ from lab.inventory import BoardSpec, Lab, NetbootSpec
 Entry = Literal["known-good", "under-test"]
 
 PORT = 80  # GRUB 2.06 speaks HTTP to no other
+SERVING = "serving"
 ENTRY_IDS: Mapping[str, str] = {"known-good": "known-good", "under-test": "xenlab-under-test"}
 # What asks, and what it gets: format and modules of GRUB. Client architectures: RFC 4578 and IANA's list.
 GRUBS = {

@@ -1,4 +1,4 @@
-"""``python -m lab.netboot.server FOLDER ADDRESS``: what boards get by HTTP on the network they boot from.
+"""``python -m lab.netboot.server FOLDER ADDRESS PORT``: what boards get by HTTP on the network they boot from.
 
 ``/image/...`` is the same for all; ``/board/...`` is the asking board's own (another host gets 404), and
 ``/board/grub.cfg`` is made for each boot (:func:`lab.netboot.menu`).
@@ -84,19 +84,17 @@ def listen(folder: Path, address: str, port: int) -> ThreadingHTTPServer:
 def main() -> int:
     """Entry point; the log goes to stdout, which whoever starts this sends to a file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    folder, address = Path(sys.argv[1]), sys.argv[2]
+    folder, address, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     try:
-        server = listen(folder, address, netboot.PORT)
+        server = listen(folder, address, port)
     except PermissionError:
-        sys.stdout.write(
-            f"port {netboot.PORT} may not be had; "
-            f"as root: sysctl -w net.ipv4.ip_unprivileged_port_start={netboot.PORT}\n"
-        )
+        sys.stdout.write(f"port {port} may not be had; as root: sysctl -w net.ipv4.ip_unprivileged_port_start={port}\n")
         return 1
     except OSError as error:
-        sys.stdout.write(f"{address}:{netboot.PORT}: {error.strerror} (netboot.address in the inventory)\n")
+        sys.stdout.write(f"{address}:{port}: {error.strerror} (netboot.address in the inventory)\n")
         return 1
-    log.info("serving %s on %s:%d", folder, address, netboot.PORT)
+    (folder / netboot.SERVING).touch()
+    log.info("serving %s on %s:%d", folder, address, port)
     server.serve_forever()
     return 0
 

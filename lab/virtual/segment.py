@@ -82,10 +82,10 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
         subprocess.run(["ip", *words.split()], check=True, timeout=10)
     # In the foreground and as it is: here there is no other user to become.
     dnsmasq = ["dnsmasq", "--no-daemon", f"--conf-file={folder / 'dnsmasq.conf'}"]
-    server = [sys.executable, "-P", "-m", "lab.netboot.server", str(folder), address.split("/")[0]]
+    server = [sys.executable, "-P", "-m", "lab.netboot.server", str(folder), address.split("/")[0], str(netboot.PORT)]
     parts = [await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command) for command in (dnsmasq, server)]
     ended = {asyncio.create_task(part.wait()) for part in parts}
-    while not await _is_served(address.split("/")[0]):
+    while not _is_served(folder):
         if (await asyncio.wait(ended, timeout=0.1, return_when=asyncio.FIRST_COMPLETED))[0]:
             return 1
 
@@ -99,15 +99,12 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
     return 1
 
 
-async def _is_served(address: str) -> bool:
-    """Whether HTTP is answered and somebody listens for DHCP, in this namespace."""
-    try:
-        _, writer = await asyncio.open_connection(address, netboot.PORT)
-    except OSError:
-        return False
-    writer.close()
+def _is_served(folder: Path) -> bool:
+    """Whether the server listens, and somebody for DHCP, in this namespace."""
     listeners = Path("/proc/self/net/udp").read_text(encoding="ascii").splitlines()[1:]
-    return any(line.split()[1].endswith(f":{DHCP_PORT:04X}") for line in listeners)
+    return (folder / netboot.SERVING).exists() and any(
+        line.split()[1].endswith(f":{DHCP_PORT:04X}") for line in listeners
+    )
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, board: str) -> None:
