@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +23,11 @@ from lab import machine, netboot, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
 from lab.grid.supervisor import NETBOOT_COMMAND
-from lab.inventory import BoardSpec, Lab
+from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
+BMC_PORTS = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
-RESOURCES = ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")  # of every board
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,9 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 
 def write_files(lab: Lab, folder: Path) -> None:
-    """exporter.yaml, places.yaml, env.yaml, env.sh, and a recorder configuration a board."""
+    """exporter.yaml, places.yaml, env.yaml, env.sh, inventory.yaml, and a recorder configuration a board."""
     boards = list(lab.boards.values())
-    _dump(folder / "exporter.yaml", {board.name: exported(lab, board) for board in boards})
+    _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
         f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
@@ -141,7 +142,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(
         folder / "env.yaml",
         {
-            "targets": {board.name: _target(board) for board in boards},
+            "targets": {board.name: _target(lab, board) for board in boards},
             "options": {"coordinator_address": lab.coordinator},
             "imports": [str(folder / "xenlab_drivers.py")],
         },
@@ -156,6 +157,7 @@ def write_files(lab: Lab, folder: Path) -> None:
         _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
     else:
         (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
+    shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
@@ -167,12 +169,16 @@ def recorder_config(folder: Path, board: str) -> Path:
     return folder / "console" / f"{board}.recorder.json"
 
 
-def exported(lab: Lab, board: BoardSpec) -> dict[str, dict[str, Any]]:
+def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
-    bmc = asdict(board.bmc)
-    del bmc["protocol"]
-    found = {
-        "IPMIPort": bmc,
+    spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
+    if board.bmc.protocol in BMC_PORTS:
+        keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
+        power[BMC_PORTS[board.bmc.protocol]] = {name: spec[name] for name in keys}
+    if pdu := board.pdu:
+        power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
+    return {
+        **power,
         "NetworkSerialPort": {
             "host": "127.0.0.1",
             "port": board.console.serve_port,
@@ -187,9 +193,6 @@ def exported(lab: Lab, board: BoardSpec) -> dict[str, dict[str, Any]]:
         "NetworkService": {"address": board.ssh_host, "username": board.ssh_user, "port": board.ssh_port},
         "SleepState": {"via": "bmc"},
     }
-    if board.boot == "network":
-        found["NetworkBoot"] = {"folder": str(netboot.home(lab, board))}
-    return found
 
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
@@ -209,15 +212,16 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _target(board: BoardSpec) -> dict[str, Any]:
+def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
-            "IPMIPowerDriver": {},
+            **({"NetworkPowerDriver": {}} if board.pdu else {}),
+            "BmcDriver": {},
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {},
+            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
         },
     }
 

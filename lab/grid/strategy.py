@@ -7,6 +7,7 @@ network is served its menu anew at each boot, with the default that is wanted.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import time
@@ -22,7 +23,7 @@ from labgrid.strategy import Strategy, StrategyError
 from lab import netboot
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
+from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductTimeout, WaitTimeout
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ class XenStrategy(Strategy):
     """Brings a board to a status; ``labgrid-client -s dom0`` does it for people."""
 
     bindings = {
-        "power": "IPMIPowerDriver",
+        "power": "BmcDriver",
         "recorder": "RecordedConsoleDriver",
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
-        "network": {"NetworkBoot", None},
     }
+    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
     status: Any = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
@@ -117,9 +118,10 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
             self.power.off()
-            if self.network:  # not before: a board that resets itself all the time would use the choice up
-                netboot.choose(Path(self.network.folder), entry)
-                self.power.bootdev("pxe")
+            if self.served:  # not before: a board that resets itself all the time would use the choice up
+                netboot.choose(Path(self.served), entry)
+                with contextlib.suppress(MissingCapability):  # an outlet alone: the firmware's own order must do
+                    self.power.bootdev("pxe")
             self.since = self.console.mark()
             started = time.time()
             # What a board that was off has printed proves its power better than a status that is said to settle.
@@ -142,7 +144,7 @@ class XenStrategy(Strategy):
 
     def _prepare(self, entry: netboot.Entry) -> bool:
         """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
-        if self.network:
+        if self.served:
             self.dom0.ssh.close()
             return False
         environment = "/boot/grub/grubenv"

@@ -90,6 +90,8 @@ def services(directory: Path) -> list[Service]:
         found.append(Service("netboot", words, words[-3], directory))
     words = [exporter, "-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", words, exporter, directory))
+    reaper = [sys.executable, "-P", "-m", "lab.grid.reaper", str(directory)]
+    found.append(Service("reaper", reaper, f"lab.grid.reaper\0{directory}", directory))
     return found
 
 

@@ -1,13 +1,13 @@
 """One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
 
-Holds the board's serial cable, its BMC (OpenIPMI's ``ipmi_sim``), the network it boots from if it has no disk, and,
-while powered, its QEMU machine. The BMC
-owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
-a mainboard. QMP ends here.
+Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service), the network it boots from if it has no
+disk, and, while powered, its QEMU machine. The BMC owns power: it asks this daemon over the control socket
+(``firmware/bmc/chassis``), as a BMC pulls the lines of a mainboard. QMP ends here.
 
 Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
-``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set nmi 1``,
+``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set button 1``
+(the same, and powers on a board that is off), ``set nmi 1``,
 ``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on).
 """
@@ -204,7 +204,7 @@ class Daemon:
             self._segment = Segment(board, self._config.netboot, Path(self._config.served), self._directory)
 
     async def run(self) -> int:
-        """Until SIGTERM; then power is cut. Status 1 when the BMC simulator or the network ended by itself."""
+        """Until SIGTERM; then power is cut. Status 1 when the BMC or the network ended by itself."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -214,7 +214,7 @@ class Daemon:
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._control, str(control))
         self._simulator = await bmc.start_simulator(self._directory, self._config)
-        parts = {asyncio.create_task(self._simulator.wait()): "ipmi_sim ended by itself with status %s; see bmc.log"}
+        parts = {asyncio.create_task(self._simulator.wait()): "the BMC ended by itself with status %s; see bmc.log"}
         if self._segment:
             await self._segment.start()
             self._machine.tap = self._segment.tap
@@ -266,6 +266,8 @@ class Daemon:
                 await machine.reset()
             case ["set", "shutdown", _]:
                 await machine.press_power_button()
+            case ["set", "button", _]:
+                await (machine.press_power_button() if machine.is_powered else machine.power_on())
             case ["set", "nmi", _]:
                 await machine.inject_nmi()
             case ["set", "boot", device]:
