@@ -145,6 +145,9 @@ class BoardSpec:
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
 
+    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
+        return hash(self.name)
+
     def xen_command_line(self, *later: str) -> str:
         """Xen's options on this board, in the order in which later ones win."""
         return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
