@@ -94,8 +94,7 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
     """
     for board in boards:
         if board.boot == "network":
-            log.info("offering %s to %s", wanted.build.name, board.name)
-            netboot.publish(
+            offered = netboot.publish(
                 lab,
                 board,
                 wanted.files(),
@@ -103,6 +102,7 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
                 options=wanted.command_line(board),
                 digest=wanted.digest(board),
             )
+            log.info("%s: %s is offered%s", board.name, wanted.build.name, "" if offered else " already")
     boards = [board for board in boards if board.boot == "disk"]
     if not boards:
         return

@@ -55,10 +55,13 @@ def own(lab: inventory.Lab, board: inventory.BoardSpec, tmp_path: Path) -> Path:
     return netboot.home(lab, board)
 
 
-def publish(lab: inventory.Lab, board: inventory.BoardSpec, tmp_path: Path, *, xen: bytes = b"a build") -> None:
+def publish(
+    lab: inventory.Lab, board: inventory.BoardSpec, tmp_path: Path, *, xen: bytes = b"a build", digest: str = "d1"
+) -> bool:
     (tmp_path / "xen.gz").write_bytes(xen)
     files = {"boot/xenlab/xen-under-test.gz": tmp_path / "xen.gz"}
-    netboot.publish(lab, board, files, title="mine", options="com1=115200 console=com1 sync_console", digest="d1")
+    options = "com1=115200 console=com1 sync_console"
+    return netboot.publish(lab, board, files, title="mine", options=options, digest=digest)
 
 
 def free_port() -> int:
@@ -111,12 +114,21 @@ def test_grub_uses_the_port_of_xens_console(lab: inventory.Lab, board: inventory
 def test_a_build_goes_to_the_board_whole(
     lab: inventory.Lab, board: inventory.BoardSpec, own: Path, tmp_path: Path
 ) -> None:
-    publish(lab, board, tmp_path, xen=b"first")
-    publish(lab, board, tmp_path, xen=b"second")
+    assert publish(lab, board, tmp_path, xen=b"first")
+    assert publish(lab, board, tmp_path, xen=b"second", digest="d2")
     assert (own / "under-test" / "xen.gz").read_bytes() == b"second"
     with tarfile.open(own / "under-test" / "files.tar") as tar:
         found = {member.name: (tar.extractfile(member).read(), member.uid) for member in tar}  # type: ignore[union-attr]
-    assert found == {"boot/xenlab/xen-under-test.gz": (b"second", 0), "var/lib/xenlab/deployed": (b"d1\n", 0)}
+    assert found == {"boot/xenlab/xen-under-test.gz": (b"second", 0), "var/lib/xenlab/deployed": (b"d2\n", 0)}
+
+
+def test_what_is_offered_already_is_left_alone(
+    lab: inventory.Lab, board: inventory.BoardSpec, own: Path, tmp_path: Path
+) -> None:
+    publish(lab, board, tmp_path)
+    before = (own / "under-test" / "files.tar").stat()
+    assert not publish(lab, board, tmp_path)
+    assert (own / "under-test" / "files.tar").stat() == before
 
 
 def test_nothing_is_offered_to_a_board_of_a_lab_that_is_not_up(

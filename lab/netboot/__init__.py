@@ -12,7 +12,7 @@ The folder of a lab (:func:`folder`)::
     image/                    known-good: xen.gz, vmlinuz, initrd, root.squashfs
     boards/NAME/menu.cfg      the known-good entry
     boards/NAME/identity.tar  the board's name, addresses and keys
-    boards/NAME/under-test/   menu.cfg, xen.gz, files.tar: the build under test (:func:`publish`)
+    boards/NAME/under-test/   menu.cfg, xen.gz, files.tar, marker: the build under test (:func:`publish`)
     boards/NAME/next          there: the next boot is the entry under test
     serving                   there: the server listens
     addresses/ADDRESS         -> boards/NAME: a board is known by the address that dnsmasq gives its port
@@ -100,17 +100,22 @@ def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -
         (where / "addresses" / _address(board)).symlink_to(Path("..", "boards", board.name))
 
 
-def publish(lab: Lab, board: BoardSpec, files: Mapping[str, Path], *, title: str, options: str, digest: str) -> None:
+def publish(lab: Lab, board: BoardSpec, files: Mapping[str, Path], *, title: str, options: str, digest: str) -> bool:
     """Offer a build under test to the board: what it boots from now on when :func:`choose` asks for it.
 
     ``files``: path from the board's root -> local file, with the hypervisor among them; ``options`` are Xen's;
-    ``digest`` names all of it and is what the board will say was deployed.
+    ``digest`` names all of it and is what the board will say was deployed. False: it was offered already.
+
+    :raises BenchError: the lab is not up.
     """
     assert lab.netboot
     own = home(lab, board)
     if not own.is_dir():
         raise BenchError(f"{board.name}: nothing is served to it: {own} is not there; is the lab up?")
     new, offered = own / "under-test.new", own / "under-test"
+    marker = f"{title} {digest}\n"
+    if (offered / "marker").exists() and (offered / "marker").read_text(encoding="utf-8") == marker:
+        return False
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     shutil.copyfile(files["boot/xenlab/xen-under-test.gz"], new / "xen.gz")
@@ -121,8 +126,10 @@ def publish(lab: Lab, board: BoardSpec, files: Mapping[str, Path], *, title: str
         said.size = len(digest) + 1
         tar.addfile(said, io.BytesIO(f"{digest}\n".encode("ascii")))
     (new / "menu.cfg").write_text(_under_test(lab.netboot, board, title, options), encoding="utf-8")
+    (new / "marker").write_text(marker, encoding="utf-8")
     shutil.rmtree(offered, ignore_errors=True)  # ended here, the board has its known-good build
     os.rename(new, offered)
+    return True
 
 
 def choose(own: Path, entry: Entry) -> None:
