@@ -25,6 +25,7 @@ from lab import inventory, netboot, paths
 from lab.errors import BenchError, UsageError
 from lab.grid import services, supervisor
 from lab.netboot import server
+from lab.virtual import boards
 from lab.virtual.segment import TUN, Segment
 from lab.wait import wait_until
 
@@ -325,6 +326,18 @@ def test_a_lab_that_cannot_serve_its_machines_does_not_come_up(machines: invento
         said, _ = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "netboot does not start" in said and "Address already in use (netboot.address in the inventory)" in said
+
+
+def test_a_missing_tool_is_named_with_its_package(
+    lab: inventory.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        pytest.skip(f"{TUN} may not be opened")
+    for tool in ("qemu-system-x86_64", "qemu-img", "ipmi_sim", "ip"):
+        (tmp_path / tool).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="dnsmasq is not installed .Debian package dnsmasq-base"):
+        boards.prepare(lab, tmp_path / "boards", tmp_path / "keys")
 
 
 def test_a_virtual_board_has_a_server_of_its_own(lab: inventory.Lab, tmp_path: Path) -> None:

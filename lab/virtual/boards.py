@@ -20,7 +20,7 @@ from lab import credentials, machine, netboot, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
-from lab.virtual import bmc, identity, image, qemu
+from lab.virtual import bmc, identity, image, qemu, segment
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 from lab.wait import wait_until
 
@@ -34,16 +34,10 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
 
     ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time.
 
-    :raises UsageError: QEMU is missing, or a port is taken.
+    :raises UsageError: QEMU or another tool is missing, or a port is taken.
     :raises BenchError: the image could not be made.
     """
-    for binary, package in (
-        (qemu.BINARY, "qemu-system-x86"),
-        ("qemu-img", "qemu-utils"),
-        ("ipmi_sim", "openipmi"),
-    ):
-        if shutil.which(binary) is None:
-            raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
+    _check_tools(lab)
     _check_ports(lab)  # before the disks of boards that run are touched
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
@@ -64,6 +58,20 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
 
 
+def _check_tools(lab: Lab) -> None:
+    boards = [board for board in lab.boards.values() if board.virtual]
+    tools = {qemu.BINARY: "qemu-system-x86", "qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
+    if any(board.virtual and board.virtual.firmware == "uefi" for board in boards):
+        tools[str(qemu.UEFI_VARIABLES)] = "ovmf"
+    if any(board.boot == "network" for board in boards):
+        tools |= {"dnsmasq": "dnsmasq-base", "ip": "iproute2"}
+        if not os.access(segment.TUN, os.R_OK | os.W_OK):
+            raise UsageError(f"{segment.TUN} may not be opened: boards without a disk need it (as root: chmod 0666)")
+    for tool, package in tools.items():
+        if shutil.which(tool, os.F_OK) is None:
+            raise UsageError(f"{tool} is not installed (Debian package {package}); `xenlab doctor` lists all")
+
+
 def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     disk = home / "disk.qcow2"
     disk.unlink(missing_ok=True)
@@ -73,8 +81,6 @@ def _fresh_disk(home: Path, base: image.DiskImage) -> None:
 
 def _fresh_variables(home: Path, board: BoardSpec) -> None:
     if board.virtual and board.virtual.firmware == "uefi":
-        if not qemu.UEFI_VARIABLES.exists():
-            raise UsageError(f"{board.name}: its firmware, {qemu.UEFI_VARIABLES}, is not there (Debian package ovmf)")
         shutil.copyfile(qemu.UEFI_VARIABLES, home / "uefi-variables.fd")
 
 
