@@ -314,6 +314,27 @@ def report(
 
 
 @app.command()
+def bisect(
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case, as pytest names it.")],
+    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")],
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")],
+    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug",
+    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: that of the build.")] = "",
+    among: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Builds, the oldest first, in place of revisions; repeat.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3,
+) -> None:
+    """Find the commit, or the build, with which a case began to fail. Started again, it goes on."""
+    from lab import bisection
+
+    names = tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in [build, *(among or ())])
+    asked = bisection.Asked(_located(case), good, bad, names[0], source, names[1:], inventory, tries)
+    raise typer.Exit(bisection.command(asked, typer.echo))
+
+
+@app.command()
 def accept(
     build: Annotated[
         str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")
