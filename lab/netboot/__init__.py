@@ -39,13 +39,9 @@ from lab.inventory import BoardSpec, Lab, NetbootSpec
 Entry = Literal["known-good", "under-test"]
 
 PORT = 80  # GRUB 2.06 speaks HTTP to no other
-SERVING = "serving"
 ENTRY_IDS: Mapping[str, str] = {"known-good": "known-good", "under-test": "xenlab-under-test"}
-# What asks, and what it gets: format and modules of GRUB. Client architectures: RFC 4578 and IANA's list.
-GRUBS = {
-    "grub.pc": ("i386-pc-pxe", "pxe biosdisk"),
-    "grub.efi": ("x86_64-efi", "efinet"),
-}
+SERVING = "serving"
+GRUBS = {"grub.pc": ("i386-pc-pxe", "pxe"), "grub.efi": ("x86_64-efi", "efinet")}  # format, and what its network is
 GRUB_MODULES = (
     "net tftp http normal configfile multiboot2 serial terminal test echo sleep reboot boot minicmd gzio true"
 )
