@@ -202,6 +202,24 @@ def prepare(
 
 
 @app.command()
+def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Write what boards without a disk are served by this machine, with dnsmasq's configuration; `lab up` does too."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import served
+
+    lab = inventories.load(inventory)
+    if not lab.network_booted():
+        raise UsageError(f"{inventory}: no board in it has boot: network")
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
+    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    typer.echo("HTTP is a service of the lab: `xenlab lab up`")
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,

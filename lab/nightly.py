@@ -389,6 +389,10 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     directory.mkdir(parents=True, exist_ok=True)
     if services.status(directory).processes:
         raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+    if lab.network_booted():
+        from lab.virtual import served
+
+        served.write(lab, progress=progress)
     if lab.is_virtual:
         from lab.virtual import boards
 
