@@ -128,6 +128,28 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     night.lab_down(inventories.load(inventory))
 
 
+@lab_app.command("fault")
+def lab_fault(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Have the BMC of a virtual board misbehave."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import boards as machines
+    from lab.virtual import faults
+
+    if kind == "list":
+        for name, known in faults.KINDS.items():
+            typer.echo(f"{name:<16} {known.text} ({known.value:g})")
+        return
+    request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
+    lab = inventories.load(inventory)
+    machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
+
+
 @app.command()
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],

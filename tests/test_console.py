@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from consoles import Recording, Wire
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -42,81 +43,6 @@ from lab.wait import wait_until
 
 DATA = Path(__file__).parent / "data" / "console"
 NO_BMC = BmcSpec(host="127.0.0.1", credential="none")
-
-
-class Wire:
-    """The far end of a console: a TCP server that speaks to whoever is connected."""
-
-    def __init__(self, port: int = 0) -> None:
-        self._server = socket.create_server(("127.0.0.1", port))
-        self.port: int = self._server.getsockname()[1]
-        self.received = b""
-        self._links: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def say(self, data: bytes) -> None:
-        wait_until(lambda: self._links, 10.0, "somebody reads the console", interval=0.01)
-        self._links[-1].sendall(data)
-
-    def drop(self) -> None:
-        links, self._links = self._links, []
-        for link in links:
-            link.shutdown(socket.SHUT_RDWR)
-            link.close()
-
-    def close(self) -> None:
-        self._server.close()
-        with contextlib.suppress(OSError):
-            self.drop()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                link, _ = self._server.accept()
-                self._links.append(link)
-                threading.Thread(target=self._take, args=(link,), daemon=True).start()
-
-    def _take(self, link: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := link.recv(4096):
-                self.received += data
-
-
-class Recording:
-    """A recorder process, which can be started again."""
-
-    def __init__(self, config: RecorderConfig, environment: dict[str, str] | None = None) -> None:
-        self.config = config
-        self.ready = config.directory / f"{config.board}.ready"
-        self.log = config.directory / f"{config.board}.jsonl"
-        self._environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(environment or {})}
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> None:
-        self.ready.unlink(missing_ok=True)
-        path = self.config.directory / "recorder.json"
-        self.config.write(path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(path)],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-        )
-        process = self.process
-        wait_until(lambda: self.ready.exists() or process.poll() is not None, 15.0, "ready", interval=0.02)
-        assert process.poll() is None, process.communicate()[1].decode()
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.communicate(timeout=20.0)[1].decode()
-
-    def console(self) -> Console:
-        spec = self.config.console
-        return Console(self.config.board, "127.0.0.1", spec.serve_port, spec.lines_port)
-
-    def records(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_bytes().splitlines()]
 
 
 @pytest.fixture(name="wire")

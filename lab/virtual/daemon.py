@@ -8,7 +8,8 @@ Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
 ``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set button 1``
 (the same, and powers on a board that is off), ``set nmi 1``,
-``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable).
+``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable), ``get sol`` (0: the
+BMC refuses it), ``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
+from lab.errors import UsageError
 from lab.inventory import BoardSpec
-from lab.virtual import bmc, qemu
+from lab.virtual import bmc, faults, qemu
 from lab.virtual.cable import SerialCable
+from lab.virtual.faults import Faults
 from lab.virtual.spec import read_config
 
 log = logging.getLogger(__name__)
@@ -201,6 +204,9 @@ class Daemon:
         self._machine = Machine(board, self._directory, wiring)
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
         self._simulator: asyncio.subprocess.Process | None = None
+        self._faults = Faults()
+        self._misdeeds: set[asyncio.Task[None]] = set()
+        self._is_restarting = False
 
     async def run(self) -> int:
         """Until SIGTERM; then power is cut. Status 1 when the BMC ended by itself."""
@@ -215,14 +221,24 @@ class Daemon:
         self._simulator = await bmc.start_simulator(self._directory, self._config)
         stopped = asyncio.create_task(stop.wait())
         watching = asyncio.create_task(_watch_owner(self._owner, stop))
-        died = asyncio.create_task(self._simulator.wait())
         (self._directory / "ready").write_text(str(os.getpid()), encoding="ascii")
-        await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
-        failed = died.done() and not stopped.done()
+        failed = False
+        while not failed and not stopped.done():
+            died = asyncio.create_task(self._simulator.wait())
+            await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+            if died.done() and not stopped.done():
+                failed = not self._is_restarting
+                if not failed:
+                    self._is_restarting = False
+                    self._simulator = await bmc.start_simulator(self._directory, self._config)
+                    log.info("%s: the BMC is back", self._config.board.name)
+        for task in self._misdeeds:
+            task.cancel()
         watching.cancel()
         server.close()
         await self._machine.power_off()
         if self._simulator.returncode is None:
+            self._simulator.send_signal(signal.SIGCONT)  # it may have been told to be silent
             self._simulator.terminate()
             await self._simulator.wait()
         await self._cable.stop()
@@ -240,8 +256,46 @@ class Daemon:
         writer.close()
 
     async def _answer(self, words: list[str]) -> str:
-        machine = self._machine
         log.debug("control: %s", words)
+        if words[:1] == ["fault"]:
+            return self._misbehave(words[1:])
+        await asyncio.sleep(self._faults.delay)
+        instead = self._faults.instead(words, self._machine.is_powered)
+        return await self._chassis(words) if instead is None else instead
+
+    def _misbehave(self, words: list[str]) -> str:
+        log.info("%s: fault: %s", self._machine.board.name, " ".join(words))
+        if words == ["none"]:
+            self._faults.clear()
+            return "ok"
+        try:
+            kind, value = faults.parse(*words, *[None] * (2 - len(words)))
+        except (UsageError, TypeError) as error:
+            return f"error: {error}"
+        self._faults.order(kind, value)
+        if kind in ("silent", "drop-sessions"):
+            task = asyncio.create_task(self._silence(value) if kind == "silent" else self._restart_bmc(value))
+            self._misdeeds.add(task)
+            task.add_done_callback(self._misdeeds.discard)
+        return "ok"
+
+    async def _silence(self, seconds: float) -> None:
+        assert self._simulator
+        self._simulator.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if self._simulator.returncode is None:
+                self._simulator.send_signal(signal.SIGCONT)
+
+    async def _restart_bmc(self, seconds: float) -> None:
+        assert self._simulator
+        await asyncio.sleep(seconds)
+        self._is_restarting = True
+        self._simulator.kill()  # without a word to whoever has a session
+
+    async def _chassis(self, words: list[str]) -> str:
+        machine = self._machine
         match words:
             case ["get", "power"]:
                 return str(int(machine.is_powered))
