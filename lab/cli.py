@@ -86,10 +86,26 @@ def nightly(
 def selftest(
     steps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all."),
+        typer.Argument(
+            metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all. With --mutants: areas."
+        ),
+    ] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Instead: run hypervisors broken on purpose, whom cases must fail.")
+    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one of each area.")] = False,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --mutants: the boards.", show_default=False, resolve_path=True),
     ] = None,
 ) -> None:
     """Test the framework itself, then the quick cases on the virtual boards, then broken things on them."""
+    if mutants:
+        from lab import mutants as broken
+
+        raise typer.Exit(broken.run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample))
+    if sample or inventory:
+        raise UsageError("--sample and --inventory go with --mutants only")
     from lab import selftest as steps_of_tox
 
     raise typer.Exit(steps_of_tox.run(steps or ()))
@@ -148,6 +164,19 @@ def lab_fault(
     request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
     lab = inventories.load(inventory)
     machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
+
+
+@lab_app.command("shape")
+def lab_shape(
+    board: Annotated[str, typer.Argument(metavar="BOARD")],
+    shape: Annotated[str, typer.Argument(metavar="[SHAPE]", help="Of the inventory's `shapes`; none: its own.")] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_shape(inventories.load(inventory), board, shape)
 
 
 @app.command()
@@ -318,6 +347,8 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     for board in inventories.load(inventory).boards.values():
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
 
 @app.command()

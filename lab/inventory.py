@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,6 +75,16 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShapeSpec:
+    """Another form of a board made of QEMU, for what its own does not fit; the other boards are off meanwhile."""
+
+    vcpus: int = 1
+    memory_mib: int = 3072
+    numa_nodes: int = 1
+    capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualSpec:
     """The shape of a board made of QEMU; absent on steel."""
 
@@ -84,6 +94,14 @@ class VirtualSpec:
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
+
+    def shaped(self, name: str) -> VirtualSpec:
+        """The board in this shape; in its own for no name. :raises KeyError: there is no such shape."""
+        if not name:
+            return self
+        shape = self.shapes[name]
+        return replace(self, vcpus=shape.vcpus, memory_mib=shape.memory_mib, numa_nodes=shape.numa_nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +169,20 @@ CAPABILITIES: Mapping[str, str] = {
     "iommu": "probed: DMA remapping in use",
     "numa": "probed: more than one NUMA node",
     "cpu-offline": "probed: more than one CPU",
+    "memory-8g": "probed: 8 GiB of memory",
     "s3": "probed: suspend to RAM",
     "s5": "probed: soft off",
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
     "spare-nic": "probed: a network port to pass through (nics.spare)",
+    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
-    "pstate": "CPU frequency control by Xen",
-    "cstate": "idle states deeper than C1",
+    "pstate": "probed: CPU frequency control by Xen",
+    "cstate": "probed: idle states deeper than C1",
     "sriov": "a network port with virtual functions",
-    "edu": "QEMU's DMA test device, or an FPGA like it",
+    "dma-device": "probed: a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
 }
 
 _HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_interpreter", "xenlab")
@@ -255,13 +275,21 @@ class _NicsFile(Strict):
     spare: _NicFile | None = None
 
 
-class _VirtualFile(Strict):
+class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+
+
+class _ShapeFile(_FormFile):
+    capabilities: list[str]
+
+
+class _VirtualFile(_FormFile):
     serial_port: _Port
     link_port: _Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    shapes: dict[_Name, _ShapeFile] = {}
 
 
 class _BoardFile(Strict):
@@ -352,11 +380,11 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
                 "(variables of your own playbooks go into host_vars/)"
             )
     data = validate(_BoardFile, path, tree, (*key, "xenlab"))
-    for index, capability in enumerate(data.capabilities):
-        if capability not in CAPABILITIES:
-            hint = did_you_mean(capability, list(CAPABILITIES))
-            where = at(path, tree, (*key, "xenlab", "capabilities", index))
-            raise UsageError(f"{where}: unknown capability {capability!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+    _check_capabilities(path, tree, (*key, "xenlab"), data.capabilities)
+    shapes: dict[str, ShapeSpec] = {}
+    for shape_name, shape in (data.virtual.shapes if data.virtual else {}).items():
+        _check_capabilities(path, tree, (*key, "xenlab", "virtual", "shapes", shape_name), shape.capabilities)
+        shapes[shape_name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     if not isinstance(ssh_host, str):
@@ -380,7 +408,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
         link=data.link or "",
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
-        virtual=VirtualSpec(**data.virtual.model_dump()) if data.virtual else None,
+        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
     )
 
@@ -391,6 +419,14 @@ def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
     values["credential"] = data.credential or ""
     values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
     return BmcSpec(**values)
+
+
+def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
+    for index, word in enumerate(words):
+        if word not in CAPABILITIES:
+            hint = did_you_mean(word, list(CAPABILITIES))
+            where = at(path, tree, (*key, "capabilities", index))
+            raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
 
 
 def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardSpec]]) -> None:

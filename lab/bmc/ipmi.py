@@ -12,7 +12,7 @@ import re
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from lab.bmc import switching
@@ -89,15 +89,15 @@ class IpmiBmc:
         """Chassis power as the BMC reports it now."""
         return self._ask(r"Chassis Power is (on|off)", "chassis", "power", "status")[1] == "on"
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """Power on, repeated until the BMC has reported it on for a while.
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """Power on, repeated until the BMC has reported it on for a while, or once and ``proof`` is true.
 
         Sends nothing when it is on already: a sleeping board would take that for its power button.
 
         :raises PowerTimeout: not on within ``timeout`` seconds.
         :raises BmcUnreachable: no answer, neither at first nor at the deadline.
         """
-        self._power("on", "Up/On", timeout)
+        self._power("on", "Up/On", timeout, proof)
 
     def power_off(self, timeout: float = 30.0) -> None:
         """Take the power away, repeated until the BMC has reported it off for a while.
@@ -206,11 +206,13 @@ class IpmiBmc:
                 found[heading] = ", ".join(filter(None, (found[heading], line.strip())))
         return found
 
-    def _power(self, wanted: str, acknowledgement: str, timeout: float) -> None:
+    def _power(
+        self, wanted: str, acknowledgement: str, timeout: float, proof: Callable[[], bool] | None = None
+    ) -> None:
         def command() -> None:
             self._control(wanted, acknowledgement)
 
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log)
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof)
 
     def _control(self, action: str, acknowledgement: str) -> None:
         self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action)

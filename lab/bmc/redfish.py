@@ -78,13 +78,15 @@ class RedfishBmc:
             sushy.PowerState.PAUSED,
         )
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """Power on, repeated until the BMC has reported it on for a while. Sends nothing when it is on already.
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """Power on, repeated until the BMC has reported it on for a while, or once and ``proof`` is true.
+
+        Sends nothing when it is on already.
 
         :raises PowerTimeout: not on within ``timeout`` seconds.
         :raises BmcUnreachable: no answer, neither at first nor at the deadline.
         """
-        self._switch("on", (sushy.ResetType.ON, sushy.ResetType.FORCE_ON), timeout)
+        self._switch("on", (sushy.ResetType.ON, sushy.ResetType.FORCE_ON), timeout, proof)
 
     def power_off(self, timeout: float = 30.0) -> None:
         """Take the power away, repeated until the BMC has reported it off for a while; raises as :meth:`power_on`."""
@@ -200,10 +202,17 @@ class RedfishBmc:
 
     # -- the service -------------------------------------------------------------------------------------------
 
-    def _switch(self, wanted: str, kinds: tuple[sushy.ResetType, ...], timeout: float) -> None:
-        switching.switch(
-            self.board, wanted, self.is_powered, lambda: self._reset(*kinds), timeout, self._pace, self._log
-        )
+    def _switch(
+        self,
+        wanted: str,
+        kinds: tuple[sushy.ResetType, ...],
+        timeout: float,
+        proof: Callable[[], bool] | None = None,
+    ) -> None:
+        def command() -> None:
+            self._reset(*kinds)
+
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof)
 
     def _reset(self, *kinds: sushy.ResetType, capability: str = "") -> None:
         """The first of these kinds of Reset that the system offers.

@@ -52,10 +52,11 @@ def switch(
     timeout: float,
     pace: Pace,
     log: logging.Logger,
+    proof: Callable[[], bool] | None = None,
 ) -> None:
     """Have the power ``on`` or ``off``: sent, and sent again, until it has been read as wanted for a while.
 
-    Nothing is sent when it is so already.
+    Nothing is sent when it is so already. ``proof`` is another sign than the BMC's word: that need not settle then.
 
     :raises PowerTimeout: it was not within ``timeout`` seconds.
     :raises BmcUnreachable, CommandFailed: no answer, neither at first nor at the deadline.
@@ -74,7 +75,8 @@ def switch(
             answered, trouble, now = True, None, time.monotonic()
             if is_wanted:
                 seen_since = now if seen_since is None else seen_since
-                return sent_at is None or now - seen_since >= pace.settle
+                has_settled = sent_at is None or now - seen_since >= pace.settle
+                return has_settled or (proof is not None and proof())
             seen_since = None
             if sent_at is None or now - sent_at >= pace.repeat_after:
                 if sent_at is not None:

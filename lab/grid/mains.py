@@ -53,8 +53,11 @@ class MainsBmc:
         """Whether the outlet is on; a machine that has shut itself down reads as powered."""
         return self._outlet.is_on()
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """:raises PowerTimeout: the outlet does not read as on within ``timeout`` seconds."""
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """The outlet's word is enough; ``proof`` is not asked.
+
+        :raises PowerTimeout: the outlet does not read as on within ``timeout`` seconds.
+        """
         self._switch("on", self._outlet.on, timeout)
 
     def power_off(self, timeout: float = 30.0) -> None:
@@ -113,9 +116,9 @@ class MainsBackedBmc:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bmc, name)  # all but power is the BMC's own
 
-    def power_on(self, timeout: float = 30.0) -> None:
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
         """As the BMC's. :raises PowerTimeout, BmcUnreachable: not even after its mains were cut."""
-        self._insist(lambda: self._bmc.power_on(timeout))
+        self._insist(lambda: self._bmc.power_on(timeout, proof=proof))
 
     def power_off(self, timeout: float = 30.0) -> None:
         """As the BMC's. :raises PowerTimeout, BmcUnreachable: not even after its mains were cut."""

@@ -22,7 +22,7 @@ from lab.files import did_you_mean
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, chassis, identity, image, qemu
-from lab.virtual.spec import DaemonConfig, write_config
+from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
@@ -199,6 +199,41 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
             stop(directory)
             raise BenchError(f"{name}: the board daemon ended with status {process.returncode}: {tail}")
     return pids
+
+
+def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
+    """Give the board ``name`` a shape of its inventory entry (no name: its own), and power all virtual boards off.
+
+    It has it from its next power on until it is given another. Nobody must be using the boards.
+
+    :raises UsageError: no such board or shape.
+    :raises BenchError: a board's daemon is not there, or refuses.
+    """
+    board = lab.boards.get(name)
+    if board is None or board.virtual is None:
+        known = ", ".join(other.name for other in lab.boards.values() if other.virtual)
+        raise UsageError(f"{name} is no virtual board of {lab.path}; there are: {known or 'none'}")
+    if shape and shape not in board.virtual.shapes:
+        known = ", ".join(board.virtual.shapes) or "none"
+        raise UsageError(f"{name} has no shape {shape} in {lab.path}; there are: {known}")
+    for other in lab.boards.values():
+        if other.virtual:
+            _tell(directory, other.name, "power", "0")
+            _tell(directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
+
+
+def _tell(directory: Path, name: str, what: str, value: str) -> None:
+    """Set something at a board's daemon. :raises BenchError: it is not there, or refuses."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(directory / name / "control.sock"))
+            connection.sendall(f"set {what} {value}\n".encode())
+            answer = connection.makefile("r", encoding="ascii").readline().strip()
+    except OSError as error:
+        raise BenchError(f"{name}: its daemon does not answer: {error.strerror or error}") from error
+    if answer != "ok":
+        raise BenchError(f"{name}: its daemon does not set {what} to {value}: {answer or 'no answer'}")
 
 
 def running(directory: Path) -> dict[str, int]:

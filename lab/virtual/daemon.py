@@ -8,8 +8,9 @@ Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
 ``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set button 1``
 (the same, and powers on a board that is off), ``set nmi 1``,
-``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable), ``get sol`` (0: the
-BMC refuses it), ``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`).
+``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable),
+``set shape NAME|own`` (processors and memory, from the next power on), ``get sol`` (0: the BMC refuses it),
+``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lab.inventory import BoardSpec
 from lab.virtual import bmc, faults, qemu
 from lab.virtual.cable import SerialCable
 from lab.virtual.faults import Faults
-from lab.virtual.spec import read_config
+from lab.virtual.spec import OWN_SHAPE, read_config
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Machine:
     wiring: qemu.Wiring
     boot_device: str = "none"  # as IPMI's boot flags name it; "default" is the disk
     boot_persistent: bool = False
+    shape: str = ""  # of the inventory's `shapes`; its own when empty
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -69,9 +71,9 @@ class Machine:
                 await self._execute("system_wakeup")
             return
         await self._forget()
-        shape = self.board.virtual
-        assert shape is not None
-        argv = qemu.arguments(self.board, shape, self.wiring, boot_device=self.boot_device)
+        assert self.board.virtual is not None
+        form = self.board.virtual.shaped(self.shape)
+        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot_device)
         if not self.boot_persistent:
             self.boot_device = "none"
         self._sleeping = False
@@ -321,6 +323,11 @@ class Daemon:
                 machine.boot_device = device
             case ["set", "persistent", value]:
                 machine.boot_persistent = value == "1"
+            case ["set", "shape", name]:
+                assert machine.board.virtual is not None
+                if name != OWN_SHAPE and name not in machine.board.virtual.shapes:
+                    return f"error: there is no shape {name}"
+                machine.shape = "" if name == OWN_SHAPE else name
             case ["set", "link", state]:
                 await machine.set_link(state == "1")
             case _:

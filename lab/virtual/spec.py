@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, PduSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
+
+OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,7 @@ class DaemonConfig:
 
 def write_config(path: Path, config: DaemonConfig) -> None:
     """Write what :func:`read_config` reads."""
-    data = asdict(config)
-    data["board"]["capabilities"] = sorted(config.board.capabilities)
-    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(asdict(config), indent=1, default=sorted), encoding="utf-8")  # sorted: of sets
 
 
 def read_config(path: Path) -> DaemonConfig:
@@ -35,5 +35,8 @@ def read_config(path: Path) -> DaemonConfig:
     board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
     board["capabilities"] = frozenset(board["capabilities"])
     board["pdu"] = PduSpec(**board["pdu"]) if board["pdu"] else None
-    board["virtual"] = VirtualSpec(**board["virtual"]) if board["virtual"] else None
+    if board["virtual"]:
+        shapes = board["virtual"].pop("shapes").items()
+        made = {name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])}) for name, shape in shapes}
+        board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
     return DaemonConfig(board=BoardSpec(**board), **data)
