@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from lab import desk
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -33,6 +34,10 @@ lab_app = typer.Typer(help="The lab's services, and its boards if they are virtu
 app.add_typer(lab_app, name="lab")
 board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
 app.add_typer(board_app, name="board")
+app.add_typer(desk.app)
+board_app.command()(desk.check)
+board_app.command()(desk.quarantine)
+board_app.command()(desk.clear)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from lab.daytime import Daytime
 from lab.errors import UsageError
 from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
 
@@ -142,6 +143,7 @@ class Lab:
     path: Path
     boards: Mapping[str, BoardSpec]
     coordinator: str = "127.0.0.1:20408"
+    nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
 
     @property
     def is_virtual(self) -> bool:
@@ -316,6 +318,12 @@ class _BoardFile(Strict):
 class _LabFile(Strict):
     lab: _Name
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    nightly_yields: str = "Mon-Fri 07:00-20:00"
+
+    @pydantic.field_validator("nightly_yields")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        return Daytime.read(text).text
 
 
 def load(path: Path) -> Lab:
@@ -349,7 +357,7 @@ def load(path: Path) -> Lab:
         raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_together(path, tree, found)
     boards = {name: board for name, (_, board) in sorted(found.items())}
-    return Lab(head.lab, path.resolve(), boards, head.coordinator)
+    return Lab(head.lab, path.resolve(), boards, head.coordinator, Daytime.read(head.nightly_yields))
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
@@ -413,20 +421,20 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
     )
 
 
-def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
-    values = data.model_dump()
-    values["port"] = data.port or _BMC_PORTS[data.protocol]
-    values["credential"] = data.credential or ""
-    values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
-    return BmcSpec(**values)
-
-
 def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
     for index, word in enumerate(words):
         if word not in CAPABILITIES:
             hint = did_you_mean(word, list(CAPABILITIES))
             where = at(path, tree, (*key, "capabilities", index))
             raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+
+
+def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
+    values = data.model_dump()
+    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["credential"] = data.credential or ""
+    values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
+    return BmcSpec(**values)
 
 
 def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardSpec]]) -> None:

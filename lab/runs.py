@@ -245,13 +245,18 @@ class RunFolder:
         """
         name = board if re.fullmatch(r"[\w][\w.-]{0,80}", board, re.ASCII) else _slug(board)
         path = directory / f"{name}.console.log"
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                text = visible_line(line.text)
-                if line.kind in ("gap", "open"):
-                    text = f"--- {line.kind}: {text} ---"
-                file.write(f"{stamp(line.time)} {text}\n")
+        write_lines(path, lines)
         return os.path.relpath(path, self.path)
+
+
+def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
+    """Write lines of a console with their times."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            text = visible_line(line.text)
+            if line.kind in ("gap", "open"):
+                text = f"--- {line.kind}: {text} ---"
+            file.write(f"{stamp(line.time)} {text}\n")
 
 
 def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:

@@ -212,7 +212,7 @@ class IpmiBmc:
         def command() -> None:
             self._control(wanted, acknowledgement)
 
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof)
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
 
     def _control(self, action: str, acknowledgement: str) -> None:
         self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action)

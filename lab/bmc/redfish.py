@@ -212,7 +212,7 @@ class RedfishBmc:
         def command() -> None:
             self._reset(*kinds)
 
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof)
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
 
     def _reset(self, *kinds: sushy.ResetType, capability: str = "") -> None:
         """The first of these kinds of Reset that the system offers.

@@ -52,11 +52,13 @@ def switch(
     timeout: float,
     pace: Pace,
     log: logging.Logger,
+    *,
     proof: Callable[[], bool] | None = None,
 ) -> None:
     """Have the power ``on`` or ``off``: sent, and sent again, until it has been read as wanted for a while.
 
-    Nothing is sent when it is so already. ``proof`` is another sign than the BMC's word: that need not settle then.
+    Nothing is sent when it is so already. ``proof`` is another sign that it is as wanted: once it is true, a reading
+    that agrees need not last.
 
     :raises PowerTimeout: it was not within ``timeout`` seconds.
     :raises BmcUnreachable, CommandFailed: no answer, neither at first nor at the deadline.

@@ -54,11 +54,8 @@ class MainsBmc:
         return self._outlet.is_on()
 
     def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
-        """The outlet's word is enough; ``proof`` is not asked.
-
-        :raises PowerTimeout: the outlet does not read as on within ``timeout`` seconds.
-        """
-        self._switch("on", self._outlet.on, timeout)
+        """:raises PowerTimeout: the outlet does not read as on within ``timeout`` seconds."""
+        self._switch("on", self._outlet.on, timeout, proof)
 
     def power_off(self, timeout: float = 30.0) -> None:
         """:raises PowerTimeout: the outlet does not read as off within ``timeout`` seconds."""
@@ -101,8 +98,10 @@ class MainsBmc:
     def info(self) -> Mapping[str, str]:
         return {"PDU": self._outlet.name}
 
-    def _switch(self, wanted: str, command: Callable[[], None], timeout: float) -> None:
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log)
+    def _switch(
+        self, wanted: str, command: Callable[[], None], timeout: float, proof: Callable[[], bool] | None = None
+    ) -> None:
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
 
 
 class MainsBackedBmc:

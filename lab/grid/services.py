@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 
 def write_files(lab: Lab, folder: Path) -> None:
-    """exporter.yaml, places.yaml, env.yaml, env.sh, and a recorder configuration a board."""
+    """exporter.yaml, places.yaml, env.yaml, env.sh, inventory.yaml, and a recorder configuration a board."""
     boards = list(lab.boards.values())
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
@@ -149,6 +150,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
     lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
