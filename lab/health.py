@@ -16,6 +16,7 @@ from lab import bmc
 from lab.booking import Ledger
 from lab.console.client import Console
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
+from lab.grid import mains
 from lab.grid.board import Board
 from lab.inventory import BoardSpec
 from lab.xen.host import Host
@@ -43,7 +44,7 @@ def look(spec: BoardSpec) -> list[Finding]:
 
     :raises UsageError: no such credential.
     """
-    control = bmc.connect(spec)
+    control = mains.connect(spec)
     return [
         _finding("power", lambda: "on" if control.is_powered() else "off"),
         _finding("BMC clock", lambda: _clock(control)),
@@ -102,8 +103,10 @@ def _clock(control: bmc.Bmc) -> str:
 
 def _sensors(control: bmc.Bmc) -> str:
     readings = control.sensors()
-    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(("[cr]", "[nr]"))]:
-        raise BenchError("critical: " + ", ".join(bad))  # ipmitool's words for upper or lower critical, non-recoverable
+    # ipmitool's words for critical and non-recoverable, and Redfish's.
+    grave = ("[cr]", "[nr]", "[Critical]")
+    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
+        raise BenchError("critical: " + ", ".join(bad))
     return f"{len(readings)} readings"
 
 

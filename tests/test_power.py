@@ -28,7 +28,7 @@ from lab.credentials import Credential
 from lab.errors import BmcUnreachable, MissingCapability, PowerTimeout
 from lab.grid import mains
 from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
-from lab.inventory import BmcSpec, PduSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, PduSpec
 from lab.paths import CHECKOUT
 from lab.wait import wait_until
 
@@ -70,15 +70,7 @@ class Pdu:
 
     def outlet(self) -> Outlet:
         """Through labgrid's driver for it."""
-        from labgrid import Target
-        from labgrid.driver import NetworkPowerDriver
-        from labgrid.resource import NetworkPowerPort
-
-        target = Target("mini")
-        NetworkPowerPort(target, None, model=self.spec.model, host=self.spec.host, index=str(self.spec.outlet))
-        driver = NetworkPowerDriver(target, None)
-        target.activate(driver)
-        return Outlet("mini", driver)
+        return Outlet("mini", mains._driver(self.spec))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -129,6 +121,20 @@ def test_what_only_a_bmc_can_is_a_missing_capability(pdu: Pdu) -> None:
     for action in (bmc.nmi, bmc.soft_off, bmc.press_power_button, bmc.sleep_state, bmc.clock):
         with pytest.raises(MissingCapability):
             action()
+
+
+def test_board_of_the_inventory_is_switched_by_what_it_has(pdu: Pdu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", "admin:x")
+    console = ConsoleSpec("tcp", 1, 2, host="127.0.0.1", port=3)
+    own = BmcSpec("127.0.0.1", "test", port=free_port(), cipher=3)
+    boards = {
+        IpmiBmc: BoardSpec("mini", "127.0.0.1", own, console),
+        MainsBackedBmc: BoardSpec("mini", "127.0.0.1", own, console, pdu=pdu.spec),
+        MainsBmc: BoardSpec("mini", "127.0.0.1", BmcSpec("", "", "none", port=0), console, pdu=pdu.spec),
+    }
+    for kind, board in boards.items():
+        assert type(mains.connect(board)) is kind
+    assert mains.connect(boards[MainsBmc]).is_powered()
 
 
 # A BMC with mains under it
