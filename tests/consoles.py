@@ -24,6 +24,7 @@ class Wire:
         self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
         self.received = b""
+        self.replies: dict[bytes, bytes] = {}  # what is typed -> what is printed
         self._links: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -38,6 +39,8 @@ class Wire:
             link.close()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # or a thread that waits in accept takes one more
         self._server.close()
         with contextlib.suppress(OSError):
             self.drop()
@@ -53,6 +56,9 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := link.recv(4096):
                 self.received += data
+                for typed, printed in self.replies.items():
+                    if typed in data:
+                        link.sendall(printed)
 
 
 class Recording:

@@ -369,6 +369,26 @@ def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatc
         console.send(b"x")
 
 
+def test_flood_costs_a_small_part_of_a_processor_and_no_line(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    """Ninety seconds of a line at 115200 baud that is never silent, as fast as it can be taken."""
+    mark, count = console.mark(), 20_000
+    before = _processor_seconds(recording.process.pid)
+    wire.say(b"".join(b"(XEN) %06d %s\r\n" % (number, b"x" * 38) for number in range(count)))
+    last = console.wait_for(f"{count - 1:06d}", 60.0, since=mark)
+    used = _processor_seconds(recording.process.pid) - before
+    assert [line.n for line in console.lines(mark)] == list(range(mark, last.n + 1))
+    assert len(texts(console.lines(mark))) == count
+    seconds = count * 52 / 11520  # a byte is ten bits on the line
+    assert used < 0.2 * seconds, f"{used:.1f} s of a processor for {seconds:.0f} s of console"
+
+
+def _processor_seconds(pid: int) -> float:
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")  # proc(5): utime, stime
+
+
 # On disk
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from consoles import Wire
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -191,7 +195,8 @@ class LabUp:
         head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
         hosts = {"mini": {"ansible_host": "127.0.0.1", "xenlab": keys}}
         self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
-        self._words = ["-x", head["coordinator"], "-c", str(folder / "xenlab" / "lab" / "unit" / "env.yaml")]
+        self.folder = folder / "xenlab" / "lab" / "unit"
+        self._words = ["-x", head["coordinator"], "-c", str(self.folder / "env.yaml")]
 
     def up(self) -> None:
         self.xenlab("lab", "up")
@@ -199,6 +204,11 @@ class LabUp:
 
     def xenlab(self, *words: str) -> str:
         return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))
+
+    def services(self) -> dict[str, int]:
+        """Process ids by name."""
+        found: dict[str, int] = json.loads((self.folder / "services.json").read_text())["processes"]
+        return found
 
     def client(self, *words: str) -> str:
         """What ``labgrid-client -p mini WORDS`` says."""
@@ -257,6 +267,32 @@ def test_labgrids_client_powers_a_board(
     shown = lab.client("show")
     assert {"ipmi": "IPMIPort", "redfish": "RedfishPort"}[protocol] in shown and PASSWORD not in shown
     lab.client("release")
+
+
+def test_service_that_was_killed_is_there_again(lab_up: Callable[[dict[str, Any]], LabUp]) -> None:
+    """Weeks of recording: whatever ends is started anew, and numbers on."""
+    with contextlib.closing(Wire()) as wire:
+        lab = lab_up(
+            {
+                "bmc": {"protocol": "none"},
+                "pdu": {"model": "rest", "host": "h", "outlet": 1},
+                "console": ports(wire.port),
+            }
+        )
+        wire.say(b"before\r\n")
+        log = lab.folder / "console" / "mini.jsonl"
+        wait_until(lambda: "before" in log.read_text(), 10.0, "a record")
+        before = lab.services()
+        for name in ("recorder-mini", "exporter"):
+            os.kill(before[name], signal.SIGKILL)
+        for name in ("recorder-mini", "exporter"):
+            wait_until(lambda name=name: lab.services()[name] not in (0, before[name]), 30.0, f"{name} anew")
+        wait_until(lambda: '"gap"' in log.read_text(), 20.0, "the gap")
+        wire.say(b"after\r\n")
+        wait_until(lambda: "after" in log.read_text(), 20.0, "a record")
+        numbers = [json.loads(line)["n"] for line in log.read_text().splitlines()]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert lab.services()["coordinator"] == before["coordinator"]
 
 
 def test_labgrids_client_powers_a_board_by_its_outlet_alone(
