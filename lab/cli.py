@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from lab import desk
+from lab import desk, racking
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -38,6 +38,8 @@ app.add_typer(desk.app)
 board_app.command()(desk.check)
 board_app.command()(desk.quarantine)
 board_app.command()(desk.clear)
+board_app.command()(racking.probe)
+board_app.command()(racking.accept)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)

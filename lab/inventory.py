@@ -150,6 +150,14 @@ class Lab:
         """Whether any board is made of QEMU, so that the lab must be brought up first."""
         return any(board.virtual for board in self.boards.values())
 
+    def restricted(self, names: Sequence[str]) -> Lab:
+        """The lab with these boards alone; none named: with all. :raises UsageError: it has no such board."""
+        for name in names:
+            if name not in self.boards:
+                hint = did_you_mean(name, list(self.boards))
+                raise UsageError(f"no board {name}{hint}; there are: {', '.join(self.boards)}")
+        return replace(self, boards={name: self.boards[name] for name in sorted(names)}) if names else self
+
     def pairs(self) -> tuple[tuple[BoardSpec, BoardSpec], ...]:
         """Boards joined by a link, two and two, in name order."""
         links: dict[str, list[BoardSpec]] = {}
@@ -196,7 +204,7 @@ _Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0
 _Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
 
 
-_BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
+BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
 
 
 class _BmcFile(Strict):
@@ -431,7 +439,7 @@ def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -
 
 def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
     values = data.model_dump()
-    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["port"] = data.port or BMC_PORTS[data.protocol]
     values["credential"] = data.credential or ""
     values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
     return BmcSpec(**values)
