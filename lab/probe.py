@@ -16,7 +16,7 @@ import yaml
 
 from lab import bmc, credentials
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
-from lab.inventory import BMC_KEYS, CAPABILITIES, BmcSpec
+from lab.inventory import BMC_KEYS, BMC_PORTS, CAPABILITIES, BmcSpec
 from lab.xen.host import Host
 
 # One round trip; a section a line that begins with @. Standard tools only: it may be any Linux.
