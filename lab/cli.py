@@ -127,6 +127,11 @@ def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     lab = inventories.load(inventory)
     night.lab_up(lab, detach=True, progress=typer.echo)
+    if not lab.is_private:
+        warning = (
+            f"{lab.coordinator} is not loopback: labgrid asks for no password, so whoever reaches it has the boards"
+        )
+        typer.echo(warning, err=True)
     typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
     typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
 

@@ -150,6 +150,12 @@ class Lab:
         """Whether any board is made of QEMU, so that the lab must be brought up first."""
         return any(board.virtual for board in self.boards.values())
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody but users of this machine can reach the coordinator, which asks for no password."""
+        host = self.coordinator.rpartition(":")[0]
+        return host == "localhost" or host.startswith("127.")
+
     def restricted(self, names: Sequence[str]) -> Lab:
         """The lab with these boards alone; none named: with all. :raises UsageError: it has no such board."""
         for name in names:
