@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -26,14 +27,15 @@ from lab.grid import services
 from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
 from lab.planning import Case, Share
+from lab.publishing import ending
 from lab.record import Phase, RunHeader, Verdict
-from lab.reporting import html, junit, terminal
+from lab.reporting import html, terminal
 from lab.runs import RunFolder
+from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BUILD = "pv32-debug"
-HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
 ATTEMPTS = 3  # at a case whose boards fell sick
 RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
@@ -107,7 +109,7 @@ class Night:
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
-        self._notes = [note for note in self._header.notes if not note.startswith(HISTORY_NOTE)]
+        self._notes = [note for note in self._header.notes if not note.startswith(ending.HISTORY_NOTE)]
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
@@ -158,7 +160,9 @@ class Night:
     def _lab_up(self) -> Iterator[None]:
         """A lab that is up is used and left up; else ours comes up for this run."""
         directory = services.directory(self._lab)
-        if services.status(directory).is_up:
+        if services.status(directory).processes:  # one that restarts a service just now is up, too
+            what = f"lab {self._lab.name} whole (`xenlab lab status`)"
+            wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
             self._say.note("using the lab that is up")
             yield
             return
@@ -311,12 +315,7 @@ class Night:
             self._written("run.json", lambda: self.folder.write_header(self._header)),
             self._written("durations", lambda: planning.note_durations(results)),
         ]
-        if self._options.is_remembered and (fault := _to_history(self.folder)):
-            self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
-            written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
-        written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
-        written.append(self._written("report.html", lambda: html.write(self.folder)))
-        terminal.summary(self.folder)
+        written.append(ending.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3
 
     def _written(self, what: str, write: Callable[[], object]) -> bool:
@@ -329,18 +328,28 @@ class Night:
         return True
 
 
-def _to_history(folder: RunFolder) -> str:
-    """Import a run that ended; what went wrong, if anything did. Nothing of it may cost the run."""
+def progress(lab: Lab) -> list[str]:
+    """What the run that goes on in this lab is doing; empty when none does."""
     try:
-        from lab.history.store import History
-
-        History().import_run(folder.path)
-    except LabError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the run's verdict and reports come first
-        log.exception("import into the history")
-        return f"{type(error).__name__}: {error}"
-    return ""
+        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
+        folder = RunFolder.open(Path(noted["folder"]))
+    except (OSError, ValueError, UsageError):
+        return []
+    if not machine.is_alive(noted["process"]):
+        return []
+    now, header, results = time.time(), folder.header(), folder.final_results()
+    missing = folder.missing()
+    counts = Counter(result.verdict for result in results)
+    known, working = planning.durations(), folder.now()
+    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in missing) / max(1, len(working))
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    lines = [
+        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
+        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
+        f"{len(missing)} to go, about {html.seconds_text(left)}",
+    ]
+    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
+    return lines
 
 
 def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:
