@@ -133,8 +133,8 @@ def test_board_of_the_inventory_is_switched_by_what_it_has(pdu: Pdu, monkeypatch
         MainsBmc: BoardSpec("mini", "127.0.0.1", BmcSpec("", "", "none", port=0), console, pdu=pdu.spec),
     }
     for kind, board in boards.items():
-        assert type(mains.connect(board)) is kind
-    assert mains.connect(boards[MainsBmc]).is_powered()
+        assert type(mains.power_of(board)) is kind
+    assert mains.power_of(boards[MainsBmc]).is_powered()
 
 
 # A BMC with mains under it

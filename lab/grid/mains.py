@@ -21,7 +21,7 @@ PACE = Pace(poll=0.5, settle=10.0)
 BMC_START = 240.0  # seconds from mains to a BMC that answers; the slow ones take three minutes
 
 
-def connect(spec: BoardSpec) -> Bmc:
+def power_of(spec: BoardSpec) -> Bmc:
     """The way to this board's power, whatever it is. Opens nothing yet: the first command does.
 
     :raises UsageError: no such credential.
