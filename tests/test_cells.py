@@ -279,7 +279,7 @@ def test_on_one_board_each_end_sees_its_own_domains() -> None:
     guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))
     assert guest._log_glob().endswith("/guest-g.log")
     assert guest.on(destination)._log_glob().endswith("/guest-g--incoming.log")
-    assert destination.link_name == "localhost" != source.link_name
+    assert source.link_name == destination.link_name == "localhost"
 
 
 # -- a trial, with boards that are not there -----------------------------------------------------------------------

@@ -356,10 +356,10 @@ def _deaths(effect: Effect, phase: Phase) -> Expectation:
     if effect is Effect.SILENCED:
         left = "the receiver is not told: sshd_config ClientAliveInterval is 0"
         is_left = phase is not Phase.STARTED
-        return replace(severed, gives_up=SILENCE + 2, left_at_destination=left if is_left else "")
+        return replace(severed, gives_up=SILENCE + 4, left_at_destination=left if is_left else "")
     if effect is Effect.DESTINATION_DIES:
         where = Where.NOWHERE if severed.where is Where.DESTINATION else severed.where
-        return replace(severed, gives_up=SILENCE + 2, where=where)
+        return replace(severed, gives_up=SILENCE + 4, where=where)
     if effect is Effect.RECEIVER_DIES:
         left = "xl migrate-receive, which would clean up, is dead"
         is_left = phase in (Phase.LIVE, Phase.SUSPENDED, Phase.COMPLETE, Phase.GO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -256,12 +257,13 @@ class _Examination:
         self._say("time", abs(awry) < AWRY and not back, f"wall clock {awry:+.1f} s of dom0's{back}")
 
     def _follow_up(self) -> None:
-        """There and back once more, without a fault."""
+        """There and back once more, without a fault. On one board there is no way back: it goes on twice."""
         if not self.cell.is_followed or self.now is Where.NOWHERE:
             return
-        ends = [self.here, self.there] if self.now is Where.SOURCE else [self.there, self.here]
+        back = self.there if self.source.board is self.destination.board else self.here
+        way = [self.here, self.there, back] if self.now is Where.SOURCE else [self.there, back, self.there]
         said = []
-        for end, other in (ends, ends[::-1]):
+        for end, other in itertools.pairwise(way):
             migration = start_migration(end, other.host)
             try:
                 ending = migration.ending(FOLLOW_LIMIT)

@@ -29,7 +29,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         memory_mib=MEMORY_MIB,
         cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
     )
-    migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
+    migrate = shlex.join(words(name, peer, FOLDER, cell.actions, patience=fault.patience))
     lines = [
         f"# {cell.id}: {fault.does}, at {cell.place}",
         f"# must end: {wanted.ending.name}; {wanted.where.value}",

@@ -59,7 +59,7 @@ def attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
 
 def _attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
     fault = cell.fault
-    migration = start_migration(guest, destination, actions=cell.actions)
+    migration = start_migration(guest, destination, actions=cell.actions, patience=fault.patience)
     outcome = Outcome(migration, Ending.LOST)
     struck: float | None = None
     if cell.actions:
