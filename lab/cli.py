@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from lab import desk
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -31,6 +33,12 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
+board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+app.add_typer(board_app, name="board")
+app.add_typer(desk.app)
+board_app.command()(desk.check)
+board_app.command()(desk.quarantine)
+board_app.command()(desk.clear)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -63,6 +71,12 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
+    ] = False,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -76,6 +90,8 @@ def nightly(
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
+        deadline=_deadline(deadline) if deadline else None,
+        checks=check,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -258,6 +274,49 @@ def compare(
 
 
 @app.command()
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    where: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Default: the state folder's.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Bring the pages up to date: what got worse, builds, runs, cases, results. They need no server."""
+    from lab.history.store import History
+    from lab.publishing import site
+
+    store = History()
+    site.take_over(store)
+    page = site.write(store, where or site.default())
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(page.as_uri()):
+            raise BenchError(f"no browser is to be had; the page is {page}")
+
+
+@app.command()
+def bisect(
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case, as pytest names it.")],
+    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")],
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")],
+    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug",
+    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: that of the build.")] = "",
+    among: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Builds, the oldest first, in place of revisions; repeat.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3,
+) -> None:
+    """Find the commit, or the build, with which a case began to fail. Started again, it goes on."""
+    from lab import bisection
+
+    names = tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in [build, *(among or ())])
+    asked = bisection.Asked(_located(case), good, bad, names[0], source, names[1:], inventory, tries)
+    raise typer.Exit(bisection.command(asked, typer.echo))
+
+
+@app.command()
 def accept(
     build: Annotated[
         str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")
@@ -346,6 +405,13 @@ def _located(path: str) -> str:
     """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
     file, separator, node = path.partition("::")
     return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+
+
+def _deadline(text: str) -> float:
+    from lab import booking, daytime
+
+    now = time.time()
+    return daytime.next_time(text, now) if ":" in text else now + booking.seconds_of(text)
 
 
 class _Terminated(KeyboardInterrupt):

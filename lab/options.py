@@ -24,6 +24,8 @@ class NightlyOptions:
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
+    checks: bool = False  # each board is checked from within before use, which takes a boot
     is_remembered: bool = True  # the history takes the run over when it ends
 
     def describe(self, select: Selection) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,11 @@ import yaml
 from lab import machine, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
-from lab.inventory import BoardSpec, Lab
+from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
+BMC_PORTS = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
-RESOURCES = ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 
 def write_files(lab: Lab, folder: Path) -> None:
-    """exporter.yaml, places.yaml, env.yaml, env.sh, and a recorder configuration a board."""
+    """exporter.yaml, places.yaml, env.yaml, env.sh, inventory.yaml, and a recorder configuration a board."""
     boards = list(lab.boards.values())
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
@@ -149,6 +150,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
     lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
@@ -162,10 +164,14 @@ def recorder_config(folder: Path, board: str) -> Path:
 
 def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
-    bmc = asdict(board.bmc)
-    del bmc["protocol"]
+    spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
+    if board.bmc.protocol in BMC_PORTS:
+        keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
+        power[BMC_PORTS[board.bmc.protocol]] = {name: spec[name] for name in keys}
+    if pdu := board.pdu:
+        power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
     return {
-        "IPMIPort": bmc,
+        **power,
         "NetworkSerialPort": {
             "host": "127.0.0.1",
             "port": board.console.serve_port,
@@ -203,7 +209,8 @@ def _target(board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
-            "IPMIPowerDriver": {},
+            **({"NetworkPowerDriver": {}} if board.pdu else {}),
+            "BmcDriver": {},
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},

@@ -84,6 +84,8 @@ def services(directory: Path) -> list[Service]:
         found.append(Service(f"recorder-{board}", command, str(config), directory))
     words = [exporter, "-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", words, exporter, directory))
+    reaper = [sys.executable, "-P", "-m", "lab.grid.reaper", str(directory)]
+    found.append(Service("reaper", reaper, f"lab.grid.reaper\0{directory}", directory))
     return found
 
 
