@@ -11,8 +11,9 @@ from typing import Literal
 
 from lab.errors import BenchError, ProductFailure, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.cells import LAST, LATE, PHASES, Cell, Expectation, Where, expected
+from lab.xen.cells import LAST, LATE, PHASES, Cell
 from lab.xen.domain import Domain, assert_unbroken
+from lab.xen.endings import Expectation, Where, expected, is_followed
 from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER
 from lab.xen.host import Host
 from lab.xen.known import Known
@@ -258,7 +259,7 @@ class _Examination:
 
     def _follow_up(self) -> None:
         """There and back once more, without a fault. On one board there is no way back: it goes on twice."""
-        if not self.cell.is_followed or self.now is Where.NOWHERE:
+        if not is_followed(self.cell) or self.now is Where.NOWHERE:
             return
         back = self.there if self.source.board is self.destination.board else self.here
         way = [self.here, self.there, back] if self.now is Where.SOURCE else [self.there, back, self.there]
@@ -285,7 +286,7 @@ class _Examination:
         here, there = self.here.heartbeats(), self.there.heartbeats()
         if self.outcome.ending is Ending.LOST or (self.cell.fault.reboots == "destination" and there):
             here = []  # what a console log held last was lost with the power
-        kept = self.wanted.where is Where.DESTINATION or self.cell.is_followed
+        kept = self.wanted.where is Where.DESTINATION or is_followed(self.cell)
         beats = sorted([*here, *there] if kept else here or there, key=lambda beat: beat.n)
         try:
             assert_unbroken(beats)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from lab.errors import UsageError
-from lab.xen.cells import Cell, expected
+from lab.xen.cells import Cell
 from lab.xen.domain import DomainConfig
+from lab.xen.endings import expected
 from lab.xen.faults import Effect
 from lab.xen.host import GUESTS
 from lab.xen.migration import SSH, words
