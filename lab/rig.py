@@ -21,7 +21,7 @@ from lab.errors import (
     HypervisorCrash,
     LabError,
     PowerTimeout,
-    ProductTimeout,
+    ProductFailure,
     WaitTimeout,
 )
 from lab.grid import rescue, ssh
@@ -123,9 +123,9 @@ class Rig:
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
-        except (HypervisorCrash, ProductTimeout) as error:
+        except (HypervisorCrash, ProductFailure) as error:
             seat.refused = str(error).splitlines()[0]
-            if isinstance(error, ProductTimeout):
+            if isinstance(error, ProductFailure):
                 self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
@@ -156,7 +156,8 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
+            with self.phase("proof"):
+                proof = provision.prove(lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False

@@ -19,7 +19,8 @@ from labgrid.strategy import Strategy, StrategyError
 
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
+from lab.errors import BenchError, HypervisorCrash, ProductFailure, ProductTimeout, ToolstackFailed, WaitTimeout
+from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ ENTRY_ID = "xenlab-under-test"
 MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
+TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
 MENU = "GNU GRUB"
 BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
 
@@ -77,7 +79,7 @@ class XenStrategy(Strategy):
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
-        :raises BenchError, HypervisorCrash, ProductTimeout: as :meth:`reboot`.
+        :raises BenchError, HypervisorCrash, ProductFailure: as :meth:`reboot`.
         """
         try:
             wanted = status if isinstance(status, Status) else Status[status]
@@ -103,6 +105,7 @@ class XenStrategy(Strategy):
 
         :raises HypervisorCrash: the console showed one on the way.
         :raises ProductTimeout: the hypervisor under test started, but dom0 did not come up.
+        :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
         :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
         """
         self._activate()
@@ -120,7 +123,7 @@ class XenStrategy(Strategy):
             if by_menu:
                 self._choose(entry)
             self._wait_booted(started, until)
-        except (HypervisorCrash, ProductTimeout) as error:
+        except (HypervisorCrash, ProductFailure) as error:
             if entry == "known-good":
                 raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
             raise
@@ -159,7 +162,7 @@ class XenStrategy(Strategy):
 
     def _wait_booted(self, started: float, until: Status) -> None:
         """Follow the console from power on; SSH is asked when it says that dom0 is up, or now and then."""
-        seen, deadline, asked = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0
+        seen, deadline, asked, refused = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, 0.0
         has_banner = is_up = False
         lines: list[ConsoleLine] = []
         while True:
@@ -186,22 +189,26 @@ class XenStrategy(Strategy):
             now = time.time()
             if is_up or ("dom0-linux" in self.milestones and now - asked > 5.0):
                 asked = now
-                if self._answers():
+                answer = self._ask()
+                if answer and answer.status == 0:
                     self.milestones["ready"] = time.time() - started
                     return
+                refused = (refused or now) if answer else 0.0
+                if answer and now - refused > TOOLS_TIMEOUT:
+                    raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
             if now > deadline:
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
                 kind = ProductTimeout if has_banner else WaitTimeout
                 raise kind(what, now - started, self._tail())
             time.sleep(0.05 if not is_up else 0.3)
 
-    def _answers(self) -> bool:
+    def _ask(self) -> CommandResult | None:
+        """What dom0 says to ``xl info``; None when nobody is there to say it."""
         try:
-            return bool(
-                self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0
-            )
+            answer: CommandResult = self.dom0.ssh.run("xl info", timeout=20, connect_timeout=5.0, check=False)
         except BenchError:
-            return False
+            return None
+        return answer
 
     def _tail(self) -> str:
         lines = [line.text for line in self.console.lines(self.since) if line.text.strip()]
