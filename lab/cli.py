@@ -57,6 +57,9 @@ def nightly(
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
     ] = None,
     build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Builds x command lines x dom0 modes.", resolve_path=True)
+    ] = None,
     select: Annotated[
         Selection | None, typer.Option(help="How much; default: quick on a virtual lab, full on machines.")
     ] = None,
@@ -74,6 +77,7 @@ def nightly(
         inventory=inventory,
         output=output,
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
+        matrix=matrix,
         select=select,
         resume=resume,
     )

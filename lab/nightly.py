@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab import builds, inventory, paths, runs
+from lab.builds import matrix
+from lab.builds.matrix import Variant
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
@@ -63,9 +65,7 @@ def run(options: NightlyOptions) -> int:
     lab = inventory.load(options.inventory)
     if options.resume:
         return _resume(options, lab)
-    names = options.builds or (DEFAULT_BUILD,)
-    for name in names:
-        builds.recipe(name)  # unknown names are said before anything is set up
+    variants, notes = _variants(options, lab)
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = collect(options, select)
     if not cases:
@@ -74,13 +74,37 @@ def run(options: NightlyOptions) -> int:
         run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
         started=time.time(),
         selection=options.describe(select),
-        builds=tuple(names),
+        builds=tuple(variant.name for variant in variants),
         boards={name: _facts(board) for name, board in lab.boards.items()},
         planned=tuple(case.nodeid for case in cases),
         required_areas=_required_areas(options),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
-    return Night(options.inventory, lab, folder, cases).run()
+    folder.write_builds({variant.name: variant.facts() for variant in variants})
+    return Night(options.inventory, lab, folder, cases).run(said=notes)
+
+
+def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """What is to be run, and why some of the matrix is not.
+
+    :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
+    """
+    if not options.matrix:
+        for name in options.builds:
+            builds.recipe(name)  # unknown names are said before anything is set up
+        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+    if options.builds:
+        raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
+    wanted, notes = [], []
+    for variant in matrix.load(options.matrix):
+        unable = [board.name for board in lab.boards.values() if variant.needs not in ("", *board.capabilities)]
+        if unable:
+            notes.append(f"{variant.name} is left out: {', '.join(unable)} does not declare {variant.needs}")
+        else:
+            wanted.append(variant)
+    if not wanted:
+        raise UsageError(f"{options.matrix}: nothing of it can run here: {'; '.join(notes)}")
+    return wanted, notes
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -126,9 +150,12 @@ class Night:
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
-    def run(self) -> int:
+    def run(self, said: Sequence[str] = ()) -> int:
+        """All of it; ``said`` is shown first. Gives the exit status."""
         interrupted = False
         with self._say:
+            for note in said:
+                self._say.note(note)
             try:
                 with ExitStack() as stack:
                     self._set_up()
@@ -164,8 +191,20 @@ class Night:
 
     def _set_up(self) -> None:
         with self._phase("set-up"):
-            made = prepare(self._lab, self._builds, self._say.note)
-            facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
+            noted = self.folder.builds()
+            variants = [Variant.of_facts(name, dict(noted.get(name, {}))) for name in self._builds]
+            names = list(dict.fromkeys(variant.build for variant in variants))
+            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
+            facts = {}
+            for variant in variants:
+                build = made[variant.build]
+                facts[variant.name] = {
+                    **variant.facts(),
+                    "version": build.version,
+                    "build id": build.identity,
+                    "key": build.key,
+                    **({"tools": build.toolstack} if build.tools else {}),
+                }
             self.folder.write_builds(facts)
 
     @contextmanager
@@ -225,7 +264,7 @@ class Night:
         self._shown = len(results)
 
     def _worker_log(self, share: Share) -> Path:
-        return self.folder.path / f"worker-{'-'.join(share.boards)}-{Path(share.build).stem}.log"
+        return self.folder.path / f"worker-{'-'.join(share.boards)}-{Path(share.build).name}.log"
 
     def _start(self, share: Share) -> subprocess.Popen[bytes]:
         arguments = self._worker_log(share).with_suffix(".args")

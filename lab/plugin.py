@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import pytest
 
 from lab import builds, inventory, paths, provision, verdicts
+from lab.builds.matrix import Variant
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
@@ -215,13 +216,15 @@ class Bench:
     def _take_boards(self) -> Rig:
         from lab.grid import services, session
 
-        build = builds.make(self.config.getoption("--build"))
+        name = self.config.getoption("--build")
+        variant = Variant.of_facts(name, dict(self.folder.builds().get(name, {})))
+        build = builds.make(variant.build)
         payloads = build_payloads(paths.cache() / "payloads", kernel_root())
         self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
         boards = {name: self._session.board(name) for name in self.names}
         for board in boards.values():
             board.console.listen(self._on_console)
-        wanted = provision.Wanted(build, payloads=payloads)
+        wanted = provision.Wanted(build, variant.xen_options, payloads=payloads)
         return Rig(self.lab, boards, wanted, self.folder.path)
 
     def close(self) -> None:

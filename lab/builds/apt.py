@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MACHINE = Path("/etc/apt")
 FRESH = 24 * 3600.0  # seconds for which package lists, and the newest version of a package, are believed
 _FIELD = re.compile(r"^(?P<name>[A-Za-z-]+):(?P<value>.*)$")
+_ONE_WITH_SUITE = re.compile(r"(deb(?:-src)?\s+(?:\[[^\]]*\]\s*)?\S+\s+)(\S+)(\s.*)")
 _ONE_LINE = re.compile(r"^deb(?:-src)?\s+(?P<rest>(?:\[[^\]]*\]\s*)?\S+\s+\S+.*)$")
 
 
@@ -78,13 +79,9 @@ def of_suite(text: str, own: str, suite: str) -> str:
         if found := re.search(r"^Suites:(.*)$", stanza, re.MULTILINE | re.IGNORECASE):
             if suites := moved(found[1]):
                 kept.append(f"{stanza[: found.start()]}Suites: {suites}{stanza[found.end() :]}".rstrip() + "\n")
-        else:
-            for line in stanza.splitlines():
-                before, word, after = (
-                    re.split(r"(?<=\s)([^\s\[\]:]+)(?=\s)", line, maxsplit=1) if line else ("", "", "")
-                )
-                if suites := moved(word):
-                    kept.append(f"{before}{suites}{after}\n")
+            continue
+        lines = [_ONE_WITH_SUITE.fullmatch(line) for line in stanza.splitlines()]
+        kept.append("".join(f"{one[1]}{to}{one[3]}\n" for one in lines if one and (to := moved(one[2]))))
     return "\n".join(kept)
 
 

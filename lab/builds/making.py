@@ -53,6 +53,7 @@ class Build:
     source: str  # what the source was, to the byte
     sha256: str  # of xen.gz
     tools: Path | None = None  # a folder with bin and lib; None: the board's own toolstack is used
+    toolstack: str = ""  # what the tools are made of
 
     @property
     def identity(self) -> str:
@@ -163,6 +164,7 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
         source=facts["source"],
         sha256=facts["sha256"],
         tools=directory / "tools" if facts["tools"] else None,
+        toolstack=facts["tools"],
     )
 
 
