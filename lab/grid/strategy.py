@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import re
 import time
 from typing import Any
 
@@ -31,7 +32,8 @@ XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
 TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
 MENU = "GNU GRUB"
-BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
+LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
+LOADER_ERROR = re.compile(r"\berror: ")
 
 
 class Status(enum.Enum):
@@ -104,7 +106,8 @@ class XenStrategy(Strategy):
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
         :raises HypervisorCrash: the console showed one on the way.
-        :raises ProductTimeout: the hypervisor under test started, but dom0 did not come up.
+        :raises ProductTimeout: the boot loader started the hypervisor, but no word or no dom0 came of it.
+        :raises ProductFailure: it reset the board.
         :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
         :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
         """
@@ -164,12 +167,20 @@ class XenStrategy(Strategy):
         """Follow the console from power on; SSH is asked when it says that dom0 is up, or now and then."""
         seen, deadline, asked, refused = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, 0.0
         has_banner = is_up = False
+        loaded: list[str] = []  # entries, as the boot loader names them when it starts them
         lines: list[ConsoleLine] = []
         while True:
             fresh = self.console.lines(seen)
             lines += fresh
             for index, line in enumerate(fresh, len(lines) - len(fresh)):
                 seen = line.n + 1
+                if match := LOADED.search(line.text):
+                    loaded.append(match[1])
+                    deadline = time.time() + XEN_TIMEOUT
+                elif loaded and not has_banner and LOADER_ERROR.search(line.text):
+                    loaded.append("error")
+                if loaded[:1] == ["under-test"] == [self.entry] and "known-good" in loaded:
+                    raise ProductFailure(f"{self.target.name}: the build reset the board before dom0 was up")
                 signature = classify(line.text)
                 if signature is None:
                     continue
@@ -198,7 +209,8 @@ class XenStrategy(Strategy):
                     raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
             if now > deadline:
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
-                kind = ProductTimeout if has_banner else WaitTimeout
+                # A hypervisor that the boot loader has started, and that never says a word, is wrong.
+                kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
                 raise kind(what, now - started, self._tail())
             time.sleep(0.05 if not is_up else 0.3)
 

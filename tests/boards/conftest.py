@@ -18,6 +18,21 @@ from lab import paths
 collect_ignore = ["cases"]  # they are run by the tests, on boards
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broken-builds", action="store_true", help="run what boots deliberately broken builds too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "broken_builds: takes minutes; runs with --broken-builds")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [item for item in items if item.get_closest_marker("broken_builds")]
+    if slow and not config.getoption("--broken-builds"):
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @dataclass
 class Finished:
     """A run of the command line that ended."""
