@@ -134,9 +134,13 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],
 ) -> None:
-    """Make hypervisor builds, or find them in the cache."""
+    """Make hypervisor builds, two at a time, or find them in the cache."""
     from lab import builds
+    from lab.builds import several
 
+    names = [_located(name) if name.endswith((".yaml", ".yml")) else name for name in names]
+    if len(names) > 1:
+        raise typer.Exit(several.make_all(names))
     for name in names:
         made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
         typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")

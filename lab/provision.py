@@ -5,6 +5,7 @@ ansible-runner plays ``firmware/provision/deploy.yaml``; the proof asks the runn
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -45,6 +46,7 @@ ON_BOARD = (
 # which come later and win.
 XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
 DEPLOY_TIMEOUT = 300  # seconds
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,11 @@ def _play(arguments: dict[str, Any]) -> tuple[str, dict[str, tuple[str, ...]]]:
 
 
 def main() -> None:
-    """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout."""
+    """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout.
+
+    Ends with the process that started it, however that ends: nobody else may be at the board when the next one is.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ansible-runner's handler ends Ansible
     done: Any = ansible_runner.run(**json.load(sys.stdin))
     good = done.status == "successful" and done.rc == 0
     sys.stdout.write(json.dumps({"problem": "" if good else _why(done), "changed": _changed(done)}) + "\n")

@@ -167,13 +167,15 @@ class Rig:
 
     def _deploy(self, seat: Seat) -> None:
         with self.phase("deploy"):
-            provision.deploy(
+            changed = provision.deploy(
                 self._lab,
                 [seat.board.spec],
                 self._wanted,
                 self._directory / "provision",
                 ssh_words=ssh.options(),
-            )
+            )[seat.board.name]
+        title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
+        self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
     def _capabilities(self, seat: Seat) -> frozenset[str]:
         probed = set(seat.host.capabilities())
