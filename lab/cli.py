@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
+board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+app.add_typer(board_app, name="board")
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -88,10 +90,26 @@ def nightly(
 def selftest(
     steps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all."),
+        typer.Argument(
+            metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all. With --mutants: areas."
+        ),
+    ] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Instead: run hypervisors broken on purpose, whom cases must fail.")
+    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one of each area.")] = False,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --mutants: the boards.", show_default=False, resolve_path=True),
     ] = None,
 ) -> None:
     """Test the framework itself, then the quick cases on the virtual boards, then broken things on them."""
+    if mutants:
+        from lab import mutants as broken
+
+        raise typer.Exit(broken.run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample))
+    if sample or inventory:
+        raise UsageError("--sample and --inventory go with --mutants only")
     from lab import selftest as steps_of_tox
 
     raise typer.Exit(steps_of_tox.run(steps or ()))
@@ -128,6 +146,19 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import nightly as night
 
     night.lab_down(inventories.load(inventory))
+
+
+@lab_app.command("shape")
+def lab_shape(
+    board: Annotated[str, typer.Argument(metavar="BOARD")],
+    shape: Annotated[str, typer.Argument(metavar="[SHAPE]", help="Of the inventory's `shapes`; none: its own.")] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab import inventory as inventories
+    from lab import nightly as night
+
+    night.lab_shape(inventories.load(inventory), board, shape)
 
 
 @app.command()
@@ -302,6 +333,8 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     for board in inventories.load(inventory).boards.values():
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
 
 @app.command()

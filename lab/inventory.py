@@ -6,9 +6,10 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,10 +25,30 @@ class BmcSpec:
 
     host: str
     credential: str
-    protocol: Literal["ipmi", "redfish"] = "ipmi"
+    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
     port: int = 623
-    interface: str = "lanplus"
-    cipher: int = 17  # ipmi_sim 2.0.33 only knows 3
+    interface: str = "lanplus"  # ipmi
+    cipher: int = 17  # ipmi; ipmi_sim 2.0.33 only knows 3
+    tls: Literal["verified", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
+    ca_file: str = ""  # redfish: PEM that the BMC's certificate is, or is signed by; empty: the system's authorities
+    system: str = ""  # redfish: which of the systems behind this BMC; empty: there is one
+
+
+# Keys of a BMC that only one protocol has.
+BMC_KEYS: Mapping[str, tuple[str, ...]] = {
+    "ipmi": ("interface", "cipher"),
+    "redfish": ("tls", "ca_file", "system"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PduSpec:
+    """The switched outlet a board's mains come from, by one of labgrid's drivers for power switches."""
+
+    model: str  # a module of labgrid.driver.power
+    host: str  # address, or URL where the model wants one
+    outlet: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +75,16 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShapeSpec:
+    """Another form of a board made of QEMU, for what its own does not fit; the other boards are off meanwhile."""
+
+    vcpus: int = 1
+    memory_mib: int = 3072
+    numa_nodes: int = 1
+    capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualSpec:
     """The shape of a board made of QEMU; absent on steel."""
 
@@ -63,6 +94,14 @@ class VirtualSpec:
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
+
+    def shaped(self, name: str) -> VirtualSpec:
+        """The board in this shape; in its own for no name. :raises KeyError: there is no such shape."""
+        if not name:
+            return self
+        shape = self.shapes[name]
+        return replace(self, vcpus=shape.vcpus, memory_mib=shape.memory_mib, numa_nodes=shape.numa_nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +121,7 @@ class BoardSpec:
     xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no xsave=0"
     dom0_options: str = ""
     virtual: VirtualSpec | None = None
+    pdu: PduSpec | None = None
 
     @property
     def board_class(self) -> str:
@@ -129,19 +169,21 @@ CAPABILITIES: Mapping[str, str] = {
     "iommu": "probed: DMA remapping in use",
     "numa": "probed: more than one NUMA node",
     "cpu-offline": "probed: more than one CPU",
+    "memory-8g": "probed: 8 GiB of memory",
     "s3": "probed: suspend to RAM",
     "s5": "probed: soft off",
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
     "spare-nic": "probed: a network port to pass through (nics.spare)",
+    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
     "pvh-dom0": "Xen boots with dom0=pvh on it",
-    "pstate": "CPU frequency control by Xen",
-    "cstate": "idle states deeper than C1",
+    "pstate": "probed: CPU frequency control by Xen",
+    "cstate": "probed: idle states deeper than C1",
     "sriov": "a network port with virtual functions",
-    "edu": "QEMU's DMA test device, or an FPGA like it",
+    "dma-device": "probed: a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
 }
 
 _HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_interpreter", "xenlab")
@@ -153,13 +195,55 @@ _Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0
 _Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
 
 
+_BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
+
+
 class _BmcFile(Strict):
-    protocol: Literal["ipmi"] = "ipmi"
-    host: _Line
-    port: _Port = 623
+    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
+    host: _Line = ""
+    port: _Port | None = None
     interface: Literal["lanplus", "lan"] = "lanplus"
     cipher: int = pydantic.Field(default=17, ge=0, le=17)
-    credential: _Name
+    tls: Literal["verified", "unverified", "off"] = "verified"
+    ca_file: _Line = ""
+    system: _Line = ""
+    credential: _Name | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_protocol(self) -> _BmcFile:
+        for protocol, keys in BMC_KEYS.items():
+            if protocol != self.protocol and (strange := [key for key in keys if key in self.model_fields_set]):
+                raise ValueError(f"{', '.join(strange)} is for protocol {protocol}, and this is {self.protocol}")
+        if self.protocol == "none":
+            if strange := sorted(self.model_fields_set - {"protocol"}):
+                raise ValueError(f"{', '.join(strange)} is for a BMC, and with protocol none there is none")
+        elif lacking := [key for key in ("host", "credential") if not getattr(self, key)]:
+            raise ValueError(f"protocol {self.protocol} needs {' and '.join(lacking)}")
+        if self.ca_file and self.tls != "verified":
+            raise ValueError(f"ca_file says what to verify by, and tls: {self.tls} says not to")
+        return self
+
+
+class _PduFile(Strict):
+    model: _Line
+    host: _Line
+    outlet: int = pydantic.Field(ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> _PduFile:
+        if self.model not in (known := _pdu_models()):
+            hint = did_you_mean(self.model, known)
+            raise ValueError(f"labgrid has no model {self.model!r}{hint}; there are: {', '.join(known)}")
+        if "@" in self.host:
+            raise ValueError("host must not hold a login: every client of labgrid is shown it")
+        return self
+
+
+def _pdu_models() -> list[str]:
+    """Those labgrid can drive; found without importing it, which takes a second."""
+    spec = importlib.util.find_spec("labgrid")
+    folders = [Path(place) / "driver" / "power" for place in (spec.submodule_search_locations if spec else None) or ()]
+    return sorted(file.stem for folder in folders for file in folder.glob("[!_]*.py"))
 
 
 class _ConsoleFile(Strict):
@@ -192,13 +276,21 @@ class _NicsFile(Strict):
     spare: _NicFile | None = None
 
 
-class _VirtualFile(Strict):
+class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+
+
+class _ShapeFile(_FormFile):
+    capabilities: list[str]
+
+
+class _VirtualFile(_FormFile):
     serial_port: _Port
     link_port: _Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    shapes: dict[_Name, _ShapeFile] = {}
 
 
 class _BoardFile(Strict):
@@ -211,6 +303,15 @@ class _BoardFile(Strict):
     xen_options: _Line = ""
     dom0_options: _Line = ""
     virtual: _VirtualFile | None = None
+    pdu: _PduFile | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _together(self) -> _BoardFile:
+        if self.bmc.protocol == "none" and self.pdu is None:
+            raise ValueError("bmc.protocol none needs pdu: there must be some way to its power")
+        if self.bmc.protocol != "ipmi" and self.console.via == "sol":
+            raise ValueError(f"console.via sol needs a BMC that speaks ipmi, not {self.bmc.protocol}")
+        return self
 
 
 class _LabFile(Strict):
@@ -280,11 +381,11 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
                 "(variables of your own playbooks go into host_vars/)"
             )
     data = validate(_BoardFile, path, tree, (*key, "xenlab"))
-    for index, capability in enumerate(data.capabilities):
-        if capability not in CAPABILITIES:
-            hint = did_you_mean(capability, list(CAPABILITIES))
-            where = at(path, tree, (*key, "xenlab", "capabilities", index))
-            raise UsageError(f"{where}: unknown capability {capability!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+    _check_capabilities(path, tree, (*key, "xenlab"), data.capabilities)
+    shapes: dict[str, ShapeSpec] = {}
+    for shape_name, shape in (data.virtual.shapes if data.virtual else {}).items():
+        _check_capabilities(path, tree, (*key, "xenlab", "virtual", "shapes", shape_name), shape.capabilities)
+        shapes[shape_name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     if not isinstance(ssh_host, str):
@@ -300,7 +401,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
         ssh_host=ssh_host,
         ssh_port=ssh_port,
         ssh_user=str(host.get("ansible_user", variables.get("ansible_user", "root"))),
-        bmc=BmcSpec(**data.bmc.model_dump()),
+        bmc=_bmc(path, data.bmc),
         console=ConsoleSpec(**data.console.model_dump()),
         nics=nics,
         capabilities=frozenset(data.capabilities),
@@ -308,8 +409,25 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
         link=data.link or "",
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
-        virtual=VirtualSpec(**data.virtual.model_dump()) if data.virtual else None,
+        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
+        pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
     )
+
+
+def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
+    for index, word in enumerate(words):
+        if word not in CAPABILITIES:
+            hint = did_you_mean(word, list(CAPABILITIES))
+            where = at(path, tree, (*key, "capabilities", index))
+            raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+
+
+def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
+    values = data.model_dump()
+    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["credential"] = data.credential or ""
+    values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
+    return BmcSpec(**values)
 
 
 def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardSpec]]) -> None:
@@ -330,7 +448,7 @@ def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardS
                     f"{at(path, tree, (*key, 'xenlab', *what.split('.')))}: port {port} is {other} already"
                 )
         bmc = (board.bmc.host, board.bmc.port)
-        if (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
+        if board.bmc.protocol != "none" and (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
             raise UsageError(f"{at(path, tree, (*key, 'xenlab', 'bmc'))}: {bmc[0]}:{bmc[1]} is {other} already")
         if board.link:
             links.setdefault(board.link, []).append(name)

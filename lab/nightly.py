@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ DEFAULT_BUILD = "pv32-debug"
 GUESSED_SECONDS = 30.0  # a case that never ran here
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
+READY_LIMIT = 900.0  # seconds to bring the boards of a pair up: one that needs longer is left to the worker
 RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
 
 
@@ -55,6 +56,7 @@ class Share:
     boards: tuple[str, ...]
     build: str
     cases: tuple[str, ...]
+    shape: str = ""  # of the board, if not its own
 
 
 def run(options: NightlyOptions) -> int:
@@ -81,7 +83,7 @@ def run(options: NightlyOptions) -> int:
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
     folder.write_builds({variant.name: variant.facts() for variant in variants})
-    return Night(options.inventory, lab, folder, cases).run(said=notes)
+    return Night(options.inventory, lab, folder, cases, is_remembered=options.is_remembered).run(said=notes)
 
 
 def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
@@ -95,16 +97,7 @@ def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[st
         return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
     if options.builds:
         raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
-    wanted, notes = [], []
-    for variant in matrix.load(options.matrix):
-        unable = [board.name for board in lab.boards.values() if variant.needs not in ("", *board.capabilities)]
-        if unable:
-            notes.append(f"{variant.name} is left out: {', '.join(unable)} does not declare {variant.needs}")
-        else:
-            wanted.append(variant)
-    if not wanted:
-        raise UsageError(f"{options.matrix}: nothing of it can run here: {'; '.join(notes)}")
-    return wanted, notes
+    return matrix.runnable(options.matrix, lab)
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -141,8 +134,11 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 class Night:
     """One run."""
 
-    def __init__(self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
+    def __init__(
+        self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case], *, is_remembered: bool = True
+    ) -> None:
         self._inventory, self._lab, self.folder, self._cases = inventory_file, lab, folder, cases
+        self._is_remembered = is_remembered
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
@@ -192,20 +188,10 @@ class Night:
     def _set_up(self) -> None:
         with self._phase("set-up"):
             noted = self.folder.builds()
-            variants = [Variant.of_facts(name, dict(noted.get(name, {}))) for name in self._builds]
+            variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
             names = list(dict.fromkeys(variant.build for variant in variants))
             made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
-            facts = {}
-            for variant in variants:
-                build = made[variant.build]
-                facts[variant.name] = {
-                    **variant.facts(),
-                    "version": build.version,
-                    "build id": build.identity,
-                    "key": build.key,
-                    **({"tools": build.toolstack} if build.tools else {}),
-                }
-            self.folder.write_builds(facts)
+            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
 
     @contextmanager
     def _lab_up(self) -> Iterator[None]:
@@ -225,16 +211,36 @@ class Night:
 
     def _run_build(self, build: str, cases: Sequence[Case]) -> None:
         durations = _read_durations()
+        boards = list(self._lab.boards.values())
         single = [case for case in cases if case.boards == 1]
         pairs = [case for case in cases if case.boards == 2]
-        if single:
+        shaped = plan_shaped(single, boards, build)
+        single = [case for case in single if not any(case.nodeid in share.cases for share in shaped)]
+        shares = plan_single(single, boards, build, durations)
+        if shares:
             with self._phase("cases on single boards"):
-                self._workers(plan_single(single, list(self._lab.boards.values()), build, durations))
+                self._workers(shares)
         if pairs:
             joined = self._lab.pairs()
-            boards = tuple(board.name for board in joined[0]) if joined else tuple(self._lab.boards)
+            ends = tuple(board.name for board in joined[0]) if joined else tuple(self._lab.boards)
+            if joined and not shares:
+                with self._phase("boards of the pair"):
+                    self._bring_up(ends, build)
             with self._phase("cases on pairs"):
-                self._workers([Share(boards, build, tuple(case.nodeid for case in pairs))])
+                self._workers([Share(ends, build, tuple(case.nodeid for case in pairs))])
+        for share in shaped:
+            with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share):
+                self._workers([share])
+
+    @contextmanager
+    def _reshaped(self, share: Share) -> Iterator[None]:
+        """The share's board has its shape, and the others are off."""
+        self._say.note(f"{share.boards[0]} becomes {share.shape}; the other virtual boards are off meanwhile")
+        lab_shape(self._lab, share.boards[0], share.shape)
+        try:
+            yield
+        finally:
+            lab_shape(self._lab, share.boards[0], "")
 
     def _workers(self, shares: Sequence[Share]) -> None:
         """Run the shares side by side; show results as they come."""
@@ -257,6 +263,21 @@ class Night:
                     f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
                 )
 
+    def _bring_up(self, boards: Sequence[str], build: str) -> None:
+        """Bring boards up side by side, for a worker that would do it one after the other."""
+        running = []
+        for board in boards:
+            command = [sys.executable, "-P", "-m", "lab.ready"]
+            command += [str(self._inventory), board, build, str(self.folder.path)]
+            running.append(_spawn(command, self.folder.path / f"ready-{board}-{Path(build).name}.log"))
+        deadline = time.monotonic() + READY_LIMIT
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            _end(running)
+
     def _show_new(self) -> None:
         results = list(self.folder.results())
         for result in results[self._shown :]:
@@ -264,7 +285,8 @@ class Night:
         self._shown = len(results)
 
     def _worker_log(self, share: Share) -> Path:
-        return self.folder.path / f"worker-{'-'.join(share.boards)}-{Path(share.build).name}.log"
+        where = "-".join((*share.boards, share.shape)).strip("-")
+        return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
 
     def _start(self, share: Share) -> subprocess.Popen[bytes]:
         arguments = self._worker_log(share).with_suffix(".args")
@@ -284,16 +306,7 @@ class Night:
             f"--build={share.build}",
         ]
         command += [f"@{arguments}"]
-        with open(self._worker_log(share), "ab") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=paths.CHECKOUT,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-                env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
+        return _spawn(command, self._worker_log(share))
 
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
@@ -311,7 +324,7 @@ class Night:
             self._written("run.json", lambda: self.folder.write_header(self._header)),
             self._written("durations", lambda: _write_durations(results)),
         ]
-        if fault := _to_history(self.folder):
+        if self._is_remembered and (fault := _to_history(self.folder)):
             self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
             written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
         written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
@@ -341,6 +354,20 @@ def _to_history(folder: RunFolder) -> str:
         log.exception("import into the history")
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _spawn(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
+    """A process of this run, what it says appended to a file."""
+    with open(log_file, "ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=paths.CHECKOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -415,6 +442,25 @@ def plan_single(
     return shares
 
 
+def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) -> list[Share]:
+    """The single-board cases that no board can run as it is, but one in another shape can: a share for each shape.
+
+    What a shape declares decides, so a board of steel is left as it is, and a case that it can run stays there.
+    """
+    shares: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        needs = set(case.needs)
+        if any(needs <= board.capabilities for board in boards):
+            continue
+        for board in boards:
+            shapes = board.virtual.shapes if board.virtual else {}
+            fit = (name for name, shape in shapes.items() if needs <= board.capabilities | shape.capabilities)
+            if name := next(fit, ""):
+                shares.setdefault((board.name, name), []).append(case.nodeid)
+                break
+    return [Share((board,), build, tuple(chosen), shape) for (board, shape), chosen in shares.items()]
+
+
 def _required_areas(options: NightlyOptions) -> tuple[str, ...]:
     """Areas that must have a PASS: those tox.ini lists, unless the user picked cases by hand."""
     if options.paths or options.keyword or options.marker:
@@ -476,6 +522,20 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     except LabError:
         lab_down(lab)
         raise
+
+
+def lab_shape(lab: Lab, name: str, shape: str) -> None:
+    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
+
+    :raises UsageError: no such board or shape.
+    :raises BenchError: the lab is not up, or somebody has one of the boards.
+    """
+    from lab.grid import session
+    from lab.virtual import boards
+
+    directory = services.directory(lab)
+    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
+        boards.reshape(lab, directory / "boards", name, shape)
 
 
 def lab_down(lab: Lab) -> None:

@@ -25,6 +25,7 @@ class NightlyOptions:
     matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    is_remembered: bool = True  # the history takes the run over when it ends
 
     def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""

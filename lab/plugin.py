@@ -20,24 +20,23 @@ from typing import Any, NoReturn
 
 import pytest
 
-from lab import builds, inventory, paths, provision, verdicts
-from lab.builds.matrix import Variant
+from lab import builds, inventory, paths, verdicts
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
 from lab.record import Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
-from lab.rig import Rig, Seat
+from lab.rig import Rig, Seat, take
 from lab.runs import RunFolder
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
-from lab.xen.payloads import build_payloads, kernel_root
 
 log = logging.getLogger(__name__)
 
 SELECTIONS = ("quick", "full", "weekly")
 CRASH_SIGNAL = signal.SIGUSR1
+SURVIVED = frozenset({"iommu-fault"})  # what a board goes on after as before, when a case declares it
 CASE_TIMEOUT = 600  # seconds; a case that takes longer is ended
 
 
@@ -214,18 +213,10 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        from lab.grid import services, session
-
-        name = self.config.getoption("--build")
-        variant = Variant.of_facts(name, dict(self.folder.builds().get(name, {})))
-        build = builds.make(variant.build)
-        payloads = build_payloads(paths.cache() / "payloads", kernel_root())
-        self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
-        boards = {name: self._session.board(name) for name in self.names}
-        for board in boards.values():
-            board.console.listen(self._on_console)
-        wanted = provision.Wanted(build, variant.xen_options, payloads=payloads)
-        return Rig(self.lab, boards, wanted, self.folder.path)
+        self._session, rig = take(self.lab, self.names, self.config.getoption("--build"), self.folder.path)
+        for seat in rig.seats.values():
+            seat.board.console.listen(self._on_console)
+        return rig
 
     def close(self) -> None:
         """Release the boards."""
@@ -361,7 +352,7 @@ def _conclude(bench: Bench, running: Running) -> None:
     }
     if rig is not None:
         for name in running.seats:
-            crashed = crashes[name] is not None or bool(seen[name] & running.expected)
+            crashed = crashes[name] is not None or bool(seen[name] & running.expected - SURVIVED)
             running.evidence += rig.after(name, crashed=crashed)
         running.evidence[:0] = rig.take_evidence()
     observation = verdicts.Observation(

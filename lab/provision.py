@@ -41,6 +41,7 @@ ON_BOARD = (
     "xen/__init__.py",
     "xen/stream.py",
     "xen/proxy.py",
+    "xen/poke.py",
 )  # of lab/: run in dom0 by its Python
 # Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
 # which come later and win.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import provision
+from lab import builds, paths, provision
 from lab.bmc import BmcRefused
-from lab.builds import Build
+from lab.builds.matrix import Variant
 from lab.errors import (
     BenchError,
     BmcUnreachable,
@@ -24,12 +24,14 @@ from lab.errors import (
     ProductFailure,
     WaitTimeout,
 )
-from lab.grid import rescue, ssh
+from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
+from lab.runs import RunFolder
 from lab.wait import wait_until
 from lab.xen.host import Host
+from lab.xen.payloads import build_payloads, kernel_root
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Seat:
 
     board: Board
     proof: provision.Proof | None = None
+    boot_id: str = ""  # of the dom0 that gave it
     capabilities: frozenset[str] = frozenset()
     suspect: str = ""  # why the next case must not trust the board as it is
     deployed: bool = False  # the build under test was put onto it by this process
@@ -67,7 +70,7 @@ class Rig:
         self.evidence: list[Evidence] = []
 
     @property
-    def build(self) -> Build:
+    def build(self) -> builds.Build:
         return self._wanted.build
 
     @property
@@ -85,7 +88,7 @@ class Rig:
         seat = self.seats[name]
         if seat.refused:
             raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
-        if seat.proof and not seat.suspect and seat.board.is_reachable():
+        if seat.proof and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -151,6 +154,13 @@ class Rig:
                 if attempt == 2:
                     raise
 
+    def _is_same_boot(self, seat: Seat) -> bool:
+        """Whether dom0 answers and is the one that gave the proof: a case may have had its board rebooted."""
+        try:
+            return bool(seat.proof and boot_id(seat.board) == seat.boot_id)
+        except BenchError:
+            return False
+
     def _is_proved(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():
             seat.proof = None
@@ -158,6 +168,7 @@ class Rig:
         try:
             with self.phase("proof"):
                 proof = provision.prove(lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted)
+            seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False
@@ -254,10 +265,33 @@ class Rig:
         return taken
 
 
+def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process; ``build`` and the guest payloads are what they shall run.
+
+    ``directory`` is the run folder; what it notes of ``build`` (a variant of a matrix) holds.
+
+    :raises BenchError: no lab is up, or a board is somebody else's.
+    :raises UsageError: unknown build.
+    """
+    variant = Variant.of_facts(build, RunFolder.open(directory).builds().get(build, {}))
+    payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
+    held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
+    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
+
+
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    "pv hvm hap shadow iommu pv32 numa cpu-offline s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair".split()
+    (
+        "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
+        "pstate cstate dma-device self-ssh"
+    ).split()
 )
+
+
+def boot_id(board: Board) -> str:
+    """What Linux in dom0 calls this boot, and no other. :raises BenchError: it does not answer."""
+    return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
 
 
 def _note(board: str, title: str, body: str) -> Evidence:

@@ -165,6 +165,8 @@ def kernel_root_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (drivers / "helper.ko").write_bytes(module("xenbus_probe"))
     (drivers / "e1000e.ko.xz").write_bytes(lzma.compress(module("ptp")))
     (drivers / "ptp.ko").write_bytes(module(""))
+    for name in set(payloads.MODULES) - {"xen-pcifront", "e1000e"}:
+        (drivers / f"{name}.ko").write_bytes(module(""))
     busybox = tmp_path / "busybox"
     busybox.write_bytes(b"\x7fELF static")
     monkeypatch.setattr(payloads, "BUSYBOX", (busybox,))
@@ -194,7 +196,8 @@ def test_initramfs_brings_modules_in_loading_order(tmp_path: Path, kernel_root: 
     assert first["linux-initrd"].read_bytes() == second["linux-initrd"].read_bytes()
     files = unpacked(gzip.decompress(first["linux-initrd"].read_bytes()))
     assert files["init"][0] == 0o100755
-    assert files["bin/hugecheck"][1].startswith(b"\x7fELF")
+    for program in payloads.PROGRAMS:
+        assert files[f"bin/{program}"][1].startswith(b"\x7fELF")
     assert files["lib/modules/e1000e.ko"][1] == module("ptp")
     assert files["lib/modules/e1000e.order"][1] == b"/lib/modules/ptp.ko\n/lib/modules/e1000e.ko\n"
     assert files["lib/modules/xen-pcifront.order"][1].split() == [

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from lab import credentials
-from lab.bmc.ipmi import BmcRefused, Exchange, IpmiBmc
+from lab.bmc.switching import BmcRefused, Exchange
 from lab.errors import UsageError
-from lab.inventory import BoardSpec
+from lab.inventory import BmcSpec
 
-__all__ = ["Bmc", "BmcRefused", "Exchange", "IpmiBmc", "connect"]
+__all__ = ["Bmc", "BmcRefused", "Exchange", "connect"]
 
 
 class Bmc(Protocol):
@@ -19,8 +20,11 @@ class Bmc(Protocol):
     def is_powered(self) -> bool:
         """Whether the chassis has power. A sleeping board's answer is its maker's choice."""
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """Power on, and see it on. :raises PowerTimeout: not on within ``timeout`` seconds."""
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """Power on, and see it on. :raises PowerTimeout: not on within ``timeout`` seconds.
+
+        ``proof`` is another sign of power than the BMC's word; once it is true the BMC's word need not settle.
+        """
 
     def power_off(self, timeout: float = 30.0) -> None:
         """Take the power away, and see it off; nothing is shut down. :raises PowerTimeout: still on."""
@@ -49,6 +53,9 @@ class Bmc(Protocol):
     def sleep_state(self) -> str:
         """ACPI state: ``S0``, ``S3``, ``S5``... :raises MissingCapability: the BMC does not know."""
 
+    def clock(self) -> datetime:
+        """The BMC's own time. :raises MissingCapability: it has none, or it was never set."""
+
     def sensors(self) -> Mapping[str, str]:
         """Readings by name, with units."""
 
@@ -56,11 +63,18 @@ class Bmc(Protocol):
         """What the BMC says of itself."""
 
 
-def connect(board: BoardSpec) -> Bmc:
+def connect(board: str, spec: BmcSpec) -> Bmc:
     """The BMC of this board. Opens nothing yet: the first command does.
 
-    :raises UsageError: no such credential, or a protocol nobody speaks here.
+    :raises UsageError: no such credential, or it is one that the protocol cannot carry.
     """
-    if board.bmc.protocol != "ipmi":
-        raise UsageError(f"{board.name}: bmc.protocol {board.bmc.protocol!r} is not supported; only ipmi is")
-    return IpmiBmc(board.name, board.bmc, credentials.lookup(board.bmc.credential))
+    if spec.protocol == "none":
+        raise UsageError(f"{board}: has no BMC")
+    credential = credentials.lookup(spec.credential)
+    if spec.protocol == "redfish":
+        from lab.bmc.redfish import RedfishBmc  # half a second of imports that most processes do not need
+
+        return RedfishBmc(board, spec, credential)
+    from lab.bmc.ipmi import IpmiBmc
+
+    return IpmiBmc(board, spec, credential)

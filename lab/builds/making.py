@@ -60,6 +60,11 @@ class Build:
         """How to tell it from other builds in a report, build id or not."""
         return self.build_id or f"no build id; version {self.version or 'unknown'}, sha256 {self.sha256[:16]}"
 
+    def facts(self) -> dict[str, str]:
+        """What a run folder keeps of it and a report shows."""
+        facts = {"version": self.version, "build id": self.identity, "key": self.key}
+        return facts | ({"tools": self.toolstack} if self.tools else {})
+
     def tool_files(self) -> dict[str, Path]:
         """The files of its toolstack, by their path in it."""
         return {str(file.relative_to(self.tools)): file for file in files_below(self.tools)} if self.tools else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ import pydantic
 from lab.builds.recipes import recipe
 from lab.errors import UsageError
 from lab.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.inventory import Lab
 
 PLAIN = "plain"  # the command line that adds nothing
 DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode: what it is on Xen's command line
@@ -33,7 +35,7 @@ class Variant:
         return facts | ({"xen options": self.xen_options} if self.xen_options else {})
 
     @classmethod
-    def of_facts(cls, name: str, facts: dict[str, str]) -> Variant:
+    def of_facts(cls, name: str, facts: Mapping[str, str]) -> Variant:
         """A variant out of a run folder; a run without notes of it has plain builds."""
         return cls(name, facts.get("recipe", name), facts.get("xen options", ""))
 
@@ -68,6 +70,23 @@ def load(file: Path) -> tuple[Variant, ...]:
             if other != variant:
                 raise UsageError(f"{at(file, tree, ('rows', number))}: {variant.name} is two things: name them apart")
     return tuple(found.values())
+
+
+def runnable(file: Path, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """The variants that all boards of ``lab`` can run, and why the others are left out.
+
+    :raises UsageError: the file is wrong, or nothing of it can run there.
+    """
+    wanted, notes = [], []
+    for variant in load(file):
+        unable = [board.name for board in lab.boards.values() if variant.needs not in ("", *board.capabilities)]
+        if unable:
+            notes.append(f"{variant.name} is left out: {', '.join(unable)} does not declare {variant.needs}")
+        else:
+            wanted.append(variant)
+    if not wanted:
+        raise UsageError(f"{file}: nothing of it can run here: {'; '.join(notes)}")
+    return wanted, notes
 
 
 def _located(build: str, file: Path) -> str:

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 LONGEST_BUILD = 3600.0  # seconds; also how long the tree of another maker is waited for
 _BUSY = ".xenlab-busy"  # there while a compiler may be writing: found later, the tree is not to be trusted
 _FACTS = ".xenlab-tree"
+_PATCHES = ".xenlab-patches"  # a folder of copies of what is applied now, in order
+_PATCH = ("patch", "-p1", "--batch", "--no-backup-if-mismatch")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -81,8 +82,8 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
     if isinstance(source, Git):  # one tree for all revisions: bisection compiles only what differs
         name = "git-" + hashlib.sha256(source.location.encode()).hexdigest()[:16]
     else:
-        patches = [digest(patch) for patch in recipe.patches]
-        name = "src-" + hashlib.sha256(json.dumps([identity, patches]).encode()).hexdigest()[:16]
+        # One tree for all patches: a build that differs in one compiles only what the patch touches.
+        name = "src-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     trees = paths.cache() / "trees"
     directory = trees / name
     with lock.held(trees / f"{name}.lock", LONGEST_BUILD, f"source tree {directory}") as descriptor:
@@ -92,12 +93,14 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         if isinstance(source, Git):
             epoch = _check_out(source, identity.split()[1], directory, recipe.patches, report)
         else:
-            if not (directory / _FACTS).exists():
+            if not (directory / _FACTS).exists() or not _is_patchable(directory, recipe.patches):
                 report("fetching the source")
-                _unpack_into(source, directory, recipe.patches)
+                _unpack_into(source, directory)
             epoch = int(json.loads((directory / _FACTS).read_text(encoding="utf-8"))["epoch"])
         (directory / _BUSY).touch()
         try:
+            if not isinstance(source, Git):
+                _put_on(directory, recipe.patches)
             yield Tree(directory, epoch, descriptor)
         except LabError as error:
             if not isinstance(error, CommandError) or error.ended:
@@ -106,7 +109,34 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         (directory / _BUSY).unlink(missing_ok=True)
 
 
-def _unpack_into(source: Source, directory: Path, patches: tuple[Path, ...]) -> None:
+def _is_patchable(directory: Path, patches: tuple[Path, ...]) -> bool:
+    """Take off the tree what is on it and not among ``patches``; False when it does not come off."""
+    applied = sorted((directory / _PATCHES).iterdir())
+    if [digest(patch) for patch in applied] == [digest(patch) for patch in patches]:
+        return True
+    (directory / _BUSY).touch()
+    try:
+        for patch in reversed(applied):
+            run([*_PATCH, "--reverse", "-i", str(patch)], cwd=directory, timeout=60)
+            patch.unlink()
+    except CommandError as error:
+        log.info("%s: made anew, since a patch does not come off: %s", directory, error)
+        return False
+    (directory / _BUSY).unlink()
+    return True
+
+
+def _put_on(directory: Path, patches: tuple[Path, ...]) -> None:
+    """Patch a clean tree, and note with what; a tree that has just these patches is left alone."""
+    kept = directory / _PATCHES
+    if any(kept.iterdir()):
+        return
+    for number, patch in enumerate(patches):
+        _patch(directory, (patch,))
+        shutil.copyfile(patch, kept / f"{number:03}")
+
+
+def _unpack_into(source: Source, directory: Path) -> None:
     """Fetch and unpack beside ``directory``, then move there: an interrupted one leaves nothing."""
     shutil.rmtree(directory, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="unpacking-") as scratch:
@@ -125,8 +155,8 @@ def _unpack_into(source: Source, directory: Path, patches: tuple[Path, ...]) -> 
             raise AssertionError(source)  # the others have no tree
         if not (root / "xen" / "Makefile").is_file():
             raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
-        epoch = int(dated.stat().st_mtime)  # before patching, which touches files
-        _patch(root, patches)
+        epoch = int(dated.stat().st_mtime)
+        (root / _PATCHES).mkdir()
         (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
         root.rename(directory)
 
@@ -134,9 +164,9 @@ def _unpack_into(source: Source, directory: Path, patches: tuple[Path, ...]) -> 
 def _unpack_tarball(archive: Path, root: Path) -> Path:
     root.mkdir()
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(root, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+        # Python's tarfile cannot be told to be careful on Debian 12; tar(1) is: no absolute names, none with `..`.
+        run(["tar", "-xf", str(archive), "--no-same-owner", "-C", str(root)], timeout=300)
+    except CommandError as error:
         raise UsageError(f"{archive}: cannot be unpacked: {error}") from None
     entries = list(root.iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else root
@@ -145,11 +175,8 @@ def _unpack_tarball(archive: Path, root: Path) -> Path:
 def _patch(root: Path, patches: tuple[Path, ...]) -> None:
     for patch in patches:
         try:
-            run(
-                ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i", str(patch)],
-                cwd=root,
-                timeout=60,
-            )
+            for dry in (("--dry-run",), ()):  # one that applies in part would leave a tree that is neither
+                run([*_PATCH, "--forward", *dry, "-i", str(patch)], cwd=root, timeout=60)
         except CommandError as error:
             raise UsageError(f"{patch}: does not apply: {error}") from None
 

@@ -31,6 +31,7 @@ MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot load
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
 TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
+SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
 LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
 LOADER_ERROR = re.compile(r"\berror: ")
@@ -52,7 +53,7 @@ class XenStrategy(Strategy):
     """Brings a board to a status; ``labgrid-client -s dom0`` does it for people."""
 
     bindings = {
-        "power": "IPMIPowerDriver",
+        "power": "BmcDriver",
         "recorder": "RecordedConsoleDriver",
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
@@ -114,15 +115,14 @@ class XenStrategy(Strategy):
         self._activate()
         by_menu = self._prepare(entry)
         self.status, self.entry, self.milestones = Status.unknown, entry, {}
-        self.since = self.console.mark()
-        started = time.time()
         try:
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
-            if self.power.get():
-                self.power.cycle()
-            else:
-                self.power.on()
+            self.power.off()
+            self.since = self.console.mark()
+            started = time.time()
+            # What a board that was off has printed proves its power better than a status that is said to settle.
+            self.power.on(proof=lambda: bool(self.console.lines(self.since)))
             if by_menu:
                 self._choose(entry)
             self._wait_booted(started, until)
@@ -164,8 +164,9 @@ class XenStrategy(Strategy):
         self.serial.write(HOTKEYS[entry])
 
     def _wait_booted(self, started: float, until: Status) -> None:
-        """Follow the console from power on; SSH is asked when it says that dom0 is up, or now and then."""
-        seen, deadline, asked, refused = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, 0.0
+        """Follow the console from power on; SSH is asked when it says that dom0 is up, or falls silent."""
+        seen, deadline, asked, spoke = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, started
+        refused = 0.0  # when dom0 first answered and its toolstack did not work
         has_banner = is_up = False
         loaded: list[str] = []  # entries, as the boot loader names them when it starts them
         lines: list[ConsoleLine] = []
@@ -198,7 +199,11 @@ class XenStrategy(Strategy):
                             return
                     is_up = is_up or signature.name == "dom0-up"
             now = time.time()
-            if is_up or ("dom0-linux" in self.milestones and now - asked > 5.0):
+            spoke = now if fresh else spoke
+            # A console that says nothing of a login: asked unbidden, but not while the boot goes on printing, for a
+            # question that nobody hears yet holds up what comes meanwhile.
+            is_silent = "dom0-linux" in self.milestones and now - max(spoke, asked) > SILENCE
+            if is_up or is_silent:
                 asked = now
                 answer = self._ask()
                 if answer and answer.status == 0:

@@ -21,7 +21,7 @@ from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, identity, image, qemu
-from lab.virtual.spec import DaemonConfig, write_config
+from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
         home.mkdir(parents=True, exist_ok=True)
         _fresh_disk(home, base)
         identity.write_seed(home / "seed.tar", lab, board, keys)
+        if board.bmc.protocol == "redfish":
+            _certify(home, board)
     accelerator = _proved(lab, boards, directory, base, progress)
     for board in boards:
         write_config(directory / board.name / "daemon.json", _config(lab, board, accelerator))
@@ -80,7 +82,7 @@ def _proved(
         return "tcg"
     first = asking[0]
     home = directory / first.name
-    found = accelerators.proved(first, home, first.bmc.port + KCS_OFFSET, base.disk.parent.name, progress)
+    found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
 
@@ -94,7 +96,24 @@ def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> D
             peer_port = peer.virtual.link_port if peer.virtual else 0
     if board.virtual.accelerator == "proved":
         board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
-    return DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
+    return DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port)
+
+
+def _kcs_port(board: BoardSpec) -> int:
+    return board.bmc.port + KCS_OFFSET if board.bmc.protocol == "ipmi" else 0
+
+
+def _certify(home: Path, board: BoardSpec) -> None:
+    """Give a BMC that speaks Redfish its certificate, and put it where the inventory says that it is trusted."""
+    from lab.virtual import tls
+
+    if board.bmc.tls == "off":
+        return
+    certificate = tls.make(home, board.name)
+    if board.bmc.tls == "verified":
+        if not board.bmc.ca_file:
+            raise UsageError(f"{board.name}: a virtual board's bmc.tls verified needs bmc.ca_file: where to put it")
+        shutil.copyfile(certificate, board.bmc.ca_file)
 
 
 def _ensure_password(lab: Lab) -> None:
@@ -120,11 +139,12 @@ def ports_in_use(lab: Lab) -> list[str]:
             continue
         wanted = [
             (socket.SOCK_STREAM, board.ssh_port, "ssh"),
-            (socket.SOCK_DGRAM, board.bmc.port, "bmc"),
-            (socket.SOCK_STREAM, board.bmc.port + KCS_OFFSET, "bmc system interface"),
+            (socket.SOCK_DGRAM if board.bmc.protocol == "ipmi" else socket.SOCK_STREAM, board.bmc.port, "bmc"),
             (socket.SOCK_STREAM, board.virtual.serial_port, "serial"),
             (socket.SOCK_DGRAM, board.virtual.link_port, "lab link"),
         ]
+        if kcs := _kcs_port(board):
+            wanted.append((socket.SOCK_STREAM, kcs, "bmc system interface"))
         taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if machine.port_is_taken(port, kind)]
     return taken
 
@@ -178,6 +198,41 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
             stop(directory)
             raise BenchError(f"{name}: the board daemon ended with status {process.returncode}: {tail}")
     return pids
+
+
+def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
+    """Give the board ``name`` a shape of its inventory entry (no name: its own), and power all virtual boards off.
+
+    It has it from its next power on until it is given another. Nobody must be using the boards.
+
+    :raises UsageError: no such board or shape.
+    :raises BenchError: a board's daemon is not there, or refuses.
+    """
+    board = lab.boards.get(name)
+    if board is None or board.virtual is None:
+        known = ", ".join(other.name for other in lab.boards.values() if other.virtual)
+        raise UsageError(f"{name} is no virtual board of {lab.path}; there are: {known or 'none'}")
+    if shape and shape not in board.virtual.shapes:
+        known = ", ".join(board.virtual.shapes) or "none"
+        raise UsageError(f"{name} has no shape {shape} in {lab.path}; there are: {known}")
+    for other in lab.boards.values():
+        if other.virtual:
+            _tell(directory, other.name, "power", "0")
+            _tell(directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
+
+
+def _tell(directory: Path, name: str, what: str, value: str) -> None:
+    """Set something at a board's daemon. :raises BenchError: it is not there, or refuses."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(directory / name / "control.sock"))
+            connection.sendall(f"set {what} {value}\n".encode())
+            answer = connection.makefile("r", encoding="ascii").readline().strip()
+    except OSError as error:
+        raise BenchError(f"{name}: its daemon does not answer: {error.strerror or error}") from error
+    if answer != "ok":
+        raise BenchError(f"{name}: its daemon does not set {what} to {value}: {answer or 'no answer'}")
 
 
 def running(directory: Path) -> dict[str, int]:

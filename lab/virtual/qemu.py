@@ -26,7 +26,7 @@ class Wiring:
     seed: Path  # tar with the board's identity, read once by its first boot
     uart: Path  # unix socket of the serial cable
     qmp: Path  # unix socket the daemon listens on
-    kcs_port: int  # TCP port of the BMC's system interface
+    kcs_port: int  # TCP port of the BMC's system interface; 0: it has none
     link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
 
 
@@ -53,9 +53,11 @@ def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_devi
     argv += ["-device", "ide-hd,drive=disk,bus=ide.0"]
     argv += ["-drive", f"if=none,id=seed,file={wiring.seed},format=raw,snapshot=on"]
     argv += ["-device", "ide-hd,drive=seed,bus=ide.1"]
-    argv += _nics(board, shape, wiring)
+    argv += _devices(board, shape, wiring)
     argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
     argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    if not wiring.kcs_port:
+        return argv
     argv += ["-chardev", f"socket,id=kcs,host=127.0.0.1,port={wiring.kcs_port},reconnect=2"]
     argv += [
         "-device",
@@ -81,10 +83,10 @@ def _numa(shape: VirtualSpec) -> list[str]:
     return argv
 
 
-def _nics(board: BoardSpec, shape: VirtualSpec, wiring: Wiring) -> list[str]:
-    """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through.
+def _devices(board: BoardSpec, shape: VirtualSpec, wiring: Wiring) -> list[str]:
+    """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through; the DMA device.
 
-    Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare.
+    Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare, 5 DMA device.
     """
     argv: list[str] = []
     if nic := board.nics.get("management"):
@@ -102,4 +104,6 @@ def _nics(board: BoardSpec, shape: VirtualSpec, wiring: Wiring) -> list[str]:
     if nic := board.nics.get("spare"):
         argv += ["-netdev", "user,id=spare,restrict=on"]
         argv += ["-device", f"e1000e,netdev=spare,mac={nic.mac},addr=4,romfile="]
+    if "dma-device" in board.capabilities:  # its DMA reaches all of memory; by itself QEMU's has 28 address bits
+        argv += ["-device", f"edu,dma_mask={2**64 - 1},addr=5"]
     return argv

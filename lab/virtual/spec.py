@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
+
+OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +17,13 @@ class DaemonConfig:
     """A board and the loopback ports that are nobody else's business."""
 
     board: BoardSpec
-    kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it
+    kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it; 0: it speaks Redfish and has none
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:
     """Write what :func:`read_config` reads."""
-    data = asdict(config)
-    data["board"]["capabilities"] = sorted(config.board.capabilities)
-    path.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(asdict(config), indent=1, default=sorted), encoding="utf-8")  # sorted: of sets
 
 
 def read_config(path: Path) -> DaemonConfig:
@@ -34,5 +34,9 @@ def read_config(path: Path) -> DaemonConfig:
     board["console"] = ConsoleSpec(**board["console"])
     board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
     board["capabilities"] = frozenset(board["capabilities"])
-    board["virtual"] = VirtualSpec(**board["virtual"]) if board["virtual"] else None
+    board["pdu"] = PduSpec(**board["pdu"]) if board["pdu"] else None
+    if board["virtual"]:
+        shapes = board["virtual"].pop("shapes").items()
+        made = {name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])}) for name, shape in shapes}
+        board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
     return DaemonConfig(board=BoardSpec(**board), **data)

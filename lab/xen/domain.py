@@ -83,6 +83,10 @@ class Domain:
         """The same guest seen on another host, after a relocation."""
         return Domain(host, self.config)
 
+    def domid(self) -> int:
+        """Its number, which it keeps until it is relocated or restarted. :raises ToolstackFailed: it is not there."""
+        return int(self.host.xl("domid", self.name).stdout)
+
     @property
     def is_there(self) -> bool:
         """Whether xl lists it."""
@@ -91,9 +95,7 @@ class Domain:
     # -- console ---------------------------------------------------------------------------------------------
 
     def _log_glob(self) -> str:
-        # xenconsoled names the log of a relocated guest after the name it arrived under.
-        quoted = shlex.quote(self.name)
-        return f"{CONSOLE_DIR}/guest-{quoted}--incoming.log {CONSOLE_DIR}/guest-{quoted}.log"
+        return " ".join(f"{CONSOLE_DIR}/guest-{shlex.quote(name)}.log" for name in self.host.log_names(self.name))
 
     def console(self) -> list[str]:
         """All lines the guest has printed on this host (xenconsoled's log)."""

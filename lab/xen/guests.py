@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lab.xen.domain import DomainConfig
 from lab.xen.host import GUESTS, Host
 
 LINUX_MIB = 192  # what Debian's kernel and a small initramfs need to come up
 
 
-def payload(host: Host, kind: str, work: str, *, memory_mib: int = 16, **options: object) -> DomainConfig:
+def payload(
+    host: Host, kind: str, work: str, *, memory_mib: int = 16, pci: tuple[str, ...] = (), **options: object
+) -> DomainConfig:
     """A payload guest: ``kind`` is ``pv32``, ``pv64``, ``pvh32`` or ``pvh64``; options go to its command line."""
     words = [f"work={work}", *(f"{key}={value}" for key, value in options.items())]
     return DomainConfig(
@@ -17,6 +21,7 @@ def payload(host: Host, kind: str, work: str, *, memory_mib: int = 16, **options
         kernel=f"{GUESTS}/{kind}",
         memory_mib=memory_mib,
         cmdline=" ".join(words),
+        pci=pci,
     )
 
 
@@ -28,6 +33,7 @@ def linux(
     memory_mib: int = LINUX_MIB,
     cmdline: str = "",
     pci: tuple[str, ...] = (),
+    more: Mapping[str, str] | None = None,
 ) -> DomainConfig:
     """Debian's kernel with the project's small initramfs, as ``pv`` or ``pvh``."""
     return DomainConfig(
@@ -38,4 +44,5 @@ def linux(
         memory_mib=memory_mib,
         cmdline=f"console=hvc0 quiet mitigations=off xl_work={work} {cmdline}".strip(),
         pci=pci,
+        more=more or {},
     )

@@ -15,7 +15,10 @@ from lab.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
+LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
+POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # what only a program can do in dom0
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
+ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -85,15 +88,35 @@ class Host:
         said = float(self.run("date +%s.%N").stdout)
         return said + (time.monotonic() - before) / 2
 
+    def lag(self) -> float:
+        """How far dom0's wall clock is ahead of this machine's, in seconds."""
+        return self.clock() - time.time()
+
     def domains(self) -> dict[str, DomainRow]:
-        """All guests (not dom0) by name."""
-        rows: dict[str, DomainRow] = {}
+        """The guests (not dom0) of this end by name."""
+        return {row.name: row for row in self.rows() if row.domid and self.owns(row.domid)}
+
+    def rows(self) -> list[DomainRow]:
+        """All of ``xl list``."""
+        rows = []
         for line in self.xl("list").stdout.splitlines():
             if match := _ROW.match(line.strip()):
                 name, domid, memory, vcpus, state, seconds = match.groups()
-                if domid != "0":
-                    rows[name] = DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds))
+                rows.append(DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds)))
         return rows
+
+    def owns(self, domid: int) -> bool:
+        """Whether a domain belongs to this end of a relocation: all do where a board is only one (lab.xen.ends)."""
+        return True
+
+    def log_names(self, name: str) -> tuple[str, ...]:
+        """What xenconsoled may call the log of a guest here, in the order of time: it keeps the name of its arrival."""
+        return (name + ARRIVED, name)
+
+    @property
+    def link_name(self) -> str:
+        """What the source of a relocation calls this host."""
+        return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
         """Press Xen's debug keys and give back what they wrote to its console ring."""
@@ -157,7 +180,7 @@ class Host:
         """What this hypervisor on this board can do, probed.
 
         Words of ``virt_caps`` and ``xen_caps`` (tools/xl/xl_info.c, xen/arch/x86/setup.c init_xen_cap_info),
-        /sys/power/mem_sleep, and what boot printed.
+        /sys/power/mem_sleep, tools/misc/xenpm.c, PCI ids, and what boot printed.
         """
         info = self.info()
         words = set(info.get("virt_caps", "").split())
@@ -170,14 +193,21 @@ class Host:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
             found.add("cpu-offline")
+        if int(info.get("total_memory", "0")) > LARGE_MIB:
+            found.add("memory-8g")
         probe = self.run(
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
+            "&& echo dma-device; "
+            "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "
+            "xenpm get-cpuidle-states 0 2>/dev/null | awk '/total C-states/ && $NF > 2 { print \"cstate\" }'; "
+            "ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true 2>/dev/null && echo self-ssh; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= {word for word in ("s3", "s5", "rtcwake", "qemu") if word in probe.split()}
+        found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "dma-device", "pstate", "cstate", "self-ssh"}
         if "s3" in found:
             found.add("s5")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")

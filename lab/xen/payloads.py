@@ -27,7 +27,14 @@ from lab.errors import BenchError
 
 SOURCES = paths.CHECKOUT / "firmware" / "guests"
 KERNELS = ("pv32", "pv64", "pvh32", "pvh64")
-MODULES = ("xen-pcifront", "e1000e")  # what the initramfs may load; the same names stand in linux/init
+PROGRAMS = ("hugecheck", "xswrite")  # of linux/, in the initramfs
+MODULES = (
+    "xen-pcifront",
+    "e1000e",
+    "xen-netfront",
+    "xen-netback",
+    "bridge",
+)  # what the initramfs may load; the same names stand in linux/init
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 FORMAT = 1  # counts when what is kept, or how it is made, changes
 LONGEST_BUILD = 180.0
@@ -162,7 +169,7 @@ def _make_in(directory: Path, kernel: _Kernel | None, busybox: Path | None) -> N
         _run(["make", "-s", "-C", str(SOURCES), f"OUT={work}", "CC=gcc"], timeout=LONGEST_BUILD - 20)
         if kernel and busybox:
             shutil.copyfile(kernel.image, work / "linux-kernel")
-            (work / "linux-initrd").write_bytes(_gzip(_initramfs(kernel, busybox, work / "hugecheck")))
+            (work / "linux-initrd").write_bytes(_gzip(_initramfs(kernel, busybox, work)))
         (work / "made").touch()
         shutil.rmtree(directory, ignore_errors=True)
         work.rename(directory)
@@ -234,7 +241,7 @@ def _module_bytes(path: Path) -> bytes:
     raise BenchError(f"{path.name}: unknown compression")
 
 
-def _initramfs(kernel: _Kernel, busybox: Path, hugecheck: Path) -> bytes:
+def _initramfs(kernel: _Kernel, busybox: Path, made: Path) -> bytes:
     """A newc archive; nothing in it depends on when, where or by whom it was made."""
     entries: list[tuple[str, int, bytes, int]] = [
         (name, stat.S_IFDIR | 0o755, b"", 0)
@@ -244,7 +251,8 @@ def _initramfs(kernel: _Kernel, busybox: Path, hugecheck: Path) -> bytes:
     entries.append(("init", stat.S_IFREG | 0o755, (SOURCES / "linux" / "init").read_bytes(), 0))
     entries.append(("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes(), 0))
     entries.append(("bin/sh", stat.S_IFLNK | 0o777, b"busybox", 0))
-    entries.append(("bin/hugecheck", stat.S_IFREG | 0o755, hugecheck.read_bytes(), 0))
+    for program in PROGRAMS:
+        entries.append((f"bin/{program}", stat.S_IFREG | 0o755, (made / program).read_bytes(), 0))
     for module in MODULES:
         order = []
         for path in _module_files(kernel.modules, [module]):

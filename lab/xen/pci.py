@@ -1,14 +1,20 @@
-"""PCI devices that a guest may be given."""
+"""PCI devices that a guest may be given, and one that does DMA where a case wants it to."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab.errors import MissingCapability
+from lab.errors import BenchError, MissingCapability
 from lab.wait import wait_until
-from lab.xen.host import Host
+from lab.xen.domain import Domain
+from lab.xen.host import POKE, Host
+
+DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/xen/poke.py
+PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +22,7 @@ class Device:
     """A device of a board."""
 
     address: str  # 0000:00:04.0
-    interface: str  # its name in dom0, before it was taken away
+    interface: str = ""  # its name in dom0, before it was taken away; of network ports
 
 
 @contextlib.contextmanager
@@ -24,17 +30,45 @@ def assignable(host: Host, role: str) -> Iterator[Device]:
     """Take the board's network port of this role from dom0 (``xl pci-assignable-add``) and give it back at the end.
 
     :raises MissingCapability: the board has none.
-    :raises CommandFailed: xl refused.
+    :raises ToolstackFailed: xl refused.
     """
+    device = port(host, role)
+    host.run(f"ip link set {device.interface} down")
+    try:
+        with _lent(host, device.address):
+            yield device
+    finally:
+        driver = f"/sys/bus/pci/devices/{device.address}/driver"
+        host.run(
+            f"[ -e {driver} ] || echo {device.address} > /sys/bus/pci/drivers_probe; "
+            f"for i in 1 2 3 4 5 6 7 8 9 10; do [ -e /sys/class/net/{device.interface} ] && break; sleep 0.3; done"
+        )
+
+
+def port(host: Host, role: str) -> Device:
+    """The board's network port of this role, which dom0 has. :raises MissingCapability: the board has none."""
     nic = host.board.spec.nics.get(role)
     if nic is None:
         raise MissingCapability(host.name, f"{role}-nic")
     address = nic.pci or host.pci_of(nic.mac)
-    interface = str(host.run(f"ls /sys/bus/pci/devices/{address}/net").stdout).strip()
-    host.run(f"ip link set {interface} down")
+    return Device(address, str(host.run(f"ls /sys/bus/pci/devices/{address}/net").stdout).strip())
+
+
+@contextlib.contextmanager
+def dma_device(host: Host) -> Iterator[DmaDevice]:
+    """The board's DMA device, taken from dom0 as :func:`assignable` does. :raises MissingCapability: it has none."""
+    found = str(host.run(f"lspci -Dn -d {DMA_DEVICE}").stdout).split()
+    if not found:
+        raise MissingCapability(host.name, "dma-device")
+    with _lent(host, found[0]):
+        yield DmaDevice(host, found[0])
+
+
+@contextlib.contextmanager
+def _lent(host: Host, address: str) -> Iterator[None]:
     host.xl("pci-assignable-add", address)
     try:
-        yield Device(address, interface)
+        yield
     finally:
         host.xl("pci-assignable-remove", "-r", address, check=False)
         driver = f"/sys/bus/pci/devices/{address}/driver"
@@ -43,7 +77,76 @@ def assignable(host: Host, role: str) -> Iterator[Device]:
             return "pciback" not in str(host.run(f"readlink {driver} || true").stdout)
 
         wait_until(back, 15, f"{host.name}: {address} is out of pciback's hands")
-        host.run(
-            f"[ -e {driver} ] || echo {address} > /sys/bus/pci/drivers_probe; "
-            f"for i in 1 2 3 4 5 6 7 8 9 10; do [ -e /sys/class/net/{interface} ] && break; sleep 0.3; done"
-        )
+
+
+@dataclass(frozen=True, slots=True)
+class DmaDevice:
+    """A device that moves one page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
+
+    host: Host
+    address: str
+
+    def read(self, frame: int) -> None:
+        """Have it read a page into its buffer."""
+        self.host.run(f"{POKE} dma {self.address} from {frame:#x}")
+
+    def write(self, frame: int) -> None:
+        """Have it write its buffer to a page. Where the IOMMU stops it, nothing tells but the console."""
+        self.host.run(f"{POKE} dma {self.address} to {frame:#x}")
+
+    def storm(self, frame: int, seconds: float) -> str:
+        """The command that has it write to a page all the time; for :meth:`~lab.grid.board.Board.spawn`."""
+        return f"{POKE} storm {self.address} {frame:#x} {seconds}"
+
+    def is_master(self) -> bool:
+        """Whether it may do DMA at all (PCI's command register): Xen takes that away from one that faults too often."""
+        return bool(int(str(self.host.run(f"setpci -s {self.address} COMMAND").stdout), 16) & 4)
+
+    def fault_at(self, frame: int) -> str:
+        """The pattern of Xen's report that this device's write to the page was stopped.
+
+        Source: xen/drivers/passthrough/vtd/iommu.c, amd/iommu_init.c.
+        """
+        where = re.escape(self.address)
+        intel = rf"DMAR: ?\[DMA Write\] Request device \[{where}\] fault addr 0*{frame * PAGE:x}\b"
+        return rf"{intel}|AMD-Vi: IO_PAGE_FAULT: {where} d\d+ addr 0*{frame * PAGE:x}\b"
+
+
+_ENTRY = re.compile(r"pfn=(0x[0-9a-f]+) ==> mfn=(0x[0-9a-f]+) \(type 0x0\)")
+
+
+def frames(domain: Domain, count: int) -> list[int]:
+    """Machine frames of ordinary pages from the middle of a PV guest's memory (``xen-mfndump dump-p2m``).
+
+    :raises BenchError: it has not that many.
+    """
+    text = str(domain.host.run(f"xen-mfndump dump-p2m $(xl domid {shlex.quote(domain.name)})").stdout)
+    found = [int(match[2], 16) for match in _ENTRY.finditer(text)]
+    middle = len(found) // 2
+    if len(found) < count + 1:
+        raise BenchError(f"{domain.name}: xen-mfndump tells of {len(found)} ordinary pages: {text[-200:]}")
+    return found[middle : middle + count]
+
+
+def page_digest(domain: Domain, frame: int) -> str:
+    """SHA-256 of a page of a guest, as it is now."""
+    return str(domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}").stdout).strip()
+
+
+def fill_page(domain: Domain, frame: int, text: str) -> str:
+    """Write ``text`` again and again over a page of a guest; its SHA-256 then.
+
+    Only what was written to is in a PV guest's IOMMU tables: Xen maps a page there when it becomes a writable one
+    (xen/arch/x86/mm.c, _get_page_type).
+    """
+    command = f"{POKE} fill $(xl domid {shlex.quote(domain.name)}) {frame:#x} {shlex.quote(text)}"
+    return str(domain.host.run(command).stdout).strip()
+
+
+def owner(host: Host, address: str) -> str:
+    """Whose the device is, in the words of Xen's debug key Q: ``d0``, ``d7``, ``DomIO:8001``; empty when it knows none.
+
+    Source: xen/drivers/passthrough/pci.c, _dump_pci_devices.
+    """
+    match = re.search(rf"{re.escape(address)} - (\S+) - ", host.debug_keys("Q"))
+    return match[1] if match else ""

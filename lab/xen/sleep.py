@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
-from lab.errors import BenchError, LabError, WaitTimeout
+from lab.errors import BenchError, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.host import Host
+from lab.xen.host import POKE, Host
 
 REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
 # In the order xen/arch/x86/acpi/power.c enter_state() prints them.
 ENTERING = "Entering ACPI S3 state."
 FINISHING = "Finishing wakeup from ACPI S3 state."
 BANNER = "Xen version "
+# Xen's own words of a sleep that went wrong, its banner aside: arch/x86/acpi/power.c, common/cpu.c, smpboot.c, time.c,
+# drivers/passthrough/vtd/iommu.c. "(XEN)" does not stand before each: some come without a newline before them.
+TROUBLE = (
+    "Some devices failed to power down",
+    "Error taking CPU",
+    "Error bringing CPU",
+    "Error re-offlining CPU",
+    "not coming back online",
+    "Not coming online",
+    "TSC warp detected",
+    "unexpectedly wrapped",
+    "IOMMU flush all failed",
+)
 
 
 @dataclass
@@ -25,10 +40,12 @@ class Night:
     finished: bool = False
     rebooted: bool = False  # Xen's banner came instead of the wake-up
     seen_asleep: bool = False  # the board itself said so: BMC's ACPI power state
+    answered: bool = False  # dom0, after waking
     states: list[str] = field(default_factory=list)  # what the BMC said, with times
     asleep_seconds: float = 0.0  # from Entering to Finishing, by the console's clock
     suspend_seconds: float = 0.0  # from dom0's request to Entering: its drivers, Xen's domains and CPUs
     back_seconds: float = 0.0  # from Finishing to dom0 answering
+    waited: float = 0.0  # for it to wake, at most
 
     def text(self) -> str:
         """For the evidence."""
@@ -41,21 +58,55 @@ class Night:
             "resume_s": self.back_seconds,
         }
 
+    def failure(self) -> str:
+        """Why this was not a sleep and a waking up, the three ways to fail told apart; empty when it was one."""
+        if not self.entered:
+            return "never slept: Xen did not say that it enters S3"
+        if self.rebooted:
+            return "rebooted instead of waking: Xen's banner came where it should finish its wake-up"
+        if not self.finished:
+            return f"never woke: no word from Xen within {self.waited:.0f} s of being asleep"
+        if not self.seen_asleep:
+            return f"never slept: Xen said so, but the board was never in S3: {'; '.join(self.states)}"
+        if not self.answered:
+            return "woke without its dom0: Xen finished its wake-up, but dom0 does not answer"
+        if trouble := next((line for line in self.lines for words in TROUBLE if words in line), ""):
+            return f"woke with trouble: {trouble}"
+        return ""
 
-def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Night:
-    """Put the host into S3 and have it woken: by its RTC after ``wake_after`` seconds, or by its power button.
+    def check(self) -> None:
+        """:raises AssertionError: :meth:`failure` has something to say."""
+        assert not self.failure(), self.failure()
 
-    Tells apart: never slept, rebooted instead, never woke. A host that never woke is power-cycled by the caller's rig.
 
+def suspend(
+    host: Host,
+    *,
+    wake_after: int | None = None,
+    by: Literal["rtc", "timer"] = "rtc",
+    while_asleep: Callable[[], None] | None = None,
+    timeout: float = 60.0,
+) -> Night:
+    """Put the host into S3 and have it woken; what came of it is in the answer, good or bad.
+
+    ``wake_after`` seconds the RTC wakes it, set by hand or by a timer of dom0's kernel. ``while_asleep`` is done when
+    the board is asleep, as its BMC says: to press its power button, for one. With neither nobody wakes it. A host that
+    never woke or rebooted is left as it is: the rig power-cycles it for the next case.
+
+    :raises MissingCapability: the BMC does not tell the ACPI power state.
     :raises BenchError: dom0 could not be told to sleep.
     """
     board = host.board
-    night = Night()
+    board.power.sleep_state()
+    night = Night(waited=(wake_after or 0) + timeout)
     mark = board.console.mark()
+    sleep = "echo mem > /sys/power/state"
     if wake_after is None:
-        command = "echo 0 > /sys/class/rtc/rtc0/wakealarm; echo mem > /sys/power/state"
-    else:
+        command = f"echo 0 > /sys/class/rtc/rtc0/wakealarm; {sleep}"
+    elif by == "rtc":
         command = f"rtcwake -m mem -s {wake_after}"
+    else:
+        command = f"{POKE} alarm {wake_after} > /run/xenlab/alarm.log & sleep 1; {sleep}"
     go = f"sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}"
     host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")
     try:
@@ -75,24 +126,25 @@ def suspend(host: Host, *, wake_after: int | None, timeout: float = 60.0) -> Nig
 
         wait_until(asleep, 5.0, f"{host.name}: asleep", interval=0.1)
         night.seen_asleep = True
-    except LabError as error:
+    except BenchError as error:
         night.states.append(str(error))
-    if wake_after is None:
-        board.power.press_power_button()
-        night.states.append(f"power button pressed {time.time() - entering.time:.1f} s after Entering")
+    if while_asleep is not None:
+        while_asleep()
+        night.states.append(f"acted on {time.time() - entering.time:.1f} s after Entering")
     try:
-        woken = board.console.wait_for(f"{FINISHING}|{BANNER}", (wake_after or 0) + timeout, since=entering.n + 1)
+        woken = board.console.wait_for(f"{FINISHING}|{BANNER}", night.waited, since=entering.n + 1)
     except WaitTimeout:
         return _close(night, board, mark)
     night.rebooted = BANNER in woken.text
     night.finished = not night.rebooted
     night.asleep_seconds = woken.time - entering.time
-    board.reconnect()
-    try:
-        wait_until(lambda: board.is_reachable(), timeout, f"{host.name}: dom0 answers after waking")
-        night.back_seconds = time.time() - woken.time
-    except BenchError as error:
-        night.states.append(str(error))
+    if night.finished:
+        try:
+            board.reconnect(timeout)
+            night.answered = True
+            night.back_seconds = time.time() - woken.time
+        except BenchError as error:
+            night.states.append(str(error))
     return _close(night, board, mark)
 
 

@@ -11,6 +11,7 @@ from conftest import CommandLine
 from lab import paths
 
 BROKEN = "tests/boards/cases/testcases/broken"
+SLEEPLESS = "tests/boards/cases/testcases/sleepless"
 RECIPE = """\
 description: panics at boot, since it insists on an IOMMU that it is told not to use
 source:
@@ -44,6 +45,21 @@ def test_broken_cases(lab_up: CommandLine, tmp_path: Path) -> None:
 
     assert results["test_dom0_dies_on_purpose"]["verdict"] == "PASS", run.explain()
     assert results["test_works_again_afterwards"]["verdict"] == "PASS", run.explain()
+
+
+def test_sleeps_that_fail(lab_up: CommandLine, tmp_path: Path) -> None:
+    """Three ways to fail, told apart; and the board is there again after each."""
+    run = lab_up.nightly(tmp_path / "run", SLEEPLESS)
+    results = run.results()
+    assert run.status == 1, run.explain()
+    for name, why in (
+        ("test_never_slept", "never slept"),
+        ("test_rebooted_instead", "rebooted instead of waking"),
+        ("test_never_woke", "never woke"),
+    ):
+        assert (results[name]["verdict"], results[name]["rule"]) == ("FAIL", "assertion"), run.explain()
+        assert why in results[name]["reason"], run.explain()
+    assert results["test_sleeps_again_afterwards"]["verdict"] == "PASS", run.explain()
 
 
 def test_hypervisor_that_panics_at_boot(lab_up: CommandLine, tmp_path: Path) -> None:

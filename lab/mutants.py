@@ -1,0 +1,267 @@
+"""Proof that cases bite: hypervisors broken on purpose, and the case that must say FAIL to each.
+
+``tests/mutants/AREA.yaml`` names the mutants of an area, ``tests/mutants/AREA/NAME.patch`` is how one is broken. Each
+is built, run on the boards of the lab as any build is, and its verdict kept: the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from ruamel.yaml import YAML
+
+from lab import builds, inventory, nightly, paths
+from lab.builds.recipes import RECIPES
+from lab.builds.trees import digest
+from lab.errors import BenchError, UsageError
+from lab.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.grid import services
+from lab.options import VIRTUAL_LAB, NightlyOptions
+from lab.runs import RunFolder
+from lab.xen.payloads import SOURCES
+
+MUTANTS = paths.CHECKOUT / "tests" / "mutants"
+
+Outcome = Literal["caught", "missed", "not judged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A build broken on purpose. ``says`` is searched for in the reason of the case's FAIL."""
+
+    area: str
+    name: str
+    why: str
+    case: str
+    says: str
+    build: str
+    patch: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.area}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of a mutant. ``key`` names all that it depends on."""
+
+    label: str
+    key: str
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+def areas(directory: Path = MUTANTS) -> tuple[str, ...]:
+    """The areas that have mutants."""
+    return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
+
+
+def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
+    """The mutants of an area, in the order of its file.
+
+    :raises UsageError: no such area, or the file is wrong; says file, line, key and what would be right.
+    """
+    if area not in areas(directory):
+        known = ", ".join(areas(directory)) or "none"
+        raise UsageError(f"no area {area!r} has mutants{did_you_mean(area, areas(directory))}; areas: {known}")
+    file = directory / f"{area}.yaml"
+    tree = read_yaml(file)
+    data = validate(_File, file, tree)
+    found = []
+    for name, entry in data.mutants.items():
+        patch = directory / area / f"{name}.patch"
+        if not patch.is_file():
+            raise UsageError(f"{at(file, tree, ('mutants', name))}: its patch is not there ({patch})")
+        try:
+            re.compile(entry.says)
+        except re.error as error:
+            raise UsageError(
+                f"{at(file, tree, ('mutants', name, 'says'))}: not a regular expression: {error}"
+            ) from None
+        found.append(Mutant(area, name, entry.why, entry.case, entry.says, entry.build or data.build, patch))
+    if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys():
+        raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
+    return found
+
+
+class _Entry(Strict):
+    why: Annotated[str, pydantic.StringConstraints(min_length=10, pattern=r"^[^\n]+$")]
+    case: Annotated[str, pydantic.StringConstraints(pattern=r"^testcases/\S+\.py::\S+$")]
+    says: Annotated[str, pydantic.StringConstraints(min_length=3)]
+    build: str = ""
+
+
+class _File(Strict):
+    build: str = nightly.DEFAULT_BUILD
+    mutants: dict[Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z0-9-]+$")], _Entry]
+
+
+# -- running them ------------------------------------------------------------------------------------------------------
+
+
+def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
+    """Try the mutants of these areas, or of all; ``is_sample``: the first of each. What was judged is not tried again.
+
+    The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed, 3 one could not be judged,
+    130 interrupted.
+
+    :raises UsageError: no such area, a wrong file, a case that is not there.
+    """
+    say = partial(print, flush=True)
+    chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
+    mutants = [mutant for of_area in chosen for mutant in of_area]
+    lab = inventory.load(inventory_file)
+    known = {case.nodeid for case in nightly.collect(NightlyOptions(), "weekly")}
+    for mutant in mutants:
+        if mutant.case not in known:
+            near = did_you_mean(mutant.case, sorted(known))
+            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {mutant.case}{near}")
+    ledger = Ledger(paths.state() / "mutants.jsonl")
+    judged = {mutant.label: found for mutant in mutants if (found := ledger.find(mutant))}
+    left = [mutant for mutant in mutants if mutant.label not in judged]
+    if judged:
+        say(f"{len(judged)} of {len(mutants)} were judged before")
+    interrupted = False
+    if left:
+        with _lab_up(lab):
+            for mutant in left:
+                found = _try(mutant, inventory_file)
+                if found is None:
+                    interrupted = True
+                    break
+                judged[mutant.label] = found
+                ledger.append(found)
+                say(f"----- {found.label}: {found.outcome} in {found.seconds:.0f} s: {found.reason}")
+    outcomes = [judged[mutant.label].outcome if mutant.label in judged else "not judged" for mutant in mutants]
+    for line in _table(mutants, judged, known):
+        say(line)
+    say(f"{outcomes.count('caught')} of {len(mutants)} mutants caught")
+    if interrupted:
+        return 130
+    return 1 if "missed" in outcomes else 3 if "not judged" in outcomes else 0
+
+
+def _table(mutants: Sequence[Mutant], judged: Mapping[str, Judgement], known: set[str]) -> Iterator[str]:
+    for mutant in mutants:
+        found = judged.get(mutant.label)
+        yield f"{found.outcome if found else 'not judged':<11} {mutant.label}: {found.reason if found else 'not run'}"
+    for area in dict.fromkeys(mutant.area for mutant in mutants):
+        biting = {mutant.case for mutant in load(area)}
+        idle = sorted(case for case in known - biting if case.startswith(f"testcases/{area}/"))
+        if idle:
+            yield f"not proved, since no mutant must fail them ({area}): {', '.join(_short(case) for case in idle)}"
+
+
+def _short(case: str) -> str:
+    return case.rpartition("::")[2]
+
+
+def _try(mutant: Mutant, inventory_file: Path) -> Judgement | None:
+    """Build it, run its case, and say what came of it; None: interrupted."""
+    started = time.monotonic()
+    folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
+    folder.mkdir(parents=True)
+    recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
+    _write_recipe(recipe, mutant)
+    options = NightlyOptions(
+        paths=(mutant.case,),
+        inventory=inventory_file,
+        output=folder / "run",
+        builds=(str(recipe),),
+        select="weekly",
+        is_remembered=False,
+    )
+    outcome: Outcome
+    try:
+        if nightly.run(options) == 130:
+            return None
+        outcome, reason = judge(mutant, RunFolder.open(folder / "run"))
+    except (BenchError, UsageError) as error:  # a patch that does not apply or compile is no verdict on a case
+        outcome, reason = "not judged", str(error).splitlines()[0]
+    return Judgement(mutant.label, key(mutant), outcome, reason, round(time.monotonic() - started, 1))
+
+
+def judge(mutant: Mutant, folder: RunFolder) -> tuple[Outcome, str]:
+    """What a run of the mutant says: caught is a FAIL of its case for the reason that was foretold."""
+    result = next((one for one in folder.final_results() if one.case == mutant.case), None)
+    if result is None:
+        return "not judged", "; ".join(folder.header().notes) or "the case did not run"
+    said = result.reason.splitlines()[0] if result.reason else ""
+    if result.verdict == "FAIL" and re.search(mutant.says, result.reason):
+        return "caught", said
+    if result.verdict == "FAIL":
+        return "missed", f"FAIL, but its reason has no /{mutant.says}/: {said}"
+    if result.verdict in ("PASS", "SKIP"):
+        return "missed", f"{result.verdict} {said}".strip()
+    return "not judged", f"{result.verdict}: {said}"
+
+
+def _write_recipe(file: Path, mutant: Mutant) -> None:
+    """The recipe of the build it is a mutant of, and its patch last."""
+    base = RECIPES / f"{mutant.build}.yaml"
+    patches = [*builds.recipe(mutant.build).patches, mutant.patch]
+    data = dict(read_yaml(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
+    with open(file, "w", encoding="utf-8") as opened:
+        YAML(typ="rt").dump(data, opened)
+
+
+@contextmanager
+def _lab_up(lab: inventory.Lab) -> Iterator[None]:
+    """One lab for all of them; one that is up is used and left up."""
+    if services.status(services.directory(lab)).is_up:
+        yield
+        return
+    nightly.lab_up(lab, detach=False, progress=partial(print, flush=True))
+    try:
+        yield
+    finally:
+        nightly.lab_down(lab)
+
+
+# -- what was judged ---------------------------------------------------------------------------------------------------
+
+
+def key(mutant: Mutant) -> str:
+    """Names what a judgement depends on: patch, recipe, the case's file, the payloads, what is foretold."""
+    case_file = paths.CHECKOUT / mutant.case.partition("::")[0]
+    sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
+    content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", case_file, *sources)
+    return hashlib.sha256(f"{content}\0{mutant.case}\0{mutant.says}".encode()).hexdigest()[:16]
+
+
+class Ledger:
+    """Judgements, a line of JSON each; what could not be judged is not among them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, Judgement] = {}
+        if file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    found = Judgement(**json.loads(line))
+                except (ValueError, TypeError):  # the end of a run that was killed
+                    continue
+                self._known[f"{found.label} {found.key}"] = found
+
+    def find(self, mutant: Mutant) -> Judgement | None:
+        """What came of just this mutant before."""
+        return self._known.get(f"{mutant.label} {key(mutant)}")
+
+    def append(self, found: Judgement) -> None:
+        if found.outcome == "not judged":
+            return
+        self._known[f"{found.label} {found.key}"] = found
+        with open(self._file, "a", encoding="utf-8") as opened:
+            opened.write(json.dumps(asdict(found)) + "\n")

@@ -1,0 +1,95 @@
+"""A device that does DMA on purpose: what its owner's memory is open to, and all other memory is not."""
+
+import pytest
+
+from lab.wait import wait_until
+from lab.xen.domain import assert_unbroken
+from lab.xen.guests import payload
+from lab.xen.pci import dma_device, fill_page, frames, owner, page_digest
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.needs("iommu", "dma-device"),
+    pytest.mark.expects_crash("iommu-fault"),
+]
+
+
+def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
+    """A guest's device reaches its guest's memory, and no other guest's: Xen names device and address of the fault."""
+    with dma_device(host) as device:
+        owning = payload(host, "pv64", "heartbeat", hb_ms=200, pci=(device.address,))
+        with host.domain(payload(host, "pv64", "memory,heartbeat", hb_ms=200)) as victim, host.domain(owning) as guest:
+            victim.beats()
+            mine, other = frames(guest, 2)
+            foreign = frames(victim, 1)[0]
+            wanted, before = fill_page(guest, mine, "xenlab"), page_digest(victim, foreign)
+            fill_page(guest, other, "other")
+            device.read(mine)
+            device.write(other)
+            assert page_digest(guest, other) == wanted, "the device does not reach the memory of the guest that owns it"
+            mark = host.board.console.mark()
+            device.write(foreign)
+            assert page_digest(victim, foreign) == before, "the device wrote to another guest's memory"
+            fault = host.expect_console(device.fault_at(foreign), 10.0, since=mark)
+            evidence.add("the fault", fault.text, kind="console", board=host.name)
+            for one in (victim, guest):
+                one.beats(3)
+                assert_unbroken(one.heartbeats())
+            bad = [line for line in victim.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
+            assert not bad, f"the other guest's memory: {bad[0]}"
+
+
+def test_device_in_quarantine_does_no_dma(host, evidence):
+    """A device that nobody has is DomIO's, and its DMA, to memory of whoever had it before, is stopped."""
+    with dma_device(host) as device:
+        with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
+            guest.beats()
+            frame = frames(guest, 1)[0]
+            fill_page(guest, frame, "the guest's")
+            assert owner(host, device.address) == f"d{guest.domid()}"
+            device.read(frame)
+        after = owner(host, device.address)
+        evidence.add("owner after the guest", after, board=host.name)
+        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+        mark = host.board.console.mark()
+        device.write(frame)
+        fault = host.expect_console(device.fault_at(frame), 10.0, since=mark)
+        evidence.add("the fault", fault.text, kind="console", board=host.name)
+
+
+def test_guest_killed_with_dma_in_flight(host, evidence):
+    """A guest dies while its device writes to its memory: all of it goes, and the device reaches nothing more."""
+    with dma_device(host) as device:
+        free = host.free_memory_mib()
+        with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
+            guest.beats()
+            page = frames(guest, 1)[0]
+            fill_page(guest, page, "the guest's")
+            storm = host.board.spawn(device.storm(page, 6.0))
+            wait_until(lambda: "begun" in storm.output(), 10.0, f"{host.name}: the device writes")
+            domid = guest.domid()
+            mark = host.board.console.mark()
+            host.xl("destroy", guest.name)
+        fault = host.expect_console(device.fault_at(page), 10.0, since=mark)
+        evidence.add("the first fault", fault.text, kind="console", board=host.name)
+        storm.wait(30.0)
+        evidence.add("the storm", storm.output(), board=host.name)
+        after = owner(host, device.address)
+        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+        assert f"General information for domain {domid}:" not in host.debug_keys("q"), "the domain is not gone"
+        wait_until(lambda: host.free_memory_mib() >= free, 10.0, f"{host.name}: {free} MiB free again")
+
+
+def test_device_that_faults_all_the_time_is_silenced(host, evidence):
+    """Faults in quick succession cost the device its right to do DMA, and the host nothing.
+
+    Source: xen/drivers/passthrough/pci.c, pci_check_disable_device.
+    """
+    with dma_device(host) as device, host.domain(payload(host, "pv64", "heartbeat", hb_ms=200)) as guest:
+        guest.beats()
+        storm = host.board.spawn(device.storm(frames(guest, 1)[0], 8.0))
+        storm.wait(30.0)
+        evidence.add("the storm", storm.output(), board=host.name)
+        assert not device.is_master(), "the device may still do DMA"
+        guest.beats(3)
+        assert_unbroken(guest.heartbeats())

@@ -1,0 +1,108 @@
+"""CPUs taken offline and brought back, and what Xen does with idle and with fast ones."""
+
+import re
+
+import pytest
+
+from lab.wait import wait_until
+from lab.xen.domain import assert_unbroken
+from lab.xen.guests import payload
+
+pytestmark = [pytest.mark.full]
+
+
+def hptool(host, *words):
+    """``xen-hptool``; it tries again for ever when Xen says EBUSY, so it is given an end."""
+    return host.run(f"timeout 20 xen-hptool {' '.join(words)} 2>&1", check=False)
+
+
+@pytest.mark.needs("cpu-offline")
+def test_cpu_goes_and_comes_back(host, evidence):
+    """The last CPU goes offline and comes back five times; a guest pinned to it moves away and goes on."""
+    last = int(host.info()["nr_cpus"]) - 1
+    with host.domain(payload(host, "pv64", "heartbeat", hb_ms=100)) as guest:
+        host.xl("vcpu-pin", guest.name, "0", str(last))
+        guest.beats()
+        for _ in range(5):
+            off = hptool(host, "cpu-offline", str(last))
+            assert f"CPU {last} offlined successfully" in off.stdout, off.stdout
+            assert int(host.info()["nr_cpus"]) == last, "xl info counts the CPU that is offline"
+            where = host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()
+            assert where[3] != str(last), f"the guest is said to run on a CPU that is offline: {' '.join(where)}"
+            guest.beats(3)
+            on = hptool(host, "cpu-online", str(last))
+            assert f"CPU {last} onlined successfully" in on.stdout, on.stdout
+            assert int(host.info()["nr_cpus"]) == last + 1
+        guest.beats(3)
+        evidence.add("xl vcpu-list", host.xl("vcpu-list").stdout, board=host.name)
+        assert_unbroken(guest.heartbeats())
+
+
+@pytest.mark.needs("cpu-offline")
+def test_a_guest_runs_on_a_cpu_that_came_back(host, evidence):
+    """A CPU that was offline runs a guest as before: one pinned to it beats in time."""
+    last = int(host.info()["nr_cpus"]) - 1
+    assert "offlined successfully" in hptool(host, "cpu-offline", str(last)).stdout
+    assert "onlined successfully" in hptool(host, "cpu-online", str(last)).stdout
+    with host.domain(payload(host, "pv64", "heartbeat", hb_ms=100)) as guest:
+        host.xl("vcpu-pin", guest.name, "0", str(last))
+        guest.beats(2)
+
+        def runs_there():
+            return host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()[3] == str(last)
+
+        wait_until(runs_there, 10.0, f"{guest.name} runs on CPU {last}")
+        guest.beats(10)
+        evidence.add("xl vcpu-list", host.xl("vcpu-list").stdout, board=host.name)
+        assert_unbroken(guest.heartbeats())
+
+
+def test_the_boot_cpu_stays(host, evidence):
+    """CPU 0 cannot go: EINVAL. Source: xen/common/cpu.c, cpu_down."""
+    said = hptool(host, "cpu-offline", "0")
+    evidence.add("xen-hptool cpu-offline 0", said.stdout, board=host.name)
+    assert "CPU 0 offline failed" in said.stdout, said.stdout
+    assert "Invalid argument" in said.stdout, said.stdout
+    assert "Domain-0" in host.xl("list").stdout
+
+
+@pytest.mark.needs("pstate")
+def test_frequency_follows_the_governor(host, evidence):
+    """powersave and performance bring CPU 0 to the lowest and the highest frequency that Xen says it has."""
+    pattern = re.compile(r"scaling frequency\s*: max \[(\d+)\] min \[(\d+)\] cur \[(\d+)\]")
+    text = host.run("xenpm get-cpufreq-para 0").stdout
+    evidence.add("xenpm get-cpufreq-para 0", text, board=host.name)
+    limits, governor = pattern.search(text), re.search(r"current_governor\s*: (\S+)", text)
+    assert limits, text
+    assert governor, text
+    try:
+        for name, wanted in (("powersave", int(limits[2])), ("performance", int(limits[1]))):
+            host.run(f"xenpm set-scaling-governor 0 {name}")
+
+            def there(wanted=wanted):
+                now = pattern.search(host.run("xenpm get-cpufreq-para 0").stdout)
+                return now is not None and abs(int(now[3]) - wanted) <= wanted * 0.02
+
+            wait_until(there, 5.0, f"{host.name}: CPU 0 at {wanted} kHz under {name}")
+    finally:
+        host.run(f"xenpm set-scaling-governor 0 {governor[1]}")
+
+
+@pytest.mark.needs("cstate")
+def test_idle_states_are_used_and_can_be_forbidden(host, evidence):
+    """An idle CPU is in a state deeper than C1; with set-max-cstate 1 in none."""
+
+    def deep():
+        text = host.run("xenpm get-cpuidle-states 0").stdout
+        return text, sum(int(ms) for ms in re.findall(r"^C(?:[2-9]|1\d).*\n.*residency\s*\[\s*(\d+) ms", text, re.M))
+
+    text, before = deep()
+    wait_until(lambda: deep()[1] > before, 10.0, f"{host.name}: CPU 0 in a deep state")
+    evidence.add("xenpm get-cpuidle-states 0", text, board=host.name)
+    try:
+        host.run("xenpm set-max-cstate 1")
+        _, forbidden = deep()
+        host.run("xenpm start 3")  # it samples for three seconds
+        assert deep()[1] == forbidden, "deeper states are used although set-max-cstate 1 forbids them"
+    finally:
+        host.run("xenpm set-max-cstate unlimited")

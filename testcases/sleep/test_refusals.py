@@ -1,0 +1,38 @@
+"""Sleep states that Xen or dom0's kernel must refuse, with the host as it was afterwards."""
+
+import pytest
+
+from lab.xen.domain import assert_unbroken
+from lab.xen.guests import payload
+from lab.xen.host import POKE
+
+pytestmark = [pytest.mark.full]
+
+
+@pytest.mark.parametrize("state", [0, 1, 2, 4, 6])
+def test_xen_refuses_what_is_no_sleep_of_its_own(host, evidence, state):
+    """Xen sleeps in S3 and S5 alone: the hypercall for another state is EINVAL, and guests go on.
+
+    Source: xen/arch/x86/acpi/power.c, enter_state: S1, S2 and S4 get as far as stopped devices before they are refused.
+    """
+    with host.domain(payload(host, "pv64", "heartbeat", hb_ms=200)) as guest:
+        guest.beats()
+        mark = host.board.console.mark()
+        answer = host.run(f"{POKE} acpi-sleep {state}").stdout.strip()
+        lines = "\n".join(line.text for line in host.board.console.lines(mark))
+        evidence.add("XENPF_enter_acpi_sleep", f"S{state}: {answer}\n{lines}", board=host.name)
+        assert answer == "refused: EINVAL", f"Xen's answer to S{state} is: {answer}"
+        guest.beats(3)
+        assert_unbroken(guest.heartbeats())
+
+
+def test_dom0_refuses_standby(host, evidence):
+    """S1 where the firmware has none is an error of the write, and Xen hears nothing of it."""
+    if "standby" in host.run("cat /sys/power/state").stdout.split():
+        pytest.skip("the board has S1")
+    mark = host.board.console.mark()
+    said = host.run("echo standby > /sys/power/state", check=False)
+    evidence.add("echo standby > /sys/power/state", f"status {said.status}: {said.stderr}", board=host.name)
+    assert said.status != 0
+    assert "Invalid argument" in said.stderr, said.stderr
+    assert not [line.text for line in host.board.console.lines(mark) if "Preparing system" in line.text]

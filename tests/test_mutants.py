@@ -1,0 +1,187 @@
+"""Mutants: their manifests are read, their verdicts judged and kept; a patched source tree is used again."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lab import mutants, paths
+from lab.builds import trees
+from lab.builds.recipes import Recipe, Tarball
+from lab.errors import UsageError
+from lab.mutants import Judgement, Ledger, Mutant
+from lab.record import RunHeader, TestResult, Verdict
+from lab.runs import RunFolder
+
+CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
+
+
+@pytest.mark.parametrize("area", mutants.areas())
+def test_the_manifests_are_sound(area: str) -> None:
+    """Each mutant names a case file of its own area, and its patch is one."""
+    found = mutants.load(area)
+    assert found
+    for mutant in found:
+        assert mutant.case.startswith(f"testcases/{area}/"), mutant.label
+        assert (paths.CHECKOUT / mutant.case.partition("::")[0]).is_file(), mutant.label
+        assert "--- a/xen/" in mutant.patch.read_text(encoding="utf-8"), mutant.label
+
+
+def manifest(tmp_path: Path, text: str, *patches: str) -> Path:
+    (tmp_path / "area.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "area").mkdir()
+    for name in patches:
+        (tmp_path / "area" / f"{name}.patch").write_text("--- a/xen/x\n", encoding="utf-8")
+    return tmp_path
+
+
+ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "patches", "said"),
+    [
+        (f"mutants:\n  one:\n{ENTRY}", (), r"area\.yaml:2: mutants\.one: its patch is not there"),
+        (f"mutants:\n  one:\n{ENTRY}", ("one", "two"), r"nothing is said of two\.patch"),
+        (f"mutants:\n  one:\n{ENTRY}    because: x\n", ("one",), r"area\.yaml:6: .*unknown key.*known here: why"),
+        (f"mutants:\n  one:\n{ENTRY[:-5]}'(ab'\n", ("one",), r"area\.yaml:5: .*not a regular expression"),
+        (f"mutants:\n  one:\n{ENTRY.replace('testcases', 'tests')}", ("one",), r"area\.yaml:4: "),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_line(tmp_path: Path, text: str, patches: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        mutants.load("area", manifest(tmp_path, text, *patches))
+
+
+def test_an_unknown_area_is_refused(tmp_path: Path) -> None:
+    manifest(tmp_path, f"mutants:\n  one:\n{ENTRY}", "one")
+    with pytest.raises(UsageError, match=r"did you mean area\?.*areas: area"):
+        mutants.load("arae", tmp_path)
+
+
+@pytest.fixture(name="mutant")
+def mutant_fixture(tmp_path: Path) -> Mutant:
+    patch = tmp_path / "one.patch"
+    patch.write_text("--- a/xen/x\n", encoding="utf-8")
+    return Mutant("guest32", "one", "why it is broken", CASE, "timer.*lost", "pv32-debug", patch)
+
+
+def run_folder(path: Path, *results: TestResult) -> RunFolder:
+    folder = RunFolder.create(path, RunHeader("run", 0.0, "weekly", ("mutant",), {}, (CASE,), ()))
+    for one in results:
+        folder.append(one)
+    return folder
+
+
+def result(verdict: Verdict, reason: str) -> TestResult:
+    return TestResult(
+        case=CASE,
+        area="guest32",
+        verdict=verdict,
+        rule="assertion",
+        reason=reason,
+        started=0.0,
+        seconds=1.0,
+        boards=("virt1",),
+        build="mutant",
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "outcome"),
+    [
+        (Verdict.FAIL, "set-timer: 5 ms lost", "caught"),
+        (Verdict.FAIL, "xen-panic: something else", "missed"),
+        (Verdict.PASS, "", "missed"),
+        (Verdict.SKIP, "virt1 lacks pv32", "missed"),
+        (Verdict.MISS, "set-timer: 5 ms lost", "not judged"),
+        (Verdict.ERROR, "set-timer: 5 ms lost", "not judged"),
+    ],
+)
+def test_only_a_fail_for_the_foretold_reason_catches(
+    tmp_path: Path, mutant: Mutant, verdict: Verdict, reason: str, outcome: str
+) -> None:
+    assert mutants.judge(mutant, run_folder(tmp_path / "run", result(verdict, reason)))[0] == outcome
+
+
+def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
+    assert mutants.judge(mutant, run_folder(tmp_path / "run"))[0] == "not judged"
+
+
+def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, mutant: Mutant) -> None:
+    file = tmp_path / "mutants.jsonl"
+    caught = Judgement(mutant.label, mutants.key(mutant), "caught", "lost", 1.0)
+    Ledger(file).append(caught)
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write('{"label": "guest32/one", "ke')  # killed here
+    assert Ledger(file).find(mutant) == caught
+    mutant.patch.write_text("--- a/xen/y\n", encoding="utf-8")
+    assert Ledger(file).find(mutant) is None
+
+
+def test_what_could_not_be_judged_is_tried_again(tmp_path: Path, mutant: Mutant) -> None:
+    Ledger(tmp_path / "l").append(Judgement(mutant.label, mutants.key(mutant), "not judged", "no board", 1.0))
+    assert Ledger(tmp_path / "l").find(mutant) is None
+
+
+# -- the tree they are compiled in -------------------------------------------------------------------------------------
+
+PATCH = """\
+--- a/xen/one.c
++++ b/xen/one.c
+@@ -1 +1 @@
+-int one = 1;
++int one = {};
+"""
+
+
+@pytest.fixture(name="archive")
+def archive_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "source" / "xen"
+    root.mkdir(parents=True)
+    for name, text in {"Makefile": "all:\n", "one.c": "int one = 1;\n", "two.c": "int two = 2;\n"}.items():
+        (root / name).write_text(text)
+    with tarfile.open(tmp_path / "xen.tar", "w") as tar:
+        tar.add(tmp_path / "source", "xen-4.17")
+    return tmp_path / "xen.tar"
+
+
+def check_out(archive: Path, *patches: Path) -> Path:
+    recipe = Recipe("mutant", Tarball(archive), patches=patches)
+    with trees.checked_out(recipe, trees.identify(recipe.source), lambda text: None) as tree:
+        return tree.directory / "xen"
+
+
+def test_patches_come_and_go_in_one_tree(archive: Path, tmp_path: Path) -> None:
+    """Only what a patch touches changes its time, so only that is compiled again."""
+    patches = [tmp_path / f"{number}.patch" for number in (7, 8)]
+    for patch in patches:
+        patch.write_text(PATCH.format(patch.stem))
+    tree = check_out(archive)
+    stamp = (tree / "two.c").stat().st_mtime_ns
+    for wanted, text in (((patches[0],), "7"), ((patches[1],), "8"), ((), "1")):
+        assert check_out(archive, *wanted) == tree
+        assert (tree / "one.c").read_text() == f"int one = {text};\n"
+    assert (tree / "two.c").stat().st_mtime_ns == stamp
+    touched = (tree / "one.c").stat().st_mtime_ns
+    check_out(archive)
+    assert (tree / "one.c").stat().st_mtime_ns == touched
+
+
+def test_a_patch_that_does_not_apply_leaves_a_clean_tree(archive: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "wrong.patch"
+    patch.write_text(PATCH.format("7") + PATCH.format("9").replace("one.c", "two.c"))
+    with pytest.raises(UsageError, match="does not apply"):
+        check_out(archive, patch)
+    assert (check_out(archive) / "one.c").read_text() == "int one = 1;\n"
+
+
+def test_a_tree_that_was_tampered_with_is_made_anew(archive: Path, tmp_path: Path) -> None:
+    """A patch that does not come off any more must not stay on."""
+    patch = tmp_path / "7.patch"
+    patch.write_text(PATCH.format("7"))
+    (check_out(archive, patch) / "one.c").write_text("int one = 3;\n")
+    assert (check_out(archive) / "one.c").read_text() == "int one = 1;\n"

@@ -1,0 +1,110 @@
+"""Boards of QEMU in other shapes: which cases get one, and that the board takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab import inventory, paths
+from lab.errors import BenchError, UsageError
+from lab.inventory import BoardSpec, Lab
+from lab.nightly import Case, Share, plan_shaped
+from lab.virtual import boards, qemu
+from lab.virtual.daemon import Daemon
+from lab.virtual.spec import DaemonConfig, read_config, write_config
+
+VIRTUAL = paths.CHECKOUT / "inventory" / "virtual.yaml"
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return inventory.load(VIRTUAL)
+
+
+def case(name: str, *needs: str) -> Case:
+    return Case(name, "superpages", 1, needs)
+
+
+def steel(board: BoardSpec, *more: str) -> BoardSpec:
+    return replace(board, name="steel", virtual=None, capabilities=board.capabilities | set(more))
+
+
+def test_a_case_gets_the_shape_that_declares_what_no_board_has(lab: Lab) -> None:
+    cases = [
+        case("small", "hap"),
+        case("nodes", "hap", "numa"),
+        case("big", "memory-8g"),
+        case("radio", "cstate", "numa"),
+    ]
+    shares = plan_shaped(cases, list(lab.boards.values()), "build")
+    assert shares == [Share(("virt1",), "build", ("nodes", "big"), "large")]
+
+
+def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:
+    boards_there = [*lab.boards.values(), steel(lab.boards["virt1"], "numa")]
+    assert plan_shaped([case("nodes", "numa")], boards_there, "build") == []
+    assert plan_shaped([case("nodes", "numa")], [steel(lab.boards["virt1"])], "build") == []
+
+
+def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
+    board = lab.boards["virt1"]
+    assert board.virtual
+    wiring = qemu.Wiring(Path("/d/disk"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002)
+    own = qemu.arguments(board, board.virtual.shaped(""), wiring)
+    large = qemu.arguments(board, board.virtual.shaped("large"), wiring)
+    assert own[own.index("-smp") + 1] == "1"
+    assert large[large.index("-smp") + 1] == "2"
+    assert large[large.index("-m") + 1] == "8192"
+    changed = {"-numa", "-object", "-smp", "-m"}
+    rest = [[w for i, w in enumerate(argv) if not {w, argv[i - 1]} & changed] for argv in (own, large)]
+    assert rest[0] == rest[1]
+    assert any(word.startswith("edu,") for word in own), "the DMA device that is declared is not there"
+
+
+def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
+    text = VIRTUAL.read_text(encoding="utf-8")
+    wrong = tmp_path / "wrong.yaml"
+    for old, new, said in (
+        ("[cpu-offline, numa", "[cpu-ofline, numa", "unknown capability 'cpu-ofline' (did you mean cpu-offline?)"),
+        ("{large: {vcpus: 2", "{large: {cpus: 2", "unknown key (did you mean vcpus?)"),
+    ):
+        assert old in text
+        wrong.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(UsageError) as caught:
+            inventory.load(wrong)
+        assert said in str(caught.value)
+        assert "wrong.yaml:" in str(caught.value)
+        assert "virtual.shapes.large" in str(caught.value)
+
+
+def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large"):
+        boards.reshape(lab, tmp_path, "virt1", "huge")
+    with pytest.raises(UsageError, match="virt9 is no virtual board of .*; there are: virt1, virt2"):
+        boards.reshape(lab, tmp_path, "virt9", "large")
+    with pytest.raises(BenchError, match="virt1: its daemon does not answer"):
+        boards.reshape(lab, tmp_path, "virt1", "large")
+
+
+def test_daemons_take_the_shape_and_the_other_board_its_own(lab: Lab, tmp_path: Path) -> None:
+    """Two real daemons' control sockets; nothing is powered on."""
+
+    async def scenario() -> dict[str, str]:
+        found, servers = {}, []
+        for name, board in lab.boards.items():
+            (tmp_path / name).mkdir()
+            write_config(tmp_path / name / "daemon.json", DaemonConfig(board, kcs_port=7, link_peer_port=0))
+            daemon = Daemon(tmp_path / name / "daemon.json")
+            daemon._machine.shape = "large" if name == "virt2" else ""
+            servers.append(await asyncio.start_unix_server(daemon._control, str(tmp_path / name / "control.sock")))
+            found[name] = daemon
+        await asyncio.to_thread(boards.reshape, lab, tmp_path, "virt1", "large")
+        for server in servers:
+            server.close()
+        return {name: daemon._machine.shape for name, daemon in found.items()}
+
+    assert asyncio.run(scenario()) == {"virt1": "large", "virt2": ""}
+    assert read_config(tmp_path / "virt1" / "daemon.json").board == lab.boards["virt1"]

@@ -1,0 +1,82 @@
+"""What a sleep that failed is called, and what the program that pokes at devices in dom0 writes where."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from lab.xen import poke
+from lab.xen.pci import DmaDevice
+from lab.xen.sleep import Night
+
+GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True, "waited": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (GOOD, ""),
+        ({}, "never slept: Xen did not say"),
+        ({"entered": True, "seen_asleep": True, "waited": 68.0}, "never woke: no word from Xen within 68 s"),
+        ({"entered": True, "seen_asleep": True, "rebooted": True}, "rebooted instead of waking"),
+        (GOOD | {"seen_asleep": False}, "never slept: Xen said so, but the board was never in S3"),
+        (GOOD | {"answered": False}, "woke without its dom0"),
+        (
+            GOOD | {"lines": ["7.1 (XEN) Error bringing CPU1 up: -5"]},
+            "woke with trouble: 7.1 (XEN) Error bringing CPU1",
+        ),
+    ],
+)
+def test_a_sleep_that_failed_says_how(seen: dict[str, object], said: str) -> None:
+    night = Night(**seen)  # type: ignore[arg-type]
+    assert night.failure().startswith(said)
+    assert bool(night.failure()) == bool(said)
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A device in files: the command register off, an identification, and a DMA engine that is always busy."""
+    folder = tmp_path / "0000:00:05.0"
+    folder.mkdir()
+    (folder / "config").write_bytes(struct.pack("<HHHH", 0x1234, 0x11E8, 0, 0x10))
+    (folder / "resource0").write_bytes(struct.pack("<I", 0x010000ED) + bytes(poke.PAGE - 4))
+    monkeypatch.setattr(poke, "DEVICES", str(tmp_path))
+    monkeypatch.setattr(poke, "DMA_LIMIT", 0.05)
+    return folder
+
+
+def test_dma_is_set_up_and_its_end_waited_for(device: Path) -> None:
+    with pytest.raises(SystemExit, match="the DMA was not done"):
+        poke.main(["dma", device.name, "to", "0x12345678"])
+    assert (device / "config").read_bytes() == struct.pack("<HHHH", 0x1234, 0x11E8, 6, 0x10)
+    registers = (device / "resource0").read_bytes()[poke.SOURCE :][:32]
+    assert struct.unpack("<4Q", registers) == (poke.BUFFER, 0x12345678000, poke.PAGE, poke.START | poke.TO_MEMORY)
+
+
+def test_a_device_that_is_another_is_let_alone(device: Path) -> None:
+    (device / "resource0").write_bytes(bytes(poke.PAGE))
+    with pytest.raises(SystemExit, match="identification register holds 0x0"):
+        poke.main(["dma", device.name, "from", "0x1"])
+
+
+def test_unknown_words_are_answered_by_what_there_is() -> None:
+    with pytest.raises(SystemExit, match="acpi-sleep STATE"):
+        poke.main(["dma", "0000:00:05.0", "through", "0x1"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(XEN) [   22.042914] [VT-D]DMAR:[DMA Write] Request device [0000:00:05.0] fault addr 2000000",
+        "(XEN) AMD-Vi: IO_PAGE_FAULT: 0000:00:05.0 d3 addr 0000000002000000 flags 0x20 RW",
+    ],
+)
+def test_a_fault_is_known_by_device_and_address(line: str) -> None:
+    import re
+
+    device = DmaDevice(None, "0000:00:05.0")  # type: ignore[arg-type]
+    assert re.search(device.fault_at(0x2000), line)
+    assert not re.search(device.fault_at(0x200), line)
+    assert not re.search(DmaDevice(None, "0000:00:04.0").fault_at(0x2000), line)  # type: ignore[arg-type]
