@@ -356,3 +356,27 @@ def test_a_maker_that_is_killed_leaves_nothing_half_made(tree: Path, fragments: 
     assert not [entry for entry in (paths.cache() / "builds").iterdir() if (entry / "build.json").exists()]
     (tree.parent / "hurry").touch()
     assert _make(tree, fragments).build_id
+
+
+def test_several_builds_are_made_and_one_that_fails_keeps_none_back(tree: Path, tmp_path: Path) -> None:
+    (tree / "xen" / "Makefile").write_text(MAKEFILE.replace("CONFIG_DEBUG", "CONFIG_EXPERT"), encoding="utf-8")
+    _commit(tree)
+    _git(tree, "tag", "good")
+    (tree / "xen" / "other.c").write_text("int other(void) { return missing; }\n", encoding="utf-8")
+    _commit(tree)
+    for name, revision in (("first", "good"), ("bad", "HEAD"), ("second", "good~1")):
+        recipe = f"source:\n  git: {{path: xen.git, revision: {revision}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(recipe, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli", "build", "first.yaml", "bad.yaml", "second.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"first", "second"}
+    assert "build bad: compiling: make ended with status 2" in done.stderr
+    assert "build first: compiling" in done.stderr

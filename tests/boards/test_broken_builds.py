@@ -1,7 +1,7 @@
 """Deliberately broken builds, one after the other on the same boards: FAIL with the right lines; a good one then runs.
 
 The tree is Debian's with ``data/breakable.patch``: it breaks where its command line says. A quarter of an hour, so it
-runs only with ``--broken-builds``; test_verdicts_on_boards.py has one of the kind for every day.
+runs only with ``--slow``; test_verdicts_on_boards.py has one of the kind for every day.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BUILDS = {  # name: (recipe, rule of the verdict, what the record must have)
 }
 
 
-@pytest.mark.broken_builds
+@pytest.mark.slow
 def test_broken_builds_fail_and_the_next_one_runs(
     xenlab: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
