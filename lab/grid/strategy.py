@@ -31,6 +31,7 @@ MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot load
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
 TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
+XEN_SILENCE = 90.0  # a hypervisor that says nothing more, and no dom0 yet: it hangs
 SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
 LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
@@ -212,7 +213,8 @@ class XenStrategy(Strategy):
                 refused = (refused or now) if answer else 0.0
                 if answer and now - refused > TOOLS_TIMEOUT:
                     raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
-            if now > deadline:
+            hangs = has_banner and "dom0-linux" not in self.milestones and now - spoke > XEN_SILENCE
+            if now > deadline or hangs:
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
                 # A hypervisor that the boot loader has started, and that never says a word, is wrong.
                 kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
