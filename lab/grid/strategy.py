@@ -177,7 +177,7 @@ class XenStrategy(Strategy):
             for index, line in enumerate(fresh, len(lines) - len(fresh)):
                 seen = line.n + 1
                 if match := LOADED.search(line.text):
-                    loaded.append(match[1])
+                    loaded += [match[1]] if match[1] not in loaded else []  # a prompt's record, then the line's
                     deadline = time.time() + XEN_TIMEOUT
                 elif loaded and not has_banner and LOADER_ERROR.search(line.text):
                     loaded.append("error")
