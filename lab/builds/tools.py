@@ -34,6 +34,7 @@ NEEDS = {  # program or header: Debian package. Without the last two, compressed
     "/usr/include/lzma.h": "liblzma-dev",
     "/usr/include/zstd.h": "libzstd-dev",
 }
+_LEFT_OUT = ("oxenstored", "flask-", "test-")  # beginnings of names: what no board of the lab runs
 _LOADER = "ld-linux-x86-64.so.2"
 
 
@@ -151,7 +152,8 @@ def _keep(target: Path, programs: tuple[Path, ...], libraries: tuple[Path, ...] 
     for name in ("bin", "lib"):
         (target / name).mkdir(parents=True)
     there = {file.name: file for folder in libraries if folder.is_dir() for file in folder.glob("*.so*")}
-    wanted = [file for folder in programs if folder.is_dir() for file in sorted(folder.iterdir()) if _is_elf(file)]
+    found = [file for folder in programs if folder.is_dir() for file in sorted(folder.iterdir()) if _is_elf(file)]
+    wanted = [file for file in found if not file.name.startswith(_LEFT_OUT)]
     seen: set[str] = set()
     todo = [(file, target / "bin" / file.name) for file in wanted]
     while todo:
