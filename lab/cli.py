@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from lab import desk
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -33,6 +35,10 @@ lab_app = typer.Typer(help="The lab's services, and its boards if they are virtu
 app.add_typer(lab_app, name="lab")
 board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
 app.add_typer(board_app, name="board")
+app.add_typer(desk.app)
+board_app.command()(desk.check)
+board_app.command()(desk.quarantine)
+board_app.command()(desk.clear)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -68,6 +74,15 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    xtf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
+    ] = None,
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
+    ] = False,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -82,6 +97,9 @@ def nightly(
         matrix=matrix,
         select=select,
         resume=resume,
+        xtf=xtf,
+        deadline=_deadline(deadline) if deadline else None,
+        checks=check,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -192,6 +210,24 @@ def prepare(
 
 
 @app.command()
+def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Write what boards without a disk are served by this machine, with dnsmasq's configuration; `lab up` does too."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import served
+
+    lab = inventories.load(inventory)
+    if not lab.network_booted():
+        raise UsageError(f"{inventory}: no board in it has boot: network")
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
+    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    typer.echo("HTTP is a service of the lab: `xenlab lab up`")
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
@@ -268,6 +304,49 @@ def compare(
 
 
 @app.command()
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    where: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Default: the state folder's.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Bring the pages up to date: what got worse, builds, runs, cases, results. They need no server."""
+    from lab.history.store import History
+    from lab.publishing import site
+
+    store = History()
+    site.take_over(store)
+    page = site.write(store, where or site.default())
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(page.as_uri()):
+            raise BenchError(f"no browser is to be had; the page is {page}")
+
+
+@app.command()
+def bisect(
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case, as pytest names it.")],
+    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")],
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")],
+    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug",
+    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: that of the build.")] = "",
+    among: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Builds, the oldest first, in place of revisions; repeat.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3,
+) -> None:
+    """Find the commit, or the build, with which a case began to fail. Started again, it goes on."""
+    from lab import bisection
+
+    names = tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in [build, *(among or ())])
+    asked = bisection.Asked(_located(case), good, bad, names[0], source, names[1:], inventory, tries)
+    raise typer.Exit(bisection.command(asked, typer.echo))
+
+
+@app.command()
 def accept(
     build: Annotated[
         str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")
@@ -296,10 +375,11 @@ def reproduce(
         for one in cells.CELLS.values():
             typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
         return
+    found = cells.find(cell)
     peers = [ends[1] for ends in inventories.load(inventory).pairs()]
     nic = peers[0].nics.get("lab") if peers else None
-    name = peers[0].link_name if peers else "DESTINATION"
-    typer.echo(reproducing.commands(cells.find(cell), name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+    name = "localhost" if found.boards == 1 else peers[0].link_name if peers else "DESTINATION"
+    typer.echo(reproducing.commands(found, name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
 
 
 @app.command()
@@ -338,6 +418,19 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
 
 
 @app.command()
+def cases(
+    write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+) -> None:
+    """List the cases: what each proves, needs and keeps, and the mutant that it must fail."""
+    from lab import casetable
+
+    if write:
+        casetable.FILE.write_text(casetable.text(), encoding="utf-8")
+    else:
+        typer.echo(casetable.text(), nl=False)
+
+
+@app.command()
 def version() -> None:
     """Say what this is, and on what it stands."""
     import platform
@@ -355,6 +448,13 @@ def _located(path: str) -> str:
     """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
     file, separator, node = path.partition("::")
     return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+
+
+def _deadline(text: str) -> float:
+    from lab import booking, daytime
+
+    now = time.time()
+    return daytime.next_time(text, now) if ":" in text else now + booking.seconds_of(text)
 
 
 class _Terminated(KeyboardInterrupt):

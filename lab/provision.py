@@ -1,6 +1,7 @@
 """From "this build is wanted" to "this build answers, proved".
 
-ansible-runner plays ``firmware/provision/deploy.yaml``; the proof asks the running hypervisor itself.
+ansible-runner plays ``firmware/provision/deploy.yaml`` (to boards that boot by network, :mod:`lab.netboot` offers the
+same); the proof asks the running hypervisor itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import ansible_runner
 
-from lab import paths
+from lab import netboot, paths
 from lab.builds import Build
 from lab.errors import BenchError
 from lab.inventory import BoardSpec, Lab
@@ -43,9 +44,6 @@ ON_BOARD = (
     "xen/proxy.py",
     "xen/poke.py",
 )  # of lab/: run in dom0 by its Python
-# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
-# which come later and win.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
 DEPLOY_TIMEOUT = 300  # seconds
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -60,16 +58,22 @@ class Wanted:
 
     def command_line(self, board: BoardSpec) -> str:
         """Xen's options on this board, in the order in which later ones win."""
-        parts = (XEN_OPTIONS, board.xen_options, self.build.recipe.xen_options, self.xen_options)
-        return " ".join(part for part in parts if part)
+        return board.xen_command_line(self.build.recipe.xen_options, self.xen_options)
 
     def dom0_words(self, board: BoardSpec) -> str:
-        """Options of dom0's kernel, beside those of the known-good entry. With them a build's own tools come in."""
-        words = [board.dom0_options] if board.dom0_options else []
-        if self.build.tools:
-            words.append(f"init=/usr/lib/xenlab/{TOOLS_INIT.name}")
-            words.append(f"xenlab_tools=/{self.build.tools_place}:/{TOOLS}/{self.build.key}")
-        return " ".join(words)
+        """Options of dom0's kernel, beside those of the known-good entry."""
+        return " ".join(filter(None, (board.dom0_options, self.tools_words())))
+
+    def tools_words(self) -> str:
+        """Options of dom0's kernel with which a build's own tools come in."""
+        if not self.build.tools:
+            return ""
+        place = f"/{self.build.tools_place}:/{TOOLS}/{self.build.key}"
+        return f"init=/usr/lib/xenlab/{TOOLS_INIT.name} xenlab_tools={place}"
+
+    def options(self, board: BoardSpec) -> str:
+        """All options of a boot on this board."""
+        return f"{self.command_line(board)}\0{self.dom0_words(board)}"
 
     def files(self) -> dict[str, Path]:
         """What goes onto every board: path from its root -> local file."""
@@ -83,7 +87,7 @@ class Wanted:
 
     def digest(self, board: BoardSpec) -> str:
         """What names all of it, for the board to keep."""
-        return _digest(f"{self.command_line(board)}\0{self.dom0_words(board)}", self.checksums())
+        return _digest(self.options(board), self.checksums())
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each of :meth:`files`."""
@@ -98,6 +102,7 @@ class Proof:
     time: float
     said: str
     mismatches: tuple[str, ...]
+    is_the_build: bool = False  # the build under test runs, if perhaps with other options or beside other payloads
 
     def as_evidence(self) -> Evidence:
         verdict = "; ".join(self.mismatches) or "as wanted"
@@ -113,11 +118,29 @@ def deploy(
 ) -> dict[str, tuple[str, ...]]:
     """Copy everything onto the boards, side by side, and write their boot entry; nothing is rebooted.
 
-    ``directory`` keeps Ansible's output. ``ssh_words`` are the options for reaching boards. Gives the files that
-    changed on each board: none, when it had all of this already.
+    What goes to a board that boots by network is offered to it for its next boot. ``directory`` keeps Ansible's output.
+    ``ssh_words`` are the options for reaching boards. Gives the files that changed on each board: none, when it had
+    all of this already.
 
     :raises BenchError: a task failed; carries its words.
     """
+    changed: dict[str, tuple[str, ...]] = {}
+    for board in boards:
+        if board.boot == "network":
+            offered = netboot.publish(
+                lab,
+                board,
+                wanted.files(),
+                title=wanted.build.name,
+                options=wanted.command_line(board),
+                dom0_options=wanted.tools_words(),
+                digest=wanted.digest(board),
+            )
+            log.info("%s: %s is offered%s", board.name, wanted.build.name, "" if offered else " already")
+            changed[board.name] = tuple(wanted.files()) if offered else ()
+    boards = [board for board in boards if board.boot == "disk"]
+    if not boards:
+        return changed
     names = [board.name for board in boards]
     directory = directory / f"{time.strftime('%H%M%S', time.gmtime())}-{'-'.join(names)}-{os.getpid()}"
     staged = directory / "staged"
@@ -152,7 +175,7 @@ def deploy(
         "ANSIBLE_TIMEOUT": "20",
     }
     log.info("deploying %s to %s", wanted.build.name, ", ".join(names))
-    problem, changed = _play(
+    problem, copied = _play(
         {
             "private_data_dir": str(directory),
             "project_dir": str(PLAYBOOK.parent),
@@ -172,8 +195,8 @@ def deploy(
         raise BenchError(f"provisioning {', '.join(names)}: {problem} (all it said is in {directory})")
     shutil.rmtree(staged, ignore_errors=True)
     for name in names:
-        log.info("%s: %s", name, f"{len(changed[name])} files changed" if changed[name] else "nothing changed")
-    return changed
+        log.info("%s: %s", name, f"{len(copied[name])} files changed" if copied[name] else "nothing changed")
+    return changed | copied
 
 
 def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
@@ -183,7 +206,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
     by the checksum of the file it was booted from. The kernel must be the one that the boot entry names, the running
     xenstored that of the toolstack which fits the hypervisor, and each file what was copied.
     """
-    build, checksums = wanted.build, wanted.checksums()
+    build, checksums, is_the_build = wanted.build, wanted.checksums(), False
     said = parse(text := run(_ask(checksums)))
     wrong = []
 
@@ -198,17 +221,18 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
             expect("build id of the running Xen", said.get("build_id", ""), build.build_id)
         else:
             expect("version of the running Xen", said.get("xen_version", ""), build.version)
-        expect("Xen's command line", said.get("xen_commandline", ""), wanted.command_line(board))
-        expect("dom0's kernel", said.get("release", ""), said.get("entry_kernel", ""))
+        expect("dom0's kernel", said.get("release", ""), said.get("entry_kernel", said.get("release", "")))
         if build.tools:
             own = f"{TOOLS}/{build.key}/bin"
             expect("tools_xl, the xl for the running Xen,", said.get("tools_xl", ""), checksums[f"{own}/xl"])
             expect("the running xenstored", said.get("tools_xenstored", ""), checksums[f"{own}/xenstored"])
+        expect("checksum of the hypervisor on disk", said.get(f"/{HYPERVISOR}", ""), build.sha256)
+        is_the_build = not wrong
+        expect("Xen's command line", said.get("xen_commandline", ""), wanted.command_line(board))
         if others := [name for name, checksum in checksums.items() if said.get(f"/{name}", "") != checksum]:
             wrong.append(f"{len(others)} of {len(checksums)} files are not what was copied, /{others[0]} for one")
-        right = _digest(f"{wanted.command_line(board)}\0{wanted.dom0_words(board)}", checksums)
-        expect("what was deployed", said.get("deployed", ""), right)
-    return Proof(board.name, time.time(), text, tuple(wrong))
+        expect("what was deployed", said.get("deployed", ""), _digest(wanted.options(board), checksums))
+    return Proof(board.name, time.time(), text, tuple(wrong), is_the_build)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -229,7 +253,8 @@ def _ask(names: Iterable[str]) -> str:
             "xl info",
             "echo dom0_cmdline : $(cat /proc/cmdline)",
             "echo deployed : $(cat /var/lib/xenlab/deployed 2>/dev/null)",
-            "echo entry_kernel : $(sed -n 's,.*module2 /boot/vmlinuz-\\([^ ]*\\).*,\\1,p' /boot/grub/custom.cfg)",
+            # A board that boots by network has no such file: its kernel is the one that is served with the root.
+            "sed -n 's,.*module2 /boot/vmlinuz-\\([^ ]*\\).*,entry_kernel : \\1,p' /boot/grub/custom.cfg 2>/dev/null",
             "read -r major </sys/hypervisor/version/major; read -r minor </sys/hypervisor/version/minor",
             "tools=/usr/lib/xen-$major.$minor/bin",
             # Debian knows the version of its own; what covers its folder for this boot names itself by its place.

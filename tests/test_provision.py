@@ -45,7 +45,7 @@ def wanted(tmp_path: Path) -> provision.Wanted:
         seconds=1.0,
         recipe=recipe,
         source="",
-        sha256="",
+        sha256=hashlib.sha256(b"xen.gz").hexdigest(),
         tools=tmp_path / "tools",
     )
     return provision.Wanted(build, "sched=credit", {"payload": tmp_path / "payload"})

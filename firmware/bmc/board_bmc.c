@@ -55,6 +55,10 @@ static extcmd_map_t boot_devices[] = {
     { 0, "none" }, { 1, "pxe" }, { 2, "default" }, { 5, "cdrom" }, { 6, "bios" }, { 0, NULL }
 };
 
+_Static_assert(__builtin_types_compatible_p(__typeof__(ipmi_emu_register_cmd_handler),
+					    int(unsigned char, unsigned char, cmd_handler_f, void *)),
+	       "OpenIPMI 2.0.33 to 2.0.36 is needed, as in Debian 12: later ones have another module interface");
+
 typedef struct {
     unsigned char device;
     int persistent;
