@@ -166,11 +166,11 @@ def power(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Switch a board that you hold, and see that it is done."""
-    from lab import bmc
+    from lab.grid.mains import power_of
 
     lab, ledger = _open(inventory)
     spec = _spec(lab, board)
-    control = bmc.connect(spec)
+    control = power_of(spec)
     if action == "status":
         typer.echo("on" if control.is_powered() else "off")
         return

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from lab import bmc
+from lab.bmc import Bmc
 from lab.booking import Ledger
 from lab.console.client import Console
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.grid.board import Board
+from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
 from lab.xen.host import Host
 
@@ -43,7 +44,7 @@ def look(spec: BoardSpec) -> list[Finding]:
 
     :raises UsageError: no such credential.
     """
-    control = bmc.connect(spec)
+    control = power_of(spec)
     return [
         _finding("power", lambda: "on" if control.is_powered() else "off"),
         _finding("BMC clock", lambda: _clock(control)),
@@ -91,7 +92,7 @@ def _finding(subject: str, ask: Callable[[], str]) -> Finding:
         return Finding(subject, False, " ".join(str(error).split()))
 
 
-def _clock(control: bmc.Bmc) -> str:
+def _clock(control: Bmc) -> str:
     told = control.clock()
     told = told if told.tzinfo else told.replace(tzinfo=UTC)
     off = (told - datetime.now(UTC)).total_seconds()
@@ -100,7 +101,7 @@ def _clock(control: bmc.Bmc) -> str:
     return f"{off:+.0f} s"
 
 
-def _sensors(control: bmc.Bmc) -> str:
+def _sensors(control: Bmc) -> str:
     readings = control.sensors()
     if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(("[cr]", "[nr]"))]:
         raise BenchError("critical: " + ", ".join(bad))  # ipmitool's words for upper or lower critical, non-recoverable

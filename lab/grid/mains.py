@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from labgrid import Target
+from labgrid.driver import NetworkPowerDriver
+from labgrid.resource import NetworkPowerPort
+
+from lab import bmc
 from lab.bmc import Bmc, switching
 from lab.bmc.switching import Pace
 from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout
+from lab.inventory import BoardSpec
 from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
@@ -144,3 +150,20 @@ class MainsBackedBmc:
             self._log.info("not yet: %s", error)
             return False
         return True
+
+
+def power_of(board: BoardSpec) -> Bmc:
+    """A board's power by its entry in the inventory alone, whoever has acquired it: BMC, outlet or both.
+
+    :raises UsageError: no such credential.
+    """
+    if board.pdu is None:
+        return bmc.connect(board.name, board.bmc)
+    target = Target(board.name)
+    NetworkPowerPort(target, "mains", model=board.pdu.model, host=board.pdu.host, index=str(board.pdu.outlet))
+    driver = NetworkPowerDriver(target, "mains")
+    target.activate(driver)
+    outlet = Outlet(board.name, driver)
+    if board.bmc.protocol == "none":
+        return MainsBmc(board.name, outlet)
+    return MainsBackedBmc(board.name, bmc.connect(board.name, board.bmc), outlet)

@@ -18,11 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lab import bmc, inventory, queueing, runs
+from lab import inventory, queueing, runs
 from lab.booking import Lease, Ledger
 from lab.console.client import Console
 from lab.errors import BenchError, LabError
 from lab.grid.coordinator import Coordinator, CoordinatorLost, Refused
+from lab.grid.mains import power_of
 from lab.inventory import Lab
 
 log = logging.getLogger("reaper")
@@ -221,7 +222,7 @@ class Reaper:
     def _power_off(self, board: str) -> str:
         """In a thread: what went wrong, if anything did."""
         try:
-            bmc.connect(self._lab.boards[board]).power_off()
+            power_of(self._lab.boards[board]).power_off()
         except LabError as error:
             return str(error)
         except Exception as error:  # it must reach the ledger, not a thread's traceback
