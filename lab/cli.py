@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -70,6 +71,12 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
+    ] = False,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -83,6 +90,8 @@ def nightly(
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
+        deadline=_deadline(deadline) if deadline else None,
+        checks=check,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -336,10 +345,11 @@ def reproduce(
         for one in cells.CELLS.values():
             typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
         return
+    found = cells.find(cell)
     peers = [ends[1] for ends in inventories.load(inventory).pairs()]
     nic = peers[0].nics.get("lab") if peers else None
-    name = peers[0].link_name if peers else "DESTINATION"
-    typer.echo(reproducing.commands(cells.find(cell), name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+    name = "localhost" if found.boards == 1 else peers[0].link_name if peers else "DESTINATION"
+    typer.echo(reproducing.commands(found, name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
 
 
 @app.command()
@@ -395,6 +405,13 @@ def _located(path: str) -> str:
     """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
     file, separator, node = path.partition("::")
     return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+
+
+def _deadline(text: str) -> float:
+    from lab import booking, daytime
+
+    now = time.time()
+    return daytime.next_time(text, now) if ":" in text else now + booking.seconds_of(text)
 
 
 class _Terminated(KeyboardInterrupt):

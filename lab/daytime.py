@@ -6,6 +6,8 @@ import re
 import time
 from dataclasses import dataclass
 
+from lab.errors import UsageError
+
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _RULE = re.compile(r"(?:(\w{3})(?:-(\w{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)")
 WANTED = "want `Mon-Fri 07:00-20:00`, `07:00-20:00`, `always` or `never`, in the lab machine's own time"
@@ -45,3 +47,17 @@ class Daytime:
         if self.first < self.last:
             return day in self.days and self.first <= minute < self.last
         return minute >= self.first and day in self.days or minute < self.last and (day - 1) % 7 in self.days
+
+
+def next_time(text: str, now: float) -> float:
+    """When the clock of this machine shows ``HH:MM`` next, after ``now``.
+
+    :raises UsageError: not a time of day.
+    """
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
+    if not match:
+        raise UsageError(f"{text!r} is no time of day: want HH:MM")
+    today = time.localtime(now)
+    parts = (int(match[1]), int(match[2]), 0, 0, 0, -1)
+    then = time.mktime((today.tm_year, today.tm_mon, today.tm_mday, *parts))
+    return then if then > now else time.mktime((today.tm_year, today.tm_mon, today.tm_mday + 1, *parts))

@@ -142,6 +142,17 @@ def who(
 
 
 @app.command()
+def status(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Show what the run that goes on in the lab is doing. Exit status 3: none is."""
+    from lab import inventory as inventories
+    from lab import nightly
+
+    lines = nightly.progress(inventories.load(inventory))
+    typer.echo("\n".join(lines) or "no run is going on")
+    raise typer.Exit(0 if lines else 3)
+
+
+@app.command()
 def console(
     board: Board,
     write: Annotated[bool, typer.Option("--write", help="Type on it; holders only, one at a time.")] = False,

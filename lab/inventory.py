@@ -124,6 +124,9 @@ class BoardSpec:
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
 
+    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
+        return hash(self.name)
+
     @property
     def board_class(self) -> str:
         """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""

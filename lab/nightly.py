@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,8 +29,9 @@ from lab.options import NightlyOptions
 from lab.planning import Case, Share
 from lab.publishing import ending
 from lab.record import Phase, RunHeader, Verdict
-from lab.reporting import terminal
+from lab.reporting import html, terminal
 from lab.runs import RunFolder
+from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,9 @@ class Night:
     def _lab_up(self) -> Iterator[None]:
         """A lab that is up is used and left up; else ours comes up for this run."""
         directory = services.directory(self._lab)
-        if services.status(directory).is_up:
+        if services.status(directory).processes:  # one that restarts a service just now is up, too
+            what = f"lab {self._lab.name} whole (`xenlab lab status`)"
+            wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
             self._say.note("using the lab that is up")
             yield
             return
@@ -322,6 +326,30 @@ class Night:
             self._say.note(f"{what} is not written: {error.strerror or error}: {self.folder.path}")
             return False
         return True
+
+
+def progress(lab: Lab) -> list[str]:
+    """What the run that goes on in this lab is doing; empty when none does."""
+    try:
+        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
+        folder = RunFolder.open(Path(noted["folder"]))
+    except (OSError, ValueError, UsageError):
+        return []
+    if not machine.is_alive(noted["process"]):
+        return []
+    now, header, results = time.time(), folder.header(), folder.final_results()
+    missing = folder.missing()
+    counts = Counter(result.verdict for result in results)
+    known, working = planning.durations(), folder.now()
+    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in missing) / max(1, len(working))
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    lines = [
+        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
+        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
+        f"{len(missing)} to go, about {html.seconds_text(left)}",
+    ]
+    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
+    return lines
 
 
 def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:

@@ -251,6 +251,7 @@ class Bench:
 
     def close(self) -> None:
         """Release the boards."""
+        self.folder.note_now(self.names, "")
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -335,6 +336,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     bench = bench_of(item.config)
     running = bench.running = Running(item)
+    bench.folder.note_now(bench.names, item.nodeid)
     running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
     try:
         result = yield

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab import paths
+from lab import machine, paths
 from lab.errors import UsageError
 from lab.record import RunHeader, TestResult, Verdict
 
@@ -229,6 +229,24 @@ class RunFolder:
     def missing(self) -> list[Missing]:
         """What was planned and has no result."""
         return missing(self.header(), self.results())
+
+    def note_now(self, boards: Sequence[str], case: str) -> None:
+        """Note which case runs on these boards; none: no more."""
+        path = self.path / f"now-{'-'.join(boards)}.json"
+        if not case:
+            path.unlink(missing_ok=True)
+            return
+        replace_file(path, json.dumps({"case": case, "since": time.time(), "process": machine.mark(os.getpid())}))
+
+    def now(self) -> dict[str, tuple[str, float]]:
+        """The cases that run: boards, the case, and since when."""
+        found = {}
+        for path in sorted(self.path.glob("now-*.json")):
+            with suppress(OSError, ValueError, KeyError):
+                said = json.loads(path.read_text(encoding="utf-8"))
+                if machine.is_alive(said["process"]):
+                    found[path.stem.removeprefix("now-")] = (str(said["case"]), float(said["since"]))
+        return found
 
     # What cases leave
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from labgrid import Environment
-from labgrid.remote.client import start_session
+from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
 
@@ -26,6 +26,8 @@ from lab.wait import wait_until
 
 RUN_LIMIT = 24 * 3600.0  # seconds; a process that lives longer must reserve its boards
 RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again after the coordinator's restart
+
+SYNC_TIMEOUT = 10.0
 
 
 class PlaceTaken(BenchError):
@@ -120,17 +122,9 @@ class Session:
         self._boards: dict[str, Board] = {}
         os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = lease.holder.split("/", 1)
         self._environment: Any = Environment(str(directory / "env.yaml"))
+        self._client: Any = None
         try:
-            self._client = start_session(lab.coordinator, extra={"env": self._environment})
-        except (ConnectionError, grpc.aio.AioRpcError, OSError) as error:
-            raise BenchError(f"no labgrid coordinator at {lab.coordinator}: {_words(error)}") from None
-        manager = RemotePlaceManager.get()
-        manager.env, manager.url = self._environment, lab.coordinator
-        manager.session, manager.loop = self._client, self._client.loop
-        try:
-            deadline = time.monotonic() + RESTORE_TIMEOUT
-            for name in names:
-                self._await(name, deadline)
+            self._await_ours()
         except BaseException:
             self._disconnect()
             raise
@@ -161,36 +155,58 @@ class Session:
             self.ledger.end(self.lease.id, "its process gave it back")
         self._disconnect()
 
-    def _disconnect(self) -> None:
-        with contextlib.suppress(Exception):
-            self._client.loop.run_until_complete(self._client.stop())
-            self._client.loop.run_until_complete(self._client.close())
+    def _await_ours(self) -> None:
+        """See the places as ours at the coordinator. It may be coming back just now, and the reaper puts it right then.
 
-    def _await(self, name: str, deadline: float) -> None:
-        """See the place as ours at the coordinator; the reaper puts it right when it is not."""
-
-        def problem() -> str:
-            self._client.loop.run_until_complete(self._client.sync_with_coordinator())
-            place = self._client.places.get(name)
-            if place is None:
-                return "the coordinator has no such place"
-            if place.acquired != self.lease.holder:
-                return f"acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
-            groups = [groups.get(name, {}) for groups in self._client.resources.values()]
-            offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
-            missing = lacking(self._lab.boards[name], offered)
-            return missing and f"no exporter offers its {missing}"
-
-        last = [""]
+        :raises BenchError: not within :data:`RESTORE_TIMEOUT`; says what is wrong.
+        """
+        last = ""
 
         def is_ours() -> bool:
-            last[0] = problem()
-            return not last[0]
+            nonlocal last
+            try:
+                self._connect()
+                last = next(filter(None, map(self._problem, self._names)), "")
+            except (ConnectionError, ServerError, grpc.aio.AioRpcError, OSError) as error:
+                last = f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}"
+            return not last
 
         try:
-            wait_until(is_ours, max(0.0, deadline - time.monotonic()), name, interval=0.3)
+            wait_until(is_ours, RESTORE_TIMEOUT, "boards", interval=0.3)
         except WaitTimeout:
-            raise BenchError(f"{name}: {last[0]}") from None
+            raise BenchError(last) from None
+
+    def _connect(self) -> None:
+        """Have a session with the coordinator that is up to date."""
+        if self._client is not None and not self._client.stopping.is_set():
+            synced = asyncio.wait_for(self._client.sync_with_coordinator(), SYNC_TIMEOUT)
+            with contextlib.suppress(TimeoutError):
+                if self._client.loop.run_until_complete(synced):
+                    return
+        self._disconnect()
+        self._client = start_session(self._lab.coordinator, extra={"env": self._environment})
+        manager = RemotePlaceManager.get()
+        manager.env, manager.url = self._environment, self._lab.coordinator
+        manager.session, manager.loop = self._client, self._client.loop
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.loop.run_until_complete(self._client.stop())
+                self._client.loop.run_until_complete(self._client.close())
+            self._client = None
+
+    def _problem(self, name: str) -> str:
+        """Why the board cannot be driven yet, or nothing."""
+        place = self._client.places.get(name)
+        if place is None:
+            return f"{name}: the coordinator has no such place"
+        if place.acquired != self.lease.holder:
+            return f"{name}: acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
+        groups = [groups.get(name, {}) for groups in self._client.resources.values()]
+        offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
+        missing = lacking(self._lab.boards[name], offered)
+        return f"{name}: no exporter offers its {missing}" if missing else ""
 
 
 def _words(error: BaseException) -> str:

@@ -20,6 +20,11 @@ from lab.xen.stream import Step
 
 GUESTS = ("pv64", "pv32", "pvh64", "pvh32")
 LATE = "PAGE_DATA_late"  # the first record of the second pass over memory
+LAST = "PAGE_DATA_last"  # that of the pass that goes out with the guest suspended
+# Where each begins, and what is needed for it to begin there: a guest that dirties faster than PACE passes makes xl
+# stop after five passes (xg_sr_save.c, SPP_MAX_ITERATIONS) with nearly all of its memory still to be sent.
+_PASSES = {LATE: "PAGE_DATA:pass2", LAST: "PAGE_DATA:pass6"}
+LAST_DIRTY_KIB = 1024
 UNDETECTED = "libxc-migration-stream.pandoc: the format has no checksum"
 
 
@@ -77,7 +82,7 @@ PV_ONLY = (
 HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)
 TEXTS = (Step.BANNER, Step.READY, Step.GO, Step.REPORT, Step.STATUS)
 MAGIC = (Step.XL_HEADER, Step.LIBXL_HEADER, Step.IMAGE_HEADER, Step.DOMAIN_HEADER)
-PLACES = (*(step.value for step in PHASES), LATE)
+PLACES = (*(step.value for step in PHASES), LATE, LAST)
 
 
 class Where(enum.Enum):
@@ -120,18 +125,23 @@ class Cell:
 
     @property
     def step(self) -> Step:
-        return Step.PAGE_DATA if self.place == LATE else Step(self.place)
+        return step_of(self.place)
 
     @property
     def phase(self) -> Phase:
-        return PHASES[self.step]
+        return phase_of(self.place)
 
     @property
     def actions(self) -> tuple[str, ...]:
         """The proxy's actions."""
-        where = "PAGE_DATA:pass2" if self.place == LATE else self.place
+        where = _PASSES.get(self.place, self.place)
         own = (self.fault.action.replace("@", f"@{where}", 1),) if self.fault.action else ()
-        return (THROTTLE, *own) if self.place == LATE and own else own
+        return (THROTTLE, *own) if self.place in _PASSES and own else own
+
+    @property
+    def dirty_kib(self) -> int:
+        """How much of its memory the guest writes each beat."""
+        return LAST_DIRTY_KIB if self.place == LAST else self.fault.dirty_kib
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -158,10 +168,17 @@ class Cell:
 # -- what cannot be ----------------------------------------------------------------------------------------------
 
 
+def step_of(place: str) -> Step:
+    return Step.PAGE_DATA if place in _PASSES else Step(place)
+
+
+def phase_of(place: str) -> Phase:
+    return Phase.SUSPENDED if place == LAST else PHASES[step_of(place)]
+
+
 def why_not(guest: str, fault: Fault, place: str) -> str:
     """Why this fault cannot fall there; empty when it can."""
-    step = Step.PAGE_DATA if place == LATE else Step(place)
-    phase, effect = PHASES[step], fault.effect
+    step, phase, effect = step_of(place), phase_of(place), fault.effect
     is_pvh = guest.startswith("pvh")
     if is_pvh and step in PV_ONLY:
         return f"the stream of a PVH guest has no {step.value} (xg_sr_save_x86_hvm.c)"
@@ -185,7 +202,7 @@ def why_not(guest: str, fault: Fault, place: str) -> str:
         return "what comes of it depends on contents, not on the protocol"
     if fault.is_by_hand and step is Step.BANNER and effect is not Effect.SENDER_DIES:
         return "whether xl has written its header by the time the transport ends cannot be told"
-    if effect is Effect.SAVER_DIES and phase not in (Phase.SETUP, Phase.LIVE):
+    if effect is Effect.SAVER_DIES and phase not in (Phase.SETUP, Phase.LIVE) and place != LAST:
         return "the helper has written what is left into the pipe, and has ended"
     if effect is Effect.SAVER_DIES and step in (Step.XL_HEADER, Step.LIBXL_HEADER, Step.LIBXC_CONTEXT):
         return "whether the helper has been started cannot be told"
@@ -213,6 +230,8 @@ _PLACED: dict[str, tuple[str, ...]] = {
     "name_away": (Step.READY.value,),  # xl_migrate.c migrate_domain: libxl_domain_rename
     "noack": _SUSPEND,
     "nostop": _SUSPEND,
+    "saver_term": (LAST,),  # before, libxl takes any failure for a guest that does not answer
+    "saver_term_evtchn": (LAST,),
     "dirtier": (Step.PAGE_DATA.value,),
     "guest_crash": _LIVE,
     "guest_destroy": _LIVE,
@@ -392,6 +411,7 @@ quick    | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
 quick    | pv64  | cut             | X86_PV_VCPU_BASIC
 
 full   2 | pvh64 | cut             | PAGE_DATA READY REPORT
+full     | pvh64 | cut             | PAGE_DATA_last
 full     | pvh64 | stall           | TSC_INFO
 full     | pvh64 | bad_type        | HVM_CONTEXT
 full     | pvh64 | bad_length      | PAGE_DATA
@@ -437,6 +457,8 @@ weekly   | pvh64 | receiver_kill   | TSC_INFO GO
 weekly   | pvh64 | receiver_stop   | PAGE_DATA GO
 weekly   | pvh64 | receiver_cont   | PAGE_DATA
 weekly   | pvh64 | restorer_kill   | PAGE_DATA TSC_INFO
+weekly   | pvh64 | saver_term saver_term_evtchn saver_kill | PAGE_DATA_last
+weekly   | pv64  | cut saver_term_evtchn | PAGE_DATA_last
 weekly   | pvh64 | ssh_source ssh_destination | PAGE_DATA GO
 weekly   | pvh64 | sender_int      | PAGE_DATA TSC_INFO
 weekly   | pvh64 | sender_kill     | BANNER READY GO

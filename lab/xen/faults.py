@@ -31,7 +31,7 @@ class Effect(enum.Enum):
     DROPPED = "the step never arrives"
     DOUBLED = "the step arrives twice"
     SENDER_DIES = "xl migrate dies"
-    SAVER_DIES = "the sender's libxl-save-helper dies"
+    SAVER_DIES = "the sender's libxl-save-helper dies, or gives up"
     RECEIVER_DIES = "xl migrate-receive dies"
     RECEIVER_STOPS = "xl migrate-receive and its helper stand still"
     RESTORER_DIES = "the receiver's libxl-save-helper dies"
@@ -177,6 +177,21 @@ _ALL = (
         "the helper that saves is killed",
         side="source",
         command=f"pkill -KILL -f '{SAVER}'",
+    ),
+    Fault(
+        "saver_term",
+        Effect.SAVER_DIES,
+        "the helper that saves gets SIGTERM, and gives up with an error",
+        side="source",
+        command=f"pkill -TERM -f '{SAVER}'",
+    ),
+    Fault(
+        "saver_term_evtchn",
+        Effect.SAVER_DIES,
+        "the same, with a guest that is asked to suspend by an event channel",
+        side="source",
+        command=f"pkill -TERM -f '{SAVER}'",
+        work="memory,evtchn,heartbeat",
     ),
     Fault(
         "receiver_kill",

@@ -130,6 +130,32 @@ class Migration:
         """Let go of what a ``hold`` action holds."""
         self.source.run(f"touch {self._folder}/release")
 
+    def phase(self) -> str:
+        """Where it stands, by the stream, the domain's state and xl: ``set-up``, ``pre-copy N`` (the pass),
+        ``stop-and-copy``, ``handshake: STEP`` (the last that has passed or is held) or ``over``.
+        """
+        if self.is_over():
+            return "over"
+        steps = [Step(line["step"]) for line in self.log() if "step" in line]
+        for step in (Step.STATUS, Step.REPORT, Step.GO, Step.READY):
+            if step in steps:
+                return f"handshake: {step.value}"
+        row = self.source.domains().get(self.domain.name)
+        if row is None or row.is_suspended:
+            return "stop-and-copy"
+        turns = [line["pass"] for line in self.log() if "pass" in line]
+        return f"pre-copy {max(turns)}" if turns else "set-up"
+
+    def stopped(self) -> tuple[float, float] | None:
+        """When the guest stood still by the stream, as seconds since the start: from the pass that follows its suspend
+        to the report that it goes on. None: it did not come to that.
+        """
+        first = {step.step: step.time - self.started for step in reversed(self.passed())}
+        passes = self.passes()
+        if Step.REPORT not in first or not passes:
+            return None
+        return passes[-1].start, first[Step.REPORT]
+
     def output(self) -> str:
         """All that xl and the receiver have said."""
         return str(self._job.output())
@@ -168,11 +194,11 @@ class Migration:
         return [action for action in self.actions_asked if action not in taken]
 
     def wait_acted(self, timeout: float = 60.0, *, kind: str = "") -> None:
-        """Wait until an action (of this kind) was taken.
+        """Wait until an action was taken: any, one of a ``kind`` (``hold``), or one that begins so (``hold@TSC_INFO``).
 
         :raises WaitTimeout: it did not come to it, in time or before the end.
         """
-        pattern = shlex.quote(f'"action": "{kind}')
+        pattern = shlex.quote(f'"action": "[a-z]*", "asked": "{kind}')
         script = (
             f"i=0; until grep -q {pattern} {self._folder}/log 2>/dev/null; do i=$((i+1)); "
             f"[ $i -lt {int(timeout * 10)} ] || exit 9; "

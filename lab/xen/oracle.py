@@ -10,7 +10,7 @@ from typing import Literal
 
 from lab.errors import BenchError, ProductFailure, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.cells import LATE, PHASES, Cell, Expectation, Where, expected
+from lab.xen.cells import LAST, LATE, PHASES, Cell, Expectation, Where, expected
 from lab.xen.domain import Domain, assert_unbroken
 from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER
 from lab.xen.host import Host
@@ -107,7 +107,7 @@ def record(cell: Cell, outcome: Outcome, checks: list[Check]) -> str:
             "guest": cell.guest,
             "fault": cell.fault.name,
             "place": cell.place,
-            "order": 2 * list(PHASES).index(cell.step) + (cell.place == LATE),
+            "order": 3 * list(PHASES).index(cell.step) + {LATE: 1, LAST: 2}.get(cell.place, 0),
             "ending": outcome.ending.name,
             "wanted": wanted.ending.name,
             "where": wanted.where.name,

@@ -296,9 +296,11 @@ class Flow:
             self._log.note(event="ran", command=action.argument, status=done.returncode, said=said)
 
     def _hold(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while not os.path.exists(os.path.join(self._control, "release")) and time.monotonic() < deadline:
+        deadline, release = time.monotonic() + timeout, os.path.join(self._control, "release")
+        while not os.path.exists(release) and time.monotonic() < deadline:
             time.sleep(0.02)
+        with contextlib.suppress(OSError):
+            os.unlink(release)  # it was for this one
         self._log.note(way=self._way, event="released", by_lab=time.monotonic() < deadline)
 
 

@@ -27,13 +27,14 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         kind="pvh" if cell.guest.startswith("pvh") else "pv",
         kernel=f"{GUESTS}/{cell.guest}",
         memory_mib=MEMORY_MIB,
-        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={fault.dirty_kib}",
+        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
     )
     migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
     lines = [
         f"# {cell.id}: {fault.does}, at {cell.place}",
         f"# must end: {wanted.ending.name}; {wanted.where.value}",
         f"# since: {wanted.why}",
+        *(["# Source and destination are the same dom0."] if cell.boards == 1 else []),
         "# Both dom0s need lab/xen/stream.py and proxy.py under /usr/lib/xenlab/python/lab/xen (with empty __init__.py",
         f"# in lab and lab/xen) and the guest in {GUESTS}; the source's root must get into {peer} by ssh.",
         "",
