@@ -383,15 +383,19 @@ def _conclude(bench: Bench, running: Running) -> None:
         name: {found.name for line in lines if (found := classify(line.text)) and found.kind == "crash"}
         for name, lines in slices.items()
     }
+    leaks: list[str] = []
     if rig is not None:
         for name in running.seats:
             crashed = crashes[name] is not None or bool(seen[name] & running.expected - SURVIVED)
-            running.evidence += rig.after(name, crashed=crashed)
+            after = rig.after(name, crashed=crashed)
+            running.evidence += after.evidence
+            leaks += after.leaks
         running.evidence[:0] = rig.take_evidence()
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
+        leaks=tuple(leaks),
         crashes=tuple(crash for crash in crashes.values() if crash),
         expected_crashes=running.expected,
         seen_crashes=frozenset().union(*seen.values()),

@@ -38,6 +38,7 @@ class Observation:
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
+    leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
     at: float = field(default_factory=time.time)  # when; seconds since the epoch
@@ -228,6 +229,12 @@ def _exception(observation: Observation) -> str | None:
     return None if error is None else f"{type(error).__name__}: {_said(error, first_line=True)}".rstrip(": ")
 
 
+def _leak(observation: Observation) -> str | None:
+    if observation.outcome is not None or observation.skipped or not observation.leaks:
+        return None
+    return f"left behind by the case, though its guests are gone: {'; '.join(observation.leaks)}"
+
+
 def _passed(observation: Observation) -> str:
     return ""
 
@@ -292,5 +299,11 @@ RULES: tuple[Rule, ...] = (
     Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
     Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
     Rule("exception", Verdict.ERROR, "any other exception", _exception),
+    Rule(
+        "leak",
+        Verdict.FAIL,
+        "the case came to its end, but when all guests were destroyed a domain stayed dead or memory was missing",
+        _leak,
+    ),
     Rule("passed", Verdict.PASS, "none of the above", _passed),
 )
