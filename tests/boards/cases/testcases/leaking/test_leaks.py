@@ -8,6 +8,7 @@ from lab.xen import leftovers
 from lab.xen.guests import payload
 
 pytestmark = pytest.mark.quick
+FORGOTTEN: list[object] = []  # what is collected as garbage is closed, and that would destroy it
 
 # Holds a page of a guest, so that it cannot die (tools/libs/foreignmemory); says so, and stays.
 HOLD = """\
@@ -37,6 +38,7 @@ def test_guest_left(host):
     """A guest that the case never destroys: PASS, and it is noted and gone."""
     domain = host.domain(payload(host, "pv64", "idle"))
     domain.__enter__()
+    FORGOTTEN.append(domain)
 
 
 def test_processes_left(host):
@@ -47,9 +49,8 @@ def test_processes_left(host):
 def test_guest_that_cannot_die(host, evidence):
     """Somebody in dom0 holds a page of a guest that is destroyed, so it stays dead: FAIL."""
     with host.domain(payload(host, "pv64", "idle")) as guest:
-        host.run(
-            f"cat > /tmp/hold.py <<'END'\n{HOLD}END\n(setsid python3 /tmp/hold.py {guest.domid} >/tmp/held 2>&1 &)"
-        )
+        host.run(f"cat > /tmp/hold.py <<'END'\n{HOLD}END")
+        host.run(f"(setsid python3 /tmp/hold.py {guest.domid} </dev/null >/tmp/held 2>&1 &)")
         said = host.run("for i in $(seq 50); do [ -s /tmp/held ] && break; sleep 0.2; done; cat /tmp/held").stdout
         evidence.add("holder", said)
         if said.strip() != "held":
