@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path, monkeypatch:
     assert "BMC" in next(iter(run.results().values()))["reason"]
 
 
-def test_what_cases_leave_is_found_and_taken_away(lab_up: CommandLine, tmp_path: Path) -> None:
+def test_what_cases_leave_is_found_and_what_is_transient_is_tried_again(lab_up: CommandLine, tmp_path: Path) -> None:
     run = lab_up.nightly(tmp_path / "run", LEAKING)
     results = run.results()
 
@@ -132,4 +133,10 @@ def test_what_cases_leave_is_found_and_taken_away(lab_up: CommandLine, tmp_path:
     assert "dead domain" in dead["reason"]
     assert results["test_clean_again_afterwards"]["verdict"] == "PASS", run.explain()
     assert left("test_clean_again_afterwards") == ""
+    lines = (run.folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    tried = [one for one in map(json.loads, lines) if one["case"].endswith("test_answers_at_the_second_attempt")]
+    assert [(one["verdict"], one["rule"]) for one in tried] == [("MISS", "transient"), ("PASS", "passed")], (
+        run.explain()
+    )
+    assert [line for line in run.output.splitlines() if line.startswith("flaky ") and "second_attempt" in line]
     assert run.status == 1, run.explain()
