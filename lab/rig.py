@@ -227,7 +227,7 @@ class Rig:
             return After()
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return After(tuple(rescue.collect(seat.board)))
+            return After(tuple(rescue.collect(seat.board, interrupt=True)))
         if seat.before is None:  # it never came up for the case
             return After()
         try:

@@ -133,6 +133,7 @@ def test_what_cases_leave_is_found_and_what_is_transient_is_tried_again(lab_up: 
     assert "dead domain" in dead["reason"]
     assert results["test_clean_again_afterwards"]["verdict"] == "PASS", run.explain()
     assert left("test_clean_again_afterwards") == ""
+    assert results["test_nmi_says_where_xen_is"]["verdict"] == "PASS", run.explain()
     lines = (run.folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
     tried = [one for one in map(json.loads, lines) if one["case"].endswith("test_answers_at_the_second_attempt")]
     assert [(one["verdict"], one["rule"]) for one in tried] == [("MISS", "transient"), ("PASS", "passed")], (
