@@ -20,6 +20,7 @@ class NightlyOptions:
     keyword: str = ""  # pytest's -k
     marker: str = ""  # pytest's -m
     inventory: Path = VIRTUAL_LAB
+    boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
