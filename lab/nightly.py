@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lab import booking, builds, inventory, machine, paths, planning, queueing, runs
+from lab import booking, builds, inventory, machine, paths, planning, queueing, runs, verdicts
 from lab.booking import Ledger
 from lab.crew import Crew, Ended
 from lab.errors import BenchError, LabError, UsageError
@@ -29,7 +29,7 @@ from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
 from lab.planning import Case, Share
 from lab.publishing import ending
-from lab.record import Phase, RunHeader, Verdict
+from lab.record import Phase, RunHeader, TestResult, Verdict
 from lab.reporting import html, terminal
 from lab.runs import RunFolder
 from lab.wait import wait_until
@@ -47,7 +47,7 @@ def run(options: NightlyOptions) -> int:
 
     :raises UsageError: bad inventory, build, or selection; or a port is taken.
     """
-    lab = inventory.load(options.inventory)
+    lab = inventory.load(options.inventory).restricted(options.boards)
     if options.resume:
         return _resume(options, lab)
     names = options.builds or (DEFAULT_BUILD,)
@@ -58,7 +58,7 @@ def run(options: NightlyOptions) -> int:
     if not cases:
         raise UsageError("no case matches the selection")
     header = RunHeader(
-        run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
+        run_id=runs.new_id(),
         started=time.time(),
         selection=options.describe(select),
         builds=tuple(names),
@@ -229,13 +229,17 @@ class Night:
                     self._note_ended(crew.work(stages, self._show_new))
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
-        """What has no result with the build yet; and what missed on a board that is in quarantine now."""
+        """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
         missing = {one.case for one in self.folder.missing() if one.build == build}
         again = {}
-        for result in self.folder.final_results():
-            sick = result.verdict is Verdict.MISS and crew.has_sick(result.boards)
-            if result.build == build and sick and result.attempt < ATTEMPTS:
-                again[result.case] = result.attempt + 1
+        attempts: dict[str, list[TestResult]] = {}
+        for result in self.folder.results():
+            if result.build == build:
+                attempts.setdefault(result.case, []).append(result)
+        for case, tried in attempts.items():
+            sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
+            if sick or verdicts.is_tried_again(tried):
+                again[case] = tried[-1].attempt + 1
         return [
             replace(case, attempt=again.get(case.nodeid, case.attempt))
             for case in self._cases
@@ -245,14 +249,14 @@ class Night:
     def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
         """Say how workers ended that should not have; the cases that nobody shall try again."""
         lost: set[str] = set()
-        done = {(result.case, result.build) for result in self.folder.results()}
+        done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
             if not one.share.cases or one.status in (0, 1) or one.why:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
             self._fail(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
-            lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build) not in done}
+            lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build, one.share.attempt) not in done}
         return lost
 
     @contextmanager
@@ -313,6 +317,7 @@ class Night:
         command += ["-c", str(paths.CHECKOUT / "tox.ini"), "-q", "-p", "no:cacheprovider"]
         command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
         command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
+        command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
         command += [f"--stop-at={self._deadline}", f"@{arguments}"]
         return _spawn(command, self._worker_log(share), lease)
 
@@ -405,6 +410,10 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     directory.mkdir(parents=True, exist_ok=True)
     if services.status(directory).processes:
         raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+    if lab.network_booted():
+        from lab.virtual import served
+
+        served.write(lab, progress=progress)
     if lab.is_virtual:
         from lab.virtual import boards
 
