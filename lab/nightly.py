@@ -300,6 +300,7 @@ class Night:
         command += ["-c", str(paths.CHECKOUT / "tox.ini"), "-q", "-p", "no:cacheprovider"]
         command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
         command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
+        command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
         command += [f"--stop-at={self._deadline}", f"@{arguments}"]
         return _spawn(command, self._worker_log(share), lease)
 
@@ -392,6 +393,10 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     directory.mkdir(parents=True, exist_ok=True)
     if services.status(directory).processes:
         raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+    if lab.network_booted():
+        from lab.virtual import served
+
+        served.write(lab, progress=progress)
     if lab.is_virtual:
         from lab.virtual import boards
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import builds, paths, provision
@@ -26,7 +26,7 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
-from lab.xen import leftovers
+from lab.xen import leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_root
 
@@ -44,10 +44,11 @@ class Seat:
     board: Board
     proof: provision.Proof | None = None
     boot_id: str = ""  # of the dom0 that gave it
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()  # without the options of a case
     suspect: str = ""  # why the next case must not trust the board as it is
     deployed: bool = False  # the build under test was put onto it by this process
-    refused: str = ""  # why the build under test cannot be had on it
+    options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
+    refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
     before: leftovers.Seen | None = None  # what there was on it before the case
     host: Host = field(init=False)
 
@@ -84,16 +85,20 @@ class Rig:
 
     # -- readiness -------------------------------------------------------------------------------------------
 
-    def ready(self, name: str) -> Seat:
+    def ready(self, name: str, options: str = "") -> Seat:
         """The board with the build under test proved on it; provisions and reboots only when it must.
+
+        ``options`` are Xen's, for a case that asks for them: they come last, so they win.
 
         :raises HypervisorCrash: the build crashed while it booted.
         :raises BenchError: the board cannot be had.
         """
         seat = self.seats[name]
-        if seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
-        if seat.proof and not seat.suspect and self._is_same_boot(seat):
+        if options in seat.refused:
+            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+        if options != seat.options:
+            seat.proof, seat.options = None, options
+        if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -123,16 +128,20 @@ class Rig:
     def _install(self, seat: Seat) -> None:
         """The long way: known-good build, deploy, the build under test, proof."""
         board = seat.board
-        if seat.suspect or seat.proof or not board.is_reachable():  # else a known-good dom0 is up already
+        # A sound dom0 of this very build, with other options, can be deployed onto; else only a known-good one.
+        is_sound = not seat.proof or seat.proof.is_the_build
+        if seat.suspect or not is_sound or not board.is_reachable():
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
+        if self._is_proved(seat):  # nothing was new but payloads
+            return
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
         except (HypervisorCrash, ProductTimeout) as error:
-            seat.refused = str(error).splitlines()[0]
+            seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductTimeout):
                 self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
@@ -171,7 +180,9 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
+            proof = provision.prove(
+                lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted_on(seat)
+            )
             seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
@@ -180,12 +191,16 @@ class Rig:
         self.evidence.append(proof.as_evidence())
         return not proof.mismatches
 
+    def _wanted_on(self, seat: Seat) -> provision.Wanted:
+        options = f"{self._wanted.xen_options} {seat.options}".strip()
+        return replace(self._wanted, xen_options=options)
+
     def _deploy(self, seat: Seat) -> None:
         with self.phase("deploy"):
             provision.deploy(
                 self._lab,
                 [seat.board.spec],
-                self._wanted,
+                self._wanted_on(seat),
                 self._directory / "provision",
                 ssh_words=ssh.options(),
             )
@@ -261,13 +276,18 @@ class Rig:
         return taken
 
 
-def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process; ``build`` and the guest payloads are what they shall run.
+def take(
+    lab: Lab, names: Sequence[str], build: str, directory: Path, xtf_directory: str = ""
+) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process; ``build`` and the payloads, XTF among them, are what they run.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
     """
-    wanted = provision.Wanted(builds.make(build), payloads=build_payloads(paths.cache() / "payloads", kernel_root()))
+    payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+    if xtf_directory:
+        payloads |= xtf.payloads(Path(xtf_directory))
+    wanted = provision.Wanted(builds.make(build), payloads=payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
 
@@ -275,8 +295,8 @@ def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[s
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
     (
-        "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
-        "pstate cstate dma-device self-ssh"
+        "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 s5 rtcwake qemu "
+        "sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh"
     ).split()
 )
 
