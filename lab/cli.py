@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from lab import desk
+from lab import desk, racking
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -39,6 +39,8 @@ app.add_typer(desk.app)
 board_app.command()(desk.check)
 board_app.command()(desk.quarantine)
 board_app.command()(desk.clear)
+board_app.command()(racking.probe)
+board_app.command()(racking.accept)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -138,6 +140,11 @@ def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     lab = inventories.load(inventory)
     night.lab_up(lab, detach=True, progress=typer.echo)
+    if not lab.is_private:
+        warning = (
+            f"{lab.coordinator} is not loopback: labgrid asks for no password, so whoever reaches it has the boards"
+        )
+        typer.echo(warning, err=True)
     typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
     typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
 
@@ -160,6 +167,28 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import nightly as night
 
     night.lab_down(inventories.load(inventory))
+
+
+@lab_app.command("fault")
+def lab_fault(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Have the BMC of a virtual board misbehave."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import boards as machines
+    from lab.virtual import faults
+
+    if kind == "list":
+        for name, known in faults.KINDS.items():
+            typer.echo(f"{name:<16} {known.text} ({known.value:g})")
+        return
+    request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
+    lab = inventories.load(inventory)
+    machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
 
 
 @lab_app.command("shape")

@@ -103,8 +103,10 @@ def _clock(control: Bmc) -> str:
 
 def _sensors(control: Bmc) -> str:
     readings = control.sensors()
-    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(("[cr]", "[nr]"))]:
-        raise BenchError("critical: " + ", ".join(bad))  # ipmitool's words for upper or lower critical, non-recoverable
+    # ipmitool's words for critical and non-recoverable, and Redfish's.
+    grave = ("[cr]", "[nr]", "[Critical]")
+    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
+        raise BenchError("critical: " + ", ".join(bad))
     return f"{len(readings)} readings"
 
 

@@ -183,6 +183,20 @@ class Lab:
         """Boards without a disk, in name order."""
         return tuple(board for _, board in sorted(self.boards.items()) if board.boot == "network")
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody but users of this machine can reach the coordinator, which asks for no password."""
+        host = self.coordinator.rpartition(":")[0]
+        return host == "localhost" or host.startswith("127.")
+
+    def restricted(self, names: Sequence[str]) -> Lab:
+        """The lab with these boards alone; none named: with all. :raises UsageError: it has no such board."""
+        for name in names:
+            if name not in self.boards:
+                hint = did_you_mean(name, list(self.boards))
+                raise UsageError(f"no board {name}{hint}; there are: {', '.join(self.boards)}")
+        return replace(self, boards={name: self.boards[name] for name in sorted(names)}) if names else self
+
     def pairs(self) -> tuple[tuple[BoardSpec, BoardSpec], ...]:
         """Boards joined by a link, two and two, in name order."""
         links: dict[str, list[BoardSpec]] = {}
@@ -244,7 +258,7 @@ _Address = Annotated[
 ]
 
 
-_BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
+BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
 
 
 class _BmcFile(Strict):
@@ -493,7 +507,7 @@ def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -
 
 def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
     values = data.model_dump()
-    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["port"] = data.port or BMC_PORTS[data.protocol]
     values["credential"] = data.credential or ""
     values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
     return BmcSpec(**values)

@@ -46,7 +46,7 @@ def run(options: NightlyOptions) -> int:
 
     :raises UsageError: bad inventory, build, or selection; or a port is taken.
     """
-    lab = inventory.load(options.inventory)
+    lab = inventory.load(options.inventory).restricted(options.boards)
     if options.resume:
         return _resume(options, lab)
     names = options.builds or (DEFAULT_BUILD,)
@@ -57,7 +57,7 @@ def run(options: NightlyOptions) -> int:
     if not cases:
         raise UsageError("no case matches the selection")
     header = RunHeader(
-        run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
+        run_id=runs.new_id(),
         started=time.time(),
         selection=options.describe(select),
         builds=tuple(names),

@@ -20,6 +20,7 @@ class NightlyOptions:
     keyword: str = ""  # pytest's -k
     marker: str = ""  # pytest's -m
     inventory: Path = VIRTUAL_LAB
+    boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     select: Selection | None = None  # None: quick on a virtual lab, full on machines

@@ -103,6 +103,11 @@ class Missing:
     build: str
 
 
+def new_id() -> str:
+    """A run's name, which sorts by time and is no other's on this machine."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}"
+
+
 class RunFolder:
     """A run on disk; any number of processes may write to it."""
 

@@ -152,6 +152,22 @@ def test_board_without_bmc_is_an_outlet(tmp_path: Path) -> None:
     assert not {"IPMIPort", "RedfishPort"} & set(offered)
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "is_private"), [("127.0.0.1:1", True), ("localhost:1", True), ("192.0.2.1:1", False)]
+)
+def test_coordinator_is_private_on_loopback_only(tmp_path: Path, coordinator: str, is_private: bool) -> None:
+    text = GOOD.replace("{lab: small}", f"{{lab: small, coordinator: '{coordinator}'}}")
+    assert inventory.load(write(tmp_path, text)).is_private is is_private
+
+
+def test_lab_restricted_to_boards_has_no_others(tmp_path: Path) -> None:
+    lab = inventory.load(write(tmp_path, GOOD))
+    assert list(lab.restricted(["left"]).boards) == ["left"] and lab.restricted(["left"]).pairs() == ()
+    assert lab.restricted([]) == lab
+    with pytest.raises(UsageError, match=r"no board lefft \(did you mean left\?\); there are: left, right"):
+        lab.restricted(["lefft"])
+
+
 # -- what is refused -----------------------------------------------------------------------------------------
 
 LEFT = "all.children.boards.hosts.left"

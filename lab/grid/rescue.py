@@ -15,6 +15,7 @@ import pexpect
 
 from lab import credentials
 from lab.errors import LabError, UsageError, WaitTimeout
+from lab.grid import pulse
 from lab.record import Evidence
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ COMMANDS = "uptime; timeout 5 xl list; ip -br addr; ps -e | grep -c sshd; dmesg 
 COMMAND_LIMIT = 20.0
 NO_ANSWER = "no answer"
 PROMPT = "xenlab-rescue# "
-SWITCH = b"\x01\x01\x01"  # Ctrl-A three times: drivers/char/console.c, opt_conswitch
 KEYS = b"drqme"  # registers of each CPU, run queues, domains, memory, event channels: xen/common/keyhandler.c
 KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
@@ -33,13 +33,17 @@ NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
     """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
 
-    At most two minutes, mostly half of one. What could not be had is said in the evidence; nothing is raised.
+    Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
+    one. What could not be had is said in the evidence; nothing is raised.
 
     :param interrupt: the board is lost anyway: if Xen answers nothing, it gets an NMI, which makes a debug build say
         where each CPU is, and die.
     """
+    felt = pulse.take(board)
+    found = [felt.as_evidence()]
+    if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
+        return [*found, *(_interrupted(board) if interrupt and felt.voice is pulse.Voice.SILENT else ())]
     serial = board.target.get_driver("SerialDriver", activate=False)
-    found = []
     try:
         board.target.activate(serial)
         for title, ask in (("dom0, over the console", _ask_dom0), ("Xen's debug keys, over the console", _ask_xen)):
@@ -49,7 +53,7 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
                 body = NO_ANSWER
             found.append(Evidence("console", title, body, time.time(), board.name))
         if interrupt and body == NO_ANSWER:
-            found.append(Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name))
+            found += _interrupted(board)
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
@@ -83,7 +87,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
 
 
 def _ask_xen(serial: Any, credential: str) -> str:
-    serial.write(SWITCH)
+    serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
     for key in KEYS:
@@ -93,13 +97,17 @@ def _ask_xen(serial: Any, credential: str) -> str:
             said += before + after
         except pexpect.TIMEOUT:
             break
-    serial.write(SWITCH)
+    serial.write(pulse.SWITCH)
     try:
         _, before, *_ = serial.expect("Serial input to DOM0", timeout=KEYS_LIMIT)
         said += before
     except pexpect.TIMEOUT:
         pass
     return _text(said)
+
+
+def _interrupted(board: Any) -> list[Evidence]:
+    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
 
 
 def nmi(board: Any) -> str:

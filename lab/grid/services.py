@@ -26,7 +26,7 @@ from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
-BMC_PORTS = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
+BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
 
 
@@ -172,9 +172,9 @@ def recorder_config(folder: Path, board: str) -> Path:
 def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
     spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
-    if board.bmc.protocol in BMC_PORTS:
+    if board.bmc.protocol in BMC_RESOURCES:
         keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
-        power[BMC_PORTS[board.bmc.protocol]] = {name: spec[name] for name in keys}
+        power[BMC_RESOURCES[board.bmc.protocol]] = {name: spec[name] for name in keys}
     if pdu := board.pdu:
         power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
     return {

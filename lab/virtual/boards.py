@@ -18,9 +18,10 @@ from typing import Literal
 
 from lab import credentials, machine, netboot, paths
 from lab.errors import BenchError, UsageError
+from lab.files import did_you_mean
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
-from lab.virtual import bmc, identity, image, qemu, segment
+from lab.virtual import bmc, chassis, identity, image, qemu, segment
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 from lab.wait import wait_until
 
@@ -266,6 +267,25 @@ def running(directory: Path) -> dict[str, int]:
         if str(file.parent / "daemon.json").encode() in command:
             found[file.parent.name] = pid
     return found
+
+
+def ask(lab: Lab, directory: Path, name: str, request: str) -> str:
+    """Ask a board's daemon something (:mod:`lab.virtual.daemon`).
+
+    :raises UsageError: no such board, one of steel, or a request the daemon does not know.
+    :raises BenchError: it does not run.
+    """
+    if name not in lab.boards:
+        raise UsageError(f"no board {name}{did_you_mean(name, list(lab.boards))}; there are: {', '.join(lab.boards)}")
+    if lab.boards[name].virtual is None:
+        raise UsageError(f"{name} is no virtual board")
+    try:
+        answer = chassis.ask(directory / name / "control.sock", request)
+    except OSError as error:
+        raise BenchError(f"{name}: the board daemon does not answer ({error.strerror}): `xenlab lab up`?") from None
+    if answer.startswith("error"):
+        raise UsageError(f"{name}: {answer.removeprefix('error: ')}")
+    return answer
 
 
 def stop(directory: Path, *, timeout: float = 20.0) -> None:
