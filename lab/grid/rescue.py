@@ -42,7 +42,8 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
     felt = pulse.take(board)
     found = [felt.as_evidence()]
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        return [*found, *(_interrupted(board) if interrupt and felt.voice is pulse.Voice.SILENT else ())]
+        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
+        return [*found, *(_interrupted(board) if is_heard else ())]
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
