@@ -63,6 +63,9 @@ def nightly(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
     ] = None,
+    xtf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
+    ] = None,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -76,6 +79,7 @@ def nightly(
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
         select=select,
         resume=resume,
+        xtf=xtf,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -325,6 +329,19 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
         for name, shape in (board.virtual.shapes if board.virtual else {}).items():
             typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
+
+
+@app.command()
+def cases(
+    write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+) -> None:
+    """List the cases: what each proves, needs and keeps, and the mutant that it must fail."""
+    from lab import casetable
+
+    if write:
+        casetable.FILE.write_text(casetable.text(), encoding="utf-8")
+    else:
+        typer.echo(casetable.text(), nl=False)
 
 
 @app.command()

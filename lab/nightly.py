@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_BUILD = "pv32-debug"
 GUESSED_SECONDS = 30.0  # a case that never ran here
+BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
 RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
@@ -44,6 +45,10 @@ class Case:
     area: str
     boards: int
     needs: tuple[str, ...]
+    xen_options: str = ""
+    selection: str = "full"
+    doc: str = ""
+    evidence: tuple[str, ...] = ()  # titles of what it keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ def run(options: NightlyOptions) -> int:
         required_areas=_required_areas(options),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
-    return Night(options.inventory, lab, folder, cases, is_remembered=options.is_remembered).run()
+    return Night(options, lab, folder, cases).run()
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -97,7 +102,7 @@ def _resume(options: NightlyOptions, lab: Lab) -> int:
     else:
         cases = []
     folder.write_header(replace(header, finished=None, exit_status=None))
-    return Night(options.inventory, lab, folder, cases).run()
+    return Night(options, lab, folder, cases).run()
 
 
 def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
@@ -118,11 +123,8 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 class Night:
     """One run."""
 
-    def __init__(
-        self, inventory_file: Path, lab: Lab, folder: RunFolder, cases: list[Case], *, is_remembered: bool = True
-    ) -> None:
-        self._inventory, self._lab, self.folder, self._cases = inventory_file, lab, folder, cases
-        self._is_remembered = is_remembered
+    def __init__(self, options: NightlyOptions, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
+        self._options, self._lab, self.folder, self._cases = options, lab, folder, cases
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
@@ -259,13 +261,13 @@ class Night:
             "-c",
             str(paths.CHECKOUT / "tox.ini"),
         ]
-        command += ["-q", "-p", "no:cacheprovider", f"--inventory={self._inventory}"]
+        command += ["-q", "-p", "no:cacheprovider", f"--inventory={self._options.inventory}"]
         command += [
             f"--boards={','.join(share.boards)}",
             f"--run-folder={self.folder.path}",
             f"--build={share.build}",
         ]
-        command += [f"@{arguments}"]
+        command += [*([f"--xtf={self._options.xtf}"] if self._options.xtf else []), f"@{arguments}"]
         with open(self._worker_log(share), "ab") as output:
             return subprocess.Popen(
                 command,
@@ -293,7 +295,7 @@ class Night:
             self._written("run.json", lambda: self.folder.write_header(self._header)),
             self._written("durations", lambda: _write_durations(results)),
         ]
-        if self._is_remembered and (fault := _to_history(self.folder)):
+        if self._options.is_remembered and (fault := _to_history(self.folder)):
             self._header = replace(self._header, notes=(*self._header.notes, f"{HISTORY_NOTE}{fault}"))
             written.append(self._written("run.json", lambda: self.folder.write_header(self._header)))
         written.append(self._written("junit.xml", lambda: junit.write(self.folder)))
@@ -356,6 +358,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         str(paths.CHECKOUT / "tox.ini"),
     ]
     command += [f"--select={select}", *([f"-k={options.keyword}"] if options.keyword else [])]
+    command += [f"--xtf={options.xtf}"] if options.xtf else []
     command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
     done = subprocess.run(
         command,
@@ -370,7 +373,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
         raise UsageError(f"the cases cannot be collected:\n{(done.stdout + done.stderr).strip()[-1500:]}")
     found = [json.loads(line) for line in lines]
-    return [Case(c["nodeid"], c["area"], c["boards"], tuple(c["needs"])) for c in found]
+    return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
 
 
 def plan_single(
@@ -379,15 +382,24 @@ def plan_single(
     """Spread single-board cases over the boards: longest first, onto the least loaded board that can run it.
 
     A case that no board can run goes to the first one, where it will say what is missing. The boot cases come
-    first on their board.
+    first on their board. Cases that ask for the same options of Xen stay together, so that one board reboots once.
     """
+    together: dict[str, list[Case]] = {}
+    for case in cases:
+        together.setdefault(case.xen_options or case.nodeid, []).append(case)
+
+    def seconds(group: list[Case]) -> float:
+        reboot = BOOT_SECONDS if group[0].xen_options else 0.0
+        return reboot + sum(durations.get(case.nodeid, GUESSED_SECONDS) for case in group)
+
     load = {board.name: 0.0 for board in boards}
     mine: dict[str, list[Case]] = {board.name: [] for board in boards}
-    for case in sorted(cases, key=lambda case: -durations.get(case.nodeid, GUESSED_SECONDS)):
-        able = [board.name for board in boards if set(case.needs) <= board.capabilities] or [boards[0].name]
+    for group in sorted(together.values(), key=lambda group: -seconds(group)):
+        needs = {word for case in group for word in case.needs}
+        able = [board.name for board in boards if needs <= board.capabilities] or [boards[0].name]
         best = min(able, key=lambda name: load[name])
-        load[best] += durations.get(case.nodeid, GUESSED_SECONDS)
-        mine[best].append(case)
+        load[best] += seconds(group)
+        mine[best] += group
     order = {case.nodeid: index for index, case in enumerate(cases)}
     shares = []
     for name, chosen in mine.items():

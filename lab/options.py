@@ -24,6 +24,7 @@ class NightlyOptions:
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
     is_remembered: bool = True  # the history takes the run over when it ends
 
     def describe(self, select: Selection) -> str:
@@ -31,4 +32,5 @@ class NightlyOptions:
         words = [select, *self.paths]
         words += [f"-k {self.keyword}"] if self.keyword else []
         words += [f"-m {self.marker}"] if self.marker else []
+        words += [f"--xtf {self.xtf}"] if self.xtf else []
         return " ".join(words)

@@ -28,6 +28,7 @@ from lab.record import Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat
 from lab.runs import RunFolder
+from lab.xen import xtf
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
@@ -48,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-folder", default="", help="run folder to append to; default: a new one")
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
+    group.addoption("--xtf", default="", help="directory of built XTF tests; without it there are no cases of XTF")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 
@@ -56,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quick: in every selection")
     config.addinivalue_line("markers", "full: a night's work")
     config.addinivalue_line("markers", "weekly: everything")
+    config.addinivalue_line("markers", "xen_options(*words): the board is booted with these options of Xen")
     config.addinivalue_line("markers", "expects_crash(*signatures): the case crashes a board on purpose")
 
 
@@ -70,6 +73,11 @@ def selection_of(item: pytest.Item) -> str:
     return next((name for name in SELECTIONS if item.get_closest_marker(name)), "full")
 
 
+def xen_options_of(item: pytest.Item) -> str:
+    """The options of Xen a case asks for."""
+    return " ".join(word for marker in item.iter_markers("xen_options") for word in marker.args)
+
+
 def is_case(item: pytest.Item) -> bool:
     return "testcases" in item.path.parts
 
@@ -80,13 +88,35 @@ def boards_wanted(item: pytest.Item) -> int:
     return 2 if "destination" in names else 1
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_xtf = collection_path.parts[-2:] == ("testcases", "xtf")
+    return True if is_xtf and not config.getoption("--xtf") else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A case for each instance of XTF."""
+    if "xtf_instance" not in metafunc.fixturenames:
+        return
+    try:
+        found = xtf.instances(Path(metafunc.config.getoption("--xtf")))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    parameters = []
+    for one in found:
+        selection = pytest.mark.full if one.category in xtf.BY_DEFAULT else pytest.mark.weekly
+        marks = [selection, pytest.mark.needs(*one.needs)]
+        parameters.append(pytest.param(one, id=f"{one.category}-{one.name}", marks=marks))
+    metafunc.parametrize("xtf_instance", parameters)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = SELECTIONS.index(config.getoption("--select"))
     kept = [item for item in items if not is_case(item) or SELECTIONS.index(selection_of(item)) <= wanted]
     dropped = [item for item in items if item not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    kept.sort(key=xen_options_of)  # stable; those that ask for options last, and one boot for all of the same
+    items[:] = kept
 
 
 @dataclass
@@ -218,6 +248,8 @@ class Bench:
 
         build = builds.make(self.config.getoption("--build"))
         payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+        if where := self.config.getoption("--xtf"):
+            payloads |= xtf.payloads(Path(where))
         self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
         boards = {name: self._session.board(name) for name in self.names}
         for board in boards.values():
@@ -276,13 +308,16 @@ class Bench:
         self.running.marks.setdefault(name, rig.seats[name].board.console.mark())
         self.running.seats[name] = rig.seats[name]
         self.arm()
-        seat = rig.ready(name)
+        seat = rig.seats[name]
+        options = xen_options_of(self.running.item)
+        if not (options and seat.capabilities):  # what a board can do is asked without them
+            rig.ready(name)
         seat.host.keep = lambda title, body: self._keep(name, title, body)
         for marker in self.running.item.iter_markers("needs"):
             for capability in marker.args:
                 if capability not in seat.capabilities:
                     raise MissingCapability(name, capability)
-        return seat
+        return rig.ready(name, options) if options else seat
 
     def _keep(self, name: str, title: str, body: str) -> None:
         if self.running is not None:

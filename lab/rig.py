@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import provision
@@ -45,10 +45,11 @@ class Seat:
     board: Board
     proof: provision.Proof | None = None
     boot_id: str = ""  # of the dom0 that gave it
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()  # without the options of a case
     suspect: str = ""  # why the next case must not trust the board as it is
     deployed: bool = False  # the build under test was put onto it by this process
-    refused: str = ""  # why the build under test cannot be had on it
+    options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
+    refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
     free_mib: int = 0
     host: Host = field(init=False)
 
@@ -77,15 +78,19 @@ class Rig:
 
     # -- readiness -------------------------------------------------------------------------------------------
 
-    def ready(self, name: str) -> Seat:
+    def ready(self, name: str, options: str = "") -> Seat:
         """The board with the build under test proved on it; provisions and reboots only when it must.
+
+        ``options`` are Xen's, for a case that asks for them: they come last, so they win.
 
         :raises HypervisorCrash: the build crashed while it booted.
         :raises BenchError: the board cannot be had.
         """
         seat = self.seats[name]
-        if seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
+        if options in seat.refused:
+            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+        if options != seat.options:
+            seat.proof, seat.options = None, options
         if seat.proof and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
@@ -116,7 +121,9 @@ class Rig:
     def _install(self, seat: Seat) -> None:
         """The long way: known-good build, deploy, the build under test, proof."""
         board = seat.board
-        if seat.suspect or seat.proof or not board.is_reachable():  # else a known-good dom0 is up already
+        # A sound dom0 of this very build, with other options, can be deployed onto; else only a known-good one.
+        is_sound = not seat.proof or seat.proof.is_the_build
+        if seat.suspect or not is_sound or not board.is_reachable():
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
             self._boot_known_good(seat)
         self._deploy(seat)
@@ -125,7 +132,7 @@ class Rig:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
         except (HypervisorCrash, ProductTimeout) as error:
-            seat.refused = str(error).splitlines()[0]
+            seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductTimeout):
                 self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
@@ -164,7 +171,9 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
+            proof = provision.prove(
+                lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted_on(seat)
+            )
             seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
@@ -173,12 +182,16 @@ class Rig:
         self.evidence.append(proof.as_evidence())
         return not proof.mismatches
 
+    def _wanted_on(self, seat: Seat) -> provision.Wanted:
+        options = f"{self._wanted.xen_options} {seat.options}".strip()
+        return replace(self._wanted, xen_options=options)
+
     def _deploy(self, seat: Seat) -> None:
         with self.phase("deploy"):
             provision.deploy(
                 self._lab,
                 [seat.board.spec],
-                self._wanted,
+                self._wanted_on(seat),
                 self._directory / "provision",
                 ssh_words=ssh.options(),
             )
@@ -262,10 +275,8 @@ class Rig:
 
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    (
-        "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
-        "pstate cstate dma-device"
-    ).split()
+    "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g "
+    "spare-nic migration-pair pstate cstate dma-device".split()
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import inventory, nightly, paths
-from lab.options import VIRTUAL_LAB
+from lab.options import VIRTUAL_LAB, NightlyOptions
 from lab.record import Evidence, RunHeader, TestResult, Verdict
 from lab.runs import RunFolder
 
@@ -47,7 +47,7 @@ def test_what_is_finished_stays(
         fill(folder, planned)
     written = len(list(folder.results()))
     assert 40 < written < 100
-    night = nightly.Night(VIRTUAL_LAB, inventory.load(VIRTUAL_LAB), folder, [])
+    night = nightly.Night(NightlyOptions(), inventory.load(VIRTUAL_LAB), folder, [])
     assert night._finish(None) == 3
     assert len(list(folder.results())) == written
     said = capsys.readouterr().out

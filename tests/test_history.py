@@ -21,7 +21,7 @@ from lab.errors import BenchError, UsageError
 from lab.history import gate, pages, schema, store
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
-from lab.options import VIRTUAL_LAB
+from lab.options import VIRTUAL_LAB, NightlyOptions
 from lab.record import RunHeader, TestResult, Verdict
 from lab.runs import RunFolder
 
@@ -808,7 +808,7 @@ def test_a_comparison_shows_what_changed(xenlab: Xenlab, runs: Runs) -> None:
 
 
 def finish(folder: RunFolder) -> int:
-    return nightly.Night(VIRTUAL_LAB, inventory.load(VIRTUAL_LAB), folder, [])._finish(None)
+    return nightly.Night(NightlyOptions(), inventory.load(VIRTUAL_LAB), folder, [])._finish(None)
 
 
 def test_a_night_imports_its_run(

@@ -19,6 +19,8 @@ LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
 POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # what only a program can do in dom0
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 
+FRAMES_BELOW_4_GIB = 1 << 20
+
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -170,8 +172,12 @@ class Host:
         found: set[str] = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
         if "pv_directio" in words or "hvm_directio" in words:
             found.add("iommu")
-        if "xen-3.0-x86_32p" in info.get("xen_caps", "").split():
-            found.add("pv32")
+        kinds = info.get("xen_caps", "").split()
+        found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
+        if "hvm-3.0-x86_32" in kinds:
+            found.add("hvm32")
+        if int(info.get("max_possible_mfn", "0")) >= FRAMES_BELOW_4_GIB:
+            found.add("high-memory")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -182,6 +188,7 @@ class Host:
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
             "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
             "&& echo dma-device; "
             "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "
@@ -189,7 +196,7 @@ class Host:
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "dma-device", "pstate", "cstate"}
+        found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "shim", "dma-device", "pstate", "cstate"}
         if "s3" in found:
             found.add("s5")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
