@@ -33,21 +33,17 @@ TURNS = 1  # relocations there and back, of each kind
 RELOCATE = """\
 import json, sys, time
 from pathlib import Path
-from lab import builds, inventory, paths, provision
-from lab.grid import services, session
-from lab.rig import Rig
+from lab import inventory
+from lab.rig import take
 from lab.xen.domain import Domain
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration
-from lab.xen.payloads import build_payloads, kernel_root
 
 file, build, mib, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 lab = inventory.load(file)
 names = [board.name for board in lab.pairs()[0]]
-payloads = build_payloads(paths.cache() / "payloads", kernel_root())
-with session.acquire(lab, names, services.directory(lab)) as held:
-    wanted = provision.Wanted(builds.make(build), payloads=payloads)
-    rig = Rig(lab, {name: held.board(name) for name in names}, wanted, Path(sys.argv[5]))
+held, rig = take(lab, names, build, Path(sys.argv[5]))
+with held:
     hosts = [rig.ready(name).host for name in names]
     seconds = {"proxy": [], "plain": []}
     config = payload(hosts[0], "pvh64", "memory,heartbeat", memory_mib=mib)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ GUESSED_SECONDS = 30.0  # a case that never ran here
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
+READY_LIMIT = 900.0  # seconds to bring the boards of a pair up: one that needs longer is left to the worker
 RUN_LIMIT = 3 * 3600.0  # seconds; a run that takes longer is ended with what it has
 
 
@@ -197,12 +198,16 @@ class Night:
         pairs = [case for case in cases if case.boards == 2]
         shaped = plan_shaped(single, boards, build)
         single = [case for case in single if not any(case.nodeid in share.cases for share in shaped)]
-        if single:
+        shares = plan_single(single, boards, build, durations)
+        if shares:
             with self._phase("cases on single boards"):
-                self._workers(plan_single(single, boards, build, durations))
+                self._workers(shares)
         if pairs:
             joined = self._lab.pairs()
             ends = tuple(board.name for board in joined[0]) if joined else tuple(self._lab.boards)
+            if joined and not shares:
+                with self._phase("boards of the pair"):
+                    self._bring_up(ends, build)
             with self._phase("cases on pairs"):
                 self._workers([Share(ends, build, tuple(case.nodeid for case in pairs))])
         for share in shaped:
@@ -240,6 +245,21 @@ class Night:
                     f"worker on {','.join(shares[index].boards)} ended with status {process.returncode}: {tail.strip()}"
                 )
 
+    def _bring_up(self, boards: Sequence[str], build: str) -> None:
+        """Bring boards up side by side, for a worker that would do it one after the other."""
+        running = []
+        for board in boards:
+            command = [sys.executable, "-P", "-m", "lab.ready"]
+            command += [str(self._options.inventory), board, build, str(self.folder.path)]
+            running.append(_spawn(command, self.folder.path / f"ready-{board}-{Path(build).stem}.log"))
+        deadline = time.monotonic() + READY_LIMIT
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            _end(running)
+
     def _show_new(self) -> None:
         results = list(self.folder.results())
         for result in results[self._shown :]:
@@ -268,16 +288,7 @@ class Night:
             f"--build={share.build}",
         ]
         command += [*([f"--xtf={self._options.xtf}"] if self._options.xtf else []), f"@{arguments}"]
-        with open(self._worker_log(share), "ab") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=paths.CHECKOUT,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-                env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
+        return _spawn(command, self._worker_log(share))
 
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
@@ -325,6 +336,20 @@ def _to_history(folder: RunFolder) -> str:
         log.exception("import into the history")
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _spawn(command: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
+    """A process of this run, what it says appended to a file."""
+    with open(log_file, "ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=paths.CHECKOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

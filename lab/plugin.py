@@ -20,19 +20,18 @@ from typing import Any, NoReturn
 
 import pytest
 
-from lab import builds, inventory, paths, provision, verdicts
+from lab import builds, inventory, paths, verdicts
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
 from lab.record import Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
-from lab.rig import Rig, Seat
+from lab.rig import Rig, Seat, take
 from lab.runs import RunFolder
 from lab.xen import xtf
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
-from lab.xen.payloads import build_payloads, kernel_root
 
 log = logging.getLogger(__name__)
 
@@ -244,18 +243,12 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        from lab.grid import services, session
-
-        build = builds.make(self.config.getoption("--build"))
-        payloads = build_payloads(paths.cache() / "payloads", kernel_root())
-        if where := self.config.getoption("--xtf"):
-            payloads |= xtf.payloads(Path(where))
-        self._session = session.acquire(self.lab, self.names, services.directory(self.lab), timeout=30.0)
-        boards = {name: self._session.board(name) for name in self.names}
-        for board in boards.values():
-            board.console.listen(self._on_console)
-        wanted = provision.Wanted(build, payloads=payloads)
-        return Rig(self.lab, boards, wanted, self.folder.path)
+        where = self.config.getoption("--xtf")
+        more = xtf.payloads(Path(where)) if where else {}
+        self._session, rig = take(self.lab, self.names, self.config.getoption("--build"), self.folder.path, more)
+        for seat in rig.seats.values():
+            seat.board.console.listen(self._on_console)
+        return rig
 
     def close(self) -> None:
         """Release the boards."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lab import provision
+from lab import builds, paths, provision
 from lab.bmc import BmcRefused
-from lab.builds import Build
 from lab.errors import (
     BenchError,
     BmcUnreachable,
@@ -24,12 +23,13 @@ from lab.errors import (
     ProductTimeout,
     WaitTimeout,
 )
-from lab.grid import rescue, ssh
+from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
 from lab.wait import wait_until
 from lab.xen.host import Host
+from lab.xen.payloads import build_payloads, kernel_root
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Rig:
         self.evidence: list[Evidence] = []
 
     @property
-    def build(self) -> Build:
+    def build(self) -> builds.Build:
         return self._wanted.build
 
     @property
@@ -273,10 +273,24 @@ class Rig:
         return taken
 
 
+def take(
+    lab: Lab, names: Sequence[str], build: str, directory: Path, more: Mapping[str, Path] | None = None
+) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process; ``build``, the guest payloads and ``more`` of them are what they run.
+
+    :raises BenchError: no lab is up, or a board is somebody else's.
+    :raises UsageError: unknown build.
+    """
+    payloads = build_payloads(paths.cache() / "payloads", kernel_root()) | dict(more or {})
+    wanted = provision.Wanted(builds.make(build), payloads=payloads)
+    held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
+    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
+
+
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g "
-    "spare-nic migration-pair pstate cstate dma-device".split()
+    "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m "
+    "sp1g spare-nic migration-pair pstate cstate dma-device".split()
 )
 
 

@@ -92,6 +92,20 @@ def test_power_button_is_pressed_though_the_board_is_on(simulator: Simulator, ch
     assert powers(chassis) == ["1"]
 
 
+def test_a_board_that_proves_its_power_is_not_waited_for(simulator: Simulator, chassis: Chassis) -> None:
+    started = time.monotonic()
+    asked: list[bool] = []
+    bmc_of(simulator, replace(QUICK, settle=20.0)).power_on(10.0, proof=lambda: bool(asked.append(True)) or True)
+    assert chassis.get("power") == 1 and asked == [True]
+    assert time.monotonic() - started < 10.0
+
+
+def test_no_proof_of_power_outranks_a_status_that_is_off(simulator: Simulator, chassis: Chassis) -> None:
+    chassis.set(ignores=9)
+    with pytest.raises(PowerTimeout):
+        bmc_of(simulator).power_on(2.5, proof=lambda: True)
+
+
 def test_cycle_is_off_and_then_on(simulator: Simulator, chassis: Chassis) -> None:
     chassis.set(power=1, acts_after=0.4)
     bmc = bmc_of(simulator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from lab import credentials
@@ -19,8 +19,11 @@ class Bmc(Protocol):
     def is_powered(self) -> bool:
         """Whether the chassis has power. A sleeping board's answer is its maker's choice."""
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """Power on, and see it on. :raises PowerTimeout: not on within ``timeout`` seconds."""
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """Power on, and see it on. :raises PowerTimeout: not on within ``timeout`` seconds.
+
+        ``proof`` is another sign of power than the BMC's word; once it is true the BMC's word need not settle.
+        """
 
     def power_off(self, timeout: float = 30.0) -> None:
         """Take the power away, and see it off; nothing is shut down. :raises PowerTimeout: still on."""

@@ -12,7 +12,7 @@ import re
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -129,15 +129,15 @@ class IpmiBmc:
         """Chassis power as the BMC reports it now."""
         return self._ask(r"Chassis Power is (on|off)", "chassis", "power", "status")[1] == "on"
 
-    def power_on(self, timeout: float = 30.0) -> None:
-        """Power on, repeated until the BMC has reported it on for a while.
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """Power on, repeated until the BMC has reported it on for a while, or once and ``proof`` is true.
 
         Sends nothing when it is on already: a sleeping board would take that for its power button.
 
         :raises PowerTimeout: not on within ``timeout`` seconds.
         :raises BmcUnreachable: no answer, neither at first nor at the deadline.
         """
-        self._power("on", "Up/On", timeout)
+        self._power("on", "Up/On", timeout, proof)
 
     def power_off(self, timeout: float = 30.0) -> None:
         """Take the power away, repeated until the BMC has reported it off for a while.
@@ -247,7 +247,9 @@ class IpmiBmc:
                 found[heading] = ", ".join(filter(None, (found[heading], line.strip())))
         return found
 
-    def _power(self, wanted: str, acknowledgement: str, timeout: float) -> None:
+    def _power(
+        self, wanted: str, acknowledgement: str, timeout: float, proof: Callable[[], bool] | None = None
+    ) -> None:
         started = time.monotonic()
         seen_since: float | None = None
         sent_at: float | None = None
@@ -261,7 +263,8 @@ class IpmiBmc:
                 answered, trouble, now = True, None, time.monotonic()
                 if is_wanted:
                     seen_since = now if seen_since is None else seen_since
-                    return sent_at is None or now - seen_since >= self._pace.settle
+                    has_settled = sent_at is None or now - seen_since >= self._pace.settle
+                    return has_settled or (proof is not None and proof())
                 seen_since = None
                 if sent_at is None or now - sent_at >= self._pace.repeat_after:
                     if sent_at is not None:

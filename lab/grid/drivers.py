@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attr
@@ -36,8 +36,8 @@ class IPMIPowerDriver(Driver, PowerProtocol, ResetProtocol):
 
     @Driver.check_active
     @step()
-    def on(self) -> None:
-        self.bmc.power_on()
+    def on(self, proof: Callable[[], bool] | None = None) -> None:
+        self.bmc.power_on(proof=proof)
 
     @Driver.check_active
     @step()

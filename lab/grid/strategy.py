@@ -28,6 +28,7 @@ ENTRY_ID = "xenlab-under-test"
 MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
+SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
 BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
 
@@ -108,15 +109,14 @@ class XenStrategy(Strategy):
         self._activate()
         by_menu = self._prepare(entry)
         self.status, self.entry, self.milestones = Status.unknown, entry, {}
-        self.since = self.console.mark()
-        started = time.time()
         try:
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
-            if self.power.get():
-                self.power.cycle()
-            else:
-                self.power.on()
+            self.power.off()
+            self.since = self.console.mark()
+            started = time.time()
+            # What a board that was off has printed proves its power better than a status that is said to settle.
+            self.power.on(proof=lambda: bool(self.console.lines(self.since)))
             if by_menu:
                 self._choose(entry)
             self._wait_booted(started, until)
@@ -158,8 +158,8 @@ class XenStrategy(Strategy):
         self.serial.write(HOTKEYS[entry])
 
     def _wait_booted(self, started: float, until: Status) -> None:
-        """Follow the console from power on; SSH is asked when it says that dom0 is up, or now and then."""
-        seen, deadline, asked = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0
+        """Follow the console from power on; SSH is asked when it says that dom0 is up, or falls silent."""
+        seen, deadline, asked, spoke = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, started
         has_banner = is_up = False
         lines: list[ConsoleLine] = []
         while True:
@@ -184,7 +184,11 @@ class XenStrategy(Strategy):
                             return
                     is_up = is_up or signature.name == "dom0-up"
             now = time.time()
-            if is_up or ("dom0-linux" in self.milestones and now - asked > 5.0):
+            spoke = now if fresh else spoke
+            # A console that says nothing of a login: asked unbidden, but not while the boot goes on printing, for a
+            # question that nobody hears yet holds up what comes meanwhile.
+            is_silent = "dom0-linux" in self.milestones and now - max(spoke, asked) > SILENCE
+            if is_up or is_silent:
                 asked = now
                 if self._answers():
                     self.milestones["ready"] = time.time() - started
