@@ -74,7 +74,7 @@ def test_reassigned_to_another_guest(host, evidence):
 def test_hot_add_and_remove(host, evidence):
     """A guest that runs gets the port, drives it, and has it taken away again."""
     with assignable(host, "spare") as device:
-        with host.domain(driving(host, "nic,unplug")) as guest:
+        with host.domain(driving(host, "nic,unplug", more={"passthrough": '"enabled"'})) as guest:
             guest.wait_for("XL pci INFO waits", 60.0)
             host.xl("pci-attach", guest.name, device.address)
             guest.wait_for("XL nic-irq (PASS|FAIL)", 90.0)
