@@ -44,6 +44,15 @@ class DomainRow:
         return "p" in self.state
 
 
+@contextlib.contextmanager
+def _owed() -> Iterator[None]:
+    """What was waited for in vain within is the product's failure, not the bench's."""
+    try:
+        yield
+    except WaitTimeout as error:
+        raise ProductTimeout(error.what, error.timeout, error.last) from error
+
+
 class Host:
     """dom0 of a board whose hypervisor is up."""
 
@@ -114,10 +123,13 @@ class Host:
 
         :raises ProductTimeout: it did not come.
         """
-        try:
+        with _owed():
             return self.board.console.wait_for(pattern, timeout, since=since)
-        except WaitTimeout as error:
-            raise ProductTimeout(error.what, error.timeout, error.last) from error
+
+    def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait until the product has done what it owes. :raises ProductTimeout: it has not in time."""
+        with _owed():
+            wait_until(predicate, timeout, f"{self.name}: {what}")
 
     # -- domains ---------------------------------------------------------------------------------------------
 
