@@ -46,6 +46,7 @@ def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_devi
     argv += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=multi"]
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
+    argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
     argv += ["-rtc", "base=utc", "-boot", f"order={BOOT_ORDER.get(boot_device, 'c')},reboot-timeout=1000"]
     argv += ["-device", "intel-iommu,intremap=off"]
     # AHCI, not virtio: with the IOMMU on, a PV dom0 under Xen cannot reach virtio devices.

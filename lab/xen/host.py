@@ -209,8 +209,7 @@ class Host:
             check=False,
         ).stdout
         found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "shim", "dma-device", "pstate", "cstate"}
-        if "s3" in found:
-            found.add("s5")
+        found.add("s5" if "s3" in found else "no-s3")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
         if "2MB" in sizes and "2MB [disabled]" not in sizes:
             found.add("sp2m")
