@@ -15,6 +15,7 @@ from lab.xen.host import POKE, Host
 
 DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/xen/poke.py
 PAGE = 4096
+LONGEST_STORM = 120  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,16 @@ class DmaDevice:
         """Have it write its buffer to a page. Where the IOMMU stops it, nothing tells but the console."""
         self.host.run(f"{POKE} dma {self.address} to {frame:#x}")
 
-    def storm(self, frame: int, seconds: float) -> str:
-        """The command that has it write to a page all the time; for :meth:`~lab.grid.board.Board.spawn`."""
-        return f"{POKE} storm {self.address} {frame:#x} {seconds}"
+    @contextlib.contextmanager
+    def storming(self, frame: int) -> Iterator[None]:
+        """Within, it writes to a page all the time, whoever takes its right to do DMA away."""
+        job = self.host.board.spawn(f"{POKE} storm {self.address} {frame:#x} {LONGEST_STORM}")
+        try:
+            wait_until(lambda: "begun" in job.output(), 15.0, f"{self.host.name}: {self.address} writes")
+            yield
+        finally:
+            job.kill()
+            job.clean()
 
     def is_master(self) -> bool:
         """Whether it may do DMA at all (PCI's command register): Xen takes that away from one that faults too often."""
