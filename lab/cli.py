@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
+board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+app.add_typer(board_app, name="board")
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)

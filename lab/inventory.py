@@ -6,6 +6,7 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,30 @@ class BmcSpec:
 
     host: str
     credential: str
-    protocol: Literal["ipmi", "redfish"] = "ipmi"
+    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
     port: int = 623
-    interface: str = "lanplus"
-    cipher: int = 17  # ipmi_sim 2.0.33 only knows 3
+    interface: str = "lanplus"  # ipmi
+    cipher: int = 17  # ipmi; ipmi_sim 2.0.33 only knows 3
+    tls: Literal["verified", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
+    ca_file: str = ""  # redfish: PEM that the BMC's certificate is, or is signed by; empty: the system's authorities
+    system: str = ""  # redfish: which of the systems behind this BMC; empty: there is one
+
+
+# Keys of a BMC that only one protocol has.
+BMC_KEYS: Mapping[str, tuple[str, ...]] = {
+    "ipmi": ("interface", "cipher"),
+    "redfish": ("tls", "ca_file", "system"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PduSpec:
+    """The switched outlet a board's mains come from, by one of labgrid's drivers for power switches."""
+
+    model: str  # a module of labgrid.driver.power
+    host: str  # address, or URL where the model wants one
+    outlet: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +124,7 @@ class BoardSpec:
     xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no xsave=0"
     dom0_options: str = ""
     virtual: VirtualSpec | None = None
+    pdu: PduSpec | None = None
 
     @property
     def board_class(self) -> str:
@@ -142,7 +164,11 @@ class Lab:
 # declares is reported; the others are taken from the inventory as they are.
 CAPABILITIES: Mapping[str, str] = {
     "pv32": "probed: 32-bit PV guests (xen_caps has xen-3.0-x86_32p); a matter of the build",
+    "no-pv32": "probed: no 32-bit PV guests",
     "hvm": "probed: hardware virtualisation",
+    "hvm32": "probed: 32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
+    "high-memory": "probed: memory at machine addresses above 4 GiB",
+    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
     "hap": "probed: nested paging",
     "shadow": "probed: shadow paging; a matter of the build",
     "sp2m": "probed: 2 MiB pages in nested paging",
@@ -157,6 +183,7 @@ CAPABILITIES: Mapping[str, str] = {
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
     "spare-nic": "probed: a network port to pass through (nics.spare)",
+    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
@@ -175,13 +202,55 @@ _Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0
 _Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
 
 
+_BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
+
+
 class _BmcFile(Strict):
-    protocol: Literal["ipmi"] = "ipmi"
-    host: _Line
-    port: _Port = 623
+    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
+    host: _Line = ""
+    port: _Port | None = None
     interface: Literal["lanplus", "lan"] = "lanplus"
     cipher: int = pydantic.Field(default=17, ge=0, le=17)
-    credential: _Name
+    tls: Literal["verified", "unverified", "off"] = "verified"
+    ca_file: _Line = ""
+    system: _Line = ""
+    credential: _Name | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_protocol(self) -> _BmcFile:
+        for protocol, keys in BMC_KEYS.items():
+            if protocol != self.protocol and (strange := [key for key in keys if key in self.model_fields_set]):
+                raise ValueError(f"{', '.join(strange)} is for protocol {protocol}, and this is {self.protocol}")
+        if self.protocol == "none":
+            if strange := sorted(self.model_fields_set - {"protocol"}):
+                raise ValueError(f"{', '.join(strange)} is for a BMC, and with protocol none there is none")
+        elif lacking := [key for key in ("host", "credential") if not getattr(self, key)]:
+            raise ValueError(f"protocol {self.protocol} needs {' and '.join(lacking)}")
+        if self.ca_file and self.tls != "verified":
+            raise ValueError(f"ca_file says what to verify by, and tls: {self.tls} says not to")
+        return self
+
+
+class _PduFile(Strict):
+    model: _Line
+    host: _Line
+    outlet: int = pydantic.Field(ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> _PduFile:
+        if self.model not in (known := _pdu_models()):
+            hint = did_you_mean(self.model, known)
+            raise ValueError(f"labgrid has no model {self.model!r}{hint}; there are: {', '.join(known)}")
+        if "@" in self.host:
+            raise ValueError("host must not hold a login: every client of labgrid is shown it")
+        return self
+
+
+def _pdu_models() -> list[str]:
+    """Those labgrid can drive; found without importing it, which takes a second."""
+    spec = importlib.util.find_spec("labgrid")
+    folders = [Path(place) / "driver" / "power" for place in (spec.submodule_search_locations if spec else None) or ()]
+    return sorted(file.stem for folder in folders for file in folder.glob("[!_]*.py"))
 
 
 class _ConsoleFile(Strict):
@@ -241,6 +310,15 @@ class _BoardFile(Strict):
     xen_options: _Line = ""
     dom0_options: _Line = ""
     virtual: _VirtualFile | None = None
+    pdu: _PduFile | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _together(self) -> _BoardFile:
+        if self.bmc.protocol == "none" and self.pdu is None:
+            raise ValueError("bmc.protocol none needs pdu: there must be some way to its power")
+        if self.bmc.protocol != "ipmi" and self.console.via == "sol":
+            raise ValueError(f"console.via sol needs a BMC that speaks ipmi, not {self.bmc.protocol}")
+        return self
 
 
 class _LabFile(Strict):
@@ -331,7 +409,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         ssh_host=ssh_host,
         ssh_port=ssh_port,
         ssh_user=str(host.get("ansible_user", variables.get("ansible_user", "root"))),
-        bmc=BmcSpec(**data.bmc.model_dump()),
+        bmc=_bmc(path, data.bmc),
         console=ConsoleSpec(**data.console.model_dump()),
         nics=nics,
         capabilities=frozenset(data.capabilities),
@@ -340,6 +418,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
+        pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
     )
 
 
@@ -349,6 +428,14 @@ def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -
             hint = did_you_mean(word, list(CAPABILITIES))
             where = at(path, tree, (*key, "capabilities", index))
             raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+
+
+def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
+    values = data.model_dump()
+    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["credential"] = data.credential or ""
+    values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
+    return BmcSpec(**values)
 
 
 def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardSpec]]) -> None:
@@ -369,7 +456,7 @@ def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardS
                     f"{at(path, tree, (*key, 'xenlab', *what.split('.')))}: port {port} is {other} already"
                 )
         bmc = (board.bmc.host, board.bmc.port)
-        if (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
+        if board.bmc.protocol != "none" and (other := taken.setdefault(bmc, f"{name}'s bmc")) != f"{name}'s bmc":
             raise UsageError(f"{at(path, tree, (*key, 'xenlab', 'bmc'))}: {bmc[0]}:{bmc[1]} is {other} already")
         if board.link:
             links.setdefault(board.link, []).append(name)

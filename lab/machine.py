@@ -26,7 +26,8 @@ def has_ended(pid: int, timeout: float) -> bool:
 def port_is_taken(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
     """Whether nobody else can listen on this loopback port."""
     with socket.socket(socket.AF_INET, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind is socket.SOCK_STREAM:  # ports of connections that just ended are free; of datagrams it would share
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

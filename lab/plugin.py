@@ -243,9 +243,9 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        where = self.config.getoption("--xtf")
-        more = xtf.payloads(Path(where)) if where else {}
-        self._session, rig = take(self.lab, self.names, self.config.getoption("--build"), self.folder.path, more)
+        self._session, rig = take(
+            self.lab, self.names, self.config.getoption("--build"), self.folder.path, self.config.getoption("--xtf")
+        )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)
         return rig

@@ -28,6 +28,7 @@ from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
 from lab.wait import wait_until
+from lab.xen import xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_root
 
@@ -91,7 +92,7 @@ class Rig:
             raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
-        if seat.proof and not seat.suspect and self._is_same_boot(seat):
+        if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -128,6 +129,8 @@ class Rig:
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
+        if self._is_proved(seat):  # nothing was new but payloads
+            return
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
@@ -274,14 +277,16 @@ class Rig:
 
 
 def take(
-    lab: Lab, names: Sequence[str], build: str, directory: Path, more: Mapping[str, Path] | None = None
+    lab: Lab, names: Sequence[str], build: str, directory: Path, xtf_directory: str = ""
 ) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process; ``build``, the guest payloads and ``more`` of them are what they run.
+    """Acquire these boards for this process; ``build`` and the payloads, XTF among them, are what they run.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
     """
-    payloads = build_payloads(paths.cache() / "payloads", kernel_root()) | dict(more or {})
+    payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+    if xtf_directory:
+        payloads |= xtf.payloads(Path(xtf_directory))
     wanted = provision.Wanted(builds.make(build), payloads=payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
@@ -289,8 +294,10 @@ def take(
 
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
-    "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake qemu "
-    "sp2m sp1g spare-nic migration-pair pstate cstate dma-device".split()
+    (
+        "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake qemu "
+        "sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh"
+    ).split()
 )
 
 

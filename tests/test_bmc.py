@@ -23,11 +23,12 @@ from ipmi_sim import (  # noqa: F401
     simulator_fixture,
 )
 
-from lab.bmc import Bmc, BmcRefused, IpmiBmc, connect, ipmi
-from lab.bmc.ipmi import Pace
+from lab.bmc import Bmc, BmcRefused, connect, ipmi, switching
+from lab.bmc.ipmi import IpmiBmc
+from lab.bmc.switching import Pace
 from lab.credentials import Credential
 from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec
+from lab.inventory import BmcSpec
 from lab.wait import wait_until
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.3)
@@ -56,15 +57,6 @@ def once_commanded(chassis: Chassis, action: Callable[[], None]) -> Iterator[Non
         yield
     finally:
         watcher.join()
-
-
-def board(spec: BmcSpec) -> BoardSpec:
-    return BoardSpec(
-        name="virt1",
-        ssh_host="127.0.0.1",
-        bmc=spec,
-        console=ConsoleSpec(via="sol", serve_port=1, lines_port=2),
-    )
 
 
 # Power
@@ -172,9 +164,9 @@ def test_failure_while_switching_is_passed_over(simulator: Simulator, chassis: C
 def test_board_that_never_powers_on_is_a_power_timeout(simulator: Simulator, chassis: Chassis) -> None:
     chassis.set(ignores=99)
     started = time.monotonic()
-    with pytest.raises(PowerTimeout, match="virt1: chassis power not on after 2"):
+    with pytest.raises(PowerTimeout, match="virt1: chassis power not on after") as caught:
         bmc_of(simulator).power_on(2.5)
-    assert time.monotonic() - started < 10.0
+    assert 2.5 <= caught.value.waited <= time.monotonic() - started < 10.0
     assert powers(chassis) == ["1"] * 3
 
 
@@ -339,7 +331,7 @@ def test_history_keeps_what_was_asked_and_said(simulator: Simulator) -> None:
 
 
 def test_history_is_bounded(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ipmi, "HISTORY_LENGTH", 2)
+    monkeypatch.setattr(switching, "HISTORY_LENGTH", 2)
     bmc = bmc_of(simulator)
     for _ in range(3):
         bmc.info()
@@ -494,10 +486,5 @@ def test_extension_refuses_to_load_without_a_chassis_program(tmp_path: Path, cha
 
 def test_connect_takes_the_credential_by_name(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", f"{simulator.user}:{simulator.password}")
-    bmc: Bmc = connect(board(simulator.spec))
+    bmc: Bmc = connect("virt1", simulator.spec)
     assert not bmc.is_powered()
-
-
-def test_connect_refuses_a_protocol_nobody_speaks(simulator: Simulator) -> None:
-    with pytest.raises(UsageError, match=r"virt1: bmc\.protocol 'redfish' is not supported; only ipmi is"):
-        connect(board(replace(simulator.spec, protocol="redfish")))

@@ -15,8 +15,9 @@ from lab.errors import UsageError
 from lab.xen import cells, known, oracle, reproduce, trial
 from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, Where, expected, find, possible
 from lab.xen.domain import Domain, DomainConfig
+from lab.xen.ends import on_one_board
 from lab.xen.faults import FAULTS, THROTTLE, Effect
-from lab.xen.host import DomainRow
+from lab.xen.host import DomainRow, Host
 from lab.xen.migration import Ending
 from lab.xen.proxy import Action
 from lab.xen.stream import Step
@@ -40,7 +41,7 @@ def test_the_table_has_no_cell_twice() -> None:
 
 def test_the_selections_are_as_large_as_they_should_be() -> None:
     count = {name: sum(cell.selection == name for cell in possible()) for name in ("quick", "full", "weekly")}
-    assert count["quick"] == 0  # a cell becomes quick after 20 clean runs
+    assert count["quick"] == 4
     assert 18 <= count["full"] <= 28
     assert sum(count.values()) >= 100
 
@@ -158,8 +159,33 @@ def test_a_late_cut_leaves_the_guest_time_to_dirty_its_memory() -> None:
 
 
 def test_a_guest_needs_what_its_log_dirty_mode_stands_on() -> None:
-    assert find("pv32-cut-GO").needs == ("migration-pair", "shadow", "pv32")
-    assert find("pvh32-cut-GO").needs == ("migration-pair", "hap")
+    assert find("pv32-cut-GO").needs == ("self-ssh", "shadow", "pv32")
+    assert find("pvh32-cut-GO").needs == ("self-ssh", "hap")
+    assert find("pvh64-cut-READY").needs == ("migration-pair", "hap")
+
+
+def test_what_must_fail_at_one_end_alone_takes_two_boards() -> None:
+    assert {fault.name for fault in FAULTS.values() if fault.needs_two} == {
+        "destination_off",
+        "source_off",
+        "panic",
+        "link_5s",
+        "link_60s",
+        "link_off",
+        "xenstored_gone",
+        "xenconsoled_gone",
+        "name_taken",
+    }
+    assert all(cell.boards == 2 for cell in CELLS.values() if cell.fault.needs_two)
+    for guest in ("pvh64", "pv64"):  # and each kind of guest crosses a real link at the point of no return
+        assert any(
+            cell.boards == 2 and cell.phase in (Phase.GO, Phase.COMPLETE) for cell in possible() if cell.guest == guest
+        )
+
+
+def test_a_following_relocation_is_asked_for_once_per_guest_and_phase() -> None:
+    followed = [cell for cell in CELLS.values() if cell.is_followed]
+    assert len({(cell.guest, cell.phase) for cell in followed}) == len(followed) >= 16
 
 
 # -- how faults are made -------------------------------------------------------------------------------------------
@@ -205,18 +231,17 @@ def test_the_paging_modes_of_a_domain_are_found() -> None:
     assert oracle.paging(KEY_Q, 0) is None
 
 
-class FakeHost:
+class FakeHost(Host):
     """What a host says when it is asked."""
 
-    name = "virt2"
+    def __init__(self, *rows: DomainRow, said: str = "---\n---\n", name: str = "virt2") -> None:
+        super().__init__(SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name))
+        self._rows, self._said = list(rows), said
 
-    def __init__(self, *rows: DomainRow, said: str = "---\n---\n") -> None:
-        self._rows, self._said = rows, said
+    def rows(self) -> list[DomainRow]:
+        return [row("Domain-0", 0), *self._rows]
 
-    def domains(self) -> dict[str, DomainRow]:
-        return {row.name: row for row in self._rows}
-
-    def run(self, command: str) -> SimpleNamespace:
+    def run(self, command: str, **_: object) -> SimpleNamespace:
         return SimpleNamespace(stdout=self._said)
 
 
@@ -225,14 +250,15 @@ def row(name: str, domid: int = 5, state: str = "-b----") -> DomainRow:
 
 
 def test_nothing_left_is_nothing() -> None:
-    assert oracle.leftovers(FakeHost(), "g", set()) == []  # type: ignore[arg-type]
+    assert oracle.leftovers(FakeHost(), "g", set(), "source") == []
 
 
 def test_leftovers_are_named() -> None:
     said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n9\n---\nqemu-save.4\n"
-    left = oracle.leftovers(FakeHost(row("g--incoming", state="--p---"), said=said), "g", {"g"})  # type: ignore[arg-type]
-    assert left == [
+    host = FakeHost(row("g--incoming", state="--p---"), row("(null)", 7, "----pd"), said=said)
+    assert oracle.leftovers(host, "g", {"g"}, "destination") == [
         "domain g--incoming (--p---)",
+        "dead domain 7 (----pd)",
         "process 812 /usr/lib/xen-4.17/bin/xl migrate-receive",
         "xenstore /local/domain/9",
         "/var/lib/xen/qemu-save.4",
@@ -241,7 +267,19 @@ def test_leftovers_are_named() -> None:
 
 def test_the_monitor_of_a_guest_that_arrived_is_no_leftover() -> None:
     said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n---\n"
-    assert oracle.leftovers(FakeHost(row("g"), said=said), "g", {"g"}) == []  # type: ignore[arg-type]
+    assert oracle.leftovers(FakeHost(row("g"), said=said), "g", {"g"}, "destination") == []
+
+
+def test_on_one_board_each_end_sees_its_own_domains() -> None:
+    board = FakeHost(row("g", 5), row("g--incoming", 6), row("other", 2))
+    source, destination = on_one_board(board)
+    source.rows = destination.rows = board.rows  # type: ignore[method-assign]
+    source.made.add(5)  # type: ignore[attr-defined]
+    assert set(source.domains()) == {"g"} and set(destination.domains()) == {"g--incoming", "other"}
+    guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))
+    assert guest._log_glob().endswith("/guest-g.log")
+    assert guest.on(destination)._log_glob().endswith("/guest-g--incoming.log")
+    assert destination.link_name == "localhost" != source.link_name
 
 
 # -- a trial, with boards that are not there -----------------------------------------------------------------------
@@ -251,19 +289,19 @@ def test_the_monitor_of_a_guest_that_arrived_is_no_leftover() -> None:
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oracle, "SETTLING", 0.1)
     monkeypatch.setattr(oracle, "BEATS_LIMIT", 0.5)
+    monkeypatch.setattr(oracle, "start_migration", moved)
 
 
 class FakeBoard(FakeHost):
     """A host whose guests are in a mapping; each look at a console finds another heartbeat."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name, self.states, self.beats = name, dict[str, str](), dict[str, int]()
+        super().__init__(name=name)
+        self.states, self.first, self.last = dict[str, str](), 1, 0
         self.asked: list[str] = []
-        self.board = SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name)
 
-    def domains(self) -> dict[str, DomainRow]:
-        return {name: row(name, 5, state) for name, state in self.states.items()}
+    def rows(self) -> list[DomainRow]:
+        return [row("Domain-0", 0), *(row(name, 5, state) for name, state in self.states.items())]
 
     def run(self, command: str, **_: object) -> SimpleNamespace:
         self.asked.append(command)
@@ -278,10 +316,13 @@ class FakeBoard(FakeHost):
 
     def _console(self) -> str:
         if self.states.get("g", "").strip("-") == "b":
-            self.beats["g"] = self.beats.get("g", 0) + 4
-        return "".join(f"XL HB {n} {n}00 {n}.0\n" for n in range(1, self.beats.get("g", 0) + 1))
+            self.last += 4
+        return "".join(f"XL HB {n} {n}00 {n}.0\n" for n in range(self.first, self.last + 1))
 
-    def xl(self, *words: str) -> None:
+    def clock(self) -> float:
+        return float(self.last)
+
+    def xl(self, *words: str, **_: object) -> None:
         if words[0] == "rename":
             self.states[words[2]] = self.states.pop(words[1])
 
@@ -290,6 +331,15 @@ class FakeBoard(FakeHost):
 
     def debug_keys(self, keys: str) -> str:
         return KEY_Q.replace("domain 8", "domain 5")
+
+
+def moved(guest: Domain, other: FakeBoard) -> FakeMigration:
+    """A relocation that works: its heart goes on beating at the other end."""
+    host = guest.host
+    assert isinstance(host, FakeBoard)
+    other.states["g"] = host.states.pop("g")
+    other.first, other.last = host.last + 1, host.last
+    return FakeMigration(Ending.SUCCESS.value)
 
 
 def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -> dict[str, oracle.Check]:
@@ -307,7 +357,7 @@ def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -
 
 
 def test_a_good_end_is_good_in_every_check() -> None:
-    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    checks = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
     assert set(checks) == set(oracle.CHECKS)
     assert not [check.line() for check in checks.values() if check.is_bad]
 
@@ -323,6 +373,18 @@ def test_two_copies_are_seen() -> None:
     checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {"g": "-b----"})
     bad = {name for name, check in checks.items() if check.is_bad}
     assert {"one-copy", "where", "left-destination"} <= bad
+
+
+def test_a_relocation_that_fails_afterwards_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "start_migration", lambda *_: FakeMigration())
+    checks = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert [name for name, check in checks.items() if check.is_bad] == ["follow-up"]
+
+
+def test_a_clock_that_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeBoard, "clock", lambda board: board.last + 100.0)
+    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert [name for name, check in checks.items() if check.is_bad] == ["time"]
 
 
 def test_a_wrong_ending_and_a_guest_that_stands_still_are_seen() -> None:
@@ -353,7 +415,7 @@ class FakeMigration:
     def break_off(self) -> None:
         self.done.append("break off")
 
-    def ending(self) -> Ending:
+    def ending(self, timeout: float = 1.0) -> Ending:
         return Ending(self.said)
 
     def output(self) -> str:

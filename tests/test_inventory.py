@@ -127,6 +127,31 @@ def test_hosts_may_stand_in_any_group_and_take_users_from_above(tmp_path: Path) 
     assert boards["right"].ssh_user == "operator"
 
 
+def test_redfish_has_a_port_and_keys_of_its_own(tmp_path: Path) -> None:
+    text = GOOD.replace("{host: 203.0.113.2,", "{protocol: redfish, ca_file: bmc.pem, host: 203.0.113.2,")
+    board = inventory.load(write(tmp_path, text)).boards["right"]
+    assert (board.bmc.port, board.bmc.tls, board.bmc.ca_file) == (443, "verified", str(tmp_path / "bmc.pem"))
+    offered = services.exported(board)
+    assert offered["RedfishPort"] == {
+        "host": "203.0.113.2",
+        "port": 443,
+        "credential": "rack-bmc",
+        "tls": "verified",
+        "ca_file": str(tmp_path / "bmc.pem"),
+        "system": "",
+    }
+    assert "IPMIPort" not in offered
+
+
+def test_board_without_bmc_is_an_outlet(tmp_path: Path) -> None:
+    old = "bmc: {host: 203.0.113.2, credential: rack-bmc}"
+    new = "bmc: {protocol: none}\n            pdu: {model: netio, host: 203.0.113.50, outlet: 3}"
+    board = inventory.load(write(tmp_path, GOOD.replace(old, new))).boards["right"]
+    offered = services.exported(board)
+    assert offered["NetworkPowerPort"] == {"model": "netio", "host": "203.0.113.50", "index": "3"}
+    assert not {"IPMIPort", "RedfishPort"} & set(offered)
+
+
 # -- what is refused -----------------------------------------------------------------------------------------
 
 LEFT = "all.children.boards.hosts.left"
@@ -171,7 +196,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "required key missing": (
         "              credential: rack-bmc\n            console:",
         "            console:",
-        f"10: {LEFT}.xenlab.bmc.credential: is missing",
+        f"10: {LEFT}.xenlab.bmc: protocol ipmi needs credential",
     ),
     "duplicate key": (
         "            link: wire\n            nics:",
@@ -217,6 +242,46 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "host: 203.0.113.2,",
         "host: 203.0.113.1,",
         f"29: {RIGHT}.xenlab.bmc: 203.0.113.1:623 is left's bmc already",
+    ),
+    "key of the other protocol": (
+        "{host: 203.0.113.2,",
+        "{host: 203.0.113.2, tls: unverified,",
+        f"29: {RIGHT}.xenlab.bmc: tls is for protocol redfish, and this is ipmi",
+    ),
+    "cipher for Redfish": (
+        "{host: 203.0.113.2,",
+        "{protocol: redfish, cipher: 3, host: 203.0.113.2,",
+        f"29: {RIGHT}.xenlab.bmc: cipher is for protocol ipmi, and this is redfish",
+    ),
+    "certificate that nobody looks at": (
+        "{host: 203.0.113.2,",
+        "{protocol: redfish, tls: unverified, ca_file: bmc.pem, host: 203.0.113.2,",
+        f"29: {RIGHT}.xenlab.bmc: ca_file says what to verify by, and tls: unverified says not to",
+    ),
+    "SOL of a BMC that has none": (
+        "              host: 203.0.113.1\n",
+        "              protocol: redfish\n              host: 203.0.113.1\n",
+        f"9: {LEFT}.xenlab: console.via sol needs a BMC that speaks ipmi, not redfish",
+    ),
+    "no way to power": (
+        "{host: 203.0.113.2, credential: rack-bmc}",
+        "{protocol: none}",
+        f"28: {RIGHT}.xenlab: bmc.protocol none needs pdu",
+    ),
+    "address of a BMC that is not there": (
+        "{host: 203.0.113.2, credential: rack-bmc}",
+        "{protocol: none, host: 203.0.113.2}",
+        f"29: {RIGHT}.xenlab.bmc: host is for a BMC, and with protocol none there is none",
+    ),
+    "PDU that labgrid does not know": (
+        "{host: 203.0.113.2, credential: rack-bmc}",
+        "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: netoi, host: 203.0.113.50, outlet: 3}",
+        f"30: {RIGHT}.xenlab.pdu: labgrid has no model 'netoi' (did you mean netio?); there are: apc, ",
+    ),
+    "login of a PDU": (
+        "{host: 203.0.113.2, credential: rack-bmc}",
+        "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: rest, host: 'http://u:p@h/', outlet: 3}",
+        f"30: {RIGHT}.xenlab.pdu: host must not hold a login",
     ),
     "MAC in capitals": (
         "02:00:00:00:01:01",
@@ -308,7 +373,7 @@ def load(path: Path) -> Any:
 def test_a_place_offers_what_its_board_has(lab: inventory.Lab) -> None:
     for board in lab.boards.values():
         offered = services.exported(board)
-        assert tuple(offered) == services.RESOURCES
+        assert tuple(offered) == ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")
         assert offered["IPMIPort"]["host"] == board.bmc.host
         assert offered["IPMIPort"]["credential"] == board.bmc.credential
         assert offered["NetworkSerialPort"]["port"] == board.console.serve_port
@@ -365,8 +430,8 @@ def test_labgrids_environment_reads_its_file(lab: inventory.Lab, folder: Path) -
         assert target["resources"] == {"RemotePlace": {"name": name}}
         for driver in target["drivers"]:
             assert driver in target_factory.drivers
-    for cls in services.RESOURCES:
-        assert cls in target_factory.resources
+    for board in lab.boards.values():
+        assert set(services.exported(board)) <= set(target_factory.resources)
 
 
 def test_recorders_read_their_files(lab: inventory.Lab, folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_bodies_may_go_by_unseen() -> None:
 
 def test_passes_over_memory_are_told_apart() -> None:
     pages = [mark.pages for mark in scan(stream())[0] if mark.pages]
-    assert [(one.turn, one.starts_turn, one.count) for one in pages] == [
+    assert [(one.turn, one.starts_turn, one.pfns) for one in pages] == [
         (1, True, BATCH),
         (1, False, BATCH),
         (1, False, BATCH),
@@ -89,7 +89,7 @@ def test_passes_over_memory_are_told_apart() -> None:
         (3, True, 3),
         (4, True, 1),
     ]
-    assert [one.data for one in pages] == [one.count for one in pages]
+    assert [one.data for one in pages] == [one.pfns for one in pages]
 
 
 def test_a_pass_that_begins_above_the_end_of_the_one_before_is_told_by_its_short_record() -> None:
@@ -104,7 +104,7 @@ def test_pages_without_contents_are_counted_apart() -> None:
     for step, part in made_up("pvh64", ()):
         data += part if step is not Step.PAGE_DATA else record
     [pages] = [mark.pages for mark in scan(data)[0] if mark.pages]
-    assert (pages.count, pages.data, pages.first) == (4, 2, 1)
+    assert (pages.pfns, pages.data, pages.first) == (4, 2, 1)
 
 
 def test_the_answers_are_found() -> None:

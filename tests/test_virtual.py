@@ -130,6 +130,15 @@ def test_a_taken_port_is_named_with_what_it_is_for(pair: Lab) -> None:
     assert boards.ports_in_use(pair) == []
 
 
+def test_a_taken_bmc_port_is_seen_though_its_holder_would_share_it(pair: Lab) -> None:
+    """ipmi_sim sets SO_REUSEADDR, with which datagram sockets share a port."""
+    spec = pair.boards["alpha"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", spec.bmc.port))
+        assert boards.ports_in_use(pair) == [f"{spec.bmc.port} (alpha bmc)"]
+
+
 def test_disk_has_a_boot_sector_a_core_image_and_one_partition(tmp_path: Path) -> None:
     root, core, disk = tmp_path / "root", tmp_path / "core", tmp_path / "disk"
     root.write_bytes(b"\0" * (3 << 20) + b"end!" + b"\0" * 508)

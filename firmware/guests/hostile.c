@@ -121,7 +121,7 @@ static void grant_hostile(void)
 
     result("hostile-grant-domain", !error && map.status == GNTST_bad_domain, "error=%ld status=%d want=-2", error,
            map.status);
-    map.dom = DOMID_SELF, map.ref = FAR;
+    map.dom = 0, map.ref = FAR;
     error = call3(grant_table_op, GNTTABOP_map_grant_ref, &map, 1);
     result("hostile-grant-reference", !error && map.status == GNTST_bad_gntref, "error=%ld status=%d want=-3", error,
            map.status);

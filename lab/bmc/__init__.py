@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from lab import credentials
-from lab.bmc.ipmi import BmcRefused, Exchange, IpmiBmc
+from lab.bmc.switching import BmcRefused, Exchange
 from lab.errors import UsageError
-from lab.inventory import BoardSpec
+from lab.inventory import BmcSpec
 
-__all__ = ["Bmc", "BmcRefused", "Exchange", "IpmiBmc", "connect"]
+__all__ = ["Bmc", "BmcRefused", "Exchange", "connect"]
 
 
 class Bmc(Protocol):
@@ -52,6 +53,9 @@ class Bmc(Protocol):
     def sleep_state(self) -> str:
         """ACPI state: ``S0``, ``S3``, ``S5``... :raises MissingCapability: the BMC does not know."""
 
+    def clock(self) -> datetime:
+        """The BMC's own time. :raises MissingCapability: it has none, or it was never set."""
+
     def sensors(self) -> Mapping[str, str]:
         """Readings by name, with units."""
 
@@ -59,11 +63,18 @@ class Bmc(Protocol):
         """What the BMC says of itself."""
 
 
-def connect(board: BoardSpec) -> Bmc:
+def connect(board: str, spec: BmcSpec) -> Bmc:
     """The BMC of this board. Opens nothing yet: the first command does.
 
-    :raises UsageError: no such credential, or a protocol nobody speaks here.
+    :raises UsageError: no such credential, or it is one that the protocol cannot carry.
     """
-    if board.bmc.protocol != "ipmi":
-        raise UsageError(f"{board.name}: bmc.protocol {board.bmc.protocol!r} is not supported; only ipmi is")
-    return IpmiBmc(board.name, board.bmc, credentials.lookup(board.bmc.credential))
+    if spec.protocol == "none":
+        raise UsageError(f"{board}: has no BMC")
+    credential = credentials.lookup(spec.credential)
+    if spec.protocol == "redfish":
+        from lab.bmc.redfish import RedfishBmc  # half a second of imports that most processes do not need
+
+        return RedfishBmc(board, spec, credential)
+    from lab.bmc.ipmi import IpmiBmc
+
+    return IpmiBmc(board, spec, credential)

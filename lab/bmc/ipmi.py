@@ -13,25 +13,16 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from lab.bmc import switching
+from lab.bmc.switching import BmcRefused, Exchange, Pace
 from lab.credentials import Credential
-from lab.errors import (
-    BenchError,
-    BmcUnreachable,
-    CommandFailed,
-    MissingCapability,
-    PowerTimeout,
-    UsageError,
-    WaitTimeout,
-)
+from lab.errors import BenchError, BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.inventory import BmcSpec
 from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
-
-HISTORY_LENGTH = 200  # a board's test sends tens of commands; enough for the evidence of one case
 
 # Retransmission belongs to ipmitool: its waits are N, N+1, ... (R of them), twice when nothing ever
 # answers. A retransmitted command may be executed twice (ipmi_sim does), so the first wait is longer than
@@ -59,7 +50,6 @@ _SLEEP_STATES = {
 }
 # IPMI v2.0 table 28-14, boot flags data 2, bits 5:2: names as in `ipmitool chassis bootdev`.
 _BOOT_DEVICES = {0: "none", 1: "pxe", 2: "disk", 3: "safe", 4: "diag", 5: "cdrom", 6: "bios", 15: "floppy"}
-_SETTABLE_BOOT_DEVICES = ("none", "pxe", "disk", "cdrom", "bios")
 _CLOCK_UNSET_BELOW = 0x20000000  # IPMI v2.0 section 37: less is seconds since the BMC started
 
 _NO_SESSION = "Unable to establish"
@@ -71,36 +61,6 @@ _LOGIN_REFUSED = re.compile(
 )
 _SESSION_REFUSED = re.compile(r"Error in open session response message ?: ?(.+)|RAKP \d.* error ?: ?(.+)")
 _UNSUPPORTED = re.compile(r"rsp=0xc1\b|: Invalid command\b")
-
-
-class BmcRefused(BenchError):
-    """The BMC answers, but gives no session: wrong user, password, privilege or cipher suite."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One run of ``ipmitool``, for the evidence."""
-
-    time: float  # seconds since the epoch
-    argv: tuple[str, ...]  # holds no secret
-    status: int | None  # None: did not end in time
-    output: str  # stdout, then stderr
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a BMC is driven, in seconds."""
-
-    command_gap: float = 0.1  # some BMCs drop a command that follows the last one at once
-    poll: float = 0.3  # between two readings of the chassis power
-    # Some BMCs acknowledge the first power on after a power off and ignore it, so it is sent again.
-    # Not sooner than a slow one needs to act (2 to 5 s): on a few boards a second "on" is a second press.
-    repeat_after: float = 6.0
-    # Some report what was asked for as soon as it was asked for, and the truth at their next poll of
-    # the chassis. The wanted state counts once it was read without interruption for this long.
-    # It is also how long a cycle keeps the power off: IPMI v2.0 table 28-4 asks for at least 1 s.
-    settle: float = 1.0
 
 
 class IpmiBmc:
@@ -116,7 +76,7 @@ class IpmiBmc:
         self._spec = spec
         self._credential = credential
         self._pace = pace or Pace()
-        self._history: deque[Exchange] = deque(maxlen=HISTORY_LENGTH)
+        self._history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
         self._quiet_until = 0.0
         self._log = _log.getChild(board)
 
@@ -184,8 +144,7 @@ class IpmiBmc:
 
         :raises UsageError: not one of none, pxe, disk, cdrom, bios.
         """
-        if device not in _SETTABLE_BOOT_DEVICES:
-            raise UsageError(f"boot device {device!r}: must be one of {', '.join(_SETTABLE_BOOT_DEVICES)}")
+        switching.check_boot_device(device)
         options = () if once else ("options=persistent",)
         self._ask(f"Set Boot Device to {device}", "chassis", "bootdev", device, *options)
 
@@ -250,43 +209,10 @@ class IpmiBmc:
     def _power(
         self, wanted: str, acknowledgement: str, timeout: float, proof: Callable[[], bool] | None = None
     ) -> None:
-        started = time.monotonic()
-        seen_since: float | None = None
-        sent_at: float | None = None
-        answered = False
-        trouble: BenchError | None = None  # what went wrong in the last try, if it did
+        def command() -> None:
+            self._control(wanted, acknowledgement)
 
-        def is_settled() -> bool:
-            nonlocal seen_since, sent_at, answered, trouble
-            try:
-                is_wanted = self.is_powered() is (wanted == "on")
-                answered, trouble, now = True, None, time.monotonic()
-                if is_wanted:
-                    seen_since = now if seen_since is None else seen_since
-                    has_settled = sent_at is None or now - seen_since >= self._pace.settle
-                    return has_settled or (proof is not None and proof())
-                seen_since = None
-                if sent_at is None or now - sent_at >= self._pace.repeat_after:
-                    if sent_at is not None:
-                        self._log.warning("still not %s %.1f s after it was told to: again", wanted, now - sent_at)
-                    sent_at = now
-                    self._control(wanted, acknowledgement)
-            except BmcRefused:
-                raise
-            except (BmcUnreachable, CommandFailed) as error:
-                # BMCs fall silent for a moment while they switch; one that never spoke is dead.
-                if not answered:
-                    raise
-                seen_since, trouble = None, error
-                self._log.warning("while powering %s: %s", wanted, error)
-            return False
-
-        try:
-            wait_until(is_settled, timeout, f"{self.board}: chassis power {wanted}", interval=self._pace.poll)
-        except WaitTimeout:
-            if trouble is not None:
-                raise trouble from None
-            raise PowerTimeout(self.board, wanted, time.monotonic() - started) from None
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
 
     def _control(self, action: str, acknowledgement: str) -> None:
         self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action)
@@ -380,9 +306,9 @@ class IpmiBmc:
                 env=self._environment(),
                 check=False,
             )
-            status, stdout, stderr = done.returncode, _printable(done.stdout), _printable(done.stderr)
+            status, stdout, stderr = done.returncode, switching.printable(done.stdout), switching.printable(done.stderr)
         except subprocess.TimeoutExpired as late:
-            status, stdout, stderr = None, _printable(late.stdout), _printable(late.stderr)
+            status, stdout, stderr = None, switching.printable(late.stdout), switching.printable(late.stderr)
         except FileNotFoundError:
             raise UsageError("ipmitool is not installed: apt-get install ipmitool") from None
         self._quiet_until = time.monotonic() + self._pace.command_gap
@@ -400,9 +326,3 @@ class IpmiBmc:
 
 def _shown(command: tuple[str, ...]) -> str:
     return " ".join(("ipmitool", *command))
-
-
-def _printable(data: bytes | None) -> str:
-    """A BMC's strings are whatever its maker, or an intruder, put there."""
-    text = (data or b"").decode(errors="replace")
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

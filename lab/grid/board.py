@@ -30,7 +30,7 @@ class Board:
     @property
     def power(self) -> Bmc:
         """The board's BMC."""
-        return self.target.get_driver("IPMIPowerDriver").bmc  # type: ignore[no-any-return]
+        return self.target.get_driver("BmcDriver").bmc  # type: ignore[no-any-return]
 
     @property
     def console(self) -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import attr
@@ -11,28 +12,31 @@ from labgrid.factory import target_factory
 from labgrid.protocol import PowerProtocol, ResetProtocol
 from labgrid.step import step
 
-from lab import credentials
-from lab.bmc import IpmiBmc
+from lab import bmc
+from lab.bmc import Bmc
 from lab.console.client import Console
 from lab.grid import resources, strategy
+from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
 from lab.grid.ssh import Ssh
 from lab.inventory import BmcSpec
 
-__all__ = ["Dom0Driver", "IPMIPowerDriver", "RecordedConsoleDriver", "resources", "strategy"]
+__all__ = ["BmcDriver", "Dom0Driver", "RecordedConsoleDriver", "resources", "strategy"]
 
 
 @target_factory.reg_driver
 @attr.s(eq=False)
-class IPMIPowerDriver(Driver, PowerProtocol, ResetProtocol):
-    """Chassis power through the board's BMC, each change verified by reading it back."""
+class BmcDriver(Driver, PowerProtocol, ResetProtocol):
+    """Chassis power through the board's BMC, whatever it speaks; each change verified by reading it back.
 
-    bindings = {"port": "IPMIPort"}
+    With an outlet of a PDU the mains are cut when the BMC fails; an outlet alone is all there is to power.
+    """
+
+    bindings = {"port": {"IPMIPort", "RedfishPort", None}, "mains": {"NetworkPowerDriver", None}}
+    priorities = {PowerProtocol: 10}  # over labgrid's own driver of the outlet
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        port: Any = self.port
-        spec = BmcSpec(port.host, port.credential, "ipmi", port.port, port.interface, port.cipher)
-        self.bmc = IpmiBmc(self.target.name, spec, credentials.lookup(port.credential))
+        self.bmc = _power(self.target.name, self.port, self.mains)
 
     @Driver.check_active
     @step()
@@ -117,3 +121,17 @@ class Dom0Driver(Driver):
 
     def on_deactivate(self) -> None:
         self.ssh.close()
+
+
+def _power(board: str, port: Any, mains: Any) -> Bmc:
+    if mains is None:
+        return bmc.connect(board, _spec(port))
+    outlet = Outlet(board, mains)
+    return MainsBackedBmc(board, bmc.connect(board, _spec(port)), outlet) if port else MainsBmc(board, outlet)
+
+
+def _spec(port: Any) -> BmcSpec:
+    """A labgrid resource as what it was generated from (:func:`lab.grid.services.exported`)."""
+    protocol: Any = "redfish" if port.__class__.__name__.endswith("RedfishPort") else "ipmi"
+    names = {field.name for field in fields(BmcSpec)} - {"protocol"}
+    return BmcSpec(protocol=protocol, **{name: getattr(port, name) for name in names if hasattr(port, name)})

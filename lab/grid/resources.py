@@ -12,12 +12,25 @@ from labgrid.resource import Resource
 @target_factory.reg_resource
 @attr.s(eq=False)
 class IPMIPort(Resource):
-    """The BMC of a board; ``credential`` is a name (:mod:`lab.credentials`)."""
+    """The BMC of a board that speaks IPMI; ``credential`` is a name (:mod:`lab.credentials`)."""
 
     host: Any = attr.ib(validator=attr.validators.instance_of(str))
     port: Any = attr.ib(default=623, converter=int)
     interface: Any = attr.ib(default="lanplus", validator=attr.validators.instance_of(str))
     cipher: Any = attr.ib(default=17, converter=int)
+    credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
+
+
+@target_factory.reg_resource
+@attr.s(eq=False)
+class RedfishPort(Resource):
+    """The BMC of a board that speaks Redfish; ``credential`` is a name, the rest as in the inventory."""
+
+    host: Any = attr.ib(validator=attr.validators.instance_of(str))
+    port: Any = attr.ib(default=443, converter=int)
+    tls: Any = attr.ib(default="verified", validator=attr.validators.in_(("verified", "unverified", "off")))
+    ca_file: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
+    system: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
     credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
 
 

@@ -21,11 +21,11 @@ import yaml
 from lab import machine, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
-from lab.inventory import BoardSpec, Lab
+from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
+BMC_PORTS = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
-RESOURCES = ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,14 @@ def recorder_config(folder: Path, board: str) -> Path:
 
 def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
-    bmc = asdict(board.bmc)
-    del bmc["protocol"]
+    spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
+    if board.bmc.protocol in BMC_PORTS:
+        keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
+        power[BMC_PORTS[board.bmc.protocol]] = {name: spec[name] for name in keys}
+    if pdu := board.pdu:
+        power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
     return {
-        "IPMIPort": bmc,
+        **power,
         "NetworkSerialPort": {
             "host": "127.0.0.1",
             "port": board.console.serve_port,
@@ -203,7 +207,8 @@ def _target(board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
-            "IPMIPowerDriver": {},
+            **({"NetworkPowerDriver": {}} if board.pdu else {}),
+            "BmcDriver": {},
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},

@@ -20,7 +20,7 @@ from labgrid.resource.common import ResourceManager  # noqa: F401  (registers ma
 from labgrid.resource.remote import RemotePlaceManager
 
 from lab.errors import BenchError
-from lab.grid import drivers  # noqa: F401  (registers them)
+from lab.grid import drivers, services  # noqa: F401  (registers drivers)
 from lab.grid.board import Board
 from lab.inventory import Lab
 
@@ -137,7 +137,7 @@ class Session:
             for entry in groups.get(name, {}).values()
             if entry.avail
         }
-        wanted = {"IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService"}
+        wanted = set(services.exported(self._lab.boards[name])) - {"SleepState"}
         if missing := wanted - offered:
             return BenchError(f"{name}: no exporter offers its {', '.join(sorted(missing))}")
         return None

@@ -49,7 +49,7 @@ class XenStrategy(Strategy):
     """Brings a board to a status; ``labgrid-client -s dom0`` does it for people."""
 
     bindings = {
-        "power": "IPMIPowerDriver",
+        "power": "BmcDriver",
         "recorder": "RecordedConsoleDriver",
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",

@@ -1,20 +1,24 @@
-"""The BMC of a virtual board: OpenIPMI's ``ipmi_sim``, told to ask the board daemon about its chassis."""
+"""The BMC of a virtual board: OpenIPMI's ``ipmi_sim`` or a Redfish service, told to ask the daemon of the chassis."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
-from lab import credentials, paths
+from lab import credentials, machine, paths
 from lab.errors import BenchError
 from lab.virtual.qemu import DIE_WITH_PARENT
 from lab.virtual.spec import DaemonConfig
 
 EXTENSION = paths.CHECKOUT / "firmware" / "bmc"
 CHASSIS = Path(__file__).with_name("chassis.py")
+
+START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two
 
 # mc_add: address, device id, has SDRs, revision, firmware major and minor, device support, manufacturer, product.
 # Sensor 0 must be a watchdog. Source: ipmi_sim_cmd(5).
@@ -50,10 +54,40 @@ def extension() -> Path:
 
 
 async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subprocess.Process:
-    """Start ``ipmi_sim``; its configuration holds the password and is readable by its owner only.
+    """Start what answers for the board's BMC, and wait until it does.
 
     :raises BenchError: it is not installed, or ended at once.
     """
+    board = config.board
+    if board.bmc.protocol == "redfish":
+        command = [sys.executable, "-P", "-m", "lab.virtual.redfish", str(directory)]
+    else:
+        command = _ipmi_sim(directory, config)
+    with open(directory / "bmc.log", "ab") as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *DIE_WITH_PARENT,
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=paths.environment(),
+            )
+        except FileNotFoundError as error:
+            raise BenchError(f"{error.filename} is not installed (Debian package util-linux)") from error
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT
+    kind = socket.SOCK_STREAM if board.bmc.protocol == "redfish" else socket.SOCK_DGRAM
+    while not machine.port_is_taken(board.bmc.port, kind):
+        if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
+            tail = (directory / "bmc.log").read_text(errors="replace")[-500:]
+            ended = f"ended with status {process.returncode}" if process.returncode is not None else "does not listen"
+            raise BenchError(f"{board.name}: {board.bmc.protocol} BMC {ended}: {tail}")
+        await asyncio.sleep(0.05)
+    return process
+
+
+def _ipmi_sim(directory: Path, config: DaemonConfig) -> list[str]:
+    """Its command line; its configuration holds the password and is readable by its owner only."""
     board = config.board
     assert board.virtual is not None
     # The simulator serves nobody else while this runs, and ipmitool asks again after 3 s.
@@ -84,17 +118,4 @@ set_working_mc 0x20
     conf.write_text(text, encoding="utf-8")
     emu.write_text(COMMANDS, encoding="utf-8")
     state.mkdir(exist_ok=True)
-    with open(directory / "bmc.log", "ab") as output:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *DIE_WITH_PARENT, "ipmi_sim", "-c", str(conf), "-f", str(emu), "-s", str(state), "-n",
-                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise BenchError("ipmi_sim is not installed (Debian package openipmi)") from error
-    try:
-        status = await asyncio.wait_for(process.wait(), 0.3)
-    except TimeoutError:
-        return process
-    tail = (directory / "bmc.log").read_text(errors="replace")[-500:]
-    raise BenchError(f"{board.name}: ipmi_sim ended at once with status {status}: {tail}")
+    return ["ipmi_sim", "-c", str(conf), "-f", str(emu), "-s", str(state), "-n"]

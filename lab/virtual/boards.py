@@ -54,6 +54,8 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
         home.mkdir(parents=True, exist_ok=True)
         _fresh_disk(home, base)
         identity.write_seed(home / "seed.tar", lab, board, keys)
+        if board.bmc.protocol == "redfish":
+            _certify(home, board)
     accelerator = _proved(lab, boards, directory, base, progress)
     for board in boards:
         write_config(directory / board.name / "daemon.json", _config(lab, board, accelerator))
@@ -80,7 +82,7 @@ def _proved(
         return "tcg"
     first = asking[0]
     home = directory / first.name
-    found = accelerators.proved(first, home, first.bmc.port + KCS_OFFSET, base.disk.parent.name, progress)
+    found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
 
@@ -94,7 +96,24 @@ def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> D
             peer_port = peer.virtual.link_port if peer.virtual else 0
     if board.virtual.accelerator == "proved":
         board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
-    return DaemonConfig(board, kcs_port=board.bmc.port + KCS_OFFSET, link_peer_port=peer_port)
+    return DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port)
+
+
+def _kcs_port(board: BoardSpec) -> int:
+    return board.bmc.port + KCS_OFFSET if board.bmc.protocol == "ipmi" else 0
+
+
+def _certify(home: Path, board: BoardSpec) -> None:
+    """Give a BMC that speaks Redfish its certificate, and put it where the inventory says that it is trusted."""
+    from lab.virtual import tls
+
+    if board.bmc.tls == "off":
+        return
+    certificate = tls.make(home, board.name)
+    if board.bmc.tls == "verified":
+        if not board.bmc.ca_file:
+            raise UsageError(f"{board.name}: a virtual board's bmc.tls verified needs bmc.ca_file: where to put it")
+        shutil.copyfile(certificate, board.bmc.ca_file)
 
 
 def _ensure_password(lab: Lab) -> None:
@@ -120,11 +139,12 @@ def ports_in_use(lab: Lab) -> list[str]:
             continue
         wanted = [
             (socket.SOCK_STREAM, board.ssh_port, "ssh"),
-            (socket.SOCK_DGRAM, board.bmc.port, "bmc"),
-            (socket.SOCK_STREAM, board.bmc.port + KCS_OFFSET, "bmc system interface"),
+            (socket.SOCK_DGRAM if board.bmc.protocol == "ipmi" else socket.SOCK_STREAM, board.bmc.port, "bmc"),
             (socket.SOCK_STREAM, board.virtual.serial_port, "serial"),
             (socket.SOCK_DGRAM, board.virtual.link_port, "lab link"),
         ]
+        if kcs := _kcs_port(board):
+            wanted.append((socket.SOCK_STREAM, kcs, "bmc system interface"))
         taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if machine.port_is_taken(port, kind)]
     return taken
 

@@ -1,12 +1,13 @@
 """One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
 
-Holds the board's serial cable, its BMC (OpenIPMI's ``ipmi_sim``) and, while powered, its QEMU machine. The BMC
-owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
+Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service) and, while powered, its QEMU machine. The
+BMC owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
 a mainboard. QMP ends here.
 
 Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
-``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set nmi 1``,
+``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set button 1``
+(the same, and powers on a board that is off), ``set nmi 1``,
 ``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on).
 """
@@ -204,7 +205,7 @@ class Daemon:
         self._simulator: asyncio.subprocess.Process | None = None
 
     async def run(self) -> int:
-        """Until SIGTERM; then power is cut. Status 1 when the BMC simulator ended by itself."""
+        """Until SIGTERM; then power is cut. Status 1 when the BMC ended by itself."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -229,7 +230,7 @@ class Daemon:
         await self._cable.stop()
         (self._directory / "ready").unlink(missing_ok=True)
         if failed:
-            log.error("ipmi_sim ended by itself with status %s; see bmc.log", self._simulator.returncode)
+            log.error("the BMC ended by itself with status %s; see bmc.log", self._simulator.returncode)
         return 1 if failed else 0
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,6 +261,8 @@ class Daemon:
                 await machine.reset()
             case ["set", "shutdown", _]:
                 await machine.press_power_button()
+            case ["set", "button", _]:
+                await (machine.press_power_button() if machine.is_powered else machine.power_on())
             case ["set", "nmi", _]:
                 await machine.inject_nmi()
             case ["set", "boot", device]:

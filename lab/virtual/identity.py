@@ -35,14 +35,17 @@ def host_key(board: BoardSpec, keys: Path) -> Path:
     return path
 
 
+def _public(key: Path) -> str:
+    return " ".join(key.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
+
+
 def known_hosts(lab: Lab, keys: Path) -> str:
     """The lab's known_hosts: each virtual board as the lab reaches it."""
     lines = []
     for board in lab.boards.values():
         if board.virtual:
-            public = " ".join(host_key(board, keys).with_suffix(".pub").read_text(encoding="ascii").split()[:2])
             host = board.ssh_host if board.ssh_port == 22 else f"[{board.ssh_host}]:{board.ssh_port}"
-            lines.append(f"{host} {public}")
+            lines.append(f"{host} {_public(host_key(board, keys))}")
     return "\n".join(lines) + "\n"
 
 
@@ -57,15 +60,15 @@ def write_seed(path: Path, lab: Lab, board: BoardSpec, keys: Path) -> None:
     for role in ("management", "lab"):
         if (nic := board.nics.get(role)) and nic.address:
             nics.append(f"{nic.mac} {nic.address}")
-    hosts, trusted = ["127.0.0.1 localhost"], []
+    own = host_key(board, keys)
+    hosts = ["127.0.0.1 localhost"]
+    trusted = [f"localhost,127.0.0.1 {_public(own)}"]  # relocations to itself
     for peer in peers:
         address = peer.nics["lab"].address.split("/")[0] if "lab" in peer.nics else ""
         if address:
-            public = " ".join(host_key(peer, keys).with_suffix(".pub").read_text(encoding="ascii").split()[:2])
             hosts.append(f"{address} {peer.name}")
-            trusted.append(f"{address},{peer.name} {public}")
+            trusted.append(f"{address},{peer.name} {_public(host_key(peer, keys))}")
     public_keys = lab_key.with_suffix(".pub").read_text() + board_key.with_suffix(".pub").read_text()
-    own = host_key(board, keys)
     files: list[tuple[str, str, int]] = [
         ("etc/hostname", board.name + "\n", 0o644),
         ("etc/hosts", "\n".join(hosts) + "\n", 0o644),

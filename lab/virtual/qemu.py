@@ -26,7 +26,7 @@ class Wiring:
     seed: Path  # tar with the board's identity, read once by its first boot
     uart: Path  # unix socket of the serial cable
     qmp: Path  # unix socket the daemon listens on
-    kcs_port: int  # TCP port of the BMC's system interface
+    kcs_port: int  # TCP port of the BMC's system interface; 0: it has none
     link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
 
 
@@ -57,6 +57,8 @@ def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_devi
     argv += _devices(board, shape, wiring)
     argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
     argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
+    if not wiring.kcs_port:
+        return argv
     argv += ["-chardev", f"socket,id=kcs,host=127.0.0.1,port={wiring.kcs_port},reconnect=2"]
     argv += [
         "-device",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, ShapeSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
 
 OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
@@ -17,7 +17,7 @@ class DaemonConfig:
     """A board and the loopback ports that are nobody else's business."""
 
     board: BoardSpec
-    kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it
+    kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it; 0: it speaks Redfish and has none
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
 
 
@@ -34,6 +34,7 @@ def read_config(path: Path) -> DaemonConfig:
     board["console"] = ConsoleSpec(**board["console"])
     board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
     board["capabilities"] = frozenset(board["capabilities"])
+    board["pdu"] = PduSpec(**board["pdu"]) if board["pdu"] else None
     if board["virtual"]:
         shapes = board["virtual"].pop("shapes").items()
         made = {name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])}) for name, shape in shapes}

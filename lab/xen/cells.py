@@ -105,12 +105,13 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One fault at one place in the relocation of one kind of guest."""
+    """One fault at one place in the relocation of one kind of guest, between two boards or from one to itself."""
 
     guest: str
     fault: Fault
     place: str
     selection: str
+    boards: int = 2
 
     @property
     def id(self) -> str:
@@ -134,13 +135,19 @@ class Cell:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Capabilities of both boards: live migration needs log-dirty mode, of HAP or of shadow paging."""
+        """Capabilities of the boards: live migration needs log-dirty mode, of HAP or of shadow paging."""
         paging = ("hap",) if self.guest.startswith("pvh") else ("shadow",)
-        return ("migration-pair", *paging, *(("pv32",) if self.guest == "pv32" else ()))
+        link = "migration-pair" if self.boards == 2 else "self-ssh"
+        return (link, *paging, *(("pv32",) if self.guest == "pv32" else ()))
 
     @property
     def needs_power(self) -> bool:
         return bool(self.fault.power)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the guest is relocated there and back afterwards: in the first cell of each guest and phase."""
+        return self.id in _FOLLOWED
 
     @property
     def impossible(self) -> str:
@@ -378,93 +385,106 @@ _WITHOUT_PHASE = {
 
 # -- the table ---------------------------------------------------------------------------------------------------
 
-# selection | guests | fault | places
+# selection | guests | fault | places. A fault that needs no second board is tried on one, unless `2` asks for it: each
+# phase once over a real link, all else where boards work side by side.
 TABLE = """
-full   | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
-full   | pv64  | cut             | X86_PV_VCPU_BASIC
+quick    | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
+quick    | pv64  | cut             | X86_PV_VCPU_BASIC
 
-full   | pvh64 | cut             | PAGE_DATA READY REPORT
-full   | pvh64 | stall           | TSC_INFO
-full   | pvh64 | bad_type        | HVM_CONTEXT
-full   | pvh64 | bad_length      | PAGE_DATA
-full   | pvh64 | bad_bit         | GO
-full   | pvh64 | destination_off | PAGE_DATA GO
-full   | pvh64 | panic           | PAGE_DATA
-full   | pvh64 | link_5s         | PAGE_DATA
-full   | pvh64 | link_60s        | TSC_INFO
-full   | pvh64 | receiver_kill   | PAGE_DATA
-full   | pvh64 | sender_kill     | PAGE_DATA TSC_INFO
-full   | pvh64 | saver_kill      | PAGE_DATA
-full   | pvh64 | name_taken      | GO
-full   | pvh64 | noack           | TSC_INFO
-full   | pv64  | cut             | TSC_INFO
-full   | pv32 pvh32 | cut        | LIBXC_END
+full   2 | pvh64 | cut             | PAGE_DATA READY REPORT
+full     | pvh64 | stall           | TSC_INFO
+full     | pvh64 | bad_type        | HVM_CONTEXT
+full     | pvh64 | bad_length      | PAGE_DATA
+full     | pvh64 | bad_bit         | GO
+full     | pvh64 | destination_off | PAGE_DATA GO
+full     | pvh64 | panic           | PAGE_DATA
+full     | pvh64 | link_5s         | PAGE_DATA
+full   2 | pvh64 | receiver_kill   | PAGE_DATA
+full     | pvh64 | sender_kill     | PAGE_DATA TSC_INFO
+full     | pvh64 | saver_kill      | PAGE_DATA
+full     | pvh64 | name_taken      | GO
+full     | pv64  | cut             | TSC_INFO
+full     | pv32 pvh32 | cut        | LIBXC_END
 
-weekly | pvh64 | cut             | BANNER XL_HEADER LIBXL_HEADER IMAGE_HEADER DOMAIN_HEADER STATIC_DATA_END
-weekly | pvh64 | cut             | TSC_INFO HVM_PARAMS LIBXC_END LIBXL_END STATUS
-weekly | pv64  | cut             | X86_PV_INFO X86_PV_P2M_FRAMES PAGE_DATA_late SHARED_INFO X86_PV_VCPU_EXTENDED GO
-weekly | pv32  | cut             | PAGE_DATA X86_PV_VCPU_BASIC READY GO
-weekly | pvh32 | cut             | PAGE_DATA HVM_CONTEXT READY GO
-weekly | pvh64 | truncate        | PAGE_DATA HVM_CONTEXT GO REPORT
-weekly | pv64  | truncate        | X86_PV_VCPU_BASIC
-weekly | pvh64 | stall           | BANNER PAGE_DATA READY GO REPORT
-weekly | pv64  | stall           | PAGE_DATA TSC_INFO
-weekly | pvh64 | delay throttle  | PAGE_DATA
-weekly | pvh64 | bad_magic       | XL_HEADER LIBXL_HEADER IMAGE_HEADER DOMAIN_HEADER
-weekly | pvh64 | bad_type        | STATIC_DATA_END PAGE_DATA TSC_INFO LIBXC_END LIBXL_END
-weekly | pv64  | bad_type        | X86_PV_P2M_FRAMES X86_PV_VCPU_BASIC
-weekly | pvh64 | bad_length      | TSC_INFO HVM_CONTEXT
-weekly | pvh64 | bad_bit         | BANNER READY REPORT STATUS
-weekly | pvh64 | flip            | PAGE_DATA
-weekly | pvh64 | drop            | HVM_CONTEXT LIBXC_END LIBXL_END READY GO REPORT
-weekly | pv64  | drop            | X86_PV_VCPU_BASIC
-weekly | pvh64 | duplicate       | PAGE_DATA HVM_CONTEXT LIBXC_END READY
-weekly | pvh64 | destination_off | TSC_INFO REPORT
-weekly | pv64  | destination_off | PAGE_DATA
-weekly | pvh64 | source_off      | PAGE_DATA TSC_INFO GO REPORT
-weekly | pvh64 | link_off        | PAGE_DATA GO
-weekly | pv64  | link_60s        | PAGE_DATA
-weekly | pvh64 | receiver_kill   | TSC_INFO GO
-weekly | pvh64 | receiver_stop   | PAGE_DATA GO
-weekly | pvh64 | receiver_cont   | PAGE_DATA
-weekly | pvh64 | restorer_kill   | PAGE_DATA TSC_INFO
-weekly | pvh64 | ssh_source ssh_destination | PAGE_DATA GO
-weekly | pvh64 | sender_int      | PAGE_DATA TSC_INFO
-weekly | pvh64 | sender_kill     | BANNER READY GO
-weekly | pv64  | sender_kill     | TSC_INFO
-weekly | pvh64 | panic           | TSC_INFO
-weekly | pvh64 | xenstored_gone xenconsoled_gone | PAGE_DATA
-weekly | pvh64 | no_memory       | PAGE_DATA
-weekly | pv64  | no_memory       | PAGE_DATA
-weekly | pvh64 | name_incoming   | LIBXL_HEADER
-weekly | pvh64 | name_away       | READY
-weekly | pvh64 pv64 | dirtier    | PAGE_DATA
-weekly | pvh64 | nostop          | TSC_INFO
-weekly | pv64  | noack           | TSC_INFO
-weekly | pvh64 | guest_crash guest_destroy | PAGE_DATA
-weekly | pvh64 | second          | PAGE_DATA TSC_INFO
+weekly   | pvh64 | link_60s        | TSC_INFO
+weekly   | pvh64 | noack           | TSC_INFO
+weekly   | pvh64 | cut             | BANNER XL_HEADER LIBXL_HEADER IMAGE_HEADER DOMAIN_HEADER STATIC_DATA_END
+weekly   | pvh64 | cut             | TSC_INFO HVM_PARAMS LIBXC_END LIBXL_END STATUS
+weekly   | pv64  | cut             | X86_PV_INFO X86_PV_P2M_FRAMES PAGE_DATA_late SHARED_INFO X86_PV_VCPU_EXTENDED
+weekly 2 | pv64  | cut             | GO
+weekly   | pv32  | cut             | PAGE_DATA X86_PV_VCPU_BASIC READY GO
+weekly   | pvh32 | cut             | PAGE_DATA HVM_CONTEXT READY GO
+weekly   | pvh64 | truncate        | PAGE_DATA HVM_CONTEXT GO REPORT
+weekly   | pv64  | truncate        | X86_PV_VCPU_BASIC
+weekly   | pvh64 | stall           | BANNER PAGE_DATA READY GO REPORT
+weekly   | pv64  | stall           | PAGE_DATA TSC_INFO
+weekly   | pvh64 | delay throttle  | PAGE_DATA
+weekly   | pvh64 | bad_magic       | XL_HEADER LIBXL_HEADER IMAGE_HEADER DOMAIN_HEADER
+weekly   | pvh64 | bad_type        | STATIC_DATA_END PAGE_DATA TSC_INFO LIBXC_END LIBXL_END
+weekly   | pv64  | bad_type        | X86_PV_P2M_FRAMES X86_PV_VCPU_BASIC
+weekly   | pvh64 | bad_length      | TSC_INFO HVM_CONTEXT
+weekly   | pvh64 | bad_bit         | BANNER READY REPORT STATUS
+weekly   | pvh64 | flip            | PAGE_DATA
+weekly   | pvh64 | drop            | HVM_CONTEXT LIBXC_END LIBXL_END READY GO REPORT
+weekly   | pv64  | drop            | X86_PV_VCPU_BASIC
+weekly   | pvh64 | duplicate       | PAGE_DATA HVM_CONTEXT LIBXC_END READY
+weekly   | pvh64 | destination_off | TSC_INFO REPORT
+weekly   | pv64  | destination_off | PAGE_DATA
+weekly   | pvh64 | source_off      | PAGE_DATA TSC_INFO GO REPORT
+weekly   | pvh64 | link_off        | PAGE_DATA GO
+weekly   | pv64  | link_60s        | PAGE_DATA
+weekly   | pvh64 | receiver_kill   | TSC_INFO GO
+weekly   | pvh64 | receiver_stop   | PAGE_DATA GO
+weekly   | pvh64 | receiver_cont   | PAGE_DATA
+weekly   | pvh64 | restorer_kill   | PAGE_DATA TSC_INFO
+weekly   | pvh64 | ssh_source ssh_destination | PAGE_DATA GO
+weekly   | pvh64 | sender_int      | PAGE_DATA TSC_INFO
+weekly   | pvh64 | sender_kill     | BANNER READY GO
+weekly   | pv64  | sender_kill     | TSC_INFO
+weekly   | pvh64 | panic           | TSC_INFO
+weekly   | pvh64 | xenstored_gone xenconsoled_gone | PAGE_DATA
+weekly 2 | pvh64 | no_memory       | PAGE_DATA
+weekly   | pv64  | no_memory       | PAGE_DATA
+weekly   | pvh64 | name_incoming   | LIBXL_HEADER
+weekly   | pvh64 | name_away       | READY
+weekly   | pvh64 pv64 | dirtier    | PAGE_DATA
+weekly   | pvh64 | nostop          | TSC_INFO
+weekly   | pv64  | noack           | TSC_INFO
+weekly   | pvh64 | guest_crash guest_destroy | PAGE_DATA
+weekly   | pvh64 | second          | PAGE_DATA TSC_INFO
 
-weekly | pvh64 | cut             | X86_PV_VCPU_BASIC
-weekly | pv64  | cut             | HVM_CONTEXT
-weekly | pvh64 | saver_kill      | TSC_INFO
-weekly | pvh64 | restorer_kill   | READY
-weekly | pvh64 | bad_magic       | PAGE_DATA
-weekly | pvh64 | link_off        | BANNER
-weekly | pvh64 | drop            | PAGE_DATA
+weekly   | pvh64 | cut             | X86_PV_VCPU_BASIC
+weekly   | pv64  | cut             | HVM_CONTEXT
+weekly   | pvh64 | saver_kill      | TSC_INFO
+weekly   | pvh64 | restorer_kill   | READY
+weekly   | pvh64 | bad_magic       | PAGE_DATA
+weekly   | pvh64 | link_off        | BANNER
+weekly   | pvh64 | drop            | PAGE_DATA
 """
 
 
 def _read(table: str) -> Iterator[Cell]:
     for line in table.splitlines():
         if line.strip():
-            selection, guests, faults, places = (part.split() for part in line.split("|"))
+            (selection, *pair), guests, faults, places = (part.split() for part in line.split("|"))
             for guest in guests:
                 for fault in faults:
                     for place in places:
-                        yield Cell(guest, FAULTS[fault], place, selection[0])
+                        boards = 2 if pair or FAULTS[fault].needs_two else 1
+                        yield Cell(guest, FAULTS[fault], place, selection, boards)
+
+
+def _followed(cells: Iterable[Cell]) -> frozenset[str]:
+    first: dict[tuple[str, Phase], str] = {}
+    for cell in cells:
+        is_lost = cell.impossible or expected(cell).where is Where.NOWHERE
+        if not is_lost and not cell.fault.reboots and cell.fault.effect not in (Effect.NO_ACK, Effect.NO_STOP):
+            first.setdefault((cell.guest, cell.phase), cell.id)
+    return frozenset(first.values())
 
 
 CELLS = {cell.id: cell for cell in _read(TABLE)}
+_FOLLOWED = _followed(CELLS.values())
 
 
 def find(cell_id: str) -> Cell:
@@ -479,7 +499,7 @@ def find(cell_id: str) -> Cell:
     for word, known in ((guest, GUESTS), (fault, tuple(FAULTS)), (place, PLACES)):
         if word not in known:
             raise UsageError(f"{cell_id}: no {word or 'name'!r}{did_you_mean(word, known)}; cells are GUEST-FAULT-STEP")
-    return Cell(guest, FAULTS[fault], place, "weekly")
+    return Cell(guest, FAULTS[fault], place, "weekly", 2 if FAULTS[fault].needs_two else 1)
 
 
 def possible(cells: Iterable[Cell] | None = None) -> list[Cell]:

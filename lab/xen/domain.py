@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.errors import BenchError, ProductTimeout, ToolstackFailed
+from lab.errors import BenchError, ProductFailure, ProductTimeout, ToolstackFailed
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
 
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ class Domain:
     # -- console ---------------------------------------------------------------------------------------------
 
     def _log_glob(self) -> str:
-        # xenconsoled names the log of a relocated guest after the name it arrived under.
-        quoted = shlex.quote(self.name)
-        return f"{CONSOLE_DIR}/guest-{quoted}--incoming.log {CONSOLE_DIR}/guest-{quoted}.log"
+        return " ".join(f"{CONSOLE_DIR}/guest-{shlex.quote(name)}.log" for name in self.host.log_names(self.name))
 
     def console(self) -> list[str]:
         """All lines the guest has printed on this host (xenconsoled's log)."""
@@ -150,8 +148,11 @@ class Domain:
         """Wait for a payload's final line and give its results by case.
 
         :raises ProductTimeout: no final line in time.
+        :raises ProductFailure: it faulted, or could not go on; carries its last word.
         """
-        self.wait_for(r"^XL (done|trap|window|start) ", timeout)
+        last = self.wait_for(r"^XL (done|trap|window|start) ", timeout)
+        if not last.startswith("XL done"):
+            raise ProductFailure(f"{self.name} on {self.host.name}: {last}")
         return {line.case: line for line in self.payload_lines() if isinstance(line, PayloadLine)}
 
     def heartbeats(self) -> list[Heartbeat]:

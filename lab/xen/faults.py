@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
+from lab.xen.migration import SSH
+
 Side = Literal["", "source", "destination"]
 
 HOLD = 300  # seconds: the lab releases it long before
@@ -48,6 +50,9 @@ class Effect(enum.Enum):
     SECOND = "the same guest is migrated a second time, at once"
 
 
+_OF_ONE_END = (Effect.CONSOLE_DIES, Effect.NAME_TAKEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One kind of fault. In ``action`` stands ``@`` for the step; a ``command`` is run in dom0 of ``side``."""
@@ -71,9 +76,14 @@ class Fault:
         """Whether the lab must act while the stream is held."""
         return self.action.startswith("hold@") and bool(self.command or self.power or self.effect is Effect.SECOND)
 
+    @property
+    def needs_two(self) -> bool:
+        """Whether it takes two boards: something of one end must fail, or be there, alone."""
+        return bool(self.power or self.reboots) or self.name.startswith("link_") or self.effect in _OF_ONE_END
 
-# The commands know: $GUEST its name, $MAC that of the lab link's port. A pattern such as [x]l does not match the shell
-# that pkill is called from.
+
+# The commands know: $GUEST its name, $MAC that of the lab link's port. The patterns match neither the shell that pkill
+# is called from, nor each other's processes where both ends are on one board. xl has a path if a wrapper has called it.
 DEV = 'for d in /sys/class/net/*; do [ -e $d/device ] && [ "$(cat $d/address)" = $MAC ] && DEV=${d##*/}; done; '
 LINK = (
     DEV + "NET=$(ip -4 route show dev $DEV proto kernel | cut -d' ' -f1); "
@@ -86,10 +96,10 @@ LINK_UP = (
     DEV
     + "ip link set $DEV up; ip route del blackhole $(ip -4 route show type blackhole | cut -d' ' -f2) metric 9999; true"
 )
-RECEIVER = "[x]l migrate-receive"
+RECEIVER = "^(/[^ ]+/)?xl migrate-receive"
 RESTORER = "[l]ibxl-save-helper --restore-domain"
 SAVER = "[l]ibxl-save-helper --save-domain"
-SENDER = "[x]l -v migrate "
+SENDER = "^(/[^ ]+/)?xl -v migrate "
 SSHD = (
     f"p=$(pgrep -of '{RECEIVER}'); "
     'while [ -n "$p" ] && [ "$p" -gt 1 ] && ! grep -q sshd /proc/$p/comm; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
@@ -148,7 +158,7 @@ _ALL = (
         Effect.SEVERED,
         "ssh is killed at the source",
         side="source",
-        command=f"pkill -KILL -f '^ssh .*{RECEIVER}'",
+        command=f"pkill -KILL -f '{SSH}'",
     ),
     Fault("ssh_destination", Effect.SEVERED, "its sshd is killed", side="destination", command=SSHD),
     Fault(

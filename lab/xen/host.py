@@ -18,8 +18,9 @@ from lab.xen.domain import Domain, DomainConfig
 LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
 POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # what only a program can do in dom0
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
+ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
-FRAMES_BELOW_4_GIB = 1 << 20
+PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim high-memory".split())
 
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -103,14 +104,30 @@ class Host:
         return self.clock() - time.time()
 
     def domains(self) -> dict[str, DomainRow]:
-        """All guests (not dom0) by name."""
-        rows: dict[str, DomainRow] = {}
+        """The guests (not dom0) of this end by name."""
+        return {row.name: row for row in self.rows() if row.domid and self.owns(row.domid)}
+
+    def rows(self) -> list[DomainRow]:
+        """All of ``xl list``."""
+        rows = []
         for line in self.xl("list").stdout.splitlines():
             if match := _ROW.match(line.strip()):
                 name, domid, memory, vcpus, state, seconds = match.groups()
-                if domid != "0":
-                    rows[name] = DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds))
+                rows.append(DomainRow(name, int(domid), int(memory), int(vcpus), state, float(seconds)))
         return rows
+
+    def owns(self, domid: int) -> bool:
+        """Whether a domain belongs to this end of a relocation: all do where a board is only one (lab.xen.ends)."""
+        return True
+
+    def log_names(self, name: str) -> tuple[str, ...]:
+        """What xenconsoled may call the log of a guest here, in the order of time: it keeps the name of its arrival."""
+        return (name + ARRIVED, name)
+
+    @property
+    def link_name(self) -> str:
+        """What the source of a relocation calls this host."""
+        return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
         """Press Xen's debug keys and give back what they wrote to its console ring."""
@@ -188,8 +205,6 @@ class Host:
         found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
         if "hvm-3.0-x86_32" in kinds:
             found.add("hvm32")
-        if int(info.get("max_possible_mfn", "0")) >= FRAMES_BELOW_4_GIB:
-            found.add("high-memory")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -201,14 +216,17 @@ class Host:
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
             "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
+            # What dom0 does not own of the machine's memory is "unusable" to its kernel.
+            "grep -qE '^ *[1-9a-f][0-9a-f]{8,}-.*: (System RAM|Unusable memory)' /proc/iomem && echo high-memory; "
             "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
             "&& echo dma-device; "
             "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "
             "xenpm get-cpuidle-states 0 2>/dev/null | awk '/total C-states/ && $NF > 2 { print \"cstate\" }'; "
+            "ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true 2>/dev/null && echo self-ssh; "
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "shim", "dma-device", "pstate", "cstate"}
+        found |= set(probe.split()) & PROBED_IN_DOM0
         found.add("s5" if "s3" in found else "no-s3")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
         if "2MB" in sizes and "2MB [disabled]" not in sizes:

@@ -20,6 +20,7 @@ from lab.xen.stream import Step
 
 # A silent cut would hang xl for ever: it has no timeout on any read. ssh notices a lost peer in 6 s.
 TRANSPORT = "ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=10"
+SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
 PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.proxy"
 
 
@@ -38,12 +39,13 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A step of the protocol that went through the proxy. ``time`` by the source dom0's clock."""
+    """A step of the protocol that went through the proxy, or some records. ``time`` by the source dom0's clock."""
 
     time: float
     step: Step
     n: int
     length: int
+    records: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Migration:
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
-        peer = destination.board.spec.link_name
+        peer = destination.link_name
         command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied)
         self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
@@ -122,7 +124,7 @@ class Migration:
 
     def break_off(self) -> None:
         """End the transport, as an administrator does who has waited long enough."""
-        self.source.run("pkill -KILL -f '^ssh .*[x]l migrate-receive'", check=False)
+        self.source.run(f"pkill -KILL -f '{SSH}'", check=False)
 
     def release(self) -> None:
         """Let go of what a ``hold`` action holds."""
@@ -140,21 +142,17 @@ class Migration:
     # -- what passed -------------------------------------------------------------------------------------------
 
     def log(self) -> list[dict[str, Any]]:
-        """The proxy's log."""
+        """The proxy's log, in the order of time: a line that is added up is written late."""
         text = self.source.run(f"cat {self._folder}/log 2>/dev/null || true").stdout
         found = []
         for line in str(text).splitlines():
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
-        return found
+        return sorted(found, key=lambda line: line["t"])
 
     def passed(self) -> list[Passed]:
         """The steps that were passed on, in order."""
-        return [
-            Passed(line["t"], Step(line["step"]), line["n"], line["length"])
-            for line in self.log()
-            if "step" in line and "action" not in line
-        ]
+        return [_passed(line) for line in self.log() if "step" in line and "action" not in line]
 
     def acted(self) -> list[tuple[str, Step]]:
         """The actions that were taken, and where: the proof that a fault fell where a case says."""
@@ -188,9 +186,9 @@ class Migration:
         found: dict[int, Pass] = {}
         for line in self.log():
             if "pass" in line and "action" not in line:
-                when, number = line["t"] - self.started, line["pass"]
-                before = found.get(number, Pass(number, when, when, 0))
-                found[number] = Pass(number, before.start, when, before.pages + line["data"])
+                start, end, number = line["t"] - self.started, line["until"] - self.started, line["pass"]
+                before = found.get(number, Pass(number, start, end, 0))
+                found[number] = Pass(number, before.start, end, before.pages + line["data"])
         return list(found.values())
 
     def text(self) -> str:
@@ -202,13 +200,14 @@ class Migration:
             if run:
                 size = sum(one.length for one in run)
                 times = f"+{run[0].time - self.started:7.3f} s"
-                count = f" x {len(run)}" if len(run) > 1 else ""
+                records = sum(one.records for one in run)
+                count = f" x {records}" if records > 1 else ""
                 rows.append(f"{times}  {run[0].step.value}{count}  {size} bytes")
                 run.clear()
 
         for line in self.log():
             if "step" in line and "action" not in line:
-                one = Passed(line["t"], Step(line["step"]), line["n"], line["length"])
+                one = _passed(line)
                 if run and run[-1].step is not one.step:
                     flush()
                 run.append(one)
@@ -233,7 +232,7 @@ class Migration:
 
         span("connect", 0.0, first.get(Step.BANNER))
         span("set up", first.get(Step.BANNER), first.get(Step.PAGE_DATA))
-        for one, after in zip(passes, [*passes[1:], None], strict=True):
+        for one, after in itertools.zip_longest(passes, passes[1:]):
             until = after.start if after else first.get(Step.TSC_INFO, one.end)
             span(f"pass {one.number}: {one.pages} pages", one.start, until)
         span("state", first.get(Step.TSC_INFO), first.get(Step.LIBXL_END))
@@ -260,6 +259,10 @@ class Migration:
                 beats += [beat.wall - skew - self.started for beat in self.domain.on(host).heartbeats()]
         beats = sorted(beat for beat in beats if beat > -1.0)
         return max(zip(beats, beats[1:], strict=False), key=lambda pair: pair[1] - pair[0], default=None)
+
+
+def _passed(line: dict[str, Any]) -> Passed:
+    return Passed(line["t"], Step(line["step"]), line["n"], line["length"], line.get("records", 1))
 
 
 def start_migration(

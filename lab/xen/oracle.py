@@ -6,34 +6,43 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lab.errors import BenchError, ProductFailure, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.cells import LATE, PHASES, Cell, Expectation, Where, expected
 from lab.xen.domain import Domain, assert_unbroken
+from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER
 from lab.xen.host import Host
 from lab.xen.known import Known
-from lab.xen.migration import Ending
-from lab.xen.payloads import Heartbeat, PayloadLine
+from lab.xen.migration import SSH, Ending, start_migration
+from lab.xen.payloads import PayloadLine
 from lab.xen.trial import Outcome, clean_up, resolve
 
 GRACE = 30.0  # seconds that an emulated board may need beyond what is stated
+Side = Literal["source", "destination"]
 SETTLING = 25.0  # seconds in which what is over must be gone
+AWRY = 5.0  # seconds by which a guest's wall clock may differ from dom0's: it is read through a slow console
 CLOCK = 0.5  # seconds by which two hosts' clocks may differ beyond what was measured
 BEATS_LIMIT = 60.0
 MEMORY_SLACK_MIB = 2  # Xen keeps a few pages
+
+FOLLOW_LIMIT = 120.0  # seconds of a relocation without a fault
+PROCESSES = {"source": (SENDER, SAVER, SSH), "destination": (RECEIVER, RESTORER)}
 
 CHECKS = {
     "ending": "xl migrate ends as the protocol says",
     "gave-up-in-time": "the source ends within its stated time",
     "one-copy": "at no time can more than one copy run",
     "where": "the guest runs where the protocol says, and only there",
-    "left-source": "nothing is left at the source: --migratedaway, processes, xenstore entries",
-    "left-destination": "nothing is left at the destination: --incoming, processes, xenstore entries",
+    "left-source": "nothing is left at the source: --migratedaway, processes, xenstore entries, dead domains",
+    "left-destination": "nothing is left at the destination: --incoming, processes, xenstore entries, dead domains",
     "log-dirty-off": "the guest that stays at the source is no longer in log-dirty mode",
     "resolved": "an administrator gets the guest back, once",
     "heart-unbroken": "no heartbeat of the guest is lost or doubled",
+    "time": "the guest's clocks go on: system time never back on a host, wall time as dom0's",
     "memory": "the guest's memory is intact",
+    "follow-up": "the guest can be relocated afterwards, and back",
     "memory-back-source": "the source's memory is free again when the guest is gone",
     "memory-back-destination": "the destination's memory is free again when the guest is gone",
 }
@@ -122,6 +131,7 @@ class _Examination:
         self.source, self.destination, self.name = guest.host, destination, guest.name
         self.here, self.there = guest, guest.on(destination)
         self.wanted: Expectation = expected(cell)
+        self.now = Where.NOWHERE  # the guest, after what an administrator would have done
         self.checks: list[Check] = []
 
     def run(self) -> list[Check]:
@@ -131,6 +141,7 @@ class _Examination:
         self._left()
         self._log_dirty()
         self._resolved()
+        self._follow_up()
         self._heart()
         self._memory_back()
         return self.checks
@@ -190,15 +201,16 @@ class _Examination:
     def _left(self) -> None:
         is_there = self.wanted.where is Where.DESTINATION
         source_names = {self.name} if self.wanted.where is Where.SOURCE or self._is_crashed() else set()
+        side: Side
         for side, host, allowed, reason in (
-            ("left-source", self.source, source_names, self.wanted.left_at_source),
-            ("left-destination", self.destination, {self.name} if is_there else set(), self.wanted.left_at_destination),
+            ("source", self.source, source_names, self.wanted.left_at_source),
+            ("destination", self.destination, {self.name} if is_there else set(), self.wanted.left_at_destination),
         ):
             if reason:
-                self._say(side, True, f"not asked for: {reason}")
+                self._say(f"left-{side}", True, f"not asked for: {reason}")
                 continue
-            left = _settled(lambda host=host, allowed=allowed: leftovers(host, self.name, allowed))  # type: ignore[misc]
-            self._say(side, not left, "; ".join(left) or "nothing")
+            left = _settled(lambda side=side, host=host, allowed=allowed: leftovers(host, self.name, allowed, side))  # type: ignore[misc]
+            self._say(f"left-{side}", not left, "; ".join(left) or "nothing")
 
     def _is_crashed(self) -> bool:
         return self.wanted.where is Where.NOWHERE and self.cell.fault.name == "guest_crash"
@@ -219,28 +231,62 @@ class _Examination:
         if self._is_crashed():
             return
         try:
-            now = resolve(self.here, self.destination)
-            if now is Where.SOURCE:
-                self.here.beats(5, BEATS_LIMIT)
-            elif now is Where.DESTINATION:
-                self.there.beats(5, BEATS_LIMIT)
+            now = self.now = resolve(self.here, self.destination)
+            if now is not Where.NOWHERE:
+                end = self.here if now is Where.SOURCE else self.there
+                wall = end.beats(5, BEATS_LIMIT).wall
+                self._time(wall - end.host.clock())
             able = self._able(self.source) + self._able(self.destination)
             left = [
-                *leftovers(self.source, self.name, {self.name}),
-                *_settled(lambda: leftovers(self.destination, self.name, {self.name})),
+                *leftovers(self.source, self.name, {self.name}, "source"),
+                *_settled(lambda: leftovers(self.destination, self.name, {self.name}, "destination")),
             ]
             is_good = now is wanted and len(able) == (now is not Where.NOWHERE) and not left
             self._say("resolved", is_good, f"{now.value}; can run: {', '.join(able) or 'none'}; {'; '.join(left)}")
         except (ProductFailure, BenchError) as error:
             self._say("resolved", False, str(error))
 
+    def _time(self, awry: float) -> None:
+        back = ""
+        for end in (self.here, self.there):
+            beats = sorted(end.heartbeats(), key=lambda beat: beat.n)
+            for before, after in zip(beats, beats[1:], strict=False):
+                if after.system_ns <= before.system_ns and after.n == before.n + 1:
+                    back = f"; at {end.host.name} system time goes back from beat {before.n} to {after.n}"
+        self._say("time", abs(awry) < AWRY and not back, f"wall clock {awry:+.1f} s of dom0's{back}")
+
+    def _follow_up(self) -> None:
+        """There and back once more, without a fault."""
+        if not self.cell.is_followed or self.now is Where.NOWHERE:
+            return
+        ends = [self.here, self.there] if self.now is Where.SOURCE else [self.there, self.here]
+        said = []
+        for end, other in (ends, ends[::-1]):
+            migration = start_migration(end, other.host)
+            try:
+                ending = migration.ending(FOLLOW_LIMIT)
+            except WaitTimeout as error:
+                self._say("follow-up", False, f"from {end.host.name}: {error}")
+                return
+            said.append(ending.name)
+            if ending is not Ending.SUCCESS:
+                self._say("follow-up", False, f"from {end.host.name}: {ending.name}: {migration.output()[-300:]}")
+                return
+            try:
+                other.beats(5, BEATS_LIMIT)
+            except ProductFailure as error:
+                self._say("follow-up", False, str(error))
+                return
+        self._say("follow-up", True, ", ".join(said))
+
     def _heart(self) -> None:
         here, there = self.here.heartbeats(), self.there.heartbeats()
         if self.outcome.ending is Ending.LOST or (self.cell.fault.reboots == "destination" and there):
             here = []  # what a console log held last was lost with the power
-        beats: list[Heartbeat] = [*here, *there] if self.wanted.where is Where.DESTINATION else here
+        kept = self.wanted.where is Where.DESTINATION or self.cell.is_followed
+        beats = sorted([*here, *there] if kept else here or there, key=lambda beat: beat.n)
         try:
-            assert_unbroken(beats if beats else there)
+            assert_unbroken(beats)
             self._say("heart-unbroken", True, f"{len(beats)} beats")
         except AssertionError as error:
             self._say("heart-unbroken", False, str(error))
@@ -285,12 +331,16 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
     return last
 
 
-def leftovers(host: Host, name: str, allowed: set[str]) -> list[str]:
-    """What of a relocation is on a host and should not be. ``allowed``: domains that may be there."""
-    rows = host.domains()
+def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]:
+    """What of a relocation is at an end and should not be. ``allowed``: domains that may be there.
+
+    A dead domain, ``(null)``, is one whose pages somebody still holds: grants, foreign mappings.
+    """
+    every, rows = host.rows(), host.domains()
     left = [f"domain {one} ({row.state})" for one, row in rows.items() if one.startswith(name) and one not in allowed]
+    left += [f"dead domain {row.domid} ({row.state})" for row in every if row.name == "(null)"]
     asked = host.run(
-        "ps -eo pid=,args= | grep -E '[x]l -v migrate |[l]ibxl-save-helper|[x]l migrate-receive' || true; echo ---; "
+        f"pgrep -af '{'|'.join(PROCESSES[side])}' || true; echo ---; "
         "xenstore-list /local/domain 2>/dev/null || true; echo ---; "
         "ls /var/lib/xen 2>/dev/null | grep -E '^qemu-(save|resume)' || true"
     ).stdout
@@ -302,7 +352,7 @@ def leftovers(host: Host, name: str, allowed: set[str]) -> list[str]:
         for one in processes
         if one.strip() and not (is_monitored and "migrate-receive" in one)
     ]
-    domids = {str(row.domid) for row in rows.values()} | {"0"}
+    domids = {str(row.domid) for row in every}
     left += [f"xenstore /local/domain/{one}" for one in entries if one.strip().isdigit() and one.strip() not in domids]
     return left + [f"/var/lib/xen/{one}" for one in files if one.strip()]
 

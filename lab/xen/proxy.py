@@ -21,9 +21,10 @@ An action happens once, before the bytes at WHERE are passed on:
                ``length``: a record's length becomes more than 2 GiB
 ``run``        the shell command ARGUMENT is run, and waited for
 
-The log has a JSON line for each step (``t``, ``way``, ``step``, ``n``, ``length``, ``offset``; for PAGE_DATA also
-``pass``, ``pages`` and ``data``, of which the content is there), for each action that was taken (``action``, ``asked``,
-``ahead``: bytes the writer was ahead of this point), and at the end for each that was not (``missed``).
+The log has a JSON line for each step (``t``, ``way``, ``step``, ``n``, ``length``, ``offset``), where PAGE_DATA of one
+pass and second share a line (``records``, ``until``, ``pass``, ``pages`` and ``data``, of which the content is there),
+for each action that was taken (``action``, ``asked``, ``ahead``: bytes the writer was ahead of this point), and at the
+end for each that was not (``missed``).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ KINDS = ("cut", "truncate", "hold", "delay", "throttle", "drop", "duplicate", "c
 FIELDS = {"magic": {0: 0x01}, "type": {0: 0x70}, "length": {7: 0x80}}  # offset in the step -> bits to turn
 SMALL, LARGE = 65536, 1 << 20  # bytes read at a time
 SETTLING, IDLE = 15.0, 1.0  # seconds a cut may wait for the transport; seconds of idleness that are enough
-NOTED = 1.0  # seconds for which lines of PAGE_DATA may stay unwritten
+NOTED = 1.0  # seconds of PAGE_DATA that may share a line
 _ACTION = re.compile(r"([a-z]+)@(?:([A-Z0-9_]+)(?::(pass)?(\d+))?|([<>])(\d+))(?:=(.*))?", re.DOTALL)
 _BIT = re.compile(r"(-?\d+)(?:\.([0-7]))?")
 
@@ -117,19 +118,16 @@ class Cut(Exception):
 
 
 class Log:
-    """Lines of JSON. Those of PAGE_DATA, which come by the thousand, are not written out one by one."""
+    """Lines of JSON, each written out at once."""
 
     def __init__(self, file: IO[str]) -> None:
-        self._file, self._lock, self._written = file, threading.Lock(), 0.0
+        self._file, self._lock = file, threading.Lock()
 
-    def note(self, *, at_once: bool = True, **fields: Any) -> None:
-        now = time.time()
-        line = json.dumps({"t": now, **fields}) + "\n"
+    def note(self, **fields: Any) -> None:
+        line = json.dumps({"t": time.time(), **fields}) + "\n"
         with self._lock:
             self._file.write(line)
-            if at_once or now - self._written > NOTED:
-                self._file.flush()
-                self._written = now
+            self._file.flush()
 
 
 class Flow:
@@ -147,6 +145,7 @@ class Flow:
         self._copy = bytearray()
         self._cut_at = -1
         self._pause, self._rate = 0.0, 0.0
+        self._pages: dict[str, Any] = {}  # the line of PAGE_DATA that is being added up
         self._can_splice = hasattr(os, "splice")
 
     @property
@@ -170,7 +169,8 @@ class Flow:
             self._base = self._at
             error = self._scanner.error
             for mark in self._scanner.feed(data):
-                self._send(mark.offset)
+                if not mark.pages or any(action.step is Step.PAGE_DATA for action in self._actions):
+                    self._send(mark.offset)
                 self._meet(mark)
             if self._scanner.error != error:
                 self._log.note(way=self._way, event="not the protocol", why=self._scanner.error)
@@ -240,11 +240,27 @@ class Flow:
         number = self._counts[mark.step] = self._counts.get(mark.step, 0) + 1
         for action in [action for action in self._actions if action.is_at(mark, number)]:
             self._act(action, mark, mark.length)
-        fields: dict[str, Any] = {"length": mark.length, "offset": mark.offset}
+        pages = self._pages
+        if mark.pages and pages and pages["pass"] == mark.pages.turn and time.time() - pages["t"] < NOTED:
+            pages["records"] += 1
+            pages["length"] += mark.length
+            pages["pages"] += mark.pages.pfns
+            pages["data"] += mark.pages.data
+            return
+        self.note_pages()
+        fields: dict[str, Any] = {"way": self._way, "step": mark.step.value, "n": number}
+        fields |= {"length": mark.length, "offset": mark.offset}
         if mark.pages:
-            fields |= {"pass": mark.pages.turn, "pages": mark.pages.count, "data": mark.pages.data}
-        is_plain = mark.step is not Step.PAGE_DATA
-        self._log.note(at_once=is_plain, way=self._way, step=mark.step.value, n=number, **fields)
+            fields |= {"pass": mark.pages.turn, "pages": mark.pages.pfns, "data": mark.pages.data}
+            self._pages = {"t": time.time(), "records": 1, **fields}
+        else:
+            self._log.note(**fields)
+
+    def note_pages(self) -> None:
+        """Write down what was added up of PAGE_DATA."""
+        if self._pages:
+            self._log.note(until=time.time(), **self._pages)
+            self._pages = {}
 
     def _act(self, action: Action, mark: Mark | None, length: int) -> None:
         self._actions.remove(action)
@@ -253,6 +269,7 @@ class Flow:
             fields |= {"step": mark.step.value, "n": self._counts[mark.step], "length": mark.length}
             if mark.pages:
                 fields["pass"] = mark.pages.turn
+        self.note_pages()
         ahead = self._scanner.fed - self._at + _waiting(self._source)
         self._log.note(way=self._way, offset=self._at, ahead=ahead, **fields)
         if action.kind == "cut":
@@ -325,6 +342,10 @@ def _waiting(descriptor: int) -> int:
 
 def run(command: list[str], actions: Sequence[Action], file: IO[str], control: str) -> int:
     """Until the transport ends. The exit status is the transport's, or 99 after a cut."""
+    # Woken by each record, the proxy would take a processor from the sender a thousand times for a guest that is all
+    # holes. Under SCHED_BATCH nobody is interrupted for it: it gets its turn when the sender waits, or its time is up.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     log = Log(file)
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin
@@ -347,6 +368,7 @@ def run(command: list[str], actions: Sequence[Action], file: IO[str], control: s
             child.kill()
         except OSError as error:
             log.note(way=way, event="lost", why=str(error))
+        flow.note_pages()
         for end in ends:  # or whoever reads there waits for ever, and whoever writes is not told
             with contextlib.suppress(OSError):
                 os.close(end)

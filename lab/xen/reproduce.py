@@ -9,7 +9,7 @@ from lab.xen.cells import Cell, expected
 from lab.xen.domain import DomainConfig
 from lab.xen.faults import Effect
 from lab.xen.host import GUESTS
-from lab.xen.migration import words
+from lab.xen.migration import SSH, words
 from lab.xen.trial import BEAT, MEMORY_MIB
 
 FOLDER = "/tmp/reloc"
@@ -55,7 +55,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
     else:
         lines += ["# --- source", f"{migrate}; echo status $?"]
     if wanted.hangs:
-        lines += ["# it hangs; in another shell, after a while:", "pkill -KILL -f '^ssh .*[x]l migrate-receive'"]
+        lines += ["# it hangs; in another shell, after a while:", f"pkill -KILL -f '{SSH}'"]
     lines += [
         "",
         "# --- look, on both",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
@@ -94,6 +94,7 @@ LIBXL_MAGIC = b"LibxlFmt"
 IMAGE_MARKER = b"\xff" * 8
 OPTIONAL = 0x80000000  # bit 31 of a libxc record's type
 RECORD_HEADER = 8
+_PAGE_DATA = struct.Struct("<IIIIQ")  # type, length, count, reserved, first pfn
 BATCH = 1024  # pfns in a full PAGE_DATA record: MAX_BATCH_SIZE, tools/libs/guest/xg_save_restore.h
 PAGE = 4096
 _PFN = (1 << 52) - 1  # the rest of an entry is the page's type
@@ -103,19 +104,17 @@ class StreamError(ValueError):
     """The bytes are not what the protocol says."""
 
 
-@dataclass(frozen=True)
-class Pages:
+class Pages(NamedTuple):  # these two come by the thousand
     """What a PAGE_DATA record carries. ``turn`` is the pass over memory it belongs to, from 1."""
 
     turn: int
     starts_turn: bool
-    count: int  # pfns named
+    pfns: int  # named
     data: int  # pages whose content is there: some types have none
     first: int  # the lowest pfn
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A step begins at ``offset`` of its direction and takes ``length`` bytes, header and padding included."""
 
     step: Step
@@ -138,6 +137,7 @@ class Scanner:
         self._marks: list[Mark] = []
         self._begun = 0  # where the step begins of which not enough is known
         self._is_known = False  # the bytes asked for belong to a step that was marked
+        self._is_at_record = False  # the bytes asked for are the header of a libxc record
         self._turn, self._last, self._was_full = 0, 0, False
         self.fed = 0  # bytes seen so far
         self.idle = 0  # that many bytes need not be looked at
@@ -171,6 +171,8 @@ class Scanner:
             self.idle -= passing
             self.fed += passing
             at += passing
+            if self._is_at_record and not self._held:
+                at = self._pages_at(data, at)
             if at == size:
                 break
             taken = data[at : at + self._want - len(self._held)]
@@ -181,6 +183,29 @@ class Scanner:
                 self._step()
         marks, self._marks = self._marks, []
         return marks
+
+    def _pages_at(self, data: bytes, at: int) -> int:
+        """Take whole heads of PAGE_DATA records off at once: a sparse guest has a thousand with hardly a page in them.
+
+        One that has not come in full is left to :meth:`_page_data`, which asks for it bit by bit.
+        """
+        size = len(data)
+        while size - at >= _PAGE_DATA.size:
+            kind, body, count, _, entry = _PAGE_DATA.unpack_from(data, at)
+            end = at + 16 + 8 * count
+            if kind != 1 or count < 1 or 8 + 8 * count > body or end > size:
+                break
+            length = RECORD_HEADER + (body + 7 & ~7)
+            last = int.from_bytes(data[end - 8 : end], "little") & _PFN
+            self._mark_pages(count, max(body - 8 - 8 * count, 0) // PAGE, entry & _PFN, last, length)
+            passing = min(length, size - at)
+            self.fed += passing
+            at += passing
+            self.idle = length - passing
+            self._begun += length
+            if self.idle:
+                break
+        return at
 
     def skipped(self, count: int) -> None:
         """``count`` of the ``idle`` bytes went by unseen."""
@@ -207,9 +232,9 @@ class Scanner:
     def _begin(self) -> None:
         self._begun, self._is_known = self.fed + self.idle, False
 
-    def _mark(self, step: Step, length: int, pages: Pages | None = None) -> None:
+    def _mark(self, step: Step, length: int) -> None:
         """The step is known; what of it was not read yet need not be."""
-        self._marks.append(Mark(step, self._begun, length, pages))
+        self._marks.append(Mark(step, self._begun, length))
         self.idle = self._begun + length - self.fed
 
     def _whole(self, step: Step, size: int, prefix: bytes = b"") -> Generator[int, bytes, None]:
@@ -247,7 +272,9 @@ class Scanner:
 
     def _record(self, names: dict[int, Step]) -> Generator[int, bytes, Step]:
         self._begin()
+        self._is_at_record = names is LIBXC
         kind, size = struct.unpack("<II", (yield RECORD_HEADER))
+        self._is_at_record = False
         step = names.get(kind & ~OPTIONAL, Step.UNKNOWN)
         length = RECORD_HEADER + (size + 7 & ~7)
         if step is Step.PAGE_DATA and size >= 16:
@@ -259,16 +286,19 @@ class Scanner:
     def _page_data(self, size: int, length: int) -> Generator[int, bytes, None]:
         count, _, entry = struct.unpack("<IIQ", (yield 16))
         first = entry & _PFN
-        starts = not self._was_full or first <= self._last
-        self._turn += starts
-        data = max(size - 8 - 8 * count, 0) // PAGE
-        self._mark(Step.PAGE_DATA, length, Pages(self._turn, starts, count, data, first))
-        self._last, self._was_full = first, count == BATCH
+        self._mark_pages(count, max(size - 8 - 8 * count, 0) // PAGE, first, first, length)
+        self.idle = self._begun + length - self.fed
         if 1 < count <= (size - 8) // 8:
             after = length - 24 - 8 * (count - 1)  # what follows the last pfn
             self.idle, self._is_known = 8 * (count - 2), True
             self._last = struct.unpack("<Q", (yield 8))[0] & _PFN
             self.idle = after
+
+    def _mark_pages(self, count: int, data: int, first: int, last: int, length: int) -> None:
+        starts = not self._was_full or first <= self._last
+        self._turn += starts
+        self._marks.append(Mark(Step.PAGE_DATA, self._begun, length, Pages(self._turn, starts, count, data, first)))
+        self._last, self._was_full = last, count == BATCH
 
     def _receiver(self) -> Generator[int, bytes, None]:
         for step, text in ((Step.BANNER, BANNER), (Step.READY, READY), (Step.REPORT, REPORT)):

@@ -15,7 +15,7 @@ from lab.xen.cells import Cell, Phase, Where, expected
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER, Effect
 from lab.xen.guests import payload
-from lab.xen.host import Host
+from lab.xen.host import ARRIVED, Host
 from lab.xen.migration import Ending, Migration, start_migration
 
 MEMORY_MIB = 16  # of the guest
@@ -154,7 +154,7 @@ def _proof(cell: Cell, migration: Migration, guest: Domain) -> str:
         return "the guest was asked to suspend before the fault came"
     signs = {
         Effect.NO_ROOM: ("Failed to populate", "failed to free memory", "Could not allocate", "Cannot allocate memory"),
-        Effect.INCOMING_TAKEN: ("--incoming",),
+        Effect.INCOMING_TAKEN: (ARRIVED,),
         Effect.NAME_TAKEN: ("Got permission",),
         Effect.AWAY_TAKEN: ("Target has acknowledged transfer",),
     }
@@ -171,7 +171,7 @@ def _prepared(cell: Cell, guest: Domain, destination: Host) -> Iterator[str]:
     """What stands in the guest's way, and is gone afterwards. Yields why it may not."""
     effect = cell.fault.effect
     places = {
-        Effect.INCOMING_TAKEN: (destination, f"{guest.name}--incoming"),
+        Effect.INCOMING_TAKEN: (destination, f"{guest.name}{ARRIVED}"),
         Effect.NAME_TAKEN: (destination, guest.name),
         Effect.AWAY_TAKEN: (guest.host, f"{guest.name}--migratedaway"),
     }
@@ -194,7 +194,7 @@ def _prepared(cell: Cell, guest: Domain, destination: Host) -> Iterator[str]:
 
 def clean_up(guest: Domain, destination: Host) -> None:
     """Have nothing of the guest left on either side, whatever happened."""
-    names = (guest.name, f"{guest.name}--incoming", f"{guest.name}--migratedaway")
+    names = (guest.name, f"{guest.name}{ARRIVED}", f"{guest.name}--migratedaway")
     for host in (guest.host, destination):
         with contextlib.suppress(LabError):
             stop = "; ".join(f"pkill -KILL -f '{one}'" for one in (SENDER, SAVER, RECEIVER, RESTORER))
@@ -231,9 +231,10 @@ def resolve(guest: Domain, destination: Host) -> Where:
         if name in here:
             guest.destroy()
         return Where.DESTINATION
-    kill = f"pkill -KILL -f '{RECEIVER}'; pkill -KILL -f '{RESTORER}'"
-    destroy = "; ".join(f"xl destroy {shlex.quote(one)} 2>/dev/null" for one in (f"{name}--incoming", name))
-    destination.run(f"{kill}; {destroy}; true", timeout=90)
+    destination.run(f"pkill -KILL -f '{RECEIVER}'; pkill -KILL -f '{RESTORER}'; true")
+    there = destination.domains()
+    copies = [shlex.quote(one) for one in (f"{name}{ARRIVED}", name) if one in there]
+    destination.run("; ".join([*(f"xl destroy {one} 2>/dev/null" for one in copies), "true"]), timeout=90)
     copy = next((one for one in (name, f"{name}--migratedaway") if one in here), None)
     if copy is None:
         return Where.NOWHERE

@@ -15,7 +15,6 @@ def answers(host, evidence, kind):
     with host.domain(payload(host, kind, "hostile", memory_mib=32)) as guest:
         results = guest.results(60.0)
         evidence.console(f"{kind} console", guest)
-        assert results["done"].case == "done"
         return {name: line for name, line in results.items() if name.startswith("hostile-")}
 
 

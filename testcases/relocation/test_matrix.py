@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lab.xen import cells, known, oracle, trial
+from lab.xen.ends import on_one_board
 
 KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
 
@@ -16,9 +17,23 @@ def case(cell):
     return pytest.param(cell, id=cell.id, marks=marks)
 
 
-@pytest.mark.parametrize("cell", [case(cell) for cell in cells.possible()])
+def those_on(boards):
+    return pytest.mark.parametrize("cell", [case(cell) for cell in cells.possible() if cell.boards == boards])
+
+
+@those_on(2)
 def test_relocation_fails_well(cell, source, destination, evidence):
     """A relocation is broken at one step: the guest runs on where the protocol says, once, whole; nothing is left."""
+    judge(cell, source, destination, evidence)
+
+
+@those_on(1)
+def test_relocation_fails_well_on_one_board(cell, host, evidence):
+    """The same from a board to itself, for what needs no second one: any number of boards work side by side."""
+    judge(cell, *on_one_board(host), evidence)
+
+
+def judge(cell, source, destination, evidence):
     wanted = cells.expected(cell)
     evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
     before = oracle.Before.of(source, destination)

@@ -1,0 +1,146 @@
+"""Power by a switched outlet: for a board whose BMC has stopped answering, and for one that has no BMC."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from lab.bmc import Bmc, switching
+from lab.bmc.switching import Pace
+from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout
+from lab.wait import wait_until
+
+_log = logging.getLogger(__name__)
+
+# How long the mains stay off: power supplies carry a machine over a shorter gap, and some keep a BMC alive for seconds.
+PACE = Pace(poll=0.5, settle=10.0)
+BMC_START = 240.0  # seconds from mains to a BMC that answers; the slow ones take three minutes
+
+
+class Outlet:
+    """One outlet of a PDU, by a labgrid driver; whatever that raises is a BMC that cannot be reached."""
+
+    def __init__(self, board: str, driver: Any) -> None:
+        self._board, self._driver = board, driver
+        self.name = f"{driver.port.model} {driver.port.host} outlet {driver.port.index}"
+
+    def is_on(self) -> bool:
+        return bool(self._do(self._driver.get))
+
+    def on(self) -> None:
+        self._do(self._driver.on)
+
+    def off(self) -> None:
+        self._do(self._driver.off)
+
+    def _do(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # each of labgrid's backends has errors of its own
+            raise BmcUnreachable(f"{self._board}: PDU {self.name}: {type(error).__name__}: {error}") from error
+
+
+class MainsBmc:
+    """What a board without a BMC still has: mains. Its firmware must be set to power on when they come back."""
+
+    def __init__(self, board: str, outlet: Outlet, pace: Pace = PACE) -> None:
+        self.board, self._outlet, self._pace = board, outlet, pace
+        self._log = _log.getChild(board)
+
+    def is_powered(self) -> bool:
+        """Whether the outlet is on; a machine that has shut itself down reads as powered."""
+        return self._outlet.is_on()
+
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """:raises PowerTimeout: the outlet does not read as on within ``timeout`` seconds."""
+        self._switch("on", self._outlet.on, timeout, proof)
+
+    def power_off(self, timeout: float = 30.0) -> None:
+        """:raises PowerTimeout: the outlet does not read as off within ``timeout`` seconds."""
+        self._switch("off", self._outlet.off, timeout)
+
+    def cycle(self, timeout: float = 30.0) -> None:
+        """Off for ten seconds, and on."""
+        self.power_off(timeout)
+        self.power_on(timeout)
+
+    def reset(self) -> None:
+        """There is no reset line here: a power cycle."""
+        self.cycle()
+
+    def soft_off(self) -> None:
+        raise MissingCapability(self.board, "bmc-soft-off")
+
+    def press_power_button(self) -> None:
+        raise MissingCapability(self.board, "bmc-power-button")
+
+    def nmi(self) -> None:
+        raise MissingCapability(self.board, "bmc-nmi")
+
+    def set_boot_device(self, device: str, *, once: bool = True) -> None:
+        switching.check_boot_device(device)
+        raise MissingCapability(self.board, "bmc-boot-device")
+
+    def boot_device(self) -> str:
+        return "none"
+
+    def sleep_state(self) -> str:
+        raise MissingCapability(self.board, "bmc-sleep-state")
+
+    def clock(self) -> datetime:
+        raise MissingCapability(self.board, "bmc-clock")
+
+    def sensors(self) -> Mapping[str, str]:
+        return {}
+
+    def info(self) -> Mapping[str, str]:
+        return {"PDU": self._outlet.name}
+
+    def _switch(
+        self, wanted: str, command: Callable[[], None], timeout: float, proof: Callable[[], bool] | None = None
+    ) -> None:
+        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
+
+
+class MainsBackedBmc:
+    """A BMC, and the mains under it: a power command that fails is tried again after the BMC itself was restarted."""
+
+    def __init__(self, board: str, bmc: Bmc, outlet: Outlet, pace: Pace = PACE) -> None:
+        self.board, self._bmc = board, bmc
+        self._mains = MainsBmc(board, outlet, pace)
+        self._log = _log.getChild(board)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bmc, name)  # all but power is the BMC's own
+
+    def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
+        """As the BMC's. :raises PowerTimeout, BmcUnreachable: not even after its mains were cut."""
+        self._insist(lambda: self._bmc.power_on(timeout, proof=proof))
+
+    def power_off(self, timeout: float = 30.0) -> None:
+        """As the BMC's. :raises PowerTimeout, BmcUnreachable: not even after its mains were cut."""
+        self._insist(lambda: self._bmc.power_off(timeout))
+
+    def cycle(self, timeout: float = 30.0) -> None:
+        """Off, seen off, on, seen on; ``timeout`` is for each half."""
+        self.power_off(timeout)
+        self.power_on(timeout)
+
+    def _insist(self, command: Callable[[], None]) -> None:
+        try:
+            command()
+        except (BmcUnreachable, PowerTimeout) as error:
+            self._log.warning("cutting the mains: %s", error)
+            self._mains.cycle()
+            wait_until(self._answers, BMC_START, f"{self.board}: the BMC answers after its mains were cut")
+            command()
+
+    def _answers(self) -> bool:
+        try:
+            self._bmc.is_powered()
+        except BenchError as error:
+            self._log.info("not yet: %s", error)
+            return False
+        return True

@@ -1,0 +1,55 @@
+"""Both ends of a relocation on one board: two views of the same dom0, so that a case need not know.
+
+``xl migrate`` to ``localhost`` goes through the whole protocol, ssh and both toolstacks; what it lacks is a second
+machine whose power, link, xenstored or memory could fail alone. The source's end sees the domains that were made
+there, the destination's all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from lab.xen.domain import Domain, DomainConfig
+from lab.xen.host import ARRIVED, Host
+
+
+class _Source(Host):
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.board)
+        self.keep = host.keep
+        self.made: set[int] = set()
+
+    def owns(self, domid: int) -> bool:
+        return domid in self.made
+
+    def log_names(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+    @contextlib.contextmanager
+    def domain(self, config: DomainConfig, *, paused: bool = False) -> Iterator[Domain]:
+        with super().domain(config, paused=paused) as domain:
+            self.made.add(int(self.xl("domid", domain.name).stdout))
+            yield domain
+
+
+class _Destination(Host):
+    def __init__(self, source: _Source) -> None:
+        super().__init__(source.board)
+        self.keep, self._source = source.keep, source
+
+    @property
+    def link_name(self) -> str:
+        return "localhost"
+
+    def owns(self, domid: int) -> bool:
+        return not self._source.owns(domid)
+
+    def log_names(self, name: str) -> tuple[str, ...]:
+        return (name + ARRIVED,)
+
+
+def on_one_board(host: Host) -> tuple[Host, Host]:
+    """Source and destination of relocations from a board to itself."""
+    source = _Source(host)
+    return source, _Destination(source)

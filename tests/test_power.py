@@ -1,0 +1,264 @@
+"""Power as people and runs have it: labgrid's own coordinator, exporter and client, on top of real BMCs and outlets."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ipmi_sim import (  # noqa: F401
+    Chassis,
+    Simulator,
+    chassis_fixture,
+    free_port,
+    simulator_fixture,
+)
+from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
+
+from lab.bmc.ipmi import IpmiBmc
+from lab.bmc.switching import Pace
+from lab.credentials import Credential
+from lab.errors import BmcUnreachable, MissingCapability, PowerTimeout
+from lab.grid import mains
+from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
+from lab.inventory import BmcSpec, PduSpec
+from lab.paths import CHECKOUT
+from lab.wait import wait_until
+
+QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.2)
+
+
+class Pdu:
+    """A power switch as labgrid's model ``rest`` speaks to it: GET and PUT of 0 or 1 at /OUTLET."""
+
+    def __init__(self, switched: Callable[[bool], None] = lambda on: None) -> None:
+        self.on, self.deaf, self.commands = True, 0, list[bool]()
+        pdu = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(str(int(pdu.on)))
+
+            def do_PUT(self) -> None:
+                wanted = self.rfile.read(int(self.headers["Content-Length"])) == b"1"
+                pdu.commands.append(wanted)
+                if pdu.deaf:
+                    pdu.deaf -= 1
+                elif wanted != pdu.on:
+                    pdu.on = wanted
+                    switched(wanted)
+                self._answer("")
+
+            def _answer(self, text: str) -> None:
+                self.send_response(200 if self.path == "/outlets/3" else 404)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.spec = PduSpec("rest", f"http://127.0.0.1:{self._server.server_address[1]}/outlets/{{index}}", 3)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def outlet(self) -> Outlet:
+        """Through labgrid's driver for it."""
+        from labgrid import Target
+        from labgrid.driver import NetworkPowerDriver
+        from labgrid.resource import NetworkPowerPort
+
+        target = Target("mini")
+        NetworkPowerPort(target, None, model=self.spec.model, host=self.spec.host, index=str(self.spec.outlet))
+        driver = NetworkPowerDriver(target, None)
+        target.activate(driver)
+        return Outlet("mini", driver)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(name="pdu")
+def pdu_fixture() -> Iterator[Pdu]:
+    pdu = Pdu()
+    yield pdu
+    pdu.close()
+
+
+# A board without a BMC
+
+
+def test_outlet_is_power_for_a_board_without_a_bmc(pdu: Pdu) -> None:
+    bmc = MainsBmc("mini", pdu.outlet(), QUICK)
+    assert bmc.is_powered()
+    bmc.cycle()
+    assert pdu.commands == [False, True] and pdu.on
+    bmc.power_off()
+    bmc.power_off()
+    assert pdu.commands == [False, True, False] and not bmc.is_powered()
+
+
+def test_command_that_the_pdu_forgets_is_repeated(pdu: Pdu) -> None:
+    pdu.deaf = 1
+    MainsBmc("mini", pdu.outlet(), QUICK).power_off(10.0)
+    assert pdu.commands == [False, False] and not pdu.on
+
+
+def test_outlet_that_stays_on_is_a_power_timeout(pdu: Pdu) -> None:
+    pdu.deaf = 99
+    with pytest.raises(PowerTimeout, match="mini: chassis power not off after 2"):
+        MainsBmc("mini", pdu.outlet(), QUICK).power_off(2.0)
+
+
+def test_pdu_that_is_gone_is_unreachable_and_named(pdu: Pdu) -> None:
+    bmc = MainsBmc("mini", pdu.outlet(), QUICK)
+    pdu.close()
+    with pytest.raises(BmcUnreachable, match=r"mini: PDU rest http://127\.0\.0\.1:\d+/outlets/\{index\} outlet 3: "):
+        bmc.power_on()
+
+
+def test_what_only_a_bmc_can_is_a_missing_capability(pdu: Pdu) -> None:
+    bmc = MainsBmc("mini", pdu.outlet(), QUICK)
+    for action in (bmc.nmi, bmc.soft_off, bmc.press_power_button, bmc.sleep_state, bmc.clock):
+        with pytest.raises(MissingCapability):
+            action()
+
+
+# A BMC with mains under it
+
+
+def test_dead_bmc_comes_back_when_its_mains_are_cut(simulator: Simulator, chassis: Chassis) -> None:
+    """The board's BMC does not answer until it is restarted, which is what mains do to it."""
+    simulator.stop()
+    pdu = Pdu(lambda on: simulator.start() if on else None)
+    try:
+        own = IpmiBmc("mini", simulator.spec, Credential(simulator.user, simulator.password), QUICK)
+        bmc = MainsBackedBmc("mini", own, pdu.outlet(), QUICK)
+        bmc.power_on(30.0)
+        assert pdu.commands == [False, True]
+        assert chassis.get("power") == 1 and bmc.is_powered()
+    finally:
+        pdu.close()
+
+
+def test_bmc_that_does_its_work_keeps_its_mains(simulator: Simulator, chassis: Chassis, pdu: Pdu) -> None:
+    own = IpmiBmc("mini", simulator.spec, Credential(simulator.user, simulator.password), QUICK)
+    bmc = MainsBackedBmc("mini", own, pdu.outlet(), QUICK)
+    bmc.cycle()
+    assert pdu.commands == [] and chassis.get("power") == 1
+
+
+def test_bmc_that_does_not_switch_even_then_is_a_power_timeout(
+    simulator: Simulator, chassis: Chassis, pdu: Pdu
+) -> None:
+    chassis.set(ignores=99)
+    own = IpmiBmc("mini", simulator.spec, Credential(simulator.user, simulator.password), QUICK)
+    with pytest.raises(PowerTimeout):
+        MainsBackedBmc("mini", own, pdu.outlet(), QUICK).power_on(1.5)
+    assert pdu.commands == [False, True]
+
+
+def test_bmc_that_stays_dead_is_said_so(pdu: Pdu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mains, "BMC_START", 1.0)
+    spec = BmcSpec("127.0.0.1", "test", port=free_port(), cipher=3)
+    own = IpmiBmc("mini", spec, Credential("admin", "x"), QUICK)
+    with pytest.raises(Exception, match="mini: the BMC answers after its mains were cut: not within 1.0 s"):
+        MainsBackedBmc("mini", own, pdu.outlet(), QUICK).power_off(5.0)
+
+
+# labgrid
+
+
+class LabUp:
+    """A lab of one board called mini, up, and labgrid's client in front of it."""
+
+    def __init__(self, folder: Path, keys: dict[str, Any]) -> None:
+        self._environment = os.environ | {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(CHECKOUT)}
+        self._inventory = folder / "unit.yaml"
+        head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
+        hosts = {"mini": {"ansible_host": "127.0.0.1", "xenlab": keys}}
+        self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
+        self._words = ["-x", head["coordinator"], "-c", str(folder / "xenlab" / "lab" / "unit" / "env.yaml")]
+
+    def up(self) -> None:
+        self.xenlab("lab", "up")
+        wait_until(lambda: "mini" in self._run("labgrid-client", *self._words[:2], "resources"), 30.0, "exporter")
+
+    def xenlab(self, *words: str) -> str:
+        return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))
+
+    def client(self, *words: str) -> str:
+        """What ``labgrid-client -p mini WORDS`` says."""
+        return self._run("labgrid-client", *self._words, "-p", "mini", *words)
+
+    def _run(self, program: str, *words: str) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / program), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+            env=self._environment,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+@pytest.fixture(name="lab_up")
+def lab_up_fixture(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], LabUp]]:
+    started: list[LabUp] = []
+
+    def lab_up(keys: dict[str, Any]) -> LabUp:
+        started.append(LabUp(tmp_path, keys))
+        started[-1].up()
+        return started[-1]
+
+    yield lab_up
+    for lab in started:
+        lab.xenlab("lab", "down")
+
+
+def ports(source: int) -> dict[str, Any]:
+    """A console at a terminal server."""
+    recorded = {"serve_port": free_port(), "lines_port": free_port()}
+    return {"via": "tcp", "host": "127.0.0.1", "port": source, **recorded}
+
+
+@pytest.mark.parametrize("protocol", ["ipmi", "redfish"])
+def test_labgrids_client_powers_a_board(
+    make_board: Callable[..., VirtualBoard], lab_up: Callable[[dict[str, Any]], LabUp], protocol: str
+) -> None:
+    board = make_board(protocol)
+    assert board.spec.virtual
+    own = {"cipher": 3} if protocol == "ipmi" else {"tls": "off"}
+    bmc = {"protocol": protocol, "host": "127.0.0.1", "port": board.spec.bmc.port, "credential": "test", **own}
+    lab = lab_up({"bmc": bmc, "console": ports(board.spec.virtual.serial_port)})
+    lab.client("acquire")
+    assert "power for place mini is off" in lab.client("power", "get")
+    lab.client("power", "cycle")
+    assert board.ask("get power") == "1" and "is on" in lab.client("power", "get")
+    lab.client("power", "off")
+    assert board.ask("get power") == "0"
+    shown = lab.client("show")
+    assert {"ipmi": "IPMIPort", "redfish": "RedfishPort"}[protocol] in shown and PASSWORD not in shown
+    lab.client("release")
+
+
+def test_labgrids_client_powers_a_board_by_its_outlet_alone(
+    pdu: Pdu, lab_up: Callable[[dict[str, Any]], LabUp]
+) -> None:
+    outlet = {"model": pdu.spec.model, "host": pdu.spec.host, "outlet": pdu.spec.outlet}
+    lab = lab_up({"bmc": {"protocol": "none"}, "console": ports(free_port()), "pdu": outlet})
+    lab.client("acquire")
+    lab.client("power", "off")
+    assert not pdu.on and "is off" in lab.client("power", "get")
+    lab.client("release")

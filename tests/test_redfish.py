@@ -1,0 +1,226 @@
+"""RedfishBmc against sushy-tools' emulator, which switches a real virtual board through its daemon."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from ipmi_sim import free_port
+from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
+
+from lab import bmc
+from lab.bmc import BmcRefused
+from lab.bmc.redfish import RedfishBmc
+from lab.bmc.switching import Pace
+from lab.credentials import Credential
+from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.inventory import BmcSpec
+from lab.virtual import tls
+
+QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.3)
+
+Make = Callable[..., VirtualBoard]
+
+
+@pytest.fixture(name="board")
+def board_fixture(make_board: Make) -> VirtualBoard:
+    return make_board("redfish")
+
+
+def bmc_of(board: VirtualBoard, password: str = PASSWORD) -> RedfishBmc:
+    return RedfishBmc("mini", board.spec.bmc, Credential("admin", password), QUICK)
+
+
+def resets(found: RedfishBmc) -> list[str]:
+    """The kinds of Reset that were posted."""
+    return [exchange.argv[2] for exchange in found.history if exchange.argv[0] == "POST"]
+
+
+# Power
+
+
+def test_power_is_switched_and_seen_at_the_machine(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    assert not found.is_powered()
+    found.power_on()
+    assert found.is_powered() and board.ask("get power") == "1"
+    found.power_on()
+    found.cycle()
+    assert board.ask("get power") == "1"
+    found.power_off()
+    assert not found.is_powered() and board.ask("get power") == "0"
+    assert resets(found) == [f'{{"ResetType": "{kind}"}}' for kind in ("On", "ForceOff", "On", "ForceOff")]
+
+
+def test_power_button_powers_on_what_is_off_and_reset_keeps_it_on(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    found.press_power_button()
+    assert board.ask("get power") == "1"
+    found.reset()
+    found.soft_off()  # nobody listens to ACPI: the firmware finds no disk
+    found.nmi()
+    assert found.is_powered()
+    assert [kind.split('"')[3] for kind in resets(found)] == [
+        "PushPowerButton",
+        "ForceRestart",
+        "GracefulShutdown",
+        "Nmi",
+    ]
+
+
+def test_sleep_state_is_known_only_of_a_board_that_is_off(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    assert found.sleep_state() == "S4/S5"
+    found.power_on()
+    with pytest.raises(MissingCapability, match="bmc-sleep-state"):
+        found.sleep_state()
+
+
+# Boot override
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize(
+    ("device", "word"), [("pxe", "pxe"), ("disk", "default"), ("cdrom", "cdrom"), ("bios", "bios")]
+)
+def test_boot_override_is_set_read_back_and_taken_away(board: VirtualBoard, device: str, word: str, once: bool) -> None:
+    found = bmc_of(board)
+    found.set_boot_device(device, once=once)
+    assert (board.ask("get boot"), board.ask("get persistent")) == (word, str(int(not once)))
+    assert found.boot_device() == device
+    found.set_boot_device("none")
+    assert found.boot_device() == "none" and board.ask("get boot") == "none"
+
+
+def test_override_for_once_is_used_up_by_a_boot_and_a_continuous_one_is_not(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    for once, left in ((True, "none"), (False, "pxe")):
+        found.set_boot_device("pxe", once=once)
+        found.cycle()
+        assert found.boot_device() == left
+    assert "order=n" in (board.folder / "qemu.log").read_text()
+
+
+def test_unknown_boot_device_is_the_callers_mistake(board: VirtualBoard) -> None:
+    with pytest.raises(UsageError, match="'floppy': must be one of none, pxe, disk, cdrom, bios"):
+        bmc_of(board).set_boot_device("floppy")
+
+
+# Information
+
+
+def test_sensors_have_units(board: VirtualBoard) -> None:
+    assert bmc_of(board).sensors()["CPU Temp"] == "41 degrees C"
+    assert bmc_of(board).sensors()["BaseBoard System Fan"] == "2100 RPM"
+
+
+def test_info_and_clock(board: VirtualBoard) -> None:
+    info = bmc_of(board).info()
+    assert info["RedfishVersion"] == "1.5.0" and info["FirmwareVersion"] == "1.00"
+    assert abs(bmc_of(board).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
+
+
+# Sessions
+
+
+def test_dead_bmc_is_unreachable_at_once() -> None:
+    spec = BmcSpec("127.0.0.1", "test", "redfish", port=free_port(), tls="off")
+    started = time.monotonic()
+    with pytest.raises(BmcUnreachable, match=rf"mini: BMC http://127\.0\.0\.1:{spec.port}: power state: no answer"):
+        RedfishBmc("mini", spec, Credential("admin", "x"), QUICK).power_on(60.0)
+    assert time.monotonic() - started < 10.0
+
+
+def test_wrong_password_says_what_to_check_and_is_not_tried_again(board: VirtualBoard) -> None:
+    found = bmc_of(board, password="wrong")
+    with pytest.raises(BmcRefused, match=r"refused the login \(HTTP 401\): check user and password") as caught:
+        found.power_on(20.0)
+    assert "user 'admin', credential 'test'" in str(caught.value)
+    assert [exchange.status for exchange in found.history].count(401) == 1
+
+
+def test_bmc_that_is_there_again_is_spoken_to_again(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    assert not found.is_powered()
+    url, found._spec = found._spec, replace(found._spec, port=free_port())
+    found._system = None
+    with pytest.raises(BmcUnreachable):
+        found.is_powered()
+    found._spec = url
+    assert not found.is_powered()
+
+
+def test_system_that_is_not_there_is_named_with_those_that_are(make_board: Make) -> None:
+    board = make_board("redfish", system="Self")
+    with pytest.raises(UsageError, match=r"bmc\.system 'Self' is none of [0-9a-f-]{36}"):
+        bmc_of(board).is_powered()
+
+
+def test_system_is_chosen_by_its_id(make_board: Make) -> None:
+    board = make_board("redfish")
+    identity = bmc_of(board)._ask("id", lambda system: system.identity)
+    spec = replace(board.spec.bmc, system=identity)
+    assert not RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
+
+
+def test_board_that_does_not_answer_its_bmc_is_a_failed_command(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    (board.folder / "control.sock").unlink()
+    with pytest.raises(CommandFailed, match="HTTP|500|does not answer"):
+        found.is_powered()
+
+
+# TLS
+
+
+def test_certificate_is_verified_by_the_file_that_is_named(make_board: Make) -> None:
+    board = make_board("redfish", tls="verified")
+    with pytest.raises(BmcRefused, match=r"its certificate is not trusted: name .* in bmc\.ca_file"):
+        bmc_of(board).is_powered()
+    spec = replace(board.spec.bmc, ca_file=str(tls.pair(board.folder)[0]))
+    assert not RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
+    other = board.folder / "other"
+    other.mkdir()
+    spec = replace(board.spec.bmc, ca_file=str(tls.make(other, "another")))
+    with pytest.raises(BmcRefused, match="its certificate is not trusted"):
+        RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
+
+
+def test_unverified_tls_is_silent_even_where_warnings_are_errors(make_board: Make) -> None:
+    board = make_board("redfish", tls="verified")
+    spec = replace(board.spec.bmc, tls="unverified")
+    found = RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK)
+    assert not found.is_powered() and not found.is_powered()
+
+
+def test_certificate_file_that_is_not_there_is_the_callers_mistake() -> None:
+    with pytest.raises(UsageError, match=r"bmc\.ca_file /none: no such file"):
+        RedfishBmc("mini", BmcSpec("h", "test", "redfish", ca_file="/none"), Credential("admin", "x"))
+
+
+# Secrets and evidence
+
+
+def test_password_shows_nowhere(board: VirtualBoard, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    found = bmc.connect("mini", board.spec.bmc)
+    found.power_on()
+    with pytest.raises(BmcRefused) as refused:
+        bmc_of(board, password=PASSWORD + "x").is_powered()
+    texts = [caplog.text, repr(found.history), repr(vars(found)), repr(refused.value)]  # type: ignore[attr-defined]
+    texts += [path.read_text(errors="replace") for path in board.folder.glob("*") if path.is_file()]
+    assert "Reset On" in caplog.text and not [text for text in texts if PASSWORD in text]
+
+
+def test_history_keeps_what_was_asked_and_answered(board: VirtualBoard) -> None:
+    found = bmc_of(board)
+    before = time.time()
+    found.power_on()
+    post = next(exchange for exchange in found.history if exchange.argv[0] == "POST")
+    assert post.argv[1].endswith("/Actions/ComputerSystem.Reset") and post.status == 204
+    assert before - 1 <= post.time <= time.time() and 0 < post.seconds < 20
+    assert json.loads(found.history[-1].output)["PowerState"] == "On"
