@@ -82,7 +82,7 @@ def _lent(host: Host, address: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class DmaDevice:
-    """A device that moves one page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
+    """A device that moves half a page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
 
     host: Host
     address: str
@@ -137,12 +137,12 @@ def frames(domain: Domain, count: int) -> list[int]:
 
 
 def page_digest(domain: Domain, frame: int) -> str:
-    """SHA-256 of a page of a guest, as it is now."""
+    """SHA-256 of the beginning of a page of a guest, as it is now; as much as a DMA moves."""
     return str(domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}").stdout).strip()
 
 
 def fill_page(domain: Domain, frame: int, text: str) -> str:
-    """Write ``text`` again and again over a page of a guest; its SHA-256 then.
+    """Write ``text`` again and again over the beginning of a page of a guest; its SHA-256 then.
 
     Only what was written to is in a PV guest's IOMMU tables: Xen maps a page there when it becomes a writable one
     (xen/arch/x86/mm.c, _get_page_type).
