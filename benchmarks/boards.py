@@ -11,9 +11,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lab import inventory, paths
@@ -25,6 +26,7 @@ from lab.nightly import DEFAULT_BUILD
 from lab.options import VIRTUAL_LAB
 from lab.virtual import bare, boards
 from lab.virtual.spec import read_config
+from lab.xen import cells
 
 ROUNDS = 3
 BOOT_LIMIT = 240.0  # seconds
@@ -147,6 +149,36 @@ def relocation_proxy_ratio() -> Mapping[str, float]:
     seconds = json.loads(said.splitlines()[-1])
     proxy, plain = statistics.median(seconds["proxy"]), statistics.median(seconds["plain"])
     return {"ratio": proxy / plain, "with_proxy_s": proxy, "without_s": plain}
+
+
+@benchmark("relocation-cells", unit="s", bar={"cell": 60.0, "cell_with_a_power_fault": 150.0, "all": 1500.0})
+def relocation_cells() -> Mapping[str, float]:
+    """The matrix's cells of the full selection: the mean of one, and all of them by the clock, without provisioning."""
+    with _state() as state:
+        run = state / "run"
+        matrix = "testcases/relocation/test_matrix.py"
+        _xenlab(state, "nightly", "--select", "full", "--output", str(run), matrix, good=(0, 1, 3))
+        return cell_figures([json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()])
+
+
+def cell_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of the matrix's results. A cell that waits for a time-out of its own does not count for the mean.
+
+    :raises BenchError: no cell ran.
+    """
+    plain: list[float] = []
+    power: list[float] = []
+    provisioned = 0.0
+    for result in results:
+        cell = cells.find(str(result["case"]).rpartition("[")[2].rstrip("]"))
+        first = sum(phase["seconds"] for phase in result["phases"] if phase["name"] == "provision")
+        provisioned = max(provisioned, first)
+        if result["verdict"] in ("PASS", "FAIL") and (cell.fault.reboots or not cell.fault.wait > 30):
+            (power if cell.fault.reboots else plain).append(result["seconds"] - first)
+    if not plain or not power:
+        raise BenchError("no cell ran of each kind")
+    clock = max(one["started"] + one["seconds"] for one in results) - min(one["started"] for one in results)
+    return {"cell": fmean(plain), "cell_with_a_power_fault": fmean(power), "all": clock - provisioned}
 
 
 # -- how -----------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Generated:
         return {
             "gate": lambda url: _gate(url, f"run-{self._runs - 1}"),
             "gate_all_fail": lambda url: _gate(url, f"run-{self._runs}"),
-            "case_page": lambda url: pages.case_pages(History(url), "t/test_24.py::t"),
+            "case_page": lambda url: list(pages.case_pages(History(url), "t/test_24.py::t")),
         }
 
 

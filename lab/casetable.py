@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from lab import mutants, nightly, paths
-from lab.nightly import Case
+from lab import mutants, paths, planning
 from lab.options import NightlyOptions
+from lab.planning import Case
 
 FILE = paths.CHECKOUT / "docs" / "case-table.md"
 HEAD = """\
@@ -24,7 +24,7 @@ def text() -> str:
 
     :raises UsageError: the cases cannot be collected, or a manifest of mutants is wrong.
     """
-    cases = nightly.collect(NightlyOptions(), "weekly")
+    cases = planning.collect(NightlyOptions(), "weekly")
     biting: dict[str, list[str]] = {}
     for area in mutants.areas():
         for mutant in mutants.load(area):

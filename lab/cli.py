@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from lab import desk, racking
 from lab.errors import BenchError, LabError, UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions, Selection
 
@@ -33,6 +35,12 @@ lab_app = typer.Typer(help="The lab's services, and its boards if they are virtu
 app.add_typer(lab_app, name="lab")
 board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
 app.add_typer(board_app, name="board")
+app.add_typer(desk.app)
+board_app.command()(desk.check)
+board_app.command()(desk.quarantine)
+board_app.command()(desk.clear)
+board_app.command()(racking.probe)
+board_app.command()(racking.accept)
 
 Inventory = Annotated[
     Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
@@ -68,6 +76,12 @@ def nightly(
     xtf: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
     ] = None,
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
+    ] = False,
 ) -> None:
     """Bring the lab up, provision, run the cases, report."""
     from lab import nightly as night
@@ -82,6 +96,8 @@ def nightly(
         select=select,
         resume=resume,
         xtf=xtf,
+        deadline=_deadline(deadline) if deadline else None,
+        checks=check,
     )
     raise typer.Exit(night.run(wanted))
 
@@ -124,6 +140,11 @@ def lab_up(inventory: Inventory = VIRTUAL_LAB) -> None:
 
     lab = inventories.load(inventory)
     night.lab_up(lab, detach=True, progress=typer.echo)
+    if not lab.is_private:
+        warning = (
+            f"{lab.coordinator} is not loopback: labgrid asks for no password, so whoever reaches it has the boards"
+        )
+        typer.echo(warning, err=True)
     typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
     typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
 
@@ -146,6 +167,28 @@ def lab_down(inventory: Inventory = VIRTUAL_LAB) -> None:
     from lab import nightly as night
 
     night.lab_down(inventories.load(inventory))
+
+
+@lab_app.command("fault")
+def lab_fault(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Have the BMC of a virtual board misbehave."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import boards as machines
+    from lab.virtual import faults
+
+    if kind == "list":
+        for name, known in faults.KINDS.items():
+            typer.echo(f"{name:<16} {known.text} ({known.value:g})")
+        return
+    request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
+    lab = inventories.load(inventory)
+    machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
 
 
 @lab_app.command("shape")
@@ -185,6 +228,24 @@ def prepare(
     from lab import nightly as night
 
     night.prepare(inventories.load(inventory), tuple(names or ()), lambda text: typer.echo(text, err=True))
+
+
+@app.command()
+def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Write what boards without a disk are served by this machine, with dnsmasq's configuration; `lab up` does too."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import served
+
+    lab = inventories.load(inventory)
+    if not lab.network_booted():
+        raise UsageError(f"{inventory}: no board in it has boot: network")
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
+    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    typer.echo("HTTP is a service of the lab: `xenlab lab up`")
 
 
 @app.command()
@@ -264,6 +325,49 @@ def compare(
 
 
 @app.command()
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    where: Annotated[
+        Path | None, typer.Option("--site", metavar="DIR", help="Default: the state folder's.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Bring the pages up to date: what got worse, builds, runs, cases, results. They need no server."""
+    from lab.history.store import History
+    from lab.publishing import site
+
+    store = History()
+    site.take_over(store)
+    page = site.write(store, where or site.default())
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(page.as_uri()):
+            raise BenchError(f"no browser is to be had; the page is {page}")
+
+
+@app.command()
+def bisect(
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case, as pytest names it.")],
+    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")],
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")],
+    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug",
+    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: that of the build.")] = "",
+    among: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Builds, the oldest first, in place of revisions; repeat.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3,
+) -> None:
+    """Find the commit, or the build, with which a case began to fail. Started again, it goes on."""
+    from lab import bisection
+
+    names = tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in [build, *(among or ())])
+    asked = bisection.Asked(_located(case), good, bad, names[0], source, names[1:], inventory, tries)
+    raise typer.Exit(bisection.command(asked, typer.echo))
+
+
+@app.command()
 def accept(
     build: Annotated[
         str, typer.Argument(metavar="BUILD", help="NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder.")
@@ -292,10 +396,11 @@ def reproduce(
         for one in cells.CELLS.values():
             typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
         return
+    found = cells.find(cell)
     peers = [ends[1] for ends in inventories.load(inventory).pairs()]
     nic = peers[0].nics.get("lab") if peers else None
-    name = peers[0].link_name if peers else "DESTINATION"
-    typer.echo(reproducing.commands(cells.find(cell), name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+    name = "localhost" if found.boards == 1 else peers[0].link_name if peers else "DESTINATION"
+    typer.echo(reproducing.commands(found, name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
 
 
 @app.command()
@@ -364,6 +469,13 @@ def _located(path: str) -> str:
     """A path of the user's, absolute when it is there from where they stand; else it is one of the checkout's."""
     file, separator, node = path.partition("::")
     return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+
+
+def _deadline(text: str) -> float:
+    from lab import booking, daytime
+
+    now = time.time()
+    return daytime.next_time(text, now) if ":" in text else now + booking.seconds_of(text)
 
 
 class _Terminated(KeyboardInterrupt):

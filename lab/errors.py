@@ -19,6 +19,10 @@ class BenchError(LabError):
     """The bench failed. It says nothing about the hypervisor: verdict MISS."""
 
 
+class NotProved(BenchError):
+    """A case's precondition could not be established. It says nothing about the board either."""
+
+
 class WaitTimeout(BenchError):
     """Something did not come to pass in time; carries the last observation."""
 

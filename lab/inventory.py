@@ -7,6 +7,7 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from lab.daytime import Daytime
 from lab.errors import UsageError
 from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
 
@@ -96,6 +98,7 @@ class VirtualSpec:
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    firmware: Literal["bios", "uefi"] = "bios"
     shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
 
     def shaped(self, name: str) -> VirtualSpec:
@@ -105,6 +108,24 @@ class VirtualSpec:
         shape = self.shapes[name]
         form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3")}
         return replace(self, **form)
+
+
+# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
+# which come later and win.
+XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
+
+
+@dataclass(frozen=True, slots=True)
+class NetbootSpec:
+    """The lab machine's port on the network that boards boot from: there it serves DHCP, TFTP and HTTP."""
+
+    address: str  # CIDR
+    interface: str
+
+    @property
+    def server(self) -> str:
+        """The address alone."""
+        return self.address.split("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +144,16 @@ class BoardSpec:
     link: str = ""  # boards with the same link are a migration pair
     xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no xsave=0"
     dom0_options: str = ""
+    boot: Literal["disk", "network"] = "disk"
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
+
+    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
+        return hash(self.name)
+
+    def xen_command_line(self, *later: str) -> str:
+        """Xen's options on this board, in the order in which later ones win."""
+        return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
 
     @property
     def board_class(self) -> str:
@@ -145,11 +174,31 @@ class Lab:
     path: Path
     boards: Mapping[str, BoardSpec]
     coordinator: str = "127.0.0.1:20408"
+    nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
+    netboot: NetbootSpec | None = None
 
     @property
     def is_virtual(self) -> bool:
         """Whether any board is made of QEMU, so that the lab must be brought up first."""
         return any(board.virtual for board in self.boards.values())
+
+    def network_booted(self) -> tuple[BoardSpec, ...]:
+        """Boards without a disk, in name order."""
+        return tuple(board for _, board in sorted(self.boards.items()) if board.boot == "network")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody but users of this machine can reach the coordinator, which asks for no password."""
+        host = self.coordinator.rpartition(":")[0]
+        return host == "localhost" or host.startswith("127.")
+
+    def restricted(self, names: Sequence[str]) -> Lab:
+        """The lab with these boards alone; none named: with all. :raises UsageError: it has no such board."""
+        for name in names:
+            if name not in self.boards:
+                hint = did_you_mean(name, list(self.boards))
+                raise UsageError(f"no board {name}{hint}; there are: {', '.join(self.boards)}")
+        return replace(self, boards={name: self.boards[name] for name in sorted(names)}) if names else self
 
     def pairs(self) -> tuple[tuple[BoardSpec, BoardSpec], ...]:
         """Boards joined by a link, two and two, in name order."""
@@ -199,10 +248,21 @@ _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
 _Mac = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 _Pci = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 _Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-_Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
 
 
-_BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
+def _is_interface(value: str) -> str:
+    ipaddress.IPv4Interface(value)  # its ValueError says what is wrong
+    return value
+
+
+_Address = Annotated[
+    str,
+    pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$"),
+    pydantic.AfterValidator(_is_interface),
+]
+
+
+BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
 
 
 class _BmcFile(Strict):
@@ -298,6 +358,7 @@ class _VirtualFile(_FormFile):
     serial_port: _Port
     link_port: _Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    firmware: Literal["bios", "uefi"] = "bios"
 
 
 class _BoardFile(Strict):
@@ -309,6 +370,7 @@ class _BoardFile(Strict):
     link: _Name | None = None
     xen_options: _Line = ""
     dom0_options: _Line = ""
+    boot: Literal["disk", "network"] = "disk"
     virtual: _VirtualFile | None = None
     pdu: _PduFile | None = None
 
@@ -321,10 +383,22 @@ class _BoardFile(Strict):
         return self
 
 
+class _NetbootFile(Strict):
+    address: _Address
+    interface: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
+
+
 class _LabFile(Strict):
     lab: _Name
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
     shapes: dict[_Name, _ShapeFile] = {}
+    netboot: _NetbootFile | None = None
+    nightly_yields: str = "Mon-Fri 07:00-20:00"
+
+    @pydantic.field_validator("nightly_yields")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        return Daytime.read(text).text
 
 
 def load(path: Path) -> Lab:
@@ -361,8 +435,13 @@ def load(path: Path) -> Lab:
     if not found:
         raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_together(path, tree, found)
+    netboot = NetbootSpec(**head.netboot.model_dump()) if head.netboot else None
+    for key, board in found.values():
+        if board.boot == "network":
+            _check_network_boot(path, tree, key, board, netboot)
     boards = {name: board for name, (_, board) in sorted(found.items())}
-    return Lab(head.lab, path.resolve(), boards, head.coordinator)
+    yields = Daytime.read(head.nightly_yields)
+    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot)
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
@@ -417,6 +496,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         link=data.link or "",
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
+        boot=data.boot,
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
     )
@@ -432,7 +512,7 @@ def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -
 
 def _bmc(path: Path, data: _BmcFile) -> BmcSpec:
     values = data.model_dump()
-    values["port"] = data.port or _BMC_PORTS[data.protocol]
+    values["port"] = data.port or BMC_PORTS[data.protocol]
     values["credential"] = data.credential or ""
     values["ca_file"] = str(path.resolve().parent / data.ca_file) if data.ca_file else ""
     return BmcSpec(**values)
@@ -464,3 +544,19 @@ def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardS
         if len(ends) != 2:
             where = at(path, tree, (*found[ends[-1]][0], "xenlab", "link"))
             raise UsageError(f"{where}: link {link!r} joins {', '.join(ends)}: it must join exactly two boards")
+
+
+def _check_network_boot(path: Path, tree: Any, key: Key, board: BoardSpec, netboot: NetbootSpec | None) -> None:
+    """A board that boots by network needs somebody who answers it, and an address that it is given."""
+    if netboot is None:
+        where = at(path, tree, ("all", "vars", "xenlab"))
+        raise UsageError(
+            f"{where}: {board.name} boots by network: lacks netboot: {{address: A.B.C.D/N, interface: PORT}}"
+        )
+    nic = board.nics.get("management")
+    if nic is None or not nic.address:
+        where = at(path, tree, (*key, "xenlab", "boot"))
+        raise UsageError(f"{where}: a board that boots by network needs nics.management with mac and address")
+    if ipaddress.ip_interface(nic.address).network != ipaddress.ip_interface(netboot.address).network:
+        where = at(path, tree, (*key, "xenlab", "nics", "management", "address"))
+        raise UsageError(f"{where}: must be in the network that it boots from, that of {netboot.address}")

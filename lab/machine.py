@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+from lab.errors import UsageError
+
 
 def has_ended(pid: int, timeout: float) -> bool:
     """Wait up to ``timeout`` seconds for a process; a child is reaped, or it would never go away."""
@@ -21,6 +23,29 @@ def has_ended(pid: int, timeout: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def mark(pid: int) -> str:
+    """What tells this process from a later one of the same number: boot, number, and when it started.
+
+    :raises UsageError: there is no such process.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        raise UsageError(f"there is no process {pid}") from None
+    return f"{boot}:{pid}:{fields[19]}"  # proc(5): starttime is field 22, the state after the name is 3
+
+
+def is_alive(marked: str) -> bool:
+    """Whether the process that :func:`mark` saw still runs; one that only waits for its parent does not."""
+    pid = int(marked.split(":")[1])
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] not in ("Z", "X") and mark(pid) == marked
+    except (OSError, UsageError):
+        return False
 
 
 def port_is_taken(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import pydantic
 from ruamel.yaml import YAML
 
-from lab import builds, inventory, nightly, paths
+from lab import builds, inventory, nightly, paths, planning
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
 from lab.errors import BenchError, UsageError
@@ -123,7 +123,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
     mutants = [mutant for of_area in chosen for mutant in of_area]
     lab = inventory.load(inventory_file)
-    known = {case.nodeid for case in nightly.collect(NightlyOptions(), "weekly")}
+    known = {case.nodeid for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
         if mutant.case not in known:
             near = did_you_mean(mutant.case, sorted(known))

@@ -20,11 +20,14 @@ class NightlyOptions:
     keyword: str = ""  # pytest's -k
     marker: str = ""  # pytest's -m
     inventory: Path = VIRTUAL_LAB
+    boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
     xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
+    deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
+    checks: bool = False  # each board is checked from within before use, which takes a boot
     is_remembered: bool = True  # the history takes the run over when it ends
 
     def describe(self, select: Selection) -> str:

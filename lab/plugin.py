@@ -21,9 +21,19 @@ from typing import Any, NoReturn
 import pytest
 
 from lab import builds, inventory, paths, verdicts
+from lab.bmc import BmcRefused
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, LabError, MissingCapability, UsageError
+from lab.errors import (
+    BenchError,
+    BmcUnreachable,
+    HypervisorCrash,
+    LabError,
+    MissingCapability,
+    NotProved,
+    PowerTimeout,
+    UsageError,
+)
 from lab.record import Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat, take
@@ -49,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
     group.addoption("--xtf", default="", help="directory of built XTF tests; without it there are no cases of XTF")
+    group.addoption("--stop-at", type=float, default=0.0, help="begin no case after this time, seconds since the epoch")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 
@@ -171,9 +182,9 @@ class CaseLog:
     def unproved(self, why: str) -> NoReturn:
         """The case's precondition could not be established: verdict MISS.
 
-        :raises BenchError: always.
+        :raises NotProved: always.
         """
-        raise BenchError(f"not proved: {why}")
+        raise NotProved(f"not proved: {why}")
 
     def picture(self, title: str, svg: str) -> None:
         """Keep a drawing."""
@@ -250,8 +261,29 @@ class Bench:
             seat.board.console.listen(self._on_console)
         return rig
 
+    def note_health(self, result: TestResult, outcome: BaseException | None) -> None:
+        """Let the ledger know what this says of the boards: a failed power command, a bench miss, or nothing bad."""
+        if self._session is None:
+            return
+        said = f"{result.case} with {result.build}: {result.reason}"
+        is_bench = result.rule == "bench" and not isinstance(outcome, NotProved)
+        named = [name for name in result.boards if result.reason.startswith(f"{name}:")]
+        for name in result.boards:
+            is_its = is_bench and name in (named or result.boards)
+            if is_its and isinstance(outcome, PowerTimeout | BmcUnreachable | BmcRefused):
+                self._session.ledger.quarantine(name, "a power command failed", said)
+            verdict = f"{result.verdict} {result.case.rpartition('::')[2]}"
+            self._session.ledger.note_result(name, result.build, verdict, is_bench=is_its, evidence=said)
+
+    def why_stop(self) -> str:
+        """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
+        if 0.0 < self.config.getoption("--stop-at") <= time.time():
+            return "the deadline"
+        return str(self._session.why_stop()) if self._session is not None else ""
+
     def close(self) -> None:
         """Release the boards."""
+        self.folder.note_now(self.names, "")
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -339,6 +371,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     bench = bench_of(item.config)
     running = bench.running = Running(item)
+    bench.folder.note_now(bench.names, item.nodeid)
     running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
     try:
         result = yield
@@ -422,6 +455,9 @@ def _conclude(bench: Bench, running: Running) -> None:
         fingerprint=decision.fingerprint,
     )
     bench.folder.append(result)
+    bench.note_health(result, running.outcome)
+    if why := bench.why_stop():
+        item.session.shouldstop = why
 
 
 def _crash(running: Running, name: str, lines: list[ConsoleLine]) -> HypervisorCrash | None:

@@ -1,6 +1,7 @@
 """From "this build is wanted" to "this build answers, proved".
 
-ansible-runner plays ``firmware/provision/deploy.yaml``; the proof asks the running hypervisor itself.
+ansible-runner plays ``firmware/provision/deploy.yaml`` (to boards that boot by network, :mod:`lab.netboot` offers the
+same); the proof asks the running hypervisor itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import ansible_runner
 
-from lab import paths
+from lab import netboot, paths
 from lab.builds import Build
 from lab.errors import BenchError
 from lab.inventory import BoardSpec, Lab
@@ -39,9 +40,6 @@ ON_BOARD = (
     "xen/proxy.py",
     "xen/poke.py",
 )  # of lab/: run in dom0 by its Python
-# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
-# which come later and win.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
 DEPLOY_TIMEOUT = 300  # seconds
 
 
@@ -55,8 +53,7 @@ class Wanted:
 
     def command_line(self, board: BoardSpec) -> str:
         """Xen's options on this board, in the order in which later ones win."""
-        parts = (XEN_OPTIONS, board.xen_options, self.build.recipe.xen_options, self.xen_options)
-        return " ".join(part for part in parts if part)
+        return board.xen_command_line(self.build.recipe.xen_options, self.xen_options)
 
     def files(self) -> dict[str, Path]:
         """What goes onto every board: path from its root -> local file."""
@@ -91,10 +88,25 @@ class Proof:
 def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Path, *, ssh_words: Sequence[str]) -> None:
     """Copy everything onto the boards, side by side, and write their boot entry; nothing is rebooted.
 
-    ``directory`` keeps Ansible's output. ``ssh_words`` are the options for reaching boards.
+    What goes to a board that boots by network is offered to it for its next boot. ``directory`` keeps Ansible's output.
+    ``ssh_words`` are the options for reaching boards.
 
     :raises BenchError: a task failed; carries its words.
     """
+    for board in boards:
+        if board.boot == "network":
+            offered = netboot.publish(
+                lab,
+                board,
+                wanted.files(),
+                title=wanted.build.name,
+                options=wanted.command_line(board),
+                digest=wanted.digest(board),
+            )
+            log.info("%s: %s is offered%s", board.name, wanted.build.name, "" if offered else " already")
+    boards = [board for board in boards if board.boot == "disk"]
+    if not boards:
+        return
     names = [board.name for board in boards]
     directory = directory / f"{time.strftime('%H%M%S', time.gmtime())}-{'-'.join(names)}-{os.getpid()}"
     staged = directory / "staged"

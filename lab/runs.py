@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab import paths
+from lab import machine, paths
 from lab.errors import UsageError
 from lab.record import RunHeader, TestResult, Verdict
 
@@ -70,6 +70,8 @@ _UNSEEN = re.compile(
 
 def visible(text: str) -> str:
     r"""``text`` with control characters shown (``\x1b``) instead of obeyed; tab and newline stay."""
+    if text.isprintable():  # the fast way for most
+        return text
     text = text.replace("\r\n", "\n")
 
     def shown(match: re.Match[str]) -> str:
@@ -99,6 +101,11 @@ class Missing:
 
     case: str
     build: str
+
+
+def new_id() -> str:
+    """A run's name, which sorts by time and is no other's on this machine."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}"
 
 
 class RunFolder:
@@ -228,13 +235,31 @@ class RunFolder:
         """What was planned and has no result."""
         return missing(self.header(), self.results())
 
+    def note_now(self, boards: Sequence[str], case: str) -> None:
+        """Note which case runs on these boards; none: no more."""
+        path = self.path / f"now-{'-'.join(boards)}.json"
+        if not case:
+            path.unlink(missing_ok=True)
+            return
+        replace_file(path, json.dumps({"case": case, "since": time.time(), "process": machine.mark(os.getpid())}))
+
+    def now(self) -> dict[str, tuple[str, float]]:
+        """The cases that run: boards, the case, and since when."""
+        found = {}
+        for path in sorted(self.path.glob("now-*.json")):
+            with suppress(OSError, ValueError, KeyError):
+                said = json.loads(path.read_text(encoding="utf-8"))
+                if machine.is_alive(said["process"]):
+                    found[path.stem.removeprefix("now-")] = (str(said["case"]), float(said["since"]))
+        return found
+
     # What cases leave
 
     def case_directory(self, nodeid: str, attempt: int, build: str = "") -> Path:
         """The folder of one attempt at a case, made if need be; one a build in runs of several builds."""
         self._hold()
-        parts = [_slug(build)] if build else []
-        directory = self.path.joinpath("cases", _slug(nodeid), *parts, str(int(attempt)))
+        parts = [slug(build)] if build else []
+        directory = self.path.joinpath("cases", slug(nodeid), *parts, str(int(attempt)))
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
@@ -243,15 +268,19 @@ class RunFolder:
 
         Control characters are shown, so that it can be read with ``cat``; the recorder keeps the bytes.
         """
-        name = board if re.fullmatch(r"[\w][\w.-]{0,80}", board, re.ASCII) else _slug(board)
-        path = directory / f"{name}.console.log"
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                text = visible_line(line.text)
-                if line.kind in ("gap", "open"):
-                    text = f"--- {line.kind}: {text} ---"
-                file.write(f"{stamp(line.time)} {text}\n")
+        path = directory / f"{file_name(board)}.console.log"
+        write_lines(path, lines)
         return os.path.relpath(path, self.path)
+
+
+def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
+    """Write lines of a console with their times."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            text = visible_line(line.text)
+            if line.kind in ("gap", "open"):
+                text = f"--- {line.kind}: {text} ---"
+            file.write(f"{stamp(line.time)} {text}\n")
 
 
 def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
@@ -302,7 +331,12 @@ def exit_status(header: RunHeader, results: Sequence[TestResult]) -> int:
     return 3 if shortfalls(header, results) else 0
 
 
-def _slug(text: str) -> str:
+def file_name(text: str) -> str:
+    """``text`` where it is a harmless file name, else its :func:`slug`."""
+    return text if re.fullmatch(r"[\w][\w.-]{0,80}", text, re.ASCII) else slug(text)
+
+
+def slug(text: str) -> str:
     """Readable and safe in a file name; the hash makes it unique."""
     words = text.removeprefix("testcases/").replace(".py::", "-")
     words = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")

@@ -131,6 +131,7 @@ class Chassis:
             "persistent": 0,
             "sleep": 5,
             "nmi": 0,
+            "sol": 1,
             "pending": [],
         }
         habits = {"ignores": 0, "acts_after": 0.0, "lies_for": 0.0, "answers_after": 0.0, "failures": 0}

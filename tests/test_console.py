@@ -12,16 +12,17 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import serial.rfc2217
+from consoles import Recording, Wire
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -36,86 +37,12 @@ from lab.console.recorder import LINE_LIMIT, RecorderConfig
 from lab.console.sources import SourceLost
 from lab.errors import BenchError, UsageError, WaitTimeout
 from lab.inventory import BmcSpec, ConsoleSpec
+from lab.machine import port_is_taken
 from lab.paths import CHECKOUT
 from lab.wait import wait_until
 
 DATA = Path(__file__).parent / "data" / "console"
 NO_BMC = BmcSpec(host="127.0.0.1", credential="none")
-
-
-class Wire:
-    """The far end of a console: a TCP server that speaks to whoever is connected."""
-
-    def __init__(self, port: int = 0) -> None:
-        self._server = socket.create_server(("127.0.0.1", port))
-        self.port: int = self._server.getsockname()[1]
-        self.received = b""
-        self._links: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def say(self, data: bytes) -> None:
-        wait_until(lambda: self._links, 10.0, "somebody reads the console", interval=0.01)
-        self._links[-1].sendall(data)
-
-    def drop(self) -> None:
-        links, self._links = self._links, []
-        for link in links:
-            link.shutdown(socket.SHUT_RDWR)
-            link.close()
-
-    def close(self) -> None:
-        self._server.close()
-        with contextlib.suppress(OSError):
-            self.drop()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                link, _ = self._server.accept()
-                self._links.append(link)
-                threading.Thread(target=self._take, args=(link,), daemon=True).start()
-
-    def _take(self, link: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := link.recv(4096):
-                self.received += data
-
-
-class Recording:
-    """A recorder process, which can be started again."""
-
-    def __init__(self, config: RecorderConfig, environment: dict[str, str] | None = None) -> None:
-        self.config = config
-        self.ready = config.directory / f"{config.board}.ready"
-        self.log = config.directory / f"{config.board}.jsonl"
-        self._environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(environment or {})}
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> None:
-        self.ready.unlink(missing_ok=True)
-        path = self.config.directory / "recorder.json"
-        self.config.write(path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(path)],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-        )
-        process = self.process
-        wait_until(lambda: self.ready.exists() or process.poll() is not None, 15.0, "ready", interval=0.02)
-        assert process.poll() is None, process.communicate()[1].decode()
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.communicate(timeout=20.0)[1].decode()
-
-    def console(self) -> Console:
-        spec = self.config.console
-        return Console(self.config.board, "127.0.0.1", spec.serve_port, spec.lines_port)
-
-    def records(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_bytes().splitlines()]
 
 
 @pytest.fixture(name="wire")
@@ -442,6 +369,26 @@ def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatc
         console.send(b"x")
 
 
+def test_flood_costs_a_small_part_of_a_processor_and_no_line(
+    wire: Wire, recording: Recording, console: Console
+) -> None:
+    """Ninety seconds of a line at 115200 baud that is never silent, as fast as it can be taken."""
+    mark, count = console.mark(), 20_000
+    before = _processor_seconds(recording.process.pid)
+    wire.say(b"".join(b"(XEN) %06d %s\r\n" % (number, b"x" * 38) for number in range(count)))
+    last = console.wait_for(f"{count - 1:06d}", 60.0, since=mark)
+    used = _processor_seconds(recording.process.pid) - before
+    assert [line.n for line in console.lines(mark)] == list(range(mark, last.n + 1))
+    assert len(texts(console.lines(mark))) == count
+    seconds = count * 52 / 11520  # a byte is ten bits on the line
+    assert used < 0.2 * seconds, f"{used:.1f} s of a processor for {seconds:.0f} s of console"
+
+
+def _processor_seconds(pid: int) -> float:
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")  # proc(5): utime, stime
+
+
 # On disk
 
 
@@ -554,38 +501,130 @@ def test_serial_device_is_read_and_written(record: Callable[..., Recording]) -> 
         os.close(port)
 
 
-def test_rfc2217_server_is_read_and_written(record: Callable[..., Recording]) -> None:
-    port = serial.serial_for_url("loop://", timeout=0.02)  # says what it hears
-    server = socket.create_server(("127.0.0.1", 0))
-    done = threading.Event()
-
-    def serve() -> None:
-        link, _ = server.accept()
-        link.settimeout(0.02)
-        with link, contextlib.suppress(OSError):
-            manager = serial.rfc2217.PortManager(port, SimpleNamespace(write=link.sendall))
-            while not done.is_set():
-                with contextlib.suppress(TimeoutError):
-                    if not (data := link.recv(1000)):
-                        return
-                    port.write(b"".join(manager.filter(data)))
-                if heard := port.read(port.in_waiting):
-                    link.sendall(b"".join(manager.escape(heard)))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        number = server.getsockname()[1]
-        recording = record(ConsoleSpec(via="rfc2217", serve_port=0, lines_port=0, host="127.0.0.1", port=number))
+def test_serial_adapter_that_was_unplugged_is_taken_again(record: Callable[..., Recording], tmp_path: Path) -> None:
+    """The kernel gives it another name; the link in by-id, which the inventory has, points to that."""
+    by_id = tmp_path / "usb-FTDI-port0"
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        board = plugged(first, by_id)
+        recording = record(ConsoleSpec(via="device", serve_port=0, lines_port=0, device=str(by_id)))
         with recording.console() as console:
-            wait_until(console.is_connected, 10.0, "the serial server", interval=0.01)
+            wait_until(console.is_connected, 5.0, "the device", interval=0.01)
             mark = console.mark()
-            console.send(b"login: \xff root\r\n")
-            assert console.wait_for("root", 5.0, since=mark).text == "login: \\xff root"
-    finally:
-        done.set()
-        thread.join()
-        server.close()
+            os.write(board, b"one\r\n")
+            console.wait_for("one", 5.0, since=mark)
+            first.close()
+            wait_until(lambda: not console.is_connected(), 5.0, "the loss", interval=0.01)
+            board = plugged(second, by_id)
+            wait_until(console.is_connected, 10.0, "the device again", interval=0.01)
+            os.write(board, b"two\r\n")
+            console.wait_for("two", 10.0, since=mark)
+            assert [line.kind for line in console.lines(mark)] == ["line", "gap", "open", "line"]
+
+
+def plugged(stack: contextlib.ExitStack, link: Path) -> int:
+    """A terminal under the name ``link``; the board's end of it."""
+    board, port = os.openpty()
+    tty.setraw(port)
+    for handle in (board, port):
+        stack.callback(os.close, handle)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.ttyname(port))
+    return board
+
+
+@dataclass
+class ConsoleServer:
+    """A running ser2net: a serial line at ``board``, and TCP ports in front of it."""
+
+    board: int  # the board's end of the line
+    ports: dict[str, int]
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(5.0)
+
+
+SER2NET = """\
+connection: &raw
+  accepter: tcp,127.0.0.1,{tcp}
+  connector: serialdev,{device},{speed}n81,local
+  options:
+    kickolduser: true
+connection: &rfc2217
+  accepter: telnet(rfc2217),tcp,127.0.0.1,{rfc2217}
+  connector: serialdev,{device},9600n81,local
+  options:
+    kickolduser: true
+"""
+
+
+@pytest.fixture(name="ser2net")
+def ser2net_fixture(tmp_path: Path) -> Iterator[Callable[[], ConsoleServer]]:
+    if not (binary := shutil.which("ser2net", path="/usr/sbin:/usr/bin")):
+        pytest.skip("needs ser2net")
+    with contextlib.ExitStack() as stack:
+        board = plugged(stack, tmp_path / "line")
+        ports = {"tcp": free_port(), "rfc2217": free_port()}
+        config = tmp_path / "ser2net.yaml"
+        config.write_text(SER2NET.format(device=os.readlink(tmp_path / "line"), speed=115200, **ports))
+
+        def serve() -> ConsoleServer:
+            process = subprocess.Popen([binary, "-n", "-u", "-c", str(config)], stdin=subprocess.DEVNULL)
+            server = ConsoleServer(board, ports, process)
+            stack.callback(server.stop)
+            wait_until(lambda: all(map(port_is_taken, ports.values())), 10.0, "ser2net listens", interval=0.02)
+            return server
+
+        yield serve
+
+
+@pytest.mark.parametrize("via", ["tcp", "rfc2217"])
+def test_console_server_is_read_and_written(
+    ser2net: Callable[[], ConsoleServer], record: Callable[..., Recording], via: Any
+) -> None:
+    server = ser2net()
+    recording = record(ConsoleSpec(via=via, serve_port=0, lines_port=0, host="127.0.0.1", port=server.ports[via]))
+    with recording.console() as console:
+        wait_until(console.is_connected, 10.0, "the console server", interval=0.01)
+        mark = console.mark()
+        os.write(server.board, b"\xff login: \xf0\r\n")  # 0xFF is telnet's own escape
+        assert console.wait_for("login", 5.0, since=mark).text == "\\xff login: \\xf0"
+        console.send(b"t\xff\x00\r")
+        got = b""
+        while len(got) < 4:
+            got += os.read(server.board, 100)
+        assert got == b"t\xff\x00\r"
+
+
+def test_rfc2217_sets_the_speed_of_the_line(
+    ser2net: Callable[[], ConsoleServer], record: Callable[..., Recording]
+) -> None:
+    server = ser2net()
+    port = server.ports["rfc2217"]
+    assert termios.tcgetattr(server.board)[4] != termios.B57600
+    recording = record(ConsoleSpec("rfc2217", serve_port=0, lines_port=0, host="127.0.0.1", port=port, speed=57600))
+    with recording.console() as console:
+        wait_until(console.is_connected, 10.0, "the console server", interval=0.01)
+        assert termios.tcgetattr(server.board)[4] == termios.B57600
+
+
+@pytest.mark.parametrize("via", ["tcp", "rfc2217"])
+def test_console_server_that_was_restarted_is_taken_again(
+    ser2net: Callable[[], ConsoleServer], record: Callable[..., Recording], via: Any
+) -> None:
+    server = ser2net()
+    recording = record(ConsoleSpec(via=via, serve_port=0, lines_port=0, host="127.0.0.1", port=server.ports[via]))
+    with recording.console() as console:
+        wait_until(console.is_connected, 10.0, "the console server", interval=0.01)
+        mark = console.mark()
+        server.stop()
+        wait_until(lambda: not console.is_connected(), 10.0, "the loss", interval=0.01)
+        ser2net()
+        wait_until(console.is_connected, 20.0, "the console server again", interval=0.01)
+        os.write(server.board, b"back\r\n")
+        console.wait_for("back", 5.0, since=mark)
+        assert [line.kind for line in console.lines(mark)] == ["gap", "open", "line"]
 
 
 @dataclass

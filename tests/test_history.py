@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from postgres import PASSWORD, Server, binaries, serve
+from run_folders import DAY, LINE, PV32, S3, Runs, result
 
 from lab import cli, inventory, nightly, paths
 from lab.errors import BenchError, UsageError
@@ -22,16 +23,12 @@ from lab.history import gate, pages, schema, store
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
 from lab.options import VIRTUAL_LAB, NightlyOptions
-from lab.record import RunHeader, TestResult, Verdict
+from lab.record import Verdict
 from lab.runs import RunFolder
 
-S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
-PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs[hvm]"
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
-DAY = 86400.0
-LINE = "pv32-debug"
+PASS, FAIL, MISS, ERROR, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.MISS, Verdict.ERROR, Verdict.SKIP
 HOSTILE = "\x00\x1b[2J\ud800\u202e'; DROP TABLE runs; --"
-BOARDS = {"virt1": "virtual", "virt2": "virtual", "epyc": "server", "t14": "laptop"}
 
 
 @pytest.fixture(scope="module")
@@ -62,53 +59,6 @@ def runs(tmp_path: Path) -> Runs:
     return Runs(tmp_path / "runs")
 
 
-def result(case: str = PV32, verdict: Verdict = Verdict.PASS, board: str = "virt1", **changes: object) -> TestResult:
-    reason = "" if verdict is Verdict.PASS else f"{board}: because"
-    rule = {"PASS": "passed", "FAIL": "assertion", "MISS": "bench", "ERROR": "exception", "SKIP": "skipped"}[verdict]
-    boards = tuple(board.split("+")) if board else ()
-    plain = TestResult(case, case.split("/")[1], verdict, rule, reason, 0.0, 2.0, boards, LINE)
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
-
-PASS, FAIL, MISS, ERROR, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.MISS, Verdict.ERROR, Verdict.SKIP
-
-
-class Runs:
-    """Run folders, a day apart, as a run writes them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.days = 0
-
-    def write(
-        self, *results: TestResult, key: str = "aaaaaaaa11", builds: Sequence[str] = (LINE,), **changes: object
-    ) -> RunFolder:
-        self.days += 1
-        header = RunHeader(
-            run_id=f"run{self.days}",
-            started=1795000000.0 + self.days * DAY,
-            selection="full",
-            builds=tuple(builds),
-            boards={name: {"class": word} for name, word in BOARDS.items()},
-            planned=tuple(dict.fromkeys(one.case for one in results)),
-            required_areas=(),
-        )
-        folder = RunFolder.create(self.directory / f"run{self.days}", replace(header, **changes))  # type: ignore[arg-type]
-        for index, one in enumerate(results):
-            folder.append(replace(one, started=header.started + index))
-        if key:
-            facts = {"key": key, "build id": f"{key}{'0' * 30}", "version": "4.17.5"}
-            folder.write_builds(dict.fromkeys(builds, facts))
-        return folder
-
-    def fill(self, history: History, *nights: str, case: str = PV32) -> None:
-        """Import runs, each ``KEY:VERDICTS``, as in ``aa:PPF``."""
-        words = {"P": PASS, "F": FAIL, "M": MISS, "E": ERROR, "S": SKIP}
-        for night in nights:
-            key, verdicts = night.split(":")
-            history.import_run(self.write(*(result(case, words[v]) for v in verdicts), key=key).path)
-
-
 def counts(history: History) -> dict[str, int]:
     with history._engine.connect() as connection:
         return {
@@ -118,7 +68,7 @@ def counts(history: History) -> dict[str, int]:
 
 
 def verdicts(history: History, case: str = PV32) -> list[str]:
-    return [entry.verdict.value for entry in history.entries(case, 1000)]
+    return [entry.verdict.value for entry in history.entries([case], 1000)]
 
 
 def judged(history: History, new: str, base: str = "") -> dict[str, str]:
@@ -166,7 +116,8 @@ def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Ru
 def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Runs) -> None:
     hostile = result(PV32, FAIL, reason=HOSTILE, doc=HOSTILE, started=float("nan"), seconds=float("inf"))
     history.import_run(runs.write(replace(hostile, case=f"testcases/a/b.py::t[{HOSTILE}]")).path)
-    [entry] = pages.case_pages(history, history.case(f"t[{store.visible_line(HOSTILE)}]"))[0].entries
+    [page] = pages.case_pages(history, history.case(f"t[{store.visible_line(HOSTILE)}]"))
+    [entry] = page.entries
     assert entry.reason == r"\x00\x1b[2J\ud800\u202e'; DROP TABLE runs; --"
     assert entry.seconds == 0
 
@@ -289,7 +240,7 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
             marks = ", ".join(f":{name}" for name in values)
             connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
     upgraded = History(url)
-    [entry] = upgraded.entries(PV32, 10)
+    [entry] = upgraded.entries([PV32], 10)
     assert (entry.verdict, entry.reason, entry.seconds) == (FAIL, "virt1: xen-panic", 2.0)
     assert upgraded.crashes() == []
     upgraded.import_run(runs.write(result(PV32, FAIL, fingerprint="01 xen-panic: x"), key="bb").path)
@@ -824,7 +775,7 @@ def test_a_night_imports_its_run(
     assert "history" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["no server", "no package", "wrong setting"])
+@pytest.mark.parametrize("fault", ["no server", "wrong setting"])
 def test_a_database_fault_is_a_note_and_changes_no_verdict(
     runs: Runs,
     tmp_path: Path,
@@ -836,8 +787,6 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     monkeypatch.setenv(
         store.SETTING, "mysql:geheim" if fault == "wrong setting" else f"postgresql://u:geheim@/x?host={tmp_path}"
     )
-    if fault == "no package":
-        monkeypatch.setitem(sys.modules, "lab.history.store", None)
     folder = runs.write(result())
     started = time.monotonic()
     assert finish(folder) == 0
@@ -851,6 +800,5 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert "this run was not imported" in capsys.readouterr().out
     assert "geheim" not in report + note
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
-    monkeypatch.delitem(sys.modules, "lab.history.store", raising=False)
     assert finish(RunFolder.open(folder.path)) == 0
     assert folder.header().notes == ()

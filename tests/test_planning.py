@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lab import casetable, inventory, nightly
-from lab.nightly import Case, Share
+from lab import casetable, inventory, planning
 from lab.options import VIRTUAL_LAB, NightlyOptions
+from lab.planning import Case, Share
 
 
 def shares(*cases: Case) -> list[Share]:
-    return nightly.plan_single(cases, list(inventory.load(VIRTUAL_LAB).boards.values()), "build", {})
+    stages = planning.plan(cases, [tuple(inventory.load(VIRTUAL_LAB).boards.values())], "build", {})
+    return [share for of_unit in stages.values() for stage in of_unit for share in stage]
 
 
 def test_cases_of_the_same_xen_options_share_a_board_and_come_last() -> None:
@@ -28,7 +29,7 @@ def test_cases_of_the_same_xen_options_share_a_board_and_come_last() -> None:
 
 
 def test_collecting_puts_cases_with_xen_options_behind_the_others() -> None:
-    cases = nightly.collect(NightlyOptions(paths=("testcases/guest32", "testcases/superpages")), "weekly")
+    cases = planning.collect(NightlyOptions(paths=("testcases/guest32", "testcases/superpages")), "weekly")
     options = [case.xen_options for case in cases]
     assert options == sorted(options)
     assert "pv=no-32" in options
@@ -45,7 +46,7 @@ def test_the_table_of_cases_is_current() -> None:
 def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     narrow = Case("t.py::test_a[pv32]", "x", 1, ("hap", "pv32"), doc="It\n  holds.\n\nMore.", evidence=("log",))
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
-    monkeypatch.setattr(nightly, "collect", lambda options, select: [narrow, wide])
+    monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
     monkeypatch.setattr(casetable.mutants, "areas", lambda: ())
     assert (
         casetable.text().splitlines()[-1] == "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  |"

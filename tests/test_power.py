@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from consoles import Wire
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -20,6 +20,7 @@ from ipmi_sim import (  # noqa: F401
     free_port,
     simulator_fixture,
 )
+from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab.bmc.ipmi import IpmiBmc
@@ -28,8 +29,7 @@ from lab.credentials import Credential
 from lab.errors import BmcUnreachable, MissingCapability, PowerTimeout
 from lab.grid import mains
 from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
-from lab.inventory import BmcSpec, PduSpec
-from lab.paths import CHECKOUT
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, PduSpec
 from lab.wait import wait_until
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.2)
@@ -70,15 +70,7 @@ class Pdu:
 
     def outlet(self) -> Outlet:
         """Through labgrid's driver for it."""
-        from labgrid import Target
-        from labgrid.driver import NetworkPowerDriver
-        from labgrid.resource import NetworkPowerPort
-
-        target = Target("mini")
-        NetworkPowerPort(target, None, model=self.spec.model, host=self.spec.host, index=str(self.spec.outlet))
-        driver = NetworkPowerDriver(target, None)
-        target.activate(driver)
-        return Outlet("mini", driver)
+        return Outlet("mini", mains._driver(self.spec))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -131,6 +123,20 @@ def test_what_only_a_bmc_can_is_a_missing_capability(pdu: Pdu) -> None:
             action()
 
 
+def test_board_of_the_inventory_is_switched_by_what_it_has(pdu: Pdu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", "admin:x")
+    console = ConsoleSpec("tcp", 1, 2, host="127.0.0.1", port=3)
+    own = BmcSpec("127.0.0.1", "test", port=free_port(), cipher=3)
+    boards = {
+        IpmiBmc: BoardSpec("mini", "127.0.0.1", own, console),
+        MainsBackedBmc: BoardSpec("mini", "127.0.0.1", own, console, pdu=pdu.spec),
+        MainsBmc: BoardSpec("mini", "127.0.0.1", BmcSpec("", "", "none", port=0), console, pdu=pdu.spec),
+    }
+    for kind, board in boards.items():
+        assert type(mains.power_of(board)) is kind
+    assert mains.power_of(boards[MainsBmc]).is_powered()
+
+
 # A BMC with mains under it
 
 
@@ -176,66 +182,9 @@ def test_bmc_that_stays_dead_is_said_so(pdu: Pdu, monkeypatch: pytest.MonkeyPatc
 # labgrid
 
 
-class LabUp:
-    """A lab of one board called mini, up, and labgrid's client in front of it."""
-
-    def __init__(self, folder: Path, keys: dict[str, Any]) -> None:
-        self._environment = os.environ | {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(CHECKOUT)}
-        self._inventory = folder / "unit.yaml"
-        head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
-        hosts = {"mini": {"ansible_host": "127.0.0.1", "xenlab": keys}}
-        self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
-        self._words = ["-x", head["coordinator"], "-c", str(folder / "xenlab" / "lab" / "unit" / "env.yaml")]
-
-    def up(self) -> None:
-        self.xenlab("lab", "up")
-        wait_until(lambda: "mini" in self._run("labgrid-client", *self._words[:2], "resources"), 30.0, "exporter")
-
-    def xenlab(self, *words: str) -> str:
-        return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))
-
-    def client(self, *words: str) -> str:
-        """What ``labgrid-client -p mini WORDS`` says."""
-        return self._run("labgrid-client", *self._words, "-p", "mini", *words)
-
-    def _run(self, program: str, *words: str) -> str:
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / program), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-            env=self._environment,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-
-@pytest.fixture(name="lab_up")
-def lab_up_fixture(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], LabUp]]:
-    started: list[LabUp] = []
-
-    def lab_up(keys: dict[str, Any]) -> LabUp:
-        started.append(LabUp(tmp_path, keys))
-        started[-1].up()
-        return started[-1]
-
-    yield lab_up
-    for lab in started:
-        lab.xenlab("lab", "down")
-
-
-def ports(source: int) -> dict[str, Any]:
-    """A console at a terminal server."""
-    recorded = {"serve_port": free_port(), "lines_port": free_port()}
-    return {"via": "tcp", "host": "127.0.0.1", "port": source, **recorded}
-
-
 @pytest.mark.parametrize("protocol", ["ipmi", "redfish"])
 def test_labgrids_client_powers_a_board(
-    make_board: Callable[..., VirtualBoard], lab_up: Callable[[dict[str, Any]], LabUp], protocol: str
+    make_board: Callable[..., VirtualBoard], lab_up: Callable[[dict[str, Any]], SmallLab], protocol: str
 ) -> None:
     board = make_board(protocol)
     assert board.spec.virtual
@@ -253,8 +202,34 @@ def test_labgrids_client_powers_a_board(
     lab.client("release")
 
 
+def test_service_that_was_killed_is_there_again(lab_up: Callable[[dict[str, Any]], SmallLab]) -> None:
+    """Weeks of recording: whatever ends is started anew, and numbers on."""
+    with contextlib.closing(Wire()) as wire:
+        lab = lab_up(
+            {
+                "bmc": {"protocol": "none"},
+                "pdu": {"model": "rest", "host": "h", "outlet": 1},
+                "console": ports(wire.port),
+            }
+        )
+        wire.say(b"before\r\n")
+        log = lab.folder / "console" / "mini.jsonl"
+        wait_until(lambda: "before" in log.read_text(), 10.0, "a record")
+        before = lab.services()
+        for name in ("recorder-mini", "exporter"):
+            os.kill(before[name], signal.SIGKILL)
+        for name in ("recorder-mini", "exporter"):
+            wait_until(lambda name=name: lab.services()[name] not in (0, before[name]), 30.0, f"{name} anew")
+        wait_until(lambda: '"gap"' in log.read_text(), 20.0, "the gap")
+        wire.say(b"after\r\n")
+        wait_until(lambda: "after" in log.read_text(), 20.0, "a record")
+        numbers = [json.loads(line)["n"] for line in log.read_text().splitlines()]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert lab.services()["coordinator"] == before["coordinator"]
+
+
 def test_labgrids_client_powers_a_board_by_its_outlet_alone(
-    pdu: Pdu, lab_up: Callable[[dict[str, Any]], LabUp]
+    pdu: Pdu, lab_up: Callable[[dict[str, Any]], SmallLab]
 ) -> None:
     outlet = {"model": pdu.spec.model, "host": pdu.spec.host, "outlet": pdu.spec.outlet}
     lab = lab_up({"bmc": {"protocol": "none"}, "console": ports(free_port()), "pdu": outlet})

@@ -11,7 +11,7 @@ import pytest
 from lab import inventory, paths
 from lab.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
-from lab.nightly import Case, Share, plan_shaped
+from lab.planning import Case, Share, plan_shaped
 from lab.virtual import boards, qemu
 from lab.virtual.daemon import Daemon
 from lab.virtual.spec import DaemonConfig, read_config, write_config
@@ -40,7 +40,7 @@ def test_a_case_gets_the_shape_that_declares_what_no_board_has(lab: Lab) -> None
         case("radio", "cstate", "numa"),
     ]
     shares = plan_shaped(cases, list(lab.boards.values()), "build")
-    assert shares == [Share(("virt1",), "build", ("nodes", "big"), "large")]
+    assert shares == [Share(("virt1",), "build", ("nodes", "big"), shape="large")]
 
 
 def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:

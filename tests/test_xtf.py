@@ -11,8 +11,8 @@ import pytest
 import xtf_tree
 
 from lab.errors import UsageError
-from lab.nightly import collect
 from lab.options import NightlyOptions
+from lab.planning import collect
 from lab.xen import xtf
 from lab.xen.host import Host
 

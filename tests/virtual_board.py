@@ -68,6 +68,12 @@ class VirtualBoard:
         """The daemon itself, past its BMC."""
         return chassis.ask(self.folder / "control.sock", request)
 
+    def uart(self) -> socket.socket:
+        """The machine's end of the serial line, in place of the machine's."""
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(str(self.folder / "uart.sock"))
+        return line
+
     def bmc(self) -> Bmc:
         """As the lab connects to it."""
         return bmc.connect("mini", self.spec.bmc)

@@ -18,6 +18,7 @@
  *   Chassis Control, diagnostic int.     set nmi "1"                     status 0
  *   Set System Boot Options, flags       set boot "DEV" persistent "B"   status 0
  *   Get System Boot Options, flags       get boot persistent             boot:DEV, persistent:B
+ *   Activate Payload, SOL                get sol                         sol:1, or sol:0 to refuse
  *
  * N is a code of IPMI v2.0 table 20-7: 0..4 is S0..S4, 5 is S5/G2, 42 (2Ah) is "not known".
  * DEV is none, pxe, default (the disk), cdrom or bios; B is 1 when the choice outlives one boot.
@@ -39,21 +40,27 @@
 #define FLAGS_PERSISTENT 0x40
 #define DEVICE_POWER_UNKNOWN 0x2a
 #define UNSPECIFIED_ERROR 0xff
+#define PAYLOAD_SOL 1		/* Activate Payload, byte 1 */
+#define PAYLOAD_ALREADY_ACTIVE 0x80	/* IPMI v2.0 table 24-2 */
 
 /*
- * The simulator's own table of chassis commands: exported by the program, though by no header.
+ * The simulator's own tables of commands: exported by the program, though by no header.
  * ipmi_emu_register_cmd_handler() writes into it, so what is to be called through is saved first.
  */
-extern cmd_handler_f chassis_netfn_handlers[256];
+extern cmd_handler_f chassis_netfn_handlers[256], app_netfn_handlers[256];
 
 static sys_data_t *simulator;
 static const char *chassis_program;
-static cmd_handler_f plain_chassis_control, plain_set_boot_options, plain_get_boot_options;
+static cmd_handler_f plain_chassis_control, plain_set_boot_options, plain_get_boot_options, plain_activate_payload;
 
 /* IPMI v2.0 table 28-14, "boot device selector". */
 static extcmd_map_t boot_devices[] = {
     { 0, "none" }, { 1, "pxe" }, { 2, "default" }, { 5, "cdrom" }, { 6, "bios" }, { 0, NULL }
 };
+
+_Static_assert(__builtin_types_compatible_p(__typeof__(ipmi_emu_register_cmd_handler),
+					    int(unsigned char, unsigned char, cmd_handler_f, void *)),
+	       "OpenIPMI 2.0.33 to 2.0.36 is needed, as in Debian 12: later ones have another module interface");
 
 typedef struct {
     unsigned char device;
@@ -65,6 +72,7 @@ static extcmd_info_t boot_values[] = {
     { "persistent", extcmd_int, NULL, offsetof(boot_choice, persistent) },
 };
 static extcmd_info_t sleep_value[] = { { "sleep", extcmd_int, NULL, 0 } };
+static extcmd_info_t sol_value[] = { { "sol", extcmd_int, NULL, 0 } };
 static extcmd_info_t nmi_value[] = { { "nmi", extcmd_int, NULL, 0 } };
 
 static void
@@ -137,17 +145,36 @@ get_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int 
     *rdata_len = 8;
 }
 
-static int
-take_over(unsigned char cmd, cmd_handler_f handler, cmd_handler_f *plain)
+static void
+activate_payload(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
 {
-    *plain = chassis_netfn_handlers[cmd];
-    return *plain ? ipmi_emu_register_cmd_handler(IPMI_CHASSIS_NETFN, cmd, handler, NULL) : -1;
+    int is_to_be_had = 1;
+
+    if (msg->len >= 1 && (msg->data[0] & 0x3f) == PAYLOAD_SOL) {
+	*rdata_len = 1;
+	if (extcmd_getvals(simulator, &is_to_be_had, chassis_program, sol_value, 1)) {
+	    rdata[0] = UNSPECIFIED_ERROR;
+	    return;
+	}
+	if (!is_to_be_had) {
+	    rdata[0] = PAYLOAD_ALREADY_ACTIVE;
+	    return;
+	}
+    }
+    plain_activate_payload(mc, msg, rdata, rdata_len, cb_data);
+}
+
+static int
+take_over(unsigned char netfn, unsigned char cmd, cmd_handler_f handler, cmd_handler_f *plain)
+{
+    *plain = (netfn == IPMI_APP_NETFN ? app_netfn_handlers : chassis_netfn_handlers)[cmd];
+    return *plain ? ipmi_emu_register_cmd_handler(netfn, cmd, handler, NULL) : -1;
 }
 
 int
 ipmi_sim_module_print_version(sys_data_t *sys, const char *options)
 {
-    printf("board_bmc: sleep state, diagnostic interrupt, boot flags\n");
+    printf("board_bmc: sleep state, diagnostic interrupt, boot flags, refused SOL\n");
     return 0;
 }
 
@@ -161,9 +188,10 @@ ipmi_sim_module_init(sys_data_t *sys, const char *options)
 	return -1;
     }
     if (ipmi_emu_register_cmd_handler(IPMI_APP_NETFN, IPMI_GET_ACPI_POWER_STATE_CMD, get_acpi_power_state, NULL)
-	|| take_over(IPMI_CHASSIS_CONTROL_CMD, chassis_control, &plain_chassis_control)
-	|| take_over(IPMI_SET_SYSTEM_BOOT_OPTIONS_CMD, set_boot_options, &plain_set_boot_options)
-	|| take_over(IPMI_GET_SYSTEM_BOOT_OPTIONS_CMD, get_boot_options, &plain_get_boot_options)) {
+	|| take_over(IPMI_CHASSIS_NETFN, IPMI_CHASSIS_CONTROL_CMD, chassis_control, &plain_chassis_control)
+	|| take_over(IPMI_CHASSIS_NETFN, IPMI_SET_SYSTEM_BOOT_OPTIONS_CMD, set_boot_options, &plain_set_boot_options)
+	|| take_over(IPMI_CHASSIS_NETFN, IPMI_GET_SYSTEM_BOOT_OPTIONS_CMD, get_boot_options, &plain_get_boot_options)
+	|| take_over(IPMI_APP_NETFN, IPMI_ACTIVATE_PAYLOAD_CMD, activate_payload, &plain_activate_payload)) {
 	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: this ipmi_sim does not take the handlers");
 	return -1;
     }

@@ -4,7 +4,8 @@
 u32 checks, failures;
 ulong attempt_error;
 static char line[1024];
-static int is_balloon, is_noack, is_nostop;
+static int is_balloon, is_noack, is_nostop, is_evtchn, is_rung;
+static u32 suspend_port; /* the toolstack rings there instead of writing control/shutdown */
 static u32 beat;
 
 void payload(void *information);
@@ -105,6 +106,24 @@ ulong option(const char *key, ulong otherwise)
     return number;
 }
 
+/* A port for dom0's toolstack, named where xs_suspend_evtchn_port() of libs/guest/xg_suspend.c looks for it. */
+static void offer_port(void)
+{
+    struct evtchn_alloc_unbound unbound = {DOMID_SELF, 0, 0};
+    char text[12], *at = text + sizeof(text);
+    u64 number;
+    long error = call2(event_channel_op, EVTCHNOP_alloc_unbound, &unbound);
+
+    suspend_port = unbound.port;
+    number = suspend_port;
+    *--at = 0;
+    do
+        *--at = '0' + divide(&number, 10);
+    while (number);
+    if (error || xenbus_write("device/suspend/event-channel", at) < 0)
+        result("evtchn", 0, "error=%ld port=%u", error, suspend_port);
+}
+
 /* Stop and go on, perhaps elsewhere. What was counted and kept in memory must be the same afterwards. */
 static void suspend(void)
 {
@@ -114,14 +133,18 @@ static void suspend(void)
         print("XL suspend INFO ignored\n");
         return;
     }
-    xenbus_write("control/shutdown", "");
+    if (!is_evtchn)
+        xenbus_write("control/shutdown", "");
     print("XL suspend INFO requested\n");
     if (is_nostop)
         return;
     print_flush();
     cancelled = platform_suspend();
-    if (!cancelled)
+    if (!cancelled) {
         xenbus_start(1);
+        if (is_evtchn)
+            offer_port();
+    }
     print("XL resume INFO cancelled=%d\n", cancelled);
     if (!memory_verify())
         print("XL verified INFO pages=%lu sum=0x%llx\n", memory_pages, memory_sum);
@@ -132,6 +155,10 @@ static void attend(void)
     static char wanted[32];
     u32 reason;
 
+    if (is_rung) {
+        is_rung = 0;
+        suspend();
+    }
     xenbus_poll();
     while (xenbus_changed()) {
         if (is_balloon)
@@ -154,6 +181,7 @@ static void attend(void)
 static void live(u64 nanoseconds)
 {
     u64 until = nanoseconds ? system_time() + nanoseconds : 0;
+    u32 ports[2];
 
     do {
         u64 before = system_time();
@@ -161,7 +189,9 @@ static void live(u64 nanoseconds)
         attend();
         if (nanoseconds && system_time() < before) /* another host's clock: wait anew */
             until = system_time() + nanoseconds;
-        wait_ports(&store_port, 1, until ? until : system_time() + 1000000000);
+        ports[0] = store_port, ports[1] = suspend_port; /* each host has its own */
+        if (wait_ports(ports, is_evtchn ? 2 : 1, until ? until : system_time() + 1000000000) == suspend_port)
+            is_rung = is_evtchn;
     } while (!until || system_time() < until);
 }
 
@@ -261,6 +291,10 @@ void payload(void *information)
             is_noack = 1;
         else if (is(works, n, "nostop"))
             is_nostop = 1;
+        else if (is(works, n, "evtchn")) {
+            is_evtchn = 1;
+            offer_port();
+        }
         else if (is(works, n, "trap"))
             __asm__ volatile("ud2");
         else if (is(works, n, "fault")) /* a selector beyond every table: vector 13 with an error code */

@@ -175,6 +175,10 @@ class IpmiBmc:
             raise MissingCapability(self.board, "bmc-clock")
         return datetime.fromtimestamp(seconds, UTC)
 
+    def has_sol(self) -> bool:
+        """Whether serial over LAN is enabled on the first channel (Get SOL Configuration Parameters, 26.3)."""
+        return bool(self._raw(0x0C, 0x22, 0x01, 0x01, 0x00, 0x00, length=2)[1] & 1)
+
     def sensors(self) -> Mapping[str, str]:
         """Readings by name, such as ``35 degrees C``; a status other than ok stands in brackets."""
         # An empty repository must not be listed: ipmitool 1.8.19 then sends Clear SDR Repository.

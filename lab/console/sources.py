@@ -91,7 +91,9 @@ def of(console: ConsoleSpec, bmc: BmcSpec) -> Source:
         raise UsageError(f"console.via {console.via} needs console.host and console.port")
     if console.via == "tcp":
         return TcpSource(console.host, console.port)
-    return SerialSource(f"rfc2217://{console.host}:{console.port}", console.speed)
+    # DTR and RTS are set, and no answer is waited for: a line without modem control (an adapter, ser2net on one) gives
+    # none, and pyserial would take that for a dead server.
+    return SerialSource(f"rfc2217://{console.host}:{console.port}?ign_set_control", console.speed)
 
 
 class TcpSource(Source):

@@ -13,10 +13,8 @@ from labgrid.protocol import PowerProtocol, ResetProtocol
 from labgrid.step import step
 
 from lab import bmc
-from lab.bmc import Bmc
 from lab.console.client import Console
-from lab.grid import resources, strategy
-from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
+from lab.grid import mains, resources, strategy
 from lab.grid.ssh import Ssh
 from lab.inventory import BmcSpec
 
@@ -36,7 +34,8 @@ class BmcDriver(Driver, PowerProtocol, ResetProtocol):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self.bmc = _power(self.target.name, self.port, self.mains)
+        board, port = self.target.name, self.port
+        self.bmc = mains.power(board, bmc.connect(board, _spec(port)) if port else None, self.mains)
 
     @Driver.check_active
     @step()
@@ -121,13 +120,6 @@ class Dom0Driver(Driver):
 
     def on_deactivate(self) -> None:
         self.ssh.close()
-
-
-def _power(board: str, port: Any, mains: Any) -> Bmc:
-    if mains is None:
-        return bmc.connect(board, _spec(port))
-    outlet = Outlet(board, mains)
-    return MainsBackedBmc(board, bmc.connect(board, _spec(port)), outlet) if port else MainsBmc(board, outlet)
 
 
 def _spec(port: Any) -> BmcSpec:

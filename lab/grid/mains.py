@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from lab import bmc
 from lab.bmc import Bmc, switching
 from lab.bmc.switching import Pace
-from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout
+from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout, UsageError
+from lab.inventory import BoardSpec, PduSpec
 from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
@@ -17,6 +19,41 @@ _log = logging.getLogger(__name__)
 # How long the mains stay off: power supplies carry a machine over a shorter gap, and some keep a BMC alive for seconds.
 PACE = Pace(poll=0.5, settle=10.0)
 BMC_START = 240.0  # seconds from mains to a BMC that answers; the slow ones take three minutes
+
+
+def power_of(spec: BoardSpec) -> Bmc:
+    """The way to this board's power, whatever it is. Opens nothing yet: the first command does.
+
+    :raises UsageError: no such credential.
+    """
+    own = bmc.connect(spec.name, spec.bmc) if spec.bmc.protocol != "none" else None
+    return power(spec.name, own, _driver(spec.pdu) if spec.pdu else None)
+
+
+def power(board: str, own: Bmc | None, outlet: Any) -> Bmc:
+    """A BMC and a labgrid driver of an outlet, or one of them, as one.
+
+    :raises UsageError: neither.
+    """
+    if outlet is None:
+        if own is None:
+            raise UsageError(f"{board}: has neither a BMC nor an outlet")
+        return own
+    mains = Outlet(board, outlet)
+    return MainsBackedBmc(board, own, mains) if own else MainsBmc(board, mains)
+
+
+def _driver(pdu: PduSpec) -> Any:
+    """labgrid's driver for the outlet, without a place: it is nobody's to acquire."""
+    from labgrid import Target
+    from labgrid.driver import NetworkPowerDriver
+    from labgrid.resource import NetworkPowerPort
+
+    target = Target("pdu")
+    NetworkPowerPort(target, None, model=pdu.model, host=pdu.host, index=str(pdu.outlet))
+    driver = NetworkPowerDriver(target, None)
+    target.activate(driver)
+    return driver
 
 
 class Outlet:
@@ -107,8 +144,8 @@ class MainsBmc:
 class MainsBackedBmc:
     """A BMC, and the mains under it: a power command that fails is tried again after the BMC itself was restarted."""
 
-    def __init__(self, board: str, bmc: Bmc, outlet: Outlet, pace: Pace = PACE) -> None:
-        self.board, self._bmc = board, bmc
+    def __init__(self, board: str, own: Bmc, outlet: Outlet, pace: Pace = PACE) -> None:
+        self.board, self._bmc = board, own
         self._mains = MainsBmc(board, outlet, pace)
         self._log = _log.getChild(board)
 

@@ -14,6 +14,7 @@ import pexpect
 
 from lab import credentials
 from lab.errors import UsageError
+from lab.grid import pulse
 from lab.record import Evidence
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,6 @@ LOGIN_LIMIT = 15.0  # seconds to a prompt
 COMMANDS = "uptime; xl list; ip -br addr; ps -e | grep -c sshd; dmesg | tail -n 15"
 COMMAND_LIMIT = 20.0
 PROMPT = "xenlab-rescue# "
-SWITCH = b"\x01\x01\x01"  # Ctrl-A three times: drivers/char/console.c, opt_conswitch
 KEYS = b"dqr"  # registers of each CPU, domains, run queues: xen/common/keyhandler.c
 KEYS_LIMIT = 10.0
 
@@ -30,10 +30,14 @@ KEYS_LIMIT = 10.0
 def collect(board: Any) -> list[Evidence]:
     """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
 
-    Bounded by about a minute. What could not be had is said in the evidence; nothing is raised.
+    Its pulse comes first; a console on which nobody answers is not asked further. Bounded by about a minute. What
+    could not be had is said in the evidence; nothing is raised.
     """
+    felt = pulse.take(board)
+    found = [felt.as_evidence()]
+    if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
+        return found
     serial = board.target.get_driver("SerialDriver", activate=False)
-    found = []
     try:
         board.target.activate(serial)
         for title, ask in (("dom0, over the console", _ask_dom0), ("Xen's debug keys, over the console", _ask_xen)):
@@ -75,7 +79,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
 
 
 def _ask_xen(serial: Any, credential: str) -> str:
-    serial.write(SWITCH)
+    serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
     for key in KEYS:
@@ -85,7 +89,7 @@ def _ask_xen(serial: Any, credential: str) -> str:
             said += before + after
         except pexpect.TIMEOUT:
             break
-    serial.write(SWITCH)
+    serial.write(pulse.SWITCH)
     try:
         _, before, *_ = serial.expect("Serial input to DOM0", timeout=KEYS_LIMIT)
         said += before

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from typing import Any
 
 import yaml
 
-from lab import machine, paths
+from lab import machine, netboot, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
+from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
-BMC_PORTS = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
+BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
 
 
@@ -129,7 +131,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 
 def write_files(lab: Lab, folder: Path) -> None:
-    """exporter.yaml, places.yaml, env.yaml, env.sh, and a recorder configuration a board."""
+    """exporter.yaml, places.yaml, env.yaml, env.sh, inventory.yaml, and a recorder configuration a board."""
     boards = list(lab.boards.values())
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
@@ -140,7 +142,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(
         folder / "env.yaml",
         {
-            "targets": {board.name: _target(board) for board in boards},
+            "targets": {board.name: _target(lab, board) for board in boards},
             "options": {"coordinator_address": lab.coordinator},
             "imports": [str(folder / "xenlab_drivers.py")],
         },
@@ -149,6 +151,13 @@ def write_files(lab: Lab, folder: Path) -> None:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
     lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
+    if lab.netboot and served:
+        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab))]
+        _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
+    else:
+        (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
+    shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
@@ -163,9 +172,9 @@ def recorder_config(folder: Path, board: str) -> Path:
 def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
     spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
-    if board.bmc.protocol in BMC_PORTS:
+    if board.bmc.protocol in BMC_RESOURCES:
         keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
-        power[BMC_PORTS[board.bmc.protocol]] = {name: spec[name] for name in keys}
+        power[BMC_RESOURCES[board.bmc.protocol]] = {name: spec[name] for name in keys}
     if pdu := board.pdu:
         power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
     return {
@@ -203,7 +212,7 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _target(board: BoardSpec) -> dict[str, Any]:
+def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
@@ -212,7 +221,7 @@ def _target(board: BoardSpec) -> dict[str, Any]:
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {},
+            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
         },
     }
 

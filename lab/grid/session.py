@@ -1,79 +1,132 @@
-"""Places acquired for one process, through labgrid's coordinator."""
+"""Boards held by one process: a lease of its own, or the one its caller has; driven through labgrid's coordinator."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import logging
 import os
-import re
-import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from labgrid import Environment
-from labgrid.remote.client import start_session
-from labgrid.remote.generated import labgrid_coordinator_pb2 as messages
+from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
 
-from lab.errors import BenchError
-from lab.grid import drivers, services  # noqa: F401  (registers drivers)
+from lab import booking, machine
+from lab.booking import Kind, Lease, Ledger, Request
+from lab.errors import BenchError, WaitTimeout
+from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
+from lab.grid.coordinator import lacking
 from lab.inventory import Lab
+from lab.wait import wait_until
 
-log = logging.getLogger(__name__)
+RUN_LIMIT = 24 * 3600.0  # seconds; a process that lives longer must reserve its boards
+RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again after the coordinator's restart
 
-_OURS = re.compile(r"xenlab-(\d+)")  # the user name under which a process of ours holds places
+SYNC_TIMEOUT = 10.0
 
 
 class PlaceTaken(BenchError):
     """The board is somebody else's."""
 
     def __init__(self, board: str, holder: str) -> None:
-        super().__init__(f"{board}: acquired by {holder}")
+        super().__init__(f"{board}: held by {holder}")
         self.board, self.holder = board, holder
 
 
-def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0) -> Session:
-    """Acquire these boards, all or none. ``directory`` is where the lab's services keep their files.
+def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0, kind: Kind = "run") -> Session:
+    """Have these boards, all or none: under the caller's lease, else under one that ends with this process.
 
-    A place whose holder was a process of ours that has died is taken over.
+    ``directory`` is where the lab's services keep their files; ``kind`` is what such a lease is asked for as. The
+    caller's lease is the one ``XENLAB_LEASE`` names,
+    or one that whoever calls has reserved.
 
-    :raises BenchError: no lab is up, or no such place.
-    :raises PlaceTaken: somebody else has it, and still has it after ``timeout`` seconds.
+    :raises BenchError: no lab is up, no such place, or ``XENLAB_LEASE`` names a lease that does not hold them.
+    :raises PlaceTaken: somebody else has one of them, and still has it after ``timeout`` seconds.
     """
-    return Session(lab, names, directory, timeout)
+    if not (directory / "env.yaml").exists():
+        raise BenchError(f"lab {lab.name} is not up: start it with `xenlab lab up`")
+    ledger = Ledger(directory)
+    lease = _callers_lease(ledger, names)
+    is_own = lease is None
+    if lease is None:
+        lease = _own_lease(ledger, names, timeout, kind)
+    try:
+        return Session(lab, lease, names, directory, ledger, is_own=is_own)
+    except BaseException:
+        if is_own:
+            ledger.end(lease.id, "the boards could not be used")
+        raise
+
+
+def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
+    if number := os.environ.get(booking.LEASE):
+        lease = ledger.lease(int(number)) if number.isdigit() else None
+        if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
+            has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is no number"
+            raise BenchError(f"{booking.LEASE}={number} {has}, and {', '.join(names)} is wanted")
+        return lease
+    mine = (lease for lease in ledger.leases("held") if lease.holder == booking.caller())
+    return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
+
+
+def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
+    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=machine.mark(os.getpid()))
+    number = ledger.ask(request)
+    try:
+        return wait_for(ledger, number, timeout)
+    except WaitTimeout:
+        for name in names:
+            if other := ledger.lease_of(name):
+                raise PlaceTaken(name, other.holder) from None
+        raise BenchError(
+            f"{', '.join(names)}: not to be had within {timeout:.0f} s: taken by labgrid-client, not exported, or "
+            "nobody gives boards out (`xenlab who`, `xenlab lab status`)"
+        ) from None
+    finally:
+        if ledger.lease(number).state == "waiting":
+            ledger.end(number, "not waited for any longer")
+
+
+def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
+    """Wait until a request is granted.
+
+    :raises WaitTimeout: it still waits.
+    :raises BenchError: it was refused; says why.
+    """
+
+    def answered() -> Lease | None:
+        lease = ledger.lease(number)
+        return None if lease.state == "waiting" else lease
+
+    lease = wait_until(answered, timeout, f"lease {number}", interval=0.1)
+    assert lease is not None
+    if lease.state != "held":
+        raise BenchError(f"no lease: {lease.why_ended}")
+    return lease
 
 
 class Session:
-    """Acquired places; a context manager."""
+    """Boards that are held; a context manager."""
 
-    def __init__(self, lab: Lab, names: Sequence[str], directory: Path, timeout: float) -> None:
-        self._lab, self._names = lab, sorted(names)
-        self._held: list[str] = []
+    def __init__(
+        self, lab: Lab, lease: Lease, names: Sequence[str], directory: Path, ledger: Ledger, *, is_own: bool
+    ) -> None:
+        """For :func:`acquire`. ``is_own``: the lease ends with this session."""
+        self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
+        self._names = tuple(names)
         self._boards: dict[str, Board] = {}
-        self._environment: Any = None
-        environment = directory / "env.yaml"
-        if not environment.exists():
-            raise BenchError(f"lab {lab.name} is not up: start it with `xenlab lab up`")
-        os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = socket.gethostname(), f"xenlab-{os.getpid()}"
+        os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = lease.holder.split("/", 1)
+        self._environment: Any = Environment(str(directory / "env.yaml"))
+        self._client: Any = None
         try:
-            self._environment = Environment(str(environment))
-            self._client = start_session(lab.coordinator, extra={"env": self._environment})
-        except (ConnectionError, grpc.aio.AioRpcError, OSError) as error:
-            raise BenchError(f"no labgrid coordinator at {lab.coordinator}: {_words(error)}") from None
-        manager = RemotePlaceManager.get()
-        manager.env, manager.url = self._environment, lab.coordinator
-        manager.session, manager.loop = self._client, self._client.loop
-        try:
-            deadline = time.monotonic() + timeout
-            for name in self._names:
-                self._acquire(name, deadline)
+            self._await_ours()
         except BaseException:
-            self.close()
+            self._disconnect()
             raise
 
     def __enter__(self) -> Session:
@@ -83,83 +136,77 @@ class Session:
         self.close()
 
     def board(self, name: str) -> Board:
-        """The live handle of an acquired place."""
+        """The live handle of a board that is held."""
         if name not in self._boards:
             self._boards[name] = Board(self._lab.boards[name], self._environment.get_target(name))
         return self._boards[name]
 
+    def why_stop(self) -> str:
+        """Why no further case shall be begun under this lease, or nothing."""
+        return self.ledger.why_stop(self.lease.id, self._names)
+
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; a lease of the caller's goes on."""
         for board in self._boards.values():
             with contextlib.suppress(Exception):
                 board.target.deactivate_all_drivers()
         self._boards.clear()
-        for name in self._held:
-            with contextlib.suppress(grpc.aio.AioRpcError, OSError):
-                self._call(self._client.stub.ReleasePlace(messages.ReleasePlaceRequest(placename=name)))
-        self._held.clear()
-        with contextlib.suppress(Exception):
-            self._client.loop.run_until_complete(self._client.stop())
-            self._client.loop.run_until_complete(self._client.close())
+        if self._is_own:
+            self.ledger.end(self.lease.id, "its process gave it back")
+        self._disconnect()
 
-    def _acquire(self, name: str, deadline: float) -> None:
-        while True:
-            place = self._client.places.get(name)
-            problem = self._problem(name, place)
-            if problem is None:
-                try:
-                    self._call(self._client.stub.AcquirePlace(messages.AcquirePlaceRequest(placename=name)))
-                    self._held.append(name)
-                    self._sync()
+    def _await_ours(self) -> None:
+        """See the places as ours at the coordinator. It may be coming back just now, and the reaper puts it right then.
+
+        :raises BenchError: not within :data:`RESTORE_TIMEOUT`; says what is wrong.
+        """
+        last = ""
+
+        def is_ours() -> bool:
+            nonlocal last
+            try:
+                self._connect()
+                last = next(filter(None, map(self._problem, self._names)), "")
+            except (ConnectionError, ServerError, grpc.aio.AioRpcError, OSError) as error:
+                last = f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}"
+            return not last
+
+        try:
+            wait_until(is_ours, RESTORE_TIMEOUT, "boards", interval=0.3)
+        except WaitTimeout:
+            raise BenchError(last) from None
+
+    def _connect(self) -> None:
+        """Have a session with the coordinator that is up to date."""
+        if self._client is not None and not self._client.stopping.is_set():
+            synced = asyncio.wait_for(self._client.sync_with_coordinator(), SYNC_TIMEOUT)
+            with contextlib.suppress(TimeoutError):
+                if self._client.loop.run_until_complete(synced):
                     return
-                except grpc.aio.AioRpcError as error:
-                    problem = BenchError(f"{name}: not acquired: {error.details()}")
-            if time.monotonic() > deadline:
-                raise problem
-            self._call(_nap(0.5))
-            self._sync()
+        self._disconnect()
+        self._client = start_session(self._lab.coordinator, extra={"env": self._environment})
+        manager = RemotePlaceManager.get()
+        manager.env, manager.url = self._environment, self._lab.coordinator
+        manager.session, manager.loop = self._client, self._client.loop
 
-    def _problem(self, name: str, place: Any) -> BenchError | None:
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.loop.run_until_complete(self._client.stop())
+                self._client.loop.run_until_complete(self._client.close())
+            self._client = None
+
+    def _problem(self, name: str) -> str:
+        """Why the board cannot be driven yet, or nothing."""
+        place = self._client.places.get(name)
         if place is None:
-            return BenchError(f"{name}: the coordinator has no such place")
-        if place.acquired:
-            host, _, user = place.acquired.partition("/")
-            match = _OURS.fullmatch(user)
-            if match and host == socket.gethostname() and not _is_alive(int(match[1])):
-                log.warning("%s: was held by %s, which is gone: released", name, place.acquired)
-                request = messages.ReleasePlaceRequest(placename=name, fromuser=place.acquired)
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    self._call(self._client.stub.ReleasePlace(request))
-            return PlaceTaken(name, place.acquired)
-        offered = {
-            entry.cls
-            for groups in self._client.resources.values()
-            for entry in groups.get(name, {}).values()
-            if entry.avail
-        }
-        wanted = set(services.exported(self._lab.boards[name])) - {"SleepState"}
-        if missing := wanted - offered:
-            return BenchError(f"{name}: no exporter offers its {', '.join(sorted(missing))}")
-        return None
-
-    def _call(self, awaitable: Any) -> Any:
-        async def wait() -> Any:
-            return await awaitable
-
-        return self._client.loop.run_until_complete(wait())
-
-    def _sync(self) -> None:
-        self._call(self._client.sync_with_coordinator())
-
-
-async def _nap(seconds: float) -> None:
-    import asyncio
-
-    await asyncio.sleep(seconds)
-
-
-def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+            return f"{name}: the coordinator has no such place"
+        if place.acquired != self.lease.holder:
+            return f"{name}: acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
+        groups = [groups.get(name, {}) for groups in self._client.resources.values()]
+        offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
+        missing = lacking(self._lab.boards[name], offered)
+        return f"{name}: no exporter offers its {missing}" if missing else ""
 
 
 def _words(error: BaseException) -> str:

@@ -1,14 +1,17 @@
 """From power off to a dom0 that answers, on the boot entry that is wanted.
 
 ``known-good`` is the boot loader's default and nothing under test; ``under-test`` is booted once at a time: by
-GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not.
+GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not. A board that boots by
+network is served its menu anew at each boot, with the default that is wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import attr
@@ -17,9 +20,10 @@ from labgrid.factory import target_factory
 from labgrid.step import step
 from labgrid.strategy import Strategy, StrategyError
 
+from lab import netboot
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
+from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductTimeout, WaitTimeout
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class XenStrategy(Strategy):
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
     }
+    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
     status: Any = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
@@ -74,7 +79,7 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: str = "known-good", step: Any = None) -> None:
+    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
@@ -99,7 +104,7 @@ class XenStrategy(Strategy):
                 self.reboot(entry=entry, until=wanted)
         self.status = wanted
 
-    def reboot(self, *, entry: str, until: Status = Status.dom0) -> None:
+    def reboot(self, *, entry: netboot.Entry, until: Status = Status.dom0) -> None:
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
         :raises HypervisorCrash: the console showed one on the way.
@@ -113,6 +118,10 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
             self.power.off()
+            if self.served:  # not before: a board that resets itself all the time would use the choice up
+                netboot.choose(Path(self.served), entry)
+                with contextlib.suppress(MissingCapability):  # an outlet alone: the firmware's own order must do
+                    self.power.bootdev("pxe")
             self.since = self.console.mark()
             started = time.time()
             # What a board that was off has printed proves its power better than a status that is said to settle.
@@ -133,8 +142,11 @@ class XenStrategy(Strategy):
         for driver in (self.power, self.recorder, self.dom0):
             self.target.activate(driver)
 
-    def _prepare(self, entry: str) -> bool:
+    def _prepare(self, entry: netboot.Entry) -> bool:
         """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
+        if self.served:
+            self.dom0.ssh.close()
+            return False
         environment = "/boot/grub/grubenv"
         change = f"set next_entry={ENTRY_ID}" if entry == "under-test" else "unset next_entry"
         try:

@@ -221,7 +221,7 @@ def gate_lines(found: Comparison) -> list[str]:
         lines += [finding.line() for finding in found.of(change)]
     lines += [finding.line("not counted") for finding in found.of(*_UNCOUNTED)]
     verdict = {0: "pass", 1: "blocked", 3: "nothing to judge: no case passed or failed"}[found.exit_status]
-    return [*lines, f"{verdict} ({_sum(found)})"]
+    return [*lines, f"{verdict} ({summed(found)})"]
 
 
 def comparison_lines(found: Comparison) -> list[str]:
@@ -230,10 +230,11 @@ def comparison_lines(found: Comparison) -> list[str]:
     for change in Change:
         if change is not Change.PASSING:
             lines += [finding.line() for finding in found.of(change)]
-    return [*lines, _sum(found)]
+    return [*lines, summed(found)]
 
 
-def _sum(found: Comparison) -> str:
+def summed(found: Comparison) -> str:
+    """How many cases each change has."""
     numbers = Counter(finding.change for finding in found.findings)
     return ", ".join(f"{numbers[change]} {change}" for change in Change if numbers[change]) or "no cases"
 

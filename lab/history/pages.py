@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -26,23 +26,21 @@ class CasePage:
     flaky_by: tuple[Attempt, ...]
 
 
-def case_pages(history: History, case: str) -> list[CasePage]:
-    """What there is of a case, a page for each line of builds and class of boards."""
-    pages = []
-    for series, found in groupby(history.entries(case, SHOWN), key=lambda entry: entry.series):
+def case_pages(history: History, *cases: str) -> Iterator[CasePage]:
+    """What there is of cases, a page for each line of builds and class of boards; case after case."""
+    for series, found in groupby(history.entries(cases, SHOWN), key=lambda entry: entry.series):
         entries = tuple(found)
         counted = sorted(
             [entry for entry in entries if entry.verdict.value in COUNTED][-WINDOW:],
             key=lambda entry: (entry.build.first_seen, entry.build.key, entry.started),
         )
         attempts = [Attempt(entry.build.key, entry.verdict is Verdict.PASS) for entry in counted]
-        pages.append(CasePage(series, entries, tuple(flaky_stretch(attempts))))
-    return pages
+        yield CasePage(series, entries, tuple(flaky_stretch(attempts)))
 
 
 def case_lines(page: CasePage) -> list[str]:
     """A strip of verdicts by build, newest last; durations; the last attempts with their reasons."""
-    lines = [f"{page.series.line} [{page.series.board_class or 'no board'}]: {_status(page)}"]
+    lines = [f"{page.series.line} [{page.series.board_class or 'no board'}]: {status(page)}"]
     strip = []
     for build, entries in groupby(page.entries, key=lambda entry: entry.build):
         strip.append(f"{build.label.partition('@')[2]} {''.join(entry.verdict[0] for entry in entries)}")
@@ -63,7 +61,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     return day(entry.started), entry.build.label, entry.run, entry.verdict.value, seconds, entry.boards
 
 
-def _status(page: CasePage) -> str:
+def status(page: CasePage) -> str:
+    """``passed the last 5 of 60 that count``, or that it is flaky."""
     counted = [entry.verdict for entry in page.entries if entry.verdict.value in COUNTED]
     if not counted:
         return f"neither passed nor failed in the last {len(page.entries)}"

@@ -15,25 +15,20 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
-from lab import paths
 from lab.errors import BenchError, UsageError
 from lab.files import did_you_mean
-from lab.history import schema
+from lab.history import database, schema
+from lab.history.database import SETTING
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
 from lab.record import RunHeader, TestResult, Verdict
 from lab.runs import RunFolder, missing, visible_line
 
-SETTING = "XENLAB_HISTORY_URL"
-BUSY_TIMEOUT = 30.0  # seconds to wait for another writer
-STATEMENT_LIMIT = 120  # seconds a PostgreSQL server may take over one statement
 DID_NOT_RUN = "did-not-run"  # rule of the MISS that stands for a planned case without a result
 COUNTED = ("PASS", "FAIL")
 _LOCK = 0x78656E6C  # PostgreSQL's advisory lock of whoever writes
@@ -120,6 +115,21 @@ class Entry:
     boards: str
     started: float
     seconds: float
+    fingerprint: str
+    ordinal: int  # place in the run; -1: planned, and did not run
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that was taken over, and from which folder. Times are seconds since the epoch."""
+
+    id: int
+    name: str
+    started: float
+    finished: float | None
+    exit_status: int | None
+    selection: str
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +153,14 @@ class History:
         :raises UsageError: ``url`` (default: the setting, else the file in the state folder) is none that is known,
             or a newer xenlab wrote the database.
         """
-        self._url = _url(os.environ.get(SETTING, "") if url is None else url)
-        self.where = _described(self._url)
-        self._engine = _engine(self._url)
+        self._url = database.url_of(os.environ.get(SETTING, "") if url is None else url)
+        self.where = database.described(self._url)
+        self._engine = database.engine_of(self._url)
         with self._transaction(writes=False) as connection:
-            known = _version(connection)
+            known = database.version(connection)
         if known != schema.HEAD:
             with self._transaction(writes=True) as connection:
-                _migrate(connection, self.where)
+                database.migrate(connection, self.where)
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:
@@ -164,7 +174,7 @@ class History:
 
     def _said(self, error: SQLAlchemyError) -> str:
         text = visible_line(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])
-        for secret in _secrets(self._url):
+        for secret in database.secrets(self._url):
             text = text.replace(secret, "***")
         return text or type(error).__name__
 
@@ -179,6 +189,8 @@ class History:
         header, facts = run.header(), run.builds()
         try:
             digest = _digest(run.path)  # before the results: what is appended meanwhile makes the next import one
+            if self._digest_of(header.run_id) == digest:
+                return "unchanged"
             found = list(run.results())
         except OSError as error:
             raise UsageError(f"{run.path}: {error.strerror or error}") from None
@@ -212,6 +224,10 @@ class History:
                 if not connection.scalar(sa.select(results.c.id).where(results.c.build_id == build_id).limit(1)):
                     connection.execute(builds.delete().where(builds.c.id == build_id, builds.c.accepted.is_(None)))
         return "updated" if known else "new"
+
+    def _digest_of(self, run_id: str) -> str | None:
+        with self._transaction(writes=False) as connection:
+            return connection.scalar(sa.select(runs.c.digest).where(runs.c.name == visible_line(run_id)))
 
     def accept(self, build: Build) -> None:
         """Make a build the baseline of its line from now on."""
@@ -248,7 +264,7 @@ class History:
             fits = [one for one, keys in names if tail in keys]
             fits = fits or [one for one, keys in names if any(key.startswith(tail) for key in keys)]
         else:
-            known = self._builds_of_run(head)
+            known = self.of_run(head)
             fits = [one for one in known if tail in ("", one.build.line)]
         if len(fits) == 1:
             return fits[0]
@@ -261,7 +277,15 @@ class History:
         near = did_you_mean(text, [*lines, *(build.label for build in there), *names_of_runs])
         raise UsageError(f"history has no build or run {text!r}{near}; lines of builds: {', '.join(lines) or 'none'}")
 
-    def _builds_of_run(self, name: str) -> list[Selected]:
+    def last_counted(self) -> dict[str, float]:
+        """When each case passed or failed last, on whatever board; seconds since the epoch."""
+        wanted = sa.select(cases.c.name, sa.func.max(results.c.started)).join_from(results, series).join(cases)
+        wanted = wanted.where(results.c.verdict.in_(COUNTED)).group_by(cases.c.name)
+        with self._transaction(writes=False) as connection:
+            return {row[0]: float(row[1]) for row in connection.execute(wanted)}
+
+    def of_run(self, name: str) -> list[Selected]:
+        """The builds of a run, as it saw them; none when there is no such run."""
         with self._transaction(writes=False) as connection:
             run_id = connection.scalar(sa.select(runs.c.id).where(runs.c.name == name))
             if run_id is None:
@@ -345,27 +369,44 @@ class History:
         there = {(name, board_class): id for name, board_class, id in rows}
         return {one: there[one.case, one.board_class] for one in wanted if (one.case, one.board_class) in there}
 
-    def entries(self, case: str, limit: int) -> list[Entry]:
-        """The last ``limit`` attempts at a case in each of its series, oldest first."""
-        found: list[Entry] = []
+    def entries(self, wanted: Sequence[str], limit: int) -> Iterator[Entry]:
+        """The last ``limit`` attempts at these cases in each of their series, oldest first; series after series."""
+        of = sa.select(series.c.id, cases.c.name, series.c.line, series.c.board_class).join(cases)
+        of = of.where(cases.c.name == sa.bindparam("case")).order_by(*series.c[2:])
+        last = (
+            sa.select(
+                *(runs.c.name, results.c.verdict, results.c.rule, results.c.reason, results.c.boards),
+                *(results.c.started, results.c.seconds, results.c.fingerprint, results.c.ordinal, builds),
+            )
+            .join_from(results, builds)
+            .join(runs)
+            .where(results.c.series_id == sa.bindparam("series"))
+            .order_by(results.c.started.desc(), results.c.id.desc())
+            .limit(limit)
+        )
         with self._transaction(writes=False) as connection:
-            mine = sa.select(series.c.id, cases.c.name, series.c.line, series.c.board_class).join(cases)
-            for row in connection.execute(mine.where(cases.c.name == case).order_by(*series.c[2:])).all():
-                of = Series(*row)
-                rows = connection.execute(
-                    sa.select(
-                        *(runs.c.name, results.c.verdict, results.c.rule, results.c.reason, results.c.boards),
-                        *(results.c.started, results.c.seconds, builds),
-                    )
-                    .join_from(results, builds)
-                    .join(runs)
-                    .where(results.c.series_id == of.id)
-                    .order_by(results.c.started.desc(), results.c.id.desc())
-                    .limit(limit)
-                ).all()
-                for one in reversed(rows):
-                    found.append(Entry(of, Build(*one[7:]), one[0], Verdict(one[1]), *one[2:7]))
-        return found
+            for case in wanted:
+                for row in connection.execute(of, {"case": case}).all():
+                    of_series = Series(*row)
+                    for one in reversed(connection.execute(last, {"series": of_series.id}).all()):
+                        ordinal = -1 if one.rule == DID_NOT_RUN else one.ordinal
+                        facts = (Verdict(one[1]), *one[2:8], ordinal)
+                        yield Entry(of_series, Build(*one[9:]), one[0], *facts)
+
+    def runs(self, limit: int) -> list[Run]:
+        """The newest runs, newest first."""
+        columns = (runs.c.id, runs.c.name, runs.c.started, runs.c.finished, runs.c.exit_status, runs.c.selection)
+        wanted = sa.select(*columns, runs.c.folder).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
+        with self._transaction(writes=False) as connection:
+            return [Run(*row[:6], Path(row[6])) for row in connection.execute(wanted)]
+
+    def counts(self, run_ids: Sequence[int]) -> list[tuple[int, int, str, Verdict, int]]:
+        """Run, build, case, verdict and how often, of these runs."""
+        group = (results.c.run_id, results.c.build_id, cases.c.name, results.c.verdict)
+        wanted = sa.select(*group, sa.func.count()).join_from(results, series).join(cases).group_by(*group)
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids)))
+            return [(row[0], row[1], row[2], Verdict(row[3]), row[4]) for row in rows]
 
     def crashes(self) -> list[CrashSeen]:
         """All crashes: those of the newest builds first, of these the most frequent first."""
@@ -524,74 +565,3 @@ def _window(one_run: bool) -> sa.CompoundSelect[Any]:
         part = part.where(builds.c.first_seen <= sa.bindparam("first"), other)
         parts.append(sa.select(part.order_by(results.c.started.desc()).limit(WINDOW).subquery()))
     return sa.union_all(*parts)
-
-
-# -- the database ------------------------------------------------------------------------------------------------
-
-
-def _url(text: str) -> URL:
-    if not text:
-        return URL.create("sqlite", database=str(paths.state() / "history.sqlite"))
-    try:
-        url = make_url(text)
-    except (SQLAlchemyError, ValueError):  # their words may hold parts of a password
-        raise UsageError(f"{SETTING} is no URL: postgresql://USER:PASSWORD@HOST/DATABASE is wanted") from None
-    backend = url.get_backend_name()
-    if backend not in ("postgresql", "sqlite"):
-        raise UsageError(f"{SETTING}: postgresql or sqlite is wanted, not {visible_line(backend)}")
-    if "@" in f"{url.host}{url.database}" and backend == "postgresql":
-        raise UsageError(f"{SETTING}: what is not a letter or digit in a password must be percent-encoded (@ is %40)")
-    return url.set(drivername="postgresql+psycopg" if backend == "postgresql" else "sqlite")
-
-
-def _described(url: URL) -> str:
-    """Where it is, without what could be secret."""
-    if url.get_backend_name() == "sqlite":
-        return visible_line(url.database or ":memory:")
-    host = url.host or url.query.get("host") or "localhost"
-    return visible_line(f"postgresql {host}{f':{url.port}' if url.port else ''}/{url.database or ''}")
-
-
-def _secrets(url: URL) -> list[str]:
-    secrets = [str(url.password or ""), *(str(v) for k, v in url.query.items() if "pass" in k)]
-    return [form for secret in secrets if secret for form in (secret, quote(secret), quote_plus(secret))]
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        limits = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_LIMIT}s"}
-        return sa.create_engine(url, poolclass=NullPool, connect_args=limits, hide_parameters=True)
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True)
-    # SQLite's driver would begin on its own, and late: two writers could then both have read before they write.
-
-    @sa.event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
-        connection.isolation_level = None
-
-    @sa.event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("xenlab_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _version(connection: Connection) -> str:
-    """The newest migration that was applied; empty before any."""
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return ""
-    return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or "")
-
-
-def _migrate(connection: Connection, where: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if (version := _version(connection)) not in known | {""}:
-        raise UsageError(f"history {where}: a newer xenlab made it (its tables are at {visible_line(version)!r})")
-    command.upgrade(config, "head")

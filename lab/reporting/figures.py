@@ -143,6 +143,27 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], tiles: Map
     return "".join([*parts, "</svg>\n"])
 
 
+def durations_svg(title: str, attempts: Sequence[tuple[float, str, str]]) -> str:
+    """A bar for each attempt: (seconds, verdict, what is shown to who points at it); the newest is last."""
+    tall, step = 60.0, 13.0
+    longest = max((seconds for seconds, _, _ in attempts if math.isfinite(seconds)), default=0.0) or 1.0
+    width = max(step * len(attempts) + 90, 400.0)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {tall + 26:.0f}" width="{width:.0f}"'
+        f' height="{tall + 26:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<line class="grid" x1="0" x2="{width:.0f}" y1="{tall:.0f}" y2="{tall:.0f}"/>',
+        f'<text class="text" x="0" y="{tall + 16:.0f}">{_text(title)}; the longest {longest:.3g} s</text>',
+    ]
+    for number, (seconds, verdict, tip) in enumerate(attempts):
+        high = max(tall * seconds / longest, 2.0) if math.isfinite(seconds) else 2.0
+        parts.append(
+            f'<rect x="{number * step:.0f}" y="{tall - high:.1f}" width="{step - 2:.0f}" height="{high:.1f}"'
+            f' fill="{_KINDS.get(verdict, _KINDS["neutral"])}">'
+            f"<title>{_text(verdict)} {seconds:.3g} s {_text(tip)}</title></rect>"
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
 def _text(text: str, limit: int = 200) -> str:
     text = visible_line(text)
     return escape(text if len(text) <= limit else text[: limit - 1] + "…")

@@ -58,44 +58,54 @@ def write(folder: RunFolder) -> Path:
     builds = list(dict.fromkeys([*header.builds, *(case.build for case in cases)]))
     status = exit_status(header, results) if header.exit_status is None else header.exit_status
     is_partial = header.finished is None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            header=header,
+            status=status,
+            overall=overall(header, results, status),
+            meaning=STATUS_MEANING.get(status, "ended abnormally"),
+            is_partial=is_partial,
+            shortfalls=shortfalls(header, results),
+            build_facts=folder.builds(),
+            builds=builds,
+            verdicts=_COLUMNS,
+            counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
+            areas=_areas(header, cases),
+            rows=_rows(cases, builds),
+            maps=_maps(cases, builds),
+            cases=cases,
+            wrong=sorted(
+                (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
+                key=lambda case: -case.verdict.severity,
+            ),
+            run_bar=_bar(header.phases),
+            run_timeline=_timeline("The run", header.phases),
+            case_bar=_bar([phase for result in everything for phase in result.phases]),
+            case_seconds=sum(result.seconds for result in everything),
+        )
+    )
+    path = folder.path / NAME
+    replace_file(path, page)
+    return path
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """Templates of this folder and of ``folders``. Whatever is put into them is escaped and made visible."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
+        auto_reload=False,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters["seconds"] = seconds_text
-    environment.filters["stamp"] = stamp
-    environment.filters["clock"] = lambda when: stamp(when)[11:23]
-    page = environment.get_template("report.html.j2").render(
-        header=header,
-        status=status,
-        overall=overall(header, results, status),
-        meaning=STATUS_MEANING.get(status, "ended abnormally"),
-        is_partial=is_partial,
-        shortfalls=shortfalls(header, results),
-        build_facts=folder.builds(),
-        builds=builds,
-        verdicts=_COLUMNS,
-        counts={verdict: sum(case.verdict is verdict for case in cases) for verdict in _COLUMNS},
-        areas=_areas(header, cases),
-        rows=_rows(cases, builds),
-        maps=_maps(cases, builds),
-        cases=cases,
-        wrong=sorted(
-            (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
-            key=lambda case: -case.verdict.severity,
-        ),
-        run_bar=_bar(header.phases),
-        run_timeline=_timeline("The run", header.phases),
-        case_bar=_bar([phase for result in everything for phase in result.phases]),
-        case_seconds=sum(result.seconds for result in everything),
-    )
-    path = folder.path / NAME
-    replace_file(path, page)
-    return path
+    made.filters["seconds"] = seconds_text
+    made.filters["stamp"] = stamp
+    made.filters["clock"] = lambda when: stamp(when)[11:23]
+    return made
 
 
 def overall(header: RunHeader, results: Sequence[TestResult], status: int) -> Verdict:
@@ -140,6 +150,7 @@ class Line:
     time: str
     text: str
     mark: str = ""
+    stamp: str = ""  # with the day; empty where a line has no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,15 @@ class Slice:
     lines: tuple[Line, ...]
     crashes: int
     warnings: int
+
+    @property
+    def markup(self) -> markupsafe.Markup:
+        """The lines as elements; there are so many that a template takes long."""
+        parts = []
+        for line in self.lines:
+            mark = f' class="{line.mark}"' if line.mark else ""
+            parts.append(f"<span{mark}><b>{markupsafe.escape(line.time)}</b> {markupsafe.escape(line.text)}</span>")
+        return markupsafe.Markup("".join(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +201,7 @@ class Shown:
     result: TestResult | None = None
     facts: tuple[Fact, ...] = ()
     slices: tuple[Slice, ...] = ()
+    together: tuple[tuple[int, Line], ...] = ()  # two consoles by time: which of them, and its line
     pictures: tuple[tuple[str, str], ...] = ()
     timeline: str = ""
     earlier: tuple[TestResult, ...] = field(default=())
@@ -195,34 +216,14 @@ def _cases(
         attempts.setdefault((result.case, result.build), []).append(result)
     for result in results:
         earlier = tuple(one for one in attempts[result.case, result.build] if one is not result)
-        shown.append(
-            Shown(
-                anchor=f"case-{len(shown)}",
-                case=result.case,
-                name=_name(result.case),
-                area=result.area,
-                build=result.build,
-                verdict=result.verdict,
-                rule=result.rule,
-                reason=result.reason,
-                seconds=result.seconds,
-                boards=result.boards,
-                result=result,
-                facts=tuple(_fact(one) for one in result.evidence),
-                slices=tuple(_slice(folder, result, *item) for item in sorted(result.consoles.items())),
-                pictures=tuple(_pictures(folder, result)),
-                timeline=_timeline("Phases", result.phases),
-                earlier=earlier,
-            )
-        )
+        shown.append(show(folder, result, earlier, f"case-{len(shown)}"))
     for one in missing(header, results):
-        area = one.case.split("/")[1] if one.case.count("/") > 1 else "other"
         shown.append(
             Shown(
                 anchor=f"case-{len(shown)}",
                 case=one.case,
-                name=_name(one.case),
-                area=area,
+                name=short_name(one.case),
+                area=area_of(one.case),
                 build=one.build,
                 verdict=Verdict.MISS,
                 rule="did-not-run",
@@ -232,8 +233,51 @@ def _cases(
     return shown
 
 
-def _name(nodeid: str) -> str:
+def show(folder: RunFolder, result: TestResult, earlier: tuple[TestResult, ...], anchor: str = "") -> Shown:
+    """A result with all that stands beside it, read from the run folder."""
+    slices = tuple(_slice(folder, result, *item) for item in sorted(result.consoles.items()))
+    return Shown(
+        anchor=anchor,
+        case=result.case,
+        name=short_name(result.case),
+        area=result.area,
+        build=result.build,
+        verdict=result.verdict,
+        rule=result.rule,
+        reason=result.reason,
+        seconds=result.seconds,
+        boards=result.boards,
+        result=result,
+        facts=tuple(_fact(one) for one in result.evidence),
+        slices=slices,
+        together=_together(slices),
+        pictures=tuple(_pictures(folder, result)),
+        timeline=_timeline("Phases", result.phases),
+        earlier=earlier,
+    )
+
+
+def _together(slices: Sequence[Slice]) -> tuple[tuple[int, Line], ...]:
+    """The lines of two consoles in the order of their times; what has no time stays behind the line before it."""
+    if len(slices) != 2:
+        return ()
+    keyed = []
+    for column, slice in enumerate(slices):
+        last = ""
+        for number, line in enumerate(slice.lines):
+            last = line.stamp or last
+            keyed.append((last, column, number, line))
+    return tuple((column, line) for _, column, _, line in sorted(keyed, key=lambda one: one[:3]))
+
+
+def short_name(nodeid: str) -> str:
+    """The case's own name."""
     return nodeid.rpartition("::")[2] or nodeid
+
+
+def area_of(nodeid: str) -> str:
+    """The folder below ``testcases/`` that a case is in, told from its name."""
+    return nodeid.split("/")[1] if nodeid.count("/") > 1 else "other"
 
 
 def _areas(header: RunHeader, cases: Sequence[Shown]) -> dict[str, dict[Verdict, int]]:
@@ -337,7 +381,7 @@ def _slice(folder: RunFolder, result: TestResult, board: str, path: str) -> Slic
             else:
                 signature = classify(said)
                 mark = signature.kind if signature else ""
-            lines.append(Line(when[11:23], visible_line(shortened(said, LINE_LIMIT)), mark))
+            lines.append(Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when))
     marks = [line.mark for line in lines]
     limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
     return Slice(board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -112,8 +114,14 @@ def result_line(result: TestResult) -> Text:
     return line
 
 
-def summary(folder: RunFolder, *, file: TextIO | None = None) -> None:
-    """Print the areas, what did not pass and why, where the reports are, and what the exit status means."""
+def summary(
+    folder: RunFolder, *, changes: Sequence[str] = (), site: Path | None = None, file: TextIO | None = None
+) -> None:
+    """Print what changed, the areas, what did not pass and why, where the reports are, and what the status means.
+
+    :param changes: lines of what became of cases since the baseline, the worst first.
+    :param site: the first of the pages.
+    """
     console = _console(file)
     header = folder.header()
     results = final(header, folder.results())
@@ -128,6 +136,8 @@ def summary(folder: RunFolder, *, file: TextIO | None = None) -> None:
         table.add_column(verdict.value, justify="right", style=STYLES[verdict])
     for area, counts in areas.items():
         table.add_row(Text(visible_line(area)), *(str(counts[verdict] or "-") for verdict in Verdict))
+    for change in changes:
+        _print(console, Text(visible_line(change), STYLES[Verdict.FAIL] if change.startswith("worse") else ""))
     _print(console, Text())
     console.print(table)
     _print(console, Text())
@@ -153,6 +163,8 @@ def summary(folder: RunFolder, *, file: TextIO | None = None) -> None:
     for name in (html.NAME, junit.NAME):
         if (folder.path / name).exists():
             _print(console, Text(f"{name.partition('.')[0]}: {visible_line(str(folder.path / name))}"))
+    if site:
+        _print(console, Text(f"pages: {visible_line(str(site))}"))
     meaning = html.STATUS_MEANING.get(status, "ended abnormally")
     short = shortfalls(header, results) if status == 3 else []
     why = f" ({'; '.join(visible_line(text) for text in short)})" if short else ""

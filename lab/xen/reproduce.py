@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from lab.errors import UsageError
-from lab.xen.cells import Cell, expected
+from lab.xen.cells import Cell
 from lab.xen.domain import DomainConfig
+from lab.xen.endings import expected
 from lab.xen.faults import Effect
 from lab.xen.host import GUESTS
 from lab.xen.migration import SSH, words
@@ -27,13 +28,14 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         kind="pvh" if cell.guest.startswith("pvh") else "pv",
         kernel=f"{GUESTS}/{cell.guest}",
         memory_mib=MEMORY_MIB,
-        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={fault.dirty_kib}",
+        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
     )
-    migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
+    migrate = shlex.join(words(name, peer, FOLDER, cell.actions, patience=fault.patience))
     lines = [
         f"# {cell.id}: {fault.does}, at {cell.place}",
         f"# must end: {wanted.ending.name}; {wanted.where.value}",
         f"# since: {wanted.why}",
+        *(["# Source and destination are the same dom0."] if cell.boards == 1 else []),
         "# Both dom0s need lab/xen/stream.py and proxy.py under /usr/lib/xenlab/python/lab/xen (with empty __init__.py",
         f"# in lab and lab/xen) and the guest in {GUESTS}; the source's root must get into {peer} by ssh.",
         "",

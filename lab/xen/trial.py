@@ -11,8 +11,9 @@ from typing import Any
 
 from lab.errors import BenchError, LabError, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.cells import Cell, Phase, Where, expected
+from lab.xen.cells import LAST, Cell, Phase
 from lab.xen.domain import Domain, DomainConfig
+from lab.xen.endings import Where, expected
 from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER, Effect
 from lab.xen.guests import payload
 from lab.xen.host import ARRIVED, Host
@@ -41,7 +42,7 @@ def config(cell: Cell, source: Host) -> DomainConfig:
     """The cell's guest."""
     fault = cell.fault
     return payload(
-        source, cell.guest, fault.work, memory_mib=MEMORY_MIB, hb_ms=round(BEAT * 1000), dirty_kib=fault.dirty_kib
+        source, cell.guest, fault.work, memory_mib=MEMORY_MIB, hb_ms=round(BEAT * 1000), dirty_kib=cell.dirty_kib
     )
 
 
@@ -59,7 +60,7 @@ def attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
 
 def _attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
     fault = cell.fault
-    migration = start_migration(guest, destination, actions=cell.actions)
+    migration = start_migration(guest, destination, actions=cell.actions, patience=fault.patience)
     outcome = Outcome(migration, Ending.LOST)
     struck: float | None = None
     if cell.actions:
@@ -152,6 +153,8 @@ def _proof(cell: Cell, migration: Migration, guest: Domain) -> str:
     is_live = cell.phase in (Phase.SETUP, Phase.LIVE) and cell.actions and wanted.where is Where.SOURCE
     if is_live and any("XL suspend INFO requested" in line for line in guest.console()):
         return "the guest was asked to suspend before the fault came"
+    if cell.place == LAST and not any("XL suspend INFO requested" in line for line in guest.console()):
+        return "the guest was not asked to suspend before the fault came"
     signs = {
         Effect.NO_ROOM: ("Failed to populate", "failed to free memory", "Could not allocate", "Cannot allocate memory"),
         Effect.INCOMING_TAKEN: (ARRIVED,),

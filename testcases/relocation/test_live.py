@@ -29,6 +29,8 @@ def test_relocation_brings_the_guest_over(source, destination, evidence):
             assert guest.name in destination.domains(), "the guest is not at the destination"
             assert_unbroken([*here, *there.heartbeats()])
             evidence.figure("downtime_s", downtime(migration, BEAT))
+            start, end = migration.stopped()
+            evidence.figure("downtime_by_stream_s", end - start)
             failed = [line for line in there.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
             assert not failed, failed
         finally:

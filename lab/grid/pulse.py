@@ -1,0 +1,111 @@
+"""Whether a host is dead or only its console is: what answers, asked in four ways.
+
+A console that says nothing is no proof of anything. The recorder may have lost its source, a cable may be loose, dom0
+may have no network, or the machine may be dead; each asks for another remedy.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lab.console.client import Console
+from lab.errors import BenchError, LabError, WaitTimeout
+from lab.record import Evidence
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT = 5.0  # seconds; a login prompt takes one under emulation
+# Ctrl-A three times gives the input to Xen, or back to dom0, and Xen says so: drivers/char/console.c, opt_conswitch.
+SWITCH = b"\x01\x01\x01"
+
+
+class Voice(enum.Enum):
+    """What answered on the console."""
+
+    DOM0 = "answers"
+    XEN = "only the hypervisor answers"
+    SILENT = "is silent"
+    LOST = "is not there: the recorder has lost it"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What was found of a host at one moment."""
+
+    board: str
+    is_powered: bool | None  # None: the BMC does not say
+    is_reachable: bool  # dom0 ran a command over SSH
+    voice: Voice
+    time: float  # seconds since the epoch
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything of the host answered, dom0 or hypervisor."""
+        return self.is_reachable or self.voice in (Voice.DOM0, Voice.XEN)
+
+    @property
+    def summary(self) -> str:
+        """One line: what is dead."""
+        if self.is_reachable:
+            console = "" if self.voice is Voice.DOM0 else f", but its console {self.voice.value}"
+            return f"{self.board}: the host is alive{console}"
+        if self.voice is Voice.DOM0:
+            return f"{self.board}: dom0 answers on its console and not over SSH: its network is dead"
+        if self.voice is Voice.XEN:
+            return f"{self.board}: dom0 is dead, the hypervisor is alive"
+        if self.is_powered is False:
+            return f"{self.board}: the power is off"
+        power = "the power is on" if self.is_powered else "the BMC does not answer either"
+        if self.voice is Voice.LOST:
+            return f"{self.board}: the host does not answer over SSH, and its console {self.voice.value}; {power}"
+        return f"{self.board}: the host is dead: silent on console and network; {power}"
+
+    def as_evidence(self) -> Evidence:
+        """For a verdict or a quarantine."""
+        power = {True: "on", False: "off", None: "unknown"}[self.is_powered]
+        ssh = "answers" if self.is_reachable else "no answer"
+        body = f"{self.summary}\npower (BMC): {power}\ndom0 over SSH: {ssh}\nconsole: {self.voice.value}"
+        return Evidence("note", "pulse", body, self.time, self.board)
+
+
+def take(board: Any) -> Pulse:
+    """Feel a :class:`lab.grid.board.Board`'s pulse; up to 20 s for a dead one. Nothing is raised.
+
+    A newline is typed on its console, and if nothing comes, the switch of Xen's console is pressed, twice.
+    """
+    powered: bool | None = None
+    try:
+        powered = bool(board.power.is_powered())
+    except LabError as error:
+        log.info("%s: power: %s", board.name, error)
+    return Pulse(board.name, powered, board.is_reachable(), listen(board.console), time.time())
+
+
+def listen(console: Console) -> Voice:
+    """Who answers on the console."""
+    try:
+        if not console.is_connected():
+            return Voice.LOST
+        if _answers(console, b"\r", r"\S"):
+            return Voice.DOM0
+        if _answers(console, SWITCH, "Serial input to"):
+            _answers(console, SWITCH, "Serial input to")  # back to where it was
+            return Voice.XEN
+    except BenchError as error:
+        log.info("console: %s", error)
+        return Voice.LOST
+    return Voice.SILENT
+
+
+def _answers(console: Console, typed: bytes, pattern: str) -> bool:
+    mark = console.mark()
+    console.send(typed)
+    try:
+        console.wait_for(pattern, ANSWER_TIMEOUT, since=mark)
+    except WaitTimeout:
+        return False
+    return True

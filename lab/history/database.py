@@ -1,0 +1,98 @@
+"""Which database it is, and its tables brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from lab import paths
+from lab.errors import UsageError
+from lab.runs import visible_line
+
+SETTING = "XENLAB_HISTORY_URL"
+BUSY_TIMEOUT = 30.0  # seconds to wait for another writer
+STATEMENT_LIMIT = 120  # seconds a PostgreSQL server may take over one statement
+
+
+def url_of(text: str) -> URL:
+    """The database that the setting names; empty: the file in the state folder.
+
+    :raises UsageError: none that is known.
+    """
+    if not text:
+        return URL.create("sqlite", database=str(paths.state() / "history.sqlite"))
+    try:
+        url = make_url(text)
+    except (SQLAlchemyError, ValueError):  # their words may hold parts of a password
+        raise UsageError(f"{SETTING} is no URL: postgresql://USER:PASSWORD@HOST/DATABASE is wanted") from None
+    backend = url.get_backend_name()
+    if backend not in ("postgresql", "sqlite"):
+        raise UsageError(f"{SETTING}: postgresql or sqlite is wanted, not {visible_line(backend)}")
+    if "@" in f"{url.host}{url.database}" and backend == "postgresql":
+        raise UsageError(f"{SETTING}: what is not a letter or digit in a password must be percent-encoded (@ is %40)")
+    return url.set(drivername="postgresql+psycopg" if backend == "postgresql" else "sqlite")
+
+
+def described(url: URL) -> str:
+    """Where it is, without what could be secret."""
+    if url.get_backend_name() == "sqlite":
+        return visible_line(url.database or ":memory:")
+    host = url.host or url.query.get("host") or "localhost"
+    return visible_line(f"postgresql {host}{f':{url.port}' if url.port else ''}/{url.database or ''}")
+
+
+def secrets(url: URL) -> list[str]:
+    """What of it no message may hold, in each form it could be written in."""
+    secrets = [str(url.password or ""), *(str(v) for k, v in url.query.items() if "pass" in k)]
+    return [form for secret in secrets if secret for form in (secret, quote(secret), quote_plus(secret))]
+
+
+def engine_of(url: URL) -> Engine:
+    """A connection each time, and none kept: commands are short."""
+    if url.get_backend_name() == "postgresql":
+        limits = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_LIMIT}s"}
+        return sa.create_engine(url, poolclass=NullPool, connect_args=limits, hide_parameters=True)
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True)
+    # SQLite's driver would begin on its own, and late: two writers could then both have read before they write.
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("xenlab_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def version(connection: Connection) -> str:
+    """The newest migration that was applied; empty before any."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or "")
+
+
+def migrate(connection: Connection, where: str) -> None:
+    """Bring the tables up to date.
+
+    :raises UsageError: a newer xenlab made them.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if (there := version(connection)) not in known | {""}:
+        raise UsageError(f"history {where}: a newer xenlab made it (its tables are at {visible_line(there)!r})")
+    command.upgrade(config, "head")

@@ -1,0 +1,104 @@
+"""``ctrf.json``: the run in the Common Test Report Format, for tools that read that.
+
+Source: schema/ctrf.schema.json of github.com/ctrf-io/ctrf; times are milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from lab.record import RunHeader, TestResult, Verdict
+from lab.runs import RunFolder, final, missing, replace_file, visible, visible_line
+
+NAME = "ctrf.json"
+SPEC = "0.0.0"  # the version that reporters in use name
+# What says nothing of the product is neither passed nor failed.
+STATUS = {
+    Verdict.FAIL: "failed",
+    Verdict.ERROR: "other",
+    Verdict.MISS: "other",
+    Verdict.PASS: "passed",
+    Verdict.SKIP: "skipped",
+}
+
+
+def write(folder: RunFolder) -> Path:
+    """Write ``ctrf.json`` into the run folder; its path."""
+    header, everything = folder.header(), list(folder.results())
+    attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
+    for result in everything:
+        attempts[result.case, result.build].append(result)
+    results = final(header, everything)
+    tests = [_test(result, attempts[result.case, result.build], header) for result in results]
+    tests += [_missing(one.case, one.build) for one in missing(header, results)]
+    numbers = Counter(test["status"] for test in tests)
+    ended = header.finished or max((one.started + one.seconds for one in everything), default=header.started)
+    report = {
+        "reportFormat": "CTRF",
+        "specVersion": SPEC,
+        "generatedBy": "xenlab",
+        "results": {
+            "tool": {"name": "xenlab"},
+            "summary": {
+                "tests": len(tests),
+                **{status: numbers[status] for status in ("passed", "failed", "skipped", "pending", "other")},
+                "flaky": sum(bool(test.get("flaky")) for test in tests),
+                "start": _ms(header.started),
+                "stop": _ms(ended),
+                "extra": {"run": visible_line(header.run_id), "exitStatus": header.exit_status},
+            },
+            "tests": tests,
+        },
+    }
+    path = folder.path / NAME
+    replace_file(path, json.dumps(report, indent=1))
+    return path
+
+
+def _test(result: TestResult, attempts: list[TestResult], header: RunHeader) -> dict[str, Any]:
+    earlier = [one for one in attempts if one is not result]
+    test: dict[str, Any] = {
+        **_names(result.case),
+        "status": STATUS[result.verdict],
+        "rawStatus": result.verdict.value,
+        "duration": _ms(result.seconds),
+        "start": _ms(result.started),
+        "stop": _ms(result.started + result.seconds),
+        "retries": len(earlier),
+        "flaky": result.verdict is Verdict.PASS and any(one.verdict is not Verdict.PASS for one in earlier),
+        "labels": {
+            "area": visible_line(result.area),
+            "build": visible_line(result.build),
+            "boards": [visible_line(board) for board in result.boards] or ["none"],
+            "rule": visible_line(result.rule),
+        },
+    }
+    if result.reason:
+        test["message"] = visible_line(result.reason)
+    if trace := [one.body for one in result.evidence if one.kind == "exception" or one.title == "crash"]:
+        test["trace"] = visible("\n\n".join(trace))
+    if result.fingerprint:
+        test["labels"]["fingerprint"] = visible_line(result.fingerprint)
+    if earlier:
+        test["retryAttempts"] = [
+            {"attempt": max(one.attempt, 1), "status": STATUS[one.verdict], "message": visible_line(one.reason)}
+            for one in earlier
+        ]
+    return test
+
+
+def _missing(case: str, build: str) -> dict[str, Any]:
+    said = {"status": "other", "rawStatus": Verdict.MISS.value, "duration": 0, "message": "did not run"}
+    return {**_names(case), **said, "labels": {"build": visible_line(build)}}
+
+
+def _names(case: str) -> dict[str, Any]:
+    file, *inner = visible_line(case).split("::")
+    return {"name": visible_line(case) or "?", "suite": [file, *inner[:-1]], "filePath": file}
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,9 @@
+"""Options of the framework's own tests."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", default="20s", metavar="TIME", help="how long tests/test_soak.py makes trouble: 1h")

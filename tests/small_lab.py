@@ -1,0 +1,84 @@
+"""A lab of one board: its real services, brought up by the command line, and labgrid's client in front of them.
+
+Import ``lab_up_fixture`` to have the fixture ``lab_up``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ipmi_sim import free_port
+
+from lab.paths import CHECKOUT
+from lab.wait import wait_until
+
+
+class SmallLab:
+    """A lab of one board called mini, up, and labgrid's client in front of it."""
+
+    def __init__(self, folder: Path, keys: dict[str, Any]) -> None:
+        self._environment = os.environ | {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(CHECKOUT)}
+        self._inventory = folder / "unit.yaml"
+        head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
+        hosts = {"mini": {"ansible_host": "127.0.0.1", "xenlab": keys}}
+        self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
+        self.folder = folder / "xenlab" / "lab" / "unit"
+        self._words = ["-x", head["coordinator"], "-c", str(self.folder / "env.yaml")]
+
+    def up(self) -> None:
+        self.xenlab("lab", "up")
+        wait_until(lambda: "mini" in self._run("labgrid-client", *self._words[:2], "resources"), 30.0, "exporter")
+
+    def xenlab(self, *words: str) -> str:
+        return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))
+
+    def services(self) -> dict[str, int]:
+        """Process ids by name."""
+        found: dict[str, int] = json.loads((self.folder / "services.json").read_text())["processes"]
+        return found
+
+    def client(self, *words: str) -> str:
+        """What ``labgrid-client -p mini WORDS`` says."""
+        return self._run("labgrid-client", *self._words, "-p", "mini", *words)
+
+    def _run(self, program: str, *words: str) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / program), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+            env=self._environment,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+@pytest.fixture(name="lab_up")
+def lab_up_fixture(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], SmallLab]]:
+    started: list[SmallLab] = []
+
+    def lab_up(keys: dict[str, Any]) -> SmallLab:
+        started.append(SmallLab(tmp_path, keys))
+        started[-1].up()
+        return started[-1]
+
+    yield lab_up
+    for lab in started:
+        lab.xenlab("lab", "down")
+
+
+def ports(source: int) -> dict[str, Any]:
+    """A console at a terminal server."""
+    recorded = {"serve_port": free_port(), "lines_port": free_port()}
+    return {"via": "tcp", "host": "127.0.0.1", "port": source, **recorded}

@@ -1,0 +1,42 @@
+"""``python night.py INVENTORY RUN-FOLDER CASES``: a night as ``xenlab nightly`` has it, without builds to make.
+
+Called again with the same folder it goes on, as ``--resume`` does.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from lab import inventory, nightly, planning
+from lab.options import NightlyOptions
+from lab.record import RunHeader
+from lab.runs import RunFolder
+
+HERE = Path(__file__).resolve().parent
+
+
+class Night(nightly.Night):
+    """Its cases run against no hypervisor."""
+
+    def _set_up(self) -> None:
+        pass
+
+
+def main() -> int:
+    file, path, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    lab = inventory.load(file)
+    options = NightlyOptions(paths=(str(HERE / "testcases"),), inventory=file, is_remembered=False)
+    cases = planning.collect(options, "weekly")[:count]
+    if (path / "run.json").exists():
+        folder = RunFolder.open(path)
+    else:
+        planned = tuple(case.nodeid for case in cases)
+        header = RunHeader("soak", time.time(), "soak", ("one", "two"), {}, planned, ())
+        folder = RunFolder.create(path, header)
+    return Night(options, lab, folder, cases).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Cases that need a board's lease and its BMC, and nothing that runs on it. A soak takes as many as it has time for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab import booking
+from lab.booking import Ledger
+from lab.grid import services, session
+from lab.plugin import Bench
+from lab.rig import Seat
+
+CASES = 400  # of each kind
+
+
+@pytest.fixture
+def seats(bench: Bench) -> Iterator[list[Seat]]:
+    """The boards of this worker, without a build; nobody else may have them at the case's begin and end."""
+    if bench._session is None:
+        bench._session = session.acquire(bench.lab, bench.names, services.directory(bench.lab))
+    assert bench.running
+    bench.running.seats = {name: Seat(bench._session.board(name)) for name in bench.names}
+    ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[booking.LEASE])
+    assert set(bench.names) <= set(ledger.lease(number).boards)
+    yield list(bench.running.seats.values())
+    assert set(bench.names) <= set(ledger.lease(number).boards)
+
+
+@pytest.fixture
+def destination(seats: list[Seat]) -> Seat:
+    """Asked for by a case of a pair."""
+    assert len(seats) == 2
+    return seats[1]
+
+
+@pytest.mark.parametrize("number", range(CASES))
+def test_one(number: int, seats: list[Seat]) -> None:
+    if number % 2:
+        seats[0].board.power.power_on()
+    else:
+        seats[0].board.power.power_off()
+
+
+@pytest.mark.parametrize("number", range(CASES))
+def test_pair(number: int, seats: list[Seat], destination: Seat) -> None:
+    seats[0].board.power.power_on()
+    destination.board.power.power_off()
