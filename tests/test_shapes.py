@@ -52,7 +52,7 @@ def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:
 def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
     board = lab.boards["virt1"]
     assert board.virtual
-    wiring = qemu.Wiring(Path("/d/disk"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002)
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), 4001, 4002)
     own = qemu.arguments(board, board.virtual.shaped(""), wiring)
     large = qemu.arguments(board, board.virtual.shaped("large"), wiring)
     assert own[own.index("-smp") + 1] == "1"
