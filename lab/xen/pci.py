@@ -106,10 +106,6 @@ class DmaDevice:
             job.kill()
             job.clean()
 
-    def is_master(self) -> bool:
-        """Whether it may do DMA at all (PCI's command register): Xen takes that away from one that faults too often."""
-        return bool(int(str(self.host.run(f"setpci -s {self.address} COMMAND").stdout), 16) & 4)
-
     def fault_at(self, frame: int) -> str:
         """The pattern of Xen's report that this device's write to the page was stopped.
 

@@ -73,17 +73,3 @@ def test_guest_killed_with_dma_in_flight(host, evidence):
         after = owner(host, device.address)
         assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
         host.expect(lambda: host.free_memory_mib() >= free - 1, 10.0, f"{free} MiB free, as before")
-
-
-def test_device_that_faults_all_the_time_is_silenced(host, evidence):
-    """Faults in quick succession cost the device its right to do DMA, and the host nothing.
-
-    Source: xen/drivers/passthrough/pci.c, pci_check_disable_device.
-    """
-    with dma_device(host) as device, host.domain(payload(host, "pv64", "heartbeat", hb_ms=200)) as guest:
-        guest.beats()
-        device.write(frames(guest, 1)[0])
-        evidence.add("setpci COMMAND", "bus master" if device.is_master() else "no bus master", board=host.name)
-        assert not device.is_master(), "the device may still do DMA"
-        guest.beats(3)
-        assert_unbroken(guest.heartbeats())

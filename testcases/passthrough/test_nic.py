@@ -160,20 +160,6 @@ def test_pvh_guests_get_none(host, evidence):
 
 
 @pytest.mark.full
-@pytest.mark.xen_options("iommu=off")
-def test_no_device_without_an_iommu(host, evidence):
-    """Where Xen uses no IOMMU no guest gets a device, in so many words. Source: tools/libs/light/libxl_create.c."""
-    device = port(host, "spare")
-    assert not {"pv_directio", "hvm_directio"} & set(host.info()["virt_caps"].split())
-    with pytest.raises(ToolstackFailed) as refused, host.domain(driving(host, "idle", device.address)):
-        pass
-    evidence.add("xl create", refused.value.output[-2000:], board=host.name)
-    assert "passthrough not supported on this platform" in refused.value.output
-    assert not host.domains(), "a domain is left"
-    assert device.interface in host.run("ls /sys/class/net").stdout.split(), "dom0 has lost the port"
-
-
-@pytest.mark.full
 @pytest.mark.needs("shadow")
 def test_no_relocation_with_a_device(host, evidence):
     """A guest with a device is not relocated: Xen refuses log-dirty mode, and the guest goes on where it is.
