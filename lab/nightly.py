@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lab import booking, builds, inventory, machine, paths, planning, runs
+from lab import booking, builds, inventory, machine, paths, planning, runs, verdicts
 from lab.booking import Ledger
 from lab.crew import Crew, Ended
 from lab.errors import BenchError, LabError, UsageError
@@ -28,7 +28,7 @@ from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
 from lab.planning import Case, Share
 from lab.publishing import ending
-from lab.record import Phase, RunHeader, Verdict
+from lab.record import Phase, RunHeader, TestResult, Verdict
 from lab.reporting import html, terminal
 from lab.runs import RunFolder
 from lab.wait import wait_until
@@ -218,13 +218,17 @@ class Night:
             self._note(f"stopped at {time.strftime('%H:%M', time.localtime(self._deadline))}: {len(left)} did not run")
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
-        """What has no result with the build yet; and what missed on a board that is in quarantine now."""
+        """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
         missing = {one.case for one in self.folder.missing() if one.build == build}
         again = {}
-        for result in self.folder.final_results():
-            sick = result.verdict is Verdict.MISS and crew.has_sick(result.boards)
-            if result.build == build and sick and result.attempt < ATTEMPTS:
-                again[result.case] = result.attempt + 1
+        attempts: dict[str, list[TestResult]] = {}
+        for result in self.folder.results():
+            if result.build == build:
+                attempts.setdefault(result.case, []).append(result)
+        for case, tried in attempts.items():
+            sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
+            if sick or verdicts.is_tried_again(tried):
+                again[case] = tried[-1].attempt + 1
         return [
             replace(case, attempt=again.get(case.nodeid, case.attempt))
             for case in self._cases
@@ -234,14 +238,14 @@ class Night:
     def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
         """Say how workers ended that should not have; the cases that nobody shall try again."""
         lost: set[str] = set()
-        done = {(result.case, result.build) for result in self.folder.results()}
+        done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
             if not one.share.cases or one.status in (0, 1) or one.why:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
             self._note(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
-            lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build) not in done}
+            lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build, one.share.attempt) not in done}
         return lost
 
     @contextmanager

@@ -21,14 +21,12 @@ from lab.errors import (
     LabError,
     PowerTimeout,
     ProductTimeout,
-    WaitTimeout,
 )
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
-from lab.wait import wait_until
-from lab.xen import xtf
+from lab.xen import leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_root
 
@@ -51,11 +49,19 @@ class Seat:
     deployed: bool = False  # the build under test was put onto it by this process
     options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
     refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
-    free_mib: int = 0
+    before: leftovers.Seen | None = None  # what there was on it before the case
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:
         self.host = Host(self.board)
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What was found on a board after a case; ``leaks``: what Xen owes still, for the verdict."""
+
+    evidence: tuple[Evidence, ...] = ()
+    leaks: tuple[str, ...] = ()
 
 
 class Rig:
@@ -105,7 +111,7 @@ class Rig:
         if not seat.capabilities:
             seat.capabilities = self._capabilities(seat)
         seat.host.destroy_all()
-        seat.free_mib = seat.host.free_memory_mib()
+        seat.before = leftovers.look(seat.host)
 
     def _comes_back(self, seat: Seat) -> bool:
         """Whether a board that has been through a crash is as wanted again after a mere power cycle."""
@@ -228,33 +234,27 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool) -> list[Evidence]:
-        """Look at what a case left on the board, clean up, and say what was found."""
+    def after(self, name: str, *, crashed: bool) -> After:
+        """Look at what a case left on the board, bring it back to what it was, and say what was found."""
         seat = self.seats[name]
-        found: list[Evidence] = []
         if crashed:
             seat.suspect = "the console showed a crash"
-            return found
+            return After()
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return rescue.collect(seat.board)
+            return After(tuple(rescue.collect(seat.board, interrupt=True)))
+        if seat.before is None:  # it never came up for the case
+            return After()
         try:
-            left = seat.host.destroy_all()
-            if left:
-                found.append(_note(name, "guests left behind", ", ".join(left)))
-
-            def memory_is_back() -> bool:
-                return seat.host.free_memory_mib() >= seat.free_mib - 2
-
-            try:
-                wait_until(memory_is_back, 10, f"{name}: memory given back", interval=1.0)
-            except WaitTimeout:
-                now = seat.host.free_memory_mib()
-                found.append(_note(name, "memory not given back", f"{seat.free_mib} MiB before, {now} MiB after"))
-                seat.suspect = "memory was not given back"
+            left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
             seat.suspect = str(error)
-        return found
+            return After()
+        found = [_note(name, "left behind, and taken away", "\n".join(left.cleared))] if left.cleared else []
+        if left.stuck:
+            seat.suspect = "; ".join(left.stuck)
+            found.append(_note(name, "left behind, and not to be had back", "\n".join(left.stuck)))
+        return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

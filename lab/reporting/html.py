@@ -23,6 +23,7 @@ from lab.runs import (
     RunFolder,
     exit_status,
     final,
+    is_flaky,
     missing,
     replace_file,
     shortfalls,
@@ -205,6 +206,10 @@ class Shown:
     pictures: tuple[tuple[str, str], ...] = ()
     timeline: str = ""
     earlier: tuple[TestResult, ...] = field(default=())
+
+    @property
+    def is_flaky(self) -> bool:
+        return self.result is not None and is_flaky([self.result, *self.earlier])
 
 
 def _cases(
