@@ -275,7 +275,7 @@ def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[s
 PROBED = frozenset(
     (
         "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
-        "pstate cstate dma-device self-ssh"
+        "pstate cstate dma-device self-ssh bmc-sleep-state"
     ).split()
 )
 
