@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from lab import builds, inventory, paths, verdicts
+from lab import booking, builds, inventory, paths, verdicts
 from lab.bmc import BmcRefused
+from lab.booking import Ledger
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import (
@@ -34,7 +35,8 @@ from lab.errors import (
     PowerTimeout,
     UsageError,
 )
-from lab.record import Evidence, RunHeader, TestResult
+from lab.grid import services
+from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat, take
 from lab.runs import RunFolder
@@ -279,6 +281,8 @@ class Bench:
         """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
         if 0.0 < self.config.getoption("--stop-at") <= time.time():
             return "the deadline"
+        if number := os.environ.get(booking.LEASE):
+            return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
         return str(self._session.why_stop()) if self._session is not None else ""
 
     def close(self) -> None:
@@ -370,6 +374,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not is_case(item):
         return (yield)
     bench = bench_of(item.config)
+    if why := bench.why_stop():
+        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result: it can run elsewhere, or later
     running = bench.running = Running(item)
     bench.folder.note_now(bench.names, item.nodeid)
     running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
@@ -418,15 +424,25 @@ def _conclude(bench: Bench, running: Running) -> None:
         name: {found.name for line in lines if (found := classify(line.text)) and found.kind == "crash"}
         for name, lines in slices.items()
     }
+    leaks: list[str] = []
     if rig is not None:
         for name in running.seats:
             crashed = crashes[name] is not None or bool(seen[name] & running.expected - SURVIVED)
-            running.evidence += rig.after(name, crashed=crashed)
+            after = rig.after(name, crashed=crashed)
+            running.evidence += after.evidence
+            leaks += after.leaks
         running.evidence[:0] = rig.take_evidence()
+    build = bench.config.getoption("--build")
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
+        leaks=tuple(leaks),
+        guest_crash=_guest_crash(running, slices),
+        crashed_before=any(
+            one.case == item.nodeid and one.build == build and one.rule == NESTED_GUEST_CRASH
+            for one in bench.folder.results()
+        ),
         crashes=tuple(crash for crash in crashes.values() if crash),
         expected_crashes=running.expected,
         seen_crashes=frozenset().union(*seen.values()),
@@ -444,7 +460,7 @@ def _conclude(bench: Bench, running: Running) -> None:
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.config.getoption("--build"),
+        build=build,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(item, "obj", None).__doc__ or "").strip(),
         phases=rig.take_phases() if rig else (),
@@ -456,8 +472,13 @@ def _conclude(bench: Bench, running: Running) -> None:
     )
     bench.folder.append(result)
     bench.note_health(result, running.outcome)
-    if why := bench.why_stop():
-        item.session.shouldstop = why
+
+
+def _guest_crash(running: Running, slices: Mapping[str, list[ConsoleLine]]) -> str:
+    """Of a guest that died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
+        return ""
+    return verdicts.guest_crash(running.evidence, (line.text for lines in slices.values() for line in lines))
 
 
 def _crash(running: Running, name: str, lines: list[ConsoleLine]) -> HypervisorCrash | None:
