@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-collect_ignore = ["soak"]  # its cases are run by test_soak.py
+collect_ignore = ["soak"]  # its cases are run by a night of the soak, on boards of its own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
