@@ -304,7 +304,12 @@ def test_one_more_run_leaves_the_pages_of_others_alone(history: History, folders
     history.import_run(folders.write(result(PV32), key="bb").path)
     site.write(history, where)
     changed = {name for name, stamp in stamps(where).items() if before.get(name) != stamp}
-    assert changed == {"index.html", f"cases/{runs.slug(PV32)}.html", "runs/run2/index.html", "runs/run2/0.html"}
+    assert changed == {
+        "index.html",
+        f"cases/{runs.slug(PV32)}.html",
+        "runs/run2/index.html",
+        "runs/run2/good-guest32.html",
+    }
 
 
 def test_a_run_gone_on_with_is_shown_anew_and_one_that_went_is_gone(
