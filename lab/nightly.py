@@ -22,6 +22,8 @@ from pathlib import Path
 
 from lab import booking, builds, inventory, machine, paths, planning, queueing, runs, verdicts
 from lab.booking import Ledger
+from lab.builds import matrix
+from lab.builds.matrix import Variant
 from lab.crew import Crew, Ended
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
@@ -50,9 +52,7 @@ def run(options: NightlyOptions) -> int:
     lab = inventory.load(options.inventory).restricted(options.boards)
     if options.resume:
         return _resume(options, lab)
-    names = options.builds or (DEFAULT_BUILD,)
-    for name in names:
-        builds.recipe(name)  # unknown names are said before anything is set up
+    variants, notes = _variants(options, lab)
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
@@ -61,13 +61,28 @@ def run(options: NightlyOptions) -> int:
         run_id=runs.new_id(),
         started=time.time(),
         selection=options.describe(select),
-        builds=tuple(names),
+        builds=tuple(variant.name for variant in variants),
         boards={name: _facts(board) for name, board in lab.boards.items()},
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
-    return Night(options, lab, folder, cases).run()
+    folder.write_builds({variant.name: variant.facts() for variant in variants})
+    return Night(options, lab, folder, cases).run(said=notes)
+
+
+def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """What is to be run, and why some of the matrix is not.
+
+    :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
+    """
+    if not options.matrix:
+        for name in options.builds:
+            builds.recipe(name)  # unknown names are said before anything is set up
+        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+    if options.builds:
+        raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
+    return matrix.runnable(options.matrix, lab)
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -115,9 +130,12 @@ class Night:
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
-    def run(self) -> int:
+    def run(self, said: Sequence[str] = ()) -> int:
+        """All of it; ``said`` is shown first. Gives the exit status."""
         interrupted = False
         with self._say:
+            for note in said:
+                self._say.note(note)
             try:
                 with ExitStack() as stack:
                     self._set_up()
@@ -155,9 +173,11 @@ class Night:
 
     def _set_up(self) -> None:
         with self._phase("set-up"):
-            made = prepare(self._lab, self._builds, self._say.note)
-            facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
-            self.folder.write_builds(facts)
+            noted = self.folder.builds()
+            variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
+            names = list(dict.fromkeys(variant.build for variant in variants))
+            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
+            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
 
     @contextmanager
     def _lab_up(self) -> Iterator[None]:
@@ -303,13 +323,13 @@ class Night:
 
     def _worker_log(self, share: Share) -> Path:
         where = "-".join((*share.boards, share.shape)).strip("-")
-        return self.folder.path / f"worker-{where}-{Path(share.build).stem}.log"
+        return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
 
     def _start(self, share: Share, lease: int) -> subprocess.Popen[bytes]:
         """A worker; for a share without cases one that only brings its board up."""
         if not share.cases:
             command = [sys.executable, "-P", "-m", "lab.ready", str(self._options.inventory), share.boards[0]]
-            log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).stem}.log"
+            log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
             return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
         arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
