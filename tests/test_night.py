@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -191,3 +193,26 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 def test_no_time_of_day(text: str) -> None:
     with pytest.raises(UsageError, match="want HH:MM"):
         daytime.next_time(text, 0.0)
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("needs systemd-analyze")
+    (tmp_path / "xenlab").mkdir()
+    program = tmp_path / "xenlab" / "xenlab"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    units = []
+    for source in sorted((paths.CHECKOUT / "contrib" / "systemd").iterdir()):
+        units.append(tmp_path / source.name.replace("@", "@rack"))
+        units[-1].write_text(source.read_text())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", *map(str, units)],
+        env=os.environ | {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    about_ours = [line for line in (done.stdout + done.stderr).splitlines() if "xenlab" in line]
+    assert (done.returncode, about_ours) == (0, [])
