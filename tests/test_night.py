@@ -71,6 +71,7 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
         night.kill()
 
 
+@pytest.mark.timeout(400)
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
     case_lines = wait_until(lambda: nightly.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
@@ -87,6 +88,7 @@ def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Ca
     wait_until(lambda: not shared.ledger.leases(), 30, "boards given back")
 
 
+@pytest.mark.timeout(400)
 def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Night]) -> None:
     folder = start(200, seconds=30.0).ends(3)
     first = list(folder.results())
@@ -101,6 +103,7 @@ def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Ni
     assert twice[0][1] == 1, "what has a result is not run again"
 
 
+@pytest.mark.timeout(400)
 def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(6)
     night.has_results(1)
@@ -112,6 +115,7 @@ def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Call
     assert any("stopped: desk/carol waits for it" in note for note in folder.header().notes)
 
 
+@pytest.mark.timeout(400)
 def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., Night]) -> None:
     shared.ledger.quarantine("sim3", "smells of smoke")
     shared.bmcs["sim1"].stop()
