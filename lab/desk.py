@@ -142,6 +142,18 @@ def who(
 
 
 @app.command()
+def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """List the boards, what they can do, and what ails them."""
+    lab, ledger = _open(inventory)
+    states = ledger.boards(lab.boards)
+    for board in lab.boards.values():
+        ill = f"  ({states[board.name].health})" if states[board.name].quarantine else ""
+        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}{ill}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
+
+
+@app.command()
 def status(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Show what the run that goes on in the lab is doing. Exit status 3: none is."""
     from lab import inventory as inventories
