@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lab import paths
-from lab.bench import benchmark
+from lab.bench import benchmark, note
 from lab.history import gate, pages, schema
 from lab.history.store import History
-from lab.reporting.figures import timeline_svg
+from lab.reporting.figures import growth_svg
 
 CASES = 500
 SIZES = (10_000, 100_000, 1_000_000)
@@ -135,8 +135,13 @@ def _median(measure: Callable[[str], object], url: str) -> float:
 
 
 def _draw(found: Mapping[str, float]) -> None:
-    """The figures as bars, in the state folder."""
-    folder = Path(paths.state() / "bench")
-    folder.mkdir(exist_ok=True)
-    spans = [(name, 0.0, value, name.rpartition("_")[0]) for name, value in found.items() if "generate" not in name]
-    (folder / "history.svg").write_text(timeline_svg("history: seconds by number of results", sorted(spans)))
+    """The figures over the number of results, in the state folder."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, seconds in found.items():
+        what, _, size = name.rpartition("_")
+        if what != "generate":
+            lines.setdefault(what.replace("_", " "), []).append((float(size), seconds))
+    file = Path(paths.state() / "bench" / "history.svg")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(growth_svg("history: how it grows", lines, across="results", up="seconds"), encoding="utf-8")
+    note(f"drawn in {file}")

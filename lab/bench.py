@@ -67,6 +67,12 @@ class Figure:
 
 
 _loading: dict[str, Benchmark] = {}
+_notes: list[str] = []
+
+
+def note(text: str) -> None:
+    """Have a line said after the figures of the benchmark that runs: where its drawing is, for one."""
+    _notes.append(text)
 
 
 def benchmark(
@@ -141,6 +147,9 @@ def run(
         for figure in measured:
             say(figure.line())
         figures += measured
+        for text in _notes:
+            say(f"{one.name}: {text}")
+        _notes.clear()
     if json_file:
         _write(json_file, started, figures, failed)
     if failed:

@@ -67,11 +67,17 @@ def nightly(
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
     ] = None,
     build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Builds x command lines x dom0 modes.", resolve_path=True)
+    ] = None,
     select: Annotated[
         Selection | None, typer.Option(help="How much; default: quick on a virtual lab, full on machines.")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that broke off.", resolve_path=True)
+    ] = None,
+    xtf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
     ] = None,
     deadline: Annotated[
         str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
@@ -90,8 +96,10 @@ def nightly(
         inventory=inventory,
         output=output,
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
+        matrix=matrix,
         select=select,
         resume=resume,
+        xtf=xtf,
         deadline=_deadline(deadline) if deadline else None,
         checks=check,
     )
@@ -204,9 +212,13 @@ def lab_shape(
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],
 ) -> None:
-    """Make hypervisor builds, or find them in the cache."""
+    """Make hypervisor builds, two at a time, or find them in the cache."""
     from lab import builds
+    from lab.builds import several
 
+    names = [_located(name) if name.endswith((".yaml", ".yml")) else name for name in names]
+    if len(names) > 1:
+        raise typer.Exit(several.make_all(names))
     for name in names:
         made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
         typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")
@@ -224,6 +236,24 @@ def prepare(
     from lab import nightly as night
 
     night.prepare(inventories.load(inventory), tuple(names or ()), lambda text: typer.echo(text, err=True))
+
+
+@app.command()
+def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Write what boards without a disk are served by this machine, with dnsmasq's configuration; `lab up` does too."""
+    from lab import inventory as inventories
+    from lab.grid import services
+    from lab.virtual import served
+
+    lab = inventories.load(inventory)
+    if not lab.network_booted():
+        raise UsageError(f"{inventory}: no board in it has boot: network")
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
+    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    typer.echo("HTTP is a service of the lab: `xenlab lab up`")
 
 
 @app.command()
@@ -414,6 +444,19 @@ def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
         typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
         for name, shape in (board.virtual.shapes if board.virtual else {}).items():
             typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
+
+
+@app.command()
+def cases(
+    write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+) -> None:
+    """List the cases: what each proves, needs and keeps, and the mutant that it must fail."""
+    from lab import casetable
+
+    if write:
+        casetable.FILE.write_text(casetable.text(), encoding="utf-8")
+    else:
+        typer.echo(casetable.text(), nl=False)
 
 
 @app.command()

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 
 import pytest
+
+KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
+
+
+def kept_by(item: pytest.Item) -> list[str]:
+    """Titles of what a case puts beside its verdict, as they stand in its source."""
+    function = getattr(item, "obj", None)
+    return list(dict.fromkeys(KEPT.findall(inspect.getsource(function)))) if function else []
 
 
 class Listing:
@@ -21,6 +31,10 @@ class Listing:
                 "area": plugin.area_of(item),
                 "boards": plugin.boards_wanted(item),
                 "needs": needs,
+                "xen_options": plugin.xen_options_of(item),
+                "selection": plugin.selection_of(item),
+                "doc": (getattr(item, "obj", None).__doc__ or "").strip(),
+                "evidence": kept_by(item),
             }
             print(json.dumps(case))
 

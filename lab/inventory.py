@@ -7,6 +7,7 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,7 @@ class ShapeSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    s3: bool = True  # whether its firmware knows suspend to RAM
     capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
 
 
@@ -92,9 +94,11 @@ class VirtualSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    s3: bool = True
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    firmware: Literal["bios", "uefi"] = "bios"
     shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
 
     def shaped(self, name: str) -> VirtualSpec:
@@ -102,7 +106,26 @@ class VirtualSpec:
         if not name:
             return self
         shape = self.shapes[name]
-        return replace(self, vcpus=shape.vcpus, memory_mib=shape.memory_mib, numa_nodes=shape.numa_nodes)
+        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3")}
+        return replace(self, **form)
+
+
+# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
+# which come later and win.
+XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
+
+
+@dataclass(frozen=True, slots=True)
+class NetbootSpec:
+    """The lab machine's port on the network that boards boot from: there it serves DHCP, TFTP and HTTP."""
+
+    address: str  # CIDR
+    interface: str
+
+    @property
+    def server(self) -> str:
+        """The address alone."""
+        return self.address.split("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +144,16 @@ class BoardSpec:
     link: str = ""  # boards with the same link are a migration pair
     xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no xsave=0"
     dom0_options: str = ""
+    boot: Literal["disk", "network"] = "disk"
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
 
     def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
         return hash(self.name)
+
+    def xen_command_line(self, *later: str) -> str:
+        """Xen's options on this board, in the order in which later ones win."""
+        return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
 
     @property
     def board_class(self) -> str:
@@ -147,11 +175,16 @@ class Lab:
     boards: Mapping[str, BoardSpec]
     coordinator: str = "127.0.0.1:20408"
     nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
+    netboot: NetbootSpec | None = None
 
     @property
     def is_virtual(self) -> bool:
         """Whether any board is made of QEMU, so that the lab must be brought up first."""
         return any(board.virtual for board in self.boards.values())
+
+    def network_booted(self) -> tuple[BoardSpec, ...]:
+        """Boards without a disk, in name order."""
+        return tuple(board for _, board in sorted(self.boards.items()) if board.boot == "network")
 
     @property
     def is_private(self) -> bool:
@@ -180,7 +213,11 @@ class Lab:
 # declares is reported; the others are taken from the inventory as they are.
 CAPABILITIES: Mapping[str, str] = {
     "pv32": "probed: 32-bit PV guests (xen_caps has xen-3.0-x86_32p); a matter of the build",
+    "no-pv32": "probed: no 32-bit PV guests",
     "hvm": "probed: hardware virtualisation",
+    "hvm32": "probed: 32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
+    "high-memory": "probed: memory at machine addresses above 4 GiB",
+    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
     "hap": "probed: nested paging",
     "shadow": "probed: shadow paging; a matter of the build",
     "sp2m": "probed: 2 MiB pages in nested paging",
@@ -190,6 +227,7 @@ CAPABILITIES: Mapping[str, str] = {
     "cpu-offline": "probed: more than one CPU",
     "memory-8g": "probed: 8 GiB of memory",
     "s3": "probed: suspend to RAM",
+    "no-s3": "probed: no suspend to RAM",
     "s5": "probed: soft off",
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
@@ -198,6 +236,7 @@ CAPABILITIES: Mapping[str, str] = {
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
+    "pvh-dom0": "Xen boots with dom0=pvh on it",
     "pstate": "probed: CPU frequency control by Xen",
     "cstate": "probed: idle states deeper than C1",
     "sriov": "a network port with virtual functions",
@@ -210,7 +249,18 @@ _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
 _Mac = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 _Pci = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
 _Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-_Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$")]
+
+
+def _is_interface(value: str) -> str:
+    ipaddress.IPv4Interface(value)  # its ValueError says what is wrong
+    return value
+
+
+_Address = Annotated[
+    str,
+    pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$"),
+    pydantic.AfterValidator(_is_interface),
+]
 
 
 BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
@@ -300,6 +350,7 @@ class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+    s3: bool = True
 
 
 class _ShapeFile(_FormFile):
@@ -310,7 +361,7 @@ class _VirtualFile(_FormFile):
     serial_port: _Port
     link_port: _Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
-    shapes: dict[_Name, _ShapeFile] = {}
+    firmware: Literal["bios", "uefi"] = "bios"
 
 
 class _BoardFile(Strict):
@@ -322,6 +373,7 @@ class _BoardFile(Strict):
     link: _Name | None = None
     xen_options: _Line = ""
     dom0_options: _Line = ""
+    boot: Literal["disk", "network"] = "disk"
     virtual: _VirtualFile | None = None
     pdu: _PduFile | None = None
 
@@ -334,9 +386,16 @@ class _BoardFile(Strict):
         return self
 
 
+class _NetbootFile(Strict):
+    address: _Address
+    interface: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
+
+
 class _LabFile(Strict):
     lab: _Name
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    shapes: dict[_Name, _ShapeFile] = {}
+    netboot: _NetbootFile | None = None
     nightly_yields: str = "Mon-Fri 07:00-20:00"
 
     @pydantic.field_validator("nightly_yields")
@@ -362,6 +421,10 @@ def load(path: Path) -> Lab:
     if "xenlab" not in variables:
         raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
     head = validate(_LabFile, path, tree, ("all", "vars", "xenlab"))
+    shapes: dict[str, ShapeSpec] = {}
+    for name, shape in head.shapes.items():
+        _check_capabilities(path, tree, ("all", "vars", "xenlab", "shapes", name), shape.capabilities)
+        shapes[name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     found: dict[str, tuple[Key, BoardSpec]] = {}
     for key in _hosts(path, tree, ("all",)):
         host = _node(tree, key) or {}
@@ -371,12 +434,17 @@ def load(path: Path) -> Lab:
         if name in found:
             first = at(path, tree, found[name][0]).rsplit(": ", 1)[0]
             raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
-        found[name] = (key, _board(path, tree, key, host, variables))
+        found[name] = (key, _board(path, tree, key, host, variables, shapes))
     if not found:
         raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_together(path, tree, found)
+    netboot = NetbootSpec(**head.netboot.model_dump()) if head.netboot else None
+    for key, board in found.values():
+        if board.boot == "network":
+            _check_network_boot(path, tree, key, board, netboot)
     boards = {name: board for name, (_, board) in sorted(found.items())}
-    return Lab(head.lab, path.resolve(), boards, head.coordinator, Daytime.read(head.nightly_yields))
+    yields = Daytime.read(head.nightly_yields)
+    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot)
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
@@ -395,7 +463,7 @@ def _node(tree: Any, key: Key) -> Any:
     return tree
 
 
-def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardSpec:
+def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: Mapping[str, ShapeSpec]) -> BoardSpec:
     name = str(key[-1])
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name):
         raise UsageError(f"{at(path, tree, key)}: a board's name is letters, digits and - only")
@@ -408,10 +476,6 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
             )
     data = validate(_BoardFile, path, tree, (*key, "xenlab"))
     _check_capabilities(path, tree, (*key, "xenlab"), data.capabilities)
-    shapes: dict[str, ShapeSpec] = {}
-    for shape_name, shape in (data.virtual.shapes if data.virtual else {}).items():
-        _check_capabilities(path, tree, (*key, "xenlab", "virtual", "shapes", shape_name), shape.capabilities)
-        shapes[shape_name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     if not isinstance(ssh_host, str):
@@ -435,6 +499,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
         link=data.link or "",
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
+        boot=data.boot,
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
     )
@@ -482,3 +547,19 @@ def _check_together(path: Path, tree: Any, found: Mapping[str, tuple[Key, BoardS
         if len(ends) != 2:
             where = at(path, tree, (*found[ends[-1]][0], "xenlab", "link"))
             raise UsageError(f"{where}: link {link!r} joins {', '.join(ends)}: it must join exactly two boards")
+
+
+def _check_network_boot(path: Path, tree: Any, key: Key, board: BoardSpec, netboot: NetbootSpec | None) -> None:
+    """A board that boots by network needs somebody who answers it, and an address that it is given."""
+    if netboot is None:
+        where = at(path, tree, ("all", "vars", "xenlab"))
+        raise UsageError(
+            f"{where}: {board.name} boots by network: lacks netboot: {{address: A.B.C.D/N, interface: PORT}}"
+        )
+    nic = board.nics.get("management")
+    if nic is None or not nic.address:
+        where = at(path, tree, (*key, "xenlab", "boot"))
+        raise UsageError(f"{where}: a board that boots by network needs nics.management with mac and address")
+    if ipaddress.ip_interface(nic.address).network != ipaddress.ip_interface(netboot.address).network:
+        where = at(path, tree, (*key, "xenlab", "nics", "management", "address"))
+        raise UsageError(f"{where}: must be in the network that it boots from, that of {netboot.address}")

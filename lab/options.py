@@ -23,8 +23,10 @@ class NightlyOptions:
     boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
+    matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
     deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
     checks: bool = False  # each board is checked from within before use, which takes a boot
     is_remembered: bool = True  # the history takes the run over when it ends
@@ -34,4 +36,5 @@ class NightlyOptions:
         words = [select, *self.paths]
         words += [f"-k {self.keyword}"] if self.keyword else []
         words += [f"-m {self.marker}"] if self.marker else []
+        words += [f"--xtf {self.xtf}"] if self.xtf else []
         return " ".join(words)

@@ -17,6 +17,7 @@ from lab.options import NightlyOptions, Selection
 from lab.record import TestResult, Verdict
 
 GUESSED_SECONDS = 30.0  # a case that never ran here
+BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class Case:
     boards: int
     needs: tuple[str, ...]
     attempt: int = 1
+    xen_options: str = ""
+    selection: str = "full"
+    doc: str = ""
+    evidence: tuple[str, ...] = ()  # titles of what it keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         str(paths.CHECKOUT / "tox.ini"),
     ]
     command += [f"--select={select}", *([f"-k={options.keyword}"] if options.keyword else [])]
+    command += [f"--xtf={options.xtf}"] if options.xtf else []
     command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
     done = subprocess.run(
         command,
@@ -72,7 +78,20 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
         raise UsageError(f"the cases cannot be collected:\n{(done.stdout + done.stderr).strip()[-1500:]}")
     found = [json.loads(line) for line in lines]
-    return [Case(c["nodeid"], c["area"], c["boards"], tuple(c["needs"])) for c in found]
+    return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
+
+
+def is_able(units: Iterable[Unit], case: Case) -> bool:
+    """Whether any of these boards can run the case, as far as is known beforehand."""
+    seats = (
+        (unit for unit in units if len(unit) == 2) if case.boards == 2 else ((one,) for unit in units for one in unit)
+    )
+    return any(all(set(case.needs) <= board.capabilities for board in seat) for seat in seats)
+
+
+def can_begin(cases: Iterable[Case], units: Sequence[Unit]) -> bool:
+    """Whether there are boards, and one of the cases can run on them."""
+    return bool(units) and any(is_able(units, case) for case in cases)
 
 
 def plan(
@@ -82,7 +101,8 @@ def plan(
 
     Longest first, onto the least loaded boards that can run it: first the cases of pairs onto the pairs, then those of
     single boards, which so go rather to boards that no pair case waits for. A unit's single boards come before its
-    pair. A case that nobody can run goes to the first board, where it will say what is missing.
+    pair. A case that nobody can run goes to the first board, where it will say what is missing. Cases that ask for the
+    same options of Xen stay together, so that one board reboots once.
     """
     pairs = [unit for unit in units if len(unit) == 2]
     load: dict[str, float] = {board.name: 0.0 for unit in units for board in unit}
@@ -90,12 +110,13 @@ def plan(
     alone: list[Unit] = [(board,) for unit in units for board in unit]
     for wanted, seats in ((2, pairs or alone[:1]), (1, alone)):
         chosen = [case for case in cases if case.boards == wanted]
-        for case in sorted(chosen, key=lambda case: -_seconds(case, durations)):
-            able = [seat for seat in seats if all(set(case.needs) <= board.capabilities for board in seat)] or seats[:1]
+        for group in sorted(_together(chosen), key=lambda group: -_seconds(group, durations)):
+            needs = {word for case in group for word in case.needs}
+            able = [seat for seat in seats if all(needs <= board.capabilities for board in seat)] or seats[:1]
             best = min(able, key=lambda seat: max(load[board.name] for board in seat))
             for board in best:
-                load[board.name] += _seconds(case, durations)
-            mine.setdefault(tuple(board.name for board in best), []).append(case)
+                load[board.name] += _seconds(group, durations)
+            mine.setdefault(tuple(board.name for board in best), []).extend(group)
     order = {case.nodeid: index for index, case in enumerate(cases)}
     stages: dict[Unit, list[list[Share]]] = {}
     for unit in units:
@@ -141,8 +162,17 @@ def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: M
     ]
 
 
-def _seconds(case: Case, durations: Mapping[str, float]) -> float:
-    return durations.get(case.nodeid, GUESSED_SECONDS)
+def _together(cases: Iterable[Case]) -> list[list[Case]]:
+    """Cases that must not be spread: those of the same options of Xen; any other is alone."""
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.xen_options or case.nodeid, []).append(case)
+    return list(groups.values())
+
+
+def _seconds(group: Sequence[Case], durations: Mapping[str, float]) -> float:
+    reboot = BOOT_SECONDS if group[0].xen_options else 0.0
+    return reboot + sum(durations.get(case.nodeid, GUESSED_SECONDS) for case in group)
 
 
 def required_areas(options: NightlyOptions) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from lab import builds, inventory, paths, verdicts
+from lab import booking, builds, inventory, paths, verdicts
 from lab.bmc import BmcRefused
+from lab.booking import Ledger
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import (
@@ -34,10 +35,12 @@ from lab.errors import (
     PowerTimeout,
     UsageError,
 )
-from lab.record import Evidence, RunHeader, TestResult
+from lab.grid import services
+from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat, take
 from lab.runs import RunFolder
+from lab.xen import xtf
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
@@ -57,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-folder", default="", help="run folder to append to; default: a new one")
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
+    group.addoption("--xtf", default="", help="directory of built XTF tests; without it there are no cases of XTF")
     group.addoption("--stop-at", type=float, default=0.0, help="begin no case after this time, seconds since the epoch")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
@@ -66,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quick: in every selection")
     config.addinivalue_line("markers", "full: a night's work")
     config.addinivalue_line("markers", "weekly: everything")
+    config.addinivalue_line("markers", "xen_options(*words): the board is booted with these options of Xen")
     config.addinivalue_line("markers", "expects_crash(*signatures): the case crashes a board on purpose")
 
 
@@ -80,6 +85,11 @@ def selection_of(item: pytest.Item) -> str:
     return next((name for name in SELECTIONS if item.get_closest_marker(name)), "full")
 
 
+def xen_options_of(item: pytest.Item) -> str:
+    """The options of Xen a case asks for."""
+    return " ".join(word for marker in item.iter_markers("xen_options") for word in marker.args)
+
+
 def is_case(item: pytest.Item) -> bool:
     return "testcases" in item.path.parts
 
@@ -90,13 +100,35 @@ def boards_wanted(item: pytest.Item) -> int:
     return 2 if "destination" in names else 1
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_xtf = collection_path.parts[-2:] == ("testcases", "xtf")
+    return True if is_xtf and not config.getoption("--xtf") else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A case for each instance of XTF."""
+    if "xtf_instance" not in metafunc.fixturenames:
+        return
+    try:
+        found = xtf.instances(Path(metafunc.config.getoption("--xtf")))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    parameters = []
+    for one in found:
+        selection = pytest.mark.full if one.category in xtf.BY_DEFAULT else pytest.mark.weekly
+        marks = [selection, pytest.mark.needs(*one.needs)]
+        parameters.append(pytest.param(one, id=f"{one.category}-{one.name}", marks=marks))
+    metafunc.parametrize("xtf_instance", parameters)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = SELECTIONS.index(config.getoption("--select"))
     kept = [item for item in items if not is_case(item) or SELECTIONS.index(selection_of(item)) <= wanted]
     dropped = [item for item in items if item not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    kept.sort(key=xen_options_of)  # stable; those that ask for options last, and one boot for all of the same
+    items[:] = kept
 
 
 @dataclass
@@ -224,7 +256,9 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        self._session, rig = take(self.lab, self.names, self.config.getoption("--build"), self.folder.path)
+        self._session, rig = take(
+            self.lab, self.names, self.config.getoption("--build"), self.folder.path, self.config.getoption("--xtf")
+        )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)
         return rig
@@ -247,6 +281,8 @@ class Bench:
         """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
         if 0.0 < self.config.getoption("--stop-at") <= time.time():
             return "the deadline"
+        if number := os.environ.get(booking.LEASE):
+            return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
         return str(self._session.why_stop()) if self._session is not None else ""
 
     def close(self) -> None:
@@ -301,13 +337,16 @@ class Bench:
         self.running.marks.setdefault(name, rig.seats[name].board.console.mark())
         self.running.seats[name] = rig.seats[name]
         self.arm()
-        seat = rig.ready(name)
+        seat = rig.seats[name]
+        options = xen_options_of(self.running.item)
+        if not (options and seat.capabilities):  # what a board can do is asked without them
+            rig.ready(name)
         seat.host.keep = lambda title, body: self._keep(name, title, body)
         for marker in self.running.item.iter_markers("needs"):
             for capability in marker.args:
                 if capability not in seat.capabilities:
                     raise MissingCapability(name, capability)
-        return seat
+        return rig.ready(name, options) if options else seat
 
     def _keep(self, name: str, title: str, body: str) -> None:
         if self.running is not None:
@@ -335,6 +374,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not is_case(item):
         return (yield)
     bench = bench_of(item.config)
+    if why := bench.why_stop():
+        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result: it can run elsewhere, or later
     running = bench.running = Running(item)
     bench.folder.note_now(bench.names, item.nodeid)
     running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
@@ -383,15 +424,25 @@ def _conclude(bench: Bench, running: Running) -> None:
         name: {found.name for line in lines if (found := classify(line.text)) and found.kind == "crash"}
         for name, lines in slices.items()
     }
+    leaks: list[str] = []
     if rig is not None:
         for name in running.seats:
             crashed = crashes[name] is not None or bool(seen[name] & running.expected - SURVIVED)
-            running.evidence += rig.after(name, crashed=crashed)
+            after = rig.after(name, crashed=crashed)
+            running.evidence += after.evidence
+            leaks += after.leaks
         running.evidence[:0] = rig.take_evidence()
+    build = bench.config.getoption("--build")
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
+        leaks=tuple(leaks),
+        guest_crash=_guest_crash(running, slices),
+        crashed_before=any(
+            one.case == item.nodeid and one.build == build and one.rule == NESTED_GUEST_CRASH
+            for one in bench.folder.results()
+        ),
         crashes=tuple(crash for crash in crashes.values() if crash),
         expected_crashes=running.expected,
         seen_crashes=frozenset().union(*seen.values()),
@@ -409,7 +460,7 @@ def _conclude(bench: Bench, running: Running) -> None:
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.config.getoption("--build"),
+        build=build,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(item, "obj", None).__doc__ or "").strip(),
         phases=rig.take_phases() if rig else (),
@@ -421,8 +472,13 @@ def _conclude(bench: Bench, running: Running) -> None:
     )
     bench.folder.append(result)
     bench.note_health(result, running.outcome)
-    if why := bench.why_stop():
-        item.session.shouldstop = why
+
+
+def _guest_crash(running: Running, slices: Mapping[str, list[ConsoleLine]]) -> str:
+    """Of a guest that died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
+        return ""
+    return verdicts.guest_crash(running.evidence, (line.text for lines in slices.values() for line in lines))
 
 
 def _crash(running: Running, name: str, lines: list[ConsoleLine]) -> HypervisorCrash | None:

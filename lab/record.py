@@ -25,6 +25,11 @@ class Verdict(enum.StrEnum):
         return 4 - list(Verdict).index(self)
 
 
+# Rules of lab.verdicts by whose names more than the verdict is decided.
+TRANSIENT = "transient"  # a MISS that is tried once more
+NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One captured fact that stands beside a verdict.

@@ -9,25 +9,26 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import builds, paths, provision
 from lab.bmc import BmcRefused
+from lab.builds.matrix import Variant
 from lab.errors import (
     BenchError,
     BmcUnreachable,
     HypervisorCrash,
     LabError,
     PowerTimeout,
-    ProductTimeout,
-    WaitTimeout,
+    ProductFailure,
 )
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
-from lab.wait import wait_until
+from lab.runs import RunFolder
+from lab.xen import leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_root
 
@@ -45,15 +46,24 @@ class Seat:
     board: Board
     proof: provision.Proof | None = None
     boot_id: str = ""  # of the dom0 that gave it
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()  # without the options of a case
     suspect: str = ""  # why the next case must not trust the board as it is
     deployed: bool = False  # the build under test was put onto it by this process
-    refused: str = ""  # why the build under test cannot be had on it
-    free_mib: int = 0
+    options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
+    refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
+    before: leftovers.Seen | None = None  # what there was on it before the case
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:
         self.host = Host(self.board)
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What was found on a board after a case; ``leaks``: what Xen owes still, for the verdict."""
+
+    evidence: tuple[Evidence, ...] = ()
+    leaks: tuple[str, ...] = ()
 
 
 class Rig:
@@ -77,16 +87,20 @@ class Rig:
 
     # -- readiness -------------------------------------------------------------------------------------------
 
-    def ready(self, name: str) -> Seat:
+    def ready(self, name: str, options: str = "") -> Seat:
         """The board with the build under test proved on it; provisions and reboots only when it must.
+
+        ``options`` are Xen's, for a case that asks for them: they come last, so they win.
 
         :raises HypervisorCrash: the build crashed while it booted.
         :raises BenchError: the board cannot be had.
         """
         seat = self.seats[name]
-        if seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused}")
-        if seat.proof and not seat.suspect and self._is_same_boot(seat):
+        if options in seat.refused:
+            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+        if options != seat.options:
+            seat.proof, seat.options = None, options
+        if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -99,7 +113,7 @@ class Rig:
         if not seat.capabilities:
             seat.capabilities = self._capabilities(seat)
         seat.host.destroy_all()
-        seat.free_mib = seat.host.free_memory_mib()
+        seat.before = leftovers.look(seat.host)
 
     def _comes_back(self, seat: Seat) -> bool:
         """Whether a board that has been through a crash is as wanted again after a mere power cycle."""
@@ -116,17 +130,21 @@ class Rig:
     def _install(self, seat: Seat) -> None:
         """The long way: known-good build, deploy, the build under test, proof."""
         board = seat.board
-        if seat.suspect or seat.proof or not board.is_reachable():  # else a known-good dom0 is up already
+        # A sound dom0 of this very build, with other options, can be deployed onto; else only a known-good one.
+        is_sound = not seat.proof or seat.proof.is_the_build
+        if seat.suspect or not is_sound or not board.is_reachable():
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
+        if self._is_proved(seat):  # nothing was new but payloads
+            return
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
-        except (HypervisorCrash, ProductTimeout) as error:
-            seat.refused = str(error).splitlines()[0]
-            if isinstance(error, ProductTimeout):
+        except (HypervisorCrash, ProductFailure) as error:
+            seat.refused[seat.options] = str(error).splitlines()[0]
+            if isinstance(error, ProductFailure):
                 self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
@@ -164,7 +182,10 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted)
+            with self.phase("proof"):
+                proof = provision.prove(
+                    lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
+                )
             seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
@@ -173,15 +194,21 @@ class Rig:
         self.evidence.append(proof.as_evidence())
         return not proof.mismatches
 
+    def _wanted_on(self, seat: Seat) -> provision.Wanted:
+        options = f"{self._wanted.xen_options} {seat.options}".strip()
+        return replace(self._wanted, xen_options=options)
+
     def _deploy(self, seat: Seat) -> None:
         with self.phase("deploy"):
-            provision.deploy(
+            changed = provision.deploy(
                 self._lab,
                 [seat.board.spec],
-                self._wanted,
+                self._wanted_on(seat),
                 self._directory / "provision",
                 ssh_words=ssh.options(),
-            )
+            )[seat.board.name]
+        title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
+        self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
     def _capabilities(self, seat: Seat) -> frozenset[str]:
         probed = set(seat.host.capabilities())
@@ -212,33 +239,27 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool) -> list[Evidence]:
-        """Look at what a case left on the board, clean up, and say what was found."""
+    def after(self, name: str, *, crashed: bool) -> After:
+        """Look at what a case left on the board, bring it back to what it was, and say what was found."""
         seat = self.seats[name]
-        found: list[Evidence] = []
         if crashed:
             seat.suspect = "the console showed a crash"
-            return found
+            return After()
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return rescue.collect(seat.board)
+            return After(tuple(rescue.collect(seat.board, interrupt=True)))
+        if seat.before is None:  # it never came up for the case
+            return After()
         try:
-            left = seat.host.destroy_all()
-            if left:
-                found.append(_note(name, "guests left behind", ", ".join(left)))
-
-            def memory_is_back() -> bool:
-                return seat.host.free_memory_mib() >= seat.free_mib - 2
-
-            try:
-                wait_until(memory_is_back, 10, f"{name}: memory given back", interval=1.0)
-            except WaitTimeout:
-                now = seat.host.free_memory_mib()
-                found.append(_note(name, "memory not given back", f"{seat.free_mib} MiB before, {now} MiB after"))
-                seat.suspect = "memory was not given back"
+            left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
             seat.suspect = str(error)
-        return found
+            return After()
+        found = [_note(name, "left behind, and taken away", "\n".join(left.cleared))] if left.cleared else []
+        if left.stuck:
+            seat.suspect = "; ".join(left.stuck)
+            found.append(_note(name, "left behind, and not to be had back", "\n".join(left.stuck)))
+        return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -260,13 +281,21 @@ class Rig:
         return taken
 
 
-def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process; ``build`` and the guest payloads are what they shall run.
+def take(
+    lab: Lab, names: Sequence[str], build: str, directory: Path, xtf_directory: str = ""
+) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process; ``build`` and the payloads, XTF among them, are what they run.
+
+    ``directory`` is the run folder; what it notes of ``build`` (a variant of a matrix) holds.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
     """
-    wanted = provision.Wanted(builds.make(build), payloads=build_payloads(paths.cache() / "payloads", kernel_root()))
+    variant = Variant.of_facts(build, RunFolder.open(directory).builds().get(build, {}))
+    payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+    if xtf_directory:
+        payloads |= xtf.payloads(Path(xtf_directory))
+    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
 
@@ -274,8 +303,8 @@ def take(lab: Lab, names: Sequence[str], build: str, directory: Path) -> tuple[s
 # What Rig probes itself; other declared capabilities are taken from the inventory.
 PROBED = frozenset(
     (
-        "pv hvm hap shadow iommu pv32 numa cpu-offline memory-8g s3 s5 rtcwake qemu sp2m sp1g spare-nic migration-pair "
-        "pstate cstate dma-device self-ssh bmc-sleep-state"
+        "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake "
+        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh bmc-sleep-state"
     ).split()
 )
 

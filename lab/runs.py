@@ -32,7 +32,7 @@ from typing import Protocol
 
 from lab import machine, paths
 from lab.errors import UsageError
-from lab.record import RunHeader, TestResult, Verdict
+from lab.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -284,12 +284,11 @@ def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
 
 
 def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
-    """The deciding ones of ``results``: the last attempt at each case and build, in the order of the plan."""
-    last: dict[tuple[str, str], TestResult] = {}
+    """The deciding ones of ``results`` for each case and build, in the order of the plan: see :func:`deciding`."""
+    attempts: dict[tuple[str, str], list[TestResult]] = {}
     for result in results:
-        known = last.get((result.case, result.build))
-        if known is None or result.attempt >= known.attempt:
-            last[result.case, result.build] = result
+        attempts.setdefault((result.case, result.build), []).append(result)
+    last = {key: deciding(tried) for key, tried in attempts.items()}
     cases = {case: index for index, case in enumerate(header.planned)}
     builds = {build: index for index, build in enumerate(header.builds)}
     seen = {key: index for index, key in enumerate(last)}
@@ -299,6 +298,23 @@ def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
         return cases.get(case, len(cases)), builds.get(build, len(builds)), seen[key]
 
     return [last[key] for key in sorted(last, key=place)]
+
+
+def deciding(attempts: Sequence[TestResult]) -> TestResult:
+    """The attempt at a case that decides: the last FAIL; else the guest crash that is in doubt; else the last.
+
+    So nothing that failed passes by being tried again.
+    """
+
+    def weight(one: TestResult) -> tuple[bool, bool, int]:
+        return one.verdict is Verdict.FAIL, one.rule == NESTED_GUEST_CRASH, one.attempt
+
+    return max(reversed(attempts), key=weight)
+
+
+def is_flaky(attempts: Sequence[TestResult]) -> bool:
+    """Whether a case passes, and did not at each attempt."""
+    return deciding(attempts).verdict is Verdict.PASS and any(one.verdict is not Verdict.PASS for one in attempts)
 
 
 def missing(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from lab.bmc import BmcRefused
 from lab.console import crashes
 from lab.console.crashes import Crash
+from lab.console.patterns import classify
 from lab.errors import (
     BenchError,
+    BmcUnreachable,
+    BoardUnreachable,
     HypervisorCrash,
     MissingCapability,
+    PowerTimeout,
     ProductFailure,
     ProductTimeout,
     UsageError,
 )
-from lab.record import Evidence, Verdict
+from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 
+# What comes and goes: sessions and packets are lost, BMCs are busy.
+TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
 REASON_LIMIT = 300  # characters
 
 
@@ -38,6 +46,9 @@ class Observation:
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
+    guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
+    crashed_before: bool = False  # that was seen at an earlier attempt, too
+    leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
     at: float = field(default_factory=time.time)  # when; seconds since the epoch
@@ -64,6 +75,38 @@ class Rule:
     why: Callable[[Observation], str | None]
     evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
     fingerprint: Callable[[Observation], str] = lambda observation: ""
+
+
+def is_tried_again(attempts: Sequence[TestResult]) -> bool:
+    """Whether there is to be one more attempt at a case, after these, oldest first.
+
+    - what failed: never
+    - NESTED_GUEST_CRASH: twice
+    - TRANSIENT: once
+    """
+    if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
+        return False
+    rules = [one.rule for one in attempts]
+    if NESTED_GUEST_CRASH in rules:
+        return len(rules) - rules.index(NESTED_GUEST_CRASH) <= 2
+    return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
+
+
+def guest_crash(evidence: Iterable[Evidence], consoles: Iterable[str]) -> str:
+    """The line by which a Linux guest in hardware virtualisation says that it dies; empty if Xen says anything of it.
+
+    :param evidence: what a case kept: guests' consoles among it.
+    :param consoles: lines of the boards' consoles.
+    """
+    for line in consoles:
+        if (found := classify(line)) and (found.kind == "crash" or found.name in ("guest-crash", "domain-crash")):
+            return ""
+    for one in evidence:
+        if one.kind == "console" and re.search(r"\blinux-(pvh|hvm)\b", one.title):
+            for line in one.body.splitlines():
+                if (found := classify(line)) and found.name in ("linux-panic", "linux-oops", "linux-bug"):
+                    return f"{one.board}: {one.title}: {line.strip()}"
+    return ""
 
 
 def decide(observation: Observation) -> Decision:
@@ -211,6 +254,18 @@ def _usage(observation: Observation) -> str | None:
     return _said(error) if isinstance(error, UsageError) else None
 
 
+def _guest_crash(observation: Observation, *, repeats: bool) -> str | None:
+    if not observation.guest_crash or observation.crashed_before is not repeats:
+        return None
+    if not isinstance(observation.outcome, AssertionError | ProductFailure | pytest.fail.Exception):
+        return None
+    return observation.guest_crash
+
+
+def _transient(observation: Observation) -> str | None:
+    return _said(observation.outcome) if isinstance(observation.outcome, TRANSIENT_KINDS) else None
+
+
 def _bench(observation: Observation) -> str | None:
     error = observation.outcome
     return _said(error) or type(error).__name__ if isinstance(error, BenchError) else None
@@ -226,6 +281,12 @@ def _interrupted(observation: Observation) -> str | None:
 def _exception(observation: Observation) -> str | None:
     error = observation.outcome
     return None if error is None else f"{type(error).__name__}: {_said(error, first_line=True)}".rstrip(": ")
+
+
+def _leak(observation: Observation) -> str | None:
+    if observation.outcome is not None or observation.skipped or not observation.leaks:
+        return None
+    return f"left behind by the case, though its guests are gone: {'; '.join(observation.leaks)}"
 
 
 def _passed(observation: Observation) -> str:
@@ -266,6 +327,18 @@ RULES: tuple[Rule, ...] = (
         "the case was ended by the overall time limit: whose fault it is cannot be told",
         _case_timeout,
     ),
+    Rule(
+        "guest-crash-repeats",
+        Verdict.FAIL,
+        "the next rule's guest crash, seen at an earlier attempt of the run too",
+        partial(_guest_crash, repeats=True),
+    ),
+    Rule(
+        NESTED_GUEST_CRASH,
+        Verdict.MISS,
+        "a Linux PVH or HVM guest died without a sign from Xen, on boards tagged `emulation: nested`; tried twice more",
+        partial(_guest_crash, repeats=False),
+    ),
     Rule("assertion", Verdict.FAIL, "an assertion of the case failed, or it called pytest.fail", _assertion),
     Rule(
         "product-timeout",
@@ -289,8 +362,20 @@ RULES: tuple[Rule, ...] = (
     Rule("missing-capability", Verdict.SKIP, "the board lacks what the case needs", _missing_capability),
     Rule("skipped", Verdict.SKIP, "the case skipped itself (pytest.skip)", _skipped),
     Rule("usage", Verdict.ERROR, "a wrong configuration or call (UsageError)", _usage),
+    Rule(
+        TRANSIENT,
+        Verdict.MISS,
+        "the BMC, the power or the network did not do its part; tried once more",
+        _transient,
+    ),
     Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
     Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
     Rule("exception", Verdict.ERROR, "any other exception", _exception),
+    Rule(
+        "leak",
+        Verdict.FAIL,
+        "the case came to its end, but when all guests were destroyed a domain stayed dead or memory was missing",
+        _leak,
+    ),
     Rule("passed", Verdict.PASS, "none of the above", _passed),
 )

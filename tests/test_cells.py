@@ -12,9 +12,10 @@ import pytest
 
 from lab import paths
 from lab.errors import UsageError
-from lab.xen import cells, known, oracle, reproduce, trial
-from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, Where, expected, find, possible
+from lab.xen import cells, endings, known, oracle, reproduce, trial
+from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
 from lab.xen.domain import Domain, DomainConfig
+from lab.xen.endings import Where, expected, is_followed
 from lab.xen.ends import on_one_board
 from lab.xen.faults import FAULTS, THROTTLE, Effect
 from lab.xen.host import DomainRow, Host
@@ -149,6 +150,10 @@ def test_endings_follow_from_phase_and_effect(cell: str, wanted: tuple[Ending, W
     assert ending(cell) == wanted
 
 
+def test_what_may_be_dropped_and_doubled_has_an_ending() -> None:
+    assert set(endings._DROPPED) == set(cells.DROPPABLE) and set(endings._DOUBLED) == set(cells.DOUBLABLE)
+
+
 def test_what_cannot_be_told_is_no_cell() -> None:
     for text in ("pvh64-cut-X86_PV_VCPU_BASIC", "pv64-cut-HVM_CONTEXT", "pvh64-saver_kill-GO", "pvh64-drop-PAGE_DATA"):
         assert find(text).impossible
@@ -184,7 +189,7 @@ def test_what_must_fail_at_one_end_alone_takes_two_boards() -> None:
 
 
 def test_a_following_relocation_is_asked_for_once_per_guest_and_phase() -> None:
-    followed = [cell for cell in CELLS.values() if cell.is_followed]
+    followed = [cell for cell in CELLS.values() if is_followed(cell)]
     assert len({(cell.guest, cell.phase) for cell in followed}) == len(followed) >= 16
 
 
@@ -279,7 +284,7 @@ def test_on_one_board_each_end_sees_its_own_domains() -> None:
     guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))
     assert guest._log_glob().endswith("/guest-g.log")
     assert guest.on(destination)._log_glob().endswith("/guest-g--incoming.log")
-    assert destination.link_name == "localhost" != source.link_name
+    assert source.link_name == destination.link_name == "localhost"
 
 
 # -- a trial, with boards that are not there -----------------------------------------------------------------------

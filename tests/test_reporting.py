@@ -466,3 +466,20 @@ def test_what_a_cell_says_is_harmless(tmp_path: Path) -> None:
     svg = page[page.index("Relocations that were broken") : page.index("Where the time goes")]
     assert "<script" not in svg and "<img" not in svg
     ET.fromstring(svg[svg.index("<svg") : svg.index("</svg>") + 6])
+
+
+def test_growth_is_drawn_on_logarithmic_axes() -> None:
+    lines = {"flat": [(1e4, 0.01), (1e6, 0.01)], "straight & up": [(1e4, 0.001), (1e5, 0.01), (1e6, 0.1)]}
+    root = ET.fromstring(figures.growth_svg("how <it> grows", lines, across="results", up="seconds"))
+    drawn = [
+        [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+        for line in root.iter("{http://www.w3.org/2000/svg}polyline")
+    ]
+    (flat, straight) = drawn
+    assert flat[0][1] == flat[1][1]
+    assert straight[0][0] == flat[0][0]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(straight, straight[1:], strict=False)]
+    assert steps[0] == pytest.approx(steps[1], abs=0.2)  # ten times more is the same step everywhere
+    assert straight[1][1] == pytest.approx(flat[0][1], abs=0.2)
+    assert root.find("{http://www.w3.org/2000/svg}title").text == "how <it> grows"  # type: ignore[union-attr]
+    ET.fromstring(figures.growth_svg("nothing", {"none": [(0.0, 1.0), (1.0, float("nan"))]}, across="x", up="y"))

@@ -15,7 +15,7 @@ import pytest
 
 from lab import paths, runs
 from lab.errors import UsageError
-from lab.record import Evidence, RunHeader, TestResult, Verdict
+from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
 from lab.runs import RunFolder, exit_status
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
@@ -163,6 +163,23 @@ def test_the_last_attempt_decides_in_the_order_of_the_plan(folder: RunFolder) ->
         (S3, Verdict.PASS),
         (extra, Verdict.PASS),
     ]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "decides", "flaky"),
+    [
+        ([(Verdict.MISS, "transient"), (Verdict.PASS, "passed")], 1, True),
+        ([(Verdict.FAIL, "assertion"), (Verdict.PASS, "passed")], 0, False),  # nothing fails and then passes
+        ([(Verdict.PASS, "passed"), (Verdict.FAIL, "assertion"), (Verdict.MISS, "bench")], 1, False),
+        ([(Verdict.MISS, NESTED_GUEST_CRASH), (Verdict.PASS, "passed"), (Verdict.PASS, "passed")], 0, False),
+        ([(Verdict.MISS, NESTED_GUEST_CRASH), (Verdict.FAIL, "guest-crash-repeats")], 1, False),
+        ([(Verdict.PASS, "passed")], 0, False),
+    ],
+)
+def test_of_several_attempts_one_decides(attempts: list[tuple[Verdict, str]], decides: int, flaky: bool) -> None:
+    tried = [result(S3, verdict, rule=rule, attempt=n + 1) for n, (verdict, rule) in enumerate(attempts)]
+    assert runs.deciding(tried) is tried[decides]
+    assert runs.is_flaky(tried) is flaky
 
 
 def test_each_build_decides_for_itself(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from lab.errors import (
     BenchError,
+    BmcUnreachable,
     BoardUnreachable,
     CommandFailed,
     HypervisorCrash,
@@ -16,8 +17,8 @@ from lab.errors import (
     UsageError,
     WaitTimeout,
 )
-from lab.record import Verdict
-from lab.verdicts import RULES, Observation, decide
+from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
 
@@ -46,7 +47,9 @@ def caught(function: object, *arguments: object) -> BaseException:
         (MissingCapability("virt1", "iommu"), Verdict.SKIP, "missing-capability"),
         (caught(pytest.skip, "not today"), Verdict.SKIP, "skipped"),
         (WaitTimeout("BMC answers", 3.0), Verdict.MISS, "bench"),
-        (PowerTimeout("virt1", "on", 3.0), Verdict.MISS, "bench"),
+        (PowerTimeout("virt1", "on", 3.0), Verdict.MISS, "transient"),
+        (BoardUnreachable("virt1: ssh: timeout"), Verdict.MISS, "transient"),
+        (BmcUnreachable("virt1: no session"), Verdict.MISS, "transient"),
         (CommandFailed("virt1", "xl list", 1, "no"), Verdict.MISS, "bench"),
         (UsageError("no such build"), Verdict.ERROR, "usage"),
         (caught(pytest.fail, "Timeout (>600.0s) from pytest-timeout."), Verdict.ERROR, "case-timeout"),
@@ -159,3 +162,88 @@ def test_what_was_seen_last_is_evidence_of_a_product_timeout() -> None:
 def test_rules_can_be_listed() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.when and isinstance(rule.verdict, Verdict) for rule in RULES)
+
+
+# leaks
+
+
+def test_what_xen_owes_fails_a_case_that_passed_and_no_other() -> None:
+    leaks = ("virt1: dead domain 5 (--p--d)",)
+    decision = decide(Observation(leaks=leaks))
+    assert (decision.verdict, decision.rule) == (Verdict.FAIL, "leak")
+    assert "virt1: dead domain 5" in decision.reason
+    assert decide(Observation(BenchError("x"), leaks=leaks)).verdict is Verdict.MISS
+    assert decide(Observation(skipped="no", leaks=leaks)).verdict is Verdict.SKIP
+    assert decide(Observation(AssertionError("x"), leaks=leaks)).rule == "assertion"
+
+
+# guests that die where emulation lies in emulation
+
+OOPS = "[   12.3] Kernel panic - not syncing: Fatal exception in interrupt"
+
+
+def console(title: str = "console of linux-pvh-7-1, when the case failed", body: str = f"up\n{OOPS}") -> Evidence:
+    return Evidence("console", title, body, 1.0, "virt1")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "consoles", "is_found"),
+    [
+        (console(), (), True),
+        (console(), ("(XEN) Domain 5 (vcpu#0) crashed on cpu#1:",), False),  # Xen says why
+        (console(), ("(XEN) Panic on CPU 0:",), False),
+        (console(), ("(XEN) HVM d5v0 save: CPU",), True),
+        (console("console of linux-pv-7-1, when the case failed"), (), False),  # no hardware virtualisation
+        (console("console of pvh64-7-1, when the case failed"), (), False),  # no Linux
+        (console(body="up and well"), (), False),
+        (Evidence("command", "linux-pvh-7-1", OOPS, 1.0), (), False),
+    ],
+)
+def test_a_guest_crash_in_doubt_is_a_linux_that_xen_says_nothing_of(
+    evidence: Evidence, consoles: tuple[str, ...], is_found: bool
+) -> None:
+    assert bool(guest_crash([evidence], consoles)) is is_found
+
+
+def test_a_guest_crash_in_doubt_is_a_miss_until_it_repeats() -> None:
+    outcome = ProductTimeout("guest up", 30.0)
+    first = decide(Observation(outcome, guest_crash="virt1: panic"))
+    assert (first.verdict, first.rule) == (Verdict.MISS, NESTED_GUEST_CRASH)
+    again = decide(Observation(outcome, guest_crash="virt1: panic", crashed_before=True))
+    assert (again.verdict, again.rule) == (Verdict.FAIL, "guest-crash-repeats")
+    assert decide(Observation(outcome, crashed_before=True)).rule == "product-timeout"  # fails otherwise
+    assert decide(Observation(guest_crash="virt1: panic")).verdict is Verdict.PASS  # that was the point of it
+    assert decide(Observation(outcome, guest_crash="virt1: panic", crashes=(PANIC,))).rule == "console-crash"
+
+
+# which attempts are followed by another
+
+
+def attempt(word: str) -> TestResult:
+    verdict, _, rule = word.partition(":")
+    return TestResult("c", "a", Verdict(verdict), rule or "some", "", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "again"),
+    [
+        ("", False),
+        ("PASS", False),
+        ("FAIL", False),
+        ("ERROR", False),
+        ("SKIP", False),
+        ("MISS:bench", False),
+        (f"MISS:{TRANSIENT}", True),
+        (f"MISS:{TRANSIENT} MISS:{TRANSIENT}", False),
+        (f"MISS:{TRANSIENT} PASS", False),
+        (f"MISS:{TRANSIENT} FAIL", False),
+        (f"FAIL MISS:{TRANSIENT}", False),
+        (f"MISS:{NESTED_GUEST_CRASH}", True),
+        (f"MISS:{NESTED_GUEST_CRASH} PASS", True),
+        (f"MISS:{NESTED_GUEST_CRASH} PASS PASS", False),
+        (f"MISS:{NESTED_GUEST_CRASH} FAIL", False),
+        (f"MISS:{TRANSIENT} MISS:{NESTED_GUEST_CRASH} PASS", True),
+    ],
+)
+def test_only_what_a_rule_names_is_tried_again(attempts: str, again: bool) -> None:
+    assert is_tried_again([attempt(word) for word in attempts.split()]) is again

@@ -50,7 +50,9 @@ def pair() -> Lab:
 
 
 def wiring(**changes: object) -> qemu.Wiring:
-    plain = qemu.Wiring(Path("/d/disk"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002)
+    plain = qemu.Wiring(
+        Path("/d/disk"), Path("/d/variables"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002
+    )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -90,8 +92,10 @@ def test_qemu_accepts_the_command_line(tmp_path: Path) -> None:
 def test_pxe_is_the_first_boot_device_when_the_bmc_says_so() -> None:
     spec = board()
     assert spec.virtual
-    assert "order=n,reboot-timeout=1000" in qemu.arguments(spec, spec.virtual, wiring(), boot_device="pxe")
-    assert "order=c,reboot-timeout=1000" in qemu.arguments(spec, spec.virtual, wiring(), boot_device="default")
+    for device, ports in (("pxe", 1), ("default", 0)):
+        argv = qemu.arguments(spec, spec.virtual, wiring(), boot_device=device)
+        assert len([word for word in argv if "netdev=management" in word and "bootindex=1" in word]) == ports
+        assert "ide-hd,drive=disk,bus=ide.0,bootindex=2" in argv
 
 
 def test_daemon_configuration_survives_writing(tmp_path: Path) -> None:
@@ -139,17 +143,23 @@ def test_a_taken_bmc_port_is_seen_though_its_holder_would_share_it(pair: Lab) ->
         assert boards.ports_in_use(pair) == [f"{spec.bmc.port} (alpha bmc)"]
 
 
-def test_disk_has_a_boot_sector_a_core_image_and_one_partition(tmp_path: Path) -> None:
-    root, core, disk = tmp_path / "root", tmp_path / "core", tmp_path / "disk"
+def test_disk_has_a_boot_sector_a_core_image_and_two_partitions(tmp_path: Path) -> None:
+    root, core, esp, disk = (tmp_path / name for name in ("root", "core", "esp", "disk"))
     root.write_bytes(b"\0" * (3 << 20) + b"end!" + b"\0" * 508)
+    esp.write_bytes(b"\0" * 512 + b"FAT!" + b"\0" * (1 << 20) + b"\0" * 508)
     core.write_bytes(b"CORE" * 200)
-    image._assemble(root, core, disk)
+    image._assemble(root, core, esp, disk)
     data = disk.read_bytes()
     assert data[510:512] == b"\x55\xaa"
     assert data[512:516] == b"CORE"
-    active, _, kind, _, start, sectors = struct.unpack("<B3sB3sII", data[446:462])
-    assert (active, kind, start, sectors) == (0x80, 0x83, 2048, root.stat().st_size // 512)
-    assert data[2048 * 512 :] == root.read_bytes()
+    parts = [struct.unpack("<B3sB3sII", data[at : at + 16]) for at in (446, 462)]
+    assert [(active, kind) for active, _, kind, *_ in parts] == [(0x80, 0x83), (0, 0xEF)]
+    for (*_, start, sectors), content in zip(parts, (root, esp), strict=True):
+        assert data[start * 512 : (start + sectors) * 512] == content.read_bytes()
+    assert parts[0][4] == 2048 and parts[1][4] == 2048 + parts[0][5], (
+        "the root is the first partition, the ESP the next"
+    )
+    assert len(data) == (parts[1][4] + parts[1][5]) * 512
     assert disk.stat().st_blocks * 512 < len(data) // 2, "zeroes are not holes"
 
 

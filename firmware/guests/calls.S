@@ -50,6 +50,55 @@ hypercall:
     ret
 #endif
 
+/*
+ * int attempt(void (*what)(void)): 0, or 1 + the vector of the trap that ended it. trap() leaves by attempt_failed(vector).
+ * No iret is needed: nothing was masked by the trap that was not masked before, and the stack is the same.
+ */
+    .globl attempt, attempt_failed, attempt_stack
+attempt:
+#ifdef __x86_64__
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, attempt_stack
+    call *%rdi
+    xor %eax, %eax
+1:  movq $0, attempt_stack
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+attempt_failed:
+    lea 1(%rdi), %eax
+    mov attempt_stack, %rsp
+    jmp 1b
+#else
+    push %ebx
+    push %ebp
+    push %esi
+    push %edi
+    mov %esp, attempt_stack
+    call *20(%esp)
+    xor %eax, %eax
+1:  movl $0, attempt_stack
+    pop %edi
+    pop %esi
+    pop %ebp
+    pop %ebx
+    ret
+attempt_failed:
+    mov 4(%esp), %eax
+    inc %eax
+    mov attempt_stack, %esp
+    jmp 1b
+#endif
+
 /* A PV guest of 64 bit finds rcx and r11 on top of each trap frame. */
 .macro trap vector:req, has_error=0
 1:
@@ -108,6 +157,9 @@ trap_entries:
     trap 19
 
     .bss
+    .balign 8
+attempt_stack:
+    .skip 8
     .balign 4096
     .skip 32768
     .globl stack_top

@@ -3,13 +3,7 @@
 
 typedef char page_t[PAGE];
 
-#ifdef __x86_64__
-#define NOWHERE 0x7f0000000000UL /* mapped by nobody */
-#else
-#define NOWHERE 0xfffff000UL
-#endif
 #define NO_SUCH_HYPERCALL 45
-#define NO_SUCH_DOMAIN 0x7a11
 #define FAR_PORT 0xffffu
 #define MILLISECOND 1000000ull
 

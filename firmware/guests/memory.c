@@ -12,6 +12,8 @@ static ulong total, cursor, slice, seed;
 static u32 generation;
 static int filled;
 static ulong balloon_base, balloon_pages;
+ulong memory_pages;
+u64 memory_sum;
 
 static ulong pfn_of(ulong index)
 {
@@ -73,6 +75,7 @@ static int run(ulong index, ulong end, u32 its_generation, int write)
             ulong value = first_word(pfn + page, its_generation);
 
             for (ulong i = 0; i < PAGE / sizeof(ulong); i++, word++, value += step) {
+                memory_sum += *word;
                 if (write)
                     *word = value;
                 else if (*word != value) {
@@ -84,6 +87,7 @@ static int run(ulong index, ulong end, u32 its_generation, int write)
             }
         }
         index += count;
+        memory_pages += count;
     }
     window_close();
     return 0;
@@ -98,7 +102,32 @@ static int verify(ulong from, ulong end)
 
 int memory_verify(void)
 {
+    memory_pages = memory_sum = 0;
     return filled && verify(0, total);
+}
+
+struct range largest_free(void)
+{
+    struct range found = free_ranges[0];
+
+    for (unsigned i = 1; i < free_count; i++)
+        if (free_ranges[i].end - free_ranges[i].first > found.end - found.first)
+            found = free_ranges[i];
+    return found;
+}
+
+long page_give(ulong pfn)
+{
+    long done = pages_give(pfn, 1);
+
+    return done == 1 ? 0 : done < 0 ? done : -1;
+}
+
+long page_take(ulong pfn)
+{
+    long done = pages_take(pfn, 1);
+
+    return done == 1 ? 0 : done < 0 ? done : -1;
 }
 
 int memory_work(void)
@@ -111,7 +140,7 @@ int memory_work(void)
     filled = 1;
     bad = memory_verify();
     if (!bad)
-        result("memory", 1, "mib=%lu pages=%lu seed=%lu", total / 256, total, seed);
+        result("memory", 1, "mib=%lu pages=%lu seed=%lu sum=0x%llx", total / 256, total, seed, memory_sum);
     return bad;
 }
 
@@ -191,4 +220,74 @@ void balloon_adjust(void)
     }
     if (balloon_pages != before || error)
         print("XL balloon INFO pages=%lu error=%ld\n", balloon_pages, error);
+}
+
+/*
+ * Pages of the address range first_kib.. of kib (0: to the end of memory) go to Xen, one each step_kib; take_work() gets
+ * them back. What is left, and what comes back, is looked at: the pattern is whole, and nothing is lost.
+ */
+static ulong given;
+
+ulong given_pages(void)
+{
+    return given;
+}
+
+static long owned(void)
+{
+    u16 domain = DOMID_SELF;
+
+    return call2(memory_op, XENMEM_current_reservation, &domain);
+}
+
+static void range_of(ulong *first, ulong *end, ulong *step)
+{
+    *step = option("step_kib", 4) / 4;
+    *first = option("first_kib", 0) / 4;
+    *end = option("kib", 0) ? *first + option("kib", 0) / 4 : total;
+    *step = *step ? *step : 1;
+    *first = *first < total ? *first : total;
+    *end = *end < total ? *end : total;
+}
+
+void give_work(void)
+{
+    ulong first, end, step;
+    long before, error = 0;
+
+    count_total();
+    range_of(&first, &end, &step);
+    before = owned();
+    for (ulong index = first; index < end && !error; index += step) {
+        error = page_give(pfn_of(index));
+        if (!error) {
+            away[index / LONG_BITS] |= 1UL << index % LONG_BITS;
+            given++;
+        }
+    }
+    if (memory_verify())
+        return;
+    result("give", !error && given && owned() == before - (long)given, "pages=%lu error=%ld owned=%ld->%ld verified=%lu", given,
+           error, before, owned(), memory_pages);
+}
+
+void take_work(void)
+{
+    ulong first, end, step, pages = given;
+    long before = owned(), error = 0;
+
+    range_of(&first, &end, &step);
+    for (ulong index = first; index < end && !error; index += step) {
+        error = page_take(pfn_of(index));
+        if (!error) {
+            away[index / LONG_BITS] &= ~(1UL << index % LONG_BITS);
+            given--;
+            if (filled)
+                run(index, index + 1, index < cursor ? generation + 1 : generation, 1);
+        }
+    }
+    if (memory_verify())
+        return;
+    result("take", !error && !given && owned() == before + (long)pages, "pages=%lu error=%ld owned=%ld->%ld verified=%lu",
+           pages, error, before, owned(), memory_pages);
 }

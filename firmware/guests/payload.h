@@ -14,9 +14,21 @@
 /* --- calls.S */
 long hypercall(u32 number, ulong a, ulong b, ulong c, ulong d, ulong e);
 extern char hypercall_page[];
+/* 0, or 1 + the vector of the trap that ended `what`; then attempt_error is its error code. */
+int attempt(void (*what)(void));
+void attempt_failed(ulong vector) __attribute__((noreturn));
+extern void *attempt_stack; /* not NULL: there is an attempt */
+extern ulong attempt_error;
 #define call1(nr, a) hypercall(__HYPERVISOR_##nr, (ulong)(a), 0, 0, 0, 0)
 #define call2(nr, a, b) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), 0, 0, 0)
 #define call3(nr, a, b, c) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), (ulong)(c), 0, 0)
+#define call4(nr, a, b, c, d) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), (ulong)(c), (ulong)(d), 0)
+#ifdef __x86_64__
+#define NOWHERE 0x7f0000000000UL /* mapped by nobody */
+#else
+#define NOWHERE 0xfffff000UL
+#endif
+#define NO_SUCH_DOMAIN 0x7a11
 
 /* --- pv.c or pvh.c: what differs */
 struct range { /* pages first <= pfn < end that nobody uses */
@@ -36,13 +48,19 @@ int platform_suspend(void);
 /* Where `count` <= WINDOW pages from `pfn` can be seen; the next call may take the view away. */
 void *window(ulong pfn, unsigned count);
 void window_close(void);
-/* Give the page to Xen, or get one for it: 0 or -errno. */
-long page_give(ulong pfn);
-long page_take(ulong pfn);
+/* Give pages to Xen, or get some for them, in one call of at most BATCH: how many were, or -errno. */
+#define BATCH 2048
+long pages_give(ulong pfn, ulong count);
+long pages_take(ulong pfn, ulong count);
+long page_give_twice(ulong pfn); /* one list that names the page twice: how many extents were done */
 /* Show the first grant table frame at `page` (page-aligned, own memory), and undo it: 0 or -errno. */
 long grant_frame_map(void *page);
 long grant_frame_unmap(void *page);
 void platform_checks(void);
+void platform_hostile(void);
+void platform_features(void);
+void platform_frames(void); /* machine frames of all our pages */
+int platform_sees_all(void); /* whether window() is a constant view of all memory */
 
 /* --- print.c */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -73,15 +91,29 @@ void xenbus_poll(void);   /* takes what has come in */
 /* --- memory.c */
 int memory_work(void);
 void memory_beat(u32 dirty_kib);
-int memory_verify(void);
+int memory_verify(void);        /* 0 when all is as it was written; then memory_sum is over all of it */
+extern ulong memory_pages;      /* how many it looked at */
+extern u64 memory_sum;
+/* One page given to Xen, or got for it: 0 or -errno. */
+long page_give(ulong pfn);
+long page_take(ulong pfn);
+ulong given_pages(void); /* by give_work, and not taken back */
+void give_work(void);
+void take_work(void);
+struct range largest_free(void);
 void balloon_start(void);
 void balloon_adjust(void);
 
-/* --- checks.c */
+/* --- checks.c, hostile.c, measure.c */
 void hypercall_checks(void);
+void hostile_checks(void);
+void features_work(void);
+void tlb_work(void);
 
 /* --- main.c */
 void result(const char *name, int passed, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void expect(const char *name, long answer, long wanted);
+void expect_error(const char *name, long answer); /* whichever it is */
 ulong option(const char *key, ulong otherwise);
 void cpuid(u32 leaf, u32 out[4]);
 void crash(void) __attribute__((noreturn));

@@ -178,30 +178,51 @@ void window_close(void)
     view_used = 0;
 }
 
-long page_give(ulong pfn)
+static ulong batch[BATCH];
+
+long pages_give(ulong pfn, ulong count)
 {
-    ulong frame = p2m[pfn];
-    struct xen_memory_reservation less = {&frame, 1, 0, 0, DOMID_SELF};
+    struct xen_memory_reservation less = {batch, count, 0, 0, DOMID_SELF};
     long done;
 
-    map((void *)(pfn * PAGE), 0); /* fails for what the builder did not map, and need not work there */
-    p2m[pfn] = INVALID;
+    for (ulong i = 0; i < count; i++) {
+        map((void *)((pfn + i) * PAGE), 0); /* fails for what the builder did not map, and need not work there */
+        batch[i] = p2m[pfn + i];
+        p2m[pfn + i] = INVALID;
+    }
     done = call2(memory_op, XENMEM_decrease_reservation, &less);
-    if (done != 1)
-        p2m[pfn] = frame;
-    return done == 1 ? 0 : done < 0 ? done : -1;
+    for (ulong i = done < 0 ? 0 : done; i < count; i++)
+        p2m[pfn + i] = batch[i];
+    return done;
 }
 
-long page_take(ulong pfn)
+long pages_take(ulong pfn, ulong count)
 {
-    ulong frame = pfn;
-    struct xen_memory_reservation more = {&frame, 1, 0, 0, DOMID_SELF};
-    long done = call2(memory_op, XENMEM_populate_physmap, &more);
+    struct xen_memory_reservation more = {batch, count, 0, 0, DOMID_SELF};
+    long done;
 
-    if (done != 1)
-        return done < 0 ? done : -1;
-    p2m[pfn] = frame;
-    map((void *)(pfn * PAGE), entry_of(frame));
+    for (ulong i = 0; i < count; i++)
+        batch[i] = pfn + i;
+    done = call2(memory_op, XENMEM_populate_physmap, &more);
+    for (long i = 0; i < done; i++) {
+        p2m[pfn + i] = batch[i];
+        map((void *)((pfn + i) * PAGE), entry_of(batch[i]));
+    }
+    return done;
+}
+
+long page_give_twice(ulong pfn)
+{
+    struct xen_memory_reservation twice = {batch, 2, 0, 0, DOMID_SELF};
+
+    batch[0] = batch[1] = p2m[pfn];
+    map((void *)(pfn * PAGE), 0);
+    p2m[pfn] = INVALID;
+    return call2(memory_op, XENMEM_decrease_reservation, &twice);
+}
+
+int platform_sees_all(void)
+{
     return 0;
 }
 
@@ -244,4 +265,97 @@ void platform_checks(void)
     map(view[0], 0);
     error = map(view[0], (u64)0xfffffff << 12 | PTE_FLAGS);
     result("update-va-mapping-bad-frame", error == -XEN_EPERM || error == -XEN_EINVAL, "error=%ld want=-1,-22", error);
+}
+
+static page_t code __attribute__((aligned(4096)));
+
+static void run_view(void)
+{
+    ((void (*)(void))view[0])();
+}
+
+/* The bit that forbids execution is the topmost of a page-table entry: a 32-bit guest passes it in the upper half. */
+void platform_features(void)
+{
+    const u64 no_execute = 1ull << 63;
+    int allowed, forbidden;
+
+    code[0] = (char)0xc3; /* ret */
+    map(view[0], entry_of(frame_of(code)) | no_execute);
+    forbidden = attempt(run_view);
+    map(view[0], entry_of(frame_of(code)));
+    allowed = attempt(run_view);
+    map(view[0], 0);
+    result("nx", forbidden == 14 + 1 && attempt_error & 0x10 && !allowed, "forbidden=%d error=0x%lx allowed=%d", forbidden,
+           attempt_error, allowed);
+}
+
+void platform_frames(void)
+{
+    ulong low = INVALID, high = 0, above = 0, pages = 0;
+
+    for (ulong pfn = 0; pfn < page_count; pfn++) {
+        if (p2m[pfn] == INVALID)
+            continue;
+        pages++;
+        low = p2m[pfn] < low ? p2m[pfn] : low;
+        high = p2m[pfn] > high ? p2m[pfn] : high;
+        above += p2m[pfn] >= 0x100000;
+    }
+    result("frames", pages && high, "pages=%lu low=0x%lx high=0x%lx above_4g=%lu", pages, low, high, above);
+}
+
+static ulong *machine_to_phys;
+
+static void write_machine_to_phys(void)
+{
+    *(volatile ulong *)machine_to_phys = 0;
+}
+
+/* Exact errors: what xen/arch/x86/mm.c, pv/descriptor-tables.c, x86_64/compat/mm.c answer. */
+void platform_hostile(void)
+{
+    static struct mmuext_op ops[1000];
+    static page_t plain __attribute__((aligned(4096)));
+    struct xen_machphys_mapping mapping = {0, 0, 0};
+    struct mmu_update update = {0, 0};
+    u32 done = 0;
+
+    for (unsigned i = 0; i < 1000; i++)
+        ops[i].cmd = MMUEXT_TLB_FLUSH_LOCAL;
+    expect("hostile-mmuext-long", call4(mmuext_op, ops, 1000, &done, DOMID_SELF), 0);
+    result("hostile-mmuext-count", done == 1000, "done=%u want=1000", done);
+    ops[10].cmd = 999;
+    done = 0;
+    expect("hostile-mmuext-command", call4(mmuext_op, ops, 1000, &done, DOMID_SELF), -XEN_ENOSYS);
+    result("hostile-mmuext-until", done == 10, "done=%u want=10", done);
+    expect("hostile-mmuext-pointer", call4(mmuext_op, NOWHERE, 1, 0, DOMID_SELF), -XEN_EFAULT);
+    expect("hostile-mmuext-domain", call4(mmuext_op, ops, 1, 0, NO_SUCH_DOMAIN), -XEN_ESRCH);
+    ops[0].cmd = MMUEXT_PIN_L1_TABLE;
+    ops[0].arg1 = frame_of(plain); /* mapped writable */
+    expect("hostile-pin-writable", call4(mmuext_op, ops, 1, 0, DOMID_SELF), -XEN_EINVAL);
+    ops[0].arg1 = 0xfffffff;
+    expect("hostile-pin-nothing", call4(mmuext_op, ops, 1, 0, DOMID_SELF), -XEN_EINVAL);
+#ifndef __x86_64__
+    ops[0].cmd = MMUEXT_NEW_USER_BASEPTR; /* a second address space is for 64 bit */
+    expect("hostile-user-baseptr", call4(mmuext_op, ops, 1, 0, DOMID_SELF), -XEN_EINVAL);
+#endif
+    update.ptr = (u64)0xfffffff << 12;
+    expect_error("hostile-mmu-update-nothing", call4(mmu_update, &update, 1, 0, DOMID_SELF));
+    update.ptr = (u64)frame_of(plain) << 12; /* no page table, but ours: a plain write, as Xen allows */
+    update.val = 0x1122334455667788;
+    expect("hostile-mmu-update-plain", call4(mmu_update, &update, 1, 0, DOMID_SELF), 0);
+    result("hostile-mmu-update-value", *(volatile u64 *)plain == update.val, "value=0x%llx", *(volatile u64 *)plain);
+    expect("hostile-mmu-update-pointer", call4(mmu_update, NOWHERE, 1, 0, DOMID_SELF), -XEN_EFAULT);
+    expect_error("hostile-map-high-bits", map(view[0], entry_of(frame_of(plain)) | 1ull << 51));
+    expect_error("hostile-map-frame-of-xen", map(view[0], entry_of(0)));
+    expect("hostile-trap-table", call1(set_trap_table, NOWHERE), -XEN_EFAULT);
+    expect("hostile-gdt-entries", call2(set_gdt, ops, 9999), -XEN_EINVAL);
+    if (!call2(memory_op, XENMEM_machphys_mapping, &mapping)) {
+        int vector;
+
+        machine_to_phys = (ulong *)mapping.v_start + p2m[(ulong)plain / PAGE];
+        vector = attempt(write_machine_to_phys) - 1;
+        result("hostile-machphys-write", vector == 14, "vector=%d want=14", vector);
+    }
 }

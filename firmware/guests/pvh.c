@@ -166,20 +166,38 @@ void window_close(void)
 {
 }
 
-long page_give(ulong pfn)
-{
-    struct xen_memory_reservation less = {&pfn, 1, 0, 0, DOMID_SELF};
-    long done = call2(memory_op, XENMEM_decrease_reservation, &less);
+static ulong batch[BATCH];
 
-    return done == 1 ? 0 : done < 0 ? done : -1;
+static long change(u32 how, ulong pfn, ulong count)
+{
+    struct xen_memory_reservation reservation = {batch, count, 0, 0, DOMID_SELF};
+
+    for (ulong i = 0; i < count; i++)
+        batch[i] = pfn + i;
+    return hypercall(__HYPERVISOR_memory_op, how, (ulong)&reservation, 0, 0, 0);
 }
 
-long page_take(ulong pfn)
+long pages_give(ulong pfn, ulong count)
 {
-    struct xen_memory_reservation more = {&pfn, 1, 0, 0, DOMID_SELF};
-    long done = call2(memory_op, XENMEM_populate_physmap, &more);
+    return change(XENMEM_decrease_reservation, pfn, count);
+}
 
-    return done == 1 ? 0 : done < 0 ? done : -1;
+long pages_take(ulong pfn, ulong count)
+{
+    return change(XENMEM_populate_physmap, pfn, count);
+}
+
+long page_give_twice(ulong pfn)
+{
+    struct xen_memory_reservation twice = {batch, 2, 0, 0, DOMID_SELF};
+
+    batch[0] = batch[1] = pfn;
+    return call2(memory_op, XENMEM_decrease_reservation, &twice);
+}
+
+int platform_sees_all(void)
+{
+    return 1;
 }
 
 long grant_frame_map(void *page)
@@ -205,4 +223,37 @@ void platform_checks(void)
     result("hvm-get-param", !error && value * PAGE == (ulong)store_ring, "error=%ld store=0x%llx", error, value);
     error = parameter(9999, &value);
     result("hvm-bad-param", error == -XEN_EINVAL, "error=%ld want=-22", error);
+}
+
+void platform_features(void)
+{
+}
+
+void platform_frames(void)
+{
+    result("frames", 0, "a PVH guest is not told its machine frames");
+}
+
+/* Exact errors: what xen/common/memory.c, arch/x86/mm/p2m.c and arch/x86/hvm/hvm.c answer. */
+void platform_hostile(void)
+{
+    struct xen_remove_from_physmap remove = {DOMID_SELF, 0xfffffff};
+    struct xen_add_to_physmap add = {DOMID_SELF, 0, XENMAPSPACE_shared_info, 7, SHARED_PFN};
+    struct xen_hvm_param param = {NO_SUCH_DOMAIN, HVM_PARAM_STORE_PFN, 0};
+
+    expect("hostile-shared-info-index", call2(memory_op, XENMEM_add_to_physmap, &add), -XEN_EINVAL);
+    add.space = 99;
+    expect("hostile-physmap-space", call2(memory_op, XENMEM_add_to_physmap, &add), -XEN_EINVAL);
+    add.space = XENMAPSPACE_grant_table, add.idx = 0x7fffffff;
+    expect("hostile-grant-frame", call2(memory_op, XENMEM_add_to_physmap, &add), -XEN_EINVAL);
+    add.domid = NO_SUCH_DOMAIN;
+    expect("hostile-physmap-domain", call2(memory_op, XENMEM_add_to_physmap, &add), -XEN_ESRCH);
+    add.domid = 0;
+    expect_error("hostile-physmap-of-dom0", call2(memory_op, XENMEM_add_to_physmap, &add)); /* PV or PVH: two reasons */
+    expect("hostile-remove-nothing", call2(memory_op, XENMEM_remove_from_physmap, &remove), -XEN_ENOENT);
+    expect("hostile-param-domain", call2(hvm_op, HVMOP_get_param, &param), -XEN_ESRCH);
+    param.domid = DOMID_SELF;
+    expect("hostile-param-store", call2(hvm_op, HVMOP_set_param, &param), -XEN_EPERM);
+    expect("hostile-param-pointer", call2(hvm_op, HVMOP_set_param, NOWHERE), -XEN_EFAULT);
+    expect("hostile-hvm-subop", call2(hvm_op, 999, &param), -XEN_ENOSYS);
 }

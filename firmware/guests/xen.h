@@ -15,6 +15,8 @@ typedef unsigned long ulong;
 
 /* xen.h: hypercall numbers */
 #define __HYPERVISOR_set_trap_table 0
+#define __HYPERVISOR_mmu_update 1
+#define __HYPERVISOR_set_gdt 2
 #define __HYPERVISOR_memory_op 12
 #define __HYPERVISOR_multicall 13
 #define __HYPERVISOR_update_va_mapping 14
@@ -23,6 +25,7 @@ typedef unsigned long ulong;
 #define __HYPERVISOR_console_io 18
 #define __HYPERVISOR_grant_table_op 20
 #define __HYPERVISOR_vcpu_op 24
+#define __HYPERVISOR_mmuext_op 26
 #define __HYPERVISOR_sched_op 29
 #define __HYPERVISOR_event_channel_op 32
 #define __HYPERVISOR_hvm_op 34
@@ -38,6 +41,7 @@ typedef unsigned long ulong;
 #define XEN_ENOENT 2
 #define XEN_ESRCH 3
 #define XEN_EFAULT 14
+#define XEN_EBUSY 16
 #define XEN_EINVAL 22
 #define XEN_ENOSYS 38
 
@@ -49,6 +53,18 @@ typedef unsigned long ulong;
 #define XENVER_pagesize 7
 struct xen_feature_info {
     u32 submap_idx, submap;
+};
+
+/* xen.h: page tables of PV guests */
+#define MMUEXT_PIN_L1_TABLE 0
+#define MMUEXT_TLB_FLUSH_LOCAL 6
+#define MMUEXT_NEW_USER_BASEPTR 15
+struct mmuext_op {
+    u32 cmd;
+    ulong arg1, arg2;
+};
+struct mmu_update {
+    u64 ptr, val;
 };
 
 /* memory.h */
@@ -110,6 +126,11 @@ struct evtchn_status {
 #define SCHEDOP_yield 0
 #define SCHEDOP_shutdown 2
 #define SCHEDOP_poll 3
+#define SCHEDOP_remote_shutdown 4
+struct sched_remote_shutdown {
+    u16 domid;
+    u32 reason;
+};
 #define SHUTDOWN_poweroff 0
 #define SHUTDOWN_reboot 1
 #define SHUTDOWN_suspend 2
@@ -122,6 +143,7 @@ struct sched_poll {
 
 /* vcpu.h */
 #define VCPUOP_is_up 3
+#define VCPUOP_set_periodic_timer 6
 #define VCPUOP_get_runstate_info 4
 #define VCPUOP_stop_periodic_timer 7
 #define VCPUOP_set_singleshot_timer 8
@@ -136,6 +158,18 @@ struct vcpu_set_singleshot_timer {
 };
 
 /* grant_table.h */
+#define GNTTABOP_map_grant_ref 0
+#define GNTST_general_error -1
+#define GNTST_bad_domain -2
+#define GNTST_bad_gntref -3
+struct gnttab_map_grant_ref {
+    u64 host_addr;
+    u32 flags, ref;
+    u16 dom;
+    s16 status;
+    u32 handle;
+    u64 dev_bus_addr;
+};
 #define GNTTABOP_setup_table 2
 #define GNTTABOP_query_size 6
 struct gnttab_setup_table {

@@ -1,6 +1,7 @@
 """The serial console as the last resort: what a board still says when its dom0 does not answer over SSH.
 
-A login on the console (pexpect over labgrid's SerialDriver), and Xen's debug keys behind its ``conswitch``.
+A login on the console (pexpect over labgrid's SerialDriver), Xen's debug keys behind its ``conswitch``, and when even
+Xen does not answer the BMC's diagnostic interrupt.
 """
 
 from __future__ import annotations
@@ -13,30 +14,36 @@ from typing import Any
 import pexpect
 
 from lab import credentials
-from lab.errors import UsageError
+from lab.errors import LabError, UsageError, WaitTimeout
 from lab.grid import pulse
 from lab.record import Evidence
 
 log = logging.getLogger(__name__)
 
 LOGIN_LIMIT = 15.0  # seconds to a prompt
-COMMANDS = "uptime; xl list; ip -br addr; ps -e | grep -c sshd; dmesg | tail -n 15"
+COMMANDS = "uptime; timeout 5 xl list; ip -br addr; ps -e | grep -c sshd; dmesg | tail -n 15; timeout 5 xl dmesg | tail"
 COMMAND_LIMIT = 20.0
+NO_ANSWER = "no answer"
 PROMPT = "xenlab-rescue# "
-KEYS = b"dqr"  # registers of each CPU, domains, run queues: xen/common/keyhandler.c
+KEYS = b"drqme"  # registers of each CPU, run queues, domains, memory, event channels: xen/common/keyhandler.c
 KEYS_LIMIT = 10.0
+NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 
-def collect(board: Any) -> list[Evidence]:
+def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
     """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
 
-    Its pulse comes first; a console on which nobody answers is not asked further. Bounded by about a minute. What
-    could not be had is said in the evidence; nothing is raised.
+    Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
+    one. What could not be had is said in the evidence; nothing is raised.
+
+    :param interrupt: the board is lost anyway: if Xen answers nothing, it gets an NMI, which makes a debug build say
+        where each CPU is, and die.
     """
     felt = pulse.take(board)
     found = [felt.as_evidence()]
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        return found
+        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
+        return [*found, *(_interrupted(board) if is_heard else ())]
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
@@ -44,8 +51,10 @@ def collect(board: Any) -> list[Evidence]:
             try:
                 body = ask(serial, board.spec.bmc.credential)
             except pexpect.TIMEOUT:
-                body = "no answer"
+                body = NO_ANSWER
             found.append(Evidence("console", title, body, time.time(), board.name))
+        if interrupt and body == NO_ANSWER:
+            found += _interrupted(board)
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
@@ -96,6 +105,25 @@ def _ask_xen(serial: Any, credential: str) -> str:
     except pexpect.TIMEOUT:
         pass
     return _text(said)
+
+
+def _interrupted(board: Any) -> list[Evidence]:
+    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
+
+
+def nmi(board: Any) -> str:
+    """Interrupt the board by its BMC, and give what its console says then."""
+    mark = board.console.mark()
+    try:
+        board.power.nmi()
+        board.console.wait_for(r"NMI|FATAL TRAP", NMI_LIMIT, since=mark)
+        board.console.wait_for(r"Panic on CPU|Reboot in", NMI_LIMIT, since=mark)
+    except WaitTimeout:
+        pass
+    except LabError as error:  # none there, or the BMC is gone, too
+        return str(error)
+    said = "\n".join(line.text for line in board.console.lines(mark))
+    return said[-6000:] or "nothing"
 
 
 def _text(raw: bytes) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 
 import yaml
 
-from lab import machine, paths
+from lab import machine, netboot, paths
 from lab.console.recorder import RecorderConfig
 from lab.errors import BenchError, UsageError
+from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.wait import wait_until
 
@@ -141,7 +142,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(
         folder / "env.yaml",
         {
-            "targets": {board.name: _target(board) for board in boards},
+            "targets": {board.name: _target(lab, board) for board in boards},
             "options": {"coordinator_address": lab.coordinator},
             "imports": [str(folder / "xenlab_drivers.py")],
         },
@@ -150,6 +151,12 @@ def write_files(lab: Lab, folder: Path) -> None:
     lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
     lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
+    if lab.netboot and served:
+        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab))]
+        _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
+    else:
+        (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
     shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
@@ -205,7 +212,7 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _target(board: BoardSpec) -> dict[str, Any]:
+def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
@@ -214,7 +221,7 @@ def _target(board: BoardSpec) -> dict[str, Any]:
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {},
+            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
         },
     }
 

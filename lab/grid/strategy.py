@@ -1,14 +1,18 @@
 """From power off to a dom0 that answers, on the boot entry that is wanted.
 
 ``known-good`` is the boot loader's default and nothing under test; ``under-test`` is booted once at a time: by
-GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not.
+GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not. A board that boots by
+network is served its menu anew at each boot, with the default that is wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import attr
@@ -17,9 +21,19 @@ from labgrid.factory import target_factory
 from labgrid.step import step
 from labgrid.strategy import Strategy, StrategyError
 
+from lab import netboot
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, ProductTimeout, WaitTimeout
+from lab.errors import (
+    BenchError,
+    HypervisorCrash,
+    MissingCapability,
+    ProductFailure,
+    ProductTimeout,
+    ToolstackFailed,
+    WaitTimeout,
+)
+from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +42,12 @@ ENTRY_ID = "xenlab-under-test"
 MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
+TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
+XEN_SILENCE = 90.0  # a hypervisor that says nothing more, and no dom0 yet: it hangs
 SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
-BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
+LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
+LOADER_ERROR = re.compile(r"\berror: ")
 
 
 class Status(enum.Enum):
@@ -54,6 +71,7 @@ class XenStrategy(Strategy):
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
     }
+    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
     status: Any = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
@@ -74,11 +92,11 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: str = "known-good", step: Any = None) -> None:
+    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
-        :raises BenchError, HypervisorCrash, ProductTimeout: as :meth:`reboot`.
+        :raises BenchError, HypervisorCrash, ProductFailure: as :meth:`reboot`.
         """
         try:
             wanted = status if isinstance(status, Status) else Status[status]
@@ -99,11 +117,13 @@ class XenStrategy(Strategy):
                 self.reboot(entry=entry, until=wanted)
         self.status = wanted
 
-    def reboot(self, *, entry: str, until: Status = Status.dom0) -> None:
+    def reboot(self, *, entry: netboot.Entry, until: Status = Status.dom0) -> None:
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
         :raises HypervisorCrash: the console showed one on the way.
-        :raises ProductTimeout: the hypervisor under test started, but dom0 did not come up.
+        :raises ProductTimeout: the boot loader started the hypervisor, but no word or no dom0 came of it.
+        :raises ProductFailure: it reset the board.
+        :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
         :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
         """
         self._activate()
@@ -113,6 +133,10 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.activate(self.serial)  # listens before the first byte comes
             self.power.off()
+            if self.served:  # not before: a board that resets itself all the time would use the choice up
+                netboot.choose(Path(self.served), entry)
+                with contextlib.suppress(MissingCapability):  # an outlet alone: the firmware's own order must do
+                    self.power.bootdev("pxe")
             self.since = self.console.mark()
             started = time.time()
             # What a board that was off has printed proves its power better than a status that is said to settle.
@@ -120,7 +144,7 @@ class XenStrategy(Strategy):
             if by_menu:
                 self._choose(entry)
             self._wait_booted(started, until)
-        except (HypervisorCrash, ProductTimeout) as error:
+        except (HypervisorCrash, ProductFailure) as error:
             if entry == "known-good":
                 raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
             raise
@@ -133,8 +157,11 @@ class XenStrategy(Strategy):
         for driver in (self.power, self.recorder, self.dom0):
             self.target.activate(driver)
 
-    def _prepare(self, entry: str) -> bool:
+    def _prepare(self, entry: netboot.Entry) -> bool:
         """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
+        if self.served:
+            self.dom0.ssh.close()
+            return False
         environment = "/boot/grub/grubenv"
         change = f"set next_entry={ENTRY_ID}" if entry == "under-test" else "unset next_entry"
         try:
@@ -160,13 +187,22 @@ class XenStrategy(Strategy):
     def _wait_booted(self, started: float, until: Status) -> None:
         """Follow the console from power on; SSH is asked when it says that dom0 is up, or falls silent."""
         seen, deadline, asked, spoke = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, started
+        refused = 0.0  # when dom0 first answered and its toolstack did not work
         has_banner = is_up = False
+        loaded: list[str] = []  # entries, as the boot loader names them when it starts them
         lines: list[ConsoleLine] = []
         while True:
             fresh = self.console.lines(seen)
             lines += fresh
             for index, line in enumerate(fresh, len(lines) - len(fresh)):
                 seen = line.n + 1
+                if match := LOADED.search(line.text):
+                    loaded += [match[1]] if match[1] not in loaded else []  # a prompt's record, then the line's
+                    deadline = time.time() + XEN_TIMEOUT
+                elif loaded and not has_banner and LOADER_ERROR.search(line.text):
+                    loaded.append("error")
+                if loaded[:1] == ["under-test"] == [self.entry] and "known-good" in loaded:
+                    raise ProductFailure(f"{self.target.name}: the build reset the board before dom0 was up")
                 signature = classify(line.text)
                 if signature is None:
                     continue
@@ -190,22 +226,28 @@ class XenStrategy(Strategy):
             is_silent = "dom0-linux" in self.milestones and now - max(spoke, asked) > SILENCE
             if is_up or is_silent:
                 asked = now
-                if self._answers():
+                answer = self._ask()
+                if answer and answer.status == 0:
                     self.milestones["ready"] = time.time() - started
                     return
-            if now > deadline:
+                refused = (refused or now) if answer else 0.0
+                if answer and now - refused > TOOLS_TIMEOUT:
+                    raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
+            hangs = has_banner and "dom0-linux" not in self.milestones and now - spoke > XEN_SILENCE
+            if now > deadline or hangs:
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
-                kind = ProductTimeout if has_banner else WaitTimeout
+                # A hypervisor that the boot loader has started, and that never says a word, is wrong.
+                kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
                 raise kind(what, now - started, self._tail())
             time.sleep(0.05 if not is_up else 0.3)
 
-    def _answers(self) -> bool:
+    def _ask(self) -> CommandResult | None:
+        """What dom0 says to ``xl info``; None when nobody is there to say it."""
         try:
-            return bool(
-                self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0
-            )
+            answer: CommandResult = self.dom0.ssh.run("xl info", timeout=20, connect_timeout=5.0, check=False)
         except BenchError:
-            return False
+            return None
+        return answer
 
     def _tail(self) -> str:
         lines = [line.text for line in self.console.lines(self.since) if line.text.strip()]

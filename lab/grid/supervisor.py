@@ -18,10 +18,13 @@ from pathlib import Path
 
 import yaml
 
+from lab.netboot import SERVING
+
 log = logging.getLogger("supervisor")
 
 BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before a start is tried again
 STEADY = 30.0  # who lived so long starts anew at the short end
+NETBOOT_COMMAND = "netboot.yaml"  # there if machines boot by network: the argv of what serves them by HTTP
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -82,6 +85,9 @@ def services(directory: Path) -> list[Service]:
         config = directory / "console" / f"{board}.recorder.json"
         command = [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(config)]
         found.append(Service(f"recorder-{board}", command, str(config), directory))
+    if (directory / NETBOOT_COMMAND).exists():
+        words = yaml.safe_load((directory / NETBOOT_COMMAND).read_text(encoding="utf-8"))
+        found.append(Service("netboot", words, words[-3], directory))
     words = [exporter, "-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", words, exporter, directory))
     reaper = [sys.executable, "-P", "-m", "lab.grid.reaper", str(directory)]
@@ -133,6 +139,9 @@ def main() -> int:
 def _is_ready(directory: Path, kept: list[Service]) -> bool:
     boards = [service.name.removeprefix("recorder-") for service in kept if service.name.startswith("recorder-")]
     if not all((directory / "console" / f"{board}.ready").exists() for board in boards):
+        return False
+    served = [Path(service.mark) for service in kept if service.name == "netboot"]
+    if not all((folder / SERVING).exists() for folder in served):
         return False
     environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
     host, _, port = environment["options"]["coordinator_address"].rpartition(":")

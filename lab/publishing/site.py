@@ -41,7 +41,18 @@ from lab.history.regression import Change
 from lab.history.store import Build, Entry, History, Run, Selected
 from lab.record import RunHeader, TestResult, Verdict
 from lab.reporting import figures, html
-from lab.runs import RunFolder, exit_status, file_name, final, missing, replace_file, shortfalls, slug, visible_line
+from lab.runs import (
+    RunFolder,
+    exit_status,
+    file_name,
+    final,
+    is_flaky,
+    missing,
+    replace_file,
+    shortfalls,
+    slug,
+    visible_line,
+)
 
 log = logging.getLogger(__name__)
 
@@ -370,7 +381,13 @@ def _render_run(where: Path, run: Run) -> list[str]:
 @cache
 def _environment() -> jinja2.Environment:
     made = html.environment(Path(__file__).parent)
-    made.globals |= {"Verdict": Verdict, "summed": gate.summed, "case_page": _case_page, "run_page": _run_page}
+    made.globals |= {
+        "Verdict": Verdict,
+        "summed": gate.summed,
+        "is_flaky": is_flaky,
+        "case_page": _case_page,
+        "run_page": _run_page,
+    }
     made.filters |= {"day": gate.day, "name": html.short_name, "area": html.area_of}
     return made
 

@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from lab.record import RunHeader, TestResult, Verdict
-from lab.runs import RunFolder, final, missing, replace_file, visible, visible_line
+from lab.record import TestResult, Verdict
+from lab.runs import RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
 
 NAME = "ctrf.json"
 SPEC = "0.0.0"  # the version that reporters in use name
@@ -32,7 +32,7 @@ def write(folder: RunFolder) -> Path:
     for result in everything:
         attempts[result.case, result.build].append(result)
     results = final(header, everything)
-    tests = [_test(result, attempts[result.case, result.build], header) for result in results]
+    tests = [_test(result, attempts[result.case, result.build]) for result in results]
     tests += [_missing(one.case, one.build) for one in missing(header, results)]
     numbers = Counter(test["status"] for test in tests)
     ended = header.finished or max((one.started + one.seconds for one in everything), default=header.started)
@@ -58,7 +58,7 @@ def write(folder: RunFolder) -> Path:
     return path
 
 
-def _test(result: TestResult, attempts: list[TestResult], header: RunHeader) -> dict[str, Any]:
+def _test(result: TestResult, attempts: list[TestResult]) -> dict[str, Any]:
     earlier = [one for one in attempts if one is not result]
     test: dict[str, Any] = {
         **_names(result.case),
@@ -68,7 +68,7 @@ def _test(result: TestResult, attempts: list[TestResult], header: RunHeader) -> 
         "start": _ms(result.started),
         "stop": _ms(result.started + result.seconds),
         "retries": len(earlier),
-        "flaky": result.verdict is Verdict.PASS and any(one.verdict is not Verdict.PASS for one in earlier),
+        "flaky": is_flaky(attempts),
         "labels": {
             "area": visible_line(result.area),
             "build": visible_line(result.build),

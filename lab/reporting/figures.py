@@ -99,6 +99,63 @@ def timeline_svg(
     return "".join([*parts, "</svg>\n"])
 
 
+def growth_svg(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, across: str, up: str) -> str:
+    """Lines of (x, y), both above 0, on logarithmic axes: a straight one that rises by half as much is a square root.
+
+    :param across: what x is; ``up``: what y is.
+    """
+    width, height, left, bottom = 640.0, 380.0, 70.0, 330.0
+    points = [point for line in lines.values() for point in line if min(point) > 0 and all(map(math.isfinite, point))]
+    (low_x, high_x), (low_y, high_y) = (_decades([point[axis] for point in points]) for axis in (0, 1))
+
+    def x(value: float) -> float:
+        return left + (math.log10(value) - low_x) / (high_x - low_x) * (width - left - 150)
+
+    def y(value: float) -> float:
+        return bottom - (math.log10(value) - low_y) / (high_y - low_y) * (bottom - 40)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+        f' height="{height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<rect class="ground" width="{width:.0f}" height="{height:.0f}"/>',
+        f'<text class="text" x="8" y="18" font-weight="bold">{_text(title, 90)}</text>',
+        f'<text class="text" x="8" y="34">{_text(up)}</text>',
+        f'<text class="text" x="{width - 150:.0f}" y="{bottom + 34:.0f}" text-anchor="end">{_text(across)}</text>',
+    ]
+    for power in range(low_x, high_x + 1):
+        at = x(10.0**power)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="40" y2="{bottom:.0f}"/>')
+        parts.append(
+            f'<text class="text" x="{at:.1f}" y="{bottom + 16:.0f}" text-anchor="middle">{10.0**power:g}</text>'
+        )
+    for power in range(low_y, high_y + 1):
+        at = y(10.0**power)
+        parts.append(f'<line class="grid" x1="{left:.0f}" x2="{width - 150:.0f}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="text" x="{left - 6:.0f}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
+    for number, (name, line) in enumerate(lines.items()):
+        colour, good = _COLOURS[number % len(_COLOURS)], sorted(point for point in line if point in points)
+        if not good:
+            continue
+        path = " ".join(f"{x(one):.1f},{y(other):.1f}" for one, other in good)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<circle cx="{x(one):.1f}" cy="{y(other):.1f}" r="4" fill="{colour}">'
+            f"<title>{_text(name)}: {other:.3g} at {one:g}</title></circle>"
+            for one, other in good
+        ]
+        where = x(good[-1][0]) + 10, y(good[-1][1]) + 4
+        parts.append(
+            f'<text class="text" x="{where[0]:.1f}" y="{where[1]:.1f}" fill="{colour}">{_text(name, 18)}</text>'
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """Powers of ten around values."""
+    low = math.floor(math.log10(min(values, default=1.0)) + 1e-9)
+    return low, max(math.ceil(math.log10(max(values, default=1.0)) - 1e-9), low + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """A field of a :func:`heat_map`. ``kind`` gives the colour, ``tip`` is shown to who points at it."""

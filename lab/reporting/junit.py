@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from lab.record import Evidence, RunHeader, TestResult, Verdict
-from lab.runs import Missing, RunFolder, final, missing, replace_file, visible, visible_line
+from lab.runs import Missing, RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
 
 NAME = "junit.xml"
 BODY_LIMIT = 2000  # characters of an evidence's body
@@ -98,6 +98,8 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         "area": result.area,
         "attempt": str(result.attempt),
     }
+    if is_flaky([result, *others]):
+        facts["flaky"] = "true"
     facts |= {f"figure:{name}": f"{value:g}" for name, value in result.figures.items()}
     _properties(case, {key: value for key, value in facts.items() if value})
     if result.verdict in _CONTAINERS:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lab.record import TestResult, Verdict
 from lab.reporting import html, junit
-from lab.runs import RunFolder, exit_status, final, shortfalls, visible_line
+from lab.runs import RunFolder, exit_status, final, is_flaky, shortfalls, visible_line
 
 STYLES = {
     Verdict.FAIL: "bold red",
@@ -149,6 +149,15 @@ def summary(
         line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
         line.append(visible_line(f" {result.case}{build}{where}: {result.reason} ({result.rule})"), "none")
         _print(console, line)
+    attempts: dict[tuple[str, str], list[TestResult]] = {}
+    for result in folder.results():
+        attempts.setdefault((result.case, result.build), []).append(result)
+    for tried in attempts.values():
+        if is_flaky(tried):
+            other = next(one for one in tried if one.verdict is not Verdict.PASS)
+            line = Text("flaky", STYLES[Verdict.MISS])
+            said = f"{other.verdict} at attempt {other.attempt} of {len(tried)}: {other.reason}"
+            _print(console, line.append(visible_line(f" {tried[0].case}: {said}"), "none"))
     for one in missing:
         build = f" with {one.build}" if len(header.builds) > 1 else ""
         line = Text(f"{Verdict.MISS:<5}", STYLES[Verdict.MISS])

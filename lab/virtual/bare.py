@@ -94,6 +94,7 @@ def wiring(home: Path, kcs_port: int, link_peer_port: int = 0) -> qemu.Wiring:
     """A prepared board's folder, wired for a bare start."""
     return qemu.Wiring(
         disk=home / "disk.qcow2",
+        variables=home / "uefi-variables.fd",
         seed=home / "seed.tar",
         uart=home / "uart.sock",
         qmp=home / "qmp.sock",

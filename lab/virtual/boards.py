@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab import credentials, machine, paths
+from lab import credentials, machine, netboot, paths
 from lab.errors import BenchError, UsageError
 from lab.files import did_you_mean
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
-from lab.virtual import bmc, chassis, identity, image, qemu
+from lab.virtual import bmc, chassis, identity, image, qemu, segment
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 from lab.wait import wait_until
 
@@ -35,16 +35,10 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
 
     ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time.
 
-    :raises UsageError: QEMU is missing, or a port is taken.
+    :raises UsageError: QEMU or another tool is missing, or a port is taken.
     :raises BenchError: the image could not be made.
     """
-    for binary, package in (
-        (qemu.BINARY, "qemu-system-x86"),
-        ("qemu-img", "qemu-utils"),
-        ("ipmi_sim", "openipmi"),
-    ):
-        if shutil.which(binary) is None:
-            raise UsageError(f"{binary} is not installed (Debian package {package}); `xenlab doctor` lists all")
+    _check_tools(lab)
     _check_ports(lab)  # before the disks of boards that run are touched
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
@@ -53,7 +47,9 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     for board in boards:
         home = directory / board.name
         home.mkdir(parents=True, exist_ok=True)
-        _fresh_disk(home, base)
+        if board.boot == "disk":
+            _fresh_disk(home, base)
+        _fresh_variables(home, board)
         identity.write_seed(home / "seed.tar", lab, board, keys)
         if board.bmc.protocol == "redfish":
             _certify(home, board)
@@ -63,11 +59,30 @@ def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], 
     (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
 
 
+def _check_tools(lab: Lab) -> None:
+    boards = [board for board in lab.boards.values() if board.virtual]
+    tools = {qemu.BINARY: "qemu-system-x86", "qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
+    if any(board.virtual and board.virtual.firmware == "uefi" for board in boards):
+        tools[str(qemu.UEFI_VARIABLES)] = "ovmf"
+    if any(board.boot == "network" for board in boards):
+        tools |= {"dnsmasq": "dnsmasq-base", "ip": "iproute2"}
+        if not os.access(segment.TUN, os.R_OK | os.W_OK):
+            raise UsageError(f"{segment.TUN} may not be opened: boards without a disk need it (as root: chmod 0666)")
+    for tool, package in tools.items():
+        if shutil.which(tool, os.F_OK) is None:
+            raise UsageError(f"{tool} is not installed (Debian package {package}); `xenlab doctor` lists all")
+
+
 def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     disk = home / "disk.qcow2"
     disk.unlink(missing_ok=True)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(disk)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def _fresh_variables(home: Path, board: BoardSpec) -> None:
+    if board.virtual and board.virtual.firmware == "uefi":
+        shutil.copyfile(qemu.UEFI_VARIABLES, home / "uefi-variables.fd")
 
 
 def _proved(
@@ -81,8 +96,9 @@ def _proved(
     asking = [board for board in boards if board.virtual and board.virtual.accelerator == "proved"]
     if not asking:
         return "tcg"
-    first = asking[0]
+    first = replace(asking[0], boot="disk")
     home = directory / first.name
+    _fresh_disk(home, base)
     found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
@@ -97,7 +113,10 @@ def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> D
             peer_port = peer.virtual.link_port if peer.virtual else 0
     if board.virtual.accelerator == "proved":
         board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
-    return DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port)
+    config = DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port)
+    if board.boot == "network":
+        config = replace(config, netboot=lab.netboot, served=str(netboot.folder(lab)))
+    return config
 
 
 def _kcs_port(board: BoardSpec) -> int:

@@ -1,8 +1,8 @@
 """One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
 
-Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service) and, while powered, its QEMU machine. The
-BMC owns power: it asks this daemon over the control socket (``firmware/bmc/chassis``), as a BMC pulls the lines of
-a mainboard. QMP ends here.
+Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service), the network it boots from if it has no
+disk, and, while powered, its QEMU machine. The BMC owns power: it asks this daemon over the control socket
+(``firmware/bmc/chassis``), as a BMC pulls the lines of a mainboard. QMP ends here.
 
 Requests on the control socket, one line each, answered by one line:
 ``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
@@ -30,9 +30,10 @@ from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from lab.errors import UsageError
 from lab.inventory import BoardSpec
-from lab.virtual import bmc, faults, qemu
+from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable
 from lab.virtual.faults import Faults
+from lab.virtual.segment import Segment
 from lab.virtual.spec import OWN_SHAPE, read_config
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Machine:
     wiring: qemu.Wiring
     boot_device: str = "none"  # as IPMI's boot flags name it; "default" is the disk
     boot_persistent: bool = False
+    tap: int = -1  # descriptor of the network that a board without a disk boots from
     shape: str = ""  # of the inventory's `shapes`; its own when empty
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
@@ -73,7 +75,7 @@ class Machine:
         await self._forget()
         assert self.board.virtual is not None
         form = self.board.virtual.shaped(self.shape)
-        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot_device)
+        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot_device, tap=self.tap)
         if not self.boot_persistent:
             self.boot_device = "none"
         self._sleeping = False
@@ -84,8 +86,9 @@ class Machine:
             output.write(f"--- {time.strftime('%FT%TZ', time.gmtime())} {' '.join(argv)}\n".encode())
             output.flush()
             self._process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
-            )
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=() if self.tap < 0 else (self.tap,),
+            )  # fmt: skip
         try:
             await asyncio.wait_for(server.accept(), 10)
         except (TimeoutError, ConnectError) as error:
@@ -195,23 +198,19 @@ class Daemon:
         self._directory = config.parent
         board = self._config.board
         assert board.virtual is not None
-        wiring = qemu.Wiring(
-            disk=self._directory / "disk.qcow2",
-            seed=self._directory / "seed.tar",
-            uart=self._directory / "uart.sock",
-            qmp=self._directory / "qmp.sock",
-            kcs_port=self._config.kcs_port,
-            link_peer_port=self._config.link_peer_port,
-        )
+        wiring = bare.wiring(self._directory, self._config.kcs_port, self._config.link_peer_port)
         self._machine = Machine(board, self._directory, wiring)
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
         self._simulator: asyncio.subprocess.Process | None = None
         self._faults = Faults()
         self._misdeeds: set[asyncio.Task[None]] = set()
         self._is_restarting = False
+        self._segment: Segment | None = None
+        if self._config.netboot:
+            self._segment = Segment(board, self._config.netboot, Path(self._config.served), self._directory)
 
     async def run(self) -> int:
-        """Until SIGTERM; then power is cut. Status 1 when the BMC ended by itself."""
+        """Until SIGTERM; then power is cut. Status 1 when the BMC or the network ended by itself."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -221,19 +220,16 @@ class Daemon:
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._control, str(control))
         self._simulator = await bmc.start_simulator(self._directory, self._config)
+        parts = {asyncio.create_task(self._bmc_ended()): "the BMC ended by itself with status %s; see bmc.log"}
+        if self._segment:
+            await self._segment.start()
+            self._machine.tap = self._segment.tap
+            parts[asyncio.create_task(self._segment.wait())] = "the network ended with status %s; see segment.log"
         stopped = asyncio.create_task(stop.wait())
         watching = asyncio.create_task(_watch_owner(self._owner, stop))
         (self._directory / "ready").write_text(str(os.getpid()), encoding="ascii")
-        failed = False
-        while not failed and not stopped.done():
-            died = asyncio.create_task(self._simulator.wait())
-            await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
-            if died.done() and not stopped.done():
-                failed = not self._is_restarting
-                if not failed:
-                    self._is_restarting = False
-                    self._simulator = await bmc.start_simulator(self._directory, self._config)
-                    log.info("%s: the BMC is back", self._config.board.name)
+        await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [(words, part.result()) for part, words in parts.items() if part.done() and not stopped.done()]
         for task in self._misdeeds:
             task.cancel()
         watching.cancel()
@@ -243,11 +239,24 @@ class Daemon:
             self._simulator.send_signal(signal.SIGCONT)  # it may have been told to be silent
             self._simulator.terminate()
             await self._simulator.wait()
+        if self._segment:
+            await self._segment.stop()
         await self._cable.stop()
         (self._directory / "ready").unlink(missing_ok=True)
-        if failed:
-            log.error("the BMC ended by itself with status %s; see bmc.log", self._simulator.returncode)
+        for words, status in failed:
+            log.error(words, status)
         return 1 if failed else 0
+
+    async def _bmc_ended(self) -> int:
+        """Wait until the BMC ends by itself; one that was told to restart is started again. Its exit status."""
+        while True:
+            assert self._simulator
+            status = await self._simulator.wait()
+            if not self._is_restarting:
+                return status
+            self._is_restarting = False
+            self._simulator = await bmc.start_simulator(self._directory, self._config)
+            log.info("%s: the BMC is back", self._config.board.name)
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

@@ -1,7 +1,8 @@
-"""Who a virtual board is: its name, addresses and keys, handed over as a tar on its second disk.
+"""Who a board is: its name, addresses and keys, as a tar.
 
-On steel the racker does the same by hand: the lab's public key into root's authorized_keys, the board's host key
-into the lab's known_hosts, the peer's into the board's.
+A virtual board has it on its second disk; one that boots by network, virtual or not, gets it there. On other steel
+the racker does the same by hand: the lab's public key into root's authorized_keys, the board's host key into the
+lab's known_hosts, the peer's into the board's.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ def _public(key: Path) -> str:
 
 
 def known_hosts(lab: Lab, keys: Path) -> str:
-    """The lab's known_hosts: each virtual board as the lab reaches it."""
+    """The lab's known_hosts: each board that gets its identity from here, as the lab reaches it."""
     lines = []
     for board in lab.boards.values():
-        if board.virtual:
+        if board.virtual or board.boot == "network":
             host = board.ssh_host if board.ssh_port == 22 else f"[{board.ssh_host}]:{board.ssh_port}"
             lines.append(f"{host} {_public(host_key(board, keys))}")
     return "\n".join(lines) + "\n"
 
 
 def write_seed(path: Path, lab: Lab, board: BoardSpec, keys: Path) -> None:
-    """The tar that the board's ``rc`` unpacks over its root at its first boot."""
+    """The tar that is unpacked over the board's root: by its ``rc`` at its first boot, or by its initrd."""
     lab_key = keys / "id_ed25519"
     board_key = keys / "board_ed25519"  # one for all boards of the lab: dom0 to dom0, for live migration
     make_key(lab_key, "xenlab")
@@ -72,6 +73,7 @@ def write_seed(path: Path, lab: Lab, board: BoardSpec, keys: Path) -> None:
     files: list[tuple[str, str, int]] = [
         ("etc/hostname", board.name + "\n", 0o644),
         ("etc/hosts", "\n".join(hosts) + "\n", 0o644),
+        ("etc/xenlab/seeded", "", 0o644),
         ("etc/xenlab/nics", "\n".join(nics) + "\n", 0o644),
         ("etc/ssh/ssh_host_ed25519_key", own.read_text(encoding="ascii"), 0o600),
         ("etc/ssh/ssh_host_ed25519_key.pub", own.with_suffix(".pub").read_text(encoding="ascii"), 0o644),

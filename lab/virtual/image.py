@@ -1,7 +1,8 @@
-"""The dom0 image of the virtual boards: a Debian root, a boot loader and a partition table in one raw disk.
+"""The dom0 image of the virtual boards: a Debian root, boot loaders and a partition table in one raw disk.
 
-Made by ``mmdebstrap`` (as root or in a user namespace), ``mke2fs -d`` and ``grub-mkimage``; no loop device
-and no root is needed. Kept by content of ``firmware/image`` in the XDG cache.
+Made by ``mmdebstrap`` (as root or in a user namespace), ``mke2fs -d``, ``mtools`` and ``grub-mkimage``; no loop device
+and no root is needed. One disk for both kinds of firmware: GRUB's core image in the gap before the root partition for
+BIOS, and an EFI system partition behind it. Kept by content of ``firmware/image`` in the XDG cache.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ log = logging.getLogger(__name__)
 FIRMWARE = paths.CHECKOUT / "firmware" / "image"
 SUITE = "bookworm"
 ROOT_MIB = 1600
-FORMAT = 1  # of the disk and of what lies beside it; counts when _make_in changes
+ESP_MIB = 8
+FORMAT = 2  # of the disk and of what lies beside it; counts when _make_in changes
 SECTOR = 512
 PARTITION_START = 2048  # sectors: 1 MiB, the gap that GRUB's core image lives in
 GRUB_MODULES = (
-    "biosdisk part_msdos ext2 normal configfile linux multiboot2 loadenv serial terminal test echo ls cat "
+    "part_msdos ext2 normal configfile linux multiboot2 loadenv serial terminal test echo ls cat "
     "search search_label search_fs_uuid sleep reboot halt boot minicmd gzio true regexp probe help"
 ).split()
+# Firmware numbers its disks as it likes, so under UEFI the root is looked for by its label.
+EFI_START = "search.fs_label xenlab-root root\nset prefix=($root)/boot/grub\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class DiskImage:
     """A bootable raw disk, never written to, and what was installed in it."""
 
     disk: Path
-    kernel_root: Path  # boot/vmlinuz-* and lib/modules/* of the dom0, for Linux payloads
+    root: Path  # the same root as squashfs, for boards without a disk
+    kernel_root: Path  # boot/* and lib/modules/* of the dom0: for Linux payloads and for network boot
     seconds: float  # what making it took
 
 
@@ -59,13 +64,12 @@ def make(*, progress: Callable[[str], None] | None = None) -> DiskImage:
                 if progress:
                     progress("making the dom0 image (about a minute)")
                 _make_in(directory)
-    return DiskImage(
-        directory / "disk.raw", directory / "kernel", float((directory / "made").read_text(encoding="ascii"))
-    )
+    seconds = float((directory / "made").read_text(encoding="ascii"))
+    return DiskImage(directory / "disk.raw", directory / "root.squashfs", directory / "kernel", seconds)
 
 
 def _key() -> str:
-    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES} {EFI_START}".encode())
     for file in sorted(FIRMWARE.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
@@ -76,14 +80,15 @@ def _make_in(directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="making-") as name:
         work = Path(name)
         _bootstrap(work)
-        _assemble(work / "root.ext4", _grub_core(work), work / "disk.raw")
-        (work / "root.ext4").unlink()
+        core, esp = _grub_core(work), _efi_partition(work)
+        _assemble(work / "root.ext4", core, esp, work / "disk.raw")
+        for used in (work / "root.ext4", core, esp):
+            used.unlink()
         for archive, where in (("boot.tar", "."), ("modules.tar", "lib")):
             target = work / "kernel" / where
             target.mkdir(parents=True, exist_ok=True)
             _run(["tar", "-x", "--no-same-owner", "-f", str(work / archive), "-C", str(target)], timeout=60)
             (work / archive).unlink()
-        (work / "core.img").unlink()
         (work / "made").write_text(f"{time.monotonic() - started:.1f}", encoding="ascii")
         shutil.rmtree(directory, ignore_errors=True)
         os.mkdir(directory)
@@ -119,6 +124,7 @@ def _bootstrap(work: Path) -> None:
         '--aptopt=Acquire::Languages "none"',
         f"--customize-hook={FIRMWARE / 'finish-root'}",
         f"--customize-hook=download /root.ext4 {work / 'root.ext4'}",
+        f"--customize-hook=download /root.squashfs {work / 'root.squashfs'}",
         f"--customize-hook=tar-out /boot {work / 'boot.tar'}",
         f"--customize-hook=tar-out /lib/modules {work / 'modules.tar'}",
         SUITE,
@@ -131,44 +137,55 @@ def _bootstrap(work: Path) -> None:
 
 def _grub_core(work: Path) -> Path:
     core = work / "core.img"
-    command = [
-        "grub-mkimage",
-        "-O",
-        "i386-pc",
-        "-p",
-        "(hd0,msdos1)/boot/grub",
-        "-o",
-        str(core),
-        *GRUB_MODULES,
-    ]
-    _run(command, timeout=60)
+    command = ["grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", str(core)]
+    _run([*command, "biosdisk", *GRUB_MODULES], timeout=60)
     if core.stat().st_size > (PARTITION_START - 1) * SECTOR:
         raise BenchError(f"GRUB's core image is {core.stat().st_size} bytes: more than the gap before the partition")
     return core
 
 
-def _assemble(root: Path, core: Path, disk: Path) -> None:
-    """Boot sector, core image, one Linux partition; blocks of zeroes become holes.
+def _efi_partition(work: Path) -> Path:
+    """A FAT file system with GRUB where firmware without boot entries looks (UEFI 2.10, 3.5.1.1)."""
+    esp, loader, start = work / "esp.fat", work / "BOOTX64.EFI", work / "start.cfg"
+    start.write_text(EFI_START, encoding="ascii")
+    command = ["grub-mkimage", "-O", "x86_64-efi", "-p", "/boot/grub", "-c", str(start), "-o", str(loader)]
+    _run([*command, *GRUB_MODULES], timeout=60)
+    _run(["mkfs.fat", "-C", "-n", "XENLAB-EFI", str(esp), str(ESP_MIB << 10)], timeout=60)
+    _run(["mmd", "-i", str(esp), "::EFI", "::EFI/BOOT"], timeout=60)
+    _run(["mcopy", "-i", str(esp), str(loader), "::EFI/BOOT/BOOTX64.EFI"], timeout=60)
+    loader.unlink()
+    start.unlink()
+    return esp
+
+
+def _assemble(root: Path, core: Path, esp: Path, disk: Path) -> None:
+    """Boot sector, core image, the root's partition, the EFI system partition; blocks of zeroes become holes.
 
     ``boot.img`` expects the core image at sector 1 and ``grub-mkimage`` presets its block list to go on at
     sector 2, so nothing needs patching (grub-core/boot/i386/pc/{boot,diskboot}.S).
     """
     boot = bytearray(Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()[:SECTOR])
-    sectors = root.stat().st_size // SECTOR
     boot[440:446] = b"xlab\0\0"
     boot[446:510] = bytes(64)
-    boot[446:462] = struct.pack("<B3sB3sII", 0x80, b"\xfe\xff\xff", 0x83, b"\xfe\xff\xff", PARTITION_START, sectors)
     boot[510:512] = b"\x55\xaa"
+    start = PARTITION_START
     block = 1 << 20
-    with open(root, "rb") as source, open(disk, "wb") as target:
+    with open(disk, "wb") as target:
+        for index, (part, active, kind) in enumerate(((root, 0x80, 0x83), (esp, 0, 0xEF))):
+            sectors = part.stat().st_size // SECTOR
+            entry = struct.pack("<B3sB3sII", active, b"\xfe\xff\xff", kind, b"\xfe\xff\xff", start, sectors)
+            boot[446 + 16 * index : 462 + 16 * index] = entry
+            target.seek(start * SECTOR)
+            with open(part, "rb") as source:
+                while chunk := source.read(block):
+                    if chunk.count(0) == len(chunk):
+                        target.seek(len(chunk), os.SEEK_CUR)
+                    else:
+                        target.write(chunk)
+            start += sectors
+        target.truncate(start * SECTOR)
+        target.seek(0)
         target.write(boot + core.read_bytes())
-        target.seek(PARTITION_START * SECTOR)
-        while chunk := source.read(block):
-            if chunk.count(0) == len(chunk):
-                target.seek(len(chunk), os.SEEK_CUR)
-            else:
-                target.write(chunk)
-        target.truncate(PARTITION_START * SECTOR + sectors * SECTOR)
 
 
 def _run(command: list[str], *, timeout: float, environment: dict[str, str] | None = None) -> None:

@@ -15,7 +15,9 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # a killed daemon leaves n
 # or only costs time.
 CPU = "max,-smap,-rdtscp,-xsave,-xsaveopt,-avx,-avx2,-f16c,-fma,-vaes,-vpclmulqdq,-la57,-pku,-pcid"
 
-BOOT_ORDER = {"pxe": "n", "cdrom": "d"}  # anything else: the disk
+# Without SMM, which no lock on the variables is needed for here; S3 works with it. Debian package ovmf.
+UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+UEFI_VARIABLES = UEFI_CODE.with_name("OVMF_VARS_4M.fd")  # empty, to be copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Wiring:
     """Where the machine's ends come out. All sockets are the board daemon's."""
 
     disk: Path  # qcow2, the board's own
+    variables: Path  # UEFI's variable store, the board's own
     seed: Path  # tar with the board's identity, read once by its first boot
     uart: Path  # unix socket of the serial cable
     qmp: Path  # unix socket the daemon listens on
@@ -30,8 +33,10 @@ class Wiring:
     link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
 
 
-def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none") -> list[str]:
-    """argv of the board's machine."""
+def arguments(
+    board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none", tap: int = -1
+) -> list[str]:
+    """argv of the board's machine. ``tap``: the descriptor it inherits, if it boots by network."""
     kvm = shape.accelerator == "kvm"
     argv = [
         *DIE_WITH_PARENT,
@@ -46,14 +51,19 @@ def arguments(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_devi
     argv += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=multi"]
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
-    argv += ["-rtc", "base=utc", "-boot", f"order={BOOT_ORDER.get(boot_device, 'c')},reboot-timeout=1000"]
+    argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
+    argv += ["-rtc", "base=utc", "-boot", "reboot-timeout=1000"]
+    if shape.firmware == "uefi":
+        argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={UEFI_CODE}"]
+        argv += ["-drive", f"if=pflash,unit=1,format=raw,file={wiring.variables}"]
     argv += ["-device", "intel-iommu,intremap=off"]
-    # AHCI, not virtio: with the IOMMU on, a PV dom0 under Xen cannot reach virtio devices.
-    argv += ["-drive", f"if=none,id=disk,file={wiring.disk},format=qcow2,cache=unsafe,discard=unmap"]
-    argv += ["-device", "ide-hd,drive=disk,bus=ide.0"]
-    argv += ["-drive", f"if=none,id=seed,file={wiring.seed},format=raw,snapshot=on"]
-    argv += ["-device", "ide-hd,drive=seed,bus=ide.1"]
-    argv += _devices(board, shape, wiring)
+    if board.boot == "disk":
+        # AHCI, not virtio: with the IOMMU on, a PV dom0 under Xen cannot reach virtio devices.
+        argv += ["-drive", f"if=none,id=disk,file={wiring.disk},format=qcow2,cache=unsafe,discard=unmap"]
+        argv += ["-device", "ide-hd,drive=disk,bus=ide.0,bootindex=2"]
+        argv += ["-drive", f"if=none,id=seed,file={wiring.seed},format=raw,snapshot=on"]
+        argv += ["-device", "ide-hd,drive=seed,bus=ide.1"]
+    argv += _devices(board, shape, wiring, pxe=boot_device == "pxe", tap=tap)
     argv += ["-chardev", f"socket,id=uart,path={wiring.uart}", "-serial", "chardev:uart"]
     argv += ["-chardev", f"socket,id=qmp,path={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     if not wiring.kcs_port:
@@ -83,15 +93,21 @@ def _numa(shape: VirtualSpec) -> list[str]:
     return argv
 
 
-def _devices(board: BoardSpec, shape: VirtualSpec, wiring: Wiring) -> list[str]:
+def _devices(board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, pxe: bool, tap: int) -> list[str]:
     """e1000e, a real part with MSI-X: management, the link to the peer, a spare one to pass through; the DMA device.
+
+    ``pxe``: the management port has its boot ROM, and comes before the disk; one of a board without a disk always has.
 
     Fixed slots, so that adding one does not move the others: 2 management, 3 lab, 4 spare, 5 DMA device.
     """
     argv: list[str] = []
     if nic := board.nics.get("management"):
-        argv += ["-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{board.ssh_port}-:22,restrict=on"]
-        argv += ["-device", f"e1000e,netdev=management,mac={nic.mac},addr=2,romfile="]
+        if board.boot == "network":
+            argv += ["-netdev", f"tap,id=management,fd={tap}"]
+        else:
+            argv += ["-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{board.ssh_port}-:22,restrict=on"]
+        rom = "bootindex=1" if pxe or board.boot == "network" else "romfile="
+        argv += ["-device", f"e1000e,netdev=management,mac={nic.mac},addr=2,{rom}"]
     if nic := board.nics.get("lab"):
         if wiring.link_peer_port:
             # Datagrams need no connection, so the link survives either side's power cycle.

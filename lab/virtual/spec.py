@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NetbootSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
 
 OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
@@ -19,6 +19,8 @@ class DaemonConfig:
     board: BoardSpec
     kcs_port: int  # TCP: the BMC's system interface, QEMU connects to it; 0: it speaks Redfish and has none
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
+    netboot: NetbootSpec | None = None  # the network it boots from, if it has no disk
+    served: str = ""  # folder of what it gets there
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:
@@ -39,4 +41,5 @@ def read_config(path: Path) -> DaemonConfig:
         shapes = board["virtual"].pop("shapes").items()
         made = {name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])}) for name, shape in shapes}
         board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
+    data["netboot"] = NetbootSpec(**data["netboot"]) if data["netboot"] else None
     return DaemonConfig(board=BoardSpec(**board), **data)

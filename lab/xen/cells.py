@@ -1,20 +1,14 @@
-"""The matrix of failed relocations: what is broken where in the protocol, and what must come of it.
-
-The expected ending is derived by :func:`expected` from the phase of the protocol and the effect of the fault. It cites
-what of Xen it rests on: files of the Xen tree as of 4.17, of which 4.20 differs in nothing that matters here. It says
-what the protocol promises, and is not a record of what was seen: where Xen does something else, that is a finding.
-"""
+"""The matrix of failed relocations: what is broken where in the protocol. What must come of it: lab.xen.endings."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lab.errors import UsageError
 from lab.files import did_you_mean
-from lab.xen.faults import FAULTS, SILENCE, THROTTLE, Effect, Fault
-from lab.xen.migration import Ending
+from lab.xen.faults import FAULTS, THROTTLE, Effect, Fault
 from lab.xen.proxy import FIELDS
 from lab.xen.stream import Step
 
@@ -25,7 +19,6 @@ LAST = "PAGE_DATA_last"  # that of the pass that goes out with the guest suspend
 # stop after five passes (xg_sr_save.c, SPP_MAX_ITERATIONS) with nearly all of its memory still to be sent.
 _PASSES = {LATE: "PAGE_DATA:pass2", LAST: "PAGE_DATA:pass6"}
 LAST_DIRTY_KIB = 1024
-UNDETECTED = "libxc-migration-stream.pandoc: the format has no checksum"
 
 
 class Phase(enum.Enum):
@@ -80,32 +73,33 @@ PV_ONLY = (
     Step.X86_PV_VCPU_MSRS,
 )
 HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)
+# Of these the protocol says what comes of it when they are missing, or come twice (lab.xen.endings).
+DROPPABLE = (
+    Step.BANNER,
+    Step.STATIC_DATA_END,
+    Step.HVM_CONTEXT,
+    Step.X86_PV_VCPU_BASIC,
+    Step.LIBXC_END,
+    Step.LIBXL_END,
+    Step.READY,
+    Step.GO,
+    Step.REPORT,
+    Step.STATUS,
+)
+DOUBLABLE = (
+    Step.BANNER,
+    Step.STATIC_DATA_END,
+    Step.PAGE_DATA,
+    Step.TSC_INFO,
+    Step.HVM_CONTEXT,
+    Step.LIBXC_END,
+    Step.LIBXL_END,
+    Step.READY,
+    Step.GO,
+)
 TEXTS = (Step.BANNER, Step.READY, Step.GO, Step.REPORT, Step.STATUS)
 MAGIC = (Step.XL_HEADER, Step.LIBXL_HEADER, Step.IMAGE_HEADER, Step.DOMAIN_HEADER)
 PLACES = (*(step.value for step in PHASES), LATE, LAST)
-
-
-class Where(enum.Enum):
-    """Where the guest is after the ending."""
-
-    SOURCE = "it runs at the source"
-    DESTINATION = "it runs at the destination"
-    NEITHER = "it is suspended at the source; an administrator may resume that copy, and only that"
-    NOWHERE = "it is lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What must come of a cell."""
-
-    ending: Ending
-    where: Where
-    why: str  # what of Xen says so
-    hangs: bool = False  # xl does not end by itself: no read of it has a time limit
-    gives_up: float = 2.0  # seconds from the fault to the end; migration_child_report waits 2 s for the transport
-    left_at_source: str = ""  # why a copy stays there
-    left_at_destination: str = ""
-    is_intact: bool = True  # the guest's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +149,6 @@ class Cell:
         return bool(self.fault.power)
 
     @property
-    def is_followed(self) -> bool:
-        """Whether the guest is relocated there and back afterwards: in the first cell of each guest and phase."""
-        return self.id in _FOLLOWED
-
-    @property
     def impossible(self) -> str:
         """Why there can be no such cell; empty when there can."""
         return why_not(self.guest, self.fault, self.place)
@@ -198,7 +187,7 @@ def why_not(guest: str, fault: Fault, place: str) -> str:
             return "libxl_stream_read.c has no limit to a record's length: it may wait, or run out of memory"
     if effect is Effect.SPOILED and not field and step not in TEXTS:
         return f"what a bit of {step.value} means is not the protocol's to say"
-    if effect in (Effect.DROPPED, Effect.DOUBLED) and step not in (_DROPPED if effect is Effect.DROPPED else _DOUBLED):
+    if effect is Effect.DROPPED and step not in DROPPABLE or effect is Effect.DOUBLED and step not in DOUBLABLE:
         return "what comes of it depends on contents, not on the protocol"
     if fault.is_by_hand and step is Step.BANNER and effect is not Effect.SENDER_DIES:
         return "whether xl has written its header by the time the transport ends cannot be told"
@@ -239,166 +228,6 @@ _PLACED: dict[str, tuple[str, ...]] = {
     "flip": (Step.PAGE_DATA.value,),
     "delay": (Step.PAGE_DATA.value, Step.TSC_INFO.value),
     "throttle": (Step.PAGE_DATA.value,),
-}
-
-
-# -- what must come of it ----------------------------------------------------------------------------------------
-
-_REFUSED = Expectation(Ending.REFUSED, Where.SOURCE, "xl_migrate.c migrate_do_preamble: exits when the banner is bad")
-_RESUMED = Expectation(
-    Ending.RESUMED_AT_SENDER,
-    Where.SOURCE,
-    "xl_migrate.c migrate_domain: failed_resume, until READY was read; libxl_save_callout.c helper_exited",
-)
-_UNDEFINED = Expectation(
-    Ending.UNDEFINED,
-    Where.NEITHER,
-    "xl_migrate.c migrate_domain: failed_badly, from the writing of GO on; the receiver has not read it",
-    left_at_source="xl_migrate.c failed_badly leaves NAME--migratedaway to the administrator",
-)
-_UNDEFINED_THERE = Expectation(
-    Ending.UNDEFINED,
-    Where.DESTINATION,
-    "xl_migrate.c migrate_domain: failed_badly; migrate_receive has unpaused before it reports",
-    left_at_source="xl_migrate.c failed_badly leaves NAME--migratedaway to the administrator",
-)
-_SUCCESS = Expectation(Ending.SUCCESS, Where.DESTINATION, "xl_migrate.c migrate_domain, migrate_receive")
-_GIVEN_BACK = Expectation(
-    Ending.GIVEN_BACK, Where.SOURCE, "xl_migrate.c migrate_receive: perhaps_destroy_notify_rc, and GO sent back"
-)
-_BY_PHASE = {
-    Phase.HANDSHAKE: _REFUSED,
-    Phase.SETUP: _RESUMED,
-    Phase.LIVE: _RESUMED,
-    Phase.SUSPENDED: _RESUMED,
-    Phase.COMPLETE: _RESUMED,
-    Phase.GO: _UNDEFINED,
-    Phase.STARTED: _UNDEFINED_THERE,
-}
-_DROPPED = {
-    Step.BANNER: (_REFUSED, True),
-    Step.STATIC_DATA_END: (_RESUMED, False),  # xg_sr_restore.c handle_page_data: "No STATIC_DATA_END seen"
-    Step.HVM_CONTEXT: (_RESUMED, False),  # xg_sr_restore_x86_hvm.c x86_hvm_stream_complete: nothing to set
-    Step.X86_PV_VCPU_BASIC: (_RESUMED, False),  # xg_sr_restore_x86_pv.c: "Sender didn't send vcpu0's basic state"
-    Step.LIBXC_END: (_RESUMED, True),  # the next 8 zero bytes, LIBXL_END, are taken for it: libxl waits for its own
-    Step.LIBXL_END: (_RESUMED, True),  # libxl_stream_read.c waits for a record, xl_migrate.c for READY
-    Step.READY: (_RESUMED, True),
-    Step.GO: (_UNDEFINED, True),
-    Step.REPORT: (_UNDEFINED_THERE, False),  # the receiver has no more to say and ends: the sender reads an EOF
-    Step.STATUS: (_UNDEFINED_THERE, False),
-}
-_DOUBLED = {
-    Step.BANNER: _RESUMED,  # read where READY should be
-    Step.STATIC_DATA_END: _RESUMED,  # xg_sr_restore.c: "Multiple STATIC_DATA_END records found"
-    Step.PAGE_DATA: _SUCCESS,  # xg_sr_restore.c populate_pfns skips what is populated, contents are the same
-    Step.TSC_INFO: _SUCCESS,  # xg_sr_common_x86.c handle_x86_tsc_info sets the same again
-    Step.HVM_CONTEXT: _SUCCESS,  # xg_sr_restore_x86_hvm.c handle_hvm_context: the later one counts
-    Step.LIBXC_END: _GIVEN_BACK,  # taken for LIBXL_END; the real one then stands where GO is read
-    Step.LIBXL_END: _GIVEN_BACK,  # the second one stands where GO is read
-    Step.READY: _UNDEFINED_THERE,  # read where REPORT should be
-    Step.GO: _SUCCESS,  # nobody reads the second
-}
-
-
-def expected(cell: Cell) -> Expectation:
-    """What must come of a cell: from its phase and the fault's effect.
-
-    :raises UsageError: there can be no such cell.
-    """
-    if cell.impossible:
-        raise UsageError(f"{cell.id}: {cell.impossible}")
-    effect, phase, step = cell.fault.effect, cell.phase, cell.step
-    if effect is Effect.DELAYED:
-        return replace(_SUCCESS, why="libxl_utils.c libxl_read_exactly: no read has a time limit")
-    if effect is Effect.CONSOLE_DIES:
-        return replace(_SUCCESS, why="libxl_create.c: the console is a matter of xenstore, xenconsoled is not asked")
-    if effect is Effect.DAMAGED:
-        return replace(_SUCCESS, why=UNDETECTED, is_intact=False)
-    if effect is Effect.SEVERED:
-        return _heard(phase) if cell.fault.is_by_hand else _BY_PHASE[phase]
-    if effect is Effect.SPOILED:
-        return _GIVEN_BACK if step is Step.GO else _BY_PHASE[phase]
-    if effect is Effect.DROPPED:
-        dropped, hangs = _DROPPED[step]
-        return replace(dropped, hangs=hangs)
-    if effect is Effect.DOUBLED:
-        return _DOUBLED[step]
-    if effect in _WITHOUT_PHASE:
-        return _WITHOUT_PHASE[effect]
-    return _deaths(effect, phase)
-
-
-def _heard(phase: Phase) -> Expectation:
-    """A peer that dies: what it had said before is heard still, and the sender is by so much further."""
-    if phase is Phase.COMPLETE:
-        return _BY_PHASE[Phase.GO]
-    return _SUCCESS if phase is Phase.STARTED else _BY_PHASE[phase]
-
-
-def _deaths(effect: Effect, phase: Phase) -> Expectation:
-    if effect is Effect.SENDER_DIES:
-        return _sender_dies(phase)
-    if effect is Effect.SOURCE_DIES:
-        is_started = phase is Phase.STARTED
-        why = "xl_migrate.c migrate_receive: without GO the copy is not unpaused"
-        # Its peer's silence tells the receiver nothing: sshd has no time limit unless ClientAliveInterval is set.
-        left = (
-            "" if is_started else "the receiver waits for a source that is gone: sshd_config ClientAliveInterval is 0"
-        )
-        there = Where.DESTINATION if is_started else Where.NOWHERE
-        return Expectation(Ending.LOST, there, why, left_at_destination=left)
-    if effect is Effect.RECEIVER_STOPS:
-        stopped = _heard(phase)
-        if phase in (Phase.COMPLETE, Phase.GO):  # GO lies in its pipe: it reads it when it goes on
-            stopped = _UNDEFINED_THERE
-        return replace(stopped, hangs=True)
-    severed = _heard(phase)
-    if effect is Effect.SILENCED:
-        left = "the receiver is not told: sshd_config ClientAliveInterval is 0"
-        is_left = phase is not Phase.STARTED
-        return replace(severed, gives_up=SILENCE + 2, left_at_destination=left if is_left else "")
-    if effect is Effect.DESTINATION_DIES:
-        where = Where.NOWHERE if severed.where is Where.DESTINATION else severed.where
-        return replace(severed, gives_up=SILENCE + 2, where=where)
-    if effect is Effect.RECEIVER_DIES:
-        left = "xl migrate-receive, which would clean up, is dead"
-        is_left = phase in (Phase.LIVE, Phase.SUSPENDED, Phase.COMPLETE, Phase.GO)
-        return replace(severed, left_at_destination=left if is_left else "")
-    if effect is Effect.STORE_DIES:
-        why = "libxl_create.c domcreate_rebuild_done needs xenstore; xl_migrate.c: failed_resume"
-        return replace(
-            _RESUMED, why=why, gives_up=60.0, left_at_destination="nothing can be cleaned up without xenstored"
-        )
-    return _RESUMED  # a helper dies: its parent reports the failure, libxl_save_callout.c helper_exited
-
-
-def _sender_dies(phase: Phase) -> Expectation:
-    why = "xl_migrate.c: nobody is left to resume the guest, or to destroy it"
-    if phase in (Phase.HANDSHAKE, Phase.SETUP, Phase.LIVE):
-        return Expectation(Ending.KILLED, Where.SOURCE, why)
-    is_given = phase in (Phase.GO, Phase.STARTED)  # GO is in the pipe already, and arrives
-    return Expectation(Ending.KILLED, Where.DESTINATION if is_given else Where.NEITHER, why, left_at_source=why)
-
-
-_TIMEOUTS = "libxl_dom_suspend.c: 60 s to acknowledge, 60 s to suspend; libxl_stream_write.c libxl__xc_domain_save_done"
-_NOT_SUSPENDED = Expectation(Ending.NOT_SUSPENDED, Where.SOURCE, _TIMEOUTS, gives_up=60.0)
-_GONE = "xg_sr_save.c: the domain cannot be read any more; libxl_stream_write.c libxl__xc_domain_save_done"
-_WITHOUT_PHASE = {
-    Effect.NO_ROOM: Expectation(Ending.RESUMED_AT_SENDER, Where.SOURCE, "xg_sr_restore.c populate_pfns"),
-    Effect.INCOMING_TAKEN: Expectation(
-        Ending.RESUMED_AT_SENDER, Where.SOURCE, "libxl_create.c: the name is taken; xl_migrate.c: failed_resume"
-    ),
-    Effect.NAME_TAKEN: Expectation(
-        Ending.GIVEN_BACK, Where.SOURCE, "xl_migrate.c migrate_receive: libxl_domain_rename fails after GO"
-    ),
-    Effect.AWAY_TAKEN: Expectation(
-        Ending.RESUMED_AT_SENDER, Where.SOURCE, "xl_migrate.c migrate_domain: libxl_domain_rename fails before GO"
-    ),
-    Effect.NO_ACK: _NOT_SUSPENDED,
-    Effect.NO_STOP: Expectation(Ending.NOT_SUSPENDED, Where.SOURCE, _TIMEOUTS, gives_up=120.0),
-    Effect.GUEST_CRASHES: Expectation(Ending.NOT_SUSPENDED, Where.NOWHERE, _TIMEOUTS, gives_up=120.0),
-    Effect.GUEST_GOES: Expectation(Ending.NOT_SUSPENDED, Where.NOWHERE, _GONE, gives_up=60.0),
-    Effect.SECOND: _SUCCESS,
 }
 
 
@@ -496,17 +325,7 @@ def _read(table: str) -> Iterator[Cell]:
                         yield Cell(guest, FAULTS[fault], place, selection, boards)
 
 
-def _followed(cells: Iterable[Cell]) -> frozenset[str]:
-    first: dict[tuple[str, Phase], str] = {}
-    for cell in cells:
-        is_lost = cell.impossible or expected(cell).where is Where.NOWHERE
-        if not is_lost and not cell.fault.reboots and cell.fault.effect not in (Effect.NO_ACK, Effect.NO_STOP):
-            first.setdefault((cell.guest, cell.phase), cell.id)
-    return frozenset(first.values())
-
-
 CELLS = {cell.id: cell for cell in _read(TABLE)}
-_FOLLOWED = _followed(CELLS.values())
 
 
 def find(cell_id: str) -> Cell:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.errors import BenchError, ProductTimeout, ToolstackFailed
+from lab.errors import BenchError, ProductFailure, ProductTimeout, ToolstackFailed
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
 
 if TYPE_CHECKING:
@@ -75,6 +76,23 @@ class Domain:
             raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
         return result
 
+    @contextlib.contextmanager
+    def saved(self) -> Iterator[str]:
+        """Within, the guest is in a file of dom0 and nowhere else; :meth:`restore` takes it from there. Gives the path.
+
+        :raises ToolstackFailed: ``xl save`` failed.
+        """
+        path = f"/var/tmp/{self.name}.saved"
+        try:
+            self.host.xl("save", self.name, path, timeout=180)
+            yield path
+        finally:
+            self.host.run(f"rm -f {shlex.quote(path)}")
+
+    def restore(self, path: str) -> Any:
+        """``xl restore``. :raises ToolstackFailed: it failed."""
+        return self.host.xl("restore", path, timeout=180)
+
     def destroy(self) -> None:
         """Have it gone; no error when it is."""
         self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
@@ -130,8 +148,11 @@ class Domain:
         """Wait for a payload's final line and give its results by case.
 
         :raises ProductTimeout: no final line in time.
+        :raises ProductFailure: it faulted, or could not go on; carries its last word.
         """
-        self.wait_for(r"^XL (done|trap) ", timeout)
+        last = self.wait_for(r"^XL (done|trap|window|start) ", timeout)
+        if not last.startswith("XL done"):
+            raise ProductFailure(f"{self.name} on {self.host.name}: {last}")
         return {line.case: line for line in self.payload_lines() if isinstance(line, PayloadLine)}
 
     def heartbeats(self) -> list[Heartbeat]:
@@ -160,6 +181,11 @@ def assert_unbroken(beats: list[Heartbeat]) -> None:
     """No heartbeat number lost or doubled. :raises AssertionError: naming the first that is."""
     for before, after in zip(beats, beats[1:], strict=False):
         assert after.n == before.n + 1, f"heartbeat {before.n} is followed by {after.n}"
+
+
+def numbers(detail: str) -> dict[str, int]:
+    """The ``key=NUMBER`` words of a payload's detail, decimal or 0x: ``{"pages": 512, "high": 0x13ffff}``."""
+    return {key: int(value, 0) for key, value in re.findall(r"(\w+)=(-?(?:0x[0-9a-f]+|\d+))\b", detail)}
 
 
 _ALLOCATION = re.compile(r"^.*?\b(4KB|2MB|1GB) PAGES: (0x[0-9a-f]+)", re.MULTILINE)

@@ -14,7 +14,13 @@ from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import ARRIVED, Host
 
 
-class _Source(Host):
+class _End(Host):
+    @property
+    def link_name(self) -> str:
+        return "localhost"
+
+
+class _Source(_End):
     def __init__(self, host: Host) -> None:
         super().__init__(host.board)
         self.keep = host.keep
@@ -33,14 +39,10 @@ class _Source(Host):
             yield domain
 
 
-class _Destination(Host):
+class _Destination(_End):
     def __init__(self, source: _Source) -> None:
         super().__init__(source.board)
         self.keep, self._source = source.keep, source
-
-    @property
-    def link_name(self) -> str:
-        return "localhost"
 
     def owns(self, domid: int) -> bool:
         return not self._source.owns(domid)
@@ -50,6 +52,6 @@ class _Destination(Host):
 
 
 def on_one_board(host: Host) -> tuple[Host, Host]:
-    """Source and destination of relocations from a board to itself."""
+    """Source and destination of relocations from a board to itself: wherever a guest goes, it is at the destination."""
     source = _Source(host)
     return source, _Destination(source)

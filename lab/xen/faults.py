@@ -10,12 +10,12 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
-from lab.xen.migration import SSH
+from lab.xen.migration import PATIENCE, SSH
 
 Side = Literal["", "source", "destination"]
 
 HOLD = 300  # seconds: the lab releases it long before
-SILENCE = 8.0  # seconds after which ssh gives up a silent peer: ServerAliveInterval 2, ServerAliveCountMax 3
+SILENCE = 6.0  # seconds after which ssh gives up a peer that has gone silent by the fault
 PACE = 4_000_000  # bytes a second: on any link there is time to dirty pages for a second pass
 SLOW = 2_000_000  # the link that a dirtying guest is faster than
 
@@ -75,6 +75,11 @@ class Fault:
     def is_by_hand(self) -> bool:
         """Whether the lab must act while the stream is held."""
         return self.action.startswith("hold@") and bool(self.command or self.power or self.effect is Effect.SECOND)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which the transport gives a silent peer up: few where that is what is waited for."""
+        return SILENCE if self.effect in (Effect.SILENCED, Effect.DESTINATION_DIES) else PATIENCE
 
     @property
     def needs_two(self) -> bool:

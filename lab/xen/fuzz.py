@@ -32,6 +32,7 @@ from lab.xen.stream import (
     Step,
 )
 
+XTAB = 0xF << 60  # an entry's type: no page (XEN_DOMCTL_PFINFO_XTAB)
 LIBXL_STEPS = frozenset(LIBXL.values())
 HEADERS = {Step.XL_HEADER: 48, Step.LIBXL_HEADER: 16, Step.IMAGE_HEADER: 24, Step.DOMAIN_HEADER: 16}
 
@@ -76,6 +77,12 @@ def page_data(pfns: Sequence[int]) -> tuple[Step, bytes]:
     """A PAGE_DATA record of pages with contents."""
     head = struct.pack(f"<II{len(pfns)}Q", len(pfns), 0, *pfns)
     return _record(Step.PAGE_DATA, head + b"".join(struct.pack("<Q", pfn) * (PAGE // 8) for pfn in pfns))
+
+
+def holes(pfns: Sequence[int]) -> tuple[Step, bytes]:
+    """A PAGE_DATA record of pfns that have no page: what a PVH guest's nearly 4 GiB of address space is full of."""
+    entries = (XTAB | pfn for pfn in pfns)
+    return _record(Step.PAGE_DATA, struct.pack(f"<II{len(pfns)}Q", len(pfns), 0, *entries))
 
 
 _TYPES = {step: kind for kind, step in LIBXC.items()} | {step: kind for kind, step in LIBXL.items()}

@@ -20,6 +20,8 @@ POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # wha
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
+PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim high-memory".split())
+
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -41,6 +43,15 @@ class DomainRow:
     @property
     def is_paused(self) -> bool:
         return "p" in self.state
+
+
+@contextlib.contextmanager
+def _owed() -> Iterator[None]:
+    """What was waited for in vain within is the product's failure, not the bench's."""
+    try:
+        yield
+    except WaitTimeout as error:
+        raise ProductTimeout(error.what, error.timeout, error.last) from error
 
 
 class Host:
@@ -129,10 +140,13 @@ class Host:
 
         :raises ProductTimeout: it did not come.
         """
-        try:
+        with _owed():
             return self.board.console.wait_for(pattern, timeout, since=since)
-        except WaitTimeout as error:
-            raise ProductTimeout(error.what, error.timeout, error.last) from error
+
+    def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait until the product has done what it owes. :raises ProductTimeout: it has not in time."""
+        with _owed():
+            wait_until(predicate, timeout, f"{self.name}: {what}")
 
     # -- domains ---------------------------------------------------------------------------------------------
 
@@ -187,8 +201,10 @@ class Host:
         found: set[str] = {word for word in ("pv", "hvm", "hap", "shadow", "vpmu") if word in words}
         if "pv_directio" in words or "hvm_directio" in words:
             found.add("iommu")
-        if "xen-3.0-x86_32p" in info.get("xen_caps", "").split():
-            found.add("pv32")
+        kinds = info.get("xen_caps", "").split()
+        found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
+        if "hvm-3.0-x86_32" in kinds:
+            found.add("hvm32")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -199,6 +215,9 @@ class Host:
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
+            # What dom0 does not own of the machine's memory is "unusable" to its kernel.
+            "grep -qE '^ *[1-9a-f][0-9a-f]{8,}-.*: (System RAM|Unusable memory)' /proc/iomem && echo high-memory; "
             "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
             "&& echo dma-device; "
             "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "
@@ -207,9 +226,8 @@ class Host:
             "xl dmesg | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
-        found |= set(probe.split()) & {"s3", "s5", "rtcwake", "qemu", "dma-device", "pstate", "cstate", "self-ssh"}
-        if "s3" in found:
-            found.add("s5")
+        found |= set(probe.split()) & PROBED_IN_DOM0
+        found.add("s5" if "s3" in found else "no-s3")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
         if "2MB" in sizes and "2MB [disabled]" not in sizes:
             found.add("sp2m")

@@ -18,8 +18,9 @@ from lab.xen.host import Host
 from lab.xen.proxy import Action
 from lab.xen.stream import Step
 
-# A silent cut would hang xl for ever: it has no timeout on any read. ssh notices a lost peer in 6 s.
-TRANSPORT = "ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=10"
+# A silent cut would hang xl for ever: it has no timeout on any read. It is ssh that notices a lost peer.
+TRANSPORT = "ssh -o ServerAliveInterval=%d -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=30"
+PATIENCE = 60.0  # seconds after which it does: an emulated board may be slow to answer
 SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
 PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.proxy"
 
@@ -59,15 +60,24 @@ class Pass:
 
 
 def words(
-    name: str, peer: str, folder: str, actions: Sequence[str], options: Sequence[str] = (), *, is_proxied: bool = True
+    name: str,
+    peer: str,
+    folder: str,
+    actions: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    is_proxied: bool = True,
+    patience: float = PATIENCE,
 ) -> list[str]:
     """The command that migrates ``name`` to ``peer`` with the proxy in between; its log is ``FOLDER/log``.
+
+    ``patience`` is the seconds after which the transport gives a silent peer up.
 
     A shell that starts a job in the background has it ignore SIGINT; xl shall die of it as at a terminal.
     """
     proxy = f"{PROXY} --log {folder}/log --control {folder} "
     proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
-    rune = f"{TRANSPORT} {shlex.quote(peer)} xl migrate-receive"
+    rune = f"{TRANSPORT % round(patience / 3)} {shlex.quote(peer)} xl migrate-receive"
     rune = f"{proxy} -- {rune}" if is_proxied else f"exec {rune}"
     return ["env", "--default-signal=INT", "xl", "-v", "migrate", *options, "-s", "", name, rune]
 
@@ -78,14 +88,20 @@ class Migration:
     _numbers = itertools.count(1)
 
     def __init__(
-        self, domain: Domain, destination: Host, actions: Sequence[str], options: Sequence[str], is_proxied: bool
+        self,
+        domain: Domain,
+        destination: Host,
+        actions: Sequence[str],
+        options: Sequence[str],
+        is_proxied: bool,
+        patience: float,
     ) -> None:
         self.domain, self.source, self.destination = domain, domain.host, destination
         for action in actions:
             Action.parse(action)  # a mistake is found here, not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
         peer = destination.link_name
-        command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied)
+        command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied, patience=patience)
         self.actions_asked = tuple(actions)
         self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
         self.started = self.source.clock()
@@ -298,9 +314,10 @@ def start_migration(
     actions: Sequence[str] = (),
     options: Sequence[str] = (),
     is_proxied: bool = True,
+    patience: float = PATIENCE,
 ) -> Migration:
     """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's (``cut@TSC_INFO``)."""
-    return Migration(domain, destination, actions, options, is_proxied)
+    return Migration(domain, destination, actions, options, is_proxied, patience)
 
 
 def downtime(migration: Migration, interval: float) -> float | None:

@@ -344,12 +344,13 @@ def _waiting(descriptor: int) -> int:
 
 def run(command: list[str], actions: Sequence[Action], file: IO[str], control: str) -> int:
     """Until the transport ends. The exit status is the transport's, or 99 after a cut."""
-    # Woken by each record, the proxy would take a processor from the sender a thousand times for a guest that is all
-    # holes. Under SCHED_BATCH nobody is interrupted for it: it gets its turn when the sender waits, or its time is up.
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     log = Log(file)
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Woken by each record, the proxy would take a processor from the sender a thousand times for a guest that is all
+    # holes. Under SCHED_BATCH nobody is interrupted for it: it gets its turn when the sender waits, or its time is up.
+    # Not so the transport, which has been started already.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     assert child.stdin
     assert child.stdout
     forth = Flow(">", 0, child.stdin.fileno(), actions, log, control)

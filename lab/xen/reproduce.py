@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 
 from lab.errors import UsageError
-from lab.xen.cells import Cell, expected
+from lab.xen.cells import Cell
 from lab.xen.domain import DomainConfig
+from lab.xen.endings import expected
 from lab.xen.faults import Effect
 from lab.xen.host import GUESTS
 from lab.xen.migration import SSH, words
@@ -29,7 +30,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         memory_mib=MEMORY_MIB,
         cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
     )
-    migrate = shlex.join(words(name, peer, FOLDER, cell.actions))
+    migrate = shlex.join(words(name, peer, FOLDER, cell.actions, patience=fault.patience))
     lines = [
         f"# {cell.id}: {fault.does}, at {cell.place}",
         f"# must end: {wanted.ending.name}; {wanted.where.value}",

@@ -11,8 +11,9 @@ from typing import Any
 
 from lab.errors import BenchError, LabError, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.cells import LAST, Cell, Phase, Where, expected
+from lab.xen.cells import LAST, Cell, Phase
 from lab.xen.domain import Domain, DomainConfig
+from lab.xen.endings import Where, expected
 from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER, Effect
 from lab.xen.guests import payload
 from lab.xen.host import ARRIVED, Host
@@ -59,7 +60,7 @@ def attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
 
 def _attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
     fault = cell.fault
-    migration = start_migration(guest, destination, actions=cell.actions)
+    migration = start_migration(guest, destination, actions=cell.actions, patience=fault.patience)
     outcome = Outcome(migration, Ending.LOST)
     struck: float | None = None
     if cell.actions:

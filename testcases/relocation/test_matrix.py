@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lab.xen import cells, known, oracle, trial
+from lab.xen.endings import expected
 from lab.xen.ends import on_one_board
 
 KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
@@ -34,7 +35,7 @@ def test_relocation_fails_well_on_one_board(cell, host, evidence):
 
 
 def judge(cell, source, destination, evidence):
-    wanted = cells.expected(cell)
+    wanted = expected(cell)
     evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
     before = oracle.Before.of(source, destination)
     with source.domain(trial.config(cell, source)) as guest:

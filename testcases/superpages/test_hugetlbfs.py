@@ -4,9 +4,10 @@ import pytest
 
 from lab.xen.guests import linux
 
-pytestmark = [pytest.mark.quick, pytest.mark.needs("hap", "sp2m")]
+pytestmark = pytest.mark.needs("hap", "sp2m")
 
 
+@pytest.mark.quick
 def test_hugetlbfs_mapping_is_really_huge(host, evidence):
     """A hugetlbfs mapping in a PVH guest holds its data, and the kernel reports 2 MiB pages under that very mapping."""
     with host.domain(linux(host, "pvh", "hugetlb", cmdline="hugepages=8")) as guest:
@@ -15,3 +16,18 @@ def test_hugetlbfs_mapping_is_really_huge(host, evidence):
         line = results["hugetlb-2048"]
         assert line.outcome == "PASS", line.detail
         assert "KernelPageSize=2048" in line.detail
+
+
+@pytest.mark.needs("sp1g")
+def test_hugetlbfs_mapping_of_1_gib(host, evidence):
+    """The same with a page of 1 GiB, in a guest that has the memory for one."""
+    words = "default_hugepagesz=1G hugepagesz=1G hugepages=1"
+    wanted_mib = 1536 + 64
+    if (free := host.free_memory_mib()) < wanted_mib:
+        evidence.unproved(f"{free} MiB are free on {host.name}, the guest wants {wanted_mib}")
+    with host.domain(linux(host, "pvh", "hugetlb", memory_mib=1536, cmdline=words)) as guest:
+        results = guest.results(240.0)
+        evidence.console("guest console", guest)
+        line = results.get("hugetlb-1048576") or results["hugetlb"]
+        assert line.outcome == "PASS", line.detail
+        assert "KernelPageSize=1048576" in line.detail

@@ -1,0 +1,74 @@
+"""The table of all cases, made from their docstrings and markers and from the mutants' manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from lab import mutants, paths, planning
+from lab.options import NightlyOptions
+from lab.planning import Case
+
+FILE = paths.CHECKOUT / "docs" / "case-table.md"
+HEAD = """\
+# The cases
+
+Made by `xenlab cases --write`; a test says when it is not current. Selection: the smallest that has the case. Needs: a
+board without one of these says SKIP; in parentheses what only some variants need. A mutant is a hypervisor broken on
+purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite.
+"""
+
+
+def text() -> str:
+    """The whole file.
+
+    :raises UsageError: the cases cannot be collected, or a manifest of mutants is wrong.
+    """
+    cases = planning.collect(NightlyOptions(), "weekly")
+    biting: dict[str, list[str]] = {}
+    for area in mutants.areas():
+        for mutant in mutants.load(area):
+            biting.setdefault(_function(mutant.case), []).append(mutant.name)
+    parts = [HEAD]
+    for area, of_area in groupby(sorted(cases, key=lambda case: case.area), key=lambda case: case.area):
+        parts.append(
+            f"\n## {area}\n\n| case | proves | needs | selection | keeps | mutants |\n|---|---|---|---|---|---|\n"
+        )
+        parts += _rows(list(of_area), biting)
+    return "".join(parts)
+
+
+def _rows(cases: Sequence[Case], biting: dict[str, list[str]]) -> Iterator[str]:
+    by_function: dict[str, list[Case]] = {}
+    for case in cases:
+        by_function.setdefault(_function(case.nodeid), []).append(case)
+    for function, variants in by_function.items():
+        name = function.rpartition("::")[2]
+        if len(variants) > 1:
+            name += f" ({len(variants)} variants)"
+        selection = "/".join(dict.fromkeys(case.selection for case in variants))
+        cells = (
+            f"`{name}`" if len(variants) == 1 else f"`{name.partition(' ')[0]}` {name.partition(' ')[2]}",
+            " ".join(variants[0].doc.split("\n\n")[0].split()),
+            _needs(variants),
+            selection,
+            ", ".join(variants[0].evidence),
+            ", ".join(biting.get(function, [])),
+        )
+        yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
+
+
+def _needs(variants: Sequence[Case]) -> str:
+    """Capabilities that all variants need, those of some in parentheses, and options of Xen."""
+    sets = [set(case.needs) for case in variants]
+    always, sometimes = set.intersection(*sets), set.union(*sets)
+    words = [*sorted(always), *(f"({word})" for word in sorted(sometimes - always))]
+    if variants[0].boards == 2:
+        words.append("two boards")
+    if options := dict.fromkeys(case.xen_options for case in variants if case.xen_options):
+        words.append(f"Xen booted with {', '.join(f'`{one}`' for one in options)}")
+    return ", ".join(words)
+
+
+def _function(nodeid: str) -> str:
+    return nodeid.partition("[")[0]

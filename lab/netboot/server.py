@@ -1,0 +1,103 @@
+"""``python -m lab.netboot.server FOLDER ADDRESS PORT``: what boards get by HTTP on the network they boot from.
+
+``/image/...`` is the same for all; ``/board/...`` is the asking board's own (another host gets 404), and
+``/board/grub.cfg`` is made for each boot (:func:`lab.netboot.menu`).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO
+
+from lab import netboot
+
+log = logging.getLogger("netboot")
+
+IDLE = 60.0  # seconds without a byte after which a board is taken for gone
+
+
+NAME = re.compile(r"/(image|board)/([A-Za-z0-9][A-Za-z0-9.-]*(?:/[A-Za-z0-9][A-Za-z0-9.-]*)?)")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET, whole or from an offset on: GRUB asks anew with ``Range: bytes=N-`` where it skips."""
+
+    timeout = IDLE
+    folder: Path  # set by serve()
+
+    def do_GET(self) -> None:
+        own = self.folder / "addresses" / self.client_address[0]
+        try:
+            if self.path == "/board/grub.cfg":
+                text = netboot.menu(own)
+                log.info("%s boots %s", own.resolve().name, text.split()[1].removeprefix("default="))
+                self._send(io.BytesIO(text.encode()))
+            elif found := NAME.fullmatch(self.path):
+                with open((own if found[1] == "board" else self.folder / "image") / found[2], "rb") as file:
+                    self._send(file)
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+        except (FileNotFoundError, IsADirectoryError):
+            self.send_error(HTTPStatus.NOT_FOUND)
+        except (ConnectionError, TimeoutError) as error:
+            log.info("%s gave up on %s: %s", self.client_address[0], self.path, error)
+
+    def _send(self, source: BinaryIO) -> None:
+        size = source.seek(0, os.SEEK_END)
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(wanted[1]) if wanted else 0
+        if start and start >= size:
+            self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            return
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(size - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.end_headers()
+        source.seek(start)
+        shutil.copyfileobj(source, self.wfile, 1 << 18)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.info("%s %s", self.client_address[0], format % args)
+
+
+def listen(folder: Path, address: str, port: int) -> ThreadingHTTPServer:
+    """A server for what is in ``folder``, bound and not yet serving.
+
+    :raises OSError: the address is not this machine's, the port is taken or may not be had.
+    """
+    handler = type("BoundHandler", (Handler,), {"folder": folder})
+    server = ThreadingHTTPServer((address, port), handler)
+    server.daemon_threads = True
+    return server
+
+
+def main() -> int:
+    """Entry point; the log goes to stdout, which whoever starts this sends to a file."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    folder, address, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    try:
+        server = listen(folder, address, port)
+    except PermissionError:
+        sys.stdout.write(f"port {port} may not be had; as root: sysctl -w net.ipv4.ip_unprivileged_port_start={port}\n")
+        return 1
+    except OSError as error:
+        sys.stdout.write(f"{address}:{port}: {error.strerror} (netboot.address in the inventory)\n")
+        return 1
+    (folder / netboot.SERVING).touch()
+    log.info("serving %s on %s:%d", folder, address, port)
+    server.serve_forever()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

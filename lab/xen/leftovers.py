@@ -1,0 +1,153 @@
+"""What a case leaves in dom0 and in Xen: looked for with one command before and after, and cleared away.
+
+A grant that is still mapped keeps its domain from dying, so it shows as a dead domain.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lab.errors import WaitTimeout
+from lab.wait import wait_until
+from lab.xen.host import Host
+
+SETTLING = 10.0  # seconds that a dying domain, its memory and its processes are waited for
+TOLERANCE_MIB = 2  # Xen's own heap breathes
+PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38")  # as ps has them, cut at 15 letters
+
+# Everything in one go: a connection costs more than all of these.
+_LOOK = """
+echo '== domains'; xl list
+echo '== memory'; xl info | grep free_memory
+echo '== xenstore'; xenstore-ls -f
+echo '== processes'; ps -eo pid=,comm=,args=
+echo '== devices'; xl pci-assignable-list
+"""
+_DOMAIN = re.compile(r"^(\S+)\s+(\d+)\s+\d+\s+\d+\s+([a-z-]{6})\s")
+_STORE = re.compile(r"^(/local/domain/[1-9]\d*|/libxl/[1-9]\d*|/vm/[^/ ]+|/local/domain/0/backend/[^/]+/[1-9]\d*)[ /]")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What there is at a moment. Domains are those beside dom0: ``NAME (ID, STATE)``."""
+
+    domains: frozenset[str]
+    dead: frozenset[str]  # those whose name is gone already
+    free_mib: int
+    xenstore: frozenset[str]
+    processes: dict[int, str]
+    devices: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a case left. ``cleared``: what could be taken away; ``stuck``: what is owed and did not come back."""
+
+    cleared: tuple[str, ...]
+    stuck: tuple[str, ...]
+
+
+def look(host: Host) -> Seen:
+    """Ask dom0, in one command.
+
+    :raises BenchError: it does not answer, or a tool of it fails.
+    """
+    return parse(str(host.run(_LOOK).stdout))
+
+
+def parse(text: str) -> Seen:
+    """Read what the command printed."""
+    parts: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("== "):
+            lines = parts.setdefault(line.removeprefix("== "), [])
+        else:
+            lines.append(line)
+    rows = [match for line in parts.get("domains", ()) if (match := _DOMAIN.match(line)) and match[2] != "0"]
+    free = next((line.partition(":")[2] for line in parts.get("memory", ())), "0")
+    processes = [line.split(None, 2) for line in parts.get("processes", ())]
+    return Seen(
+        domains=frozenset(match[1] for match in rows if match[1] != "(null)"),
+        dead=frozenset(f"{match[2]} ({match[3]})" for match in rows if match[1] == "(null)"),
+        free_mib=int(free),
+        xenstore=frozenset(match[1] for line in parts.get("xenstore", ()) if (match := _STORE.match(line))),
+        processes={int(one[0]): one[-1] for one in processes if len(one) > 1 and one[1] in PROCESSES},
+        devices=frozenset(line.split()[0] for line in parts.get("devices", ()) if line.strip()),
+    )
+
+
+def clear(host: Host, before: Seen) -> Left:
+    """Bring the board back to what it was: what was left, and what of it could not be brought back.
+
+    Guests are destroyed, processes of the toolstack killed, devices given back to dom0, and xenstore entries of domains
+    that are gone removed. That is for the next case; only what Xen itself owes after it counts as stuck: dead domains,
+    and memory.
+
+    :raises LabError: dom0 does not answer, or its toolstack fails.
+    """
+    now = look(host)
+    cleared = list[str]()
+    if guests := sorted(now.domains - before.domains):
+        cleared.append(f"guests: {', '.join(guests)}")
+        host.destroy_all()
+        now = look(host)
+    if not _is_as(now, before):
+        now = _settled(host, before)
+    if more := _new_processes(now, before):
+        cleared.append(f"processes: {', '.join(sorted(more.values()))}")
+        host.run(f"kill -9 {' '.join(map(str, sorted(more)))}", check=False)
+    for device in sorted(now.devices - before.devices):
+        cleared.append(f"device assignable: {device}")
+        host.xl("pci-assignable-remove", "-r", device, check=False)
+    if entries := sorted(now.xenstore - before.xenstore):
+        cleared.append(f"xenstore: {', '.join(entries)}")
+        host.run(f"xenstore-rm {shlex.join(entries)}", check=False)
+    if cleared and not _is_as(now, before):
+        now = _settled(host, before)
+    return Left(tuple(cleared), tuple(_owed(now, before)))
+
+
+def _settled(host: Host, before: Seen) -> Seen:
+    """What there is when it is as before; else after a while."""
+    seen = [look(host)]
+
+    def is_as_before() -> bool:
+        seen.append(look(host))
+        return _is_as(seen[-1], before)
+
+    if not _is_as(seen[0], before):
+        try:
+            wait_until(is_as_before, SETTLING, f"{host.name}: nothing is left", interval=1.0)
+        except WaitTimeout:
+            pass
+    return seen[-1]
+
+
+def _is_as(now: Seen, before: Seen) -> bool:
+    same = now.domains <= before.domains and now.xenstore <= before.xenstore and now.devices <= before.devices
+    return same and not _new_processes(now, before) and not list(_owed(now, before))
+
+
+def _owed(now: Seen, before: Seen) -> Iterable[str]:
+    for one in sorted(now.dead - before.dead):
+        yield f"dead domain {one}"
+    if now.free_mib < before.free_mib - TOLERANCE_MIB:
+        short = before.free_mib - now.free_mib
+        yield f"{short} MiB not given back ({before.free_mib} MiB free before, {now.free_mib} after)"
+
+
+def _new_processes(now: Seen, before: Seen) -> dict[int, str]:
+    """Told by their words: after a boot the same have other numbers."""
+    spare = Counter(before.processes.values())
+    found = {}
+    for number, words in now.processes.items():
+        if spare[words]:
+            spare[words] -= 1
+        else:
+            found[number] = words
+    return found

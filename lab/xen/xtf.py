@@ -1,0 +1,144 @@
+"""Tests of XTF, Xen's own test framework, out of a directory of built ones.
+
+The layout is XTF's: ``tests/NAME/info.json`` says what there is, ``tests/NAME/test-ENV-NAME`` is a kernel,
+``tests/NAME/test-ENV-NAME[~VARIATION].cfg`` what xl is told. Sources: xtf-runner, build/mkinfo.py and
+config/default-*.cfg.in of https://github.com/andyhhp/xtf.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from lab.errors import UsageError, WaitTimeout
+from lab.wait import wait_until
+from lab.xen.domain import Domain, DomainConfig
+from lab.xen.host import GUESTS, Host
+
+Outcome = Literal["SUCCESS", "SKIP", "ERROR", "FAILURE", "CRASH"]
+OUTCOMES: tuple[Outcome, ...] = ("SUCCESS", "SKIP", "ERROR", "FAILURE")  # what a test says of itself
+ON_BOARD = "xtf"  # below the folder of guest payloads
+BY_DEFAULT = ("functional", "xsa")  # categories that xtf-runner --all runs; the others are for the weekly selection
+TIMEOUT = 120.0  # seconds; xtf-runner has none, and a test that hangs would be waited for without end
+
+
+class XtfError(Exception):
+    """The test could not do its work, by its own account: verdict ERROR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One test in one environment. Named as its domain is, without ``test-``."""
+
+    test: str
+    category: str
+    environment: str
+    variation: str
+    kernel: Path
+    cfg: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.environment}-{self.test}" + (f"~{self.variation}" if self.variation else "")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Capabilities, as xtf-runner asks for them; HVM guests want a device model besides."""
+        first = ("hvm", "qemu") if self.environment.startswith("hvm") else ("pv",)
+        narrow = ("pv32",) if self.environment.startswith("pv32") else ()
+        paging = (self.variation,) if self.variation in ("hap", "shadow") else ()
+        return (*first, *narrow, *paging)
+
+    @property
+    def on_board(self) -> str:
+        """The kernel's path below the folder of guest payloads."""
+        return f"{ON_BOARD}/{self.test}/{self.kernel.name}"
+
+
+class _Info(pydantic.BaseModel):
+    """info.json. What a later XTF may add is passed over."""
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    category: str
+    environments: list[Annotated[str, pydantic.StringConstraints(pattern=r"^(pv|hvm)[a-z0-9]+$")]]
+    variations: list[Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")]] = []
+
+
+def instances(directory: Path) -> list[Instance]:
+    """All instances of a directory of built tests, by name.
+
+    :raises UsageError: it is none, or something of a test is missing; says what.
+    """
+    files = sorted((directory / "tests").glob("*/info.json"))
+    if not files:
+        raise UsageError(f"{directory}: no built XTF: there is no tests/NAME/info.json in it")
+    return [instance for file in files for instance in _instances_of(file)]
+
+
+def _instances_of(file: Path) -> list[Instance]:
+    try:
+        info = _Info.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{file}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{file}: {error}") from None
+    found = []
+    for environment in info.environments:
+        kernel = file.parent / f"test-{environment}-{info.name}"
+        for variation in info.variations or [""]:
+            cfg = kernel.with_name(kernel.name + (f"~{variation}" if variation else "") + ".cfg")
+            for needed in (kernel, cfg):
+                if not needed.is_file():
+                    raise UsageError(f"{file}: it names {environment}, but {needed} is not there")
+            found.append(Instance(info.name, info.category, environment, variation, kernel, cfg))
+    return found
+
+
+def payloads(directory: Path) -> Mapping[str, Path]:
+    """What must be among the payloads on a board: name there -> file here."""
+    return {instance.on_board: instance.kernel for instance in instances(directory)}
+
+
+@dataclass(frozen=True, slots=True)
+class XtfConfig(DomainConfig):
+    """A configuration as XTF wrote it."""
+
+    written: str = ""
+
+    def text(self) -> str:
+        return self.written
+
+
+def config(host: Host, instance: Instance) -> XtfConfig:
+    """Its own configuration, with the place of the kernel on this board and a name nobody had before."""
+    name, kernel = host.unique(f"xtf-{instance.name.replace('~', '-')}"), f"{GUESTS}/{instance.on_board}"
+    written = instance.cfg.read_text(encoding="utf-8")
+    written = re.sub(rf"""(["'])[^"'\n]*/{re.escape(instance.kernel.name)}\1""", f'"{kernel}"', written)
+    written = re.sub(r"(?m)^\s*name\s*=.*$", f'name = "{name}"', written)
+    kind: Literal["pv", "hvm"] = "hvm" if instance.environment.startswith("hvm") else "pv"
+    return XtfConfig(name, kind, kernel, written=written)
+
+
+def outcome(guest: Domain, timeout: float = TIMEOUT) -> tuple[Outcome, str]:
+    """Wait for the test's result: what it is, and the line that says so.
+
+    CRASH, as in xtf-runner: the guest is gone, or the time is over, and there is none.
+    """
+
+    def result() -> str:
+        return next((line for line in guest.console() if "Test result:" in line), "")
+
+    try:
+        wait_until(lambda: result() or not guest.is_there, timeout, f"{guest.name}: a result", interval=0.5)
+    except WaitTimeout:
+        return "CRASH", f"no result within {timeout:.0f} s"
+    line = result()
+    said = next((word for word in OUTCOMES if word in line), None)
+    return (said, line) if said else ("CRASH", line or "the guest is gone without a result")

@@ -1,0 +1,54 @@
+"""Where 32-bit PV guests are not to be had, they are refused in the right words; and where a shim brings them back."""
+
+import pytest
+
+from lab.xen.domain import DomainConfig, numbers
+from lab.xen.guests import payload
+
+REFUSAL = "guest type xen-3.0-x86_32p not supported by xen kernel, sorry"  # tools/libs/guest/xg_dom_boot.c
+
+
+def assert_refused(host, evidence):
+    """`xl create` of a 32-bit PV guest fails at once, says why, and leaves nothing."""
+    config = payload(host, "pv32", "mode")
+    before = host.free_memory_mib()
+    done = host.run(
+        f"mkdir -p /run/xenlab && cat > /run/xenlab/{config.name}.cfg <<'XL'\n{config.text()}XL\n"
+        f"xl create /run/xenlab/{config.name}.cfg",
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    evidence.add("xl create", said, board=host.name)
+    evidence.add("xl info xen_caps", host.info()["xen_caps"], board=host.name)
+    assert done.status != 0, "it was created"
+    assert REFUSAL in said, f"refused in other words: {said[-300:]}"
+    assert not host.domains(), "a domain was left"
+    assert host.free_memory_mib() >= before - 1
+    with host.domain(payload(host, "pv64", "mode")) as guest:
+        assert guest.results()["mode"].outcome == "PASS"
+
+
+@pytest.mark.needs("pv32")
+@pytest.mark.xen_options("pv=no-32")
+def test_switched_off_on_the_command_line(host, evidence):
+    """Booted with `pv=no-32`, Xen does not offer 32-bit PV; one is refused, not hung, and a 64-bit one runs."""
+    assert "xen-3.0-x86_32p" not in host.info()["xen_caps"].split(), "still offered"
+    assert_refused(host, evidence)
+
+
+@pytest.mark.needs("no-pv32")
+def test_not_compiled_in(host, evidence):
+    """On a build without CONFIG_PV32 a 32-bit PV guest is refused, not hung, and a 64-bit one runs."""
+    assert_refused(host, evidence)
+
+
+@pytest.mark.needs("hap", "shim")
+def test_pv32_in_a_shim(host, evidence):
+    """Inside the PV shim, a Xen of its own in a PVH guest, a 32-bit PV kernel passes its hypercall checks."""
+    plain = payload(host, "pv32", "mode,hypercalls", memory_mib=128)
+    config = DomainConfig(plain.name, "pvh", plain.kernel, memory_mib=128, cmdline=plain.cmdline, more={"pvshim": "1"})
+    with host.domain(config) as guest:
+        results = guest.results(90.0)
+        evidence.console("guest console", guest)
+        assert numbers(results["mode"].detail)["bits"] == 32
+        assert results["done"].outcome == "PASS", [line for line in guest.console() if " FAIL " in line]

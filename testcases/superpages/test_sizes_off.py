@@ -1,0 +1,35 @@
+"""Page sizes of nested paging switched off on Xen's command line: said at boot, and a guest is none the worse."""
+
+import pytest
+
+from lab.xen.domain import numbers
+from lab.xen.guests import payload
+
+
+def said_and_ran(host, evidence, said):
+    """Xen's line on page sizes ends so, and a guest built on superpages holds its memory."""
+    line = next((one for one in host.xl("dmesg").stdout.splitlines() if "HAP page sizes:" in one), "")
+    evidence.add("xl dmesg", line, board=host.name)
+    with host.domain(payload(host, "pvh64", "memory,tlb,give,take", memory_mib=96, step_kib=2048)) as guest:
+        results = guest.results(120.0)
+        evidence.console("guest console", guest)
+        evidence.add("domain builder", guest.builder_output, board=host.name)
+    assert line.endswith(said), f"Xen says {line!r}"
+    for name in ("memory", "tlb", "give", "take"):
+        assert results[name].outcome == "PASS", f"{name}: {results[name].detail}"
+    seen = numbers(results["tlb"].detail)
+    evidence.figure("tlb_ratio", seen["sparse_ps"] / seen["dense_ps"])
+
+
+@pytest.mark.needs("hap", "sp1g")
+@pytest.mark.xen_options("hap_1gb=0")
+def test_without_1g(host, evidence):
+    """`hap_1gb=0`: 2 MiB stay."""
+    said_and_ran(host, evidence, "4kB, 2MB, 1GB [disabled]")
+
+
+@pytest.mark.needs("hap", "sp2m")
+@pytest.mark.xen_options("hap_1gb=0 hap_2mb=0")
+def test_without_any(host, evidence):
+    """`hap_2mb=0 hap_1gb=0`: all mappings are of 4 KiB."""
+    said_and_ran(host, evidence, "4kB, 2MB [disabled], 1GB [disabled]")

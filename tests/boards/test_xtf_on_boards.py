@@ -1,0 +1,38 @@
+"""XTF's results on real (virtual) boards get the right verdicts, and a whole category needs no reboot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xtf_tree
+
+from conftest import CommandLine
+from lab import paths
+from lab.xen.payloads import build_payloads
+
+VERDICTS = {
+    "functional-pv64-good~one": ("PASS", "passed"),
+    "functional-pv64-good~two": ("PASS", "passed"),
+    "functional-pv32pae-good~one": ("PASS", "passed"),
+    "functional-pv32pae-good~two": ("PASS", "passed"),
+    "functional-pv64-skipping": ("SKIP", "skipped"),
+    "xsa-pv64-erring": ("ERROR", "exception"),
+    "xsa-pv32pae-failing": ("FAIL", "assertion"),
+    "xsa-pv64-crashing": ("FAIL", "assertion"),
+}
+
+
+def test_results_become_verdicts(lab_up: CommandLine, tmp_path: Path) -> None:
+    tree = xtf_tree.make(tmp_path / "xtf", build_payloads(paths.cache() / "payloads", None))
+    run = lab_up.nightly(tmp_path / "run", "--xtf", str(tree), "--select", "full", "testcases/xtf")
+    assert run.status == 1, run.explain()
+    results = run.results()
+    found = {name.partition("[")[2].rstrip("]"): (r["verdict"], r["rule"]) for name, r in results.items()}
+    assert found == VERDICTS, run.explain()
+    crashed = results["test_xtf[xsa-pv64-crashing]"]
+    assert "CRASH" in crashed["reason"]
+    assert any("XL trap FAIL" in e["body"] for e in crashed["evidence"]), crashed["evidence"]
+    boots = {board: 0 for r in results.values() for board in r["boards"]}
+    for record in results.values():
+        boots[record["boards"][0]] += sum(phase["name"] == "boot" for phase in record["phases"])
+    assert all(count <= 1 for count in boots.values()), boots

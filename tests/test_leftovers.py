@@ -1,0 +1,88 @@
+"""What a case leaves, read from what dom0 prints; tests/boards has it done on boards."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.xen import leftovers
+
+CLEAN = """\
+== domains
+Name                                        ID   Mem VCPUs\tState\tTime(s)
+Domain-0                                     0   800     1     r-----      31.4
+== memory
+free_memory            : 1184
+== xenstore
+/tool = ""   (n0)
+/tool/xenstored = ""   (n0)
+/local/domain/0/name = "Domain-0"   (n0,r0)
+/local/domain/0/backend/vif = ""   (n0,r0)
+/libxl/0/dm-version = "qemu_xen"   (n0)
+/vm/00000000-0000-0000-0000-000000000000/name = "Domain-0"   (n0)
+== processes
+      1 systemd         /sbin/init
+    512 xenstored       /usr/lib/xen-4.17/bin/xenstored --pid-file /run/xen/xenstored.pid
+    560 qemu-system-i38 /usr/lib/xen-4.17/bin/qemu-system-i386 -xen-domid 0 -xen-attach -name dom0
+== devices
+"""
+GUESTS = """\
+pvh64-7-1                                    5    16     1     -b----       0.2
+(null)                                       6     0     1     --p--d       0.1
+"""
+ENTRIES = """\
+/local/domain/5 = ""   (n0,r5)
+/local/domain/5/name = "pvh64-7-1"   (n0,r5)
+/libxl/5/type = "pvh"   (n0)
+/vm/a6c1/name = "pvh64-7-1"   (n0)
+/local/domain/0/backend/vif/5/0/state = "4"   (n0,r5)
+"""
+PROCESSES = """\
+    901 xl              xl create /run/pvh64-7-1.cfg
+    902 libxl-save-help libxl-save-helper --restore-domain
+"""
+LEFT = (
+    CLEAN.replace("== memory\n", f"{GUESTS}== memory\n")
+    .replace("1184", "1151")
+    .replace("== processes\n", f"{ENTRIES}== processes\n{PROCESSES}")
+    + "0000:00:04.0\n"
+)
+
+
+def owed(text: str) -> list[str]:
+    return list(leftovers._owed(leftovers.parse(text), leftovers.parse(CLEAN)))
+
+
+def test_everything_that_a_case_can_leave_is_seen() -> None:
+    before, now = leftovers.parse(CLEAN), leftovers.parse(LEFT)
+    assert leftovers._is_as(before, before)
+    assert not leftovers._is_as(now, before)
+    assert now.domains - before.domains == {"pvh64-7-1"}
+    assert now.dead == {"6 (--p--d)"}
+    assert now.xenstore - before.xenstore == {
+        "/local/domain/5",
+        "/libxl/5",
+        "/vm/a6c1",
+        "/local/domain/0/backend/vif/5",
+    }
+    assert leftovers._new_processes(now, before) == {
+        901: "xl create /run/pvh64-7-1.cfg",
+        902: "libxl-save-helper --restore-domain",
+    }
+    assert now.devices == {"0000:00:04.0"}
+    assert owed(LEFT) == [
+        "dead domain 6 (--p--d)",
+        "33 MiB not given back (1184 MiB free before, 1151 after)",
+    ]
+
+
+@pytest.mark.parametrize("free", [1184, 1300, 1182])
+def test_memory_that_breathes_is_no_leak(free: int) -> None:
+    assert owed(CLEAN.replace("1184", str(free))) == []
+
+
+def test_after_a_boot_the_same_processes_have_other_numbers() -> None:
+    booted = leftovers.parse(CLEAN.replace("    560 qemu", "    733 qemu"))
+    assert leftovers._is_as(booted, leftovers.parse(CLEAN))
+    [again] = [line for line in CLEAN.splitlines() if "qemu-system-i38" in line]
+    twice = CLEAN.replace("== devices", f"{again.replace('560', '734')}\n== devices")
+    assert list(leftovers._new_processes(leftovers.parse(twice), leftovers.parse(CLEAN))) == [734]
