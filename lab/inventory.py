@@ -83,6 +83,7 @@ class ShapeSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    s3: bool = True  # whether its firmware knows suspend to RAM
     capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
 
 
@@ -93,6 +94,7 @@ class VirtualSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    s3: bool = True
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
@@ -104,7 +106,8 @@ class VirtualSpec:
         if not name:
             return self
         shape = self.shapes[name]
-        return replace(self, vcpus=shape.vcpus, memory_mib=shape.memory_mib, numa_nodes=shape.numa_nodes)
+        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3")}
+        return replace(self, **form)
 
 
 # Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
@@ -224,6 +227,7 @@ CAPABILITIES: Mapping[str, str] = {
     "cpu-offline": "probed: more than one CPU",
     "memory-8g": "probed: 8 GiB of memory",
     "s3": "probed: suspend to RAM",
+    "no-s3": "probed: no suspend to RAM",
     "s5": "probed: soft off",
     "rtcwake": "probed: the RTC can wake it",
     "qemu": "probed: a device model for HVM guests in dom0",
@@ -344,6 +348,7 @@ class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+    s3: bool = True
 
 
 class _ShapeFile(_FormFile):
@@ -355,7 +360,6 @@ class _VirtualFile(_FormFile):
     link_port: _Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
     firmware: Literal["bios", "uefi"] = "bios"
-    shapes: dict[_Name, _ShapeFile] = {}
 
 
 class _BoardFile(Strict):
@@ -388,6 +392,7 @@ class _NetbootFile(Strict):
 class _LabFile(Strict):
     lab: _Name
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    shapes: dict[_Name, _ShapeFile] = {}
     netboot: _NetbootFile | None = None
     nightly_yields: str = "Mon-Fri 07:00-20:00"
 
@@ -414,6 +419,10 @@ def load(path: Path) -> Lab:
     if "xenlab" not in variables:
         raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
     head = validate(_LabFile, path, tree, ("all", "vars", "xenlab"))
+    shapes: dict[str, ShapeSpec] = {}
+    for name, shape in head.shapes.items():
+        _check_capabilities(path, tree, ("all", "vars", "xenlab", "shapes", name), shape.capabilities)
+        shapes[name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     found: dict[str, tuple[Key, BoardSpec]] = {}
     for key in _hosts(path, tree, ("all",)):
         host = _node(tree, key) or {}
@@ -423,7 +432,7 @@ def load(path: Path) -> Lab:
         if name in found:
             first = at(path, tree, found[name][0]).rsplit(": ", 1)[0]
             raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
-        found[name] = (key, _board(path, tree, key, host, variables))
+        found[name] = (key, _board(path, tree, key, host, variables, shapes))
     if not found:
         raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_together(path, tree, found)
@@ -452,7 +461,7 @@ def _node(tree: Any, key: Key) -> Any:
     return tree
 
 
-def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardSpec:
+def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: Mapping[str, ShapeSpec]) -> BoardSpec:
     name = str(key[-1])
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name):
         raise UsageError(f"{at(path, tree, key)}: a board's name is letters, digits and - only")
@@ -465,10 +474,6 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any) -> BoardS
             )
     data = validate(_BoardFile, path, tree, (*key, "xenlab"))
     _check_capabilities(path, tree, (*key, "xenlab"), data.capabilities)
-    shapes: dict[str, ShapeSpec] = {}
-    for shape_name, shape in (data.virtual.shapes if data.virtual else {}).items():
-        _check_capabilities(path, tree, (*key, "xenlab", "virtual", "shapes", shape_name), shape.capabilities)
-        shapes[shape_name] = ShapeSpec(**shape.model_dump() | {"capabilities": frozenset(shape.capabilities)})
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     if not isinstance(ssh_host, str):

@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from lab import booking, builds, inventory, machine, paths, planning, runs, verdicts
+from lab import booking, builds, inventory, machine, paths, planning, queueing, runs, verdicts
 from lab.booking import Ledger
 from lab.builds import matrix
 from lab.builds.matrix import Variant
@@ -125,6 +126,7 @@ class Night:
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
         self._notes = [note for note in self._header.notes if not note.startswith(ending.HISTORY_NOTE)]
+        self._has_failed = False  # in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
@@ -141,6 +143,9 @@ class Night:
                     crew = stack.enter_context(self._crew())
                     for build in self._builds:
                         self._run_build(build, crew)
+                    if crew.is_over and (left := self.folder.missing()):
+                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
+                        self._note(f"stopped at {clock}: {len(left)} did not run")
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -148,11 +153,9 @@ class Night:
                 self._finish(2)
                 raise
             except BenchError as error:
-                self._notes.append(str(error))
-                self._say.note(f"bench: {error}")
+                self._fail(str(error))
             except OSError as error:
-                self._notes.append(f"{type(error).__name__}: {error}")
-                self._say.note(str(error))
+                self._fail(f"{type(error).__name__}: {error}")
         status = self._finish(130 if interrupted else None)
         return status
 
@@ -221,12 +224,22 @@ class Night:
             cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
             if not cases:
                 break
-            with self._phase("boards"):
-                units = crew.muster()
-            if not units:
+            all_there, possible = queueing.units(self._lab, frozenset(self._lab.boards)), crew.possible()
+            if not possible:
                 raise BenchError("there is no board to work on")
+            sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
+            if sick:
+                self._fail(f"{len(sick)} cases with {build} did not run: boards that they need are in quarantine")
+                lost |= {one.nodeid for one in sick}
+                continue
+            wanted = [one for one in cases if planning.is_able(all_there, one)]  # the others say what the lab lacks
+            with self._phase("boards"):
+                units = crew.muster(partial(planning.can_begin, wanted) if wanted else bool)
+            now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
+            if not units or not now:
+                raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
             with self._phase("cases"):
-                ended = crew.work(planning.plan(cases, units, build, known), self._show_new)
+                ended = crew.work(planning.plan(now, units, build, known), self._show_new)
             lost |= self._note_ended(ended)
         for share in shaped:
             if missing := {one.case for one in self.folder.missing() if one.build == build} & set(share.cases):
@@ -234,8 +247,6 @@ class Night:
                 with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
                     stages = {unit: [[cut]] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
                     self._note_ended(crew.work(stages, self._show_new))
-        if crew.is_over and (left := [one for one in self.folder.missing() if one.build == build]):
-            self._note(f"stopped at {time.strftime('%H:%M', time.localtime(self._deadline))}: {len(left)} did not run")
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
         """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
@@ -264,7 +275,7 @@ class Night:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
-            self._note(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
+            self._fail(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
             lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build, one.share.attempt) not in done}
         return lost
 
@@ -287,7 +298,13 @@ class Night:
         process = _spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
         return process.wait() == 0
 
+    def _fail(self, text: str) -> None:
+        """Note that the bench failed: the run is not good, whatever its results say."""
+        self._has_failed = True
+        self._note(text)
+
     def _note(self, text: str) -> None:
+        """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
         self._notes.append(text)
         self._say.note(text)
 
@@ -327,7 +344,7 @@ class Night:
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
         status = runs.exit_status(self._header, results) if forced is None else forced
-        if forced is None and self._notes and status == 0:
+        if forced is None and self._has_failed and status == 0:
             status = 3
         self._header = replace(
             self._header,

@@ -52,7 +52,7 @@ def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:
 def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
     board = lab.boards["virt1"]
     assert board.virtual
-    wiring = qemu.Wiring(Path("/d/disk"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002)
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), 4001, 4002)
     own = qemu.arguments(board, board.virtual.shaped(""), wiring)
     large = qemu.arguments(board, board.virtual.shaped("large"), wiring)
     assert own[own.index("-smp") + 1] == "1"
@@ -61,6 +61,8 @@ def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
     changed = {"-numa", "-object", "-smp", "-m"}
     rest = [[w for i, w in enumerate(argv) if not {w, argv[i - 1]} & changed] for argv in (own, large)]
     assert rest[0] == rest[1]
+    sleepless = qemu.arguments(board, board.virtual.shaped("sleepless"), wiring)
+    assert [word for word in sleepless if word not in own] == ["-global", "ICH9-LPC.disable_s3=1"]
     assert any(word.startswith("edu,") for word in own), "the DMA device that is declared is not there"
 
 
@@ -69,7 +71,7 @@ def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     for old, new, said in (
         ("[cpu-offline, numa", "[cpu-ofline, numa", "unknown capability 'cpu-ofline' (did you mean cpu-offline?)"),
-        ("{large: {vcpus: 2", "{large: {cpus: 2", "unknown key (did you mean vcpus?)"),
+        ("large: {vcpus: 2", "large: {cpus: 2", "unknown key (did you mean vcpus?)"),
     ):
         assert old in text
         wrong.write_text(text.replace(old, new), encoding="utf-8")
@@ -77,11 +79,11 @@ def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
             inventory.load(wrong)
         assert said in str(caught.value)
         assert "wrong.yaml:" in str(caught.value)
-        assert "virtual.shapes.large" in str(caught.value)
+        assert "shapes.large" in str(caught.value)
 
 
 def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large"):
+    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large, sleepless"):
         boards.reshape(lab, tmp_path, "virt1", "huge")
     with pytest.raises(UsageError, match="virt9 is no virtual board of .*; there are: virt1, virt2"):
         boards.reshape(lab, tmp_path, "virt9", "large")

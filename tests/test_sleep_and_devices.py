@@ -52,7 +52,7 @@ def test_dma_is_set_up_and_its_end_waited_for(device: Path) -> None:
         poke.main(["dma", device.name, "to", "0x12345678"])
     assert (device / "config").read_bytes() == struct.pack("<HHHH", 0x1234, 0x11E8, 6, 0x10)
     registers = (device / "resource0").read_bytes()[poke.SOURCE :][:32]
-    assert struct.unpack("<4Q", registers) == (poke.BUFFER, 0x12345678000, poke.PAGE, poke.START | poke.TO_MEMORY)
+    assert struct.unpack("<4Q", registers) == (poke.BUFFER, 0x12345678000, poke.SPAN, poke.START | poke.TO_MEMORY)
 
 
 def test_a_device_that_is_another_is_let_alone(device: Path) -> None:

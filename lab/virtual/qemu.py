@@ -51,6 +51,7 @@ def arguments(
     argv += ["-machine", "q35", "-accel", "kvm" if kvm else "tcg,thread=multi"]
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
+    argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
     argv += ["-rtc", "base=utc", "-boot", "reboot-timeout=1000"]
     if shape.firmware == "uefi":
         argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={UEFI_CODE}"]

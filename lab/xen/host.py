@@ -45,6 +45,15 @@ class DomainRow:
         return "p" in self.state
 
 
+@contextlib.contextmanager
+def _owed() -> Iterator[None]:
+    """What was waited for in vain within is the product's failure, not the bench's."""
+    try:
+        yield
+    except WaitTimeout as error:
+        raise ProductTimeout(error.what, error.timeout, error.last) from error
+
+
 class Host:
     """dom0 of a board whose hypervisor is up."""
 
@@ -131,10 +140,13 @@ class Host:
 
         :raises ProductTimeout: it did not come.
         """
-        try:
+        with _owed():
             return self.board.console.wait_for(pattern, timeout, since=since)
-        except WaitTimeout as error:
-            raise ProductTimeout(error.what, error.timeout, error.last) from error
+
+    def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait until the product has done what it owes. :raises ProductTimeout: it has not in time."""
+        with _owed():
+            wait_until(predicate, timeout, f"{self.name}: {what}")
 
     # -- domains ---------------------------------------------------------------------------------------------
 
@@ -215,8 +227,7 @@ class Host:
             check=False,
         ).stdout
         found |= set(probe.split()) & PROBED_IN_DOM0
-        if "s3" in found:
-            found.add("s5")
+        found.add("s5" if "s3" in found else "no-s3")
         sizes = next((line for line in probe.splitlines() if line.startswith("HAP page sizes")), "")
         if "2MB" in sizes and "2MB [disabled]" not in sizes:
             found.add("sp2m")

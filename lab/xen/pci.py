@@ -15,6 +15,7 @@ from lab.xen.host import POKE, Host
 
 DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/xen/poke.py
 PAGE = 4096
+LONGEST_STORM = 120  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _lent(host: Host, address: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class DmaDevice:
-    """A device that moves one page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
+    """A device that moves half a page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
 
     host: Host
     address: str
@@ -94,13 +95,16 @@ class DmaDevice:
         """Have it write its buffer to a page. Where the IOMMU stops it, nothing tells but the console."""
         self.host.run(f"{POKE} dma {self.address} to {frame:#x}")
 
-    def storm(self, frame: int, seconds: float) -> str:
-        """The command that has it write to a page all the time; for :meth:`~lab.grid.board.Board.spawn`."""
-        return f"{POKE} storm {self.address} {frame:#x} {seconds}"
-
-    def is_master(self) -> bool:
-        """Whether it may do DMA at all (PCI's command register): Xen takes that away from one that faults too often."""
-        return bool(int(str(self.host.run(f"setpci -s {self.address} COMMAND").stdout), 16) & 4)
+    @contextlib.contextmanager
+    def storming(self, frame: int) -> Iterator[None]:
+        """Within, it writes to a page all the time, whoever takes its right to do DMA away."""
+        job = self.host.board.spawn(f"{POKE} storm {self.address} {frame:#x} {LONGEST_STORM}")
+        try:
+            wait_until(lambda: "begun" in job.output(), 15.0, f"{self.host.name}: {self.address} writes")
+            yield
+        finally:
+            job.kill()
+            job.clean()
 
     def fault_at(self, frame: int) -> str:
         """The pattern of Xen's report that this device's write to the page was stopped.
@@ -129,12 +133,12 @@ def frames(domain: Domain, count: int) -> list[int]:
 
 
 def page_digest(domain: Domain, frame: int) -> str:
-    """SHA-256 of a page of a guest, as it is now."""
+    """SHA-256 of the beginning of a page of a guest, as it is now; as much as a DMA moves."""
     return str(domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}").stdout).strip()
 
 
 def fill_page(domain: Domain, frame: int, text: str) -> str:
-    """Write ``text`` again and again over a page of a guest; its SHA-256 then.
+    """Write ``text`` again and again over the beginning of a page of a guest; its SHA-256 then.
 
     Only what was written to is in a PV guest's IOMMU tables: Xen maps a page there when it becomes a writable one
     (xen/arch/x86/mm.c, _get_page_type).

@@ -6,9 +6,9 @@ stdout, a refusal is ``refused: ERRNO-NAME`` there, both with status 0.
 =====================================  ==================================================================
 ``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, past dom0's kernel
 ``alarm SECONDS``                      a timer of dom0's that wakes the machine; says when it expired
-``page DOMID MFN``                     SHA-256 of a page of a domain
-``fill DOMID MFN TEXT``                write TEXT again and again over a page of a domain
-``dma BDF from|to MFN``                the device reads a page into its buffer, or writes its buffer to a page
+``page DOMID MFN``                     SHA-256 of the beginning of a page of a domain
+``fill DOMID MFN TEXT``                write TEXT again and again over the beginning of a page of a domain
+``dma BDF from|to MFN``                the device reads a page (its beginning) into its buffer, or writes that to one
 ``storm BDF MFN SECONDS``              the device writes to a page again and again; says how often
 =====================================  ==================================================================
 
@@ -32,6 +32,7 @@ DEVICES = "/sys/bus/pci/devices"
 ID, SOURCE, DESTINATION, COUNT, COMMAND = 0x00, 0x80, 0x88, 0x90, 0x98
 START, TO_MEMORY = 1, 2  # bits of COMMAND; START is cleared when it is done
 BUFFER = 0x40000
+SPAN = 2048  # bytes that one DMA moves, and that are looked at; QEMU 7.2 takes the whole buffer for more than it has
 DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
@@ -64,11 +65,11 @@ class DmaDevice:
         ctypes.c_uint64.from_buffer(self._registers, register).value = value  # one store of 8 bytes
 
     def run(self, address: int, *, to_memory: bool) -> None:
-        """One page between the device's buffer and machine address ``address``, as the device sees it."""
+        """What the buffer holds to machine address ``address``, as the device sees it; or the other way."""
         source, destination = (BUFFER, address) if to_memory else (address, BUFFER)
         self._put(SOURCE, source)
         self._put(DESTINATION, destination)
-        self._put(COUNT, PAGE)
+        self._put(COUNT, SPAN)
         self._put(COMMAND, START | (TO_MEMORY if to_memory else 0))
         deadline = time.monotonic() + DMA_LIMIT
         while ctypes.c_uint64.from_buffer(self._registers, COMMAND).value & START:
@@ -93,16 +94,16 @@ def _with_page(domid: int, mfn: int, use: Callable[[int], object]) -> None:
 
 
 def page(domid: int, mfn: int) -> str:
-    """SHA-256 of the page."""
+    """SHA-256 of the beginning of the page."""
     found: list[bytes] = []
-    _with_page(domid, mfn, lambda at: found.append(ctypes.string_at(at, PAGE)))
+    _with_page(domid, mfn, lambda at: found.append(ctypes.string_at(at, SPAN)))
     return hashlib.sha256(found[0]).hexdigest()
 
 
 def fill(domid: int, mfn: int, text: str) -> str:
-    """Write the page; its SHA-256."""
-    data = (text.encode() * PAGE)[:PAGE]
-    _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, PAGE))
+    """Write the beginning of the page; its SHA-256."""
+    data = (text.encode() * SPAN)[:SPAN]
+    _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, SPAN))
     return hashlib.sha256(data).hexdigest()
 
 

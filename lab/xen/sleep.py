@@ -106,7 +106,10 @@ def suspend(
     elif by == "rtc":
         command = f"rtcwake -m mem -s {wake_after}"
     else:
-        command = f"{POKE} alarm {wake_after} > /run/xenlab/alarm.log & sleep 1; {sleep}"
+        log = "/run/xenlab/alarm.log"
+        command = (
+            f"rm -f {log}; {POKE} alarm {wake_after} > {log} & until grep -qs armed {log}; do sleep 0.1; done; {sleep}"
+        )
     go = f"sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}"
     host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")
     try:
@@ -128,7 +131,7 @@ def suspend(
         night.seen_asleep = True
     except BenchError as error:
         night.states.append(str(error))
-    if while_asleep is not None:
+    if while_asleep is not None and night.seen_asleep:  # a power button does something else to one that is awake
         while_asleep()
         night.states.append(f"acted on {time.time() - entering.time:.1f} s after Entering")
     try:

@@ -6,7 +6,6 @@ import shlex
 import pytest
 
 from lab.errors import ToolstackFailed
-from lab.wait import wait_until
 from lab.xen.guests import linux
 from lab.xen.pci import assignable, owner, port
 
@@ -74,7 +73,7 @@ def test_reassigned_to_another_guest(host, evidence):
 def test_hot_add_and_remove(host, evidence):
     """A guest that runs gets the port, drives it, and has it taken away again."""
     with assignable(host, "spare") as device:
-        with host.domain(driving(host, "nic,unplug")) as guest:
+        with host.domain(driving(host, "nic,unplug", more={"passthrough": '"enabled"'})) as guest:
             guest.wait_for("XL pci INFO waits", 60.0)
             host.xl("pci-attach", guest.name, device.address)
             guest.wait_for("XL nic-irq (PASS|FAIL)", 90.0)
@@ -97,9 +96,7 @@ def test_rate_and_interrupts_against_dom0(host, evidence):
     finally:
         host.run("ip netns del xenlab")
     evidence.add("the same in dom0", said, board=host.name)
-    wait_until(
-        lambda: device.interface in host.run("ls /sys/class/net").stdout.split(), 10.0, "the port is dom0's again"
-    )
+    host.expect(lambda: device.interface in host.run("ls /sys/class/net").stdout.split(), 10.0, "the port is back")
     with assignable(host, "spare") as device, host.domain(driving(host, "nic,rate", device.address)) as guest:
         detail = assert_passed(guest, evidence, "nic-ping", "nic-irq", "rate")["rate"].detail
     rates = {"dom0": _rate(said), "guest": _rate(detail)}

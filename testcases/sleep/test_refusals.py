@@ -26,6 +26,17 @@ def test_xen_refuses_what_is_no_sleep_of_its_own(host, evidence, state):
         assert_unbroken(guest.heartbeats())
 
 
+@pytest.mark.needs("no-s3")
+def test_a_board_without_s3_is_not_put_to_sleep(host, evidence):
+    """Where the firmware has no S3 dom0's kernel knows no deep sleep, and Xen is never asked for one."""
+    mark = host.board.console.mark()
+    said = host.run("cat /sys/power/mem_sleep; echo deep > /sys/power/mem_sleep", check=False)
+    evidence.add("/sys/power/mem_sleep", f"{said.stdout}status {said.status}: {said.stderr}", board=host.name)
+    assert said.status != 0, "deep sleep is accepted"
+    assert "Invalid argument" in said.stderr, said.stderr
+    assert not [line.text for line in host.board.console.lines(mark) if "Preparing system" in line.text]
+
+
 def test_dom0_refuses_standby(host, evidence):
     """S1 where the firmware has none is an error of the write, and Xen hears nothing of it."""
     if "standby" in host.run("cat /sys/power/state").stdout.split():
