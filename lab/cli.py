@@ -67,6 +67,9 @@ def nightly(
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
     ] = None,
     build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Builds x command lines x dom0 modes.", resolve_path=True)
+    ] = None,
     select: Annotated[
         Selection | None, typer.Option(help="How much; default: quick on a virtual lab, full on machines.")
     ] = None,
@@ -93,6 +96,7 @@ def nightly(
         inventory=inventory,
         output=output,
         builds=tuple(_located(name) if name.endswith((".yaml", ".yml")) else name for name in build or ()),
+        matrix=matrix,
         select=select,
         resume=resume,
         xtf=xtf,
@@ -208,9 +212,13 @@ def lab_shape(
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes in firmware/builds.")],
 ) -> None:
-    """Make hypervisor builds, or find them in the cache."""
+    """Make hypervisor builds, two at a time, or find them in the cache."""
     from lab import builds
+    from lab.builds import several
 
+    names = [_located(name) if name.endswith((".yaml", ".yml")) else name for name in names]
+    if len(names) > 1:
+        raise typer.Exit(several.make_all(names))
     for name in names:
         made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
         typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")

@@ -73,8 +73,13 @@ class Crew:
 
     # -- having boards -------------------------------------------------------------------------------------------
 
-    def muster(self) -> list[Unit]:
-        """All boards that are healthy and can be had now; at least one, if there is one within the time there is."""
+    def possible(self) -> list[Unit]:
+        """The boards that there could be: all but the sick ones."""
+        states = self._ledger.boards(self._lab.boards)
+        return queueing.units(self._lab, frozenset(name for name in states if not states[name].quarantine))
+
+    def muster(self, suffices: Callable[[list[Unit]], bool] = bool) -> list[Unit]:
+        """All boards that are healthy and can be had now; in the time that there is for it, such that ``suffices``."""
         give_up = time.time() + self._hope
         while True:
             asked = self._ask()
@@ -84,7 +89,7 @@ class Crew:
                 for unit, number in asked.items():
                     self._settle(unit, number)
             self._check([unit for unit in asked if unit in self._held])
-            if self._held or time.time() >= give_up:
+            if suffices(list(self._held)) or time.time() >= give_up:
                 return list(self._held)
 
     def _ask(self) -> dict[Unit, int]:

@@ -236,6 +236,7 @@ CAPABILITIES: Mapping[str, str] = {
     "migration-pair": "probed: joined to another board by a lab link",
     "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
     "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
+    "pvh-dom0": "Xen boots with dom0=pvh on it",
     "pstate": "probed: CPU frequency control by Xen",
     "cstate": "probed: idle states deeper than C1",
     "sriov": "a network port with virtual functions",

@@ -17,10 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from lab import booking, builds, inventory, machine, paths, planning, runs, verdicts
+from lab import booking, builds, inventory, machine, paths, planning, queueing, runs, verdicts
 from lab.booking import Ledger
+from lab.builds import matrix
+from lab.builds.matrix import Variant
 from lab.crew import Crew, Ended
 from lab.errors import BenchError, LabError, UsageError
 from lab.grid import services
@@ -49,9 +52,7 @@ def run(options: NightlyOptions) -> int:
     lab = inventory.load(options.inventory).restricted(options.boards)
     if options.resume:
         return _resume(options, lab)
-    names = options.builds or (DEFAULT_BUILD,)
-    for name in names:
-        builds.recipe(name)  # unknown names are said before anything is set up
+    variants, notes = _variants(options, lab)
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
@@ -60,13 +61,28 @@ def run(options: NightlyOptions) -> int:
         run_id=runs.new_id(),
         started=time.time(),
         selection=options.describe(select),
-        builds=tuple(names),
+        builds=tuple(variant.name for variant in variants),
         boards={name: _facts(board) for name, board in lab.boards.items()},
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
-    return Night(options, lab, folder, cases).run()
+    folder.write_builds({variant.name: variant.facts() for variant in variants})
+    return Night(options, lab, folder, cases).run(said=notes)
+
+
+def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """What is to be run, and why some of the matrix is not.
+
+    :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
+    """
+    if not options.matrix:
+        for name in options.builds:
+            builds.recipe(name)  # unknown names are said before anything is set up
+        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+    if options.builds:
+        raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
+    return matrix.runnable(options.matrix, lab)
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -110,12 +126,16 @@ class Night:
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
         self._notes = [note for note in self._header.notes if not note.startswith(ending.HISTORY_NOTE)]
+        self._has_failed = False  # in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.missing()))
         self._shown = len(list(folder.results()))
 
-    def run(self) -> int:
+    def run(self, said: Sequence[str] = ()) -> int:
+        """All of it; ``said`` is shown first. Gives the exit status."""
         interrupted = False
         with self._say:
+            for note in said:
+                self._say.note(note)
             try:
                 with ExitStack() as stack:
                     self._set_up()
@@ -123,6 +143,9 @@ class Night:
                     crew = stack.enter_context(self._crew())
                     for build in self._builds:
                         self._run_build(build, crew)
+                    if crew.is_over and (left := self.folder.missing()):
+                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
+                        self._note(f"stopped at {clock}: {len(left)} did not run")
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -130,11 +153,9 @@ class Night:
                 self._finish(2)
                 raise
             except BenchError as error:
-                self._notes.append(str(error))
-                self._say.note(f"bench: {error}")
+                self._fail(str(error))
             except OSError as error:
-                self._notes.append(f"{type(error).__name__}: {error}")
-                self._say.note(str(error))
+                self._fail(f"{type(error).__name__}: {error}")
         status = self._finish(130 if interrupted else None)
         return status
 
@@ -152,9 +173,11 @@ class Night:
 
     def _set_up(self) -> None:
         with self._phase("set-up"):
-            made = prepare(self._lab, self._builds, self._say.note)
-            facts = {b.name: {"version": b.version, "build id": b.identity, "key": b.key} for b in made}
-            self.folder.write_builds(facts)
+            noted = self.folder.builds()
+            variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
+            names = list(dict.fromkeys(variant.build for variant in variants))
+            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
+            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
 
     @contextmanager
     def _lab_up(self) -> Iterator[None]:
@@ -201,12 +224,22 @@ class Night:
             cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
             if not cases:
                 break
-            with self._phase("boards"):
-                units = crew.muster()
-            if not units:
+            all_there, possible = queueing.units(self._lab, frozenset(self._lab.boards)), crew.possible()
+            if not possible:
                 raise BenchError("there is no board to work on")
+            sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
+            if sick:
+                self._fail(f"{len(sick)} cases with {build} did not run: boards that they need are in quarantine")
+                lost |= {one.nodeid for one in sick}
+                continue
+            wanted = [one for one in cases if planning.is_able(all_there, one)]  # the others say what the lab lacks
+            with self._phase("boards"):
+                units = crew.muster(partial(planning.can_begin, wanted) if wanted else bool)
+            now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
+            if not units or not now:
+                raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
             with self._phase("cases"):
-                ended = crew.work(planning.plan(cases, units, build, known), self._show_new)
+                ended = crew.work(planning.plan(now, units, build, known), self._show_new)
             lost |= self._note_ended(ended)
         for share in shaped:
             if missing := {one.case for one in self.folder.missing() if one.build == build} & set(share.cases):
@@ -214,8 +247,6 @@ class Night:
                 with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
                     stages = {unit: [[cut]] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
                     self._note_ended(crew.work(stages, self._show_new))
-        if crew.is_over and (left := [one for one in self.folder.missing() if one.build == build]):
-            self._note(f"stopped at {time.strftime('%H:%M', time.localtime(self._deadline))}: {len(left)} did not run")
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
         """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
@@ -244,7 +275,7 @@ class Night:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
-            self._note(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
+            self._fail(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
             lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build, one.share.attempt) not in done}
         return lost
 
@@ -267,7 +298,13 @@ class Night:
         process = _spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
         return process.wait() == 0
 
+    def _fail(self, text: str) -> None:
+        """Note that the bench failed: the run is not good, whatever its results say."""
+        self._has_failed = True
+        self._note(text)
+
     def _note(self, text: str) -> None:
+        """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
         self._notes.append(text)
         self._say.note(text)
 
@@ -286,13 +323,13 @@ class Night:
 
     def _worker_log(self, share: Share) -> Path:
         where = "-".join((*share.boards, share.shape)).strip("-")
-        return self.folder.path / f"worker-{where}-{Path(share.build).stem}.log"
+        return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
 
     def _start(self, share: Share, lease: int) -> subprocess.Popen[bytes]:
         """A worker; for a share without cases one that only brings its board up."""
         if not share.cases:
             command = [sys.executable, "-P", "-m", "lab.ready", str(self._options.inventory), share.boards[0]]
-            log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).stem}.log"
+            log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
             return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
         arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
@@ -307,7 +344,7 @@ class Night:
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
         status = runs.exit_status(self._header, results) if forced is None else forced
-        if forced is None and self._notes and status == 0:
+        if forced is None and self._has_failed and status == 0:
             status = 3
         self._header = replace(
             self._header,

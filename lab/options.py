@@ -23,6 +23,7 @@ class NightlyOptions:
     boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
+    matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
     resume: Path | None = None  # a run folder to go on with: only what has no result there is run
     xtf: Path | None = None  # a directory of built XTF tests: each instance is a case

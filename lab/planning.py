@@ -81,6 +81,19 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
 
 
+def is_able(units: Iterable[Unit], case: Case) -> bool:
+    """Whether any of these boards can run the case, as far as is known beforehand."""
+    seats = (
+        (unit for unit in units if len(unit) == 2) if case.boards == 2 else ((one,) for unit in units for one in unit)
+    )
+    return any(all(set(case.needs) <= board.capabilities for board in seat) for seat in seats)
+
+
+def can_begin(cases: Iterable[Case], units: Sequence[Unit]) -> bool:
+    """Whether there are boards, and one of the cases can run on them."""
+    return bool(units) and any(is_able(units, case) for case in cases)
+
+
 def plan(
     cases: Sequence[Case], units: Sequence[Unit], build: str, durations: Mapping[str, float]
 ) -> dict[Unit, list[list[Share]]]:

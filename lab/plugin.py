@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from lab import builds, inventory, paths, verdicts
+from lab import booking, builds, inventory, paths, verdicts
 from lab.bmc import BmcRefused
+from lab.booking import Ledger
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.errors import (
@@ -34,6 +35,7 @@ from lab.errors import (
     PowerTimeout,
     UsageError,
 )
+from lab.grid import services
 from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat, take
@@ -279,6 +281,8 @@ class Bench:
         """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
         if 0.0 < self.config.getoption("--stop-at") <= time.time():
             return "the deadline"
+        if number := os.environ.get(booking.LEASE):
+            return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
         return str(self._session.why_stop()) if self._session is not None else ""
 
     def close(self) -> None:
@@ -370,6 +374,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not is_case(item):
         return (yield)
     bench = bench_of(item.config)
+    if why := bench.why_stop():
+        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result: it can run elsewhere, or later
     running = bench.running = Running(item)
     bench.folder.note_now(bench.names, item.nodeid)
     running.expected = frozenset(name for marker in item.iter_markers("expects_crash") for name in marker.args)
@@ -466,8 +472,6 @@ def _conclude(bench: Bench, running: Running) -> None:
     )
     bench.folder.append(result)
     bench.note_health(result, running.outcome)
-    if why := bench.why_stop():
-        item.session.shouldstop = why
 
 
 def _guest_crash(running: Running, slices: Mapping[str, list[ConsoleLine]]) -> str:

@@ -6,6 +6,7 @@ same); the proof asks the running hypervisor itself.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ from lab.record import Evidence
 log = logging.getLogger(__name__)
 
 PLAYBOOK = paths.CHECKOUT / "firmware" / "provision" / "deploy.yaml"
+TOOLS_INIT = PLAYBOOK.with_name("tools-init")
 GUESTS = "var/lib/xenlab/guests"
+TOOLS = "usr/lib/xenlab/tools"
+HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
     "__init__.py",
     "xen/__init__.py",
@@ -41,6 +45,7 @@ ON_BOARD = (
     "xen/poke.py",
 )  # of lab/: run in dom0 by its Python
 DEPLOY_TIMEOUT = 300  # seconds
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +60,38 @@ class Wanted:
         """Xen's options on this board, in the order in which later ones win."""
         return board.xen_command_line(self.build.recipe.xen_options, self.xen_options)
 
+    def dom0_words(self, board: BoardSpec) -> str:
+        """Options of dom0's kernel, beside those of the known-good entry."""
+        return " ".join(filter(None, (board.dom0_options, self.tools_words())))
+
+    def tools_words(self) -> str:
+        """Options of dom0's kernel with which a build's own tools come in."""
+        if not self.build.tools:
+            return ""
+        place = f"/{self.build.tools_place}:/{TOOLS}/{self.build.key}"
+        return f"init=/usr/lib/xenlab/{TOOLS_INIT.name} xenlab_tools={place}"
+
+    def options(self, board: BoardSpec) -> str:
+        """All options of a boot on this board."""
+        return f"{self.command_line(board)}\0{self.dom0_words(board)}"
+
     def files(self) -> dict[str, Path]:
         """What goes onto every board: path from its root -> local file."""
-        found = {"boot/xenlab/xen-under-test.gz": self.build.xen}
+        found = {HYPERVISOR: self.build.xen}
+        if self.build.tools:
+            found[f"usr/lib/xenlab/{TOOLS_INIT.name}"] = TOOLS_INIT
+            found |= {f"{TOOLS}/{self.build.key}/{name}": path for name, path in self.build.tool_files().items()}
         found |= {f"{GUESTS}/{name}": path for name, path in self.payloads.items()}
         found |= {f"usr/lib/xenlab/python/lab/{name}": paths.CHECKOUT / "lab" / name for name in ON_BOARD}
         return found
 
     def digest(self, board: BoardSpec) -> str:
         """What names all of it, for the board to keep."""
-        whole = hashlib.sha256(f"{self.command_line(board)}\0{board.dom0_options}".encode())
-        for name, path in sorted(self.files().items()):
-            whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-        return whole.hexdigest()[:24]
+        return _digest(self.options(board), self.checksums())
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each of :meth:`files`."""
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(self.files().items())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +109,22 @@ class Proof:
         return Evidence("provision", f"{self.board}: {verdict}", self.said, self.time, self.board)
 
 
-def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Path, *, ssh_words: Sequence[str]) -> None:
+def _digest(options: str, checksums: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps([options, dict(checksums)]).encode()).hexdigest()[:24]
+
+
+def deploy(
+    lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Path, *, ssh_words: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
     """Copy everything onto the boards, side by side, and write their boot entry; nothing is rebooted.
 
     What goes to a board that boots by network is offered to it for its next boot. ``directory`` keeps Ansible's output.
-    ``ssh_words`` are the options for reaching boards.
+    ``ssh_words`` are the options for reaching boards. Gives the files that changed on each board: none, when it had
+    all of this already.
 
     :raises BenchError: a task failed; carries its words.
     """
+    changed: dict[str, tuple[str, ...]] = {}
     for board in boards:
         if board.boot == "network":
             offered = netboot.publish(
@@ -101,12 +133,14 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
                 wanted.files(),
                 title=wanted.build.name,
                 options=wanted.command_line(board),
+                dom0_options=wanted.tools_words(),
                 digest=wanted.digest(board),
             )
             log.info("%s: %s is offered%s", board.name, wanted.build.name, "" if offered else " already")
+            changed[board.name] = tuple(wanted.files()) if offered else ()
     boards = [board for board in boards if board.boot == "disk"]
     if not boards:
-        return
+        return changed
     names = [board.name for board in boards]
     directory = directory / f"{time.strftime('%H%M%S', time.gmtime())}-{'-'.join(names)}-{os.getpid()}"
     staged = directory / "staged"
@@ -123,7 +157,9 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
         "xenlab_build": wanted.build.name,
         "xenlab_ssh": shlex.join(["ssh", *ssh_words]),
         "xenlab_xen_options": {board.name: wanted.command_line(board) for board in boards},
-        "xenlab_dom0_options": {board.name: board.dom0_options for board in boards},
+        "xenlab_dom0_options": {board.name: wanted.dom0_words(board) for board in boards},
+        "xenlab_tools": f"/{TOOLS}/{wanted.build.key}" if wanted.build.tools else "",
+        "xenlab_tools_place": f"/{wanted.build.tools_place}" if wanted.build.tools else "",
         "xenlab_digest": "{{ xenlab_digests[inventory_hostname] }}",
         "xenlab_digests": digests,
     }
@@ -139,7 +175,7 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
         "ANSIBLE_TIMEOUT": "20",
     }
     log.info("deploying %s to %s", wanted.build.name, ", ".join(names))
-    problem = _play(
+    problem, copied = _play(
         {
             "private_data_dir": str(directory),
             "project_dir": str(PLAYBOOK.parent),
@@ -158,32 +194,26 @@ def deploy(lab: Lab, boards: Sequence[BoardSpec], wanted: Wanted, directory: Pat
     if problem:
         raise BenchError(f"provisioning {', '.join(names)}: {problem} (all it said is in {directory})")
     shutil.rmtree(staged, ignore_errors=True)
+    for name in names:
+        log.info("%s: %s", name, f"{len(copied[name])} files changed" if copied[name] else "nothing changed")
+    return changed | copied
 
 
 def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
     """Ask the board what runs on it. ``run`` executes a shell command in dom0 and gives its output.
 
     The build id of the running Xen must be that of the build file; one that has none is told by its version and
-    by the checksum of the file it was booted from.
+    by the checksum of the file it was booted from. The kernel must be the one that the boot entry names, the running
+    xenstored that of the toolstack which fits the hypervisor, and each file what was copied.
     """
-    script = (
-        "xl info; echo dom0_cmdline : $(cat /proc/cmdline); "
-        "echo deployed : $(cat /var/lib/xenlab/deployed 2>/dev/null); "
-        "echo image : $(sha256sum /boot/xenlab/xen-under-test.gz 2>/dev/null | cut -c1-64)"
-    )
-    text = run(script)
-    said: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            said.setdefault(key.strip(), value.strip())
+    build, checksums, is_the_build = wanted.build, wanted.checksums(), False
+    said = parse(text := run(_ask(checksums)))
     wrong = []
 
     def expect(what: str, found: str, right: str) -> None:
         if found != right:
             wrong.append(f"{what} is {found or 'not told'}, not {right}")
 
-    build = wanted.build
     if "xenlab.entry=under-test" not in said.get("dom0_cmdline", "").split():
         wrong.append("the known-good entry runs, not the one under test")
     else:
@@ -191,12 +221,51 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
             expect("build id of the running Xen", said.get("build_id", ""), build.build_id)
         else:
             expect("version of the running Xen", said.get("xen_version", ""), build.version)
-    expect("checksum of the hypervisor on disk", said.get("image", ""), build.sha256)
-    is_the_build = not wrong
-    if "xenlab.entry=under-test" in said.get("dom0_cmdline", "").split():
+        expect("dom0's kernel", said.get("release", ""), said.get("entry_kernel", said.get("release", "")))
+        if build.tools:
+            own = f"{TOOLS}/{build.key}/bin"
+            expect("tools_xl, the xl for the running Xen,", said.get("tools_xl", ""), checksums[f"{own}/xl"])
+            expect("the running xenstored", said.get("tools_xenstored", ""), checksums[f"{own}/xenstored"])
+        expect("checksum of the hypervisor on disk", said.get(f"/{HYPERVISOR}", ""), build.sha256)
+        is_the_build = not wrong
         expect("Xen's command line", said.get("xen_commandline", ""), wanted.command_line(board))
-    expect("what was deployed", said.get("deployed", ""), wanted.digest(board))
+        if others := [name for name, checksum in checksums.items() if said.get(f"/{name}", "") != checksum]:
+            wrong.append(f"{len(others)} of {len(checksums)} files are not what was copied, /{others[0]} for one")
+        expect("what was deployed", said.get("deployed", ""), _digest(wanted.options(board), checksums))
     return Proof(board.name, time.time(), text, tuple(wrong), is_the_build)
+
+
+def parse(text: str) -> dict[str, str]:
+    """``key : value`` lines, as ``xl info`` has them; the first of each key."""
+    said: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            said.setdefault(key.strip(), value.strip())
+    return said
+
+
+def _ask(names: Iterable[str]) -> str:
+    """What is run in dom0 for the proof: it prints ``key : value`` lines."""
+    sums = 'sha256sum %s 2>/dev/null | while read -r sum name; do echo "%s : $sum"; done'
+    return "\n".join(
+        (
+            "xl info",
+            "echo dom0_cmdline : $(cat /proc/cmdline)",
+            "echo deployed : $(cat /var/lib/xenlab/deployed 2>/dev/null)",
+            # A board that boots by network has no such file: its kernel is the one that is served with the root.
+            "sed -n 's,.*module2 /boot/vmlinuz-\\([^ ]*\\).*,entry_kernel : \\1,p' /boot/grub/custom.cfg 2>/dev/null",
+            "read -r major </sys/hypervisor/version/major; read -r minor </sys/hypervisor/version/minor",
+            "tools=/usr/lib/xen-$major.$minor/bin",
+            # Debian knows the version of its own; what covers its folder for this boot names itself by its place.
+            'echo tools : $(sed -n "s,^[^ ]* [^ ]* [^ ]* \\([^ ]*\\) /usr/lib/xen-$major.$minor .*,\\1,p" '
+            "/proc/self/mountinfo) $(dpkg-query -W -f '${Package} ${Version}' xen-utils-$major.$minor 2>/dev/null)",
+            sums % ("$tools/xl", "tools_xl"),
+            sums % ("/proc/$(pidof xenstored)/exe", "tools_xenstored"),
+            "grep -q xenlab.entry=under-test /proc/cmdline || exit 0",
+            sums % (" ".join(shlex.quote(f"/{name}") for name in names), "$name"),
+        )
+    )
 
 
 def _control_folder() -> Path:
@@ -207,8 +276,8 @@ def _control_folder() -> Path:
     return folder
 
 
-def _play(arguments: dict[str, Any]) -> str:
-    """Run the playbook with these arguments of ``ansible_runner.run``; what went wrong, or nothing.
+def _play(arguments: dict[str, Any]) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Run the playbook with these arguments of ``ansible_runner.run``; what went wrong, or ""; files changed, by board.
 
     In a process of its own: ansible-runner forks for a terminal, and in a process with gRPC's threads the child
     of a fork was seen to die before it became Ansible.
@@ -224,7 +293,7 @@ def _play(arguments: dict[str, Any]) -> str:
     try:
         said, _ = process.communicate(json.dumps(arguments), timeout=DEPLOY_TIMEOUT + 60)
     except subprocess.TimeoutExpired:
-        return "ansible-runner did not end"
+        return "ansible-runner did not end", {}
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)  # its handler ends Ansible
@@ -234,15 +303,31 @@ def _play(arguments: dict[str, Any]) -> str:
                 process.kill()
                 process.communicate()
     if process.returncode:
-        return f"ansible-runner ended with status {process.returncode}: {said.strip()[-400:]}"
-    return str(json.loads(said.splitlines()[-1])["problem"])
+        return f"ansible-runner ended with status {process.returncode}: {said.strip()[-400:]}", {}
+    answer = json.loads(said.splitlines()[-1])
+    return str(answer["problem"]), {board: tuple(files) for board, files in answer["changed"].items()}
 
 
 def main() -> None:
-    """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout."""
+    """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout.
+
+    Ends with the process that started it, however that ends: nobody else may be at the board when the next one is.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ansible-runner's handler ends Ansible
     done: Any = ansible_runner.run(**json.load(sys.stdin))
     good = done.status == "successful" and done.rc == 0
-    sys.stdout.write(json.dumps({"problem": "" if good else _why(done)}) + "\n")
+    sys.stdout.write(json.dumps({"problem": "" if good else _why(done), "changed": _changed(done)}) + "\n")
+
+
+def _changed(done: Any) -> dict[str, list[str]]:
+    """The files that rsync sent, by board."""
+    found: dict[str, list[str]] = {}
+    for event in done.events:
+        result = event.get("event_data", {}).get("res", {})
+        if event.get("event") == "runner_on_ok" and "rsync" in str(result.get("cmd", "")):
+            lines = (str(line).split(maxsplit=1) for line in result["stdout_lines"])
+            found[event["event_data"]["host"]] = [line[1] for line in lines if line[0].startswith("<f")]
+    return found
 
 
 def _why(done: Any) -> str:

@@ -14,18 +14,20 @@ from pathlib import Path
 
 from lab import builds, paths, provision
 from lab.bmc import BmcRefused
+from lab.builds.matrix import Variant
 from lab.errors import (
     BenchError,
     BmcUnreachable,
     HypervisorCrash,
     LabError,
     PowerTimeout,
-    ProductTimeout,
+    ProductFailure,
 )
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.record import Evidence, Phase
+from lab.runs import RunFolder
 from lab.xen import leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_root
@@ -140,9 +142,9 @@ class Rig:
         try:
             with self.phase("boot"):
                 board.strategy.reboot(entry="under-test")
-        except (HypervisorCrash, ProductTimeout) as error:
+        except (HypervisorCrash, ProductFailure) as error:
             seat.refused[seat.options] = str(error).splitlines()[0]
-            if isinstance(error, ProductTimeout):
+            if isinstance(error, ProductFailure):
                 self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
@@ -180,9 +182,10 @@ class Rig:
             seat.proof = None
             return False
         try:
-            proof = provision.prove(
-                lambda command: str(seat.board.run(command).stdout), seat.board.spec, self._wanted_on(seat)
-            )
+            with self.phase("proof"):
+                proof = provision.prove(
+                    lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
+                )
             seat.boot_id = boot_id(seat.board)
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
@@ -197,13 +200,15 @@ class Rig:
 
     def _deploy(self, seat: Seat) -> None:
         with self.phase("deploy"):
-            provision.deploy(
+            changed = provision.deploy(
                 self._lab,
                 [seat.board.spec],
                 self._wanted_on(seat),
                 self._directory / "provision",
                 ssh_words=ssh.options(),
-            )
+            )[seat.board.name]
+        title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
+        self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
     def _capabilities(self, seat: Seat) -> frozenset[str]:
         probed = set(seat.host.capabilities())
@@ -281,13 +286,16 @@ def take(
 ) -> tuple[session.Session, Rig]:
     """Acquire these boards for this process; ``build`` and the payloads, XTF among them, are what they run.
 
+    ``directory`` is the run folder; what it notes of ``build`` (a variant of a matrix) holds.
+
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
     """
+    variant = Variant.of_facts(build, RunFolder.open(directory).builds().get(build, {}))
     payloads = build_payloads(paths.cache() / "payloads", kernel_root())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
-    wanted = provision.Wanted(builds.make(build), payloads=payloads)
+    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
 
@@ -296,7 +304,7 @@ def take(
 PROBED = frozenset(
     (
         "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake "
-        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh"
+        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh bmc-sleep-state"
     ).split()
 )
 

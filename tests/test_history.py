@@ -113,6 +113,30 @@ def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Ru
     assert verdicts(history) == ["FAIL", "PASS"]
 
 
+def test_what_pages_and_dashboards_ask(history: History, runs: Runs) -> None:
+    first = runs.write(result(), result(S3, MISS), key="aa", finished=1.0, exit_status=3)
+    second = runs.write(result(verdict=FAIL), result(verdict=FAIL), key="bb", planned=(PV32, S3))
+    for folder in (first, second):
+        history.import_run(folder.path)
+    newest, oldest = history.runs(10)
+    assert (newest.name, newest.folder, newest.finished) == ("run2", second.path, None)
+    assert (oldest.name, oldest.exit_status) == ("run1", 3)
+    assert [one.name for one in history.runs(1)] == ["run2"]
+    told = {(run, case, verdict): number for run, _, case, verdict, number in history.counts([newest.id, oldest.id])}
+    assert told == {
+        (oldest.id, PV32, PASS): 1,
+        (oldest.id, S3, MISS): 1,
+        (newest.id, PV32, FAIL): 2,
+        (newest.id, S3, MISS): 1,
+    }
+    assert {run for run, *_ in history.counts([oldest.id])} == {oldest.id}
+    assert history.last_counted() == {PV32: second.header().started + 1}
+    assert [one.build.key for one in history.of_run("run2")] == ["bb"]
+    assert history.of_run("nosuch") == []
+    ordinals = [(entry.run, entry.ordinal) for entry in history.entries([PV32, S3], 10)]
+    assert ordinals == [("run1", 0), ("run2", 0), ("run2", 1), ("run2", -1), ("run1", 1)]  # S3: without a board first
+
+
 def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Runs) -> None:
     hostile = result(PV32, FAIL, reason=HOSTILE, doc=HOSTILE, started=float("nan"), seconds=float("inf"))
     history.import_run(runs.write(replace(hostile, case=f"testcases/a/b.py::t[{HOSTILE}]")).path)

@@ -25,19 +25,25 @@ free_memory            : 1184
     560 qemu-system-i38 /usr/lib/xen-4.17/bin/qemu-system-i386 -xen-domid 0 -xen-attach -name dom0
 == devices
 """
+GUESTS = """\
+pvh64-7-1                                    5    16     1     -b----       0.2
+(null)                                       6     0     1     --p--d       0.1
+"""
+ENTRIES = """\
+/local/domain/5 = ""   (n0,r5)
+/local/domain/5/name = "pvh64-7-1"   (n0,r5)
+/libxl/5/type = "pvh"   (n0)
+/vm/a6c1/name = "pvh64-7-1"   (n0)
+/local/domain/0/backend/vif/5/0/state = "4"   (n0,r5)
+"""
+PROCESSES = """\
+    901 xl              xl create /run/pvh64-7-1.cfg
+    902 libxl-save-help libxl-save-helper --restore-domain
+"""
 LEFT = (
-    CLEAN.replace(
-        "== memory\nfree_memory            : 1184",
-        "pvh64-7-1                                    5    16     1     -b----       0.2\n"
-        "(null)                                       6     0     1     --p--d       0.1\n"
-        "== memory\nfree_memory            : 1151",
-    ).replace(
-        "== processes",
-        '/local/domain/5 = ""   (n0,r5)\n/local/domain/5/name = "pvh64-7-1"   (n0,r5)\n/libxl/5/type = "pvh"   (n0)\n'
-        '/vm/a6c1/name = "pvh64-7-1"   (n0)\n/local/domain/0/backend/vif/5/0/state = "4"   (n0,r5)\n'
-        "== processes\n    901 xl              xl create /run/pvh64-7-1.cfg\n"
-        "    902 libxl-save-help libxl-save-helper --restore-domain",
-    )
+    CLEAN.replace("== memory\n", f"{GUESTS}== memory\n")
+    .replace("1184", "1151")
+    .replace("== processes\n", f"{ENTRIES}== processes\n{PROCESSES}")
     + "0000:00:04.0\n"
 )
 
@@ -77,8 +83,6 @@ def test_memory_that_breathes_is_no_leak(free: int) -> None:
 def test_after_a_boot_the_same_processes_have_other_numbers() -> None:
     booted = leftovers.parse(CLEAN.replace("    560 qemu", "    733 qemu"))
     assert leftovers._is_as(booted, leftovers.parse(CLEAN))
-    twice = CLEAN.replace(
-        "== devices",
-        "    734 qemu-system-i38 /usr/lib/xen-4.17/bin/qemu-system-i386 -xen-domid 0 -name dom0\n== devices",
-    )
+    [again] = [line for line in CLEAN.splitlines() if "qemu-system-i38" in line]
+    twice = CLEAN.replace("== devices", f"{again.replace('560', '734')}\n== devices")
     assert list(leftovers._new_processes(leftovers.parse(twice), leftovers.parse(CLEAN))) == [734]

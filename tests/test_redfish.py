@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ipmi_sim import free_port
@@ -122,6 +123,20 @@ def test_info_and_clock(board: VirtualBoard) -> None:
     info = bmc_of(board).info()
     assert info["RedfishVersion"] == "1.5.0" and info["FirmwareVersion"] == "1.00"
     assert abs(bmc_of(board).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
+
+
+def test_small_service_lacks_what_it_does_not_name(
+    make_board: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither managers nor chassis: power works all the same."""
+    (tmp_path / "emulator.conf").write_text('SUSHY_EMULATOR_FEATURE_SET = "minimum"\n')
+    monkeypatch.setenv("SUSHY_EMULATOR_CONFIG", str(tmp_path / "emulator.conf"))
+    found = bmc_of(make_board("redfish"))
+    found.power_on()
+    assert found.is_powered() and found.sensors() == {}
+    assert "FirmwareVersion" not in found.info() and found.info()["RedfishVersion"] == "1.5.0"
+    with pytest.raises(MissingCapability, match="bmc-clock"):
+        found.clock()
 
 
 # Sessions

@@ -180,7 +180,7 @@ def test_nothing_is_lost_or_doubled(
     shared: Shared, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
     seconds = booking.seconds_of(request.config.getoption("--soak"))
-    soak = Soak(shared, tmp_path / "run", cases=max(6, round(seconds / SECONDS_A_CASE)))
+    soak = Soak(shared, tmp_path / "run", cases=max(6, min(2000, round(seconds / SECONDS_A_CASE))))
     night, watch, technician = map(soak.guarded, (soak.nightly, soak.watch, soak.technician))
     people = [soak.guarded(soak.person, name) for name in ("alice", "bob")]
     soak.guarded(soak.trouble, seconds).join()

@@ -10,7 +10,7 @@ import logging
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,7 +147,7 @@ class RedfishBmc:
 
     def clock(self) -> datetime:
         """The BMC's time. :raises MissingCapability: it does not tell."""
-        said = self._ask("clock", lambda system: [manager.datetime for manager in system.managers])
+        said = self._ask("clock", lambda system: [manager.datetime for manager in _parts(system, "managers")])
         for text in filter(None, said):
             found = datetime.fromisoformat(text)
             return found if found.tzinfo else found.replace(tzinfo=UTC)
@@ -166,7 +166,7 @@ class RedfishBmc:
             found[key] = "no reading" if reading is None else f"{reading} {unit}{remark}"
 
         def read(system: Any) -> None:
-            for chassis in system.chassis:
+            for chassis in _parts(system, "chassis"):
                 try:
                     thermal = chassis.thermal
                 except (exceptions.MissingAttributeError, exceptions.ResourceNotFoundError):
@@ -190,7 +190,7 @@ class RedfishBmc:
         def read(system: Any) -> dict[str, object]:
             found = {"RedfishVersion": self._root.redfish_version, "Product": self._root.product}
             found |= {name: system.json.get(name) for name in ("Manufacturer", "Model", "BiosVersion", "UUID")}
-            for manager in system.managers:
+            for manager in _parts(system, "managers"):
                 found |= {"Manager": manager.model or manager.name, "FirmwareVersion": manager.firmware_version}
                 console = manager.serial_console
                 if console and console.service_enabled:
@@ -304,6 +304,15 @@ class RedfishBmc:
         self._history.append(
             Exchange(time.time() - seconds, argv, response.status_code, switching.printable(response.content), seconds)
         )
+
+
+def _parts(system: Any, name: str) -> Iterable[Any]:
+    """The system's ``managers`` or ``chassis``: small services name none."""
+    try:
+        found: Iterable[Any] = getattr(system, name)
+    except exceptions.MissingAttributeError:
+        return ()
+    return found
 
 
 def _reason(said: str) -> str:

@@ -1,13 +1,14 @@
 """Debian packages and sources through apt, with a state directory of our own: no root, nothing installed.
 
 The package sources are the machine's own entries, ``deb-src`` added: mirrors, keys, proxies and pins stay
-as the machine has them.
+as the machine has them. Another release of Debian is asked at the same mirrors.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import platform
 import re
 import time
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 MACHINE = Path("/etc/apt")
 FRESH = 24 * 3600.0  # seconds for which package lists, and the newest version of a package, are believed
 _FIELD = re.compile(r"^(?P<name>[A-Za-z-]+):(?P<value>.*)$")
+_ONE_WITH_SUITE = re.compile(r"(deb(?:-src)?\s+(?:\[[^\]]*\]\s*)?\S+\s+)(\S+)(\s.*)")
 _ONE_LINE = re.compile(r"^deb(?:-src)?\s+(?P<rest>(?:\[[^\]]*\]\s*)?\S+\s+\S+.*)$")
 
 
@@ -62,12 +64,36 @@ def one_line_with_sources(text: str) -> str:
     return "".join(f"deb {entry}\ndeb-src {entry}\n" for entry in entries)
 
 
-class PrivateApt:
-    """apt with its lists under ``directory`` and the package sources found under ``machine``."""
+def of_suite(text: str, own: str, suite: str) -> str:
+    """Entries of the release ``own`` turned into those of ``suite``; entries of anything else are left out.
 
-    def __init__(self, directory: Path | None = None, machine: Path = MACHINE) -> None:
-        self.directory = directory or paths.cache() / "apt"
-        self.machine = machine
+    ``text`` is of either form, as :func:`deb822_with_sources` and :func:`one_line_with_sources` give it.
+    """
+
+    def moved(suites: str) -> str:
+        words = [word for word in suites.split() if word == own or word.startswith(f"{own}-")]
+        return " ".join(suite + word.removeprefix(own) for word in words)
+
+    kept = []
+    for stanza in text.split("\n\n"):
+        if found := re.search(r"^Suites:(.*)$", stanza, re.MULTILINE | re.IGNORECASE):
+            if suites := moved(found[1]):
+                kept.append(f"{stanza[: found.start()]}Suites: {suites}{stanza[found.end() :]}".rstrip() + "\n")
+            continue
+        lines = [_ONE_WITH_SUITE.fullmatch(line) for line in stanza.splitlines()]
+        kept.append("".join(f"{one[1]}{to}{one[3]}\n" for one in lines if one and (to := moved(one[2]))))
+    return "\n".join(kept)
+
+
+class PrivateApt:
+    """apt with its lists under ``directory`` and the package sources found under ``machine``.
+
+    ``suite`` names a release of Debian other than the machine's: its packages are asked for at the same mirrors.
+    """
+
+    def __init__(self, directory: Path | None = None, machine: Path = MACHINE, suite: str = "") -> None:
+        self.directory = directory or paths.cache() / (f"apt-{suite}" if suite else "apt")
+        self.machine, self.suite = machine, suite
 
     def fetch_source(self, package: str, version: str, into: Path) -> Path:
         """Download a source package to the folder ``into``; gives its ``.dsc``.
@@ -108,7 +134,8 @@ class PrivateApt:
             return known
         with self._locked():
             try:
-                self._update()
+                if not self._is_fresh():
+                    self._update()
                 version = self._candidate(package)
             except BenchError as error:
                 if known := self._known(file, package, float("inf")):
@@ -131,6 +158,16 @@ class PrivateApt:
                 self._update()
             said = run([*self._with_config("apt-cache"), "depends", "--important", package], timeout=60)
         return tuple(re.findall(r"^ *\|?(?:Pre)?Depends: ([\w.+-]+)$", said, re.MULTILINE))
+
+    def libraries(self, package: str) -> tuple[str, ...]:
+        """``package`` and all libraries it needs, down to the C library, as package names.
+
+        :raises BenchError: apt knows no such package.
+        """
+        found = [package]
+        for name in found:  # grows meanwhile
+            found += [one for one in self.depends(name) if one.startswith(("lib", "zlib")) and one not in found]
+        return tuple(found)
 
     def _answers(self, file: Path) -> dict[str, list[object]]:
         try:
@@ -200,8 +237,8 @@ class PrivateApt:
             if not file.is_file() or file.suffix not in (".list", ".sources"):
                 continue
             text = file.read_text(encoding="utf-8", errors="replace")
-            is_deb822 = file.suffix == ".sources"
-            yield file.name, deb822_with_sources(text) if is_deb822 else one_line_with_sources(text)
+            text = deb822_with_sources(text) if file.suffix == ".sources" else one_line_with_sources(text)
+            yield file.name, of_suite(text, _own_suite(), self.suite) if self.suite else text
 
     def _write_config(self) -> None:
         parts = self.directory / "sources.list.d"
@@ -238,3 +275,10 @@ class PrivateApt:
 
     def _with_config(self, program: str) -> list[str]:
         return [program, "-c", str(self._config)]
+
+
+def _own_suite() -> str:
+    """The release this machine runs: ``bookworm``. :raises BenchError: os-release(5) does not tell."""
+    if codename := platform.freedesktop_os_release().get("VERSION_CODENAME"):
+        return codename
+    raise BenchError("/etc/os-release: no VERSION_CODENAME, so the mirror of another release cannot be told")

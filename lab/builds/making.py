@@ -6,38 +6,29 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.builds import elf, kconfig, lock, trees
+from lab.builds import compiling, elf, kconfig, lock, tools, trees
 from lab.builds.apt import PrivateApt
-from lab.builds.command import CommandError, run
+from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
 from lab.builds.recipes import recipe as read_recipe
 from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # counts when what is kept, or how it is compiled, changes
+FORMAT = 2  # counts when what is kept, or how it is compiled, changes
 _FACTS = "build.json"
-_TOOLS = {
-    "make": "make",
-    "bison": "bison",
-    "flex": "flex",
-    "python3": "python3",
-    "ld": "binutils",
-}  # program: package
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +52,32 @@ class Build:
     recipe: Recipe
     source: str  # what the source was, to the byte
     sha256: str  # of xen.gz
+    tools: Path | None = None  # a folder with bin and lib; None: the board's own toolstack is used
+    toolstack: str = ""  # what the tools are made of
 
     @property
     def identity(self) -> str:
         """How to tell it from other builds in a report, build id or not."""
         return self.build_id or f"no build id; version {self.version or 'unknown'}, sha256 {self.sha256[:16]}"
+
+    def facts(self) -> dict[str, str]:
+        """What a run folder keeps of it and a report shows."""
+        facts = {"version": self.version, "build id": self.identity, "key": self.key}
+        return facts | ({"tools": self.toolstack} if self.tools else {})
+
+    def tool_files(self) -> dict[str, Path]:
+        """The files of its toolstack, by their path in it."""
+        return {str(file.relative_to(self.tools)): file for file in files_below(self.tools)} if self.tools else {}
+
+    @property
+    def tools_place(self) -> str:
+        """Where on a board the tools for this hypervisor are looked for; no leading ``/``."""
+        return tools.place(self.version)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in it, in order."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -> Build:
@@ -80,11 +92,12 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     recipe = read_recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
     source = trees.identify(recipe.source)
-    key = _key(recipe, source)
+    toolstack = tools.identify(recipe)
+    key = _key(recipe, source, toolstack)
     directory = paths.cache() / "builds" / key
     if build := _kept(recipe, key, directory):
         return build
-    report = _Paced(recipe.name, progress)
+    report = Paced(recipe.name, progress)
     with lock.held(directory.with_name(f"{key}.lock"), trees.LONGEST_BUILD, f"build {recipe.name} ({key})"):
         if build := _kept(recipe, key, directory):  # somebody else made it meanwhile
             return build
@@ -95,10 +108,13 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
             work = Path(scratch) / key
             work.mkdir()
             if recipe.is_compiled:
-                version = _compile(recipe, source, wanted, work, log_file, report)
+                version = compiling.compile_into(work, recipe, source, wanted, log_file, report)
             else:
                 version = _take(recipe, source, work, log_file, report)
-            _finish(recipe, key, source, version, work, log_file, time.monotonic() - started)
+            if isinstance(recipe.tools, tuple):
+                report("unpacking the tools", now=True)
+                tools.unpack_into(work / "tools", recipe, version)
+            _finish(recipe, key, source, toolstack, version, work, log_file, time.monotonic() - started)
             shutil.rmtree(directory, ignore_errors=True)
             work.rename(directory)
         log_file.unlink()
@@ -108,9 +124,10 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     return build
 
 
-def _key(recipe: Recipe, source: str) -> str:
+def _key(recipe: Recipe, source: str, toolstack: str) -> str:
     """What goes into a build, hashed; names and places of files do not count."""
-    parts: list[Any] = [FORMAT, source]
+    given = [Path(one) for one in recipe.tools if one.endswith(".deb")] if isinstance(recipe.tools, tuple) else []
+    parts: list[Any] = [FORMAT, source, toolstack, trees.digest(*given)]
     if recipe.is_compiled:
         config = Path(recipe.config)
         parts += [
@@ -118,17 +135,9 @@ def _key(recipe: Recipe, source: str) -> str:
             [trees.digest(fragment) for fragment in recipe.fragments],
             [trees.digest(patch) for patch in recipe.patches],
             recipe.compiler,
-            _compiler_version(recipe.compiler),
+            compiling.version_of(recipe.compiler),
         ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _compiler_version(compiler: str) -> str:
-    try:
-        said = run([compiler, "--version"], timeout=20)
-    except CommandError as error:
-        raise BenchError(f"compiler {compiler}: {error}") from None
-    return said.splitlines()[0]
 
 
 def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
@@ -140,7 +149,8 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
     except ValueError:
         facts = {}
     xen = directory / "xen.gz"
-    if not xen.exists() or hashlib.sha256(xen.read_bytes()).hexdigest() != facts.get("sha256"):
+    is_whole = xen.exists() and hashlib.sha256(xen.read_bytes()).hexdigest() == facts.get("sha256")
+    if not is_whole or trees.digest(*files_below(directory / "tools")) != facts.get("tools_sha256"):
         log.warning("%s: damaged in the cache, made anew", directory)
         return None
     symbols, config = directory / "xen-syms", directory / "config"
@@ -158,10 +168,14 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
         recipe=recipe,
         source=facts["source"],
         sha256=facts["sha256"],
+        tools=directory / "tools" if facts["tools"] else None,
+        toolstack=facts["tools"],
     )
 
 
-def _finish(recipe: Recipe, key: str, source: str, version: str, work: Path, log_file: Path, seconds: float) -> None:
+def _finish(
+    recipe: Recipe, key: str, source: str, toolstack: str, version: str, work: Path, log_file: Path, seconds: float
+) -> None:
     try:
         build_id = elf.build_id(work / "xen.gz")
     except ValueError as error:
@@ -178,98 +192,17 @@ def _finish(recipe: Recipe, key: str, source: str, version: str, work: Path, log
         "sha256": hashlib.sha256((work / "xen.gz").read_bytes()).hexdigest(),
         "seconds": round(seconds, 1),
         "recipe": dataclasses.asdict(recipe),
-        "compiler": _compiler_version(recipe.compiler) if recipe.is_compiled else "",
+        "compiler": compiling.version_of(recipe.compiler) if recipe.is_compiled else "",
+        "tools": toolstack,
+        "tools_sha256": trees.digest(*files_below(work / "tools")),
     }
     (work / _FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True, default=str), encoding="utf-8")
-
-
-# Compiled here.
-
-
-def _compile(
-    recipe: Recipe, source: str, wanted: tuple[kconfig.Wish, ...], work: Path, log_file: Path, report: _Paced
-) -> str:
-    lacking = {package for program, package in _TOOLS.items() if not shutil.which(program)}
-    if lacking:
-        raise BenchError(f"{recipe.name}: to compile Xen, install {', '.join(sorted(lacking))}")
-    with trees.checked_out(recipe, source, report) as tree:
-        environment = _environment(tree)
-        command = ["make", "-C", "xen", *_compiler_arguments(recipe.compiler)]
-
-        def run_make(*arguments: str, what: str, timeout: float, on_line: Callable[[str], None] | None = None) -> str:
-            return run(
-                [*command, *arguments],
-                what=f"build {recipe.name}: {what}",
-                timeout=timeout,
-                log=log_file,
-                cwd=tree.directory,
-                environment=environment,
-                keep=(tree.lock,),
-                on_line=on_line,
-            )
-
-        report("configuring", now=True)
-        config = tree.directory / "xen" / ".config"
-        before = (config.read_bytes(), config.stat()) if config.exists() else None
-        if Path(recipe.config).is_absolute():
-            shutil.copyfile(recipe.config, config)
-        else:
-            run_make(recipe.config, what=recipe.config, timeout=120)
-        with open(config, "a", encoding="utf-8") as file:
-            for fragment in recipe.fragments:
-                file.write(f"\n{fragment.read_text(encoding='utf-8')}\n")
-        run_make("olddefconfig", what="olddefconfig", timeout=120)
-        kconfig.check(wanted, kconfig.parse(config.read_text(encoding="utf-8")))
-        if before and before[0] == config.read_bytes():  # unchanged: what depends on it need not be compiled again
-            os.utime(config, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
-
-        count = 0
-
-        def on_line(line: str) -> None:
-            nonlocal count
-            count += bool(re.match(r"(gcc|cc|clang)\b.* -c |\s+(CC|AS)\s", line))  # 4.17 prints commands
-            report(f"compiling, {count} objects done (a debug build has about 450)")
-
-        report("compiling", now=True)
-        jobs = len(os.sched_getaffinity(0))
-        run_make(f"-j{jobs}", what="compiling", timeout=trees.LONGEST_BUILD, on_line=on_line)
-        version = run_make("--no-print-directory", "-s", "xenversion", what="version", timeout=60).split()
-        made = tree.directory / "xen"
-        if not (made / "xen.gz").exists():
-            raise BenchError(f"build {recipe.name}: make was content, but there is no xen/xen.gz\nlog: {log_file}")
-        shutil.copy2(made / "xen.gz", work / "xen.gz")
-        if (made / "xen-syms").exists():
-            shutil.copy2(made / "xen-syms", work / "xen-syms")
-        shutil.copy2(config, work / "config")
-    return version[-1] if version else ""
-
-
-def _compiler_arguments(compiler: str) -> list[str]:
-    if compiler == "gcc":
-        return []
-    if re.match(r"clang(-|$)", compiler):
-        return ["clang=y", f"CC={compiler}"]
-    return [f"CC={compiler}"]
-
-
-def _environment(tree: trees.Tree) -> Mapping[str, str]:
-    """What would otherwise be this machine's name and this minute (xen/Makefile)."""
-    dated = datetime.fromtimestamp(tree.epoch, UTC)
-    return {
-        "XEN_WHOAMI": "xenlab",
-        "XEN_DOMAIN": "",
-        "XEN_BUILD_HOST": "xenlab",
-        "XEN_BUILD_DATE": dated.strftime("%a %b %e %H:%M:%S UTC %Y"),
-        "XEN_BUILD_TIME": dated.strftime("%H:%M:%S"),
-        "SOURCE_DATE_EPOCH": str(tree.epoch),
-        "MAKEFLAGS": "",  # of a make that may have started us
-    }
 
 
 # Taken as it is.
 
 
-def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: _Paced) -> str:
+def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: Paced) -> str:
     log_file.write_text(f"{source}\n", encoding="utf-8")
     if isinstance(recipe.source, Prebuilt):
         shutil.copyfile(recipe.source.xen, work / "xen.gz")
@@ -280,7 +213,7 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: _Pace
     version = source.split()[-1]
     report("fetching the package", now=True)
     with tempfile.TemporaryDirectory(dir=work.parent, prefix="package-") as scratch:
-        package = PrivateApt().fetch_binary(recipe.source.package, version, Path(scratch))
+        package = PrivateApt(suite=recipe.suite).fetch_binary(recipe.source.package, version, Path(scratch))
         unpack = subprocess.run(
             ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, timeout=120, check=False
         )
@@ -297,15 +230,3 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: _Pace
                 if (member := files.get(name)) and (content := tar.extractfile(member)):
                     (work / target).write_bytes(content.read())
     return version
-
-
-class _Paced:
-    """Hands texts on to ``progress``, at most one in 15 seconds unless ``now``."""
-
-    def __init__(self, name: str, progress: Callable[[str], None] | None) -> None:
-        self._name, self._progress, self._last = name, progress, 0.0
-
-    def __call__(self, text: str, *, now: bool = False) -> None:
-        if self._progress and (now or time.monotonic() - self._last >= 15.0):
-            self._last = time.monotonic()
-            self._progress(f"build {self._name}: {text}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -20,10 +20,11 @@ FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
 
 @dataclass(frozen=True, slots=True)
 class DebianSource:
-    """A Debian source package at one version; compiled here."""
+    """A Debian source package at one version; compiled here. ``suite``: a release other than the machine's."""
 
     package: str
     version: str
+    suite: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class DebianBinary:
     """Debian's own hypervisor package, taken as it is."""
 
     package: str
-    version: str  # "" = the newest that the machine's package sources offer
+    version: str  # "" = the newest that the package sources offer
+    suite: str = ""  # a release of Debian other than the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,20 @@ class Recipe:
     fragments: tuple[Path, ...] = ()  # in the order in which they are appended
     patches: tuple[Path, ...] = ()
     compiler: str = "gcc"
-    tools: str = "debian"  # the toolstack on the board: "debian" = the packaged xen-utils of the same X.Y
+    # The toolstack: what Debian has on the board; compiled with the hypervisor; or Debian packages, which need not fit
+    # the board's release (names, of the source's suite; or paths of .deb files).
+    tools: Literal["debian", "source"] | tuple[str, ...] = "debian"
     xen_options: str = ""  # what this build wants on its command line, beside the lab's and the board's
 
     @property
     def is_compiled(self) -> bool:
         """Whether a compiler runs for it; a packaged or given binary is only taken over."""
         return isinstance(self.source, DebianSource | Git | Tarball)
+
+    @property
+    def suite(self) -> str:
+        """The release of Debian that packages are asked of; "" is the machine's own."""
+        return self.source.suite if isinstance(self.source, DebianSource | DebianBinary) else ""
 
 
 def names(directory: Path = RECIPES) -> tuple[str, ...]:
@@ -116,6 +125,15 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
             raise UsageError(f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
         return path
 
+    def tools() -> Literal["debian", "source"] | tuple[str, ...]:
+        if isinstance(data.tools, list):
+            return tuple(
+                str(place(("tools", index), text, "package")) if text.endswith(".deb") else text
+                for index, text in enumerate(data.tools)
+            )
+        given: Literal["debian", "source"] = data.tools
+        return given
+
     config = data.config
     if not re.fullmatch(r"\w*config", config):  # a file, not a target of Xen's Makefile
         config = str(place(("config",), config, "configuration"))
@@ -127,18 +145,20 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
         fragments=tuple(fragment(index, text) for index, text in enumerate(data.fragments)),
         patches=tuple(place(("patches", index), text, "patch") for index, text in enumerate(data.patches)),
         compiler=data.compiler,
-        tools=data.tools,
+        tools=tools(),
         xen_options=data.xen_options,
     )
     for key, given in (("fragments", found.fragments), ("patches", found.patches)):
         if given and not found.is_compiled:
             raise UsageError(f"{at(file, tree, (key,))}: only a build from source can have {key}")
+    if found.tools == "source" and not found.is_compiled:
+        raise UsageError(f"{at(file, tree, ('tools',))}: only a build from source can have its tools from there")
     return found
 
 
 def _source(data: _SourceFile, place: Any) -> Source:
     if data.debian_source:
-        return DebianSource(data.debian_source.package, data.debian_source.version)
+        return DebianSource(data.debian_source.package, data.debian_source.version, data.debian_source.suite)
     if data.git:
         git = data.git
         location = git.url or str(place(("source", "git", "path"), git.path, "repository"))
@@ -146,7 +166,7 @@ def _source(data: _SourceFile, place: Any) -> Source:
     if data.tarball:
         return Tarball(place(("source", "tarball"), data.tarball, "archive"))
     if data.debian_binary:
-        return DebianBinary(data.debian_binary.package, data.debian_binary.version)
+        return DebianBinary(data.debian_binary.package, data.debian_binary.version, data.debian_binary.suite)
     assert data.prebuilt  # exactly one is there: _SourceFile
     given = data.prebuilt
     symbols = place(("source", "prebuilt", "symbols"), given.symbols, "symbol file") if given.symbols else None
@@ -156,6 +176,7 @@ def _source(data: _SourceFile, place: Any) -> Source:
 # What the file may hold.
 
 _Word = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~:_-]*$")]
+_Suite = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z]*$")]
 # Never an option to git, never a second argument.
 _Revision = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/~^{}@+-]*$")]
 _Url = Annotated[str, pydantic.StringConstraints(pattern=r"^(https?|ssh|git|file)://\S+$")]
@@ -163,9 +184,21 @@ _Text = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x0
 _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
 
 
+def _known_tools(given: object) -> object:
+    if given in ("debian", "source") or (
+        isinstance(given, list) and given and all(isinstance(one, str) for one in given)
+    ):
+        return given
+    raise ValueError("must be debian, source, or a list of Debian packages (names, or paths of .deb files)")
+
+
+_Tools = Annotated[Any, pydantic.BeforeValidator(_known_tools)]
+
+
 class _DebianSourceFile(Strict):
     package: _Word
     version: _Word
+    suite: _Suite = ""
 
 
 class _GitFile(Strict):
@@ -183,6 +216,7 @@ class _GitFile(Strict):
 class _DebianBinaryFile(Strict):
     package: _Word
     version: str = pydantic.Field(default="", pattern=r"^[A-Za-z0-9.+~:_-]*$")
+    suite: _Suite = ""
 
 
 class _PrebuiltFile(Strict):
@@ -212,5 +246,5 @@ class _RecipeFile(Strict):
     fragments: list[_Word] = []
     patches: list[_Text] = []
     compiler: _Word = "gcc"
-    tools: _Word = "debian"
+    tools: _Tools = "debian"
     xen_options: _Line = ""

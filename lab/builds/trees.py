@@ -58,8 +58,8 @@ def identify(source: Source) -> str:
     match source:
         case DebianSource(package, version):
             return f"debian-source {package} {version}"
-        case DebianBinary(package, version):
-            return f"debian-binary {package} {version or PrivateApt().newest(package)}"
+        case DebianBinary(package, version, suite):
+            return f"debian-binary {package} {version or PrivateApt(suite=suite).newest(package)}"
         case Git(location, revision):
             return f"git {_resolve(location, revision)}"
         case Tarball(path):
@@ -143,7 +143,7 @@ def _unpack_into(source: Source, directory: Path) -> None:
         work = Path(scratch)
         root = work / "tree"
         if isinstance(source, DebianSource):
-            archive = PrivateApt().fetch_source(source.package, source.version, work)
+            archive = PrivateApt(suite=source.suite).fetch_source(source.package, source.version, work)
             if not shutil.which("dpkg-source"):
                 raise BenchError("dpkg-source is not installed here: it is in Debian's dpkg-dev")
             run(["dpkg-source", "--no-check", "-x", archive.name, "tree"], cwd=work, timeout=300)
@@ -253,7 +253,9 @@ def _check_out(
                 timeout=600,
             )
             os.rename(f"{scratch}/tree", directory)
-        (directory / ".git" / "info" / "exclude").write_text(f"{_BUSY}\n{_FACTS}\n", encoding="utf-8")
+        (directory / ".git" / "info" / "exclude").write_text(
+            f"{_BUSY}\n{_FACTS}\n.xenlab-configured\n", encoding="utf-8"
+        )
         (directory / _FACTS).write_text("{}", encoding="utf-8")
     try:
         _git(*inside, "checkout", "--quiet", "--force", "--detach", commit, timeout=300)

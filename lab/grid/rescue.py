@@ -33,18 +33,17 @@ NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
     """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
 
-    The pulse comes first; of a console on which nobody answers nothing more is asked. At most two minutes, mostly half
-    of one. What could not be had is said in the evidence; nothing is raised.
+    Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
+    one. What could not be had is said in the evidence; nothing is raised.
 
     :param interrupt: the board is lost anyway: if Xen answers nothing, it gets an NMI, which makes a debug build say
         where each CPU is, and die.
     """
     felt = pulse.take(board)
     found = [felt.as_evidence()]
-    if felt.voice is pulse.Voice.SILENT and interrupt:
-        found.append(Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name))
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        return found
+        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
+        return [*found, *(_interrupted(board) if is_heard else ())]
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
@@ -55,7 +54,7 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
                 body = NO_ANSWER
             found.append(Evidence("console", title, body, time.time(), board.name))
         if interrupt and body == NO_ANSWER:
-            found.append(Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name))
+            found += _interrupted(board)
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
@@ -106,6 +105,10 @@ def _ask_xen(serial: Any, credential: str) -> str:
     except pexpect.TIMEOUT:
         pass
     return _text(said)
+
+
+def _interrupted(board: Any) -> list[Evidence]:
+    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
 
 
 def nmi(board: Any) -> str:

@@ -43,10 +43,11 @@ def options() -> list[str]:
         "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=yes",
         "PreferredAuthentications=publickey",
+        "LogLevel=ERROR",
         "KexAlgorithms=^curve25519-sha256",  # the default post-quantum exchange takes 0.3 s longer under emulation
         *ALIVE,
     ]
-    return ["-F", "none", "-q", *(part for word in words for part in ("-o", word))]
+    return ["-F", "none", *(part for word in words for part in ("-o", word))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ class Ssh:
         log.debug("%s: %s -> %d in %.2f s", self.board, _short(command), result.status, result.seconds)
         if result.status == LOST:
             self.close()
-            raise BoardUnreachable(f"{self.board}: dom0 does not answer over SSH at {self._host}:{self._port}")
+            reasons = result.stderr.strip().splitlines()  # the last line has the reason, if there is one
+            why = f": {reasons[-1].strip()}" if reasons else ""
+            raise BoardUnreachable(f"{self.board}: dom0 does not answer over SSH at {self._host}:{self._port}{why}")
         if result.status in (124, 137) and result.seconds > timeout:
             raise WaitTimeout(f"{self.board}: `{_short(command)}`", timeout, result.stdout[-300:] or None)
         if check and result.status:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from labgrid.strategy import Strategy, StrategyError
 from lab import netboot
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
-from lab.errors import BenchError, HypervisorCrash, MissingCapability, ProductTimeout, WaitTimeout
+from lab.errors import (
+    BenchError,
+    HypervisorCrash,
+    MissingCapability,
+    ProductFailure,
+    ProductTimeout,
+    ToolstackFailed,
+    WaitTimeout,
+)
+from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +42,12 @@ ENTRY_ID = "xenlab-under-test"
 MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
 XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
 DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
+TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
+XEN_SILENCE = 90.0  # a hypervisor that says nothing more, and no dom0 yet: it hangs
 SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
-BANNER = r"\(XEN\) .*Xen version |^\s*(__  __|\\ \\/ /)"
+LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
+LOADER_ERROR = re.compile(r"\berror: ")
 
 
 class Status(enum.Enum):
@@ -83,7 +96,7 @@ class XenStrategy(Strategy):
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
-        :raises BenchError, HypervisorCrash, ProductTimeout: as :meth:`reboot`.
+        :raises BenchError, HypervisorCrash, ProductFailure: as :meth:`reboot`.
         """
         try:
             wanted = status if isinstance(status, Status) else Status[status]
@@ -108,7 +121,9 @@ class XenStrategy(Strategy):
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
         :raises HypervisorCrash: the console showed one on the way.
-        :raises ProductTimeout: the hypervisor under test started, but dom0 did not come up.
+        :raises ProductTimeout: the boot loader started the hypervisor, but no word or no dom0 came of it.
+        :raises ProductFailure: it reset the board.
+        :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
         :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
         """
         self._activate()
@@ -129,7 +144,7 @@ class XenStrategy(Strategy):
             if by_menu:
                 self._choose(entry)
             self._wait_booted(started, until)
-        except (HypervisorCrash, ProductTimeout) as error:
+        except (HypervisorCrash, ProductFailure) as error:
             if entry == "known-good":
                 raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
             raise
@@ -172,13 +187,22 @@ class XenStrategy(Strategy):
     def _wait_booted(self, started: float, until: Status) -> None:
         """Follow the console from power on; SSH is asked when it says that dom0 is up, or falls silent."""
         seen, deadline, asked, spoke = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, started
+        refused = 0.0  # when dom0 first answered and its toolstack did not work
         has_banner = is_up = False
+        loaded: list[str] = []  # entries, as the boot loader names them when it starts them
         lines: list[ConsoleLine] = []
         while True:
             fresh = self.console.lines(seen)
             lines += fresh
             for index, line in enumerate(fresh, len(lines) - len(fresh)):
                 seen = line.n + 1
+                if match := LOADED.search(line.text):
+                    loaded += [match[1]] if match[1] not in loaded else []  # a prompt's record, then the line's
+                    deadline = time.time() + XEN_TIMEOUT
+                elif loaded and not has_banner and LOADER_ERROR.search(line.text):
+                    loaded.append("error")
+                if loaded[:1] == ["under-test"] == [self.entry] and "known-good" in loaded:
+                    raise ProductFailure(f"{self.target.name}: the build reset the board before dom0 was up")
                 signature = classify(line.text)
                 if signature is None:
                     continue
@@ -202,22 +226,28 @@ class XenStrategy(Strategy):
             is_silent = "dom0-linux" in self.milestones and now - max(spoke, asked) > SILENCE
             if is_up or is_silent:
                 asked = now
-                if self._answers():
+                answer = self._ask()
+                if answer and answer.status == 0:
                     self.milestones["ready"] = time.time() - started
                     return
-            if now > deadline:
+                refused = (refused or now) if answer else 0.0
+                if answer and now - refused > TOOLS_TIMEOUT:
+                    raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
+            hangs = has_banner and "dom0-linux" not in self.milestones and now - spoke > XEN_SILENCE
+            if now > deadline or hangs:
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
-                kind = ProductTimeout if has_banner else WaitTimeout
+                # A hypervisor that the boot loader has started, and that never says a word, is wrong.
+                kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
                 raise kind(what, now - started, self._tail())
             time.sleep(0.05 if not is_up else 0.3)
 
-    def _answers(self) -> bool:
+    def _ask(self) -> CommandResult | None:
+        """What dom0 says to ``xl info``; None when nobody is there to say it."""
         try:
-            return bool(
-                self.dom0.ssh.run("xl info >/dev/null", timeout=20, connect_timeout=5.0, check=False).status == 0
-            )
+            answer: CommandResult = self.dom0.ssh.run("xl info", timeout=20, connect_timeout=5.0, check=False)
         except BenchError:
-            return False
+            return None
+        return answer
 
     def _tail(self) -> str:
         lines = [line.text for line in self.console.lines(self.since) if line.text.strip()]

@@ -96,11 +96,21 @@ def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -
         (where / "addresses" / _address(board)).symlink_to(Path("..", "boards", board.name))
 
 
-def publish(lab: Lab, board: BoardSpec, files: Mapping[str, Path], *, title: str, options: str, digest: str) -> bool:
+def publish(
+    lab: Lab,
+    board: BoardSpec,
+    files: Mapping[str, Path],
+    *,
+    title: str,
+    options: str,
+    digest: str,
+    dom0_options: str = "",
+) -> bool:
     """Offer a build under test to the board: what it boots from now on when :func:`choose` asks for it.
 
-    ``files``: path from the board's root -> local file, with the hypervisor among them; ``options`` are Xen's;
-    ``digest`` names all of it and is what the board will say was deployed. False: it was offered already.
+    ``files``: path from the board's root -> local file, with the hypervisor among them; ``options`` are Xen's,
+    ``dom0_options`` more for its kernel; ``digest`` names all of it and is what the board will say was deployed.
+    False: it was offered already.
 
     :raises BenchError: the lab is not up.
     """
@@ -121,7 +131,7 @@ def publish(lab: Lab, board: BoardSpec, files: Mapping[str, Path], *, title: str
         said = tarfile.TarInfo("var/lib/xenlab/deployed")
         said.size = len(digest) + 1
         tar.addfile(said, io.BytesIO(f"{digest}\n".encode("ascii")))
-    (new / "menu.cfg").write_text(_under_test(lab.netboot, board, title, options), encoding="utf-8")
+    (new / "menu.cfg").write_text(_under_test(lab.netboot, board, title, options, dom0_options), encoding="utf-8")
     (new / "marker").write_text(marker, encoding="utf-8")
     shutil.rmtree(offered, ignore_errors=True)  # ended here, the board has its known-good build
     os.rename(new, offered)
@@ -200,9 +210,9 @@ def _known_good(netboot: NetbootSpec, board: BoardSpec) -> str:
     )
 
 
-def _under_test(netboot: NetbootSpec, board: BoardSpec, title: str, options: str) -> str:
+def _under_test(netboot: NetbootSpec, board: BoardSpec, title: str, options: str, dom0_options: str) -> str:
     more = f" xenlab.overlay=http://{netboot.server}/board/under-test/files.tar xenlab.entry=under-test"
-    dom0 = _dom0(netboot, board) + more
+    dom0 = f"{_dom0(netboot, board)}{more} {dom0_options}".rstrip()
     return _entry(f"under-test: {title}", ENTRY_IDS["under-test"], "t", "/board/under-test/xen.gz", options, dom0)
 
 

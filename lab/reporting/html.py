@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -364,11 +366,16 @@ def _fact(one: Evidence) -> Fact:
     return Fact(one.kind, one.title, one.board or "", one.time, body, len(body) > FOLDED_ABOVE)
 
 
+@lru_cache
+def _real(path: Path) -> str:
+    return os.path.realpath(path) + os.sep
+
+
 def _inside(folder: RunFolder, path: str) -> Path | None:
     """The file of a record's relative path; None when it is not there or not within the run folder."""
     try:
-        file = (folder.path / path).resolve()
-        return file if file.is_file() and file.is_relative_to(folder.path.resolve()) else None
+        file = os.path.realpath(folder.path / path)
+        return Path(file) if file.startswith(_real(folder.path)) and os.path.isfile(file) else None
     except (OSError, ValueError):
         return None
 

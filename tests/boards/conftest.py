@@ -18,6 +18,21 @@ from lab import paths
 collect_ignore = ["cases"]  # they are run by the tests, on boards
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run what takes many minutes too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow and not config.getoption("--slow"):
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @dataclass
 class Finished:
     """A run of the command line that ended."""
@@ -69,10 +84,11 @@ def xenlab(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 
 @pytest.fixture(scope="module")
-def lab_up(xenlab: CommandLine) -> Iterator[CommandLine]:
-    """The embedded lab, up for one file of tests."""
-    done = xenlab("lab", "up", timeout=600)
+def lab_up(xenlab: CommandLine, request: pytest.FixtureRequest) -> Iterator[CommandLine]:
+    """The embedded lab (or that of ``--inventory``), up for one file of tests."""
+    words = ["--inventory", str(Path(request.config.getoption("--inventory")).resolve())]
+    done = xenlab("lab", "up", *words, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     yield xenlab
-    done = xenlab("lab", "down", timeout=60)
+    done = xenlab("lab", "down", *words, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
-"""``python night.py INVENTORY RUN-FOLDER CASES``: a night as ``xenlab nightly`` has it, without builds to make.
+"""``python night.py INVENTORY RUN-FOLDER CASES [SECONDS]``: ``xenlab nightly``, without builds to make.
 
-Called again with the same folder it goes on, as ``--resume`` does.
+Called again with the same folder it goes on as ``--resume`` does. ``SECONDS`` is the deadline, from now.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ class Night(nightly.Night):
 def main() -> int:
     file, path, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     lab = inventory.load(file)
-    options = NightlyOptions(paths=(str(HERE / "testcases"),), inventory=file, is_remembered=False)
-    cases = planning.collect(options, "weekly")[:count]
+    deadline = time.time() + float(sys.argv[4]) if len(sys.argv) > 4 else None
+    options = NightlyOptions(paths=(str(HERE / "testcases"),), inventory=file, is_remembered=False, deadline=deadline)
+    every = len(cases := planning.collect(options, "weekly")) // count
+    cases = cases[::every][:count]  # of both kinds
     if (path / "run.json").exists():
         folder = RunFolder.open(path)
     else:

@@ -1,0 +1,112 @@
+"""The matrix of a night: builds x Xen's command lines x modes of dom0, read from a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from lab.builds.recipes import recipe
+from lab.errors import UsageError
+from lab.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.inventory import Lab
+
+PLAIN = "plain"  # the command line that adds nothing
+DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode: what it is on Xen's command line
+NEEDED = {"pv": "", "pvh": "pvh-dom0"}  # mode: the capability that all boards must declare
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One build as it is run: results stand under ``name``, a column of the report."""
+
+    name: str
+    build: str  # a recipe, by name or file
+    xen_options: str = ""  # beside the lab's, the board's and the recipe's own
+    needs: str = ""  # a capability that all boards must declare
+
+    def facts(self) -> dict[str, str]:
+        """What a run folder keeps of it; :meth:`of_facts` reads it back."""
+        facts = {"recipe": self.build} if self.build != self.name else {}
+        return facts | ({"xen options": self.xen_options} if self.xen_options else {})
+
+    @classmethod
+    def of_facts(cls, name: str, facts: Mapping[str, str]) -> Variant:
+        """A variant out of a run folder; a run without notes of it has plain builds."""
+        return cls(name, facts.get("recipe", name), facts.get("xen options", ""))
+
+
+def load(file: Path) -> tuple[Variant, ...]:
+    """The variants of a matrix file, in its order, each once.
+
+    :raises UsageError: the file is wrong; says file, line, key and what would be right.
+    """
+    tree = read_yaml(file)
+    data = validate(_MatrixFile, file, tree)
+    lines = {PLAIN: "", **data.command_lines}
+    found: dict[str, Variant] = {}
+    for number, row in enumerate(data.rows):
+        for index, word in enumerate(row.command_lines):
+            if word not in lines:
+                where = at(file, tree, ("rows", number, "command_lines", index))
+                there = f"there are: {', '.join(lines)}"
+                raise UsageError(f"{where}: no command line {word!r}{did_you_mean(word, list(lines))}; {there}")
+        for index, build in enumerate(row.builds):
+            try:
+                recipe(_located(build, file))
+            except UsageError as error:
+                raise UsageError(f"{at(file, tree, ('rows', number, 'builds', index))}: {error}") from None
+        for build, line, mode in itertools.product(row.builds, row.command_lines, row.dom0):
+            words = [Path(build).stem if build.endswith(".yaml") else build]
+            words += [line] if line != PLAIN else []
+            words += [f"{mode}-dom0"] if mode != "pv" else []
+            options = " ".join(filter(None, (lines[line], DOM0_MODES[mode])))
+            variant = Variant("+".join(words), _located(build, file), options, NEEDED[mode])
+            other = found.setdefault(variant.name, variant)
+            if other != variant:
+                raise UsageError(f"{at(file, tree, ('rows', number))}: {variant.name} is two things: name them apart")
+    return tuple(found.values())
+
+
+def runnable(file: Path, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """The variants that all boards of ``lab`` can run, and why the others are left out.
+
+    :raises UsageError: the file is wrong, or nothing of it can run there.
+    """
+    wanted, notes = [], []
+    for variant in load(file):
+        unable = [board.name for board in lab.boards.values() if variant.needs not in ("", *board.capabilities)]
+        if unable:
+            notes.append(f"{variant.name} is left out: {', '.join(unable)} does not declare {variant.needs}")
+        else:
+            wanted.append(variant)
+    if not wanted:
+        raise UsageError(f"{file}: nothing of it can run here: {'; '.join(notes)}")
+    return wanted, notes
+
+
+def _located(build: str, file: Path) -> str:
+    """Names stay; the path of a recipe is relative to the matrix file."""
+    return str((file.parent / Path(build).expanduser()).resolve()) if build.endswith(".yaml") else build
+
+
+# What the file may hold.
+
+_Word = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Build = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+_Options = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+
+
+class _RowFile(Strict):
+    builds: Annotated[list[_Build], pydantic.Field(min_length=1)]
+    command_lines: Annotated[list[_Word], pydantic.Field(min_length=1)] = [PLAIN]
+    dom0: Annotated[list[Literal["pv", "pvh"]], pydantic.Field(min_length=1)] = ["pv"]
+
+
+class _MatrixFile(Strict):
+    rows: Annotated[list[_RowFile], pydantic.Field(min_length=1)]
+    command_lines: dict[_Word, _Options] = {}

@@ -1,0 +1,382 @@
+"""Hypervisor builds: package sources, recipes, the matrix; and trees that real make and gcc compile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import builds, paths
+from lab.builds import apt, elf, kconfig, matrix, recipes, tools
+from lab.builds.command import CommandError
+from lab.errors import UsageError
+
+FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
+
+# --- package sources ----------------------------------------------------------------------------------------
+
+DEB822 = """\
+Types: deb deb-src
+URIs: http://mirror.invalid/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb deb-src
+URIs: http://tools.invalid
+Suites: nodistro
+Components: main
+"""
+ONE_LINE = """\
+deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/debian bookworm main contrib
+deb http://mirror.invalid/debian bookworm-security main
+deb http://tools.invalid cloud-bookworm main
+"""
+
+
+def test_another_release_is_asked_at_the_same_mirrors() -> None:
+    moved = apt.of_suite(DEB822, "bookworm", "trixie")
+    assert "Suites: trixie trixie-updates\n" in moved
+    assert "URIs: http://mirror.invalid/debian\n" in moved
+    assert "Signed-By:" in moved
+    assert "tools.invalid" not in moved
+
+
+def test_another_release_in_one_line_form() -> None:
+    assert apt.of_suite(ONE_LINE, "bookworm", "trixie").splitlines() == [
+        "deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/debian trixie main contrib",
+        "deb http://mirror.invalid/debian trixie-security main",
+    ]
+
+
+# --- recipes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_can_be_read(name: str) -> None:
+    found = builds.recipe(name)
+    assert found.description
+    kconfig.wishes(found.fragments)
+
+
+def _recipe(tmp_path: Path, text: str) -> recipes.Recipe:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    return builds.recipe(str(file))
+
+
+BINARY = "source:\n  debian_binary: {package: xen-hypervisor-4.20-amd64, suite: trixie}\n"
+
+
+def test_tools_may_be_packages_of_the_suite_of_the_hypervisor(tmp_path: Path) -> None:
+    found = _recipe(tmp_path, f"{BINARY}tools: [xen-utils-4.20]\n")
+    assert found.tools == ("xen-utils-4.20",)
+    assert found.suite == "trixie"
+
+
+def test_tools_may_be_package_files_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.deb").touch()
+    assert _recipe(tmp_path, f"{BINARY}tools: [mine.deb]\n").tools == (str(tmp_path / "mine.deb"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tools: sources", "mine.yaml:3: tools: must be debian, source, or a list of Debian packages"),
+        ("tools: []", "mine.yaml:3: tools: must be debian, source, or a list of Debian packages"),
+        ("tools: source", "mine.yaml:3: tools: only a build from source can have its tools from there"),
+        ("tools: [not-there.deb]", "mine.yaml:3: tools.0: package 'not-there.deb' is not there"),
+        ("fragments: [debug]", "mine.yaml:3: fragments: only a build from source can have fragments"),
+        ("tool: source", "mine.yaml:3: tool: unknown key (did you mean tools?)"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=".") as caught:
+        _recipe(tmp_path, f"{BINARY}{text}\n")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tools_have_their_place_by_the_hypervisors_version() -> None:
+    assert tools.place("4.20.4+63-g7abfd2bce2-0+deb13u1") == "usr/lib/xen-4.20"
+
+
+# --- the matrix ---------------------------------------------------------------------------------------------
+
+
+def _matrix(tmp_path: Path, text: str) -> tuple[matrix.Variant, ...]:
+    file = tmp_path / "night.yaml"
+    file.write_text(text, encoding="utf-8")
+    return matrix.load(file)
+
+
+def test_a_row_of_the_matrix_is_every_build_with_every_line_and_mode(tmp_path: Path) -> None:
+    text = """\
+command_lines: {credit: sched=credit}
+rows:
+  - {builds: [debian, release]}
+  - {builds: [debian, release], command_lines: [plain, credit], dom0: [pv, pvh]}
+"""
+    found = _matrix(tmp_path, text)
+    assert [variant.name for variant in found] == [
+        "debian",
+        "release",
+        "debian+pvh-dom0",
+        "debian+credit",
+        "debian+credit+pvh-dom0",
+        "release+pvh-dom0",
+        "release+credit",
+        "release+credit+pvh-dom0",
+    ]
+    last = found[-1]
+    assert (last.build, last.xen_options, last.needs) == ("release", "sched=credit dom0=pvh", "pvh-dom0")
+
+
+def test_a_recipe_file_in_the_matrix_is_looked_for_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(BINARY, encoding="utf-8")
+    (found,) = _matrix(tmp_path, "rows: [{builds: [mine.yaml]}]\n")
+    assert (found.name, found.build) == ("mine", str(tmp_path / "mine.yaml"))
+
+
+def test_a_variant_survives_the_run_folder(tmp_path: Path) -> None:
+    variant = matrix.Variant("debian+credit", "debian", "sched=credit")
+    assert matrix.Variant.of_facts(variant.name, variant.facts()) == variant
+    assert matrix.Variant.of_facts("debian", {}) == matrix.Variant("debian", "debian")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rows:\n  - builds: [debain]\n", "night.yaml:2: rows.0.builds.0: there is no build 'debain' (did you mean"),
+        (
+            "rows:\n  - builds: [debian]\n    command_lines: [credit]\n",
+            "night.yaml:3: rows.0.command_lines.0: no command",
+        ),
+        ("rows:\n  - builds: [debian]\n    dom0: [hvm]\n", "night.yaml:3: rows.0.dom0.0: "),
+        ("rows:\n  - build: debian\n", "night.yaml:2: rows.0.build: unknown key (did you mean builds?)"),
+        ("rows: []\n", "night.yaml:1: rows: "),
+    ],
+)
+def test_what_is_wrong_in_a_matrix_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        _matrix(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_a_bad_matrix_ends_the_command_before_anything_is_set_up(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("rows:\n  - builds: [debian]\n    line: [credit]\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli", "nightly", "--matrix", str(file)],
+        env=paths.environment() | {"XDG_STATE_HOME": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (f"xenlab: {file}:3: rows.0.line: unknown key; known here: builds, command_lines, dom0\n")
+    assert not (tmp_path / "state" / "xenlab" / "runs").exists()
+
+
+def test_the_shipped_matrices_can_be_read() -> None:
+    for file in (paths.CHECKOUT / "firmware" / "matrices").glob("*.yaml"):
+        assert len({variant.name for variant in matrix.load(file)}) > 1
+
+
+# --- compiled ------------------------------------------------------------------------------------------------
+
+# A tree of Xen's shape, small: what is tried is how it is compiled and kept, with make, gcc and git as they are.
+MAKEFILE = """\
+all: xen.gz
+%.o: %.c .config
+\tgcc -c -o $@ $<
+\t@echo $@ >> $(HOME)/compiled
+xen-syms: main.o other.o
+\tgcc -nostdlib -static -Wl,--build-id=sha1 -Wl,-e,main -o $@ $^
+xen.gz: xen-syms
+\tgzip -n < $< > $@
+defconfig:
+\t@echo $@ >> $(HOME)/compiled
+\techo '# CONFIG_DEBUG is not set' > .config
+olddefconfig:
+\tgrep -q CONFIG_DEBUG=y .config && echo CONFIG_DEBUG=y > .config || true
+xenversion:
+\t@echo 4.99.0
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one commit; caches and $HOME are the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    repository = tmp_path / "xen.git"
+    (repository / "xen").mkdir(parents=True)
+    for name, text in {
+        "Makefile": MAKEFILE,
+        "main.c": "int other(void); int main(void) { return other(); }\n",
+        "other.c": "int other(void) { return 1; }\n",
+    }.items():
+        (repository / "xen" / name).write_text(text, encoding="utf-8")
+    (repository / ".gitignore").write_text("*.o\nxen-syms\nxen.gz\n.config\n", encoding="utf-8")
+    _git(repository, "init", "-q")
+    _commit(repository)
+    return repository
+
+
+def _git(repository: Path, *words: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", "-C", str(repository), *identity, *words], check=True, capture_output=True, timeout=30)
+
+
+def _commit(repository: Path) -> None:
+    _git(repository, "add", "-A")
+    _git(repository, "commit", "-q", "-m", "a change")
+
+
+def _own(tree: Path, *more: str) -> str:
+    file = tree.parent / "own.yaml"
+    file.write_text("\n".join(["source:", "  git: {path: xen.git}", "fragments: [debug]", *more]), encoding="utf-8")
+    # The tiny tree knows CONFIG_DEBUG alone; the shipped fragment asks for EXPERT too.
+    return str(file)
+
+
+@pytest.fixture
+def fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "kconfig"
+    folder.mkdir()
+    (folder / "debug.config").write_text("CONFIG_DEBUG=y\n", encoding="utf-8")
+    (folder / "more.config").write_text("CONFIG_MORE=y\n", encoding="utf-8")
+    return folder
+
+
+def _make(tree: Path, fragments: Path, *more: str) -> builds.Build:
+    return builds.make(recipes.recipe(_own(tree, *more), fragments=fragments))
+
+
+def _compiled(tree: Path) -> list[str]:
+    """What make did since the last call."""
+    file = tree.parent / "compiled"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    file.unlink(missing_ok=True)
+    return sorted(text.split())
+
+
+def test_a_build_is_made_once(tree: Path, fragments: Path) -> None:
+    first = _make(tree, fragments)
+    assert _compiled(tree) == ["defconfig", "main.o", "other.o"]
+    assert (first.version, first.build_id) == ("4.99.0", elf.build_id(first.xen))
+    assert len(first.build_id) == 40
+    assert first.config and first.config.read_text(encoding="utf-8") == "CONFIG_DEBUG=y\n"
+    again = _make(tree, fragments)
+    assert (again.key, again.seconds) == (first.key, first.seconds)
+    assert _compiled(tree) == []
+
+
+def test_the_next_revision_compiles_what_differs_and_configures_nothing(tree: Path, fragments: Path) -> None:
+    first = _make(tree, fragments)
+    _compiled(tree)
+    (tree / "xen" / "other.c").write_text("int other(void) { return 2; }\n", encoding="utf-8")
+    _commit(tree)
+    second = _make(tree, fragments)
+    assert _compiled(tree) == ["other.o"]
+    assert second.key != first.key
+    assert second.build_id != first.build_id
+
+
+def test_a_damaged_build_is_made_anew(tree: Path, fragments: Path) -> None:
+    first = _make(tree, fragments)
+    with open(first.xen, "ab") as file:
+        file.write(b"x")
+    again = _make(tree, fragments)
+    assert elf.build_id(again.xen) == first.build_id
+    assert again.sha256 == first.sha256
+
+
+def test_what_does_not_compile_leaves_no_build_and_says_why(tree: Path, fragments: Path) -> None:
+    (tree / "xen" / "other.c").write_text("int other(void) { return missing; }\n", encoding="utf-8")
+    _commit(tree)
+    with pytest.raises(CommandError, match="other.c:1:26: error: .missing. undeclared") as caught:
+        _make(tree, fragments)
+    log_file = Path(str(caught.value).rpartition("log: ")[2])
+    assert "missing" in log_file.read_text(encoding="utf-8")
+    kept = [entry for entry in (paths.cache() / "builds").iterdir() if entry.is_dir()]
+    assert kept == []
+
+
+def test_a_setting_that_is_not_offered_is_an_error(tree: Path, fragments: Path) -> None:
+    file = Path(_own(tree))
+    file.write_text(file.read_text(encoding="utf-8").replace("[debug]", "[debug, more]"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"more\.config:1: asked for CONFIG_MORE=y, resolved to n"):
+        builds.make(recipes.recipe(str(file), fragments=fragments))
+
+
+MAKE_ONE = """\
+import sys
+from pathlib import Path
+from lab import builds
+from lab.builds import recipes
+print(builds.make(recipes.recipe(sys.argv[1], fragments=Path(sys.argv[2]))).build_id)
+"""
+
+
+def _start(tree: Path, fragments: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", MAKE_ONE, _own(tree), str(fragments)],
+        env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_makers_at_once_make_it_once(tree: Path, fragments: Path) -> None:
+    makers = [_start(tree, fragments) for _ in range(2)]
+    said = {maker.communicate(timeout=60)[0] for maker in makers}
+    assert len(said) == 1 and "" not in said
+    assert _compiled(tree) == ["defconfig", "main.o", "other.o"]
+
+
+def test_a_maker_that_is_killed_leaves_nothing_half_made(tree: Path, fragments: Path) -> None:
+    makefile = (tree / "xen" / "Makefile").read_text(encoding="utf-8")
+    slow = makefile.replace("gcc -c -o $@ $<", "[ -e $(HOME)/hurry ] || sleep 30; gcc -c -o $@ $<")
+    (tree / "xen" / "Makefile").write_text(slow, encoding="utf-8")
+    _commit(tree)
+    maker = _start(tree, fragments)
+    deadline = time.monotonic() + 30
+    while not list((paths.cache() / "trees").glob("*/.xenlab-busy")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    maker.kill()
+    maker.communicate(timeout=30)
+    assert not [entry for entry in (paths.cache() / "builds").iterdir() if (entry / "build.json").exists()]
+    (tree.parent / "hurry").touch()
+    assert _make(tree, fragments).build_id
+
+
+def test_several_builds_are_made_and_one_that_fails_keeps_none_back(tree: Path, tmp_path: Path) -> None:
+    (tree / "xen" / "Makefile").write_text(MAKEFILE.replace("CONFIG_DEBUG", "CONFIG_EXPERT"), encoding="utf-8")
+    _commit(tree)
+    _git(tree, "tag", "good")
+    (tree / "xen" / "other.c").write_text("int other(void) { return missing; }\n", encoding="utf-8")
+    _commit(tree)
+    for name, revision in (("first", "good"), ("bad", "HEAD"), ("second", "good~1")):
+        recipe = f"source:\n  git: {{path: xen.git, revision: {revision}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(recipe, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli", "build", "first.yaml", "bad.yaml", "second.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(paths.CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"first", "second"}
+    assert "build bad: compiling: make ended with status 2" in done.stderr
+    assert "build first: compiling" in done.stderr

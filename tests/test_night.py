@@ -1,0 +1,193 @@
+"""A night on shared boards: planned over all of them, stopped between cases, gone on with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
+
+from lab import daytime, nightly, paths, planning, queueing
+from lab.errors import UsageError
+from lab.inventory import Lab
+from lab.planning import Case
+from lab.record import Verdict
+from lab.runs import RunFolder
+from lab.virtual import simulated
+from lab.wait import wait_until
+
+NIGHT = Path(__file__).parent / "soak" / "night.py"
+
+
+class Night:
+    """A night's process on the shared boards; its cases need nothing but the boards' BMCs."""
+
+    def __init__(self, shared: Shared, run: Path, cases: int, seconds: float | None = None) -> None:
+        self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
+        words = [str(shared.file), str(run), str(cases), *([str(seconds)] if seconds else [])]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(NIGHT), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=paths.environment(),
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def has_results(self, count: int) -> None:
+        def are_there() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return self.run.exists() and len(list(RunFolder(self.run).results())) >= count
+
+        wait_until(are_there, 90, f"{count} results")
+
+    def ends(self, status: int, timeout: float = 120.0) -> RunFolder:
+        assert self.process.wait(timeout) == status, self.log.read_text()
+        return RunFolder.open(self.run)
+
+
+@pytest.fixture
+def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
+    """Begin a night, or go on with it: how many cases, and seconds to the deadline."""
+    started: list[Night] = []
+
+    def begin(cases: int, seconds: float | None = None) -> Night:
+        started.append(Night(shared, tmp_path / "run", cases, seconds))
+        return started[-1]
+
+    yield begin
+    for night in started:
+        night.kill()
+
+
+def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
+    night = start(4)
+    case_lines = wait_until(lambda: nightly.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
+    assert "test_soak.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
+    shown = shared.xenlab("status")
+    assert f"soak, one, two: {night.run}" in shown and "to go" in shown
+    assert "/nightly" in shared.xenlab("who")
+    folder = night.ends(0)
+    final = folder.final_results()
+    assert {result.verdict for result in final} == {Verdict.PASS} and len(final) == 8
+    of_pairs = {result.boards for result in final if "test_pair" in result.case}
+    assert of_pairs == {("sim1", "sim2"), ("sim3", "sim4")}
+    assert "no run is going on" in shared.xenlab("status", status=3)
+    wait_until(lambda: not shared.ledger.leases(), 30, "boards given back")
+
+
+def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Night]) -> None:
+    folder = start(200, seconds=30.0).ends(3)
+    first = list(folder.results())
+    assert first and folder.missing(), "something ran, and something did not"
+    assert all(result.verdict is Verdict.PASS for result in first), "no case was cut off"
+    assert f"{len(folder.missing())} did not run" in folder.header().notes[-1]
+    again = start(200)
+    again.has_results(len(first) + 1)
+    assert list(folder.results())[: len(first)] == first
+    again.kill()
+    twice = Counter((result.case, result.build) for result in folder.results()).most_common(1)
+    assert twice[0][1] == 1, "what has a result is not run again"
+
+
+def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Callable[..., Night]) -> None:
+    night = start(6)
+    night.has_results(1)
+    person = shared.ask("sim1", user="carol")
+    shared.held(person, timeout=60)
+    shared.ledger.end(person, "is done")
+    folder = night.ends(0)
+    assert {result.verdict for result in folder.final_results()} == {Verdict.PASS} and not folder.missing()
+    assert any("stopped: desk/carol waits for it" in note for note in folder.header().notes)
+
+
+def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., Night]) -> None:
+    shared.ledger.quarantine("sim3", "smells of smoke")
+    shared.bmcs["sim1"].stop()
+    try:
+        folder = start(2).ends(3, timeout=200)
+    finally:
+        shared.bmcs["sim1"].start()
+    notes = "\n".join(folder.header().notes)
+    assert "sim3 is quarantined: smells of smoke: not used" in notes
+    assert "sim1 is quarantined: power:" in notes, "it was looked at before use"
+    assert "1 cases with one did not run: boards that they need are in quarantine" in notes
+    final = folder.final_results()
+    assert {result.boards for result in final} <= {("sim2",), ("sim4",)}
+    assert {result.verdict for result in final} == {Verdict.PASS} and len(final) == 2
+
+
+# -- planning ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Lab:
+    return simulated.lab(tmp_path / "five.yaml", 5)
+
+
+def plan(lab: Lab, cases: list[Case], **seconds: float) -> dict[str, list[list[tuple[str, ...]]]]:
+    units = queueing.units(lab, frozenset(lab.boards))
+    planned = planning.plan(cases, units, "b", seconds)
+    return {
+        "+".join(board.name for board in unit): [[(*share.boards, *share.cases) for share in turn] for turn in turns]
+        for unit, turns in planned.items()
+    }
+
+
+def case(name: str, boards: int = 1, *needs: str, area: str = "x", attempt: int = 1) -> Case:
+    return Case(name, area, boards, needs, attempt)
+
+
+def test_cases_of_pairs_go_over_all_pairs_and_single_ones_rather_elsewhere(five: Lab) -> None:
+    cases = [case("p1", 2), case("p2", 2), case("s1"), case("s2")]
+    assert plan(five, cases, p1=50, p2=50, s1=20, s2=20) == {
+        "sim1+sim2": [[("sim1",), ("sim2",)], [("sim1", "sim2", "p1")]],
+        "sim3+sim4": [[("sim3",), ("sim4",)], [("sim3", "sim4", "p2")]],
+        "sim5": [[("sim5", "s1", "s2")]],
+    }
+
+
+def test_longest_first_and_only_where_it_can_run(five: Lab) -> None:
+    assert "migration-pair" not in five.boards["sim5"].capabilities
+    planned = plan(five, [case("short"), case("long"), case("able", 1, "migration-pair")], short=1, long=90, able=50)
+    assert planned == {"sim1+sim2": [[("sim1", "long"), ("sim2", "able")]], "sim3+sim4": [[("sim3", "short")]]}
+
+
+def test_boards_of_a_pair_work_alone_first_and_again_for_another_attempt(five: Lab) -> None:
+    cases = [case("a"), case("b", area="boot"), case("c", attempt=2), case("p", 2)]
+    units = queueing.units(five, frozenset({"sim1", "sim2"}))
+    ((_, turns),) = planning.plan(cases, units, "b", {"a": 1.0, "b": 1.0, "c": 1.0, "p": 1.0}).items()
+    assert [[(share.boards, share.cases, share.attempt) for share in turn] for turn in turns] == [
+        [(("sim1",), ("a",), 1), (("sim2",), ("b",), 1)],
+        [(("sim1",), ("c",), 2)],
+        [(("sim1", "sim2"), ("p",), 1)],
+    ]
+
+
+def test_what_nobody_can_run_is_said_by_the_first_board(five: Lab) -> None:
+    units = queueing.units(five, frozenset({"sim5"}))
+    ((unit, [[share]]),) = planning.plan([case("p", 2), case("s", 1, "sriov")], units, "b", {}).items()
+    assert [board.name for board in unit] == ["sim5"] and share.cases == ("p", "s")
+
+
+@pytest.mark.parametrize(
+    ("text", "then"), [("07:00", "2026-11-25 07:00"), ("23:59", "2026-11-24 23:59"), ("7:05", "2026-11-25 07:05")]
+)
+def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
+    now = time.mktime(time.strptime("2026-11-24 22:00", "%Y-%m-%d %H:%M"))
+    assert daytime.next_time(text, now) == time.mktime(time.strptime(then, "%Y-%m-%d %H:%M"))
+
+
+@pytest.mark.parametrize("text", ["24:00", "7", "07:60", "noon"])
+def test_no_time_of_day(text: str) -> None:
+    with pytest.raises(UsageError, match="want HH:MM"):
+        daytime.next_time(text, 0.0)

@@ -1,0 +1,108 @@
+"""The proof that a build runs, from what a board said; the board's words are those of a run with Xen 4.20."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from lab import builds, inventory, paths, provision
+from lab.builds import Recipe
+
+BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
+FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload
+SAID = """\
+release                : 6.1.0-56-amd64
+xen_version            : 4.20.5-pre
+xen_commandline        : {options}
+build_id               : 576c0736b3e38388c5afe9aaccc43a18d514e88e
+dom0_cmdline : root=LABEL=xenlab-root console=hvc0 mitigations=off {words} xenlab.entry=under-test
+deployed : {digest}
+entry_kernel : 6.1.0-56-amd64
+tools : /usr/lib/xenlab/tools/36b09379e51f5363
+tools_xl : {xl}
+tools_xenstored : {xenstored}
+"""
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> provision.Wanted:
+    for name in ("xen.gz", "tools/bin/xl", "tools/bin/xenstored", "payload"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    recipe = Recipe("mine", builds.DebianBinary("xen-hypervisor-4.20-amd64", "", "trixie"))
+    build = builds.Build(
+        name="mine",
+        key="36b09379e51f5363",
+        directory=tmp_path,
+        xen=tmp_path / "xen.gz",
+        symbols=None,
+        build_id="576c0736b3e38388c5afe9aaccc43a18d514e88e",
+        version="4.20.4+63-g7abfd2bce2-0+deb13u1",
+        config=None,
+        log=tmp_path / "build.log",
+        seconds=1.0,
+        recipe=recipe,
+        source="",
+        sha256=hashlib.sha256(b"xen.gz").hexdigest(),
+        tools=tmp_path / "tools",
+    )
+    return provision.Wanted(build, "sched=credit", {"payload": tmp_path / "payload"})
+
+
+def _said(wanted: provision.Wanted) -> str:
+    sums = wanted.checksums()
+    own = "usr/lib/xenlab/tools/36b09379e51f5363/bin"
+    text = SAID.format(
+        options=wanted.command_line(BOARD),
+        words=wanted.dom0_words(BOARD),
+        digest=wanted.digest(BOARD),
+        xl=sums[f"{own}/xl"],
+        xenstored=sums[f"{own}/xenstored"],
+    )
+    return text + "".join(f"/{name} : {checksum}\n" for name, checksum in sums.items())
+
+
+def test_a_board_that_is_as_wanted(wanted: provision.Wanted) -> None:
+    proof = provision.prove(lambda _: _said(wanted), BOARD, wanted)
+    assert proof.mismatches == ()
+    assert proof.as_evidence().title == "virt1: as wanted"
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (("build_id               : 576c", "build_id               : 1111"), "build id of the running Xen is 1111"),
+        (("sched=credit", "sched=credit2"), "Xen's command line is com1="),
+        (("release                : 6.1.0-56", "release                : 6.1.0-55"), "dom0's kernel is 6.1.0-55-amd64"),
+        (("tools_xl : ", "tools_xl : 0"), "the xl for the running Xen, is 0"),
+        (("tools_xenstored : ", "tools_xenstored : 0"), "the running xenstored is 0"),
+        (
+            ("/var/lib/xenlab/guests/payload : ", "x : "),
+            f"1 of {FILES} files are not what was copied, /var/lib/xenlab/guests",
+        ),
+        (("deployed : ", "deployed : 0"), "what was deployed is 0"),
+    ],
+)
+def test_what_is_not_as_wanted_is_named(wanted: provision.Wanted, change: tuple[str, str], wrong: str) -> None:
+    proof = provision.prove(lambda _: _said(wanted).replace(*change), BOARD, wanted)
+    assert len(proof.mismatches) == 1
+    assert wrong in proof.mismatches[0]
+
+
+def test_the_known_good_entry_is_no_proof_of_anything(wanted: provision.Wanted) -> None:
+    said = _said(wanted).replace("xenlab.entry=under-test", "")
+    assert provision.prove(lambda _: said, BOARD, wanted).mismatches == (
+        "the known-good entry runs, not the one under test",
+    )
+
+
+def test_tools_come_in_by_the_kernels_command_line(wanted: provision.Wanted) -> None:
+    assert wanted.dom0_words(BOARD) == (
+        "mitigations=off init=/usr/lib/xenlab/tools-init "
+        "xenlab_tools=/usr/lib/xen-4.20:/usr/lib/xenlab/tools/36b09379e51f5363"
+    )
+    assert wanted.checksums()["usr/lib/xenlab/tools/36b09379e51f5363/bin/xl"] == (
+        hashlib.sha256(b"tools/bin/xl").hexdigest()
+    )
