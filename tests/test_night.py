@@ -72,7 +72,7 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
     case_lines = wait_until(lambda: nightly.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
-    assert "test_soak.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
+    assert "test_leases.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
     shown = shared.xenlab("status")
     assert f"soak, one, two: {night.run}" in shown and "to go" in shown
     assert "/nightly" in shared.xenlab("who")
