@@ -303,7 +303,7 @@ def check(
     if quick:
         findings = health.look(spec)
     else:
-        with session.acquire(lab, [board], services.directory(lab), kind="person") as held:
+        with session.acquire(lab, [board], services.directory(lab), kind="check") as held:
             findings = health.examine(held.board(board))
     typer.echo("\n".join(map(str, findings)))
     is_good = health.conclude(ledger, board, findings, is_whole=not quick)

@@ -10,7 +10,7 @@ from lab import health
 from lab.booking import Ledger
 from lab.health import Finding
 
-SOAK = Path(__file__).parent / "soak" / "testcases" / "soak" / "test_soak.py"
+SOAK = Path(__file__).parent / "soak" / "testcases" / "soak" / "test_leases.py"
 
 
 def test_a_good_board_is_good_but_a_quick_look_lifts_no_quarantine(shared: Shared) -> None:

@@ -144,7 +144,7 @@ class Reaper:
 
     def _is_refused(self, lease: Lease, chosen: tuple[str, ...]) -> bool:
         """A board in quarantine is for people who ask for it by name, to find out what ails it."""
-        if lease.request.kind == "person":
+        if lease.request.kind in ("person", "check"):
             return False
         for name, state in self.ledger.boards(chosen).items():
             if state.quarantine:
