@@ -131,10 +131,15 @@ class Host:
         return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
-        """Press Xen's debug keys and give back what they wrote to its console ring."""
-        self.xl("dmesg", "-c")
+        """Press Xen's debug keys and give back what they wrote to its console ring.
+
+        The ring is not emptied for it: what boot printed there is what capabilities are probed from. Each key is
+        answered by a line ``'Q' pressed -> ...`` (xen/common/keyhandler.c handle_keypress).
+        """
         self.xl("debug-keys", keys)
-        return str(self.xl("dmesg").stdout)
+        said = str(self.xl("dmesg").stdout)
+        start = said.rfind(f"'{keys[0]}' pressed")
+        return said[max(0, said.rfind("\n", 0, max(start, 0))) :]
 
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
         """The first line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
