@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.xen import poke
+from lab.xen.host import added
 from lab.xen.pci import DmaDevice
 from lab.xen.sleep import Night
 
@@ -80,3 +81,18 @@ def test_a_fault_is_known_by_device_and_address(line: str) -> None:
     assert re.search(device.fault_at(0x2000), line)
     assert not re.search(device.fault_at(0x200), line)
     assert not re.search(DmaDevice(None, "0000:00:04.0").fault_at(0x2000), line)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ("", "boot\nQ: d0\n", "boot\nQ: d0\n"),
+        ("boot\n", "boot\nQ: d0\n", "Q: d0\n"),
+        ("boot\nQ: d0\n", "boot\nQ: d0\nQ: d0\n", "Q: d0\n"),  # the same answer twice
+        ("boot\nQ: d0\n", "t\nQ: d0\nQ: d1\n", "Q: d1\n"),  # the ring was full
+        ("boot\n", "boot\n", ""),
+        ("boot\n", "all is new\n", "all is new\n"),
+    ],
+)
+def test_what_a_console_ring_was_given_is_told_from_what_it_had(before: str, after: str, new: str) -> None:
+    assert added(before, after) == new

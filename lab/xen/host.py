@@ -133,13 +133,11 @@ class Host:
     def debug_keys(self, keys: str) -> str:
         """Press Xen's debug keys and give back what they wrote to its console ring.
 
-        The ring is not emptied for it: what boot printed there is what capabilities are probed from. Each key is
-        answered by a line ``'Q' pressed -> ...`` (xen/common/keyhandler.c handle_keypress).
+        The ring is not emptied for it: what boot printed there is what capabilities are probed from.
         """
+        before = str(self.xl("dmesg").stdout)
         self.xl("debug-keys", keys)
-        said = str(self.xl("dmesg").stdout)
-        start = said.rfind(f"'{keys[0]}' pressed")
-        return said[max(0, said.rfind("\n", 0, max(start, 0))) :]
+        return added(before, str(self.xl("dmesg").stdout))
 
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
         """The first line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
@@ -254,3 +252,9 @@ class Host:
         if not found:
             raise BenchError(f"{self.name}: no network port has the MAC {mac}")
         return found[0]
+
+
+def added(before: str, after: str) -> str:
+    """What a ring of text was given between two readings: it loses as much at its beginning once it is full."""
+    kept = next((start for start in range(len(before)) if after.startswith(before[start:])), len(before))
+    return after[len(before) - kept :]
