@@ -180,8 +180,7 @@ def lab_fault(
     value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Have the BMC of a virtual board misbehave."""
-    from lab import inventory as inventories
+    """Have the BMC of a virtual board misbehave; not of one that somebody else holds."""
     from lab.grid import services
     from lab.virtual import boards as machines
     from lab.virtual import faults
@@ -191,7 +190,7 @@ def lab_fault(
             typer.echo(f"{name:<16} {known.text} ({known.value:g})")
         return
     request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
-    lab = inventories.load(inventory)
+    lab = desk.unless_held(inventory, board)
     machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
 
 

@@ -375,6 +375,22 @@ def _held(ledger: Ledger, board: str) -> Lease:
     raise UsageError(f"{board} is {has}, not by you ({booking.caller()}): xenlab reserve {board}")
 
 
+def unless_held(inventory: Path, board: str) -> Lab:
+    """The lab, for what a board's holder alone may do to it, or anybody if it has none.
+
+    :raises UsageError: somebody else holds it, or there is no such board.
+    """
+    from lab import booking
+
+    lab, ledger = _open(inventory)
+    lease = ledger.lease_of(_spec(lab, board).name)
+    if lease and lease.holder != booking.caller():
+        raise UsageError(
+            f"{board} is held by {lease.holder} until {_clock(lease.until)}, not by you ({booking.caller()})"
+        )
+    return lab
+
+
 def _mine(ledger: Ledger, number: int | None) -> Lease:
     """The caller's lease: of this number, of the environment, or the only one."""
     from lab import booking

@@ -433,13 +433,15 @@ def _conclude(bench: Bench, running: Running) -> None:
             leaks += after.leaks
         running.evidence[:0] = rig.take_evidence()
     build = bench.config.getoption("--build")
+    guest_crash = _guest_crash(running, slices)
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
         leaks=tuple(leaks),
-        guest_crash=_guest_crash(running, slices),
-        crashed_before=any(
+        guest_crash=guest_crash,
+        crashed_before=bool(guest_crash)
+        and any(
             one.case == item.nodeid and one.build == build and one.rule == NESTED_GUEST_CRASH
             for one in bench.folder.results()
         ),

@@ -276,6 +276,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "{protocol: redfish, tls: unverified, ca_file: bmc.pem, host: 203.0.113.2,",
         f"29: {RIGHT}.xenlab.bmc: ca_file says what to verify by, and tls: unverified says not to",
     ),
+    "pinned to nothing": (
+        "{host: 203.0.113.2,",
+        "{protocol: redfish, tls: pinned, host: 203.0.113.2,",
+        f"29: {RIGHT}.xenlab.bmc: tls: pinned needs ca_file",
+    ),
     "SOL of a BMC that has none": (
         "              host: 203.0.113.1\n",
         "              protocol: redfish\n              host: 203.0.113.1\n",
