@@ -64,7 +64,7 @@ asyncio.run(main())
         "list_s_200": 0.5,
         "plan_s_200": 10.0,
         "recorders_cores_200": 1.0,
-        "memory_mib_200": 12000.0,
+        "memory_mib_200": 8000.0,
     },
 )
 def scale() -> Mapping[str, float]:

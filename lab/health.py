@@ -23,7 +23,7 @@ from lab.xen.host import Host
 
 CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
-ROOM_MIB = 256  # what a build, its symbols and the payloads need on the board's disk
+ROOM_MIB = 100  # what a build, its symbols and the payloads need on the board's disk
 ECHO_TIMEOUT = 10.0
 
 
@@ -127,6 +127,7 @@ def _echo(board: Board) -> str:
     mark = board.console.mark()
     board.console.send(f"{word}\r".encode())
     board.console.wait_for(word, ECHO_TIMEOUT, since=mark)
+    board.console.send(b"\r")  # a login prompt took it for a name, and waits for a password
     return "both ways"
 
 

@@ -57,11 +57,11 @@ def test_a_holder_runs_cases_on_what_they_hold(shared: Shared) -> None:
 def test_a_check_that_is_not_whole_lifts_nothing_and_a_bad_one_says_why(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.quarantine("a", "old")
-    good, bad = Finding("power", True, "on"), Finding("disk", False, "7 MiB free, and a build needs 256")
+    good, bad = Finding("power", True, "on"), Finding("disk", False, "7 MiB free, and a build needs 100")
     assert health.conclude(ledger, "a", [good], is_whole=False)
     assert ledger.board("a").quarantine == "old"
     assert health.conclude(ledger, "a", [good], is_whole=True)
     assert ledger.board("a").health == "checked"
     assert not health.conclude(ledger, "a", [good, bad], is_whole=True)
-    assert ledger.board("a").quarantine == "disk: 7 MiB free, and a build needs 256"
+    assert ledger.board("a").quarantine == "disk: 7 MiB free, and a build needs 100"
     assert "ok  power: on\nBAD disk" in ledger.board("a").evidence
