@@ -180,8 +180,7 @@ def lab_fault(
     value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Have the BMC of a virtual board misbehave."""
-    from lab import inventory as inventories
+    """Have the BMC of a virtual board misbehave; not of one that somebody else holds."""
     from lab.grid import services
     from lab.virtual import boards as machines
     from lab.virtual import faults
@@ -191,7 +190,7 @@ def lab_fault(
             typer.echo(f"{name:<16} {known.text} ({known.value:g})")
         return
     request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
-    lab = inventories.load(inventory)
+    lab = desk.unless_held(inventory, board)
     machines.ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
 
 
@@ -433,17 +432,6 @@ def clean(
 
     for line in runs.prune(dry_run=dry_run):
         typer.echo(line)
-
-
-@app.command()
-def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """List the boards and what they can do."""
-    from lab import inventory as inventories
-
-    for board in inventories.load(inventory).boards.values():
-        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
-        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
-            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
 
 @app.command()

@@ -31,8 +31,8 @@ class BmcSpec:
     port: int = 623
     interface: str = "lanplus"  # ipmi
     cipher: int = 17  # ipmi; ipmi_sim 2.0.33 only knows 3
-    tls: Literal["verified", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
-    ca_file: str = ""  # redfish: PEM that the BMC's certificate is, or is signed by; empty: the system's authorities
+    tls: Literal["verified", "pinned", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
+    ca_file: str = ""  # redfish: PEM that the BMC's certificate is signed by, or is if pinned; empty: the system's
     system: str = ""  # redfish: which of the systems behind this BMC; empty: there is one
 
 
@@ -272,7 +272,7 @@ class _BmcFile(Strict):
     port: _Port | None = None
     interface: Literal["lanplus", "lan"] = "lanplus"
     cipher: int = pydantic.Field(default=17, ge=0, le=17)
-    tls: Literal["verified", "unverified", "off"] = "verified"
+    tls: Literal["verified", "pinned", "unverified", "off"] = "verified"
     ca_file: _Line = ""
     system: _Line = ""
     credential: _Name | None = None
@@ -287,7 +287,9 @@ class _BmcFile(Strict):
                 raise ValueError(f"{', '.join(strange)} is for a BMC, and with protocol none there is none")
         elif lacking := [key for key in ("host", "credential") if not getattr(self, key)]:
             raise ValueError(f"protocol {self.protocol} needs {' and '.join(lacking)}")
-        if self.ca_file and self.tls != "verified":
+        if self.tls == "pinned" and not self.ca_file:
+            raise ValueError("tls: pinned needs ca_file: the certificate that the BMC must have")
+        if self.ca_file and self.tls not in ("verified", "pinned"):
             raise ValueError(f"ca_file says what to verify by, and tls: {self.tls} says not to")
         return self
 

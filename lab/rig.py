@@ -304,7 +304,7 @@ def take(
 PROBED = frozenset(
     (
         "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake "
-        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh"
+        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh bmc-sleep-state"
     ).split()
 )
 

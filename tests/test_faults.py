@@ -12,15 +12,18 @@ from consoles import Recording
 from ipmi_sim import free_port
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
-from lab import cli
+from lab import cli, inventory
 from lab.bmc import Bmc, ipmi
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
+from lab.booking import Ledger, Request
 from lab.console.recorder import RecorderConfig
 from lab.credentials import Credential
 from lab.errors import BmcUnreachable, PowerTimeout, UsageError
+from lab.grid import services
 from lab.inventory import ConsoleSpec
+from lab.options import VIRTUAL_LAB
 from lab.virtual import faults
 from lab.wait import wait_until
 
@@ -205,3 +208,17 @@ def test_command_says_what_is_wrong(
     with pytest.raises(SystemExit) as ended:
         cli.main(["lab", "fault", *words])
     assert ended.value.code == status and said in capsys.readouterr().err
+
+
+def test_bmc_of_a_board_that_somebody_holds_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    ledger = Ledger(services.directory(inventory.load(VIRTUAL_LAB)))
+    assert ledger.grant(ledger.ask(Request("person", "desk/alice", 600.0, ("virt1",))), {"virt1": None})
+    for caller, said in (("bob", "virt1 is held by desk/alice until "), ("alice", "daemon does not answer")):
+        monkeypatch.setenv("LG_HOSTNAME", "desk")
+        monkeypatch.setenv("LG_USERNAME", caller)
+        with pytest.raises(SystemExit):
+            cli.main(["lab", "fault", "virt1", "silent"])
+        assert said in capsys.readouterr().err

@@ -92,9 +92,11 @@ def test_the_virtual_lab_is_virtual_and_the_rack_is_not() -> None:
     assert not inventory.load(RACK).is_virtual
 
 
-def test_the_rack_shows_each_kind_of_console_that_steel_has() -> None:
+def test_the_rack_shows_each_kind_of_console_and_power_that_steel_has() -> None:
     boards = inventory.load(RACK).boards.values()
-    assert {board.console.via for board in boards} == {"sol", "rfc2217", "device"}
+    assert {board.console.via for board in boards} == {"sol", "tcp", "rfc2217", "device"}
+    assert {board.bmc.protocol for board in boards} == {"ipmi", "redfish", "none"}
+    assert any(board.pdu for board in boards)
 
 
 def test_both_shipped_labs_can_be_up_on_one_machine() -> None:
@@ -274,6 +276,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "{protocol: redfish, tls: unverified, ca_file: bmc.pem, host: 203.0.113.2,",
         f"29: {RIGHT}.xenlab.bmc: ca_file says what to verify by, and tls: unverified says not to",
     ),
+    "pinned to nothing": (
+        "{host: 203.0.113.2,",
+        "{protocol: redfish, tls: pinned, host: 203.0.113.2,",
+        f"29: {RIGHT}.xenlab.bmc: tls: pinned needs ca_file",
+    ),
     "SOL of a BMC that has none": (
         "              host: 203.0.113.1\n",
         "              protocol: redfish\n              host: 203.0.113.1\n",
@@ -389,9 +396,12 @@ def load(path: Path) -> Any:
 def test_a_place_offers_what_its_board_has(lab: inventory.Lab) -> None:
     for board in lab.boards.values():
         offered = services.exported(board)
-        assert tuple(offered) == ("IPMIPort", "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState")
-        assert offered["IPMIPort"]["host"] == board.bmc.host
-        assert offered["IPMIPort"]["credential"] == board.bmc.credential
+        power = {"ipmi": ["IPMIPort"], "redfish": ["RedfishPort"], "none": []}[board.bmc.protocol]
+        power += ["NetworkPowerPort"] if board.pdu else []
+        assert list(offered) == [*power, "NetworkSerialPort", "ConsoleRecorder", "NetworkService", "SleepState"]
+        for port in set(power) - {"NetworkPowerPort"}:
+            assert offered[port]["host"] == board.bmc.host
+            assert offered[port]["credential"] == board.bmc.credential
         assert offered["NetworkSerialPort"]["port"] == board.console.serve_port
         assert offered["NetworkSerialPort"]["protocol"] == "raw"
         assert offered["NetworkService"]["address"] == board.ssh_host
@@ -400,7 +410,7 @@ def test_a_place_offers_what_its_board_has(lab: inventory.Lab) -> None:
 
 
 def test_a_virtual_board_is_offered_as_one_of_steel() -> None:
-    (virtual, *_), (steel, *_) = (list(inventory.load(path).boards.values()) for path in SHIPPED)
+    virtual, steel = inventory.load(VIRTUAL).boards["virt1"], inventory.load(RACK).boards["pair-a"]
     shapes = [{cls: sorted(values) for cls, values in services.exported(board).items()} for board in (virtual, steel)]
     assert shapes[0] == shapes[1]
 
@@ -470,7 +480,7 @@ def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypat
     from lab import credentials
 
     secret = "hunter2-in-clear"
-    for name in {board.bmc.credential for board in lab.boards.values()}:
+    for name in {board.bmc.credential for board in lab.boards.values()} - {""}:
         monkeypatch.setenv("XENLAB_CREDENTIAL_" + name.upper().replace("-", "_"), f"someone:{secret}")
         assert credentials.lookup(name).password == secret
     services.write_files(lab, tmp_path)
@@ -508,7 +518,7 @@ def test_ansible_reads_the_same_boards(lab: inventory.Lab, tmp_path: Path) -> No
         assert variables["ansible_host"] == board.ssh_host
         assert variables.get("ansible_port", 22) == board.ssh_port
         assert variables["ansible_user"] == board.ssh_user
-        assert variables["xenlab"]["bmc"]["credential"] == board.bmc.credential
+        assert variables["xenlab"]["bmc"].get("credential", "") == board.bmc.credential
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ipmi_sim import free_port
@@ -102,7 +103,10 @@ def test_override_for_once_is_used_up_by_a_boot_and_a_continuous_one_is_not(boar
         found.set_boot_device("pxe", once=once)
         found.cycle()
         assert found.boot_device() == left
-    assert "order=n" in (board.folder / "qemu.log").read_text()
+    boots = (board.folder / "qemu.log").read_text().splitlines()
+    assert ["bootindex=1" in line for line in boots if line.startswith("--- ")] == [True, True], (
+        "by network, both times"
+    )
 
 
 def test_unknown_boot_device_is_the_callers_mistake(board: VirtualBoard) -> None:
@@ -122,6 +126,20 @@ def test_info_and_clock(board: VirtualBoard) -> None:
     info = bmc_of(board).info()
     assert info["RedfishVersion"] == "1.5.0" and info["FirmwareVersion"] == "1.00"
     assert abs(bmc_of(board).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
+
+
+def test_small_service_lacks_what_it_does_not_name(
+    make_board: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither managers nor chassis: power works all the same."""
+    (tmp_path / "emulator.conf").write_text('SUSHY_EMULATOR_FEATURE_SET = "minimum"\n')
+    monkeypatch.setenv("SUSHY_EMULATOR_CONFIG", str(tmp_path / "emulator.conf"))
+    found = bmc_of(make_board("redfish"))
+    found.power_on()
+    assert found.is_powered() and found.sensors() == {}
+    assert "FirmwareVersion" not in found.info() and found.info()["RedfishVersion"] == "1.5.0"
+    with pytest.raises(MissingCapability, match="bmc-clock"):
+        found.clock()
 
 
 # Sessions
@@ -187,6 +205,23 @@ def test_certificate_is_verified_by_the_file_that_is_named(make_board: Make) -> 
     other.mkdir()
     spec = replace(board.spec.bmc, ca_file=str(tls.make(other, "another")))
     with pytest.raises(BmcRefused, match="its certificate is not trusted"):
+        RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
+
+
+def test_pinned_certificate_is_taken_whatever_is_in_it_and_no_other_is(make_board: Make) -> None:
+    """By a name that is not in the certificate, as those of BMCs seldom have theirs."""
+    board = make_board("redfish", tls="verified")
+    own = replace(board.spec.bmc, host="localhost", ca_file=str(tls.pair(board.folder)[0]))
+    with pytest.raises(BmcRefused, match="its certificate is not trusted"):
+        RedfishBmc("mini", own, Credential("admin", PASSWORD), QUICK).is_powered()
+    assert not RedfishBmc("mini", replace(own, tls="pinned"), Credential("admin", PASSWORD), QUICK).is_powered()
+    other = board.folder / "other"
+    other.mkdir()
+    spec = replace(own, tls="pinned", ca_file=str(tls.make(other, "another")))
+    with pytest.raises(BmcRefused, match=r"has another certificate than bmc\.ca_file"):
+        RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
+    spec = replace(spec, ca_file=str(tls.pair(board.folder)[1]))
+    with pytest.raises(UsageError, match=r"bmc\.ca_file .*bmc-key\.pem: no certificate \(PEM\)"):
         RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
 
 

@@ -20,7 +20,7 @@ from ipmi_sim import free_port
 
 from lab import bmc
 from lab.bmc import Bmc
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
 from lab.paths import CHECKOUT
 from lab.virtual import chassis, tls
 from lab.virtual.spec import DaemonConfig, write_config
@@ -40,8 +40,10 @@ class VirtualBoard:
         self.spec = BoardSpec(
             name="mini",
             ssh_host="127.0.0.1",
+            ssh_port=free_port(),
             bmc=replace(spec, **options),
             console=ConsoleSpec("sol", free_port(), free_port()),
+            nics={"management": NicSpec("management", "52:54:00:00:01:00")},
             virtual=VirtualSpec(memory_mib=64, serial_port=free_port(), accelerator="tcg"),
         )
         if protocol == "redfish":

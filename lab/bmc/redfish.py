@@ -6,16 +6,19 @@ sessions, and a worker that was killed would leave its own behind.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import ssl
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sushy
+from requests.adapters import HTTPAdapter
 from sushy import auth, exceptions
 from sushy.connector import Connector
 from urllib3.exceptions import InsecureRequestWarning
@@ -45,6 +48,21 @@ _BOOT_SOURCES = {
     "bios": sushy.BootSource.BIOS_SETUP,
 }
 _DISABLED = sushy.BootSourceOverrideEnabled.DISABLED
+
+
+class _Pinned(HTTPAdapter):
+    """Connections to whoever has this certificate, whatever name and dates are in it: BMCs sign their own, badly."""
+
+    def __init__(self, certificate: Path) -> None:
+        try:
+            encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"bmc.ca_file {certificate}: no certificate (PEM): {error}") from None
+        self._fingerprint = hashlib.sha256(encoded).hexdigest()
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **options)
 
 
 class RedfishBmc:
@@ -147,7 +165,7 @@ class RedfishBmc:
 
     def clock(self) -> datetime:
         """The BMC's time. :raises MissingCapability: it does not tell."""
-        said = self._ask("clock", lambda system: [manager.datetime for manager in system.managers])
+        said = self._ask("clock", lambda system: [manager.datetime for manager in _parts(system, "managers")])
         for text in filter(None, said):
             found = datetime.fromisoformat(text)
             return found if found.tzinfo else found.replace(tzinfo=UTC)
@@ -166,7 +184,7 @@ class RedfishBmc:
             found[key] = "no reading" if reading is None else f"{reading} {unit}{remark}"
 
         def read(system: Any) -> None:
-            for chassis in system.chassis:
+            for chassis in _parts(system, "chassis"):
                 try:
                     thermal = chassis.thermal
                 except (exceptions.MissingAttributeError, exceptions.ResourceNotFoundError):
@@ -190,7 +208,7 @@ class RedfishBmc:
         def read(system: Any) -> dict[str, object]:
             found = {"RedfishVersion": self._root.redfish_version, "Product": self._root.product}
             found |= {name: system.json.get(name) for name in ("Manufacturer", "Model", "BiosVersion", "UUID")}
-            for manager in system.managers:
+            for manager in _parts(system, "managers"):
                 found |= {"Manager": manager.model or manager.name, "FirmwareVersion": manager.firmware_version}
                 console = manager.serial_console
                 if console and console.service_enabled:
@@ -251,10 +269,12 @@ class RedfishBmc:
         except exceptions.ConnectionError as error:
             self._system = None
             said = str(error)
-            if "CERTIFICATE_VERIFY_FAILED" in said or "doesn't match" in said:
+            if "ingerprints did not match" in said:
+                raise BmcRefused(f"{self.board}: BMC {self._url}: has another certificate than bmc.ca_file") from None
+            if "CERTIFICATE_VERIFY_FAILED" in said:
                 raise BmcRefused(
                     f"{self.board}: BMC {self._url}: its certificate is not trusted: name the one it is signed by in "
-                    "bmc.ca_file, or say bmc.tls: unverified"
+                    "bmc.ca_file, or its own with bmc.tls: pinned"
                 ) from None
             raise BmcUnreachable(f"{self.board}: BMC {self._url}: {what}: no answer: {_reason(said)}") from None
         except exceptions.AccessError as error:
@@ -274,13 +294,15 @@ class RedfishBmc:
         spec = self._spec
         connector = Connector(
             self._url,
-            verify=spec.ca_file or spec.tls != "unverified",
+            verify=spec.tls == "verified" and (spec.ca_file or True),
             response_callback=self._record,
             server_side_retries=_TRIES,
             server_side_retries_delay=_TRY_AGAIN,
             default_request_timeout=_READ_TIMEOUT,
             connect_timeout=_CONNECT_TIMEOUT,
         )
+        if spec.tls == "pinned":
+            connector._session.mount("https://", _Pinned(Path(spec.ca_file)))
         connector._session.trust_env = False  # neither a proxy nor a .netrc of the user's is for BMCs
         login = auth.BasicAuth(self._credential.user, self._credential.password)
         self._root = sushy.Sushy(self._url, connector=connector, auth=login)
@@ -304,6 +326,15 @@ class RedfishBmc:
         self._history.append(
             Exchange(time.time() - seconds, argv, response.status_code, switching.printable(response.content), seconds)
         )
+
+
+def _parts(system: Any, name: str) -> Iterable[Any]:
+    """The system's ``managers`` or ``chassis``: small services name none."""
+    try:
+        found: Iterable[Any] = getattr(system, name)
+    except exceptions.MissingAttributeError:
+        return ()
+    return found
 
 
 def _reason(said: str) -> str:

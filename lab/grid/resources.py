@@ -28,7 +28,7 @@ class RedfishPort(Resource):
 
     host: Any = attr.ib(validator=attr.validators.instance_of(str))
     port: Any = attr.ib(default=443, converter=int)
-    tls: Any = attr.ib(default="verified", validator=attr.validators.in_(("verified", "unverified", "off")))
+    tls: Any = attr.ib(default="verified", validator=attr.validators.instance_of(str))
     ca_file: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
     system: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
     credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))

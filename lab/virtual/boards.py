@@ -130,7 +130,7 @@ def _certify(home: Path, board: BoardSpec) -> None:
     if board.bmc.tls == "off":
         return
     certificate = tls.make(home, board.name)
-    if board.bmc.tls == "verified":
+    if board.bmc.tls in ("verified", "pinned"):
         if not board.bmc.ca_file:
             raise UsageError(f"{board.name}: a virtual board's bmc.tls verified needs bmc.ca_file: where to put it")
         shutil.copyfile(certificate, board.bmc.ca_file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from conftest import CommandLine
-from lab import paths
+from lab import credentials, paths
 
 
 def redfish_inventory(folder: Path, shipped: Path) -> Path:
@@ -44,3 +44,6 @@ def test_board_with_a_redfish_bmc_boots_and_comes_back_from_soft_off(xenlab: Com
     assert run.results()["test_s5_and_power_on"]["verdict"] == "PASS", run.explain()
     (facts,) = json.loads((run.folder / "run.json").read_text())["boards"].values()
     assert facts["bmc"] == "redfish"
+    password = credentials.load(xenlab.state / "xenlab" / "lab" / "credentials.yaml")["redfish-bmc"].password.encode()
+    files = [file for folder in (run.folder, xenlab.state) for file in folder.rglob("*") if file.is_file()]
+    assert [file.name for file in files if password in file.read_bytes()] == ["credentials.yaml"]
