@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from lab import machine
 from lab.errors import BenchError, UsageError
 
-Kind = Literal["person", "run", "nightly"]  # for a while; for one process; for a night's run
+Kind = Literal["person", "run", "check", "nightly"]  # for a while; for one process, or its health check; for a night
 State = Literal["waiting", "held", "ending", "ended"]
 
 BUSY_TIMEOUT = 30.0  # seconds to wait for another writer

@@ -435,17 +435,6 @@ def clean(
 
 
 @app.command()
-def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """List the boards and what they can do."""
-    from lab import inventory as inventories
-
-    for board in inventories.load(inventory).boards.values():
-        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}")
-        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
-            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
-
-
-@app.command()
 def cases(
     write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
 ) -> None:

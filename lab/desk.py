@@ -142,6 +142,18 @@ def who(
 
 
 @app.command()
+def boards(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """List the boards, what they can do, and what ails them."""
+    lab, ledger = _open(inventory)
+    states = ledger.boards(lab.boards)
+    for board in lab.boards.values():
+        ill = f"  ({states[board.name].health})" if states[board.name].quarantine else ""
+        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}{ill}")
+        for name, shape in (board.virtual.shapes if board.virtual else {}).items():
+            typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
+
+
+@app.command()
 def status(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Show what the run that goes on in the lab is doing. Exit status 3: none is."""
     from lab import inventory as inventories
@@ -291,7 +303,7 @@ def check(
     if quick:
         findings = health.look(spec)
     else:
-        with session.acquire(lab, [board], services.directory(lab), kind="person") as held:
+        with session.acquire(lab, [board], services.directory(lab), kind="check") as held:
             findings = health.examine(held.board(board))
     typer.echo("\n".join(map(str, findings)))
     is_good = health.conclude(ledger, board, findings, is_whole=not quick)

@@ -36,7 +36,7 @@ from lab.errors import (
     UsageError,
 )
 from lab.grid import services
-from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult
+from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
 from lab.rig import Rig, Seat, take
 from lab.runs import RunFolder
@@ -268,7 +268,7 @@ class Bench:
         if self._session is None:
             return
         said = f"{result.case} with {result.build}: {result.reason}"
-        is_bench = result.rule == "bench" and not isinstance(outcome, NotProved)
+        is_bench = result.rule in ("bench", TRANSIENT) and not isinstance(outcome, NotProved)
         named = [name for name in result.boards if result.reason.startswith(f"{name}:")]
         for name in result.boards:
             is_its = is_bench and name in (named or result.boards)
@@ -433,13 +433,15 @@ def _conclude(bench: Bench, running: Running) -> None:
             leaks += after.leaks
         running.evidence[:0] = rig.take_evidence()
     build = bench.config.getoption("--build")
+    guest_crash = _guest_crash(running, slices)
     observation = verdicts.Observation(
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
         leaks=tuple(leaks),
-        guest_crash=_guest_crash(running, slices),
-        crashed_before=any(
+        guest_crash=guest_crash,
+        crashed_before=bool(guest_crash)
+        and any(
             one.case == item.nodeid and one.build == build and one.rule == NESTED_GUEST_CRASH
             for one in bench.folder.results()
         ),

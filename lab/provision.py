@@ -282,13 +282,16 @@ def _play(arguments: dict[str, Any]) -> tuple[str, dict[str, tuple[str, ...]]]:
     In a process of its own: ansible-runner forks for a terminal, and in a process with gRPC's threads the child
     of a fork was seen to die before it became Ansible.
     """
+    environment = paths.environment()
+    beside_python = str(Path(sys.executable).parent)  # ansible-playbook, also when no shell has set the way to it
+    environment["PATH"] = f"{beside_python}{os.pathsep}{environment.get('PATH', os.defpath)}"
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "lab.provision"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=paths.environment(),
+        env=environment,
     )
     try:
         said, _ = process.communicate(json.dumps(arguments), timeout=DEPLOY_TIMEOUT + 60)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +71,7 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
         night.kill()
 
 
+@pytest.mark.timeout(400)
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
     case_lines = wait_until(lambda: nightly.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
@@ -85,6 +88,7 @@ def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Ca
     wait_until(lambda: not shared.ledger.leases(), 30, "boards given back")
 
 
+@pytest.mark.timeout(400)
 def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Night]) -> None:
     folder = start(200, seconds=30.0).ends(3)
     first = list(folder.results())
@@ -99,6 +103,7 @@ def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Ni
     assert twice[0][1] == 1, "what has a result is not run again"
 
 
+@pytest.mark.timeout(400)
 def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(6)
     night.has_results(1)
@@ -110,6 +115,7 @@ def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Call
     assert any("stopped: desk/carol waits for it" in note for note in folder.header().notes)
 
 
+@pytest.mark.timeout(400)
 def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., Night]) -> None:
     shared.ledger.quarantine("sim3", "smells of smoke")
     shared.bmcs["sim1"].stop()
@@ -191,3 +197,26 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 def test_no_time_of_day(text: str) -> None:
     with pytest.raises(UsageError, match="want HH:MM"):
         daytime.next_time(text, 0.0)
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("needs systemd-analyze")
+    (tmp_path / "xenlab").mkdir()
+    program = tmp_path / "xenlab" / "xenlab"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    units = []
+    for source in sorted((paths.CHECKOUT / "contrib" / "systemd").iterdir()):
+        units.append(tmp_path / source.name.replace("@", "@rack"))
+        units[-1].write_text(source.read_text())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", *map(str, units)],
+        env=os.environ | {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    about_ours = [line for line in (done.stdout + done.stderr).splitlines() if "xenlab" in line]
+    assert (done.returncode, about_ours) == (0, [])

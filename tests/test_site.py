@@ -304,7 +304,12 @@ def test_one_more_run_leaves_the_pages_of_others_alone(history: History, folders
     history.import_run(folders.write(result(PV32), key="bb").path)
     site.write(history, where)
     changed = {name for name, stamp in stamps(where).items() if before.get(name) != stamp}
-    assert changed == {"index.html", f"cases/{runs.slug(PV32)}.html", "runs/run2/index.html", "runs/run2/0.html"}
+    assert changed == {
+        "index.html",
+        f"cases/{runs.slug(PV32)}.html",
+        "runs/run2/index.html",
+        "runs/run2/good-guest32.html",
+    }
 
 
 def test_a_run_gone_on_with_is_shown_anew_and_one_that_went_is_gone(
@@ -324,6 +329,22 @@ def test_a_run_gone_on_with_is_shown_anew_and_one_that_went_is_gone(
     assert "FAIL" in look(where / "runs" / "run2" / "1.html").title()
     page = look(where / "cases" / f"{runs.slug(PV32)}.html")
     assert [mark.evaluate("e => e.tagName") for mark in page.locator(".strip .v").all()] == ["I", "A"]
+
+
+def test_many_runs_are_shared_out_and_give_the_same_pages(
+    history: History, folders: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(site.MANY):
+        history.import_run(folders.write(result(PV32), result(S3, Verdict.MISS), key=f"b{number}").path)
+    monkeypatch.setattr(site.time, "time", lambda: 0.0)  # on the first page
+    pages = []
+    for many in (site.MANY, site.MANY + 1):
+        monkeypatch.setattr(site, "MANY", many)
+        where = tmp_path / f"site{many}"
+        site.write(history, where)
+        pages.append({str(path.relative_to(where)): path.read_text() for path in where.rglob("*.html")})
+    assert len(pages[0]) == 1 + 2 + 3 * many - 3
+    assert pages[0] == pages[1]
 
 
 def test_a_folder_of_something_else_is_left_alone(history: History, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ class Soak:
         self.finished |= there
 
 
+@pytest.mark.timeout(0)  # all waiting in it is bounded
 def test_nothing_is_lost_or_doubled(
     shared: Shared, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:

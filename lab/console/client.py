@@ -40,6 +40,19 @@ class ConsoleLine:
     text: str
 
 
+def next_record(board: str, host: str, lines_port: int, *, timeout: float = 2.0) -> int:
+    """The number the next record will have, asked once.
+
+    :raises BenchError: the recorder does not answer now.
+    """
+    try:
+        with socket.create_connection((host, lines_port), timeout=timeout) as link, link.makefile("rb") as stream:
+            link.sendall(b'{"mark": true}\n')
+            return int(json.loads(stream.readline())["next"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BenchError(f"{board}: console: no recorder answers: {error}") from None
+
+
 class Console:
     """Follows a recorder in a thread of its own. All methods may be called from any thread."""
 

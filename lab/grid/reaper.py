@@ -20,7 +20,7 @@ from typing import Any
 
 from lab import inventory, queueing, runs
 from lab.booking import Lease, Ledger
-from lab.console.client import Console
+from lab.console.client import Console, next_record
 from lab.errors import BenchError, LabError
 from lab.grid.coordinator import Coordinator, CoordinatorLost, Refused
 from lab.grid.mains import power_of
@@ -106,17 +106,14 @@ class Reaper:
         since = self.ledger.mark_of(board)
         if since is None or board not in self._lab.boards:
             return
-        path = self._folder / "leases" / str(lease.id) / f"{board}.console.log"
+        path, spec = self._folder / "leases" / str(lease.id) / f"{board}.console.log", self._lab.boards[board].console
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._console(board) as console:
-                runs.write_lines(path, console.lines(since, console.mark()))
+            until = next_record(board, "127.0.0.1", spec.lines_port)  # quick to say that there is no recorder
+            with Console(board, "127.0.0.1", spec.serve_port, spec.lines_port) as console:
+                runs.write_lines(path, console.lines(since, until))
         except (BenchError, OSError) as error:
             self.ledger.note("console not cut", str(error), lease=lease.id, board=board)
-
-    def _console(self, board: str) -> Console:
-        spec = self._lab.boards[board].console
-        return Console(board, "127.0.0.1", spec.serve_port, spec.lines_port)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -147,7 +144,7 @@ class Reaper:
 
     def _is_refused(self, lease: Lease, chosen: tuple[str, ...]) -> bool:
         """A board in quarantine is for people who ask for it by name, to find out what ails it."""
-        if lease.request.kind == "person":
+        if lease.request.kind in ("person", "check"):
             return False
         for name, state in self.ledger.boards(chosen).items():
             if state.quarantine:
@@ -198,8 +195,7 @@ class Reaper:
 
     def _mark(self, board: str) -> int | None:
         try:
-            with self._console(board) as console:
-                return console.mark()
+            return next_record(board, "127.0.0.1", self._lab.boards[board].console.lines_port)
         except BenchError as error:
             self._tell(board, str(error))
             return None

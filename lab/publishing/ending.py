@@ -68,7 +68,9 @@ def _written(what: str, folder: RunFolder, write: Callable[[], object], say: Cal
     """Whether it could be written: a full disk costs the report, not the results that are there."""
     try:
         write()
-    except (OSError, LabError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | LabError):
+            log.exception("writing %s", what)
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
         say(f"{what} is not written: {said}: {folder.path}")
         return False

@@ -8,6 +8,7 @@ when the folder changed; the overview each time, a case's page when a run with i
     index.html                 what got worse with the newest build of each line; builds x areas
     runs/RUN/index.html        a run: case x board x build
     runs/RUN/N.html            the N-th result of its results.jsonl, with all evidence
+    runs/RUN/good-AREA.html    those that passed or were skipped, each at #rN: files cost more than what is in them
     cases/SLUG.html            a case over time
 """
 
@@ -254,7 +255,8 @@ class _Site:
         number = self._state.runs.get(file_name(entry.run), ("", 0))[1]
         if not 0 <= entry.ordinal < number:
             return ""
-        return f"{_run_page(entry.run).removesuffix(INDEX)}{entry.ordinal}.html"
+        page = _result_page(entry.ordinal, entry.verdict, entry.series.case)
+        return f"{_run_page(entry.run).removesuffix(INDEX)}{page}"
 
     # -- the overview ------------------------------------------------------------------------------------------
 
@@ -325,6 +327,13 @@ def _case_page(case: str) -> str:
     return f"cases/{slug(visible_line(case))}.html"
 
 
+def _result_page(number: int, verdict: Verdict, case: str) -> str:
+    """In the folder of its run."""
+    if verdict in (Verdict.PASS, Verdict.SKIP):
+        return f"good-{file_name(visible_line(html.area_of(case)))}.html#r{number}"
+    return f"{number}.html"
+
+
 def _run_page(run: str) -> str:
     return f"runs/{file_name(run)}/{INDEX}"
 
@@ -337,21 +346,18 @@ def _render_run(where: Path, run: Run) -> list[str]:
     folder = RunFolder.open(run.folder)
     header, everything = folder.header(), list(folder.results())
     (where / "runs" / file_name(run.name)).mkdir(exist_ok=True)
-    pages_of = {id(result): f"{number}.html" for number, result in enumerate(everything)}
+    pages_of = {id(one): _result_page(n, one.verdict, one.case) for n, one in enumerate(everything)}
     attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
     for result in everything:
         attempts[result.case, result.build].append(result)
-    for result in everything:
+    shared: dict[str, list[tuple[int, html.Shown]]] = defaultdict(list)
+    for number, result in enumerate(everything):
         others = tuple(one for one in attempts[result.case, result.build] if one is not result)
-        _render(
-            where,
-            "result",
-            f"{_run_page(run.name).removesuffix(INDEX)}{pages_of[id(result)]}",
-            root="../../",
-            run=run,
-            case=html.show(folder, result, others),
-            several=len(header.builds) > 1,
-        )
+        page = pages_of[id(result)].partition("#")[0]
+        shared[page].append((number, html.show(folder, result, others)))
+    for page, shown in shared.items():
+        file = f"{_run_page(run.name).removesuffix(INDEX)}{page}"
+        _render(where, "result", file, root="../../", run=run, shown=shown, several=len(header.builds) > 1)
     results = final(header, everything)
     columns = sorted({(one.build, one.boards) for one in results})
     cells = {(one.case, one.build, one.boards): one for one in results}

@@ -107,7 +107,8 @@ class Machine:
         await self._forget()
 
     async def reset(self) -> None:
-        if self.boot_device not in ("none", "default"):  # only a start takes a boot device
+        # Only a start takes a boot device, and QEMU leaves a machine that is reset in its sleep standing still.
+        if self._sleeping or self.boot_device not in ("none", "default"):
             await self.power_off()
             await self.power_on()
         else:

@@ -236,8 +236,8 @@ _PLACED: dict[str, tuple[str, ...]] = {
 # selection | guests | fault | places. A fault that needs no second board is tried on one, unless `2` asks for it: each
 # phase once over a real link, all else where boards work side by side.
 TABLE = """
-quick    | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
-quick    | pv64  | cut             | X86_PV_VCPU_BASIC
+full     | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
+full     | pv64  | cut             | X86_PV_VCPU_BASIC
 
 full   2 | pvh64 | cut             | PAGE_DATA READY REPORT
 full     | pvh64 | cut             | PAGE_DATA_last

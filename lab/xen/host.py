@@ -20,7 +20,8 @@ POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # wha
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
-PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim high-memory".split())
+BELOW_4_GIB_MIB = 4096
+PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -130,10 +131,15 @@ class Host:
         return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
-        """Press Xen's debug keys and give back what they wrote to its console ring."""
-        self.xl("dmesg", "-c")
+        """Press Xen's debug keys and give back what they wrote to its console ring.
+
+        The ring is not emptied for it: what boot printed there is what capabilities are probed from. Each key is
+        answered by a line ``'Q' pressed -> ...`` (xen/common/keyhandler.c handle_keypress).
+        """
         self.xl("debug-keys", keys)
-        return str(self.xl("dmesg").stdout)
+        said = str(self.xl("dmesg").stdout)
+        start = said.rfind(f"'{keys[0]}' pressed")
+        return said[max(0, said.rfind("\n", 0, max(start, 0))) :]
 
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
         """The first line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
@@ -205,6 +211,10 @@ class Host:
         found.add("pv32" if "xen-3.0-x86_32p" in kinds else "no-pv32")
         if "hvm-3.0-x86_32" in kinds:
             found.add("hvm32")
+        # A node's size is that of the addresses it spans, holes and all (xen/common/sysctl.c, numainfo).
+        nodes = str(self.xl("info", "-n").stdout).partition("numa_info")[2]
+        if sum(int(size) for size in re.findall(r"(?m)^\s*\d+:\s+(\d+)\s+\d+\s", nodes)) > BELOW_4_GIB_MIB:
+            found.add("high-memory")
         if int(info.get("nr_nodes", "1")) > 1:
             found.add("numa")
         if int(info.get("nr_cpus", "1")) > 1:
@@ -216,8 +226,6 @@ class Host:
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
             "command -v qemu-system-i386 >/dev/null && echo qemu; "
             "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
-            # What dom0 does not own of the machine's memory is "unusable" to its kernel.
-            "grep -qE '^ *[1-9a-f][0-9a-f]{8,}-.*: (System RAM|Unusable memory)' /proc/iomem && echo high-memory; "
             "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
             "&& echo dma-device; "
             "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "

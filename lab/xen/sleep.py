@@ -127,7 +127,7 @@ def suspend(
                 )
             return state == "S3"
 
-        wait_until(asleep, 5.0, f"{host.name}: asleep", interval=0.1)
+        wait_until(asleep, 10.0, f"{host.name}: asleep", interval=0.1)
         night.seen_asleep = True
     except BenchError as error:
         night.states.append(str(error))

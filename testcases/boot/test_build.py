@@ -15,8 +15,9 @@ def test_build_under_test_runs(host, build, evidence):
 
 
 def test_hypervisor_log_is_clean(host, evidence):
-    """Xen booted without a word of a crash, a failed assertion or a warning of its own."""
+    """Xen booted without a word of a crash, a failed assertion, undefined behaviour or a warning of its own."""
     log = host.xl("dmesg").stdout
-    bad = [line for line in log.splitlines() if any(word in line for word in ("Xen WARN", "Xen BUG", "Assertion '"))]
+    words = ("Xen WARN", "Xen BUG", "Assertion '", "UBSAN: ")
+    bad = [line for line in log.splitlines() if any(word in line for word in words)]
     evidence.add("xl dmesg", log, board=host.name)
     assert not bad, bad[0]

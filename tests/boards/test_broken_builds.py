@@ -22,7 +22,7 @@ fragments: [debug, pv32, shadow, perf-counters]
 patches: [{PATCH}]
 xen_options: xenlab_break="""
 BUILDS = {  # name: (recipe, rule of the verdict, what the record must have)
-    "bug": (f"{BREAKABLE}bug\n", "console-crash", "Xen BUG at setup.c"),  # before most of start_xen
+    "bug": (f"{BREAKABLE}bug\n", "console-crash", "Xen BUG at arch/x86/setup.c"),  # before most of start_xen
     "mute": (
         f"{BREAKABLE}mute\n",
         "product",
