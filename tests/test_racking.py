@@ -23,7 +23,10 @@ from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F4
 
 from lab import cli, inventory, probe
 from lab.bmc import ipmi
+from lab.booking import Ledger
+from lab.grid import services
 from lab.grid.ssh import CommandResult
+from lab.options import VIRTUAL_LAB
 
 # What a server with Debian and no Xen answers to probe.SCRIPT, shortened.
 SERVER = """\
@@ -172,12 +175,24 @@ def test_name_that_is_taken_is_refused_and_ports_are_free_ones(
     shipped = Path(inventory.__file__).parents[1] / "inventory" / "rack-example.yaml"
     status, _, errors = run(*words, "--name", "numa1", "--inventory", str(shipped), capsys=capsys)
     assert status == 2 and "has a board numa1 already: --name gives this one another" in errors
-    status, entry, errors = run(*words, "--name", "desk1", "--inventory", str(shipped), capsys=capsys)
+    status, entry, errors = run(*words, "--name", "desk7", "--inventory", str(shipped), capsys=capsys)
     assert status == 0, errors
     taken = {board.console.serve_port for board in inventory.load(shipped).boards.values()}
     assert loaded(tmp_path, entry).console.serve_port == max(taken) + 10
 
 
-def test_accept_refuses_a_board_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_accept_refuses_a_board_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     status, _, errors = run("board", "accept", "virt9", capsys=capsys)
     assert status == 2 and "no board virt9" in errors
+
+
+def test_accept_does_not_begin_with_a_board_that_is_sick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    Ledger(services.directory(inventory.load(VIRTUAL_LAB))).quarantine("virt1", "power on failed")
+    status, _, errors = run("board", "accept", "virt1", capsys=capsys)
+    assert status == 3 and "virt1 is in quarantine (power on failed): `xenlab board check virt1` comes first" in errors
