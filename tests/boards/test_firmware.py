@@ -13,6 +13,8 @@ from conftest import CommandLine, Finished
 from lab import inventory, paths
 from lab.netboot import ENTRY_IDS
 
+pytestmark = pytest.mark.slow  # not part of CI
+
 INVENTORY = paths.CHECKOUT / "inventory"
 
 

@@ -20,6 +20,8 @@ from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.wait import wait_until
 
+pytestmark = pytest.mark.slow  # not part of CI
+
 BIG_MIB = 48  # some seconds of copying under emulation
 SECOND_RUN = """\
 import sys
@@ -124,7 +126,6 @@ def test_second_run_for_a_board_is_refused_with_the_holders_name(lab_up: Command
     assert done.stderr.startswith(f"{board.name}: acquired by ")
 
 
-@pytest.mark.slow
 def test_network_gone_while_copying(lab: Lab, board: Board, big: Path, tmp_path: Path) -> None:
     mac = board.spec.nics["management"].mac
     nic = board.run(f"grep -l {mac} /sys/class/net/*/address").stdout.split("/")[4]
@@ -137,7 +138,6 @@ def test_network_gone_while_copying(lab: Lab, board: Board, big: Path, tmp_path:
     assert "var/lib/xenlab/guests/big" in deploy(lab, board, tmp_path, {"big": big})
 
 
-@pytest.mark.slow
 def test_runner_that_is_killed(lab: Lab, board: Board, big: Path, tmp_path: Path) -> None:
     """Nothing of it goes on at the board when the next run comes."""
     board.run("rm -f /var/lib/xenlab/guests/big")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from conftest import CommandLine
 from lab import credentials, paths
+
+pytestmark = pytest.mark.slow  # not part of CI
 
 
 def redfish_inventory(folder: Path, shipped: Path) -> Path:

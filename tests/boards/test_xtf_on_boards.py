@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import xtf_tree
 
 from conftest import CommandLine
 from lab import paths
 from lab.xen.payloads import build_payloads
+
+pytestmark = pytest.mark.slow  # not part of CI
 
 VERDICTS = {
     "functional-pv64-good~one": ("PASS", "passed"),
