@@ -25,7 +25,15 @@ COMMANDS = "uptime; timeout 5 xl list; ip -br addr; ps -e | grep -c sshd; dmesg 
 COMMAND_LIMIT = 20.0
 NO_ANSWER = "no answer"
 PROMPT = "xenlab-rescue# "
-KEYS = b"drqme"  # registers of each CPU, run queues, domains, memory, event channels: xen/common/keyhandler.c
+# Registers of each CPU, run queues, domains, memory, event channels: each key, and what its handler says first
+# (xen/common: keyhandler.c, sched/cpupool.c, page_alloc.c, event_channel.c).
+KEYS = {
+    b"d": "'d' pressed",
+    b"r": "NOW=",
+    b"q": "'q' pressed",
+    b"m": "Physical memory information",
+    b"e": "'e' pressed",
+}
 KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
@@ -91,10 +99,10 @@ def _ask_xen(serial: Any, credential: str) -> str:
     serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
-    for key in KEYS:
-        serial.write(bytes([key]))
+    for key, first in KEYS.items():
+        serial.write(key)
         try:
-            _, before, _, after = serial.expect(rf"\n\(XEN\) [^\n]*'{key:c}' pressed", timeout=KEYS_LIMIT)
+            _, before, _, after = serial.expect(rf"\n\(XEN\) [^\n]*{first}", timeout=KEYS_LIMIT)
             said += before + after
         except pexpect.TIMEOUT:
             break
@@ -127,4 +135,4 @@ def nmi(board: Any) -> str:
 
 
 def _text(raw: bytes) -> str:
-    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-6000:] or "nothing"
+    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-12000:] or "nothing"
