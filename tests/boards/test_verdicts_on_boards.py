@@ -49,6 +49,7 @@ def test_broken_cases(lab_up: CommandLine, tmp_path: Path) -> None:
     assert results["test_works_again_afterwards"]["verdict"] == "PASS", run.explain()
 
 
+@pytest.mark.slow
 def test_sleeps_that_fail(lab_up: CommandLine, tmp_path: Path) -> None:
     """Three ways to fail, told apart; and the board is there again after each."""
     run = lab_up.nightly(tmp_path / "run", SLEEPLESS)
