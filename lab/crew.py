@@ -24,7 +24,7 @@ from lab.wait import wait_until
 LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
 KEEP_INTERVAL = 60.0
 PATIENCE = 60.0  # seconds for boards that nobody is seen to hold: what the last holder left is switched off first
-HOPE = 600.0  # seconds for a first board, when no deadline says how long
+HOPE = 60.0  # seconds for a first board where no deadline says how long: somebody sits and waits for an answer
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may come to their end
 
