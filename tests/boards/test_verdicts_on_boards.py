@@ -104,9 +104,11 @@ def test_board_that_is_somebody_elses_is_never_green(
         monkeypatch.setitem(lab_up.environment, "LG_USERNAME", "somebody")
         return lab_up(*words, code=code, timeout=60).returncode
 
+    def is_acquired(name: str) -> bool:
+        return client("-p", name, "acquire") == 0
+
     for name in ("virt1", "virt2"):
-        acquired = partial(client, "-p", name, "acquire")
-        wait_until(lambda: acquired() == 0, 60.0, f"{name}: free, after the run that had it")
+        wait_until(partial(is_acquired, name), 60.0, f"{name}: free, after the run that had it")
     try:
         run = lab_up.nightly(tmp_path / "run", "testcases/boot")
     finally:
