@@ -131,7 +131,9 @@ def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(xenlab.environment, "XENLAB_CREDENTIAL_VIRTUAL_BMC", "admin:secret")
     run = xenlab.nightly(tmp_path / "run", "--inventory", str(inventory), "testcases/boot")
     said = notes(run)
-    assert "BMC" in said and "there is no board to work on" in said, said
+    for name in ("virt1", "virt2"):
+        assert re.search(rf"^{name} is quarantined: power: {name}: BMC .*: no answer", said, re.MULTILINE), said
+    assert "no board was to be had for the 2 cases" in said, said
 
 
 @pytest.mark.slow
