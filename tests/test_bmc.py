@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_lines import command_lines
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
@@ -287,19 +288,7 @@ def test_password_shows_nowhere(
     caplog.set_level(logging.DEBUG)
     bmc = bmc_of(simulator)
     chassis.set(answers_after=0.3)
-    running, seen = threading.Event(), set[bytes]()
-
-    def watch() -> None:
-        while not running.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(path.read_bytes())
-                except OSError:
-                    continue
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with command_lines() as seen:
         bmc.is_powered()
         bmc.power_on()
         texts = []
@@ -310,9 +299,6 @@ def test_password_shows_nowhere(
         with pytest.raises(BmcRefused) as refused:
             IpmiBmc("virt1", replace(simulator.spec, cipher=17), bmc._credential, QUICK).is_powered()
         texts.append(repr(refused.value))
-    finally:
-        running.set()
-        watcher.join()
     commands = [line for line in seen if b"ipmitool\0" in line]
     assert commands and not [line for line in seen if simulator.password.encode() in line]
     out = capfd.readouterr()

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import command_lines
 from ipmi_sim import free_port
 from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab.wait import wait_until
-
-
-@contextmanager
-def command_lines() -> Iterator[set[bytes]]:
-    """Those of all processes that were seen during the body; any user of the machine can read them."""
-    seen, over = set[bytes](), threading.Event()
-
-    def watch() -> None:
-        while not over.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(path.read_bytes())
-                except OSError:
-                    continue
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        watcher.join()
 
 
 @pytest.mark.parametrize("protocol", ["ipmi", "redfish"])
