@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import re
+import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -123,7 +126,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
     mutants = [mutant for of_area in chosen for mutant in of_area]
     lab = inventory.load(inventory_file)
-    known = {case.nodeid for case in planning.collect(NightlyOptions(), "weekly")}
+    known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
         if mutant.case not in known:
             near = did_you_mean(mutant.case, sorted(known))
@@ -136,14 +139,13 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     interrupted = False
     if left:
         with _lab_up(lab):
-            for mutant in left:
-                found = _try(mutant, inventory_file)
-                if found is None:
-                    interrupted = True
-                    break
-                judged[mutant.label] = found
-                ledger.append(found)
-                say(f"----- {found.label}: {found.outcome} in {found.seconds:.0f} s: {found.reason}")
+            try:
+                for found in _tried(left, lab, inventory_file, known):
+                    judged[found.label] = found
+                    ledger.append(found)
+                    say(f"{found.label}: {found.outcome} in {found.seconds:.0f} s: {found.reason}")
+            except KeyboardInterrupt:
+                interrupted = True
     outcomes = [judged[mutant.label].outcome if mutant.label in judged else "not judged" for mutant in mutants]
     for line in _table(mutants, judged, known):
         say(line)
@@ -153,13 +155,13 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     return 1 if "missed" in outcomes else 3 if "not judged" in outcomes else 0
 
 
-def _table(mutants: Sequence[Mutant], judged: Mapping[str, Judgement], known: set[str]) -> Iterator[str]:
+def _table(mutants: Sequence[Mutant], judged: Mapping[str, Judgement], known: Collection[str]) -> Iterator[str]:
     for mutant in mutants:
         found = judged.get(mutant.label)
         yield f"{found.outcome if found else 'not judged':<11} {mutant.label}: {found.reason if found else 'not run'}"
     for area in dict.fromkeys(mutant.area for mutant in mutants):
         biting = {mutant.case for mutant in load(area)}
-        idle = sorted(case for case in known - biting if case.startswith(f"testcases/{area}/"))
+        idle = sorted(case for case in set(known) - biting if case.startswith(f"testcases/{area}/"))
         if idle:
             yield f"not proved, since no mutant must fail them ({area}): {', '.join(_short(case) for case in idle)}"
 
@@ -168,8 +170,48 @@ def _short(case: str) -> str:
     return case.rpartition("::")[2]
 
 
-def _try(mutant: Mutant, inventory_file: Path) -> Judgement | None:
-    """Build it, run its case, and say what came of it; None: interrupted."""
+def _tried(
+    mutants: Sequence[Mutant], lab: inventory.Lab, inventory_file: Path, cases: Mapping[str, planning.Case]
+) -> Iterator[Judgement]:
+    """What came of each, as they end. All boards work side by side; pairs come after single ones.
+
+    :raises KeyboardInterrupt: also when only a run was interrupted.
+    """
+    left = sorted(mutants, key=lambda mutant: cases[mutant.case].boards)
+    free = list(lab.boards.values())
+    running: dict[Future[Judgement | None], Sequence[inventory.BoardSpec]] = {}
+    with ProcessPoolExecutor(len(free), multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
+        while left or running:
+            for mutant in list(left):
+                if taken := _seat(free, cases[mutant.case], is_all_free=not running):
+                    left.remove(mutant)
+                    free = [board for board in free if board not in taken]
+                    names = tuple(board.name for board in taken)
+                    running[pool.submit(_try, mutant, inventory_file, names)] = taken
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                free += running.pop(future)
+                if not (found := future.result()):
+                    raise KeyboardInterrupt
+                yield found
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes: a run that goes on ends itself, and one that waits for work has nothing to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _seat(
+    free: Sequence[inventory.BoardSpec], case: planning.Case, *, is_all_free: bool
+) -> Sequence[inventory.BoardSpec]:
+    """The free boards to run a case on; none: it waits. One that needs a board of another shape gets all."""
+    if case.boards == 2:
+        return free if is_all_free else ()
+    able = [board for board in free if planning.is_able([(board,)], case)]
+    return able[:1] or (free if is_all_free else ())
+
+
+def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judgement | None:
+    """Build it, run its case on these boards, and say what came of it; None: interrupted."""
     started = time.monotonic()
     folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
     folder.mkdir(parents=True)
@@ -178,6 +220,7 @@ def _try(mutant: Mutant, inventory_file: Path) -> Judgement | None:
     options = NightlyOptions(
         paths=(mutant.case,),
         inventory=inventory_file,
+        boards=boards,
         output=folder / "run",
         builds=(str(recipe),),
         select="weekly",
@@ -185,7 +228,13 @@ def _try(mutant: Mutant, inventory_file: Path) -> Judgement | None:
     )
     outcome: Outcome
     try:
-        if nightly.run(options) == 130:
+        with open(folder / "nightly.log", "w", encoding="utf-8") as log, redirect_stdout(log):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                status = nightly.run(options)
+            finally:
+                _ignore_interrupts()
+        if status == 130:
             return None
         outcome, reason = judge(mutant, RunFolder.open(folder / "run"))
     except (BenchError, UsageError) as error:  # a patch that does not apply or compile is no verdict on a case

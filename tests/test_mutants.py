@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import mutants, paths
+from lab import inventory, mutants, paths
 from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
 from lab.errors import UsageError
 from lab.mutants import Judgement, Ledger, Mutant
+from lab.options import VIRTUAL_LAB
+from lab.planning import Case
 from lab.record import RunHeader, TestResult, Verdict
 from lab.runs import RunFolder
 
@@ -109,6 +111,17 @@ def test_only_a_fail_for_the_foretold_reason_catches(
 
 def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
     assert mutants.judge(mutant, run_folder(tmp_path / "run"))[0] == "not judged"
+
+
+def test_boards_work_side_by_side_on_cases_of_one_board() -> None:
+    boards = list(inventory.load(VIRTUAL_LAB).boards.values())
+    single, pair = Case("a", "guest32", 1, ("hvm",)), Case("b", "relocation", 2, ())
+    shaped = Case("c", "superpages", 1, ("numa",))
+    assert list(mutants._seat(boards, single, is_all_free=True)) == boards[:1]
+    assert list(mutants._seat(boards[1:], single, is_all_free=False)) == boards[1:]
+    for alone in (pair, shaped):
+        assert list(mutants._seat(boards, alone, is_all_free=True)) == boards
+        assert not mutants._seat(boards[1:], alone, is_all_free=False)
 
 
 def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, mutant: Mutant) -> None:
