@@ -193,6 +193,20 @@ def test_a_file_is_had_from_an_offset_on(serving: int) -> None:
     assert board.get("/image/vmlinuz", Range="bytes=4000-")[0] == 416
 
 
+def test_the_kernel_remembers_no_connection_that_was_served(serving: int) -> None:
+    """A board that is reset asks from the same ports as before: GRUB counts them from 21550."""
+    with socket.create_connection(("127.0.0.1", serving), 5, ("127.0.0.5", 0)) as connection:
+        connection.sendall(b"GET /image/vmlinuz HTTP/1.1\r\n\r\n")
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while read := connection.recv(4096):
+                answer += read
+    assert answer.endswith(b"this is vmlinuz-6.1")
+    table = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    far_ends = [line.split()[2] for line in table if line.split()[1].endswith(f":{serving:04X}")]
+    assert far_ends == ["00000000:0000"], "more than the listener itself"
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/image", "/image/", "/image/none", "/image/../boards/pxe1/identity.tar", "/board/under-test", "/board//x"],

@@ -46,6 +46,8 @@ GRUB_MODULES = (
     "net tftp http normal configfile multiboot2 serial terminal test echo sleep reboot boot minicmd gzio true"
 )
 GRUB_START = """\
+serial --unit=0 --speed=115200
+terminal_output --append serial
 set root=(http,$net_default_server)
 configfile /board/grub.cfg
 echo "no menu from http://$net_default_server/board/grub.cfg; again in 10 s"

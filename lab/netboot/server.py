@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
 import re
 import shutil
+import socket
+import struct
 import sys
+import termios
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,16 +27,34 @@ from lab import netboot
 log = logging.getLogger("netboot")
 
 IDLE = 60.0  # seconds without a byte after which a board is taken for gone
-
+UNANSWERED = 5.0  # seconds that bytes sent to a board may stay unacknowledged: it was reset
 
 NAME = re.compile(r"/(image|board)/([A-Za-z0-9][A-Za-z0-9.-]*(?:/[A-Za-z0-9][A-Za-z0-9.-]*)?)")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET, whole or from an offset on: GRUB asks anew with ``Range: bytes=N-`` where it skips."""
+    """GET, whole or from an offset on: GRUB asks anew with ``Range: bytes=N-`` where it skips.
+
+    No connection may outlive its transfer. GRUB (grub-core/net/tcp.c) counts its ports up from 21550 and its sequence
+    numbers from the time since power-on, so the next boot asks from the same ports with lower numbers, which this
+    machine's kernel takes for stray segments of a connection that it still remembers: for the minute of TIME-WAIT a
+    board that was power-cycled would not get its menu. So what was acknowledged whole ends with a reset.
+    """
 
     timeout = IDLE
-    folder: Path  # set by serve()
+    folder: Path  # set by listen()
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNANSWERED * 1000))
+
+    def finish(self) -> None:
+        super().finish()
+        until = time.monotonic() + UNANSWERED
+        while _unacknowledged(self.connection) and time.monotonic() < until:
+            time.sleep(0.001)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()  # no FIN, which the server would send first
 
     def do_GET(self) -> None:
         own = self.folder / "addresses" / self.client_address[0]
@@ -68,6 +91,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         log.info("%s %s", self.client_address[0], format % args)
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes sent that the board has not acknowledged (tcp(7), SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
 def listen(folder: Path, address: str, port: int) -> ThreadingHTTPServer:
