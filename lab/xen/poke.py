@@ -36,7 +36,7 @@ SPAN = 2048  # bytes that one DMA moves, and that are looked at; QEMU 7.2 takes 
 DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
-PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000000  # xen/include/public/{xen,platform}.h
+PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
 BOOTTIME_ALARM = 9  # CLOCK_BOOTTIME_ALARM: include/uapi/linux/time.h
 
 

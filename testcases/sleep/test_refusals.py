@@ -30,7 +30,7 @@ def test_xen_refuses_what_is_no_sleep_of_its_own(host, evidence, state):
 def test_a_board_without_s3_is_not_put_to_sleep(host, evidence):
     """Where the firmware has no S3 dom0's kernel knows no deep sleep, and Xen is never asked for one."""
     mark = host.board.console.mark()
-    said = host.run("cat /sys/power/mem_sleep; echo deep > /sys/power/mem_sleep", check=False)
+    said = host.run("cat /sys/power/mem_sleep; /bin/echo deep > /sys/power/mem_sleep", check=False)
     evidence.add("/sys/power/mem_sleep", f"{said.stdout}status {said.status}: {said.stderr}", board=host.name)
     assert said.status != 0, "deep sleep is accepted"
     assert "Invalid argument" in said.stderr, said.stderr
@@ -42,7 +42,7 @@ def test_dom0_refuses_standby(host, evidence):
     if "standby" in host.run("cat /sys/power/state").stdout.split():
         pytest.skip("the board has S1")
     mark = host.board.console.mark()
-    said = host.run("echo standby > /sys/power/state", check=False)
+    said = host.run("/bin/echo standby > /sys/power/state", check=False)
     evidence.add("echo standby > /sys/power/state", f"status {said.status}: {said.stderr}", board=host.name)
     assert said.status != 0
     assert "Invalid argument" in said.stderr, said.stderr
