@@ -111,7 +111,8 @@ def selftest(
     steps: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STEPS", help="lint, types, imports, unit, boards, broken; default: all. With --mutants: areas."
+            metavar="STEPS",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all. With --mutants: areas.",
         ),
     ] = None,
     mutants: Annotated[

@@ -45,6 +45,7 @@ STEPS = (
     Step("unit", 1800),
     Step("boards", 2400, is_cheap=False),
     Step("broken", 2400, is_cheap=False),
+    Step("mutants", 1800, is_cheap=False),
 )
 
 
