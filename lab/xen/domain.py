@@ -118,7 +118,7 @@ class Domain:
     def console(self) -> list[str]:
         """All lines the guest has printed on this host (xenconsoled's log)."""
         text = self.host.run(f"cat {self._log_glob()} 2>/dev/null; true").stdout
-        return [line.rstrip("\r") for line in str(text).splitlines()]
+        return str(text).replace("\r", "").splitlines()  # a PV shim begins lines with it
 
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
         """The first console line matching the extended regular expression, seen within ``timeout`` seconds.
@@ -130,7 +130,7 @@ class Domain:
         script = (
             f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
             f"while :; do cat {self._log_glob()} 2>/dev/null | tail -n +{after + 1} "
-            f"| grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
+            f"| tr -d '\\r' | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
             f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
         )
         result = self.host.run(script, timeout=timeout + 30, check=False)

@@ -116,6 +116,23 @@ class DmaDevice:
         return rf"{intel}|AMD-Vi: IO_PAGE_FAULT: {where} d\d+ addr 0*{frame * PAGE:x}\b"
 
 
+def iommu_orders(dump: str, domid: int) -> dict[str, int]:
+    """How many entries of which size map a domain's memory for its devices, of what debug key ``o`` wrote.
+
+    A level of the tables is a blank more before the entry. Source: xen/drivers/passthrough/vtd/iommu.c and
+    amd/pci_amd_iommu.c, *_dump_page_table_level.
+
+    :raises ValueError: the domain has no tables of its own there.
+    """
+    tables = re.split(r"(?m)^.*\b(d\d+) table has (\d+) levels", dump)
+    for name, levels, table in zip(tables[1::3], tables[2::3], tables[3::3], strict=True):
+        if name == f"d{domid}":
+            depths = [len(blanks) for blanks in re.findall(r"(?m)^\(XEN\) ?(?:\[[^]]*\] )?( *)dfn: ", table)]
+            last = int(levels) - 1
+            return {size: depths.count(last - up) for up, size in enumerate(("4KB", "2MB", "1GB"))}
+    raise ValueError(f"no tables of d{domid} in: {dump[-300:]}")
+
+
 _ENTRY = re.compile(r"pfn=(0x[0-9a-f]+) ==> mfn=(0x[0-9a-f]+) \(type 0x0\)")
 
 

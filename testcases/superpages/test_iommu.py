@@ -1,0 +1,32 @@
+"""Superpages in the IOMMU's tables."""
+
+import pytest
+
+from lab.xen.guests import payload
+from lab.xen.pci import assignable, iommu_orders
+
+MEMORY_MIB = 64
+
+pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic")]
+
+
+def test_guest_memory_is_mapped_by_2m_entries(host, evidence):
+    """What a guest has in whole 2 MiB of machine memory its device reaches by entries of 2 MiB; no page is left out.
+
+    Source: xen/drivers/passthrough/vtd/iommu.c, intel_iommu_map_page: full tables of small entries become one entry.
+    """
+    sizes = host.run("xl dmesg | grep 'VT-d iommu .* supported page sizes' || true").stdout
+    if sizes and "2MB" not in sizes:
+        pytest.skip(f"the IOMMU has no superpages: {sizes.splitlines()[0]}")
+    with (
+        assignable(host, "spare") as device,
+        host.domain(payload(host, "pv64", "memory", memory_mib=MEMORY_MIB, pci=(device.address,))) as guest,
+    ):
+        results = guest.results(60.0)
+        dump = host.debug_keys("o")
+        evidence.add("IOMMU tables (debug key o)", dump, board=host.name)
+        orders = iommu_orders(dump, guest.domid())
+        assert results["memory"].outcome == "PASS", results["memory"].detail
+        covered = orders["2MB"] * 2
+        evidence.figure("covered_by_2m_mib", covered)
+        assert covered >= MEMORY_MIB // 2, f"2 MiB entries cover {covered} of {MEMORY_MIB} MiB: {orders}"
