@@ -142,7 +142,7 @@ class BoardSpec:
     capabilities: frozenset[str] = frozenset()  # declared; probed before use
     tags: Mapping[str, str] = field(default_factory=dict)
     link: str = ""  # boards with the same link are a migration pair
-    xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no xsave=0"
+    xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no"
     dom0_options: str = ""
     boot: Literal["disk", "network"] = "disk"
     virtual: VirtualSpec | None = None
