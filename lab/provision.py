@@ -341,6 +341,7 @@ def _why(done: Any) -> str:
             data = event.get("event_data", {})
             result = data.get("res", {})
             words = result.get("msg") or result.get("stderr") or json.dumps(result)
+            words = f"status {result['rc']}: {words}" if result.get("rc") else words
             for key in ("stderr", "stdout"):
                 if result.get(key) and result[key] not in words:
                     words += f" {result[key]}"
