@@ -6,6 +6,7 @@ same); the proof asks the running hypervisor itself.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ansible_runner
 
@@ -45,7 +46,7 @@ ON_BOARD = (
     "xen/poke.py",
 )  # of lab/: run in dom0 by its Python
 DEPLOY_TIMEOUT = 300  # seconds
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,7 @@ def _play(arguments: dict[str, Any]) -> tuple[str, dict[str, tuple[str, ...]]]:
         return "ansible-runner did not end", {}
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)  # its handler ends Ansible
+            process.send_signal(signal.SIGTERM)  # it ends with all it started
             try:
                 process.communicate(timeout=10)
             except subprocess.TimeoutExpired:
@@ -314,12 +315,26 @@ def _play(arguments: dict[str, Any]) -> tuple[str, dict[str, tuple[str, ...]]]:
 def main() -> None:
     """What :func:`_play` starts: arguments as JSON on stdin, the answer as JSON on stdout.
 
-    Ends with the process that started it, however that ends: nobody else may be at the board when the next one is.
+    Ends with the process that started it, however that ends, and takes all with it that Ansible started: nobody else
+    may be at the board when the next one is. Ansible's workers have sessions of their own and outlive it, and with
+    them an rsync that is at work; so this process is the one that orphans fall to.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ansible-runner's handler ends Ansible
-    done: Any = ansible_runner.run(**json.load(sys.stdin))
+    signal.signal(signal.SIGTERM, _end_all)
+    for what, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
+        ctypes.CDLL(None).prctl(what, value)
+    done: Any = ansible_runner.run(**json.load(sys.stdin), cancel_callback=lambda: False)  # else it takes SIGTERM
     good = done.status == "successful" and done.rc == 0
     sys.stdout.write(json.dumps({"problem": "" if good else _why(done), "changed": _changed(done)}) + "\n")
+
+
+def _end_all(*_: object) -> NoReturn:
+    """Kill the children, then those of theirs that became ours by it, until there are none; and end."""
+    while pids := [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _changed(done: Any) -> dict[str, list[str]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lab import builds, inventory, paths, provision
 from lab.builds import Recipe
+from lab.wait import wait_until
 
 BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
 FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload
@@ -106,3 +110,35 @@ def test_tools_come_in_by_the_kernels_command_line(wanted: provision.Wanted) -> 
     assert wanted.checksums()["usr/lib/xenlab/tools/36b09379e51f5363/bin/xl"] == (
         hashlib.sha256(b"tools/bin/xl").hexdigest()
     )
+
+
+PLAY = """\
+import sys
+from lab import provision
+provision._play({"private_data_dir": sys.argv[1], "playbook": sys.argv[2], "inventory": "localhost,", "quiet": True})
+"""
+PLAYBOOK = """\
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.command: {argv: [sleep, "%s"]}
+"""
+
+
+def test_nothing_goes_on_when_the_runner_is_killed(tmp_path: Path) -> None:
+    """What Ansible's workers run has a session of its own: it must be ended, too, and at once."""
+    seconds = str(600 + os.getpid() / 10**7)  # to be known by
+    (tmp_path / "play.yaml").write_text(PLAYBOOK % seconds, encoding="utf-8")
+
+    def runs() -> bool:
+        return subprocess.run(["pgrep", "-xf", f"sleep {seconds}"], capture_output=True, check=False).returncode == 0
+
+    words = [sys.executable, "-P", "-c", PLAY, str(tmp_path), str(tmp_path / "play.yaml")]
+    runner = subprocess.Popen(words, env=paths.environment(), start_new_session=True)
+    try:
+        wait_until(runs, 60, "Ansible runs the command")
+    finally:
+        runner.kill()
+        runner.wait()
+    wait_until(lambda: not runs(), 3, "the command has ended")
