@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab.errors import BenchError, MissingCapability
+from lab.errors import BenchError, LabError, MissingCapability
 from lab.wait import wait_until
 from lab.xen.domain import Domain
 from lab.xen.host import POKE, Host
@@ -70,14 +70,21 @@ def _lent(host: Host, address: str) -> Iterator[None]:
     host.xl("pci-assignable-add", address)
     try:
         yield
-    finally:
-        host.xl("pci-assignable-remove", "-r", address, check=False)
-        driver = f"/sys/bus/pci/devices/{address}/driver"
+    except BaseException:
+        with contextlib.suppress(LabError):  # what went wrong first is what there is to say
+            _take_back(host, address)
+        raise
+    _take_back(host, address)
 
-        def back() -> bool:
-            return "pciback" not in str(host.run(f"readlink {driver} || true").stdout)
 
-        wait_until(back, 15, f"{host.name}: {address} is out of pciback's hands")
+def _take_back(host: Host, address: str) -> None:
+    host.xl("pci-assignable-remove", "-r", address, check=False)
+    driver = f"/sys/bus/pci/devices/{address}/driver"
+
+    def back() -> bool:
+        return "pciback" not in str(host.run(f"readlink {driver} || true").stdout)
+
+    wait_until(back, 15, f"{host.name}: {address} is out of pciback's hands")
 
 
 @dataclass(frozen=True, slots=True)
