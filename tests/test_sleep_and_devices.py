@@ -9,7 +9,7 @@ import pytest
 
 from lab.xen import poke
 from lab.xen.host import added
-from lab.xen.pci import DmaDevice
+from lab.xen.pci import DmaDevice, iommu_orders
 from lab.xen.sleep import Night
 
 GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True, "waited": 60.0}
@@ -96,3 +96,23 @@ def test_a_fault_is_known_by_device_and_address(line: str) -> None:
 )
 def test_what_a_console_ring_was_given_is_told_from_what_it_had(before: str, after: str, new: str) -> None:
     assert added(before, after) == new
+
+
+IOMMU_TABLES = """\
+(XEN) [VT-D] d1 table has 4 levels
+(XEN)   dfn: 00138000 mfn: 00138000 rw
+(XEN)   dfn: 00138400 mfn: 00138400 rw
+(XEN)    dfn: 001385fe mfn: 001385fe rw
+(XEN)    dfn: 001385ff mfn: 001385ff rw
+(XEN)  dfn: 00140000 mfn: 00140000 rw
+(XEN) [VT-D] d12 table has 3 levels
+(XEN)   dfn: 0013ee00 mfn: 0013ee00 rw
+(XEN) ==== PCI devices ====
+"""
+
+
+def test_entries_of_the_iommus_tables_are_counted_by_their_level() -> None:
+    assert iommu_orders(IOMMU_TABLES, 1) == {"4KB": 2, "2MB": 2, "1GB": 1}
+    assert iommu_orders(IOMMU_TABLES, 12) == {"4KB": 1, "2MB": 0, "1GB": 0}
+    with pytest.raises(ValueError, match="no tables of d2"):
+        iommu_orders(IOMMU_TABLES, 2)
