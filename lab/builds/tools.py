@@ -22,6 +22,7 @@ from lab.errors import BenchError, UsageError
 # Of Xen's tools/: what brings up a dom0 and runs guests. A folder that a version does not have is passed over.
 PARTS = ("include", "libs", "xenstore", "xenstored", "xs-clients", "helpers", "console", "xl", "misc")
 LONGEST = 1800.0  # seconds
+CONFIGURED = ".xenlab-tools-configured"  # in the tree, once ./configure ended well: a failed one leaves files, too
 NEEDS = {  # program or header: Debian package. Without the last two, compressed guest kernels are refused.
     "autoconf": "autoconf",
     "iasl": "acpica-tools",
@@ -72,7 +73,7 @@ def compile_into(
     if lacking:
         raise BenchError(f"{what}: to compile Xen's tools, install {', '.join(lacking)}")
     where = place(version)
-    made = source / "config" / "Tools.mk"
+    made = source / CONFIGURED
     by = [source / "tools" / name for name in ("configure", "configure.ac")]
     if not made.exists() or any(one.exists() and one.stat().st_mtime > made.stat().st_mtime for one in by):
         for name in ("config.sub", "config.guess"):  # Debian's source comes without, and without ./configure
@@ -94,6 +95,7 @@ def compile_into(
             what="configure",
             timeout=300,
         )
+        made.touch()
     with tempfile.TemporaryDirectory(prefix="xenlab-tools-") as scratch:
         jobs = len(os.sched_getaffinity(0))
         for part in PARTS:

@@ -254,7 +254,7 @@ def _check_out(
             )
             os.rename(f"{scratch}/tree", directory)
         (directory / ".git" / "info" / "exclude").write_text(
-            f"{_BUSY}\n{_FACTS}\n.xenlab-configured\n", encoding="utf-8"
+            f"{_BUSY}\n{_FACTS}\n.xenlab-configured\n.xenlab-tools-configured\n", encoding="utf-8"
         )
         (directory / _FACTS).write_text("{}", encoding="utf-8")
     try:
