@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import logging
@@ -16,13 +17,14 @@ import socket
 import struct
 import sys
 import termios
-import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
 
 from lab import netboot
+from lab.errors import WaitTimeout
+from lab.wait import wait_until
 
 log = logging.getLogger("netboot")
 
@@ -50,9 +52,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        until = time.monotonic() + UNANSWERED
-        while _unacknowledged(self.connection) and time.monotonic() < until:
-            time.sleep(0.001)
+        with contextlib.suppress(WaitTimeout):
+            wait_until(lambda: not _unacknowledged(self.connection), UNANSWERED, "all is acknowledged", interval=0.001)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()  # no FIN, which the server would send first
 
