@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic")]
 
 
 def test_guest_memory_is_mapped_by_2m_entries(host, evidence):
-    """What a guest has in whole 2 MiB of machine memory its device reaches by entries of 2 MiB; no page is left out.
+    """A guest's memory, half of it at least, is mapped for its device by entries of 2 MiB, not page by page.
 
     Source: xen/drivers/passthrough/vtd/iommu.c, intel_iommu_map_page: full tables of small entries become one entry.
     """
