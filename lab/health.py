@@ -18,6 +18,7 @@ from lab.console.client import Console
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.grid.board import Board
 from lab.grid.mains import power_of
+from lab.grid.switch import SwitchPort
 from lab.inventory import BoardSpec
 from lab.xen.host import Host
 
@@ -40,7 +41,7 @@ class Finding:
 
 
 def look(spec: BoardSpec) -> list[Finding]:
-    """From outside, in seconds: the BMC answers, its clock and sensors are sound, the console is recorded.
+    """From outside, in seconds: the BMC answers, its clock and sensors are sound, console and link are there.
 
     :raises UsageError: no such credential.
     """
@@ -50,6 +51,7 @@ def look(spec: BoardSpec) -> list[Finding]:
         _finding("BMC clock", lambda: _clock(control)),
         _finding("BMC sensors", lambda: _sensors(control)),
         _finding("console", lambda: _recorder(spec)),
+        *([_finding("switch port", partial(_switch_port, SwitchPort(spec.name, spec.switch)))] if spec.switch else ()),
     ]
 
 
@@ -113,6 +115,12 @@ def _sensors(control: Bmc) -> str:
 def _recorder(spec: BoardSpec) -> str:
     with Console(spec.name, "127.0.0.1", spec.console.serve_port, spec.console.lines_port) as console:
         return f"recorded, {console.mark()} lines"
+
+
+def _switch_port(port: SwitchPort) -> str:
+    if not port.is_up():
+        raise BenchError(f"{port.name} is switched off: the lab link is cut")
+    return f"{port.name} is on"
 
 
 def _boot(board: Board) -> str:

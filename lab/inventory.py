@@ -54,6 +54,18 @@ class PduSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchSpec:
+    """The port of a managed switch that the board's end of the lab link is plugged into, by SNMP."""
+
+    host: str
+    port: str  # ifName, or ifDescr: "Gi1/0/3"
+    credential: str  # user and password of SNMPv3; of 2c the password is the community
+    udp_port: int = 161
+    snmp: Literal["3", "2c"] = "3"
+    auth: Literal["sha", "sha256"] = "sha"  # of SNMPv3; encrypted by AES with the same password
+
+
+@dataclass(frozen=True, slots=True)
 class ConsoleSpec:
     """Where the recorder reads the serial console, and where it serves it to others."""
 
@@ -147,6 +159,7 @@ class BoardSpec:
     boot: Literal["disk", "network"] = "disk"
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
+    switch: SwitchSpec | None = None  # where the link is cut; none: at the board's own port
 
     def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
         return hash(self.name)
@@ -309,6 +322,21 @@ class _PduFile(Strict):
         return self
 
 
+class _SwitchFile(Strict):
+    host: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x20]+$")]
+    port: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]+$")]
+    credential: _Name
+    udp_port: _Port = 161
+    snmp: Literal["3", "2c"] = "3"
+    auth: Literal["sha", "sha256"] = "sha"
+
+    @pydantic.model_validator(mode="after")
+    def _of_one_version(self) -> _SwitchFile:
+        if self.snmp == "2c" and "auth" in self.model_fields_set:
+            raise ValueError("auth is for SNMPv3, and this is 2c: its community passes in the clear")
+        return self
+
+
 def _pdu_models() -> list[str]:
     """Those labgrid can drive; found without importing it, which takes a second."""
     spec = importlib.util.find_spec("labgrid")
@@ -376,6 +404,7 @@ class _BoardFile(Strict):
     boot: Literal["disk", "network"] = "disk"
     virtual: _VirtualFile | None = None
     pdu: _PduFile | None = None
+    switch: _SwitchFile | None = None
 
     @pydantic.model_validator(mode="after")
     def _together(self) -> _BoardFile:
@@ -383,6 +412,10 @@ class _BoardFile(Strict):
             raise ValueError("bmc.protocol none needs pdu: there must be some way to its power")
         if self.bmc.protocol != "ipmi" and self.console.via == "sol":
             raise ValueError(f"console.via sol needs a BMC that speaks ipmi, not {self.bmc.protocol}")
+        if self.switch and not self.link:
+            raise ValueError("switch is where the lab link is cut, and this board has none: it needs link")
+        if self.switch and self.virtual:
+            raise ValueError("switch is for machines: the link of virtual boards goes through none")
         return self
 
 
@@ -502,6 +535,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         boot=data.boot,
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
+        switch=SwitchSpec(**data.switch.model_dump()) if data.switch else None,
     )
 
 

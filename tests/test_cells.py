@@ -7,6 +7,7 @@ import subprocess
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +25,7 @@ from lab.xen.proxy import Action
 from lab.xen.stream import Step
 
 KNOWN = paths.CHECKOUT / "testcases" / "relocation" / "known.yaml"
+SIDES = ("source", "destination")
 EVERY = [Cell(guest, fault, place, "weekly") for guest, fault, place in product(GUESTS, FAULTS.values(), PLACES)]
 
 
@@ -204,6 +206,36 @@ def test_commands_are_shell_and_do_not_hit_their_own_shell(fault: trial.Cell) ->
         subprocess.run(["sh", "-n", "-c", line], check=True, timeout=20)
         for pattern in re.findall(r"-of? '([^']*)'", line):
             assert not re.search(pattern, line), pattern
+
+
+class Link:
+    """A switch port that says what was asked of it; the real one is in test_switch.py."""
+
+    name = "203.0.113.60 port Gi0/3"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def cut(self, seconds: float) -> None:
+        self.told.append(f"cut {seconds:.0f}")
+
+    def restore(self) -> None:
+        self.told.append("restore")
+
+
+@pytest.mark.parametrize(("fault", "seconds"), [("link_5s", 5), ("link_60s", 60), ("link_off", 900)])
+@pytest.mark.parametrize("side", SIDES)
+def test_a_link_that_goes_through_a_switch_is_cut_there(fault: str, seconds: int, side: str) -> None:
+    """By whichever end's port there is, and without a word to either dom0."""
+    link = Link()
+    ends = {end: SimpleNamespace(board=SimpleNamespace(switch_port=link if end == side else None)) for end in SIDES}
+    guest: Any = SimpleNamespace(host=ends["source"], beats=lambda *_: None)
+    destination: Any = ends["destination"]
+    cell, outcome = Cell("pvh64", FAULTS[fault], "PAGE_DATA", "full"), trial.Outcome(cast(Any, None), Ending.LOST)
+    trial._strike(cell, guest, destination, outcome)
+    trial._cure(cell, guest, destination)
+    assert link.told == [f"cut {seconds}", "restore"]
+    assert outcome.said == {f"{fault} at the switch": f"203.0.113.60 port Gi0/3: down, for {seconds} s"}
 
 
 def test_what_runs_on_both_boards_is_found_by_the_patterns() -> None:

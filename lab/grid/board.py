@@ -9,6 +9,7 @@ from lab.bmc import Bmc
 from lab.console.client import Console
 from lab.grid.ssh import CommandResult, Job, wait_reachable
 from lab.grid.strategy import XenStrategy
+from lab.grid.switch import SwitchPort
 from lab.inventory import BoardSpec
 
 __all__ = ["Board", "CommandResult", "Job"]
@@ -23,6 +24,8 @@ class Board:
         self.strategy: XenStrategy = target.get_driver(XenStrategy)
         self.strategy._activate()
         self._ssh = target.get_driver("Dom0Driver").ssh
+        # Where the lab link is cut from outside; None: only dom0 can take its own port down.
+        self.switch_port = SwitchPort(spec.name, spec.switch) if spec.switch else None
 
     def __repr__(self) -> str:
         return f"<Board {self.name}>"

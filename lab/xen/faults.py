@@ -70,6 +70,7 @@ class Fault:
     work: str = "memory,heartbeat"  # what the guest does
     dirty_kib: int = 64  # that much memory it writes each 0.1 s
     wait: float = 0.0  # seconds it takes by itself, beside the relocation
+    link_down: int = 0  # seconds; where the side's link has a switch, its port is switched instead of the command
 
     @property
     def is_by_hand(self) -> bool:
@@ -138,6 +139,7 @@ _ALL = (
         side="destination",
         command=LINK % 5,
         cure=LINK_UP,
+        link_down=5,
         wait=10,
     ),
     Fault(
@@ -147,6 +149,7 @@ _ALL = (
         side="destination",
         command=LINK % 60,
         cure=LINK_UP,
+        link_down=60,
         wait=60,
     ),
     Fault(
@@ -156,6 +159,7 @@ _ALL = (
         side="destination",
         command=LINK % 900,
         cure=LINK_UP,
+        link_down=900,
         wait=30,
     ),
     Fault(

@@ -107,6 +107,9 @@ def _strike(cell: Cell, guest: Domain, destination: Host, outcome: Outcome) -> N
     elif fault.power:
         board = (source if fault.power == "source" else destination).board
         board.power.power_off()
+    elif fault.link_down and (port := _switch_port(source, destination)):
+        port.cut(fault.link_down)
+        outcome.said[f"{fault.name} at the switch"] = f"{port.name}: down, for {fault.link_down} s"
     else:
         host = source if fault.side == "source" else destination
         done = host.run(script(cell, guest.name, host), check=False)
@@ -115,6 +118,11 @@ def _strike(cell: Cell, guest: Domain, destination: Host, outcome: Outcome) -> N
             outcome.unproved = f"the command of {fault.name} ended with status {done.status}: {done.stderr.strip()}"
     if fault.effect is Effect.DESTINATION_DIES:
         wait_until(lambda: not destination.board.is_reachable(2.0), 30, f"{destination.name} is gone")
+
+
+def _switch_port(*ends: Host) -> Any:
+    """Where the link between the two is cut outside of both; None: only a dom0 can take its own port down."""
+    return next((port for end in reversed(ends) if (port := end.board.switch_port)), None)
 
 
 def script(cell: Cell, name: str, host: Host) -> str:
@@ -132,7 +140,9 @@ def _cure(cell: Cell, guest: Domain, destination: Host) -> None:
     fault, source = cell.fault, guest.host
     if fault.name == "link_off" and expected(cell).where is Where.SOURCE:
         guest.beats(5, 60)  # for good: until the source's guest was seen to live without it
-    if fault.cure:
+    if fault.link_down and (port := _switch_port(source, destination)):
+        port.restore()
+    elif fault.cure:
         host = source if fault.side == "source" else destination
         host.run(_variables(guest.name, host) + fault.cure, check=False)
     if fault.reboots:
