@@ -69,11 +69,13 @@ class SwitchSpec:
 class ConsoleSpec:
     """Where the recorder reads the serial console, and where it serves it to others."""
 
-    via: Literal["sol", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
     serve_port: int  # TCP port of the recorded console (labgrid's NetworkSerialPort, protocol raw)
     lines_port: int  # TCP port of the recorded lines (JSON lines)
-    host: str = ""  # tcp, rfc2217
+    host: str = ""  # ssh, tcp, rfc2217
     port: int = 0
+    credential: str = ""  # ssh
+    entry: str = ""  # ssh: what is typed behind the login to get at the console; empty: nothing
     device: str = ""  # device: /dev/serial/by-id/...
     speed: int = 115200
 
@@ -345,18 +347,24 @@ def _pdu_models() -> list[str]:
 
 
 class _ConsoleFile(Strict):
-    via: Literal["sol", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
     serve_port: _Port
     lines_port: _Port
     host: _Line = ""
     port: int = pydantic.Field(default=0, ge=0, lt=65536)
+    credential: _Name | None = None
+    entry: _Line = ""
     device: _Line = ""
     speed: int = 115200
 
     @pydantic.model_validator(mode="after")
     def _reachable(self) -> _ConsoleFile:
-        if self.via in ("tcp", "rfc2217") and not (self.host and self.port):
+        if self.via in ("ssh", "tcp", "rfc2217") and not (self.host and self.port):
             raise ValueError(f"via {self.via} needs host and port")
+        if self.via == "ssh" and not self.credential:
+            raise ValueError("via ssh needs credential: whose password the host asks for")
+        if self.via != "ssh" and (self.credential or self.entry):
+            raise ValueError(f"credential and entry are for via ssh, and this is {self.via}")
         if self.via == "device" and not self.device:
             raise ValueError("via device needs device, e.g. /dev/serial/by-id/...")
         return self
@@ -525,7 +533,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         ssh_port=ssh_port,
         ssh_user=str(host.get("ansible_user", variables.get("ansible_user", "root"))),
         bmc=_bmc(path, data.bmc),
-        console=ConsoleSpec(**data.console.model_dump()),
+        console=ConsoleSpec(**data.console.model_dump() | {"credential": data.console.credential or ""}),
         nics=nics,
         capabilities=frozenset(data.capabilities),
         tags=dict(data.tags),

@@ -30,3 +30,8 @@ def state() -> Path:
 def config() -> Path:
     """The user's own settings: credentials."""
     return platformdirs.user_config_path(APP, ensure_exists=True)
+
+
+def known_hosts() -> tuple[Path, Path]:
+    """SSH host keys that are trusted: the racker's own file, and the one the virtual lab writes."""
+    return config() / "known_hosts", state() / "lab" / "ssh" / "known_hosts"

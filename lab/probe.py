@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from lab import bmc, credentials
+from lab.bmc.redfish import SshConsole
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.inventory import BMC_KEYS, BMC_PORTS, CAPABILITIES, BmcSpec
 from lab.xen.host import Host
@@ -71,6 +72,7 @@ class Machine:
     others: tuple[Nic, ...] = ()
     bmc: BmcSpec | None = None
     has_sol: bool = False
+    ssh_console: SshConsole | None = None  # of a BMC that speaks Redfish
     serial: tuple[str, ...] = ()  # numbers of the ports there are
     remarks: list[str] = field(default_factory=list)
 
@@ -154,6 +156,8 @@ def add_bmc(machine: Machine, address: str, credential: str) -> None:
         machine.has_sol = control.has_sol()  # type: ignore[attr-defined]
         if not machine.has_sol:
             machine.remarks.append("SOL is not enabled in the BMC")
+    else:
+        machine.ssh_console = control.ssh_console()  # type: ignore[attr-defined]
 
 
 def entry(machine: Machine, *, serve_port: int) -> str:
@@ -168,17 +172,15 @@ def entry(machine: Machine, *, serve_port: int) -> str:
         keys["bmc"] = {"protocol": "none"}
         keys["pdu"] = {"model": "rest", "host": "PDU", "outlet": 0}
     ports = {"serve_port": serve_port, "lines_port": serve_port + 1}
-    via: dict[str, Any] = (
-        {"via": "sol"} if machine.has_sol else {"via": "device", "device": "/dev/serial/by-id/ADAPTER"}
-    )
-    keys["console"] = {**via, **ports}
+    keys["console"] = {**_console(machine), **ports}
     keys["nics"] = {
         role: {"mac": nic.mac, **({"address": nic.address} if nic.address else {})}
         for role, nic in machine.nics.items()
     }
     keys["capabilities"] = [word for word in CAPABILITIES if word in machine.capabilities]
     keys["tags"] = {"class": re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")[:40] or "server"}
-    if machine.has_sol:
+    is_by_bmc = machine.has_sol or machine.ssh_console
+    if is_by_bmc:
         keys["xen_options"] = "com2=115200,8n1 console=com2 dom0_mem=4096M,max:4096M"
     host: dict[str, Any] = {"ansible_host": machine.host}
     if machine.port != 22:
@@ -193,9 +195,19 @@ def entry(machine: Machine, *, serve_port: int) -> str:
     ]
     if machine.bmc is None:
         about.append("pdu: model, host and outlet are to be filled in, or bmc, if it has one")
-    if not machine.has_sol:
+    if not is_by_bmc:
         about.append("console: where its serial port goes is to be filled in; docs/rack.md, step 2")
     return "".join(f"# {' '.join(line.split())}\n" for line in about) + text
+
+
+def _console(machine: Machine) -> dict[str, Any]:
+    if machine.has_sol:
+        return {"via": "sol"}
+    if (ssh := machine.ssh_console) and machine.bmc:
+        entry = {"entry": ssh.entry} if ssh.entry else {}
+        host = {"host": machine.bmc.host, "port": ssh.port, "credential": machine.bmc.credential}
+        return {"via": "ssh", **host, **entry}
+    return {"via": "device", "device": "/dev/serial/by-id/ADAPTER"}
 
 
 def _nic(line: str) -> Nic:

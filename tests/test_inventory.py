@@ -244,7 +244,22 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "unknown kind of console": (
         "via: sol",
         "via: telnet",
-        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'tcp'",
+        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp'",
+    ),
+    "console behind SSH without a user": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, ",
+        f"30: {RIGHT}.xenlab.console: via ssh needs credential",
+    ),
+    "switch without a link": (
+        "lines_port: 5004}\n            link: wire",
+        "lines_port: 5004}\n            switch: {host: 203.0.113.60, port: Gi1/0/3, credential: switch}",
+        f"28: {RIGHT}.xenlab: switch is where the lab link is cut, and this board has none",
+    ),
+    "switch that shows its community and encrypts": (
+        "lines_port: 5004}",
+        "lines_port: 5004}\n            switch: {host: h, port: p, credential: c, snmp: 2c, auth: sha}",
+        f"31: {RIGHT}.xenlab.switch: auth is for SNMPv3",
     ),
     "link with one end": (
         "            link: wire\n            nics:",

@@ -23,9 +23,11 @@ from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F4
 
 from lab import cli, inventory, probe
 from lab.bmc import ipmi
+from lab.bmc.redfish import SshConsole
 from lab.booking import Ledger
 from lab.grid import services
 from lab.grid.ssh import CommandResult
+from lab.inventory import BmcSpec
 from lab.options import VIRTUAL_LAB
 
 # What a server with Debian and no Xen answers to probe.SCRIPT, shortened.
@@ -124,6 +126,15 @@ def test_probe_prints_an_entry_that_an_inventory_takes(
     assert ("cpu-offline" in board.capabilities) == ((os.cpu_count() or 1) > 1)
     assert chassis.calls() == [], "nothing was switched"
     assert board_simulator.password not in entry + errors
+
+
+def test_a_console_that_redfish_knows_of_is_in_the_entry(tmp_path: Path) -> None:
+    found = look(SERVER)
+    found.bmc = BmcSpec("203.0.113.7", "rack-bmc", "redfish", port=443)
+    found.ssh_console = SshConsole(2200, "console com2")
+    console = loaded(tmp_path, probe.entry(found, serve_port=22300)).console
+    assert (console.via, console.host, console.port) == ("ssh", "203.0.113.7", 2200)
+    assert (console.credential, console.entry, console.lines_port) == ("rack-bmc", "console com2", 22301)
 
 
 def test_probe_under_xen_takes_its_word(

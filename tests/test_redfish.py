@@ -15,7 +15,7 @@ from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F4
 
 from lab import bmc
 from lab.bmc import BmcRefused
-from lab.bmc.redfish import RedfishBmc
+from lab.bmc.redfish import RedfishBmc, SshConsole, ssh_console
 from lab.bmc.switching import Pace
 from lab.credentials import Credential
 from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, UsageError
@@ -126,6 +126,27 @@ def test_info_and_clock(board: VirtualBoard) -> None:
     info = bmc_of(board).info()
     assert info["RedfishVersion"] == "1.5.0" and info["FirmwareVersion"] == "1.00"
     assert abs(bmc_of(board).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({}, None),
+        ({"SerialConsole": {"SSH": {"ServiceEnabled": False, "Port": 22}}}, None),
+        ({"SerialConsole": {"IPMI": {"ServiceEnabled": True}}}, None),
+        ({"SerialConsole": {"SSH": {"ServiceEnabled": True, "Port": 2200}}}, SshConsole(2200, "")),
+        (
+            {"SerialConsole": {"SSH": {"ServiceEnabled": True, "ConsoleEntryCommand": "console com2"}}},
+            SshConsole(22, "console com2"),
+        ),
+    ],
+)
+def test_a_serial_console_behind_ssh_is_found(told: dict[str, object], found: SshConsole | None) -> None:
+    assert ssh_console(told) == found
+
+
+def test_a_service_that_knows_no_serial_console_has_none(board: VirtualBoard) -> None:
+    assert bmc_of(board).ssh_console() is None
 
 
 def test_small_service_lacks_what_it_does_not_name(

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,22 @@ class _Pinned(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class SshConsole:
+    """A serial console behind SSH, at the BMC's address and with its users."""
+
+    port: int
+    entry: str  # what is typed to get at it
+
+
+def ssh_console(system: Mapping[str, Any]) -> SshConsole | None:
+    """Of a system's resource. Source: DSP0268, ComputerSystem v1.13, SerialConsole.SSH."""
+    told = (system.get("SerialConsole") or {}).get("SSH") or {}
+    if not told.get("ServiceEnabled"):
+        return None
+    return SshConsole(int(told.get("Port") or 22), str(told.get("ConsoleEntryCommand") or ""))
 
 
 class RedfishBmc:
@@ -201,6 +218,10 @@ class RedfishBmc:
 
         self._ask("sensors", read)
         return {switching.printable(key.encode()): switching.printable(value.encode()) for key, value in found.items()}
+
+    def ssh_console(self) -> SshConsole | None:
+        """Where the serial console is to be had by SSH; None: nowhere, or the BMC does not say."""
+        return ssh_console(self._ask("the serial console", lambda system: system.json))
 
     def info(self) -> Mapping[str, str]:
         """Of the service, the system and its managers, by the names Redfish has for them."""

@@ -1,4 +1,4 @@
-"""Where a console's bytes come from: a BMC's SOL, a TCP port, an RFC 2217 server or a serial device."""
+"""Where a console's bytes come from: a BMC's SOL or SSH, a TCP port, an RFC 2217 server or a serial device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import tempfile
 import time
 import tty
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import serial
 
-from lab import credentials
+from lab import credentials, paths
+from lab.credentials import Credential
 from lab.errors import BenchError, LabError, UsageError
 from lab.inventory import BmcSpec, ConsoleSpec
 
@@ -39,6 +42,9 @@ _PATIENT = ("-N", "3", "-R", "2")
 # of UTF-8 text, and where C's char is signed ipmitool 1.8.19 does not even recognise it.
 _ESCAPE = b"\xff"
 _BANNER = re.compile(rb"\[SOL Session operational\.[^\]]*\]\r?\n?")
+
+_CONNECTED = "[xenlab: connected]"
+_ASKPASS = Path(__file__).with_name("askpass")
 
 
 class SourceLost(BenchError):
@@ -89,6 +95,8 @@ def of(console: ConsoleSpec, bmc: BmcSpec) -> Source:
         return SerialSource(console.device, console.speed)
     if not console.host or not console.port:
         raise UsageError(f"console.via {console.via} needs console.host and console.port")
+    if console.via == "ssh":
+        return SshSource(console)
     if console.via == "tcp":
         return TcpSource(console.host, console.port)
     # DTR and RTS are set, and no answer is waited for: a line without modem control (an adapter, ser2net on one) gives
@@ -190,50 +198,22 @@ class SerialSource(Source):
         return port
 
 
-class SolSource(Source):
-    """Serial over LAN, by ``ipmitool`` in a pseudo-terminal of its own.
+class ProgramSource(Source):
+    """A program in a pseudo-terminal of its own.
 
-    ipmitool ends, and gives the session back, when the other end of its terminal is gone: so it does not
-    outlive this process, however that ends.
+    It ends, and gives its session back, when the other end of its terminal is gone: so it does not outlive this
+    process, however that ends.
     """
 
-    def __init__(self, bmc: BmcSpec) -> None:
-        self._bmc = bmc
+    _banner: re.Pattern[bytes]  # what it says when the session stands
+    _gist = 0  # which line of its errors says why it ended
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None  # a file: a pipe nobody reads would stall ipmitool one day
+        self._errors: IO[bytes] | None = None  # a file: a pipe nobody reads would stall it one day
         self._terminal = -1
         self._first = b""  # came together with the banner
-        self._question: subprocess.Popen[bytes] | None = None
-        self._ask_at = 0.0
-
-    def open(self) -> None:
-        command, environment = self._ipmitool()
-        self._deactivate(command, environment)
-        master, slave = os.openpty()
-        self._errors = tempfile.TemporaryFile()
-        try:
-            tty.setraw(slave)
-            self._process = subprocess.Popen(
-                [*command, "-e", _ESCAPE, "sol", "activate"],
-                stdin=slave,
-                stdout=slave,
-                stderr=self._errors,
-                env=environment,
-                start_new_session=True,  # Ctrl-C at the supervisor must not tear the session
-            )
-        except OSError as error:
-            os.close(master)
-            raise SourceLost(f"{self._name}: ipmitool: {_reason(error)}") from None
-        finally:
-            os.close(slave)
-        os.set_blocking(master, False)
-        self._terminal = master
-        self._ask_at = time.monotonic() + _ASK_AFTER
-        try:
-            self._first = self._await_banner()
-        except BaseException:
-            self.close()
-            raise
 
     def read(self) -> bytes:
         if self._first:
@@ -242,12 +222,10 @@ class SolSource(Source):
         if self._terminal < 0:
             raise SourceLost(f"{self._name}: not open")
         if not _is_readable(self._terminal):
-            self._check_session()
             return b""
-        self._ask_at = time.monotonic() + _ASK_AFTER
         try:
             data = os.read(self._terminal, _CHUNK)
-        except OSError:  # EIO: ipmitool ended
+        except OSError:  # EIO: the program ended
             data = b""
         if not data:
             raise SourceLost(f"{self._name}: {self._last_words()}")
@@ -273,7 +251,6 @@ class SolSource(Source):
         terminal, self._terminal = self._terminal, -1
         if terminal >= 0:
             os.close(terminal)
-        self._end_question()
         process, self._process = self._process, None
         if process is None:
             return
@@ -290,13 +267,97 @@ class SolSource(Source):
             self._errors.close()
             self._errors = None
 
+    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start it, and wait until its session stands. :raises SourceLost:"""
+        master, slave = os.openpty()
+        self._errors = tempfile.TemporaryFile()
+        try:
+            tty.setraw(slave)
+            self._process = subprocess.Popen(
+                command,
+                stdin=slave,
+                stdout=slave,
+                stderr=self._errors,
+                env=environment,
+                start_new_session=True,  # Ctrl-C at the supervisor must not tear the session
+            )
+        except OSError as error:
+            os.close(master)
+            raise SourceLost(f"{self._name}: {command[0]}: {_reason(error)}") from None
+        finally:
+            os.close(slave)
+        os.set_blocking(master, False)
+        self._terminal = master
+        try:
+            self._first = self._await_banner()
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_banner(self) -> bytes:
+        """Wait until the session stands; what the board said already."""
+        said, deadline = b"", time.monotonic() + _ACTIVATE_TIMEOUT
+        while time.monotonic() < deadline:
+            said += self.read()
+            if banner := self._banner.search(said):
+                if said.endswith(b"]"):  # its newline may come by itself
+                    said += self.read()
+                    banner = self._banner.search(said) or banner
+                return said[banner.end() :]
+        raise SourceLost(f"{self._name}: no session within {_ACTIVATE_TIMEOUT:.0f} s")
+
+    def _last_words(self) -> str:
+        """Why it ended."""
+        process, errors = self._process, self._errors
+        if process is None or errors is None:
+            return "not open"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2.0)
+        errors.seek(0)
+        said = [line.strip() for line in errors.read(4096).decode(errors="replace").splitlines()]
+        said = [line for line in said if line]
+        return said[self._gist] if said else f"the session ended with status {process.returncode}"
+
+    def _credential(self, name: str) -> Credential:
+        try:
+            return credentials.lookup(name)
+        except LabError as error:
+            raise SourceLost(f"{self._name}: {error}") from None
+
+
+class SolSource(ProgramSource):
+    """Serial over LAN, by ``ipmitool``."""
+
+    _banner = _BANNER
+
+    def __init__(self, bmc: BmcSpec) -> None:
+        super().__init__(f"sol {bmc.host}:{bmc.port}")
+        self._bmc = bmc
+        self._question: subprocess.Popen[bytes] | None = None
+        self._ask_at = 0.0
+
+    def open(self) -> None:
+        command, environment = self._ipmitool()
+        self._deactivate(command, environment)
+        self._ask_at = time.monotonic() + _ASK_AFTER
+        self._start([*command, "-e", os.fsdecode(_ESCAPE), "sol", "activate"], environment)
+
+    def read(self) -> bytes:
+        data = super().read()
+        if data:
+            self._ask_at = time.monotonic() + _ASK_AFTER
+        else:
+            self._check_session()
+        return data
+
+    def close(self) -> None:
+        super().close()
+        self._end_question()
+
     def _ipmitool(self) -> tuple[list[str], dict[str, str]]:
         """The beginning of each command, and its environment."""
         bmc = self._bmc
-        try:
-            credential = credentials.lookup(bmc.credential)
-        except LabError as error:
-            raise SourceLost(f"{self._name}: {error}") from None
+        credential = self._credential(bmc.credential)
         # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
         environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
         environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
@@ -351,32 +412,56 @@ class SolSource(Source):
             question.kill()
         return question.communicate()[0]
 
-    def _await_banner(self) -> bytes:
-        """Wait until the session stands; what the board said already."""
-        said, deadline = b"", time.monotonic() + _ACTIVATE_TIMEOUT
-        while time.monotonic() < deadline:
-            said += self.read()
-            if banner := _BANNER.search(said):
-                if said.endswith(b"]"):  # its newline may come by itself
-                    said += self.read()
-                    banner = _BANNER.search(said) or banner
-                return said[banner.end() :]
-        raise SourceLost(f"{self._name}: no session within {_ACTIVATE_TIMEOUT:.0f} s")
 
-    def _last_words(self) -> str:
-        """Why ipmitool ended."""
-        process, errors = self._process, self._errors
-        if process is None or errors is None:
-            return "not open"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2.0)
-        errors.seek(0)
-        said = errors.read(4096).decode(errors="replace").strip()
-        return said.splitlines()[0] if said else f"ipmitool ended with status {process.returncode}"
+class SshSource(ProgramSource):
+    """A BMC's console, or a console server's line, behind SSH: by OpenSSH's client, with a password.
 
-    @property
-    def _name(self) -> str:
-        return f"sol {self._bmc.host}:{self._bmc.port}"
+    OpenBMC has one on port 2200; Redfish tells port and command of others (DSP0268, ComputerSystem, SerialConsole.SSH).
+    The host's key must be known. What is typed to get at the console is sent once the other side has said something.
+    """
+
+    _banner = re.compile(re.escape(_CONNECTED).encode() + rb"\r?\n?")
+    _gist = -1  # behind its warnings in frames
+
+    def __init__(self, console: ConsoleSpec) -> None:
+        super().__init__(f"ssh {console.host}:{console.port}")
+        self._console = console
+        self._is_entered = False
+
+    def open(self) -> None:
+        console, credential = self._console, self._credential(self._console.credential)
+        hosts = " ".join(f'"{path}"' for path in paths.known_hosts())
+        words = [
+            "PreferredAuthentications=password,keyboard-interactive",
+            "NumberOfPasswordPrompts=1",
+            f"UserKnownHostsFile={hosts}",
+            "GlobalKnownHostsFile=/dev/null",
+            "StrictHostKeyChecking=yes",
+            "LogLevel=ERROR",
+            f"ConnectTimeout={_CONNECT_TIMEOUT:.0f}",
+            "ServerAliveInterval=10",
+            "ServerAliveCountMax=3",
+            "EscapeChar=none",
+            "PermitLocalCommand=yes",
+            f"LocalCommand=echo '{_CONNECTED}'",
+        ]
+        options = [part for word in words for part in ("-o", word)]
+        environment = dict(os.environ) | {
+            "XENLAB_CONSOLE_PASSWORD": credential.password,
+            "SSH_ASKPASS": str(_ASKPASS),
+            "SSH_ASKPASS_REQUIRE": "force",
+            "TERM": "vt100",
+        }
+        self._is_entered = not console.entry
+        where = ["-p", str(console.port), "-l", credential.user, console.host]
+        self._start(["ssh", "-F", "none", "-tt", *options, *where], environment)
+
+    def read(self) -> bytes:
+        data = super().read()
+        if data and not self._is_entered:
+            self._is_entered = True
+            self.write(self._console.entry.encode() + b"\r")
+        return data
 
 
 def _is_readable(handle: int) -> bool:

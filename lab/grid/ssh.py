@@ -28,18 +28,13 @@ def key_file() -> Path:
     return paths.state() / "lab" / "ssh" / "id_ed25519"
 
 
-def known_hosts() -> tuple[Path, Path]:
-    """Host keys: the racker's own file, and the one the virtual lab writes."""
-    return paths.config() / "known_hosts", paths.state() / "lab" / "ssh" / "known_hosts"
-
-
 def options() -> list[str]:
     """``-o`` options for every ssh to a board: our key and pinned host keys only, never a question."""
     words = [
         "BatchMode=yes",
         "IdentitiesOnly=yes",
         f"IdentityFile={key_file()}",
-        "UserKnownHostsFile=" + " ".join(f'"{path}"' for path in known_hosts()),
+        "UserKnownHostsFile=" + " ".join(f'"{path}"' for path in paths.known_hosts()),
         "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=yes",
         "PreferredAuthentications=publickey",

@@ -106,7 +106,7 @@ def test_full_disk(lab: Lab, board: Board, tmp_path: Path) -> None:
 
 def test_host_key_that_changed(lab: Lab, board: Board, tmp_path: Path) -> None:
     """A board that is somebody else's machine now is not written to."""
-    _, known = ssh.known_hosts()
+    _, known = paths.known_hosts()
     text = known.read_text(encoding="utf-8")
     other = tmp_path / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True, timeout=20)
