@@ -17,7 +17,7 @@ from lab.options import VIRTUAL_LAB
 
 if TYPE_CHECKING:
     from lab.booking import Lease, Ledger
-    from lab.inventory import BoardSpec, Lab
+    from lab.inventory import Lab
 
 app = typer.Typer()
 
@@ -50,7 +50,7 @@ def reserve(
     from lab import booking, machine, queueing
     from lab.grid.session import wait_for
 
-    lab, ledger = _open(inventory, must_be_up=True)
+    lab, ledger = _open(inventory, *(names or ()), must_be_up=True)
     request = booking.Request(
         "person",
         booking.caller(),
@@ -174,8 +174,8 @@ def console(
     """Attach to a board's console: what it said last, then what it says. Ctrl-] detaches."""
     from lab import attach, booking
 
-    lab, ledger = _open(inventory, must_be_up=True)
-    spec = _spec(lab, board)
+    lab, ledger = _open(inventory, board, must_be_up=True)
+    spec = lab.boards[board]
     if write or take:
         _held(ledger, board)
     writer = attach.Writer(ledger, board, booking.caller())
@@ -191,8 +191,8 @@ def power(
     """Switch a board that you hold, and see that it is done."""
     from lab.grid.mains import power_of
 
-    lab, ledger = _open(inventory)
-    spec = _spec(lab, board)
+    lab, ledger = _open(inventory, board)
+    spec = lab.boards[board]
     control = power_of(spec)
     if action == "status":
         typer.echo("on" if control.is_powered() else "off")
@@ -230,8 +230,8 @@ def provision(
     from lab.rig import Rig
     from lab.xen.payloads import build_payloads, kernel_root
 
-    lab, ledger = _open(inventory, must_be_up=True)
-    spec = _spec(lab, board)
+    lab, ledger = _open(inventory, board, must_be_up=True)
+    spec = lab.boards[board]
     lease = _held(ledger, board)
     made = builds.make(build, progress=lambda text: typer.echo(text, err=True))
     wanted = provisioning.Wanted(made, payloads=build_payloads(paths.cache() / "payloads", kernel_root()))
@@ -251,8 +251,8 @@ def ssh(
     """Log in to dom0 of a board that you hold, or run a command there."""
     from lab.grid import ssh as shells
 
-    lab, ledger = _open(inventory)
-    spec = _spec(lab, board)
+    lab, ledger = _open(inventory, board)
+    spec = lab.boards[board]
     _held(ledger, board)
     command = ["ssh", *shells.options(), "-p", str(spec.ssh_port), f"{spec.ssh_user}@{spec.ssh_host}", *(words or ())]
     os.execvp("ssh", command)
@@ -284,8 +284,8 @@ def quarantine(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Keep a board from everybody who does not ask for it by name."""
-    lab, ledger = _open(inventory)
-    ledger.quarantine(_spec(lab, board).name, cause)
+    _, ledger = _open(inventory, board)
+    ledger.quarantine(board, cause)
     typer.echo(f"{board} is {ledger.board(board).health}")
 
 
@@ -298,8 +298,8 @@ def check(
     from lab import health
     from lab.grid import services, session
 
-    lab, ledger = _open(inventory, must_be_up=True)
-    spec = _spec(lab, board)
+    lab, ledger = _open(inventory, board, must_be_up=True)
+    spec = lab.boards[board]
     if quick:
         findings = health.look(spec)
     else:
@@ -315,8 +315,8 @@ def clear(board: Board, inventory: Inventory = VIRTUAL_LAB) -> None:
     """Lift a quarantine without looking; `xenlab board check` looks."""
     from lab import booking
 
-    lab, ledger = _open(inventory)
-    ledger.clear(_spec(lab, board).name, f"by {booking.caller()}, unseen", checked=False)
+    _, ledger = _open(inventory, board)
+    ledger.clear(board, f"by {booking.caller()}, unseen", checked=False)
     typer.echo(f"{board} is {ledger.board(board).health}")
 
 
@@ -340,25 +340,22 @@ def environment(lab: Lab, lease: Lease) -> list[str]:
     return [f". {shlex.quote(str(services.directory(lab) / 'env.sh'))};", f"export{setting};"]
 
 
-def _open(inventory: Path, *, must_be_up: bool = False) -> tuple[Lab, Ledger]:
+def _open(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[Lab, Ledger]:
+    """The lab and its ledger. ``names``: boards that it must have, which is looked at first.
+
+    :raises UsageError: the inventory is wrong, or has no such board.
+    :raises BenchError: the lab is not up, and must be.
+    """
     from lab import booking
     from lab import inventory as inventories
     from lab.grid import services
 
     lab = inventories.load(inventory)
+    lab.restricted(names)
     folder = services.directory(lab)
     if must_be_up and not services.status(folder).is_up:
         raise BenchError(f"lab {lab.name} is not up, or not whole: `xenlab lab status` shows it")
     return lab, booking.Ledger(folder)
-
-
-def _spec(lab: Lab, board: str) -> BoardSpec:
-    from lab.files import did_you_mean
-
-    if board not in lab.boards:
-        known = list(lab.boards)
-        raise UsageError(f"no board {board}{did_you_mean(board, known)}; there are: {', '.join(known)}")
-    return lab.boards[board]
 
 
 def _held(ledger: Ledger, board: str) -> Lease:
@@ -382,8 +379,8 @@ def unless_held(inventory: Path, board: str) -> Lab:
     """
     from lab import booking
 
-    lab, ledger = _open(inventory)
-    lease = ledger.lease_of(_spec(lab, board).name)
+    lab, ledger = _open(inventory, board)
+    lease = ledger.lease_of(board)
     if lease and lease.holder != booking.caller():
         raise UsageError(
             f"{board} is held by {lease.holder} until {_clock(lease.until)}, not by you ({booking.caller()})"

@@ -200,6 +200,17 @@ def test_accept_refuses_a_board_that_is_not_there(
     assert status == 2 and "no board virt9" in errors
 
 
+@pytest.mark.parametrize(
+    "words", [["reserve", "virt9"], ["console", "virt9"], ["board", "check", "virt9"], ["power", "virt9", "on"]]
+)
+def test_a_board_that_is_not_there_is_said_whether_the_lab_is_up_or_not(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    status, _, errors = run(*words, capsys=capsys)
+    assert (status, errors.count("\n")) == (2, 1) and "no board virt9 (did you mean virt" in errors
+
+
 def test_accept_does_not_begin_with_a_board_that_is_sick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,8 +104,11 @@ class Progress:
 def result_line(result: TestResult) -> Text:
     """``PASS  guest32  test_pv32_runs  12.3 s  virt1  [reason]``"""
     name = visible_line(result.case.rpartition("::")[2] or result.case)
-    if len(name) > NAME_WIDTH:
-        name = name[: NAME_WIDTH - 1] + "…"
+    if len(name) > NAME_WIDTH:  # what tells cases apart stands in their brackets
+        end = name[-(NAME_WIDTH // 2) :]
+        kept = name[name.index("[") :] if "[" in name else ""
+        end = kept if 0 < len(kept) < NAME_WIDTH - 8 else end
+        name = name[: NAME_WIDTH - 1 - len(end)] + "…" + end
     line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
     boards = ",".join(result.boards)
     line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {result.seconds:7.1f} s  {boards}"), "none")

@@ -218,7 +218,9 @@ class Migration:
         script = (
             f"i=0; until grep -q {pattern} {self._folder}/log 2>/dev/null; do i=$((i+1)); "
             f"[ $i -lt {int(timeout * 10)} ] || exit 9; "
-            f'grep -q \'"event": "end"\' {self._folder}/log 2>/dev/null && exit 8; sleep 0.1; done'
+            # Both may have come since the first look: the last step's action and the end are close together.
+            f'grep -q \'"event": "end"\' {self._folder}/log 2>/dev/null && '
+            f"{{ grep -q {pattern} {self._folder}/log && exit 0; exit 8; }}; sleep 0.1; done"
         )
         if self.source.run(script, timeout=timeout * 2 + 30, check=False).status:
             raise WaitTimeout(f"{self.domain.name}: the migration comes to the step", timeout, self.output()[-300:])
