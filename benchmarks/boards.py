@@ -135,6 +135,36 @@ def nightly_time() -> Mapping[str, float]:
     return {"quick_warm": warm / 60, "cold_adds": cold / 60, **phases}
 
 
+@benchmark("areas-time", unit="min", bar={"all": 30.0})
+def areas_time() -> Mapping[str, float]:
+    """The full selection of all areas but relocation on two boards, all cached; and what the boards did meanwhile.
+
+    Sums over both boards: provisioning them with its boots, building domains, waiting for guests, sleeping, the rest.
+    """
+    with _state() as state:
+        run = state / "run"
+        _xenlab(state, "prepare")
+        started = time.monotonic()
+        areas = [f"testcases/{area}" for area in ("boot", "guest32", "superpages", "sleep", "passthrough")]
+        _xenlab(state, "nightly", "--select", "full", "--output", str(run), *areas, good=(0, 1, 3))
+        took = time.monotonic() - started
+        results = [json.loads(line) for line in (run / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    if not_run := [one["case"] for one in results if one["verdict"] in ("ERROR", "MISS")]:
+        raise BenchError(f"{len(not_run)} cases have no verdict, {not_run[0]} for one")
+    figures = area_figures(results)
+    return {"all": took / 60, **{name: seconds / 60 for name, seconds in figures.items()}, "cases": len(results)}
+
+
+def area_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of the boards by what they did: provision, create, wait, sleep, and whatever else their cases did."""
+    sums = dict.fromkeys(("provision", "create", "wait", "sleep"), 0.0)
+    for result in results:
+        for phase in result["phases"]:
+            if phase["name"] in sums:  # boot, deploy and proof are parts of provision
+                sums[phase["name"]] += phase["seconds"]
+    return {**sums, "other": sum(result["seconds"] for result in results) - sum(sums.values())}
+
+
 @benchmark("relocation-proxy-ratio", unit="", bar={"ratio": 1.1})
 def relocation_proxy_ratio() -> Mapping[str, float]:
     """Relocations of a guest of 128 MiB between two boards, there and back: with the proxy against without."""

@@ -341,7 +341,7 @@ class Bench:
         options = xen_options_of(self.running.item)
         if not (options and seat.capabilities):  # what a board can do is asked without them
             rig.ready(name)
-        seat.host.keep = lambda title, body: self._keep(name, title, body)
+        seat.host.keep, seat.host.phase = lambda title, body: self._keep(name, title, body), rig.phase
         for marker in self.running.item.iter_markers("needs"):
             for capability in marker.args:
                 if capability not in seat.capabilities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,11 +99,24 @@ def result(cell: str, seconds: float, verdict: str = "PASS", provision: float = 
     return {"case": case, "started": 100.0, "seconds": seconds, "verdict": verdict, "phases": phases}
 
 
-def test_cells_that_wait_for_a_time_out_do_not_count_for_the_mean() -> None:
+def benchmarks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("boards", paths.CHECKOUT / "benchmarks" / "boards.py")
     assert spec and spec.loader
     boards = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(boards)
+    return boards
+
+
+def test_areas_are_told_by_what_their_boards_did() -> None:
+    phases = [("provision", 60.0), ("boot", 30.0), ("create", 1.5), ("wait", 10.0), ("create", 0.5)]
+    first = {"seconds": 80.0, "phases": [{"name": name, "seconds": seconds} for name, seconds in phases]}
+    second = {"seconds": 20.0, "phases": [{"name": "sleep", "seconds": 18.0}]}
+    wanted = {"provision": 60.0, "create": 2.0, "wait": 10.0, "sleep": 18.0, "other": 10.0}
+    assert benchmarks().area_figures([first, second]) == wanted
+
+
+def test_cells_that_wait_for_a_time_out_do_not_count_for_the_mean() -> None:
+    boards = benchmarks()
     results = [
         result("pvh64-cut-GO", 130.0, provision=100.0),
         result("pvh64-bad_bit-GO", 50.0, "FAIL"),

@@ -70,7 +70,8 @@ class Domain:
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
         command = f"mkdir -p /run/xenlab && cat > {path} <<'XL'\n{self.config.text()}XL\nxl -vvv create {flag}{path}"
-        result = self.host.run(command, timeout=timeout, check=False)
+        with self.host.phase("create"):
+            result = self.host.run(command, timeout=timeout, check=False)
         self.builder_output = result.stdout + result.stderr
         if result.status:
             raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
@@ -133,7 +134,8 @@ class Domain:
             f"| tr -d '\\r' | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
             f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
         )
-        result = self.host.run(script, timeout=timeout + 30, check=False)
+        with self.host.phase("wait"):
+            result = self.host.run(script, timeout=timeout + 30, check=False)
         if result.status:
             raise ProductTimeout(
                 f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:])
@@ -164,6 +166,10 @@ class Domain:
 
         :raises ProductTimeout: it stands still.
         """
+        with self.host.phase("wait"):
+            return self._beats(more, timeout)
+
+    def _beats(self, more: int, timeout: float) -> Heartbeat:
         before = self.heartbeats()
         wanted = (before[-1].n if before else 0) + more
         deadline = time.monotonic() + timeout

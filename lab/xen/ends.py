@@ -23,7 +23,7 @@ class _End(Host):
 class _Source(_End):
     def __init__(self, host: Host) -> None:
         super().__init__(host.board)
-        self.keep = host.keep
+        self.keep, self.phase = host.keep, host.phase
         self.made: set[int] = set()
 
     def owns(self, domid: int) -> bool:
@@ -42,7 +42,7 @@ class _Source(_End):
 class _Destination(_End):
     def __init__(self, source: _Source) -> None:
         super().__init__(source.board)
-        self.keep, self._source = source.keep, source
+        self.keep, self.phase, self._source = source.keep, source.phase, source
 
     def owns(self, domid: int) -> bool:
         return not self._source.owns(domid)

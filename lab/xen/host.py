@@ -64,6 +64,8 @@ class Host:
         self.board = board
         self.name: str = board.name
         self.keep: Callable[[str, str], None] = lambda title, body: None  # the plugin puts evidence here
+        # And times what goes on: `create` (a domain is being built), `wait` (for a guest or the board), `sleep`.
+        self.phase: Callable[[str], contextlib.AbstractContextManager[None]] = lambda name: contextlib.nullcontext()
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -144,12 +146,12 @@ class Host:
 
         :raises ProductTimeout: it did not come.
         """
-        with _owed():
+        with _owed(), self.phase("wait"):
             return self.board.console.wait_for(pattern, timeout, since=since)
 
     def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
         """Wait until the product has done what it owes. :raises ProductTimeout: it has not in time."""
-        with _owed():
+        with _owed(), self.phase("wait"):
             wait_until(predicate, timeout, f"{self.name}: {what}")
 
     # -- domains ---------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def suspend(
     go = f"sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}"
     host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")
     try:
-        entering = board.console.wait_for(ENTERING, 30.0, since=mark)
+        with host.phase("sleep"):
+            entering = board.console.wait_for(ENTERING, 30.0, since=mark)
         night.entered = True
     except WaitTimeout:
         return _close(night, board, mark)
@@ -135,7 +136,8 @@ def suspend(
         while_asleep()
         night.states.append(f"acted on {time.time() - entering.time:.1f} s after Entering")
     try:
-        woken = board.console.wait_for(f"{FINISHING}|{BANNER}", night.waited, since=entering.n + 1)
+        with host.phase("sleep"):
+            woken = board.console.wait_for(f"{FINISHING}|{BANNER}", night.waited, since=entering.n + 1)
     except WaitTimeout:
         return _close(night, board, mark)
     night.rebooted = BANNER in woken.text
