@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from types import ModuleType, SimpleNamespace
@@ -99,6 +100,7 @@ def result(cell: str, seconds: float, verdict: str = "PASS", provision: float = 
     return {"case": case, "started": 100.0, "seconds": seconds, "verdict": verdict, "phases": phases}
 
 
+@functools.cache  # a benchmark is defined once
 def benchmarks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("boards", paths.CHECKOUT / "benchmarks" / "boards.py")
     assert spec and spec.loader
