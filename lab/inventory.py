@@ -162,6 +162,7 @@ class BoardSpec:
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
     switch: SwitchSpec | None = None  # where the link is cut; none: at the board's own port
+    kdump: float = 0.0  # seconds after a crash in which it writes a dump and reboots by itself; 0: it has no kdump
 
     def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
         return hash(self.name)
@@ -413,6 +414,7 @@ class _BoardFile(Strict):
     virtual: _VirtualFile | None = None
     pdu: _PduFile | None = None
     switch: _SwitchFile | None = None
+    kdump: float = pydantic.Field(default=0.0, ge=0, le=3600)
 
     @pydantic.model_validator(mode="after")
     def _together(self) -> _BoardFile:
@@ -544,6 +546,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
         switch=SwitchSpec(**data.switch.model_dump()) if data.switch else None,
+        kdump=data.kdump,
     )
 
 

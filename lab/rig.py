@@ -244,7 +244,7 @@ class Rig:
         seat = self.seats[name]
         if crashed:
             seat.suspect = "the console showed a crash"
-            return After()
+            return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
             return After(tuple(rescue.collect(seat.board, interrupt=True)))

@@ -1,7 +1,7 @@
 """The serial console as the last resort: what a board still says when its dom0 does not answer over SSH.
 
 A login on the console (pexpect over labgrid's SerialDriver), Xen's debug keys behind its ``conswitch``, and when even
-Xen does not answer the BMC's diagnostic interrupt.
+Xen does not answer the BMC's diagnostic interrupt. After a crash, what its kdump kernel leaves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lab import credentials
 from lab.errors import LabError, UsageError, WaitTimeout
 from lab.grid import pulse
 from lab.record import Evidence
+from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,35 @@ def _ask_xen(serial: Any, credential: str) -> str:
 
 def _interrupted(board: Any) -> list[Evidence]:
     return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
+
+
+def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence:
+    """Leave a crashed board alone until its kdump kernel has written a dump and has rebooted it; what is there then.
+
+    At most ``spec.kdump`` seconds; nothing is raised. The dump itself stays on the board's disk.
+
+    :param since: when it crashed, by this machine's clock. What dom0 has in ``directory`` from a later time is the
+        dump, in the layout of Debian's kdump-tools: a folder a crash, in it ``dump.*`` and ``dmesg.*``.
+    """
+    started, limit = time.monotonic(), board.spec.kdump
+
+    def is_back() -> bool:
+        age = int(time.time() - since)
+        if not board.is_reachable(5.0):
+            return False
+        done = board.run(f"[ $(cut -d. -f1 /proc/uptime) -le {age} ]", check=False)
+        return bool(done.status == 0)
+
+    try:
+        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0)
+        new = f"find . -mindepth 2 -type f -mmin -{int(time.time() - since) // 60 + 1}"
+        last = f"{new} -name 'dmesg*' | sort | tail -n 1 | xargs -r tail -n 40"
+        script = f"cd {directory} && {new} -exec ls -l {{}} + && {last}"
+        said = str(board.run(script, check=False).stdout).strip() or f"nothing new in {directory}"
+    except LabError as error:
+        said = str(error)
+    title = f"kdump, {time.monotonic() - started:.0f} s after the crash"
+    return Evidence("command", title, said[-12000:], time.time(), board.name)
 
 
 def nmi(board: Any) -> str:
