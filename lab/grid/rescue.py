@@ -155,7 +155,7 @@ def nmi(board: Any) -> str:
     try:
         board.power.nmi()
         board.console.wait_for(r"NMI|FATAL TRAP", NMI_LIMIT, since=mark)
-        board.console.wait_for(r"Panic on CPU|Reboot in", NMI_LIMIT, since=mark)
+        board.console.wait_for(r"Reboot in|Manual reset required", NMI_LIMIT, since=mark)  # its last words
     except WaitTimeout:
         pass
     except LabError as error:  # none there, or the BMC is gone, too
