@@ -28,9 +28,10 @@ from lab.wait import wait_until
 
 NIGHT = Path(__file__).parent / "soak" / "night.py"
 SECONDS_A_CASE = 2.5  # about; of four boards side by side
-A_TURN = (
-    60.0  # seconds for which a night that finishes nothing is let live: one that never gets anywhere proves nothing
-)
+# Seconds at most between two wishes of a person: the night yields to each, before its first case if need be.
+THINKING = 15.0
+# Seconds for which a night that finishes nothing is let live: one that never gets anywhere proves nothing.
+A_TURN = 60.0
 TO_COME_BACK = 45.0  # seconds in which a restarted coordinator must have the ledger's holders again
 HABITS = {"ignores": 1, "acts_after": 1.5, "lies_for": 1.5, "answers_after": 0.5, "failures": 2}
 
@@ -87,7 +88,7 @@ class Soak:
                     ledger.end(number, "has waited long enough")  # boards are in quarantine, or the night has them
                 job.kill()
             wait_until(lambda one=number: ledger.lease(one).state == "ended", 90, f"end of lease {number}")
-            self.over.wait(dice.uniform(0.0, 3.0))  # thinks
+            self.over.wait(dice.uniform(0.0, THINKING))
 
     def _use(self, number: int, boards: tuple[str, ...], how: str, dice: random.Random) -> None:
         """Nobody may take them away before the lease is over."""
