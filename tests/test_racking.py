@@ -183,7 +183,7 @@ def test_name_that_is_taken_is_refused_and_ports_are_free_ones(
     dom0: Dom0, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     words = ["board", "probe", f"{dom0.user}@127.0.0.1", "--port", str(dom0.port)]
-    shipped = Path(inventory.__file__).parents[1] / "inventory" / "rack-example.yaml"
+    shipped = Path(inventory.__file__).parents[2] / "inventory" / "rack-example.yaml"
     status, _, errors = run(*words, "--name", "numa1", "--inventory", str(shipped), capsys=capsys)
     assert status == 2 and "has a board numa1 already: --name gives this one another" in errors
     status, entry, errors = run(*words, "--name", "desk7", "--inventory", str(shipped), capsys=capsys)

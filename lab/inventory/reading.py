@@ -1,8 +1,4 @@
-"""The boards of a lab, as read from ``inventory/``: the one source of truth.
-
-The file is an Ansible inventory; what is ours stands under the key ``xenlab`` of a host or of
-``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.credentials`).
-"""
+"""An inventory file read and checked: what is wrong is said by file, line and key."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import importlib.util
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,245 +14,21 @@ import pydantic
 from lab.daytime import Daytime
 from lab.errors import UsageError
 from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
-
-
-@dataclass(frozen=True, slots=True)
-class BmcSpec:
-    """How the board's BMC is reached."""
-
-    host: str
-    credential: str
-    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
-    port: int = 623
-    interface: str = "lanplus"  # ipmi
-    cipher: int = 17  # ipmi; ipmi_sim 2.0.33 only knows 3
-    tls: Literal["verified", "pinned", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
-    ca_file: str = ""  # redfish: PEM that the BMC's certificate is signed by, or is if pinned; empty: the system's
-    system: str = ""  # redfish: which of the systems behind this BMC; empty: there is one
-
-
-# Keys of a BMC that only one protocol has.
-BMC_KEYS: Mapping[str, tuple[str, ...]] = {
-    "ipmi": ("interface", "cipher"),
-    "redfish": ("tls", "ca_file", "system"),
-    "none": (),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class PduSpec:
-    """The switched outlet a board's mains come from, by one of labgrid's drivers for power switches."""
-
-    model: str  # a module of labgrid.driver.power
-    host: str  # address, or URL where the model wants one
-    outlet: int
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchSpec:
-    """The port of a managed switch that the board's end of the lab link is plugged into, by SNMP."""
-
-    host: str
-    port: str  # ifName, or ifDescr: "Gi1/0/3"
-    credential: str  # user and password of SNMPv3; of 2c the password is the community
-    udp_port: int = 161
-    snmp: Literal["3", "2c"] = "3"
-    auth: Literal["sha", "sha256"] = "sha"  # of SNMPv3; encrypted by AES with the same password
-
-
-@dataclass(frozen=True, slots=True)
-class ConsoleSpec:
-    """Where the recorder reads the serial console, and where it serves it to others."""
-
-    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
-    serve_port: int  # TCP port of the recorded console (labgrid's NetworkSerialPort, protocol raw)
-    lines_port: int  # TCP port of the recorded lines (JSON lines)
-    host: str = ""  # ssh, tcp, rfc2217
-    port: int = 0
-    credential: str = ""  # ssh
-    entry: str = ""  # ssh: what is typed behind the login to get at the console; empty: nothing
-    device: str = ""  # device: /dev/serial/by-id/...
-    speed: int = 115200
-
-
-@dataclass(frozen=True, slots=True)
-class NicSpec:
-    """A network port of the board. Roles: management, lab (link to the peer), spare (to pass through)."""
-
-    role: Literal["management", "lab", "spare"]
-    mac: str
-    address: str = ""  # CIDR in dom0
-    pci: str = ""  # "0000:00:05.0"; empty: found by MAC
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeSpec:
-    """Another form of a board made of QEMU, for what its own does not fit; the other boards are off meanwhile."""
-
-    vcpus: int = 1
-    memory_mib: int = 3072
-    numa_nodes: int = 1
-    s3: bool = True  # whether its firmware knows suspend to RAM
-    capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
-
-
-@dataclass(frozen=True, slots=True)
-class VirtualSpec:
-    """The shape of a board made of QEMU; absent on steel."""
-
-    vcpus: int = 1
-    memory_mib: int = 3072
-    numa_nodes: int = 1
-    s3: bool = True
-    serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
-    link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
-    accelerator: Literal["tcg", "kvm", "proved"] = "proved"
-    firmware: Literal["bios", "uefi"] = "bios"
-    shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
-
-    def shaped(self, name: str) -> VirtualSpec:
-        """The board in this shape; in its own for no name. :raises KeyError: there is no such shape."""
-        if not name:
-            return self
-        shape = self.shapes[name]
-        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3")}
-        return replace(self, **form)
-
-
-# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
-# which come later and win.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
-
-
-@dataclass(frozen=True, slots=True)
-class NetbootSpec:
-    """The lab machine's port on the network that boards boot from: there it serves DHCP, TFTP and HTTP."""
-
-    address: str  # CIDR
-    interface: str
-
-    @property
-    def server(self) -> str:
-        """The address alone."""
-        return self.address.split("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class BoardSpec:
-    """One board."""
-
-    name: str
-    ssh_host: str
-    bmc: BmcSpec
-    console: ConsoleSpec
-    ssh_port: int = 22
-    ssh_user: str = "root"
-    nics: Mapping[str, NicSpec] = field(default_factory=dict)  # by role
-    capabilities: frozenset[str] = frozenset()  # declared; probed before use
-    tags: Mapping[str, str] = field(default_factory=dict)
-    link: str = ""  # boards with the same link are a migration pair
-    xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no"
-    dom0_options: str = ""
-    boot: Literal["disk", "network"] = "disk"
-    virtual: VirtualSpec | None = None
-    pdu: PduSpec | None = None
-    switch: SwitchSpec | None = None  # where the link is cut; none: at the board's own port
-    kdump: float = 0.0  # seconds after a crash in which it writes a dump and reboots by itself; 0: it has no kdump
-
-    def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
-        return hash(self.name)
-
-    def xen_command_line(self, *later: str) -> str:
-        """Xen's options on this board, in the order in which later ones win."""
-        return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
-
-    @property
-    def board_class(self) -> str:
-        """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""
-        return self.tags.get("class") or ("virtual" if self.virtual else "steel")
-
-    @property
-    def link_name(self) -> str:
-        """What the peer calls this board: the name that the lab link's address has in its /etc/hosts."""
-        return self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A lab: its boards and where its labgrid coordinator listens."""
-
-    name: str
-    path: Path
-    boards: Mapping[str, BoardSpec]
-    coordinator: str = "127.0.0.1:20408"
-    nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
-    netboot: NetbootSpec | None = None
-
-    @property
-    def is_virtual(self) -> bool:
-        """Whether any board is made of QEMU, so that the lab must be brought up first."""
-        return any(board.virtual for board in self.boards.values())
-
-    def network_booted(self) -> tuple[BoardSpec, ...]:
-        """Boards without a disk, in name order."""
-        return tuple(board for _, board in sorted(self.boards.items()) if board.boot == "network")
-
-    @property
-    def is_private(self) -> bool:
-        """Whether nobody but users of this machine can reach the coordinator, which asks for no password."""
-        host = self.coordinator.rpartition(":")[0]
-        return host == "localhost" or host.startswith("127.")
-
-    def restricted(self, names: Sequence[str]) -> Lab:
-        """The lab with these boards alone; none named: with all. :raises UsageError: it has no such board."""
-        for name in names:
-            if name not in self.boards:
-                hint = did_you_mean(name, list(self.boards))
-                raise UsageError(f"no board {name}{hint}; there are: {', '.join(self.boards)}")
-        return replace(self, boards={name: self.boards[name] for name in sorted(names)}) if names else self
-
-    def pairs(self) -> tuple[tuple[BoardSpec, BoardSpec], ...]:
-        """Boards joined by a link, two and two, in name order."""
-        links: dict[str, list[BoardSpec]] = {}
-        for name in sorted(self.boards):
-            if self.boards[name].link:
-                links.setdefault(self.boards[name].link, []).append(self.boards[name])
-        return tuple((ends[0], ends[1]) for ends in links.values() if len(ends) == 2)
-
-
-# What a board can be said to be able to do. Those that the lab probes itself are marked: a board that lacks one it
-# declares is reported; the others are taken from the inventory as they are.
-CAPABILITIES: Mapping[str, str] = {
-    "pv32": "probed: 32-bit PV guests (xen_caps has xen-3.0-x86_32p); a matter of the build",
-    "no-pv32": "probed: no 32-bit PV guests",
-    "hvm": "probed: hardware virtualisation",
-    "hvm32": "probed: 32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
-    "high-memory": "probed: memory at machine addresses above 4 GiB",
-    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
-    "hap": "probed: nested paging",
-    "shadow": "probed: shadow paging; a matter of the build",
-    "sp2m": "probed: 2 MiB pages in nested paging",
-    "sp1g": "probed: 1 GiB pages in nested paging",
-    "iommu": "probed: DMA remapping in use",
-    "numa": "probed: more than one NUMA node",
-    "cpu-offline": "probed: more than one CPU",
-    "memory-8g": "probed: 8 GiB of memory",
-    "s3": "probed: suspend to RAM",
-    "no-s3": "probed: no suspend to RAM",
-    "s5": "probed: soft off",
-    "rtcwake": "probed: the RTC can wake it",
-    "qemu": "probed: a device model for HVM guests in dom0",
-    "spare-nic": "probed: a network port to pass through (nics.spare)",
-    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
-    "migration-pair": "probed: joined to another board by a lab link",
-    "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
-    "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
-    "pvh-dom0": "Xen boots with dom0=pvh on it",
-    "pstate": "probed: CPU frequency control by Xen",
-    "cstate": "probed: idle states deeper than C1",
-    "sriov": "a network port with virtual functions",
-    "dma-device": "probed: a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
-}
+from lab.inventory.specs import (
+    BMC_KEYS,
+    BMC_PORTS,
+    CAPABILITIES,
+    BmcSpec,
+    BoardSpec,
+    ConsoleSpec,
+    Lab,
+    NetbootSpec,
+    NicSpec,
+    PduSpec,
+    ShapeSpec,
+    SwitchSpec,
+    VirtualSpec,
+)
 
 _HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_interpreter", "xenlab")
 _Port = Annotated[int, pydantic.Field(gt=0, lt=65536)]
@@ -277,9 +48,6 @@ _Address = Annotated[
     pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$"),
     pydantic.AfterValidator(_is_interface),
 ]
-
-
-BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
 
 
 class _BmcFile(Strict):

@@ -1,0 +1,41 @@
+"""The boards of a lab, as read from ``inventory/``: the one source of truth.
+
+The file is an Ansible inventory; what is ours stands under the key ``xenlab`` of a host or of
+``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.credentials`).
+"""
+
+from lab.inventory.reading import load
+from lab.inventory.specs import (
+    BMC_KEYS,
+    BMC_PORTS,
+    CAPABILITIES,
+    XEN_OPTIONS,
+    BmcSpec,
+    BoardSpec,
+    ConsoleSpec,
+    Lab,
+    NetbootSpec,
+    NicSpec,
+    PduSpec,
+    ShapeSpec,
+    SwitchSpec,
+    VirtualSpec,
+)
+
+__all__ = [
+    "BMC_KEYS",
+    "BMC_PORTS",
+    "CAPABILITIES",
+    "XEN_OPTIONS",
+    "BmcSpec",
+    "BoardSpec",
+    "ConsoleSpec",
+    "Lab",
+    "NetbootSpec",
+    "NicSpec",
+    "PduSpec",
+    "ShapeSpec",
+    "SwitchSpec",
+    "VirtualSpec",
+    "load",
+]
