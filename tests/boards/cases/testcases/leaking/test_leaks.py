@@ -25,8 +25,8 @@ time.sleep(600)
 """
 
 
-def test_a_look_is_cheap(host, evidence):
-    """What there is on a board is known within a second, and no case is to be blamed for anything yet: PASS."""
+def test_nothing_left(host, evidence):
+    """Nobody is to be blamed for anything yet; how long the look takes that says so: PASS."""
     evidence.add("look", str(host.run(leftovers._LOOK).stdout))
     started = time.monotonic()
     seen = leftovers.look(host)
