@@ -48,7 +48,7 @@ def test_processes_left(host):
 
 def test_guest_that_cannot_die(host, evidence):
     """Somebody in dom0 holds a page of a guest that is destroyed, so it stays dead: FAIL."""
-    with host.domain(payload(host, "pv64", "idle")) as guest:
+    with host.domain(payload(host, "pvh64", "idle")) as guest:  # whose frame 16 is its own, not the machine's
         host.run(f"cat > /tmp/hold.py <<'END'\n{HOLD}END")
         host.run(f"(setsid python3 /tmp/hold.py {guest.domid()} </dev/null >/tmp/held 2>&1 &)")
         said = host.run("for i in $(seq 50); do [ -s /tmp/held ] && break; sleep 0.2; done; cat /tmp/held").stdout
