@@ -395,10 +395,14 @@ def progress(lab: Lab) -> list[str]:
 
 
 def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:
-    """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone."""
+    """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone.
+
+    Also where SIGINT was ignored when we were started, as in a shell's background job: it would go on with boards that
+    are somebody else's by then.
+    """
     with open(log_file, "ab") as output:
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "INT", *command],
+            ["setpriv", "--pdeathsig", "INT", "env", "--default-signal=INT", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

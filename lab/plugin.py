@@ -285,6 +285,13 @@ class Bench:
             return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
         return str(self._session.why_stop()) if self._session is not None else ""
 
+    def lease_over(self) -> str:
+        """Why the boards are no longer this process's, or nothing."""
+        if self._session is None:
+            return ""
+        lease = self._session.ledger.lease(self._session.lease.id)
+        return "" if lease.state == "held" else f"lease {lease.id} is over: {lease.why_ended}"
+
     def close(self) -> None:
         """Release the boards."""
         self.folder.note_now(self.names, "")
@@ -438,6 +445,7 @@ def _conclude(bench: Bench, running: Running) -> None:
         symbols=rig.build.symbols if rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
+        lease_over=bench.lease_over(),
         leaks=tuple(leaks),
         guest_crash=guest_crash,
         crashed_before=bool(guest_crash)

@@ -48,6 +48,7 @@ class Observation:
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
     guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
+    lease_over: str = ""  # why the lease on its boards was over before it ended
     leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
@@ -307,6 +308,12 @@ def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ..
 
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "lease-over",
+        Verdict.MISS,
+        "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
+        lambda observation: observation.lease_over or None,
+    ),
     Rule(
         "console-crash",
         Verdict.FAIL,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -220,3 +222,31 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     )
     about_ours = [line for line in (done.stdout + done.stderr).splitlines() if "xenlab" in line]
     assert (done.returncode, about_ours) == (0, [])
+
+
+# -- a night that is killed ----------------------------------------------------------------------------------------
+
+NIGHT = """
+import signal, sys, time
+from pathlib import Path
+from lab import nightly
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
+print(nightly._spawn(["sleep", "600"], Path(sys.argv[1]), 1).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_do_not_outlive_a_night_that_is_killed(tmp_path: Path) -> None:
+    """They would go on with boards that the reaper takes away, and call what comes of it a failure."""
+    command = [sys.executable, "-P", "-c", NIGHT, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=paths.environment()) as night:
+        assert night.stdout
+        worker = int(night.stdout.readline())
+        try:
+            wait_until(lambda: Path(f"/proc/{worker}/comm").read_text() == "sleep\n", 20, "the worker works")
+            night.kill()
+            wait_until(lambda: not Path(f"/proc/{worker}").exists(), 20, "the worker is gone")
+        finally:
+            night.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)

@@ -159,6 +159,14 @@ def test_what_was_seen_last_is_evidence_of_a_product_timeout() -> None:
     assert "\n" not in decision.reason
 
 
+@pytest.mark.parametrize("outcome", [None, AssertionError("no heartbeat"), BenchError("ssh"), PANIC], ids=str)
+def test_boards_that_were_lost_on_the_way_say_nothing(outcome: BaseException | None) -> None:
+    """Not even a crash: by then the console may be that of somebody else's case."""
+    over = "lease 7 is over: its process is gone"
+    decision = decide(Observation(outcome, crashes=(PANIC,), lease_over=over, leaks=("virt1: 64 MiB",)))
+    assert (decision.verdict, decision.rule, decision.reason) == (Verdict.MISS, "lease-over", over)
+
+
 def test_rules_can_be_listed() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.when and isinstance(rule.verdict, Verdict) for rule in RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 from labgrid import Environment
+from labgrid.remote.client import Error as LabgridError
 from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
@@ -23,6 +25,8 @@ from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
 from lab.wait import wait_until
+
+log = logging.getLogger(__name__)
 
 RUN_LIMIT = 24 * 3600.0  # seconds; a process that lives longer must reserve its boards
 RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again after the coordinator's restart
@@ -136,10 +140,22 @@ class Session:
         self.close()
 
     def board(self, name: str) -> Board:
-        """The live handle of a board that is held."""
+        """The live handle of a board that is held. :raises BenchError: the coordinator does not know it as ours."""
         if name not in self._boards:
-            self._boards[name] = Board(self._lab.boards[name], self._environment.get_target(name))
+            try:
+                target = self._environment.get_target(name)
+            except LabgridError as error:  # it was restarted since we looked, and has forgotten us
+                log.info("%s: %s; once more", name, error)
+                self._await_ours()
+                target = self._target_again(name)
+            self._boards[name] = Board(self._lab.boards[name], target)
         return self._boards[name]
+
+    def _target_again(self, name: str) -> Any:
+        try:
+            return self._environment.get_target(name)
+        except LabgridError as error:
+            raise BenchError(f"{name}: {' '.join(str(error).split())}") from error
 
     def why_stop(self) -> str:
         """Why no further case shall be begun under this lease, or nothing."""
