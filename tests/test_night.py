@@ -226,7 +226,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 # -- a night that is killed ----------------------------------------------------------------------------------------
 
-NIGHT = """
+CARELESS = """
 import signal, sys, time
 from pathlib import Path
 from lab import nightly
@@ -238,7 +238,7 @@ time.sleep(600)
 
 def test_workers_do_not_outlive_a_night_that_is_killed(tmp_path: Path) -> None:
     """They would go on with boards that the reaper takes away, and call what comes of it a failure."""
-    command = [sys.executable, "-P", "-c", NIGHT, str(tmp_path / "log")]
+    command = [sys.executable, "-P", "-c", CARELESS, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=paths.environment()) as night:
         assert night.stdout
         worker = int(night.stdout.readline())
