@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from lab.bmc import Bmc
 from lab.booking import Ledger
 from lab.console.client import Console
 from lab.errors import BenchError, LabError, MissingCapability, UsageError
-from lab.grid.board import Board
+from lab.grid.board import Board, switch_port
 from lab.grid.mains import power_of
-from lab.grid.switch import SwitchPort
 from lab.inventory import BoardSpec
 from lab.xen.host import Host
 
@@ -45,13 +45,13 @@ def look(spec: BoardSpec) -> list[Finding]:
 
     :raises UsageError: no such credential.
     """
-    control = power_of(spec)
+    control, port = power_of(spec), switch_port(spec)
     return [
         _finding("power", lambda: "on" if control.is_powered() else "off"),
         _finding("BMC clock", lambda: _clock(control)),
         _finding("BMC sensors", lambda: _sensors(control)),
         _finding("console", lambda: _recorder(spec)),
-        *([_finding("switch port", partial(_switch_port, SwitchPort(spec.name, spec.switch)))] if spec.switch else ()),
+        *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]
 
 
@@ -117,7 +117,7 @@ def _recorder(spec: BoardSpec) -> str:
         return f"recorded, {console.mark()} lines"
 
 
-def _switch_port(port: SwitchPort) -> str:
+def _switch_port(port: Any) -> str:
     if not port.is_up():
         raise BenchError(f"{port.name} is switched off: the lab link is cut")
     return f"{port.name} is on"

@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 
 from lab.booking import BoardState, Lease, Request
 from lab.errors import UsageError
-from lab.files import did_you_mean
 from lab.inventory import BoardSpec, Lab
 
 YIELDS_WITHIN = 600.0  # seconds; a case that takes longer is ended
@@ -73,11 +72,7 @@ def check(request: Request, lab: Lab, states: Mapping[str, BoardState]) -> None:
 
     :raises UsageError: unknown boards, or no boards like these; says what there is.
     """
-    for name in request.names:
-        if name not in lab.boards:
-            raise UsageError(
-                f"no board {name}{did_you_mean(name, list(lab.boards))}; there are: {', '.join(lab.boards)}"
-            )
+    lab.restricted(request.names)
     if choose(request, lab, states, {}, frozenset()) is not None:
         return
     words = ", ".join(sorted(request.needs)) or "nothing special"

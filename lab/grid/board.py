@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.bmc import Bmc
 from lab.console.client import Console
 from lab.grid.ssh import CommandResult, Job, wait_reachable
 from lab.grid.strategy import XenStrategy
-from lab.grid.switch import SwitchPort
 from lab.inventory import BoardSpec
+
+if TYPE_CHECKING:
+    from lab.grid.switch import SwitchPort
 
 __all__ = ["Board", "CommandResult", "Job"]
 
@@ -25,7 +27,7 @@ class Board:
         self.strategy._activate()
         self._ssh = target.get_driver("Dom0Driver").ssh
         # Where the lab link is cut from outside; None: only dom0 can take its own port down.
-        self.switch_port = SwitchPort(spec.name, spec.switch) if spec.switch else None
+        self.switch_port = switch_port(spec)
 
     def __repr__(self) -> str:
         return f"<Board {self.name}>"
@@ -66,3 +68,12 @@ class Board:
         """Forget the connection, which may hang, and have a new one. :raises WaitTimeout: dom0 does not answer."""
         self._ssh.close()
         wait_reachable(self._ssh, timeout)
+
+
+def switch_port(spec: BoardSpec) -> SwitchPort | None:
+    """The port that the board's end of the lab link is plugged into; None: none that could be switched."""
+    if spec.switch is None:
+        return None
+    from lab.grid.switch import SwitchPort  # its SNMP takes a while to load, and few boards have one
+
+    return SwitchPort(spec.name, spec.switch)
