@@ -1,7 +1,8 @@
 """The boards of a night: had under leases, looked at before use, worked on, and given back.
 
-Pairs are had whole. A unit whose boards are wanted back, or of which one is sick, works on to the end of the cases that
-run, and stops there; what it leaves is for the others, or for later.
+Pairs are had whole; where somebody has one board of a pair, the other is had alone until then. A unit whose boards are
+wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it leaves is for
+the others, or for later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,6 +26,7 @@ from lab.wait import wait_until
 LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
 KEEP_INTERVAL = 60.0
 PATIENCE = 60.0  # seconds for boards that nobody is seen to hold: what the last holder left is switched off first
+RETRY = 1.0  # seconds between two times that boards are asked for
 HOPE = 60.0  # seconds for a first board where no deadline says how long: somebody sits and waits for an answer
 WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
 DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may come to their end
@@ -91,9 +94,10 @@ class Crew:
             self._check([unit for unit in asked if unit in self._held])
             if suffices(list(self._held)) or time.time() >= give_up:
                 return list(self._held)
+            time.sleep(RETRY)
 
     def _ask(self) -> dict[Unit, int]:
-        """Ask for every unit of healthy boards that we do not have."""
+        """Ask for every unit of healthy boards that we do not have. What others have is asked for as it is."""
         states = self._ledger.boards(self._lab.boards)
         for name, state in states.items():
             if state.quarantine:
@@ -104,9 +108,12 @@ class Crew:
         if number := os.environ.get(booking.LEASE):
             mine = [one for one in mine if str(one.id) == number]
             names &= {board for one in mine for board in one.boards}
-        have = {board.name for unit in self._held for board in unit}
+        held = self._ledger.leases("held")
+        taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
+        self._rejoin(names - taken)
+        free = names - {board.name for unit in self._held for board in unit}
         asked: dict[Unit, int] = {}
-        for unit in queueing.units(self._lab, frozenset(names - have)):
+        for unit in [*queueing.units(self._lab, free - taken), *queueing.units(self._lab, free & taken)]:
             wanted = {board.name for board in unit}
             if lease := next((one for one in mine if wanted <= set(one.boards)), None):
                 self._held[unit] = lease.id  # of who called us: they give it back
@@ -145,6 +152,13 @@ class Crew:
             self._say(f"{names}: {lease.why_ended}")
         else:
             self._say(f"{names}: not to be had: {'; '.join(has) or 'taken by labgrid-client, or not exported'}")
+
+    def _rejoin(self, names: AbstractSet[str]) -> None:
+        """Give back a board that we have alone when its partner is to be had again: the two are had whole."""
+        for pair in self._lab.pairs():
+            if _names(pair) <= names:
+                for board in pair:
+                    self._let_go((board,), "its partner is back")
 
     def _check(self, units: Sequence[Unit]) -> None:
         """Look at boards before use; a sick one goes into quarantine, and its unit back."""

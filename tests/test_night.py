@@ -118,6 +118,25 @@ def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Call
 
 
 @pytest.mark.timeout(400)
+def test_what_is_left_of_a_pair_works_alone(shared: Shared, start: Callable[..., Night]) -> None:
+    person = shared.ask("sim1", user="carol")
+    shared.held(person, timeout=60)
+    night = start(6)
+
+    def has_alone() -> bool:
+        assert night.process.poll() is None, night.log.read_text()
+        return ("sim2",) in [lease.boards for lease in shared.ledger.leases("held")]
+
+    wait_until(has_alone, 60, "the night has sim2 without sim1")
+    night.has_results(1)
+    shared.ledger.end(person, "is done")
+    folder = night.ends(0, timeout=240)
+    final = folder.final_results()
+    assert {result.verdict for result in final} == {Verdict.PASS} and not folder.missing()
+    wait_until(lambda: not shared.ledger.leases(), 30, "boards given back")
+
+
+@pytest.mark.timeout(400)
 def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., Night]) -> None:
     shared.ledger.quarantine("sim3", "smells of smoke")
     shared.bmcs["sim1"].stop()
