@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.errors import BenchError, ProductFailure, ProductTimeout, ToolstackFailed
+from lab.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
+from lab.xen.poke import POKE
 
 if TYPE_CHECKING:
     from lab.xen.host import Host
@@ -25,26 +26,27 @@ class DomainConfig:
 
     name: str
     kind: Literal["pv", "pvh", "hvm"]
-    kernel: str
+    kernel: str = ""
     ramdisk: str = ""
     memory_mib: int = 16
     vcpus: int = 1
     cmdline: str = ""
     pci: tuple[str, ...] = ()
     more: Mapping[str, str] = field(default_factory=dict)  # further xl.cfg lines: key -> value as written
+    files: Mapping[str, str] = field(default_factory=dict)  # what it needs beside: path on the board -> text
 
     def text(self) -> str:
         """The xl.cfg(5) file."""
         lines = [
             f'name = "{self.name}"',
             f'type = "{self.kind}"',
-            f'kernel = "{self.kernel}"',
             f"memory = {self.memory_mib}",
             f"vcpus = {self.vcpus}",
-            f'extra = "{self.cmdline}"',
             'on_crash = "preserve"',
             'on_poweroff = "destroy"',
         ]
+        if self.kernel:
+            lines += [f'kernel = "{self.kernel}"', f'extra = "{self.cmdline}"']
         if self.ramdisk:
             lines.append(f'ramdisk = "{self.ramdisk}"')
         if self.pci:
@@ -69,7 +71,9 @@ class Domain:
         """``xl -vvv create``. :raises ToolstackFailed: refused; the message carries the end of xl's words."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
-        command = f"mkdir -p /run/xenlab && cat > {path} <<'XL'\n{self.config.text()}XL\nxl -vvv create {flag}{path}"
+        files = {path: self.config.text(), **self.config.files}
+        writes = "".join(f"printf %s {shlex.quote(text)} > {shlex.quote(file)} && " for file, text in files.items())
+        command = f"mkdir -p /run/xenlab && {writes}xl -vvv create {flag}{path}"
         with self.host.phase("create"):
             result = self.host.run(command, timeout=timeout, check=False)
         self.builder_output = result.stdout + result.stderr
@@ -110,6 +114,16 @@ class Domain:
     def is_there(self) -> bool:
         """Whether xl lists it."""
         return self.name in self.host.domains()
+
+    def table_pages(self) -> int:
+        """Pages of 4 KiB that Xen's tables of its memory take: one more for each 2 MiB that no single entry maps.
+
+        :raises MissingCapability: Xen does not tell (before 4.17), or it is a PV guest, which has no such tables.
+        """
+        said = str(self.host.run(f"{POKE} tables {self.domid()}").stdout).strip()
+        if not said.isdigit():
+            raise MissingCapability(self.host.name, f"a count of paging tables ({said})")
+        return int(said)
 
     # -- console ---------------------------------------------------------------------------------------------
 
@@ -208,3 +222,11 @@ def page_orders(builder_output: str) -> dict[str, int]:
     if not found:
         raise BenchError("xl's output has no PHYSICAL MEMORY ALLOCATION summary")
     return found
+
+
+def assert_unhurt(*guests: Domain) -> None:
+    """None of them has reported a failure, on this host. :raises AssertionError: naming the first that has."""
+    for guest in guests:
+        for line in guest.payload_lines():
+            is_bad = isinstance(line, PayloadLine) and line.outcome == "FAIL"
+            assert not is_bad, f"{guest.name} on {guest.host.name}: {line}"

@@ -16,7 +16,6 @@ from lab.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
 LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
-POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # what only a program can do in dom0
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
@@ -224,7 +223,7 @@ class Host:
         probe = self.run(
             "grep -q deep /sys/power/mem_sleep && echo s3; grep -q disk /sys/power/state && echo s5; "
             "test -e /sys/class/rtc/rtc0/wakealarm && echo rtcwake; "
-            "command -v qemu-system-i386 >/dev/null && echo qemu; "
+            "{ test -x /usr/libexec/xen-qemu-system-i386 || command -v qemu-system-i386 >/dev/null; } && echo qemu; "
             "test -e /usr/lib/xen-*/boot/xen-shim && echo shim; "
             "grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device "
             "&& echo dma-device; "

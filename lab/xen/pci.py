@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from lab.errors import BenchError, LabError, MissingCapability
 from lab.wait import wait_until
 from lab.xen.domain import Domain
-from lab.xen.host import POKE, Host
+from lab.xen.host import Host
+from lab.xen.poke import POKE
 
 DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/xen/poke.py
 PAGE = 4096

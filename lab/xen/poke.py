@@ -10,6 +10,7 @@ stdout, a refusal is ``refused: ERRNO-NAME`` there, both with status 0.
 ``fill DOMID MFN TEXT``                write TEXT again and again over the beginning of a page of a domain
 ``dma BDF from|to MFN``                the device reads a page (its beginning) into its buffer, or writes that to one
 ``storm BDF MFN SECONDS``              the device writes to a page again and again; says how often
+``tables DOMID``                       pages that the tables of a guest's nested paging take
 =====================================  ==================================================================
 
 The device is QEMU's "edu" or one with the same registers (QEMU's docs/specs/edu.rst): BAR 0 has the DMA engine's
@@ -20,12 +21,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import mmap
 import os
 import sys
 import time
 from collections.abc import Callable
+
+POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # how it is run in dom0
 
 PAGE = 4096
 DEVICES = "/sys/bus/pci/devices"
@@ -37,6 +41,7 @@ DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
 PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
+LIBXENCTRL = ("/usr/lib/xen-*/lib/libxenctrl.so.*", "/usr/lib/*/libxenctrl.so.*", "/usr/local/lib/libxenctrl.so.*")
 BOOTTIME_ALARM = 9  # CLOCK_BOOTTIME_ALARM: include/uapi/linux/time.h
 
 
@@ -122,6 +127,37 @@ def acpi_sleep(state: int) -> str:
     return "done" if status == 0 else f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
 
 
+def tables(domid: int) -> str:
+    """How many pages a guest's tables take: what is left of its paging pool when all that is free in it is taken away.
+
+    The guest is paused meanwhile, so it misses nothing, and gets its pool back. With HAP these are the tables from
+    guest to machine memory, one more for each 2 MiB that is not mapped by one entry, a page for each vCPU, and the
+    bitmap of log-dirty mode (xen/arch/x86/mm/hap/hap.c, hap_set_allocation). Xen tells them apart from 4.17 on.
+    """
+    for path in sorted({path for pattern in LIBXENCTRL for path in glob.glob(pattern)}):
+        library = ctypes.CDLL(path, use_errno=True)
+        if not hasattr(library, "xc_get_paging_mempool_size"):
+            continue
+        library.xc_interface_open.restype = ctypes.c_void_p
+        handle = ctypes.c_void_p(library.xc_interface_open(None, None, 0))
+        domain, pool, taken = ctypes.c_uint32(domid), ctypes.c_uint64(), ctypes.c_uint64()
+        if library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(pool)):
+            if ctypes.get_errno() == errno.EACCES:
+                continue  # the library of another Xen
+            return f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
+        library.xc_domain_pause(handle, domain)
+        try:
+            # ENOMEM tells that the pool cannot be made as small as that, and comes after all that is free was freed.
+            library.xc_set_paging_mempool_size(handle, domain, ctypes.c_uint64(0))
+            library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(taken))
+            if library.xc_set_paging_mempool_size(handle, domain, pool):
+                raise SystemExit(f"d{domid}: its paging pool is not to be had back: {os.strerror(ctypes.get_errno())}")
+        finally:
+            library.xc_domain_unpause(handle, domain)
+        return str(taken.value // PAGE)
+    return "refused: ENOSYS"
+
+
 def alarm(seconds: int) -> str:
     """Wait for a timer of CLOCK_BOOTTIME_ALARM: it runs on over a suspend, and the kernel sets the RTC by it."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -162,6 +198,8 @@ def main(words: list[str]) -> int:
             DmaDevice(address).run(int(mfn, 16) * PAGE, to_memory=way == "to")
         case ["storm", address, mfn, seconds]:
             answer = storm(address, int(mfn, 16), float(seconds))
+        case ["tables", domid]:
+            answer = tables(int(domid))
         case _:
             raise SystemExit(__doc__)
     _say(answer)

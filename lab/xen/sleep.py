@@ -9,7 +9,8 @@ from typing import Literal
 
 from lab.errors import BenchError, WaitTimeout
 from lab.wait import wait_until
-from lab.xen.host import POKE, Host
+from lab.xen.host import Host
+from lab.xen.poke import POKE
 
 REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
 # In the order xen/arch/x86/acpi/power.c enter_state() prints them.

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from lab.xen.domain import assert_unbroken
+from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.ends import on_one_board
 from lab.xen.faults import THROTTLE
 from lab.xen.guests import payload
@@ -58,8 +58,7 @@ def unharmed(*ends):
     ends[-1].beats(10, 60)
     beats = sorted((beat for end in ends for beat in end.heartbeats()), key=lambda beat: beat.n)
     assert_unbroken(beats)
-    failed = [line for end in ends for line in end.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
-    assert not failed, failed
+    assert_unhurt(*ends)
 
 
 @KINDS

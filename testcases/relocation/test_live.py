@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.xen.domain import assert_unbroken
+from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, downtime, start_migration
 from lab.xen.stream import Step
@@ -31,8 +31,7 @@ def test_relocation_brings_the_guest_over(source, destination, evidence):
             evidence.figure("downtime_s", downtime(migration, BEAT))
             start, end = migration.stopped()
             evidence.figure("downtime_by_stream_s", end - start)
-            failed = [line for line in there.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
-            assert not failed, failed
+            assert_unhurt(there)
         finally:
             guest.on(destination).destroy()
 
@@ -53,5 +52,4 @@ def test_cut_in_stop_and_copy_resumes_at_the_source(source, destination, evidenc
         assert not source.domains()[guest.name].is_suspended
         left = [name for name in destination.domains() if name.startswith(guest.name)]
         assert not left, f"left at the destination: {left}"
-        failed = [line for line in guest.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
-        assert not failed, failed
+        assert_unhurt(guest)

@@ -4,7 +4,7 @@ import pytest
 
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
-from lab.xen.host import POKE
+from lab.xen.poke import POKE
 
 pytestmark = [pytest.mark.full]
 
