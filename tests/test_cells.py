@@ -271,7 +271,7 @@ def test_the_paging_modes_of_a_domain_are_found() -> None:
 class FakeHost(Host):
     """What a host says when it is asked."""
 
-    def __init__(self, *rows: DomainRow, said: str = "---\n---\n", name: str = "virt2") -> None:
+    def __init__(self, *rows: DomainRow, said: str = "---\n---\n---\n", name: str = "virt2") -> None:
         super().__init__(SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name))
         self._rows, self._said = list(rows), said
 
@@ -291,19 +291,20 @@ def test_nothing_left_is_nothing() -> None:
 
 
 def test_leftovers_are_named() -> None:
-    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n9\n---\nqemu-save.4\n"
+    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n9\n---\nqemu-save.4\n---\n5\n9\n"
     host = FakeHost(row("g--incoming", state="--p---"), row("(null)", 7, "----pd"), said=said)
     assert oracle.leftovers(host, "g", {"g"}, "destination") == [
         "domain g--incoming (--p---)",
         "dead domain 7 (----pd)",
         "process 812 /usr/lib/xen-4.17/bin/xl migrate-receive",
         "xenstore /local/domain/9",
+        "device model of domain 9",
         "/var/lib/xen/qemu-save.4",
     ]
 
 
 def test_the_monitor_of_a_guest_that_arrived_is_no_leftover() -> None:
-    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n---\n"
+    said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n---\n---\n"
     assert oracle.leftovers(FakeHost(row("g"), said=said), "g", {"g"}, "destination") == []
 
 
@@ -349,7 +350,7 @@ class FakeBoard(FakeHost):
         if command.startswith("cat "):
             return SimpleNamespace(stdout=self._console(), stderr="", status=0)
         entries = "".join("5\n" for _ in self.states)
-        return SimpleNamespace(stdout=f"---\n{entries}---\n", stderr="", status=0)
+        return SimpleNamespace(stdout=f"---\n{entries}---\n---\n", stderr="", status=0)
 
     def _console(self) -> str:
         if self.states.get("g", "").strip("-") == "b":

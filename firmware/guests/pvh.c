@@ -1,4 +1,4 @@
-/* The PVH platform: everything below 4 GiB is mapped to itself, or paging is off. */
+/* The PVH and HVM platforms: everything below 4 GiB is mapped to itself, or paging is off. */
 #include "payload.h"
 
 #define SHARED_PFN 1UL /* as Linux does: low memory, so that no 2 MiB page of the p2m is split for it */
@@ -102,11 +102,13 @@ void platform_start(void *information)
         crash();
     }
     command_line = (char *)(ulong)start->cmdline_paddr;
-    /* The builder puts its page of information right behind the kernel. */
+    if (!command_line && start->nr_modules) /* HVM: what xl.cfg names as the BIOS is a text file with the words */
+        command_line = (char *)(ulong)(*(u64 *)(ulong)start->modlist_paddr);
+    /* The builder puts its page of information, and modules, right behind the kernel. */
     if ((ulong)information >= used)
         used = (ulong)information + PAGE;
-    if (start->cmdline_paddr >= used)
-        used = start->cmdline_paddr + PAGE;
+    if ((ulong)command_line >= used)
+        used = (ulong)command_line + PAGE;
     if (start->memmap_paddr >= used)
         used = start->memmap_paddr + PAGE;
     used = (used + PAGE - 1) / PAGE;

@@ -1,10 +1,14 @@
 /*
- * Entry of a PVH guest: 32-bit protected mode, flat, paging off, ebx has the address of hvm_start_info.
- * Source: docs/misc/pvh.pandoc. The 64-bit kernel maps 0..4 GiB to itself in 2 MiB pages and goes to long mode.
+ * Entry of a PVH guest, and of an HVM guest whose firmware this is: 32-bit protected mode, flat, paging off, ebx has the
+ * address of hvm_start_info. Source: docs/misc/pvh.pandoc; for HVM tools/libs/guest/xg_dom_hvmloader.c, which takes a
+ * kernel for firmware when it has no note for Xen. The 64-bit kernel maps 0..4 GiB to itself in 2 MiB pages and goes to
+ * long mode.
  */
 #include "notes.h"
 
+#ifndef HVM
 note XEN_ELFNOTE_PHYS32_ENTRY, .long _start
+#endif
 
     .code32
     .globl _start

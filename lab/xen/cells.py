@@ -12,7 +12,7 @@ from lab.xen.faults import FAULTS, THROTTLE, Effect, Fault
 from lab.xen.proxy import FIELDS
 from lab.xen.stream import Step
 
-GUESTS = ("pv64", "pv32", "pvh64", "pvh32")
+GUESTS = ("pv64", "pv32", "pvh64", "pvh32", "hvm64", "hvm32")
 LATE = "PAGE_DATA_late"  # the first record of the second pass over memory
 LAST = "PAGE_DATA_last"  # that of the pass that goes out with the guest suspended
 # Where each begins, and what is needed for it to begin there: a guest that dirties faster than PACE passes makes xl
@@ -57,6 +57,8 @@ _PHASES = {
         Step.X86_PV_VCPU_EXTENDED,
         Step.X86_PV_VCPU_MSRS,
         Step.LIBXC_END,
+        Step.EMULATOR_XENSTORE_DATA,
+        Step.EMULATOR_CONTEXT,
         Step.LIBXL_END,
     ),
     Phase.COMPLETE: (Step.READY,),
@@ -72,7 +74,8 @@ PV_ONLY = (
     Step.X86_PV_VCPU_EXTENDED,
     Step.X86_PV_VCPU_MSRS,
 )
-HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)
+HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)  # to libxc a PVH guest is one
+EMULATED_ONLY = (Step.EMULATOR_XENSTORE_DATA, Step.EMULATOR_CONTEXT)  # of the device model
 # Of these the protocol says what comes of it when they are missing, or come twice (lab.xen.endings).
 DROPPABLE = (
     Step.BANNER,
@@ -140,9 +143,10 @@ class Cell:
     @property
     def needs(self) -> tuple[str, ...]:
         """Capabilities of the boards: live migration needs log-dirty mode, of HAP or of shadow paging."""
-        paging = ("hap",) if self.guest.startswith("pvh") else ("shadow",)
+        paging = ("shadow",) if _is_pv(self.guest) else ("hap",)
+        emulated = ("qemu",) if self.guest.startswith("hvm") else ()
         link = "migration-pair" if self.boards == 2 else "self-ssh"
-        return (link, *paging, *(("pv32",) if self.guest == "pv32" else ()))
+        return (link, *paging, *emulated, *(("pv32",) if self.guest == "pv32" else ()))
 
     @property
     def needs_power(self) -> bool:
@@ -157,6 +161,10 @@ class Cell:
 # -- what cannot be ----------------------------------------------------------------------------------------------
 
 
+def _is_pv(guest: str) -> bool:
+    return guest in ("pv64", "pv32")
+
+
 def step_of(place: str) -> Step:
     return Step.PAGE_DATA if place in _PASSES else Step(place)
 
@@ -168,11 +176,12 @@ def phase_of(place: str) -> Phase:
 def why_not(guest: str, fault: Fault, place: str) -> str:
     """Why this fault cannot fall there; empty when it can."""
     step, phase, effect = step_of(place), phase_of(place), fault.effect
-    is_pvh = guest.startswith("pvh")
-    if is_pvh and step in PV_ONLY:
-        return f"the stream of a PVH guest has no {step.value} (xg_sr_save_x86_hvm.c)"
-    if not is_pvh and step in HVM_ONLY:
+    if not _is_pv(guest) and step in PV_ONLY:
+        return f"the stream of a {guest[:3].upper()} guest has no {step.value} (xg_sr_save_x86_hvm.c)"
+    if _is_pv(guest) and step in HVM_ONLY:
         return f"the stream of a PV guest has no {step.value} (xg_sr_save_x86_pv.c)"
+    if not guest.startswith("hvm") and step in EMULATED_ONLY:
+        return f"a guest without a device model has no {step.value} (libxl_stream_write.c)"
     if not fault.action and fault.name not in _PLACED:
         raise AssertionError(f"{fault.name} has no place")
     if (only := _PLACED.get(fault.name)) and place not in only:
@@ -254,6 +263,7 @@ full     | pvh64 | saver_kill      | PAGE_DATA
 full     | pvh64 | name_taken      | GO
 full     | pv64  | cut             | TSC_INFO
 full     | pv32 pvh32 | cut        | LIBXC_END
+full     | hvm64 | cut             | EMULATOR_CONTEXT
 
 weekly   | pvh64 | link_60s        | TSC_INFO
 weekly   | pvh64 | noack           | TSC_INFO
@@ -263,6 +273,11 @@ weekly   | pv64  | cut             | X86_PV_INFO X86_PV_P2M_FRAMES PAGE_DATA_lat
 weekly 2 | pv64  | cut             | GO
 weekly   | pv32  | cut             | PAGE_DATA X86_PV_VCPU_BASIC READY GO
 weekly   | pvh32 | cut             | PAGE_DATA HVM_CONTEXT READY GO
+weekly   | hvm64 | cut             | PAGE_DATA HVM_CONTEXT EMULATOR_XENSTORE_DATA LIBXL_END READY GO
+weekly   | hvm64 | stall           | EMULATOR_CONTEXT
+weekly 2 | hvm64 | cut             | REPORT
+weekly   | hvm64 | receiver_kill sender_kill | TSC_INFO
+weekly   | hvm32 | cut             | EMULATOR_CONTEXT
 weekly   | pvh64 | truncate        | PAGE_DATA HVM_CONTEXT GO REPORT
 weekly   | pv64  | truncate        | X86_PV_VCPU_BASIC
 weekly   | pvh64 | stall           | BANNER PAGE_DATA READY GO REPORT

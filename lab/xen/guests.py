@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from lab.xen.domain import DomainConfig
 from lab.xen.host import GUESTS, Host
 
+HEADLESS = {"vga": '"none"', "vnc": "0", "sdl": "0", "nographic": "1"}
 LINUX_MIB = 192  # what Debian's kernel and a small initramfs need to come up
 
 
 def payload(
     host: Host, kind: str, work: str, *, memory_mib: int = 16, pci: tuple[str, ...] = (), **options: object
 ) -> DomainConfig:
-    """A payload guest: ``kind`` is ``pv32``, ``pv64``, ``pvh32`` or ``pvh64``; options go to its command line."""
-    words = [f"work={work}", *(f"{key}={value}" for key, value in options.items())]
-    return DomainConfig(
-        name=host.unique(kind),
-        kind="pvh" if kind.startswith("pvh") else "pv",
-        kernel=f"{GUESTS}/{kind}",
-        memory_mib=memory_mib,
-        cmdline=" ".join(words),
-        pci=pci,
-    )
+    """A payload guest: ``kind`` is one of :data:`lab.xen.payloads.KERNELS`; options go to its command line."""
+    words = " ".join((f"work={work}", *(f"{key}={value}" for key, value in options.items())))
+    return named(host.unique(kind), kind, words, memory_mib=memory_mib, pci=pci)
+
+
+def named(name: str, kind: str, words: str, *, memory_mib: int, pci: tuple[str, ...] = ()) -> DomainConfig:
+    """The payload of this kind under this name, with these words on its command line.
+
+    In an HVM guest the payload is the firmware, which gets no command line: the words are in the file that xl loads
+    for a BIOS (libxl_dom.c, libxl__domain_firmware). Its device model has nothing to show.
+    """
+    path = f"{GUESTS}/{kind}"
+    if kind.startswith("hvm"):
+        file = f"/run/xenlab/{name}.words"
+        more = {"firmware_override": f'"{path}"', "bios_path_override": f'"{file}"', **HEADLESS}
+        return DomainConfig(name, "hvm", memory_mib=memory_mib, pci=pci, more=more, files={file: words})
+    sort: Literal["pv", "pvh"] = "pvh" if kind.startswith("pvh") else "pv"
+    return DomainConfig(name, sort, path, memory_mib=memory_mib, cmdline=words, pci=pci)
 
 
 def linux(

@@ -17,7 +17,7 @@ from lab.xen.host import Host
 
 SETTLING = 10.0  # seconds that a dying domain, its memory and its processes are waited for
 TOLERANCE_MIB = 2  # Xen's own heap breathes
-PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38")  # as ps has them, cut at 15 letters
+PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38", "xen-qemu-system")  # as ps has them, cut at 15 letters
 
 # Everything in one go: a connection costs more than all of these.
 _LOOK = """

@@ -345,9 +345,10 @@ def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]
     asked = host.run(
         f"pgrep -af '{'|'.join(PROCESSES[side])}' || true; echo ---; "
         "xenstore-list /local/domain 2>/dev/null || true; echo ---; "
-        "ls /var/lib/xen 2>/dev/null | grep -E '^qemu-(save|resume)' || true"
+        "ls /var/lib/xen 2>/dev/null | grep -E '^qemu-(save|resume)' || true; echo ---; "
+        "ps -eo args= | grep -oE 'qemu-system.* -xen-domid [0-9]+' | sed 's/.* //' || true"
     ).stdout
-    processes, entries, files = (part.split("\n") for part in str(asked).split("---\n"))
+    processes, entries, files, emulators = (part.split("\n") for part in str(asked).split("---\n"))
     # After a success xl migrate-receive stays as the domain's monitor, as xl create does (xl_vmcontrol.c).
     is_monitored = name in allowed and name in rows
     left += [
@@ -357,6 +358,7 @@ def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]
     ]
     domids = {str(row.domid) for row in every}
     left += [f"xenstore /local/domain/{one}" for one in entries if one.strip().isdigit() and one.strip() not in domids]
+    left += [f"device model of domain {one}" for one in emulators if one.strip() and one.strip() not in domids]
     return left + [f"/var/lib/xen/{one}" for one in files if one.strip()]
 
 

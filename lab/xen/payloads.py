@@ -26,7 +26,7 @@ from lab.builds.apt import PrivateApt
 from lab.errors import BenchError
 
 SOURCES = paths.CHECKOUT / "firmware" / "guests"
-KERNELS = ("pv32", "pv64", "pvh32", "pvh64")
+KERNELS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
 PROGRAMS = ("hugecheck", "xswrite")  # of linux/, in the initramfs
 MODULES = (
     "xen-pcifront",
@@ -77,7 +77,7 @@ def parse_line(line: str) -> PayloadLine | Heartbeat | None:
 def build_payloads(cache: Path, kernel_root: Path | None) -> dict[str, Path]:
     """The payloads by name: from ``cache``, or made now (seconds).
 
-    ``pv32``, ``pv64``, ``pvh32``, ``pvh64``; and with ``kernel_root`` (it has ``boot/vmlinuz-*`` and
+    :data:`KERNELS`; and with ``kernel_root`` (it has ``boot/vmlinuz-*`` and
     ``lib/modules``) also ``linux-kernel`` and ``linux-initrd``. Safe to call from several processes at once.
 
     :raises BenchError: it does not compile (the compiler's words), or the kernel or busybox is missing.

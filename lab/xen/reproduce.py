@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os.path
 import shlex
 
 from lab.errors import UsageError
 from lab.xen.cells import Cell
-from lab.xen.domain import DomainConfig
 from lab.xen.endings import expected
 from lab.xen.faults import Effect
+from lab.xen.guests import named
 from lab.xen.host import GUESTS
 from lab.xen.migration import SSH, words
 from lab.xen.trial import BEAT, MEMORY_MIB
@@ -23,13 +24,8 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
     """
     wanted, fault = expected(cell), cell.fault
     name = "repro"
-    config = DomainConfig(
-        name=name,
-        kind="pvh" if cell.guest.startswith("pvh") else "pv",
-        kernel=f"{GUESTS}/{cell.guest}",
-        memory_mib=MEMORY_MIB,
-        cmdline=f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}",
-    )
+    options = f"work={fault.work} hb_ms={round(BEAT * 1000)} dirty_kib={cell.dirty_kib}"
+    config = named(name, cell.guest, options, memory_mib=MEMORY_MIB)
     migrate = shlex.join(words(name, peer, FOLDER, cell.actions, patience=fault.patience))
     lines = [
         f"# {cell.id}: {fault.does}, at {cell.place}",
@@ -42,6 +38,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         "# --- source",
         f"rm -rf {FOLDER}; mkdir -p {FOLDER}",
         f"cat > {FOLDER}/{name}.cfg <<'XL'\n{config.text()}XL",
+        *(f"mkdir -p {os.path.dirname(file)} && printf %s '{text}' > {file}" for file, text in config.files.items()),
         f"xl create {FOLDER}/{name}.cfg; sleep 5",
         *_before(cell, name),
     ]

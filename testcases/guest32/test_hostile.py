@@ -7,6 +7,7 @@ from lab.xen.guests import payload
 KINDS = [
     pytest.param("pv32", marks=pytest.mark.needs("pv32")),
     pytest.param("pvh32", marks=pytest.mark.needs("hap", "hvm32")),
+    pytest.param("hvm32", marks=[pytest.mark.full, pytest.mark.needs("hap", "hvm32", "qemu")]),
 ]
 
 

@@ -5,27 +5,38 @@ import contextlib
 import pytest
 
 from lab.wait import wait_until
-from lab.xen.domain import assert_unbroken, numbers
+from lab.xen.domain import assert_unbroken, assert_unhurt, numbers
 from lab.xen.guests import payload
 
+GUESTS_UNTIL_HIGH = 8
 KINDS = [
     pytest.param("pv32", marks=pytest.mark.needs("pv32")),
     pytest.param("pvh32", marks=pytest.mark.needs("hap", "hvm32")),
+    pytest.param("hvm32", marks=[pytest.mark.full, pytest.mark.needs("hap", "hvm32", "qemu")]),
 ]
 
 
 @pytest.mark.needs("pv32", "high-memory")
 def test_memory_above_4_gib(host, evidence):
-    """A 32-bit guest owns machine frames above 4 GiB, maps them by entries of 64 bit, and they hold what is written."""
-    with host.domain(payload(host, "pv32", "frames,memory", memory_mib=128)) as guest:
-        results = guest.results(90.0)
-        evidence.console("guest console", guest)
-        frames = numbers(results["frames"].detail)
-        if not frames["above_4g"]:
-            evidence.unproved(f"Xen gave it no frame above 4 GiB: {results['frames'].detail}")
-        evidence.figure("above_4g_pages", frames["above_4g"])
-        assert results["memory"].outcome == "PASS", results["memory"].detail
-        assert numbers(results["memory"].detail)["pages"] > 24000
+    """A 32-bit guest owns machine frames above 4 GiB, maps them by entries of 64 bit, and they hold what is written.
+
+    Xen hands out the highest frames first, but not those that it has yet to scrub while there are clean ones lower down
+    (xen/common/page_alloc.c, get_free_buddy), and scrubs when it is idle: so a guest waits, and then the next is asked.
+    """
+    with contextlib.ExitStack() as lower:
+        for _ in range(GUESTS_UNTIL_HIGH):
+            config = payload(host, "pv32", "frames,memory,heartbeat", memory_mib=128, hb_ms=1000)
+            guest = lower.enter_context(host.domain(config))
+            results = guest.results(90.0)
+            evidence.console("guest console", guest)
+            above = numbers(results["frames"].detail)["above_4g"]
+            if above:
+                evidence.figure("above_4g_pages", above)
+                assert results["memory"].outcome == "PASS", results["memory"].detail
+                assert numbers(results["memory"].detail)["pages"] > 24000
+                return
+            guest.beats(5, 60.0)
+    evidence.unproved(f"Xen gave none of {GUESTS_UNTIL_HIGH} guests a frame above 4 GiB: {results['frames'].detail}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,8 +58,7 @@ def test_balloon_down_and_up(host, evidence, kind):
         assert full - small >= 31, f"it still owns {small} of {full} MiB"
         assert back == full, f"{full} MiB before, {back} MiB after"
         assert abs(host.free_memory_mib() - free) <= 1
-        bad = [line.detail for line in guest.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
-        assert not bad, bad[0]
+        assert_unhurt(guest)
         assert_unbroken(guest.heartbeats())
 
 
