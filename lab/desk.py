@@ -62,7 +62,7 @@ def reserve(
     )
     states = ledger.boards(lab.boards)
     queueing.check(request, lab, states)
-    held = ledger.leases("held", "ending")
+    held = ledger.leases("held")  # what is being given back is waited for
     taken = {board for lease in held for board in lease.boards}
     if not wait and queueing.choose(request, lab, states, {}, taken) is None:
         has = "; ".join(f"{','.join(lease.boards)}: {lease.holder} until {_clock(lease.until)}" for lease in held)

@@ -93,6 +93,12 @@ def test_what_cannot_be_is_said_at_once(shared: Shared) -> None:
     assert shared.ledger.leases("waiting") == []
 
 
+def test_a_board_that_is_being_given_back_is_waited_for(shared: Shared) -> None:
+    number = shared.have("sim1", user="bob")
+    shared.ledger.end(number, "is done")  # the board is still to be switched off
+    assert "sim1 until" in shared.xenlab("reserve", "sim1")
+
+
 # -- several -------------------------------------------------------------------------------------------------------
 
 
