@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("hvm32", "hap", "qemu")]
 
 
 def test_hvm32_runs_and_says_what_it_is(host, evidence):
-    """It finds itself in protected mode without PAE on the newest platform of Xen, and its device model runs."""
+    """It finds itself in 32-bit protected mode without PAE, and its device model in dom0 runs."""
     with host.domain(payload(host, "hvm32", "mode")) as guest:
         results = guest.results(60.0)
         evidence.console("guest console", guest)
