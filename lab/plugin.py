@@ -420,9 +420,9 @@ def _conclude(bench: Bench, running: Running) -> None:
     consoles: dict[str, str] = {}
     slices: dict[str, list[ConsoleLine]] = {}
     folder = bench.case_directory(item)
-    if running.crash:
-        time.sleep(0.5)  # the rest of the dump
     for name, mark in running.marks.items():
+        if running.crash:
+            running.seats[name].board.console.quiet()  # the rest of the dump
         slices[name] = running.seats[name].board.console.lines(mark)
         consoles[name] = bench.folder.write_console(folder, name, slices[name])
     rig = bench._rig

@@ -17,6 +17,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,30 @@ def test_line_torn_by_a_crash_harms_no_other(wire: Wire, recording: Recording) -
         lines = console.lines(0)
     assert not any(line.n >= 900 for line in lines)
     assert lines[0].n == 1 and len({line.n for line in lines}) == len(lines)
+
+
+def test_a_dump_that_is_being_printed_is_waited_for(wire: Wire, console: Console) -> None:
+    mark = console.mark()
+    wire.say(b"Panic\r\n")
+    console.wait_for("Panic", 5.0, since=mark)
+
+    def dump() -> None:
+        for number in range(20):
+            wire.say(b"line %d\r\n" % number)
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as threads:
+        printing = threads.submit(dump)
+        console.quiet()
+        assert texts(console.lines(mark))[-1] == "line 19"
+        printing.result()
+        wire.say(b"later\r\n")
+        console.wait_for("later", 5.0, since=mark)
+        printing = threads.submit(dump)
+        before = time.monotonic()
+        console.quiet(limit=0.4)
+        assert time.monotonic() - before < 0.9, "what never ends is not waited for"
+        printing.result()
 
 
 def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,18 @@ class Console:
             if not self._await_number(since, deadline - time.monotonic()):
                 raise WaitTimeout(f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words())
 
+    def quiet(self, seconds: float = 0.3, limit: float = 3.0) -> None:
+        """Wait until nothing has come for so long: what was being printed, a dump say, is whole. At most ``limit``.
+
+        Lines of 115200 baud are 10 ms apart.
+        """
+        deadline = time.monotonic() + limit
+        with self._changed:
+            seen = self._next
+        while self._await_number(seen, min(seconds, deadline - time.monotonic())):
+            with self._changed:
+                seen = self._next
+
     def listen(self, callback: Callable[[ConsoleLine], None]) -> Callable[[], None]:
         """Call ``callback`` with each record to come, in the follower's thread; returns what ends that."""
         with self._changed:

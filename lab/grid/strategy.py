@@ -207,7 +207,7 @@ class XenStrategy(Strategy):
                 if signature is None:
                     continue
                 if signature.kind == "crash":
-                    time.sleep(0.5)  # let the rest of the dump arrive
+                    self.console.quiet()  # the rest of the dump
                     lines += self.console.lines(seen)
                     raise HypervisorCrash(self.target.name, signature.name, crash_excerpt(lines, index))
                 if signature.name == "dom0-up" and not has_banner:
