@@ -9,6 +9,7 @@ from typing import Literal
 from lab import paths
 
 Selection = Literal["quick", "full", "weekly"]
+NAMED = 3  # files and cases in a heading
 VIRTUAL_LAB = paths.CHECKOUT / "inventory" / "virtual.yaml"
 
 
@@ -33,7 +34,9 @@ class NightlyOptions:
 
     def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""
-        words = [select, *self.paths]
+        named = [path.removeprefix(f"{paths.CHECKOUT}/") for path in self.paths]
+        words = [select, *named[:NAMED]]
+        words += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
         words += [f"-k {self.keyword}"] if self.keyword else []
         words += [f"-m {self.marker}"] if self.marker else []
         words += [f"--xtf {self.xtf}"] if self.xtf else []

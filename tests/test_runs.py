@@ -15,6 +15,7 @@ import pytest
 
 from lab import paths, runs
 from lab.errors import UsageError
+from lab.options import NightlyOptions
 from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
 from lab.runs import RunFolder, exit_status
 
@@ -364,3 +365,10 @@ def test_usage_names_what_takes_room(homes: Path) -> None:
     used = {what: size for what, _, size in runs.usage()}
     assert used.keys() == {"state: runs", "cache: images"}
     assert 0 < used["cache: images"] < 2**20
+
+
+def test_a_heading_names_a_few_cases_and_counts_the_others() -> None:
+    cases = tuple(f"{paths.CHECKOUT}/testcases/{area}" for area in ("boot", "guest32", "sleep", "relocation", "xtf"))
+    assert NightlyOptions(cases[:1], keyword="s3").describe("full") == "full testcases/boot -k s3"
+    said = NightlyOptions(cases).describe("weekly")
+    assert said == "weekly testcases/boot testcases/guest32 testcases/sleep and 2 more"
