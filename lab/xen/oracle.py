@@ -359,7 +359,8 @@ def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]
     domids = {str(row.domid) for row in every}
     left += [f"xenstore /local/domain/{one}" for one in entries if one.strip().isdigit() and one.strip() not in domids]
     left += [f"device model of domain {one}" for one in emulators if one.strip() and one.strip() not in domids]
-    return left + [f"/var/lib/xen/{one}" for one in files if one.strip()]
+    # Of a guest that lives they stay (libxl_domain.c, libxl__destroy_domid).
+    return left + [f"/var/lib/xen/{one}" for one in files if one.strip() and one.rpartition(".")[2] not in domids]
 
 
 _DOMAIN = re.compile(r"General information for domain (\d+):")
