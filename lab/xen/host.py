@@ -140,6 +140,11 @@ class Host:
         self.xl("debug-keys", keys)
         return added(before, str(self.xl("dmesg").stdout))
 
+    def grave(self) -> list[str]:
+        """Lines of Xen's ring that tell of a bug, a warning or a guest that Xen crashed; ``xl dmesg -c`` empties it."""
+        said = str(self.xl("dmesg").stdout).splitlines()
+        return [line for line in said if "BUG" in line or "WARN at" in line or "domain_crash" in line]
+
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> Any:
         """The first line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
 
