@@ -1,8 +1,8 @@
 """The boards of a night: had under leases, looked at before use, worked on, and given back.
 
-Pairs are had whole; where somebody has one board of a pair, the other is had alone until then. A unit whose boards are
-wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it leaves is for
-the others, or for later.
+Pairs are had whole; where somebody has one board of a pair, the other is had alone until that one is free. A unit whose
+boards are wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it
+leaves is for the others, or for later.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ class Crew:
             if state.quarantine:
                 self._say(f"{name} is {state.health}: not used")
         names = {name for name, state in states.items() if not state.quarantine}
-        mine = [one for one in self._ledger.leases("held") if one.holder == booking.caller()]
+        held = self._ledger.leases("held")
+        mine = [one for one in held if one.holder == booking.caller()]
         mine = [one for one in mine if one.request.kind == "person"]
         if number := os.environ.get(booking.LEASE):
             mine = [one for one in mine if str(one.id) == number]
             names &= {board for one in mine for board in one.boards}
-        held = self._ledger.leases("held")
         taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
         self._rejoin(names - taken)
         free = names - {board.name for unit in self._held for board in unit}

@@ -31,7 +31,7 @@ def test_hvm32_answers_as_hvm64(host, evidence):
         answers = []
         for guest in (narrow, wide):
             results = guest.results(60.0)
-            evidence.console(f"{guest.config.name} console", guest)
+            evidence.console(guest.name, guest)
             answers.append({name: line for name, line in results.items() if name not in ("mode", "done")})
     narrow_said, wide_said = answers
     failed = [f"{name}: {line.detail}" for name, line in narrow_said.items() if line.outcome == "FAIL"]

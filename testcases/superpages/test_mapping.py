@@ -42,7 +42,7 @@ def test_guest_is_mapped_by_2m_entries(host, evidence):
 
 @pytest.mark.needs("self-ssh")
 def test_log_dirty_splits_what_is_written(host, evidence):
-    """In pre-copy Xen splits what the guest writes to and no more; when the relocation fails the guest goes on, whole.
+    """In pre-copy Xen splits entries that the guest writes to; when the relocation fails the guest goes on, whole.
 
     What is mapped page by page then, and what it has at the destination after a relocation, are figures: Xen puts no
     entries together again, and the receiver builds of single pages (tools/libs/guest/xg_sr_restore.c).
