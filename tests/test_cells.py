@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from itertools import product
@@ -13,13 +14,13 @@ import pytest
 
 from lab import paths
 from lab.errors import UsageError
-from lab.xen import cells, endings, known, oracle, reproduce, trial
+from lab.xen import cells, domain, endings, known, oracle, reproduce, trial
 from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.endings import Where, expected, is_followed
 from lab.xen.ends import on_one_board
 from lab.xen.faults import FAULTS, THROTTLE, Effect
-from lab.xen.host import DomainRow, Host
+from lab.xen.host import ARRIVED, DomainRow, Host
 from lab.xen.migration import Ending
 from lab.xen.proxy import Action
 from lab.xen.stream import Step
@@ -315,9 +316,30 @@ def test_on_one_board_each_end_sees_its_own_domains() -> None:
     source.made.add(5)  # type: ignore[attr-defined]
     assert set(source.domains()) == {"g"} and set(destination.domains()) == {"g--incoming", "other"}
     guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))
-    assert guest._log_glob().endswith("/guest-g.log")
-    assert guest.on(destination)._log_glob().endswith("/guest-g--incoming.log")
+    assert "/guest-g.log " in guest._logs() and ARRIVED not in guest._logs()
+    assert "/guest-g--incoming.log " in guest.on(destination)._logs()
     assert source.link_name == destination.link_name == "localhost"
+
+
+def test_a_guest_that_came_back_is_heard_in_the_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began here under its name, went, and is back under that of its arrival; or the other way round."""
+    monkeypatch.setattr(domain, "CONSOLE_DIR", str(tmp_path))
+    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command))
+    guest = Domain(Host(board), DomainConfig("g", "pvh", "/kernel"))
+    assert guest.console() == []
+    began, came = tmp_path / "guest-g.log", tmp_path / f"guest-g{ARRIVED}.log"
+    began.write_text("XL HB 1 10 1.0\n")
+    came.write_text("XL HB 2 20 2.0\n")
+    os.utime(began, (1, 1))
+    assert [beat.n for beat in guest.heartbeats()] == [1, 2]
+    assert guest.wait_for("HB", 1, after=1) == "XL HB 2 20 2.0"
+    os.utime(came, (0, 0))
+    assert [beat.n for beat in guest.heartbeats()] == [2, 1]
+
+
+def sh(command: str) -> Any:
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)
+    return SimpleNamespace(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
 # -- a trial, with boards that are not there -----------------------------------------------------------------------

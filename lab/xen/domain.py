@@ -127,12 +127,14 @@ class Domain:
 
     # -- console ---------------------------------------------------------------------------------------------
 
-    def _log_glob(self) -> str:
-        return " ".join(f"{CONSOLE_DIR}/guest-{shlex.quote(name)}.log" for name in self.host.log_names(self.name))
+    def _logs(self) -> str:
+        """What ``cat`` is to be given for all it has said on this host, the log that grew last at the end."""
+        files = " ".join(f"{CONSOLE_DIR}/guest-{shlex.quote(name)}.log" for name in self.host.log_names(self.name))
+        return f"/dev/null $(ls -tr {files} 2>/dev/null)"
 
     def console(self) -> list[str]:
         """All lines the guest has printed on this host (xenconsoled's log)."""
-        text = self.host.run(f"cat {self._log_glob()} 2>/dev/null; true").stdout
+        text = self.host.run(f"cat {self._logs()} 2>/dev/null; true").stdout
         return str(text).replace("\r", "").splitlines()  # a PV shim begins lines with it
 
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
@@ -144,7 +146,7 @@ class Domain:
         """
         script = (
             f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
-            f"while :; do cat {self._log_glob()} 2>/dev/null | tail -n +{after + 1} "
+            f"while :; do cat {self._logs()} 2>/dev/null | tail -n +{after + 1} "
             f"| tr -d '\\r' | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
             f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
         )

@@ -123,7 +123,7 @@ class Host:
         return True
 
     def log_names(self, name: str) -> tuple[str, ...]:
-        """What xenconsoled may call the log of a guest here, in the order of time: it keeps the name of its arrival."""
+        """What xenconsoled may call the log of a guest here: it keeps the name of its arrival."""
         return (name + ARRIVED, name)
 
     @property
