@@ -1,11 +1,11 @@
-"""The table of all cases, made from their docstrings and markers and from the mutants' manifests."""
+"""The table of all cases, made from docstrings and markers, the mutants' manifests and what runs have shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from lab import mutants, paths, planning
+from lab import mutants, paths, planning, reference
 from lab.options import NightlyOptions
 from lab.planning import Case
 
@@ -15,8 +15,14 @@ HEAD = """\
 
 Made by `xenlab cases --write`; a test says when it is not current. Selection: the smallest that has the case. Needs: a
 board without one of these says SKIP; in parentheses what only some variants need. A mutant is a hypervisor broken on
-purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite.
+purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite. Virtual
+boards: how it has ended there, and how often in a row; of variants, the least often (`testcases/reference.yaml`).
 """
+
+
+def every() -> list[Case]:
+    """All cases, weekly ones too. :raises UsageError: they cannot be collected."""
+    return planning.collect(NightlyOptions(), "weekly")
 
 
 def text() -> str:
@@ -24,7 +30,8 @@ def text() -> str:
 
     :raises UsageError: the cases cannot be collected, or a manifest of mutants is wrong.
     """
-    cases = planning.collect(NightlyOptions(), "weekly")
+    cases = every()
+    rows = reference.read()
     biting: dict[str, list[str]] = {}
     for area in mutants.areas():
         for mutant in mutants.load(area):
@@ -32,13 +39,16 @@ def text() -> str:
     parts = [HEAD]
     for area, of_area in groupby(sorted(cases, key=lambda case: case.area), key=lambda case: case.area):
         parts.append(
-            f"\n## {area}\n\n| case | proves | needs | selection | keeps | mutants |\n|---|---|---|---|---|---|\n"
+            f"\n## {area}\n\n| case | proves | needs | selection | keeps | mutants | virtual boards |\n"
+            "|---|---|---|---|---|---|---|\n"
         )
-        parts += _rows(list(of_area), biting)
+        parts += _rows(list(of_area), biting, rows)
     return "".join(parts)
 
 
-def _rows(cases: Sequence[Case], biting: dict[str, list[str]]) -> Iterator[str]:
+def _rows(
+    cases: Sequence[Case], biting: Mapping[str, Sequence[str]], rows: Mapping[str, reference.Row]
+) -> Iterator[str]:
     by_function: dict[str, list[Case]] = {}
     for case in cases:
         by_function.setdefault(_function(case.nodeid), []).append(case)
@@ -54,6 +64,7 @@ def _rows(cases: Sequence[Case], biting: dict[str, list[str]]) -> Iterator[str]:
             selection,
             ", ".join(variants[0].evidence),
             ", ".join(biting.get(function, [])),
+            reference.text(rows, [case.nodeid for case in variants]),
         )
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 

@@ -438,10 +438,19 @@ def clean(
 @app.command()
 def cases(
     write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+    seen: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="With --write: runs of virtual boards to add to testcases/reference.yaml."),
+    ] = None,
 ) -> None:
-    """List the cases: what each proves, needs and keeps, and the mutant that it must fail."""
-    from lab import casetable
+    """List the cases: what each proves, needs and keeps, the mutant that it must fail, how it has ended."""
+    from lab import casetable, reference
 
+    if seen and not write:
+        raise UsageError("--seen goes with --write")
+    if seen:
+        rows = reference.added(reference.read(), seen)
+        reference.write(rows, [case.nodeid for case in casetable.every()])
     if write:
         casetable.FILE.write_text(casetable.text(), encoding="utf-8")
     else:

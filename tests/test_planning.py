@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from run_folders import PV32, S3, Runs, result
 
-from lab import casetable, inventory, planning
+from lab import casetable, inventory, planning, reference
+from lab.errors import UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions
 from lab.planning import Case, Share
+from lab.record import TestResult, Verdict
+from lab.runs import RunFolder
 
 
 def shares(*cases: Case) -> list[Share]:
@@ -48,6 +53,61 @@ def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
     monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
     monkeypatch.setattr(casetable.mutants, "areas", lambda: ())
-    assert (
-        casetable.text().splitlines()[-1] == "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  |"
-    )
+    monkeypatch.setattr(reference, "FILE", tmp_path / "reference.yaml")
+    row = "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  | not seen |"
+    assert casetable.text().splitlines()[-1] == row
+
+
+# -- how they have ended -------------------------------------------------------------------------------------------
+
+
+class Virtual(Runs):
+    """Runs of virtual boards."""
+
+    def write(self, *results: TestResult, **changes: Any) -> RunFolder:
+        return super().write(*results, **{"boards": {"virt1": {"class": "virtual"}}, **changes})
+
+
+def test_endings_are_counted_as_long_as_they_stay_the_same(tmp_path: Path) -> None:
+    made = Virtual(tmp_path)
+    folders = [made.write(result(S3)).path, made.write(result(S3), result(PV32, Verdict.SKIP)).path]
+    rows = reference.added({}, folders)
+    assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 2, "")
+    assert (rows[PV32].verdict, rows[PV32].in_a_row, rows[PV32].why) == (Verdict.SKIP, 1, "virt1: because")
+    assert reference.added(rows, folders) == rows, "a run counts once"
+    rows = reference.added(rows, [made.write(result(S3, Verdict.FAIL), result(PV32)).path])
+    assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 1)
+    assert (rows[PV32].verdict, rows[PV32].in_a_row) == (Verdict.PASS, 1), "a verdict counts more than a SKIP"
+    assert reference.added(rows, [made.write(result(PV32, Verdict.SKIP)).path]) == rows
+
+
+def test_what_passes_at_the_second_attempt_begins_anew(tmp_path: Path) -> None:
+    made = Virtual(tmp_path)
+    rows = reference.added({}, [made.write(result(S3)).path])
+    rows = reference.added(rows, [made.write(result(S3, Verdict.MISS), result(S3, attempt=2)).path])
+    assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 0, "MISS: virt1: because; then PASS: ")
+    assert reference.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
+
+
+def test_endings_are_kept_of_cases_that_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "reference.yaml"
+    rows = reference.added({}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path])
+    reference.write(rows, [PV32], file)
+    assert reference.read(file) == {PV32: rows[PV32]}
+    reference.write({}, [PV32], file)
+    assert reference.read(file) == {}
+    file.write_text("cases:\n  a: {verdict: PASSED, in_a_row: 1, last: ''}\n")
+    with pytest.raises(UsageError, match=r"reference\.yaml:2: .*verdict"):
+        reference.read(file)
+
+
+def test_endings_on_other_boards_do_not_count(tmp_path: Path) -> None:
+    run = Virtual(tmp_path).write(result(S3), boards={"virt1": {"class": "virtual"}, "epyc": {"class": "server"}})
+    with pytest.raises(UsageError, match=r"run1: not of virtual boards alone: epyc"):
+        reference.added({}, [run.path])
+
+
+def test_variants_that_ended_differently_are_told_apart(tmp_path: Path) -> None:
+    rows = reference.added({}, [Virtual(tmp_path).write(result("t/x/a"), result("t/x/b", Verdict.SKIP)).path])
+    assert reference.text(rows, ["t/x/a"]) == "PASS 1x"
+    assert reference.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
