@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from lab import paths
-from lab.errors import UsageError
+from lab.errors import ProductTimeout, UsageError
 from lab.xen import cells, domain, endings, known, oracle, reproduce, trial
 from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
 from lab.xen.domain import Domain, DomainConfig
@@ -333,8 +333,12 @@ def test_a_guest_that_came_back_is_heard_in_the_order_of_time(tmp_path: Path, mo
     os.utime(began, (1, 1))
     assert [beat.n for beat in guest.heartbeats()] == [1, 2]
     assert guest.wait_for("HB", 1, after=1) == "XL HB 2 20 2.0"
+    with subprocess.Popen(["sh", "-c", f"sleep 0.3; echo 'XL HB 3 30 3.0' >> {came}"]):
+        assert guest.beats(1, 5).n == 3
+    with pytest.raises(ProductTimeout, match="last seen: beat 3"):
+        guest.beats(1, 0)
     os.utime(came, (0, 0))
-    assert [beat.n for beat in guest.heartbeats()] == [2, 1]
+    assert [beat.n for beat in guest.heartbeats()] == [2, 3, 1]
 
 
 def sh(command: str) -> Any:
@@ -369,6 +373,9 @@ class FakeBoard(FakeHost):
             self.states.pop(destroyed, None)
         if "domain_resume" in command:
             self.states["g"] = "-b----"
+        if command.startswith("end="):  # wait for beats
+            before, _ = self.last, self._console()
+            return SimpleNamespace(stdout="", stderr="", status=0 if self.last > before else 9)
         if command.startswith("cat "):
             return SimpleNamespace(stdout=self._console(), stderr="", status=0)
         entries = "".join("5\n" for _ in self.states)

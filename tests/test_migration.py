@@ -44,6 +44,7 @@ LOG = [
 def migration(log: list[dict[str, Any]], state: str = "-b----", *, is_over: bool = False) -> Migration:
     """One whose log is this, and whose domain at the source is in this state."""
     found = object.__new__(Migration)
+    found._log = []
     text = "".join(json.dumps(one) + "\n" for one in log)
     rows = {"g": DomainRow("g", 5, 16, 1, state, 1.0)} if state else {}
     found.source = SimpleNamespace(run=lambda *_: SimpleNamespace(stdout=text), domains=lambda: rows)  # type: ignore[assignment]

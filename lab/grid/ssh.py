@@ -208,13 +208,13 @@ class Job:
         """
         ticks = max(1, int(timeout * 5))
         script = (
-            f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; true"
+            f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; "
+            f"cat {self._folder}/status 2>/dev/null || true"
         )
-        self._ssh.run(script, timeout=timeout * 2 + 30)
-        status = self.poll()
-        if status is None:
+        text = self._ssh.run(script, timeout=timeout * 2 + 30).stdout.strip()
+        if not text:
             raise WaitTimeout(f"{self._ssh.board}: job", timeout, self.output()[-400:])
-        return status
+        return int(text)
 
     def output(self) -> str:
         """What it has printed so far, both streams."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -186,17 +185,18 @@ class Domain:
             return self._beats(more, timeout)
 
     def _beats(self, more: int, timeout: float) -> Heartbeat:
-        before = self.heartbeats()
-        wanted = (before[-1].n if before else 0) + more
-        deadline = time.monotonic() + timeout
-        while True:
-            now = self.heartbeats()
-            if now and now[-1].n >= wanted:
-                return now[-1]
-            if time.monotonic() > deadline:
-                last = f"beat {now[-1].n}" if now else "no beat at all"
-                raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, last)
-            time.sleep(0.3)
+        script = (
+            f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
+            f"last() {{ cat {self._logs()} 2>/dev/null | grep -aoE 'XL HB [0-9]+ ' | tail -n 1 | cut -d' ' -f3; }}; "
+            f"n=$(last); wanted=$(( ${{n:-0}} + {more} )); while n=$(last); [ ${{n:-0}} -lt $wanted ]; do "
+            "[ $(cut -d. -f1 /proc/uptime) -lt $end ] || exit 9; sleep 0.2; done"
+        )
+        result = self.host.run(script, timeout=timeout + 30, check=False)
+        beats = self.heartbeats()
+        if result.status or not beats:
+            seen = f"beat {beats[-1].n}" if beats else "no beat at all"
+            raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, seen)
+        return beats[-1]
 
 
 def assert_unbroken(beats: list[Heartbeat]) -> None:

@@ -7,7 +7,7 @@ import itertools
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ ARRIVED = "--incoming"  # what the name of a domain that is being received ends 
 BELOW_4_GIB_MIB = 4096
 PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
+_CUT = "== and then"  # between two readings of Xen's ring
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -107,7 +108,11 @@ class Host:
 
     def domains(self) -> dict[str, DomainRow]:
         """The guests (not dom0) of this end by name."""
-        return {row.name: row for row in self.rows() if row.domid and self.owns(row.domid)}
+        return self.own(self.rows())
+
+    def own(self, rows: Iterable[DomainRow]) -> dict[str, DomainRow]:
+        """Those of :meth:`rows` that :meth:`domains` gives."""
+        return {row.name: row for row in rows if row.domid and self.owns(row.domid)}
 
     def rows(self) -> list[DomainRow]:
         """All of ``xl list``."""
@@ -136,9 +141,12 @@ class Host:
 
         The ring is not emptied for it: what boot printed there is what capabilities are probed from.
         """
-        before = str(self.xl("dmesg").stdout)
-        self.xl("debug-keys", keys)
-        return added(before, str(self.xl("dmesg").stdout))
+        script = f"xl dmesg && echo {_CUT} && xl debug-keys {shlex.quote(keys)} && xl dmesg"
+        result = self.run(script, check=False)
+        if result.status:
+            raise ToolstackFailed(self.name, f"xl debug-keys {keys}", result.status, result.stderr or result.stdout)
+        before, _, after = str(result.stdout).partition(f"{_CUT}\n")
+        return added(before, after)
 
     def grave(self) -> list[str]:
         """Lines of Xen's ring that tell of a bug, a warning or a guest that Xen crashed; ``xl dmesg -c`` empties it."""

@@ -103,10 +103,12 @@ class Migration:
         peer = destination.link_name
         command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied, patience=patience)
         self.actions_asked = tuple(actions)
-        self.skew = destination.clock() - self.source.clock()  # seconds the destination's clock is ahead
-        self.started = self.source.clock()
+        ahead = self.source.lag()
+        self.skew = destination.lag() - ahead  # seconds the destination's clock is ahead of the source's
+        self.started = time.time() + ahead  # by the source's
         self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(command)}")
         self._status: int | None = None
+        self._log: list[dict[str, Any]] = []  # once it is whole
 
     def ending(self, timeout: float = 120.0) -> Ending:
         """Wait for the end.
@@ -185,12 +187,17 @@ class Migration:
 
     def log(self) -> list[dict[str, Any]]:
         """The proxy's log, in the order of time: a line that is added up is written late."""
+        if self._log:
+            return self._log
         text = self.source.run(f"cat {self._folder}/log 2>/dev/null || true").stdout
         found = []
         for line in str(text).splitlines():
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
-        return sorted(found, key=lambda line: line["t"])
+        found.sort(key=lambda line: line["t"])
+        if any(line.get("event") == "end" for line in found):  # the proxy's last word
+            self._log = found
+        return found
 
     def passed(self) -> list[Passed]:
         """The steps that were passed on, in order."""

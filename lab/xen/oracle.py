@@ -18,7 +18,7 @@ from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER
 from lab.xen.host import Host
 from lab.xen.known import Known
 from lab.xen.migration import SSH, Ending, start_migration
-from lab.xen.payloads import PayloadLine
+from lab.xen.payloads import Heartbeat, PayloadLine
 from lab.xen.trial import Outcome, clean_up, resolve
 
 GRACE = 30.0  # seconds that an emulated board may need beyond what is stated
@@ -218,10 +218,9 @@ class _Examination:
         return self.wanted.where is Where.NOWHERE and self.cell.fault.name == "guest_crash"
 
     def _log_dirty(self) -> None:
-        if self.wanted.where is not Where.SOURCE or self.name not in self.source.domains():
+        if self.wanted.where is not Where.SOURCE or (row := self.source.domains().get(self.name)) is None:
             return
-        domid = self.source.domains()[self.name].domid
-        line = paging(self.source.debug_keys("q"), domid)
+        line = paging(self.source.debug_keys("q"), row.domid)
         if line is not None:
             self._say("log-dirty-off", "log_dirty" not in line, f"paging assistance: {line}")
 
@@ -283,7 +282,8 @@ class _Examination:
         self._say("follow-up", True, ", ".join(said))
 
     def _heart(self) -> None:
-        here, there = self.here.heartbeats(), self.there.heartbeats()
+        lines = [self.here.payload_lines(), self.there.payload_lines()]
+        here, there = ([line for line in of_end if isinstance(line, Heartbeat)] for of_end in lines)
         if self.outcome.ending is Ending.LOST or (self.cell.fault.reboots == "destination" and there):
             here = []  # what a console log held last was lost with the power
         kept = self.wanted.where is Where.DESTINATION or is_followed(self.cell)
@@ -293,8 +293,8 @@ class _Examination:
             self._say("heart-unbroken", True, f"{len(beats)} beats")
         except AssertionError as error:
             self._say("heart-unbroken", False, str(error))
-        lines = [*self.here.payload_lines(), *self.there.payload_lines()]
-        failed = [line for line in lines if isinstance(line, PayloadLine) and line.outcome == "FAIL"]
+        results = [line for line in itertools.chain(*lines) if isinstance(line, PayloadLine)]
+        failed = [line for line in results if line.outcome == "FAIL"]
         said = "; ".join(f"{line.case}: {line.detail}" for line in failed[:3])
         if self.wanted.is_intact:
             self._say("memory", not failed, said or "no page differs")
@@ -339,7 +339,8 @@ def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]
 
     A dead domain, ``(null)``, is one whose pages somebody still holds: grants, foreign mappings.
     """
-    every, rows = host.rows(), host.domains()
+    every = host.rows()
+    rows = host.own(every)
     left = [f"domain {one} ({row.state})" for one, row in rows.items() if one.startswith(name) and one not in allowed]
     left += [f"dead domain {row.domid} ({row.state})" for row in every if row.name == "(null)"]
     asked = host.run(

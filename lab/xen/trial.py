@@ -208,11 +208,11 @@ def _prepared(cell: Cell, guest: Domain, destination: Host) -> Iterator[str]:
 def clean_up(guest: Domain, destination: Host) -> None:
     """Have nothing of the guest left on either side, whatever happened."""
     names = (guest.name, f"{guest.name}{ARRIVED}", f"{guest.name}--migratedaway")
-    for host in (guest.host, destination):
+    stop = "; ".join(f"pkill -KILL -f '{one}'" for one in (SENDER, SAVER, RECEIVER, RESTORER))
+    destroy = "; ".join(f'echo "$all" | grep -q "^{name} " && xl destroy {name} 2>/dev/null' for name in names)
+    for host in [guest.host] if guest.host.board is destination.board else [guest.host, destination]:
         with contextlib.suppress(LabError):
-            stop = "; ".join(f"pkill -KILL -f '{one}'" for one in (SENDER, SAVER, RECEIVER, RESTORER))
-            destroy = "; ".join(f"xl destroy {shlex.quote(name)} 2>/dev/null" for name in names)
-            host.run(f"{stop}; {destroy}; true", timeout=90)
+            host.run(f"{stop}; all=$(xl list); {destroy}; true", timeout=90)
 
 
 def resume(host: Host, name: str) -> None:
