@@ -110,7 +110,10 @@ def expected(cell: Cell) -> Expectation:
     if effect is Effect.DELAYED:
         return replace(_SUCCESS, why="libxl_utils.c libxl_read_exactly: no read has a time limit")
     if effect is Effect.CONSOLE_DIES:
-        return replace(_SUCCESS, why="libxl_create.c: the console is a matter of xenstore, xenconsoled is not asked")
+        why = (
+            "libxl_create.c console_xswait_callback: fails when xenconsoled has made no tty in LIBXL_INIT_TIMEOUT, 10 s"
+        )
+        return replace(_RESUMED, why=why, gives_up=10.0)
     if effect is Effect.DAMAGED:
         return replace(_SUCCESS, why=UNDETECTED, is_intact=False)
     if effect is Effect.SEVERED:

@@ -156,20 +156,16 @@ def _proof(cell: Cell, migration: Migration, guest: Domain) -> str:
     effect, said, wanted = cell.fault.effect, migration.output(), expected(cell)
     if cell.fault.name == "dirtier" and len(migration.passes()) < 6:
         return f"the guest did not dirty faster than the link: {len(migration.passes())} passes over memory"
-    if effect is Effect.NO_ACK and not any("XL suspend INFO ignored" in line for line in guest.console()):
+    console = "\n".join(guest.console())
+    was_asked = "XL suspend INFO requested" in console
+    if effect is Effect.NO_ACK and "XL suspend INFO ignored" not in console:
         return "the guest was not asked to suspend"
-    if effect is Effect.NO_STOP and not any("XL suspend INFO requested" in line for line in guest.console()):
-        return "the guest was not asked to suspend"
-    is_live = cell.phase in (Phase.SETUP, Phase.LIVE) and cell.actions and wanted.where is Where.SOURCE
-    # Without xenstored the stream goes on: the receiver needs it when it has all memory.
-    if (
-        is_live
-        and effect is not Effect.STORE_DIES
-        and any("XL suspend INFO requested" in line for line in guest.console())
-    ):
-        return "the guest was asked to suspend before the fault came"
-    if cell.place == LAST and not any("XL suspend INFO requested" in line for line in guest.console()):
+    if (effect is Effect.NO_STOP or cell.place == LAST) and not was_asked:
         return "the guest was not asked to suspend before the fault came"
+    is_live = cell.phase in (Phase.SETUP, Phase.LIVE) and cell.actions and wanted.where is Where.SOURCE
+    # These the receiver needs when it has all memory: until then the stream goes on.
+    if is_live and was_asked and effect not in (Effect.STORE_DIES, Effect.CONSOLE_DIES):
+        return "the guest was asked to suspend before the fault came"
     signs = {
         Effect.NO_ROOM: ("Failed to populate", "failed to free memory", "Could not allocate", "Cannot allocate memory"),
         Effect.INCOMING_TAKEN: (ARRIVED,),
