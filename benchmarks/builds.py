@@ -57,11 +57,11 @@ import json, statistics, sys, time
 from pathlib import Path
 from lab import builds, inventory, paths, provision
 from lab.grid import services, session, ssh
-from lab.xen.payloads import build_payloads, kernel_root
+from lab.xen.payloads import build_payloads, kernel_roots
 
 file, build, rounds, directory = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 lab = inventory.load(file)
-wanted = provision.Wanted(builds.make(build), payloads=build_payloads(paths.cache() / "payloads", kernel_root()))
+wanted = provision.Wanted(builds.make(build), payloads=build_payloads(paths.cache() / "payloads", kernel_roots()))
 names = sorted(lab.boards)[:2]
 found = {}
 

@@ -228,13 +228,13 @@ def provision(
     from lab import provision as provisioning
     from lab.grid import services, session
     from lab.rig import Rig
-    from lab.xen.payloads import build_payloads, kernel_root
+    from lab.xen.payloads import build_payloads, kernel_roots
 
     lab, ledger = _open(inventory, board, must_be_up=True)
     spec = lab.boards[board]
     lease = _held(ledger, board)
     made = builds.make(build, progress=lambda text: typer.echo(text, err=True))
-    wanted = provisioning.Wanted(made, payloads=build_payloads(paths.cache() / "payloads", kernel_root()))
+    wanted = provisioning.Wanted(made, payloads=build_payloads(paths.cache() / "payloads", kernel_roots()))
     folder = services.directory(lab) / "leases" / str(lease.id)
     folder.mkdir(parents=True, exist_ok=True)
     with session.acquire(lab, [spec.name], services.directory(lab)) as held:

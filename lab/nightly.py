@@ -106,13 +106,13 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 
     :raises BenchError: one of them cannot be made.
     """
-    from lab.xen.payloads import build_payloads, kernel_root
+    from lab.xen.payloads import build_payloads, kernel_roots
 
     if lab.is_virtual:
         from lab.virtual import image
 
         image.make(progress=progress)
-    build_payloads(paths.cache() / "payloads", kernel_root())
+    build_payloads(paths.cache() / "payloads", kernel_roots())
     return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
 
 

@@ -103,6 +103,8 @@ def look(name: str, host: str, port: int, run: Callable[[str], Any]) -> Machine:
         found.remarks.append(
             "no Xen runs there: what needs it (pv32, shadow, qemu, ...) is to be probed again under it"
         )
+    if "hap" in found.capabilities:
+        found.capabilities.add("hap-pae")  # no machine is known that lacks it
     if "spare" in found.nics:
         found.capabilities.add("spare-nic")
     if any(nic.functions for nic in (*found.nics.values(), *found.others)):

@@ -30,7 +30,7 @@ from lab.record import Evidence, Phase
 from lab.runs import RunFolder
 from lab.xen import leftovers, xtf
 from lab.xen.host import Host
-from lab.xen.payloads import build_payloads, kernel_root
+from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +292,7 @@ def take(
     :raises UsageError: unknown build.
     """
     variant = Variant.of_facts(build, RunFolder.open(directory).builds().get(build, {}))
-    payloads = build_payloads(paths.cache() / "payloads", kernel_root())
+    payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
     wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)

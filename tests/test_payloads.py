@@ -12,7 +12,7 @@ import pytest
 
 from lab.errors import BenchError
 from lab.xen import payloads
-from lab.xen.payloads import Heartbeat, PayloadLine, build_payloads, parse_line
+from lab.xen.payloads import LINUXES, Heartbeat, PayloadLine, build_payloads, parse_line
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_anything_else_is_nothing(line: str) -> None:
 
 @pytest.fixture(scope="module", name="built")
 def built_fixture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return build_payloads(tmp_path_factory.mktemp("payloads"), None)
+    return build_payloads(tmp_path_factory.mktemp("payloads"), {})
 
 
 def notes(kernel: Path) -> tuple[int, int, dict[int, bytes]]:
@@ -125,10 +125,10 @@ def test_pvh_kernels_have_just_the_entry(built: dict[str, Path], name: str, bits
 def test_built_once_and_then_kept(tmp_path: Path, built: dict[str, Path]) -> None:
     """Concurrent callers get the same files, made once; another cache gives the same bytes."""
     with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda _: build_payloads(tmp_path, None), range(3)))
+        results = list(pool.map(lambda _: build_payloads(tmp_path, {}), range(3)))
     assert results[0] == results[1] == results[2]
     stamps = {name: path.stat().st_mtime_ns for name, path in results[0].items()}
-    assert {name: path.stat().st_mtime_ns for name, path in build_payloads(tmp_path, None).items()} == stamps
+    assert {name: path.stat().st_mtime_ns for name, path in build_payloads(tmp_path, {}).items()} == stamps
     assert {name: path.read_bytes() for name, path in results[0].items()} == {
         name: path.read_bytes() for name, path in built.items()
     }
@@ -142,7 +142,7 @@ def test_a_broken_source_says_so_in_the_compilers_words(tmp_path: Path, monkeypa
     (sources / "Makefile").write_text("all:\n\t$(CC) -c broken.c -o $(OUT)/broken.o\n")
     monkeypatch.setattr(payloads, "SOURCES", sources)
     with pytest.raises(BenchError, match="nowhere"):
-        build_payloads(tmp_path / "cache", None)
+        build_payloads(tmp_path / "cache", {})
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
@@ -165,7 +165,7 @@ def kernel_root_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (drivers / "helper.ko").write_bytes(module("xenbus_probe"))
     (drivers / "e1000e.ko.xz").write_bytes(lzma.compress(module("ptp")))
     (drivers / "ptp.ko").write_bytes(module(""))
-    for name in set(payloads.MODULES) - {"xen-pcifront", "e1000e"}:
+    for name in set(LINUXES["linux"].modules) - {"xen-pcifront", "e1000e"}:
         (drivers / f"{name}.ko").write_bytes(module(""))
     busybox = tmp_path / "busybox"
     busybox.write_bytes(b"\x7fELF static")
@@ -190,13 +190,13 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 def test_initramfs_brings_modules_in_loading_order(tmp_path: Path, kernel_root: Path) -> None:
     """Compressed modules are unpacked, dependencies come first, and two builds give the same bytes."""
-    first = build_payloads(tmp_path / "one", kernel_root)
-    second = build_payloads(tmp_path / "two", kernel_root)
+    first = build_payloads(tmp_path / "one", {"linux": kernel_root})
+    second = build_payloads(tmp_path / "two", {"linux": kernel_root})
     assert first["linux-kernel"].read_bytes() == b"kernel"
     assert first["linux-initrd"].read_bytes() == second["linux-initrd"].read_bytes()
     files = unpacked(gzip.decompress(first["linux-initrd"].read_bytes()))
     assert files["init"][0] == 0o100755
-    for program in payloads.PROGRAMS:
+    for program in LINUXES["linux"].programs:
         assert files[f"bin/{program}"][1].startswith(b"\x7fELF")
     assert files["lib/modules/e1000e.ko"][1] == module("ptp")
     assert files["lib/modules/e1000e.order"][1] == b"/lib/modules/ptp.ko\n/lib/modules/e1000e.ko\n"
@@ -207,12 +207,25 @@ def test_initramfs_brings_modules_in_loading_order(tmp_path: Path, kernel_root: 
     ]
 
 
+def test_the_kernel_of_32_bit_has_a_busybox_of_its_own(tmp_path: Path, kernel_root: Path) -> None:
+    roots = {"linux": kernel_root, "linux32": kernel_root}
+    with pytest.raises(BenchError, match="no busybox"):
+        build_payloads(tmp_path / "cache", roots)
+    (kernel_root / "bin").mkdir()
+    (kernel_root / "bin" / "busybox").write_bytes(b"\x7fELF of 32 bit")
+    made = build_payloads(tmp_path / "cache", roots)
+    files = unpacked(gzip.decompress(made["linux32-initrd"].read_bytes()))
+    assert files["bin/busybox"][1] == b"\x7fELF of 32 bit"
+    assert "lib/modules/xen-netfront.order" in files and "bin/hugecheck" not in files
+    assert unpacked(gzip.decompress(made["linux-initrd"].read_bytes()))["bin/busybox"][1] == b"\x7fELF static"
+
+
 def test_a_dynamic_busybox_is_refused(tmp_path: Path, kernel_root: Path) -> None:
     payloads.BUSYBOX[0].write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2\0")
     with pytest.raises(BenchError, match="busybox-static"):
-        build_payloads(tmp_path / "cache", kernel_root)
+        build_payloads(tmp_path / "cache", {"linux": kernel_root})
 
 
 def test_a_kernel_root_without_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="vmlinuz"):
-        build_payloads(tmp_path / "cache", tmp_path)
+        build_payloads(tmp_path / "cache", {"linux": tmp_path})

@@ -89,11 +89,15 @@ class PrivateApt:
     """apt with its lists under ``directory`` and the package sources found under ``machine``.
 
     ``suite`` names a release of Debian other than the machine's: its packages are asked for at the same mirrors.
+    ``architecture`` is Debian's word for one that is not the machine's.
     """
 
-    def __init__(self, directory: Path | None = None, machine: Path = MACHINE, suite: str = "") -> None:
-        self.directory = directory or paths.cache() / (f"apt-{suite}" if suite else "apt")
-        self.machine, self.suite = machine, suite
+    def __init__(
+        self, directory: Path | None = None, machine: Path = MACHINE, suite: str = "", architecture: str = ""
+    ) -> None:
+        self.directory = directory or paths.cache() / "-".join(word for word in ("apt", suite, architecture) if word)
+        self.machine, self.suite, self.architecture = machine, suite, architecture
+        self._was_asked = False  # a source that did not answer is not asked again and again
 
     def fetch_source(self, package: str, version: str, into: Path) -> Path:
         """Download a source package to the folder ``into``; gives its ``.dsc``.
@@ -212,7 +216,7 @@ class PrivateApt:
 
     def _is_fresh(self) -> bool:
         stamp = self.directory / "updated"
-        return (
+        return self._was_asked or (
             stamp.exists()
             and time.time() - stamp.stat().st_mtime < FRESH
             and stamp.read_text(encoding="utf-8") == self._sources_text()
@@ -229,6 +233,7 @@ class PrivateApt:
             run([*self._with_config("apt-get"), "-q", "update"], timeout=300, what="package lists")
         except CommandError as error:
             log.warning("%s", error)
+            self._was_asked = True
             return
         (self.directory / "updated").write_text(self._sources_text(), encoding="utf-8")
 
@@ -254,6 +259,7 @@ class PrivateApt:
         if not written:
             raise BenchError(f"{self.machine}: no Debian package source there that could be asked")
         (self.directory / "status").touch()
+        architecture = f'APT::Architecture "{self.architecture}";\n#clear APT::Architectures;\n'
         # A file, since "#clear" has no option form: the machine's update hooks need not run for our state.
         self._config.write_text(
             f'Dir::State "{self.directory}/";\n'
@@ -264,6 +270,7 @@ class PrivateApt:
             f'Dir::Etc::sourceparts "{parts}";\n'
             'APT::Sandbox::User "root";\n'  # the _apt user cannot write below a home directory
             'Acquire::Languages "none";\n'
+            f"{architecture if self.architecture else ''}"
             "#clear APT::Update::Post-Invoke;\n"
             "#clear APT::Update::Post-Invoke-Success;\n",
             encoding="utf-8",

@@ -228,6 +228,7 @@ CAPABILITIES: Mapping[str, str] = {
     "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
     "hap": "probed: nested paging",
     "shadow": "probed: shadow paging; a matter of the build",
+    "hap-pae": "guests with PAE page tables run on nested paging (all machines; not QEMU's emulation of one)",
     "sp2m": "probed: 2 MiB pages in nested paging",
     "sp1g": "probed: 1 GiB pages in nested paging",
     "iommu": "probed: DMA remapping in use",

@@ -37,22 +37,23 @@ def named(name: str, kind: str, words: str, *, memory_mib: int, pci: tuple[str, 
 
 def linux(
     host: Host,
-    kind: str,
+    kind: Literal["pv", "pvh", "hvm"],
     work: str,
     *,
+    sort: str = "linux",
     memory_mib: int = LINUX_MIB,
     cmdline: str = "",
     pci: tuple[str, ...] = (),
     more: Mapping[str, str] | None = None,
 ) -> DomainConfig:
-    """Debian's kernel with the project's small initramfs, as ``pv`` or ``pvh``."""
+    """Debian's kernel with the project's small initramfs; ``sort`` is one of :data:`lab.xen.payloads.LINUXES`."""
     return DomainConfig(
-        name=host.unique(f"linux-{kind}"),
-        kind="pvh" if kind == "pvh" else "pv",
-        kernel=f"{GUESTS}/linux-kernel",
-        ramdisk=f"{GUESTS}/linux-initrd",
+        name=host.unique(f"{sort}-{kind}"),
+        kind=kind,
+        kernel=f"{GUESTS}/{sort}-kernel",
+        ramdisk=f"{GUESTS}/{sort}-initrd",
         memory_mib=memory_mib,
         cmdline=f"console=hvc0 quiet mitigations=off xl_work={work} {cmdline}".strip(),
         pci=pci,
-        more=more or {},
+        more={**(HEADLESS if kind == "hvm" else {}), **(more or {})},
     )

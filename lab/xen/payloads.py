@@ -7,6 +7,7 @@ The payload kernels and the Linux initramfs report by lines ``XL CASE PASS|FAIL|
 from __future__ import annotations
 
 import hashlib
+import logging
 import lzma
 import os
 import re
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +26,35 @@ from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.errors import BenchError
 
+log = logging.getLogger(__name__)
+
 SOURCES = paths.CHECKOUT / "firmware" / "guests"
 KERNELS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
-PROGRAMS = ("hugecheck", "xswrite")  # of linux/, in the initramfs
-MODULES = (
-    "xen-pcifront",
-    "e1000e",
-    "xen-netfront",
-    "xen-netback",
-    "bridge",
-)  # what the initramfs may load; the same names stand in linux/init
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
-FORMAT = 1  # counts when what is kept, or how it is made, changes
+FORMAT = 2  # counts when what is kept, or how it is made, changes
 LONGEST_BUILD = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Linux:
+    """A Debian kernel with the project's initramfs: payloads ``NAME-kernel`` and ``NAME-initrd``."""
+
+    package: str  # which depends on the kernel's own
+    architecture: str  # Debian's word; empty: the machine's, and so is the busybox
+    modules: tuple[str, ...]  # what the initramfs may load; the same names stand in linux/init
+    programs: tuple[str, ...] = ()  # of linux/, in the initramfs
+
+
+LINUXES = {
+    "linux": Linux(
+        "linux-image-amd64",
+        "",
+        ("xen-pcifront", "e1000e", "xen-netfront", "xen-netback", "bridge"),
+        ("hugecheck", "xswrite"),
+    ),
+    "linux32": Linux("linux-image-686-pae", "i386", ("xen-netfront",)),
+}
+LAST_32_BIT = "bookworm"  # the last release of Debian that has a kernel of 32 bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +91,59 @@ def parse_line(line: str) -> PayloadLine | Heartbeat | None:
     return None
 
 
-def build_payloads(cache: Path, kernel_root: Path | None) -> dict[str, Path]:
+def build_payloads(cache: Path, roots: Mapping[str, Path]) -> dict[str, Path]:
     """The payloads by name: from ``cache``, or made now (seconds).
 
-    :data:`KERNELS`; and with ``kernel_root`` (it has ``boot/vmlinuz-*`` and
-    ``lib/modules``) also ``linux-kernel`` and ``linux-initrd``. Safe to call from several processes at once.
+    :data:`KERNELS`; and for each of :data:`LINUXES` in ``roots``, where its kernel is (``boot/vmlinuz-*``,
+    ``lib/modules``, and ``bin/busybox`` where it is not the machine's), that one's two. Safe to call from several
+    processes at once.
 
-    :raises BenchError: it does not compile (the compiler's words), or the kernel or busybox is missing.
+    :raises BenchError: it does not compile (the compiler's words), or a kernel or busybox is missing.
     """
-    kernel = _kernel_in(kernel_root) if kernel_root else None
-    busybox = _busybox() if kernel else None
-    key = _key(kernel, busybox)
+    kernels = {name: _kernel_in(root, LINUXES[name]) for name, root in roots.items()}
+    key = _key(kernels)
     directory = cache / key
     if not (directory / "made").exists():
         with lock.held(cache / f"{key}.lock", LONGEST_BUILD, f"guest payloads {key}"):
             if not (directory / "made").exists():
-                _make_in(directory, kernel, busybox)
-    names = [*KERNELS, *(("linux-kernel", "linux-initrd") if kernel else ())]
+                _make_in(directory, kernels)
+    names = [*KERNELS, *(f"{name}-{part}" for name in kernels for part in ("kernel", "initrd"))]
     return {name: directory / name for name in names}
 
 
-def kernel_root() -> Path:
-    """``boot/`` and ``lib/modules`` of Debian's kernel: the virtual boards' own where there is one, else fetched, once.
+def kernel_roots() -> dict[str, Path]:
+    """Where the kernels of :data:`LINUXES` are. They are fetched once, but for the virtual boards' own.
 
-    :raises BenchError: the package cannot be had.
+    One of another architecture is left out where the machine's mirrors do not have it.
+
+    :raises BenchError: the machine's own cannot be had.
     """
     known = sorted((paths.cache() / "images").glob("*/kernel"), key=lambda path: path.stat().st_mtime)
-    if known:
-        return known[-1]
-    root = paths.cache() / "kernels" / "linux-image-amd64"
+    roots = {}
+    for name, linux in LINUXES.items():
+        try:
+            roots[name] = known[-1] if known and not linux.architecture else _fetched(linux)
+        except BenchError as error:
+            if not linux.architecture:
+                raise
+            log.warning("%s: not to be had: %s", linux.package, error)
+    return roots
+
+
+def _fetched(linux: Linux) -> Path:
+    root = paths.cache() / "kernels" / linux.package
     with lock.held(root.with_suffix(".lock"), 900, "Debian's kernel"):
         if not root.exists():
-            apt = PrivateApt()
-            package = next((name for name in apt.depends("linux-image-amd64") if name.startswith("linux-image-")), "")
-            if not package:
-                raise BenchError("linux-image-amd64: names no kernel")
+            apt = PrivateApt(suite=LAST_32_BIT, architecture=linux.architecture) if linux.architecture else PrivateApt()
+            kernel = next((name for name in apt.depends(linux.package) if name.startswith("linux-image-")), "")
+            if not kernel:
+                raise BenchError(f"{linux.package}: names no kernel")
             with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
-                archive = apt.fetch_binary(package, apt.newest(package), Path(scratch))
-                _run(["dpkg-deb", "-x", str(archive), f"{scratch}/root"], timeout=300)
+                for package in (kernel, *(("busybox-static",) if linux.architecture else ())):
+                    into = Path(scratch) / package
+                    into.mkdir()
+                    archive = apt.fetch_binary(package, apt.newest(package), into)
+                    _run(["dpkg-deb", "-x", str(archive), f"{scratch}/root"], timeout=300)
                 shutil.move(f"{scratch}/root", root)
     return root
 
@@ -121,9 +153,10 @@ class _Kernel:
     image: Path
     version: str
     modules: Path
+    busybox: Path
 
 
-def _kernel_in(root: Path) -> _Kernel:
+def _kernel_in(root: Path, linux: Linux) -> _Kernel:
     images = sorted((root / "boot").glob("vmlinuz-*"))
     if not images:
         raise BenchError(f"{root}: no boot/vmlinuz-*")
@@ -131,15 +164,16 @@ def _kernel_in(root: Path) -> _Kernel:
     modules = root / "lib" / "modules" / version
     if not modules.is_dir():
         raise BenchError(f"{root}: no lib/modules/{version}")
-    return _Kernel(images[-1], version, modules)
+    busybox = _busybox((root / "bin" / "busybox",) if linux.architecture else BUSYBOX)
+    return _Kernel(images[-1], version, modules, busybox)
 
 
-def _busybox() -> Path:
-    """The machine's static busybox.
+def _busybox(places: Sequence[Path]) -> Path:
+    """The static busybox.
 
     :raises BenchError: none there, or it is dynamic and would not run in an initramfs.
     """
-    for path in BUSYBOX:
+    for path in places:
         if path.is_file():
             if b"/ld-linux" in path.read_bytes()[:4096]:
                 raise BenchError(f"{path} is not static; Debian's package is busybox-static")
@@ -147,13 +181,13 @@ def _busybox() -> Path:
     raise BenchError("no busybox; Debian's package is busybox-static")
 
 
-def _key(kernel: _Kernel | None, busybox: Path | None) -> str:
+def _key(kernels: Mapping[str, _Kernel]) -> str:
     digest = hashlib.sha256(f"{FORMAT} {_compiler()}".encode())
     for file in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         digest.update(f"\0{file.relative_to(SOURCES)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    if kernel and busybox:
-        digest.update(f"\0{kernel.version}\0".encode())
-        for file in (kernel.image, busybox):
+    for name, kernel in sorted(kernels.items()):
+        digest.update(f"\0{name} {LINUXES[name]} {kernel.version}\0".encode())
+        for file in (kernel.image, kernel.busybox):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -162,14 +196,14 @@ def _compiler() -> str:
     return _run(["gcc", "--version"], timeout=20).partition("\n")[0]
 
 
-def _make_in(directory: Path, kernel: _Kernel | None, busybox: Path | None) -> None:
+def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"making-{directory.name}-") as scratch:
         work = Path(scratch) / "out"
         work.mkdir()
         _run(["make", "-s", "-C", str(SOURCES), f"OUT={work}", "CC=gcc"], timeout=LONGEST_BUILD - 20)
-        if kernel and busybox:
-            shutil.copyfile(kernel.image, work / "linux-kernel")
-            (work / "linux-initrd").write_bytes(_gzip(_initramfs(kernel, busybox, work)))
+        for name, kernel in kernels.items():
+            shutil.copyfile(kernel.image, work / f"{name}-kernel")
+            (work / f"{name}-initrd").write_bytes(_gzip(_initramfs(kernel, LINUXES[name], work)))
         (work / "made").touch()
         shutil.rmtree(directory, ignore_errors=True)
         work.rename(directory)
@@ -241,7 +275,7 @@ def _module_bytes(path: Path) -> bytes:
     raise BenchError(f"{path.name}: unknown compression")
 
 
-def _initramfs(kernel: _Kernel, busybox: Path, made: Path) -> bytes:
+def _initramfs(kernel: _Kernel, linux: Linux, made: Path) -> bytes:
     """A newc archive; nothing in it depends on when, where or by whom it was made."""
     entries: list[tuple[str, int, bytes, int]] = [
         (name, stat.S_IFDIR | 0o755, b"", 0)
@@ -249,11 +283,11 @@ def _initramfs(kernel: _Kernel, busybox: Path, made: Path) -> bytes:
     ]
     entries.append(("dev/console", stat.S_IFCHR | 0o600, b"", os.makedev(5, 1)))
     entries.append(("init", stat.S_IFREG | 0o755, (SOURCES / "linux" / "init").read_bytes(), 0))
-    entries.append(("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes(), 0))
+    entries.append(("bin/busybox", stat.S_IFREG | 0o755, kernel.busybox.read_bytes(), 0))
     entries.append(("bin/sh", stat.S_IFLNK | 0o777, b"busybox", 0))
-    for program in PROGRAMS:
+    for program in linux.programs:
         entries.append((f"bin/{program}", stat.S_IFREG | 0o755, (made / program).read_bytes(), 0))
-    for module in MODULES:
+    for module in linux.modules:
         order = []
         for path in _module_files(kernel.modules, [module]):
             name = f"lib/modules/{_module_name(path)}.ko"

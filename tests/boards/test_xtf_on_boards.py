@@ -26,7 +26,7 @@ VERDICTS = {
 
 
 def test_results_become_verdicts(lab_up: CommandLine, tmp_path: Path) -> None:
-    tree = xtf_tree.make(tmp_path / "xtf", build_payloads(paths.cache() / "payloads", None))
+    tree = xtf_tree.make(tmp_path / "xtf", build_payloads(paths.cache() / "payloads", {}))
     run = lab_up.nightly(tmp_path / "run", "--xtf", str(tree), "--select", "full", "testcases/xtf")
     assert run.status == 1, run.explain()
     results = run.results()
