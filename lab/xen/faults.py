@@ -197,7 +197,7 @@ _ALL = (
     Fault(
         "saver_term_evtchn",
         Effect.SAVER_DIES,
-        "the same, with a guest that is asked to suspend by an event channel",
+        "the helper that saves gets SIGTERM, and gives up; the guest is asked to suspend by an event channel",
         side="source",
         command=f"pkill -TERM -f '{SAVER}'",
         work="memory,evtchn,heartbeat",
