@@ -12,6 +12,7 @@ import pytest
 
 from lab import paths
 from lab.errors import BenchError
+from lab.xen import reach
 from lab.xen.host import DomainRow
 from lab.xen.migration import Migration
 
@@ -130,3 +131,17 @@ def test_cells_that_wait_for_a_time_out_do_not_count_for_the_mean() -> None:
     assert boards.cell_figures(results) == {"cell": 40.0, "cell_with_a_power_fault": 140.0, "all": 400.0}
     with pytest.raises(BenchError):
         boards.cell_figures(results[:3])
+
+
+def test_the_longest_silence_on_the_network_is_found() -> None:
+    said = """\
+PING 192.168.231.2 (192.168.231.2) 56(84) bytes of data.
+[1795814751.100000] 64 bytes from 192.168.231.2: icmp_seq=1 ttl=64 time=1.23 ms
+[1795814751.200500] 64 bytes from 192.168.231.2: icmp_seq=2 ttl=64 time=1.19 ms
+[1795814754.303000] From 192.168.231.1 icmp_seq=12 Destination Host Unreachable
+[1795814756.400500] 64 bytes from 192.168.231.2: icmp_seq=52 ttl=64 time=2.01 ms
+[1795814756.500500] 64 bytes from 192.168.231.2: icmp_seq=5
+"""
+    answers = reach.answered(said)
+    assert answers == [1795814751.1, 1795814751.2005, 1795814756.4005, 1795814756.5005]
+    assert reach.silence(answers) == pytest.approx(5.1)
