@@ -35,7 +35,8 @@ def text() -> str:
     biting: dict[str, list[str]] = {}
     for area in mutants.areas():
         for mutant in mutants.load(area):
-            biting.setdefault(_function(mutant.case), []).append(mutant.name)
+            for function in dict.fromkeys(map(_function, mutant.cases)):
+                biting.setdefault(function, []).append(mutant.name)
     parts = [HEAD]
     for area, of_area in groupby(sorted(cases, key=lambda case: case.area), key=lambda case: case.area):
         parts.append(

@@ -1,4 +1,4 @@
-"""Proof that cases bite: hypervisors broken on purpose, and the case that must say FAIL to each.
+"""Proof that cases bite: hypervisors broken on purpose, and the cases that must say FAIL to each.
 
 ``tests/mutants/AREA.yaml`` names the mutants of an area, ``tests/mutants/AREA/NAME.patch`` is how one is broken. Each
 is built, run on the boards of the lab as any build is, and its verdict kept: the next run goes on from there.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,19 +40,22 @@ Outcome = Literal["caught", "missed", "not judged"]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A build broken on purpose. ``says`` is searched for in the reason of the case's FAIL."""
+    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL."""
 
     area: str
     name: str
     why: str
-    case: str
-    says: str
+    says: Mapping[str, str]
     build: str
     patch: Path
 
     @property
     def label(self) -> str:
         return f"{self.area}/{self.name}"
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        return tuple(self.says)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +90,30 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
         patch = directory / area / f"{name}.patch"
         if not patch.is_file():
             raise UsageError(f"{at(file, tree, ('mutants', name))}: its patch is not there ({patch})")
-        try:
-            re.compile(entry.says)
-        except re.error as error:
-            raise UsageError(
-                f"{at(file, tree, ('mutants', name, 'says'))}: not a regular expression: {error}"
-            ) from None
-        found.append(Mutant(area, name, entry.why, entry.case, entry.says, entry.build or data.build, patch))
+        says = {entry.case: entry.says, **entry.also}
+        for case, expression in says.items():
+            try:
+                re.compile(expression)
+            except re.error as error:
+                where = ("also", case) if case in entry.also else ("says",)
+                raise UsageError(
+                    f"{at(file, tree, ('mutants', name, *where))}: not a regular expression: {error}"
+                ) from None
+        found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch))
     if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys():
         raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
     return found
 
 
+_Case = Annotated[str, pydantic.StringConstraints(pattern=r"^testcases/\S+\.py::\S+$")]
+_Says = Annotated[str, pydantic.StringConstraints(min_length=3)]
+
+
 class _Entry(Strict):
     why: Annotated[str, pydantic.StringConstraints(min_length=10, pattern=r"^[^\n]+$")]
-    case: Annotated[str, pydantic.StringConstraints(pattern=r"^testcases/\S+\.py::\S+$")]
-    says: Annotated[str, pydantic.StringConstraints(min_length=3)]
+    case: _Case
+    says: _Says
+    also: dict[_Case, _Says] = {}
     build: str = ""
 
 
@@ -115,7 +126,8 @@ class _File(Strict):
 
 
 def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
-    """Try the mutants of these areas, or of all; ``is_sample``: the first of each. What was judged is not tried again.
+    """Try the mutants of these areas, or of all; ``is_sample``: the first of each, with its first case. What was judged
+    is not tried again.
 
     The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed, 3 one could not be judged,
     130 interrupted.
@@ -125,12 +137,15 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     say = partial(print, flush=True)
     chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
     mutants = [mutant for of_area in chosen for mutant in of_area]
+    if is_sample:
+        mutants = [replace(one, says=dict([next(iter(one.says.items()))])) for one in mutants]
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
-        if mutant.case not in known:
-            near = did_you_mean(mutant.case, sorted(known))
-            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {mutant.case}{near}")
+        for case in mutant.cases:
+            if case not in known:
+                near = did_you_mean(case, sorted(known))
+                raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {case}{near}")
     ledger = Ledger(paths.state() / "mutants.jsonl")
     judged = {mutant.label: found for mutant in mutants if (found := ledger.find(mutant))}
     left = [mutant for mutant in mutants if mutant.label not in judged]
@@ -160,7 +175,7 @@ def _table(mutants: Sequence[Mutant], judged: Mapping[str, Judgement], known: Co
         found = judged.get(mutant.label)
         yield f"{found.outcome if found else 'not judged':<11} {mutant.label}: {found.reason if found else 'not run'}"
     for area in dict.fromkeys(mutant.area for mutant in mutants):
-        biting = {mutant.case for mutant in load(area)}
+        biting = {case for mutant in load(area) for case in mutant.cases}
         idle = sorted(case for case in set(known) - biting if case.startswith(f"testcases/{area}/"))
         if idle:
             yield f"not proved, since no mutant must fail them ({area}): {', '.join(_short(case) for case in idle)}"
@@ -177,13 +192,14 @@ def _tried(
 
     :raises KeyboardInterrupt: also when only a run was interrupted.
     """
-    left = sorted(mutants, key=lambda mutant: cases[mutant.case].boards)
+    of = {mutant.label: [cases[case] for case in mutant.cases] for mutant in mutants}
+    left = sorted(mutants, key=lambda mutant: max(case.boards for case in of[mutant.label]))
     free = list(lab.boards.values())
     running: dict[Future[Judgement | None], Sequence[inventory.BoardSpec]] = {}
     with ProcessPoolExecutor(len(free), multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
         while left or running:
             for mutant in list(left):
-                if taken := _seat(free, cases[mutant.case], is_all_free=not running):
+                if taken := _seat(free, of[mutant.label], is_all_free=not running):
                     left.remove(mutant)
                     free = [board for board in free if board not in taken]
                     names = tuple(board.name for board in taken)
@@ -201,24 +217,24 @@ def _ignore_interrupts() -> None:
 
 
 def _seat(
-    free: Sequence[inventory.BoardSpec], case: planning.Case, *, is_all_free: bool
+    free: Sequence[inventory.BoardSpec], cases: Sequence[planning.Case], *, is_all_free: bool
 ) -> Sequence[inventory.BoardSpec]:
-    """The free boards to run a case on; none: it waits. One that needs a board of another shape gets all."""
-    if case.boards == 2:
+    """The free boards to run cases on; none: they wait. Those that need a board of another shape get all."""
+    if any(case.boards == 2 for case in cases):
         return free if is_all_free else ()
-    able = [board for board in free if planning.is_able([(board,)], case)]
+    able = [board for board in free if all(planning.is_able([(board,)], case) for case in cases)]
     return able[:1] or (free if is_all_free else ())
 
 
 def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judgement | None:
-    """Build it, run its case on these boards, and say what came of it; None: interrupted."""
+    """Build it, run its cases on these boards, and say what came of it; None: interrupted."""
     started = time.monotonic()
     folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
     folder.mkdir(parents=True)
     recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
     _write_recipe(recipe, mutant)
     options = NightlyOptions(
-        paths=(mutant.case,),
+        paths=mutant.cases,
         inventory=inventory_file,
         boards=boards,
         output=folder / "run",
@@ -243,18 +259,26 @@ def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judge
 
 
 def judge(mutant: Mutant, folder: RunFolder) -> tuple[Outcome, str]:
-    """What a run of the mutant says: caught is a FAIL of its case for the reason that was foretold."""
-    result = next((one for one in folder.final_results() if one.case == mutant.case), None)
+    """What a run of the mutant says: caught is a FAIL of each of its cases for the reason that was foretold."""
+    found = [_judge(case, says, folder) for case, says in mutant.says.items()]
+    for outcome, reason in found:
+        if outcome != "caught":
+            return outcome, reason
+    return "caught", "; ".join(reason for _, reason in found)
+
+
+def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
+    result = next((one for one in folder.final_results() if one.case == case), None)
     if result is None:
-        return "not judged", "; ".join(folder.header().notes) or "the case did not run"
+        return "not judged", "; ".join(folder.header().notes) or f"{_short(case)} did not run"
     said = result.reason.splitlines()[0] if result.reason else ""
-    if result.verdict == "FAIL" and re.search(mutant.says, result.reason):
+    if result.verdict == "FAIL" and re.search(says, result.reason):
         return "caught", said
     if result.verdict == "FAIL":
-        return "missed", f"FAIL, but its reason has no /{mutant.says}/: {said}"
+        return "missed", f"{_short(case)}: FAIL, but its reason has no /{says}/: {said}"
     if result.verdict in ("PASS", "SKIP"):
-        return "missed", f"{result.verdict} {said}".strip()
-    return "not judged", f"{result.verdict}: {said}"
+        return "missed", f"{_short(case)}: {result.verdict} {said}".strip()
+    return "not judged", f"{_short(case)}: {result.verdict}: {said}"
 
 
 def _write_recipe(file: Path, mutant: Mutant) -> None:
@@ -283,11 +307,11 @@ def _lab_up(lab: inventory.Lab) -> Iterator[None]:
 
 
 def key(mutant: Mutant) -> str:
-    """Names what a judgement depends on: patch, recipe, the case's file, the payloads, what is foretold."""
-    case_file = paths.CHECKOUT / mutant.case.partition("::")[0]
+    """Names what a judgement depends on: patch, recipe, the cases' files, the payloads, what is foretold."""
+    case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in mutant.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", case_file, *sources)
-    return hashlib.sha256(f"{content}\0{mutant.case}\0{mutant.says}".encode()).hexdigest()[:16]
+    content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
+    return hashlib.sha256(f"{content}\0{dict(mutant.says)}".encode()).hexdigest()[:16]
 
 
 class Ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from lab.record import RunHeader, TestResult, Verdict
 from lab.runs import RunFolder
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
+TWIN = "testcases/guest32/test_pv32.py::test_pv32_answers_as_pv64"
 
 
 @pytest.mark.parametrize("area", mutants.areas())
@@ -27,8 +29,9 @@ def test_the_manifests_are_sound(area: str) -> None:
     found = mutants.load(area)
     assert found
     for mutant in found:
-        assert mutant.case.startswith(f"testcases/{area}/"), mutant.label
-        assert (paths.CHECKOUT / mutant.case.partition("::")[0]).is_file(), mutant.label
+        assert mutant.cases[0].startswith(f"testcases/{area}/"), mutant.label
+        for case in mutant.cases:
+            assert (paths.CHECKOUT / case.partition("::")[0]).is_file(), f"{mutant.label}: {case}"
         assert re.match(r"--- a/(xen|tools)/", mutant.patch.read_text(encoding="utf-8")), mutant.label
 
 
@@ -51,6 +54,7 @@ ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
         (f"mutants:\n  one:\n{ENTRY}    because: x\n", ("one",), r"area\.yaml:6: .*unknown key.*known here: why"),
         (f"mutants:\n  one:\n{ENTRY[:-5]}'(ab'\n", ("one",), r"area\.yaml:5: .*not a regular expression"),
         (f"mutants:\n  one:\n{ENTRY.replace('testcases', 'tests')}", ("one",), r"area\.yaml:4: "),
+        (f"mutants:\n  one:\n{ENTRY}    also:\n      {TWIN}: '(ab'\n", ("one",), r"area\.yaml:7: .*not a regular"),
     ],
 )
 def test_a_wrong_manifest_is_refused_by_line(tmp_path: Path, text: str, patches: tuple[str, ...], said: str) -> None:
@@ -68,7 +72,7 @@ def test_an_unknown_area_is_refused(tmp_path: Path) -> None:
 def mutant_fixture(tmp_path: Path) -> Mutant:
     patch = tmp_path / "one.patch"
     patch.write_text("--- a/xen/x\n", encoding="utf-8")
-    return Mutant("guest32", "one", "why it is broken", CASE, "timer.*lost", "pv32-debug", patch)
+    return Mutant("guest32", "one", "why it is broken", {CASE: "timer.*lost"}, "pv32-debug", patch)
 
 
 def run_folder(path: Path, *results: TestResult) -> RunFolder:
@@ -109,6 +113,17 @@ def test_only_a_fail_for_the_foretold_reason_catches(
     assert mutants.judge(mutant, run_folder(tmp_path / "run", result(verdict, reason)))[0] == outcome
 
 
+def test_a_mutant_is_caught_by_all_of_its_cases(tmp_path: Path, mutant: Mutant) -> None:
+    both = replace(mutant, says={**mutant.says, TWIN: "differ in: set-timer"})
+    timer = result(Verdict.FAIL, "set-timer: 5 ms lost")
+    twin = replace(timer, case=TWIN, reason="32 and 64 bit differ in: set-timer")
+    assert mutants.judge(both, run_folder(tmp_path / "a", timer, twin))[0] == "caught"
+    missed = mutants.judge(both, run_folder(tmp_path / "b", timer, replace(twin, verdict=Verdict.PASS, reason="")))
+    assert missed == ("missed", "test_pv32_answers_as_pv64: PASS")
+    assert mutants.judge(both, run_folder(tmp_path / "c", timer))[0] == "not judged"
+    assert mutants.key(both) != mutants.key(mutant)
+
+
 def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
     assert mutants.judge(mutant, run_folder(tmp_path / "run"))[0] == "not judged"
 
@@ -117,11 +132,12 @@ def test_boards_work_side_by_side_on_cases_of_one_board() -> None:
     boards = list(inventory.load(VIRTUAL_LAB).boards.values())
     single, pair = Case("a", "guest32", 1, ("hvm",)), Case("b", "relocation", 2, ())
     shaped = Case("c", "superpages", 1, ("numa",))
-    assert list(mutants._seat(boards, single, is_all_free=True)) == boards[:1]
-    assert list(mutants._seat(boards[1:], single, is_all_free=False)) == boards[1:]
+    assert list(mutants._seat(boards, [single], is_all_free=True)) == boards[:1]
+    assert list(mutants._seat(boards[1:], [single], is_all_free=False)) == boards[1:]
     for alone in (pair, shaped):
-        assert list(mutants._seat(boards, alone, is_all_free=True)) == boards
-        assert not mutants._seat(boards[1:], alone, is_all_free=False)
+        for cases in ([alone], [single, alone]):
+            assert list(mutants._seat(boards, cases, is_all_free=True)) == boards
+            assert not mutants._seat(boards[1:], cases, is_all_free=False)
 
 
 def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, mutant: Mutant) -> None:

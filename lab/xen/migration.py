@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import BenchError, WaitTimeout
+from lab.errors import BenchError, ProductTimeout, WaitTimeout
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.proxy import Action
@@ -113,13 +113,13 @@ class Migration:
     def ending(self, timeout: float = 120.0) -> Ending:
         """Wait for the end.
 
-        :raises WaitTimeout: ``xl migrate`` still runs, and is killed.
+        :raises ProductTimeout: ``xl migrate`` still runs, and is killed.
         """
         try:
             self._status = self._job.wait(timeout)
-        except WaitTimeout:
+        except WaitTimeout as error:
             self._job.kill()
-            raise
+            raise ProductTimeout(f"xl migrate of {self.domain.name} ends", timeout, error.last) from None
         output = self.output()
         if self._status == 0 and Ending.SUCCESS.value in output:
             return Ending.SUCCESS

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lab.errors import BenchError, ProductFailure, WaitTimeout
+from lab.errors import BenchError, ProductFailure, ProductTimeout, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.cells import LAST, LATE, PHASES, Cell
 from lab.xen.domain import Domain, assert_unbroken
@@ -267,7 +267,7 @@ class _Examination:
             migration = start_migration(end, other.host)
             try:
                 ending = migration.ending(FOLLOW_LIMIT)
-            except WaitTimeout as error:
+            except ProductTimeout as error:
                 self._say("follow-up", False, f"from {end.host.name}: {error}")
                 return
             said.append(ending.name)

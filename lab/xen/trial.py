@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lab.errors import BenchError, LabError, WaitTimeout
+from lab.errors import BenchError, LabError, ProductTimeout, WaitTimeout
 from lab.wait import wait_until
 from lab.xen.cells import LAST, Cell, Phase
 from lab.xen.domain import Domain, DomainConfig
@@ -87,7 +87,7 @@ def _attempt(cell: Cell, guest: Domain, destination: Host) -> Outcome:
         migration.break_off()
         if not migration.ends_within(END_LIMIT):
             migration.kill()
-            raise WaitTimeout(f"{cell.id}: xl migrate ends though its transport is gone", END_LIMIT, migration.output())
+            raise ProductTimeout(f"{cell.id}: xl migrate ends, its transport gone", END_LIMIT, migration.output())
     elif struck is not None:
         outcome.seconds = time.monotonic() - struck
     outcome.ending = migration.ending()

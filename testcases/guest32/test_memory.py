@@ -4,7 +4,6 @@ import contextlib
 
 import pytest
 
-from lab.wait import wait_until
 from lab.xen.domain import assert_unbroken, assert_unhurt, numbers
 from lab.xen.guests import payload
 
@@ -47,7 +46,7 @@ def test_balloon_down_and_up(host, evidence, kind):
         full, free = host.domains()[guest.name].memory_mib, host.free_memory_mib()
         guest.host.xl("mem-set", guest.name, "32")
         guest.wait_for(r"^XL balloon INFO pages=[1-9][0-9]+ error=0", 60.0)
-        wait_until(lambda: host.free_memory_mib() >= free + 30, 20.0, f"{host.name}: 32 MiB back from {guest.name}")
+        host.expect(lambda: host.free_memory_mib() >= free + 30, 20.0, f"32 MiB back from {guest.name}")
         small = host.domains()[guest.name].memory_mib
         guest.host.xl("mem-set", guest.name, "64")
         guest.wait_for(r"^XL balloon INFO pages=0 error=0", 60.0)
@@ -113,4 +112,4 @@ def test_twenty_small_guests_at_once(host, evidence):
         bad = [f"{guest.name}: {line}" for guest in guests for line in guest.console() if " FAIL " in line]
         evidence.add("free memory with twenty guests", f"{host.free_memory_mib()} of {before} MiB", board=host.name)
         assert not bad, bad[0]
-    wait_until(lambda: host.free_memory_mib() >= before - 1, 30.0, f"{host.name}: memory of twenty guests back")
+    host.expect(lambda: host.free_memory_mib() >= before - 1, 30.0, "memory of twenty guests back")
