@@ -373,7 +373,7 @@ class FakeBoard(FakeHost):
             self.states.pop(destroyed, None)
         if "domain_resume" in command:
             self.states["g"] = "-b----"
-        if command.startswith("end="):  # wait for beats
+        if command.startswith("read -r now"):  # wait for beats
             before, _ = self.last, self._console()
             return SimpleNamespace(stdout="", stderr="", status=0 if self.last > before else 9)
         if command.startswith("cat "):

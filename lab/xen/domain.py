@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lab.xen.host import Host
 
 CONSOLE_DIR = "/var/log/xen/console"
+_LAST_BEAT = '{ i = index($0, "XL HB ") } i { n = int(substr($0, i + 6)) } END { print n + 0 }'  # awk; its number
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +187,10 @@ class Domain:
 
     def _beats(self, more: int, timeout: float) -> Heartbeat:
         script = (
-            f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
-            f"last() {{ cat {self._logs()} 2>/dev/null | grep -aoE 'XL HB [0-9]+ ' | tail -n 1 | cut -d' ' -f3; }}; "
-            f"n=$(last); wanted=$(( ${{n:-0}} + {more} )); while n=$(last); [ ${{n:-0}} -lt $wanted ]; do "
-            "[ $(cut -d. -f1 /proc/uptime) -lt $end ] || exit 9; sleep 0.2; done"
+            f"read -r now _ < /proc/uptime; end=$(( ${{now%.*}} + {int(timeout) + 1} )); "
+            f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} )); "
+            "while [ $(last) -lt $wanted ]; do read -r now _ < /proc/uptime; [ ${now%.*} -lt $end ] || exit 9; "
+            "sleep 0.2; done"
         )
         result = self.host.run(script, timeout=timeout + 30, check=False)
         beats = self.heartbeats()

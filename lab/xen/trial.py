@@ -209,7 +209,7 @@ def _prepared(cell: Cell, guest: Domain, destination: Host) -> Iterator[str]:
 def clean_up(guest: Domain, destination: Host) -> None:
     """Have nothing of the guest left on either side, whatever happened."""
     names = (guest.name, f"{guest.name}{ARRIVED}", f"{guest.name}--migratedaway")
-    stop = "; ".join(f"pkill -KILL -f '{one}'" for one in (SENDER, SAVER, RECEIVER, RESTORER))
+    stop = f"pkill -KILL -f '{'|'.join((SENDER, SAVER, RECEIVER, RESTORER))}'"
     destroy = "; ".join(f'echo "$all" | grep -q "^{name} " && xl destroy {name} 2>/dev/null' for name in names)
     for host in [guest.host] if guest.host.board is destination.board else [guest.host, destination]:
         with contextlib.suppress(LabError):
@@ -245,7 +245,7 @@ def resolve(guest: Domain, destination: Host) -> Where:
         if name in here:
             guest.destroy()
         return Where.DESTINATION
-    destination.run(f"pkill -KILL -f '{RECEIVER}'; pkill -KILL -f '{RESTORER}'; true")
+    destination.run(f"pkill -KILL -f '{RECEIVER}|{RESTORER}'; true")
     there = destination.domains()
     copies = [shlex.quote(one) for one in (f"{name}{ARRIVED}", name) if one in there]
     destination.run("; ".join([*(f"xl destroy {one} 2>/dev/null" for one in copies), "true"]), timeout=90)
