@@ -429,9 +429,9 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove old runs and what can be made again."""
-    from lab import runs
+    from lab import pruning
 
-    for line in runs.prune(dry_run=dry_run):
+    for line in pruning.prune(dry_run=dry_run):
         typer.echo(line)
 
 

@@ -1,4 +1,4 @@
-"""A run folder on disk, and how long runs and caches are kept.
+"""A run folder on disk.
 
 ::
 
@@ -21,31 +21,22 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab import machine, paths
+from lab import machine
 from lab.errors import UsageError
 from lab.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
 
 log = logging.getLogger(__name__)
 
-RUNS_KEPT = 30
-RUNS_DAYS = 14
-RUNS_BYTES = 10 * 2**30
-CACHE_DAYS = 30  # builds, images and payloads nobody used
-DAY = 86400.0
-
-_HEADER, _RESULTS, _BUILDS, _LOCK = "run.json", "results.jsonl", "builds.json", "lock"
-_PRUNED_CACHES = ("builds", "images", "payloads")
-_MARKERS = ("build.json", "made")  # read at each use, so their times say when that was
-_DOOMED = ".going-"  # prefix of what is being removed
+HEADER, LOCK = "run.json", "lock"
+_RESULTS, _BUILDS = "results.jsonl", "builds.json"
 
 
 class LineOfConsole(Protocol):
@@ -150,10 +141,10 @@ class RunFolder:
             os.close(self._lock)
 
     def _hold(self) -> None:
-        """Keep :func:`prune` away while this process writes here."""
+        """Keep ``xenlab clean`` away while this process writes here."""
         if self._lock is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._lock = os.open(self.path / _LOCK, flags, 0o644)
+            self._lock = os.open(self.path / LOCK, flags, 0o644)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -163,16 +154,16 @@ class RunFolder:
         :raises UsageError: not there, or not a header.
         """
         try:
-            return RunHeader.from_json((self.path / _HEADER).read_text(encoding="utf-8"))
+            return RunHeader.from_json((self.path / HEADER).read_text(encoding="utf-8"))
         except OSError as error:
             said = error.strerror or error
-            raise UsageError(f"{self.path}: not a run folder: {_HEADER}: {said}") from None
+            raise UsageError(f"{self.path}: not a run folder: {HEADER}: {said}") from None
         except ValueError as error:
-            raise UsageError(f"{self.path / _HEADER}: {error}") from None
+            raise UsageError(f"{self.path / HEADER}: {error}") from None
 
     def write_header(self, header: RunHeader) -> None:
         """Replace ``run.json``; a reader sees the old one or the new one."""
-        replace_file(self.path / _HEADER, header.to_json())
+        replace_file(self.path / HEADER, header.to_json())
 
     def builds(self) -> Mapping[str, Mapping[str, str]]:
         """Facts of each build, as far as they were noted; empty when none were."""
@@ -383,171 +374,3 @@ def replace_file(path: Path, text: str) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
-
-
-# -- what is kept --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    path: Path
-    started: float
-    size: int
-
-
-def prune(dry_run: bool = False) -> list[str]:
-    """Remove old runs and cached things nobody used; a line for each, what it is and its size.
-
-    Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to
-    :data:`RUNS_BYTES` in all, and what of builds, images and payloads was used within :data:`CACHE_DAYS`
-    days. The newest run, and whatever is in use, stays.
-    """
-    now = time.time()
-    doomed: list[tuple[str, Path, Path | None]] = [
-        ("run", run.path, run.path / _LOCK) for run in _runs_to_go(paths.state() / "runs", now)
-    ]
-    opened = _opened_files()
-    for what in _PRUNED_CACHES:
-        for path in _entries(paths.cache() / what):
-            if path.name.endswith(".lock"):
-                continue
-            if now - _last_use(path) < CACHE_DAYS * DAY or any(_is_within(file, path) for file in opened):
-                continue
-            doomed.append((what.removesuffix("s"), path, path.with_name(f"{path.stem}.lock")))
-    lines = []
-    for what, path, lock in doomed:
-        with _not_in_use(lock) as is_free:
-            if not is_free:
-                continue
-            lines.append(f"{what} {path.name}  {size_text(_size(path))}")
-            if not dry_run:
-                _remove(path)
-    return lines
-
-
-def usage() -> list[tuple[str, Path, int]]:
-    """What takes room: a name, its folder, bytes on the disk."""
-    used = []
-    for kind, root in (("state", paths.state()), ("cache", paths.cache())):
-        used += [(f"{kind}: {path.name}", path, _size(path)) for path in _entries(root)]
-    return used
-
-
-def size_text(size: float) -> str:
-    """``1.5 GiB``"""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def _runs_to_go(directory: Path, now: float) -> list[_Run]:
-    runs = []
-    for path in _entries(directory):
-        if path.name.startswith(_DOOMED):
-            runs.append(_Run(path, 0.0, 0))
-        elif (path / _HEADER).is_file() and not path.is_symlink():
-            try:
-                started = RunFolder(path).header().started
-            except UsageError:
-                started = (path / _HEADER).stat().st_mtime
-            runs.append(_Run(path, started, _size(path)))
-    runs.sort(key=lambda run: -run.started)
-    go, total = [], 0
-    for index, run in enumerate(runs):
-        total += run.size
-        is_young = index < RUNS_KEPT or now - run.started < RUNS_DAYS * DAY
-        if index and not (is_young and total <= RUNS_BYTES) or run.path.name.startswith(_DOOMED):
-            go.append(run)
-    return go
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []
-
-
-def _walk(path: Path) -> Iterator[os.stat_result]:
-    """The state of each thing in ``path``; links are not followed, what vanishes meanwhile is passed over."""
-    pending = [str(path)]
-    while pending:
-        name = pending.pop()
-        try:
-            state = os.lstat(name)
-            yield state
-            if (state.st_mode & 0o170000) == 0o040000:
-                with os.scandir(name) as entries:
-                    pending += [entry.path for entry in entries]
-        except OSError:
-            continue
-
-
-def _size(path: Path) -> int:
-    """Bytes on the disk: holes do not count, and hard links count once."""
-    blocks = {(state.st_dev, state.st_ino): state.st_blocks for state in _walk(path)}
-    return 512 * sum(blocks.values())
-
-
-def _last_use(path: Path) -> float:
-    """When the marker of a cached thing, or if it has none any file of it, was read or written last."""
-    for name in _MARKERS:
-        with suppress(OSError):
-            state = (path / name).stat()
-            return max(state.st_atime, state.st_mtime)
-    times = [max(s.st_atime, s.st_mtime) for s in _walk(path) if (s.st_mode & 0o170000) == 0o100000]
-    return max(times, default=path.lstat().st_mtime)
-
-
-def _opened_files() -> set[str]:
-    """Files that processes have open, as far as this user may know: the disk under a board that is up."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            for descriptor in os.scandir(process / "fd"):
-                with suppress(OSError):
-                    found.add(os.readlink(descriptor.path))
-    return found
-
-
-def _is_within(file: str, path: Path) -> bool:
-    return file == str(path) or file.startswith(f"{path}{os.sep}")
-
-
-@contextmanager
-def _not_in_use(lock: Path | None) -> Iterator[bool]:
-    """Whether nobody holds the lock, which is then held for the block."""
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC) if lock else None
-    except FileNotFoundError:
-        descriptor = None
-    except OSError:
-        yield False
-        return
-    try:
-        if descriptor is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-        yield True
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    """Out of the way first, so that half of it is never taken for the whole."""
-    gone = path if path.name.startswith(_DOOMED) else path.with_name(f"{_DOOMED}{path.name}-{os.getpid()}")
-    try:
-        if gone != path:
-            path.rename(gone)
-        if gone.is_dir() and not gone.is_symlink():
-            shutil.rmtree(gone)
-        else:
-            gone.unlink()
-    except OSError as error:
-        log.warning("%s: cannot be removed: %s", path, error)

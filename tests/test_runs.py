@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import paths, runs
+from lab import paths, pruning, runs
 from lab.errors import UsageError
 from lab.options import NightlyOptions
 from lab.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
@@ -298,42 +298,42 @@ def old_thing(homes: Path, kind: str, name: str, days: float) -> Path:
 
 
 def test_old_runs_beyond_the_newest_go(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "RUNS_KEPT", 2)
+    monkeypatch.setattr(pruning, "RUNS_KEPT", 2)
     made = {days: old_run(homes, days) for days in (1, 13, 15, 20)}
-    said = runs.prune(dry_run=True)
+    said = pruning.prune(dry_run=True)
     assert all(path.exists() for path in made.values())
-    assert runs.prune() == said
+    assert pruning.prune() == said
     assert [line.split("  ")[0] for line in said] == ["run run-15", "run run-20"]
     assert [days for days, path in made.items() if path.exists()] == [1, 13]
     assert [path.name for path in (homes / "state" / "runs").iterdir() if path.name.startswith(".")] == []
 
 
 def test_runs_over_the_room_go_but_never_the_newest(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "RUNS_BYTES", 1)
+    monkeypatch.setattr(pruning, "RUNS_BYTES", 1)
     made = [old_run(homes, days) for days in (1, 2)]
-    runs.prune()
+    pruning.prune()
     assert [path.exists() for path in made] == [True, False]
 
 
 def test_a_run_somebody_writes_to_stays(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "RUNS_KEPT", 1)
+    monkeypatch.setattr(pruning, "RUNS_KEPT", 1)
     old_run(homes, 1)
     path = old_run(homes, 100)
     writer = RunFolder.open(path)
     writer.append(result())
-    assert runs.prune() == []
+    assert pruning.prune() == []
     del writer
-    assert len(runs.prune()) == 1
+    assert len(pruning.prune()) == 1
 
 
 def test_other_things_among_the_runs_stay(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "RUNS_KEPT", 0)
+    monkeypatch.setattr(pruning, "RUNS_KEPT", 0)
     (homes / "state" / "runs" / "mine").mkdir(parents=True)
     precious = homes / "precious"
     RunFolder.create(precious, header(started=1.0))
     (homes / "state" / "runs" / "link").symlink_to(precious)
     old_run(homes, 1)
-    assert runs.prune() == []
+    assert pruning.prune() == []
     assert (precious / "run.json").exists()
 
 
@@ -341,7 +341,7 @@ def test_unused_builds_images_and_payloads_go(homes: Path) -> None:
     gone = [old_thing(homes, kind, "old", 31) for kind in ("builds", "images", "payloads")]
     kept = [old_thing(homes, kind, "new", 29) for kind in ("builds", "images", "payloads")]
     kept.append(old_thing(homes, "trees", "old", 31))
-    assert len(runs.prune()) == 3
+    assert len(pruning.prune()) == 3
     assert not any(path.exists() for path in gone)
     assert all(path.exists() for path in kept)
 
@@ -352,19 +352,10 @@ def test_what_is_open_or_locked_stays(homes: Path) -> None:
     opened, locked = old_thing(homes, "images", "opened", 90), old_thing(homes, "builds", "locked", 90)
     with open(opened / "made"), open(homes / "cache" / "builds" / "locked.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert runs.prune() == []
+        assert pruning.prune() == []
     assert opened.exists()
     assert locked.exists()
-    assert len(runs.prune()) == 2
-
-
-def test_usage_names_what_takes_room(homes: Path) -> None:
-    old_run(homes, 1)
-    with open(old_thing(homes, "images", "x", 1) / "disk.raw", "wb") as disk:
-        disk.truncate(2**30)  # a hole takes no room
-    used = {what: size for what, _, size in runs.usage()}
-    assert used.keys() == {"state: runs", "cache: images"}
-    assert 0 < used["cache: images"] < 2**20
+    assert len(pruning.prune()) == 2
 
 
 def test_a_heading_names_a_few_cases_and_counts_the_others() -> None:
