@@ -1,9 +1,11 @@
 """Relocation of guests that were ballooned down: what the destination must have for them, and what moves meanwhile."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
+from lab.xen import cells, known, oracle
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.ends import on_one_board
 from lab.xen.faults import THROTTLE
@@ -20,6 +22,7 @@ KINDS = pytest.mark.parametrize(
     ],
 )
 MOST_MIB, NOW_MIB = 64, 16  # 4:1
+KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
 MARGIN_MIB = 12  # page tables, paging pool, special pages: what a domain costs beside its memory
 BEAT = 0.1  # seconds
 
@@ -55,10 +58,15 @@ def room_left(host, mib):
 
 def unharmed(*ends):
     """The guest runs at the last end, its memory is whole, no heartbeat is lost."""
+    unbroken(*ends)
+    assert_unhurt(*ends)
+
+
+def unbroken(*ends):
+    """The guest runs at the last end, no heartbeat is lost."""
     ends[-1].beats(10, 60)
     beats = sorted((beat for end in ends for beat in end.heartbeats()), key=lambda beat: beat.n)
     assert_unbroken(beats)
-    assert_unhurt(*ends)
 
 
 @KINDS
@@ -122,7 +130,9 @@ def test_balloon_moves_during_pre_copy(kind, first, then, host, evidence):
 
     docs/features/migration.pandoc of Xen lists changes of the physmap during pre-copy as an open problem, and
     xg_sr_save_x86_pv.c gives up when the p2m has changed: so either ending is good, but not a guest that is damaged.
+    What is known to be damaged is excused by name (known.yaml).
     """
+    name = f"balloon-{'down' if then == NOW_MIB else 'up'}-{kind}"
     source, destination = on_one_board(host)
     with guest_of(kind, source, is_small=first == NOW_MIB) as guest:
         migration = start_migration(guest, destination, actions=(THROTTLE, "hold@PAGE_DATA:pass2=120"))
@@ -133,4 +143,7 @@ def test_balloon_moves_during_pre_copy(kind, first, then, host, evidence):
         evidence.migration(migration)
         evidence.add("how it ended", ending.name, kind="note")
         assert ending in (Ending.SUCCESS, Ending.RESUMED_AT_SENDER, Ending.NOT_SUSPENDED), ending.name
-        unharmed(guest, *([guest.on(destination)] if ending is Ending.SUCCESS else []))
+        ends = (guest, *([guest.on(destination)] if ending is Ending.SUCCESS else []))
+        unbroken(*ends)
+        with known.excusing(KNOWN, evidence, source.info()["xen_version"], name, "memory"):
+            assert_unhurt(*ends)
