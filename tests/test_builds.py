@@ -53,6 +53,27 @@ def test_another_release_in_one_line_form() -> None:
     ]
 
 
+def test_another_architecture_is_asked_for_whatever_the_machine_is_limited_to(tmp_path: Path) -> None:
+    assert apt.of_any_architecture(ONE_LINE).splitlines()[0] == (
+        "deb [signed-by=/k.gpg] http://mirror.invalid/debian bookworm main contrib"
+    )
+    assert (
+        apt.of_any_architecture("deb [arch=amd64] http://mirror.invalid x main") == "deb http://mirror.invalid x main"
+    )
+    assert apt.of_any_architecture("Suites: x\nArchitectures: amd64\n") == "Suites: x\n"
+    assert apt.of_any_architecture(DEB822) == DEB822
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    (machine / "sources.list").write_text("deb [arch=amd64] http://mirror.invalid/debian bookworm main\n")
+    private = apt.PrivateApt(tmp_path / "apt", machine, architecture="i386")
+    private._write_config()
+    said = subprocess.run(
+        ["apt-config", "-c", str(tmp_path / "apt" / "apt.conf"), "dump"], capture_output=True, text=True, timeout=20
+    ).stdout
+    assert 'APT::Architecture "i386";' in said and 'APT::Architectures:: "i386";' in said
+    assert "amd64" not in (tmp_path / "apt" / "sources.list.d" / "sources.list").read_text()
+
+
 # --- recipes ------------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,14 @@ def of_suite(text: str, own: str, suite: str) -> str:
     return "\n".join(kept)
 
 
+def of_any_architecture(text: str) -> str:
+    """Entries without what limits them to architectures: ``[arch=amd64]``, or the field ``Architectures``."""
+    text = re.sub(r"^Architectures:.*\n", "", text, flags=re.MULTILINE | re.IGNORECASE)
+    return re.sub(r"^(deb(?:-src)?\s+\[[^\]]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
+        "[] ", ""
+    )
+
+
 class PrivateApt:
     """apt with its lists under ``directory`` and the package sources found under ``machine``.
 
@@ -243,6 +251,7 @@ class PrivateApt:
                 continue
             text = file.read_text(encoding="utf-8", errors="replace")
             text = deb822_with_sources(text) if file.suffix == ".sources" else one_line_with_sources(text)
+            text = of_any_architecture(text) if self.architecture else text
             yield file.name, of_suite(text, _own_suite(), self.suite) if self.suite else text
 
     def _write_config(self) -> None:
