@@ -104,7 +104,7 @@ def look(name: str, host: str, port: int, run: Callable[[str], Any]) -> Machine:
             "no Xen runs there: what needs it (pv32, shadow, qemu, ...) is to be probed again under it"
         )
     if "hap" in found.capabilities:
-        found.capabilities.add("hap-pae")  # no machine is known that lacks it
+        found.capabilities.add("pae-guests")  # no machine is known that lacks it
     if "spare" in found.nics:
         found.capabilities.add("spare-nic")
     if any(nic.functions for nic in (*found.nics.values(), *found.others)):

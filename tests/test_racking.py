@@ -76,7 +76,7 @@ def loaded(folder: Path, entry: str) -> inventory.BoardSpec:
 def test_server_without_xen_is_told_by_its_processor_and_firmware() -> None:
     found = look(SERVER)
     assert (found.name, found.cpus, found.nodes) == ("epyc7", 32, 2)
-    wanted = {"hvm", "hap", "hap-pae", "sp2m", "sp1g", "iommu", "numa", "cpu-offline"}
+    wanted = {"hvm", "hap", "pae-guests", "sp2m", "sp1g", "iommu", "numa", "cpu-offline"}
     wanted |= {"s3", "s5", "rtcwake", "spare-nic", "sriov"}
     assert found.capabilities == wanted
     assert any("no Xen runs there" in remark for remark in found.remarks)
@@ -91,7 +91,7 @@ def test_port_that_was_reached_manages_and_one_without_address_is_spare() -> Non
 @pytest.mark.parametrize(
     ("old", "new", "lost"),
     [
-        ("svm npt", "", {"hvm", "hap", "hap-pae", "sp2m", "sp1g"}),
+        ("svm npt", "", {"hvm", "hap", "pae-guests", "sp2m", "sp1g"}),
         ("pdpe1gb", "", {"sp1g"}),
         ("@iommu 5", "@iommu 0", {"iommu"}),
         ("@nodes 2", "@nodes 1", {"numa"}),
