@@ -228,7 +228,7 @@ CAPABILITIES: Mapping[str, str] = {
     "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
     "hap": "probed: nested paging",
     "shadow": "probed: shadow paging; a matter of the build",
-    "pae-guests": "guests of PAE and user mode run on nested paging, and after a restore (all machines; not what QEMU emulates)",
+    "pae-guests": "guests of PAE and user mode run on nested paging, and after a restore (all but QEMU)",
     "sp2m": "probed: 2 MiB pages in nested paging",
     "sp1g": "probed: 1 GiB pages in nested paging",
     "iommu": "probed: DMA remapping in use",
