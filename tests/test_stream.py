@@ -185,7 +185,7 @@ def test_the_feeder_gives_every_variant_to_a_receiver_and_notes_its_end(tmp_path
     (tmp_path / "stream").write_bytes(data)
     (tmp_path / "variants").write_text("".join(json.dumps(line) + "\n" for line in lines))
     subprocess.run(
-        [sys.executable, "-c", fuzz.FEEDER, str(tmp_path), "2"],
+        [sys.executable, "-c", fuzz.FEEDER, str(tmp_path), "2", str(tmp_path / "console")],
         env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
         check=True,
         timeout=60,
@@ -197,3 +197,4 @@ def test_the_feeder_gives_every_variant_to_a_receiver_and_notes_its_end(tmp_path
         ("c", "hangs", True),
     ]
     assert results[0]["said"] == "bad\n"
+    assert (tmp_path / "console").read_text() == "<1>xenlab: variant c\n", "a host that dies has said by what"

@@ -144,10 +144,11 @@ def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]
 
 
 # Run in dom0 by its Python: FOLDER has `stream`, `variants` (lines of JSON) and gets `results`. What a receiver leaves
-# behind is noted, and destroyed before the next one comes. Its answers go to a file: it can always write them.
+# behind is noted, and destroyed before the next one comes. Its answers go to a file: it can always write them. The
+# variant is named on the console (level 1: alert) before it is fed: of a host that dies that is what is left.
 FEEDER = """\
 import json, os, subprocess, sys, time
-folder, limit = sys.argv[1], float(sys.argv[2])
+folder, limit, console = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 stream = open(os.path.join(folder, "stream"), "rb").read()
 with open(os.path.join(folder, "results"), "w") as results:
     for line in open(os.path.join(folder, "variants")):
@@ -157,6 +158,8 @@ with open(os.path.join(folder, "results"), "w") as results:
         if not one["ends"]:
             broken += data + stream[one["offset"] + len(data) :]
         started = time.monotonic()
+        with open(console, "w") as kernel:
+            kernel.write("<1>xenlab: variant %s\\n" % one["variant"])
         with open(os.path.join(folder, "broken"), "wb") as file:
             file.write(broken)
         command = "xl migrate-receive < %s/broken > %s/answers 2> %s/said" % (folder, folder, folder)
@@ -225,7 +228,7 @@ def feed(host: Host, name: str, chosen: Sequence[Variant]) -> list[Fed]:
         for one in chosen
     )
     host.board.run(f"cat > {FOLDER}/variants", input=lines.encode())
-    job = host.board.spawn(f"python3 -c {shlex.quote(FEEDER)} {FOLDER} {VARIANT_LIMIT:.0f}")
+    job = host.board.spawn(f"python3 -c {shlex.quote(FEEDER)} {FOLDER} {VARIANT_LIMIT:.0f} /dev/kmsg")
     status = job.wait(VARIANT_LIMIT * len(chosen))
     if status:
         raise BenchError(f"{host.name}: the feeder ended with status {status}: {job.output()[-300:]}")
