@@ -86,6 +86,7 @@ def test_save_and_restore(host, evidence, kind):
             guest.restore(path)
         guest.beats(10, timeout=60.0)
         evidence.console("guest console", guest)
+        assert_unhurt(guest)
         lines = {line.case: line for line in guest.payload_lines() if hasattr(line, "case")}
         assert "cancelled=0" in lines["resume"].detail
         assert numbers(lines["verified"].detail)["pages"] == written, lines["verified"].detail
