@@ -138,7 +138,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
     mutants = [mutant for of_area in chosen for mutant in of_area]
     if is_sample:
-        mutants = [replace(one, says=dict([next(iter(one.says.items()))])) for one in mutants]
+        mutants = [replace(one, says={one.cases[0]: one.says[one.cases[0]]}) for one in mutants]
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:

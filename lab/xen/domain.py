@@ -182,18 +182,15 @@ class Domain:
 
         :raises ProductTimeout: it stands still.
         """
-        with self.host.phase("wait"):
-            return self._beats(more, timeout)
-
-    def _beats(self, more: int, timeout: float) -> Heartbeat:
         script = (
             f"read -r now _ < /proc/uptime; end=$(( ${{now%.*}} + {int(timeout) + 1} )); "
             f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} )); "
             "while [ $(last) -lt $wanted ]; do read -r now _ < /proc/uptime; [ ${now%.*} -lt $end ] || exit 9; "
             "sleep 0.2; done"
         )
-        result = self.host.run(script, timeout=timeout + 30, check=False)
-        beats = self.heartbeats()
+        with self.host.phase("wait"):
+            result = self.host.run(script, timeout=timeout + 30, check=False)
+            beats = self.heartbeats()
         if result.status or not beats:
             seen = f"beat {beats[-1].n}" if beats else "no beat at all"
             raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, seen)
