@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -609,6 +609,9 @@ def test_a_reproducer_is_shell_and_has_the_cells_action(cell: Cell) -> None:
     assert done.returncode == 0 and not done.stderr
     assert all(action in text for action in cell.actions)
     assert expected(cell).ending.name in text and cell.fault.command in text
+    places = re.findall("^# ---.*", text, re.M)
+    assert "# --- source" in places
+    assert all(here != there for here, there in pairwise(places))
 
 
 def test_what_cannot_be_cannot_be_reproduced() -> None:

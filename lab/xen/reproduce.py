@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 import shlex
+from collections.abc import Iterable, Iterator
 
 from lab.errors import UsageError
 from lab.xen.cells import Cell
@@ -43,6 +44,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         *_before(cell, name),
     ]
     held = fault.is_by_hand
+    lines += ["# --- source"]
     if held:
         lines += [
             "(" + migrate + f") > {FOLDER}/said 2>&1 &",
@@ -52,7 +54,7 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
         if fault.power != "source":
             lines += ["# --- source", f"touch {FOLDER}/release; wait; cat {FOLDER}/said"]
     else:
-        lines += ["# --- source", f"{migrate}; echo status $?"]
+        lines += [f"{migrate}; echo status $?"]
     if wanted.hangs:
         lines += ["# it hangs; in another shell, after a while:", f"pkill -KILL -f '{SSH}'"]
     lines += [
@@ -64,7 +66,18 @@ def commands(cell: Cell, peer: str, mac: str = "MAC-OF-THE-LAB-PORT") -> str:
     ]
     if fault.cure:
         lines += ["", f"# --- {fault.side}: put right", f"GUEST={name}; MAC={mac}; {fault.cure}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_without_repeats(lines)) + "\n"
+
+
+def _without_repeats(lines: Iterable[str]) -> Iterator[str]:
+    """Where to type what follows, said only where it changes."""
+    where = ""
+    for line in lines:
+        if line.startswith("# ---"):
+            if line == where:
+                continue
+            where = line
+        yield line
 
 
 def _before(cell: Cell, name: str) -> list[str]:
