@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,17 @@ def test_sessions_that_are_dropped_in_a_power_on_are_made_anew(board: VirtualBoa
     bmc.power_on(60.0)
     assert board.ask("get power") == "1"
     assert (board.folder / "daemon.log").read_text().count("BMC is back") == 1
+
+
+def test_bmc_that_restarts_in_the_middle_of_a_command_is_back(board: VirtualBoard) -> None:
+    """What it was running for that command goes with it, or would keep its port from the new one."""
+    order(board, "late 2")
+    order(board, "drop-sessions 1")
+    with contextlib.suppress(BmcUnreachable):
+        bmc_of(board).is_powered()
+    wait_until(lambda: "BMC is back" in (board.folder / "daemon.log").read_text(), 20.0, "the BMC")
+    order(board, "none")
+    wait_until(lambda: _answers(bmc_of(board)), 20.0, "an answer")
 
 
 def test_silent_bmc_is_unreachable_and_forgiven_afterwards(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +75,7 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
                 stdout=output,
                 stderr=output,
                 env=paths.environment(),
+                process_group=0,  # with what it runs for a command, which has its sockets as well: see end()
             )
         except FileNotFoundError as error:
             raise BenchError(f"{error.filename} is not installed (Debian package util-linux)") from error
@@ -86,12 +90,22 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
     return process
 
 
+def end(simulator: asyncio.subprocess.Process, by: signal.Signals) -> None:
+    """Send this signal to what :func:`start_simulator` started, and to what that is running for a command.
+
+    A simulator that was told to be silent takes it as well. The next one can have the port as soon as this one is gone.
+    """
+    for number in (by, signal.SIGCONT):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(simulator.pid, number)
+
+
 def _ipmi_sim(directory: Path, config: DaemonConfig) -> list[str]:
     """Its command line; its configuration holds the password and is readable by its owner only."""
     board = config.board
     assert board.virtual is not None
     # The simulator serves nobody else while this runs, and ipmitool asks again after 3 s.
-    chassis = f"timeout 2.5 /usr/bin/python3 -I -S {CHASSIS} {directory / 'control.sock'}"
+    chassis = f"timeout --foreground 2.5 /usr/bin/python3 -I -S {CHASSIS} {directory / 'control.sock'}"
     account = credentials.lookup(board.bmc.credential)
     text = f"""\
 name "{board.name}"

@@ -237,8 +237,7 @@ class Daemon:
         server.close()
         await self._machine.power_off()
         if self._simulator.returncode is None:
-            self._simulator.send_signal(signal.SIGCONT)  # it may have been told to be silent
-            self._simulator.terminate()
+            bmc.end(self._simulator, signal.SIGTERM)
             await self._simulator.wait()
         if self._segment:
             await self._segment.stop()
@@ -304,7 +303,7 @@ class Daemon:
         assert self._simulator
         await asyncio.sleep(seconds)
         self._is_restarting = True
-        self._simulator.kill()  # without a word to whoever has a session
+        bmc.end(self._simulator, signal.SIGKILL)  # without a word to whoever has a session
 
     async def _chassis(self, words: list[str]) -> str:
         machine = self._machine
