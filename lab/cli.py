@@ -82,6 +82,9 @@ def nightly(
     deadline: Annotated[
         str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now as 2h: begin no case after it.")
     ] = "",
+    repeat: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Run each case N times: good is only PASS each time.")
+    ] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")
     ] = False,
@@ -102,6 +105,7 @@ def nightly(
         xtf=xtf,
         deadline=_deadline(deadline) if deadline else None,
         checks=check,
+        repeat=repeat,
     )
     raise typer.Exit(night.run(wanted))
 

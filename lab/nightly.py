@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ from lab.inventory import BoardSpec, Lab
 from lab.options import NightlyOptions
 from lab.planning import Case, Share
 from lab.publishing import ending
-from lab.record import Phase, RunHeader, TestResult, Verdict
+from lab.record import Phase, RunHeader, Verdict
 from lab.reporting import html, terminal
 from lab.runs import RunFolder
 from lab.wait import wait_until
@@ -65,6 +65,7 @@ def run(options: NightlyOptions) -> int:
         boards={name: _facts(board) for name, board in lab.boards.items()},
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
+        repeat=options.repeat,
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
     folder.write_builds({variant.name: variant.facts() for variant in variants})
@@ -90,7 +91,7 @@ def _resume(options: NightlyOptions, lab: Lab) -> int:
     assert options.resume is not None
     folder = RunFolder.open(options.resume)
     header = folder.header()
-    if left := folder.missing():
+    if left := folder.due():
         cases = planning.collect(
             replace(options, paths=tuple(dict.fromkeys(one.case for one in left)), keyword="", marker=""),
             "weekly",
@@ -127,7 +128,7 @@ class Night:
         self._phases = list(self._header.phases)
         self._notes = [note for note in self._header.notes if not note.startswith(ending.HISTORY_NOTE)]
         self._has_failed = False  # in a way that no result shows
-        self._say = terminal.Progress(planned=len(folder.missing()))
+        self._say = terminal.Progress(planned=len(folder.due()))
         self._shown = len(list(folder.results()))
 
     def run(self, said: Sequence[str] = ()) -> int:
@@ -143,7 +144,7 @@ class Night:
                     crew = stack.enter_context(self._crew())
                     for build in self._builds:
                         self._run_build(build, crew)
-                    if crew.is_over and (left := self.folder.missing()):
+                    if crew.is_over and (left := self.folder.due()):
                         clock = time.strftime("%H:%M", time.localtime(self._deadline))
                         self._note(f"stopped at {clock}: {len(left)} did not run")
             except KeyboardInterrupt:
@@ -242,28 +243,42 @@ class Night:
                 ended = crew.work(planning.plan(now, units, build, known), self._show_new)
             lost |= self._note_ended(ended)
         for share in shaped:
-            if missing := {one.case for one in self.folder.missing() if one.build == build} & set(share.cases):
-                cut = replace(share, cases=tuple(nodeid for nodeid in share.cases if nodeid in missing))
-                with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
-                    stages = {unit: [[cut]] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
-                    self._note_ended(crew.work(stages, self._show_new))
+            self._run_shaped(share, crew)
+
+    def _run_shaped(self, share: Share, crew: Crew) -> None:
+        def left(beside: Collection[str]) -> list[Case]:
+            mine = set(share.cases) - set(beside)
+            return [case for case in self._left(share.build, crew) if case.nodeid in mine]
+
+        if not left(beside=()):
+            return
+        lost: set[str] = set()
+        with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
+            while not crew.is_over and (cases := left(beside=lost)):
+                first = min(case.attempt for case in cases)
+                cut = tuple(case.nodeid for case in cases if case.attempt == first)
+                stage = [replace(share, cases=cut, attempt=first)]
+                stages = {unit: [stage] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
+                lost |= self._note_ended(crew.work(stages, self._show_new)) or set(cut) - self._tried(share, first)
+
+    def _tried(self, share: Share, attempt: int) -> set[str]:
+        """Cases that have a result of this attempt with the share's build."""
+        return {one.case for one in self.folder.results() if (one.build, one.attempt) == (share.build, attempt)}
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
         """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
-        missing = {one.case for one in self.folder.missing() if one.build == build}
+        due = {one.case for one in self.folder.due() if one.build == build}
         again = {}
-        attempts: dict[str, list[TestResult]] = {}
-        for result in self.folder.results():
-            if result.build == build:
-                attempts.setdefault(result.case, []).append(result)
-        for case, tried in attempts.items():
+        for (case, of), tried in runs.by_case(self.folder.results()).items():
+            if of != build:
+                continue
             sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
-            if sick or verdicts.is_tried_again(tried):
+            if case in due or sick or verdicts.is_tried_again(tried):
                 again[case] = tried[-1].attempt + 1
         return [
             replace(case, attempt=again.get(case.nodeid, case.attempt))
             for case in self._cases
-            if case.nodeid in missing or case.nodeid in again
+            if case.nodeid in due or case.nodeid in again
         ]
 
     def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
@@ -343,6 +358,8 @@ class Night:
 
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
+        for text in runs.short_of_repeats(self._header, self.folder.results()):
+            self._fail(text)
         status = runs.exit_status(self._header, results) if forced is None else forced
         if forced is None and self._has_failed and status == 0:
             status = 3
@@ -380,15 +397,15 @@ def progress(lab: Lab) -> list[str]:
     if not machine.is_alive(noted["process"]):
         return []
     now, header, results = time.time(), folder.header(), folder.final_results()
-    missing = folder.missing()
+    due = folder.due()
     counts = Counter(result.verdict for result in results)
     known, working = planning.durations(), folder.now()
-    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in missing) / max(1, len(working))
+    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in due) / max(1, len(working))
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     lines = [
         f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
         f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
-        f"{len(missing)} to go, about {html.seconds_text(left)}",
+        f"{len(due)} to go, about {html.seconds_text(left)}",
     ]
     lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
     return lines

@@ -30,6 +30,7 @@ class NightlyOptions:
     xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
     deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
     checks: bool = False  # each board is checked from within before use, which takes a boot
+    repeat: int = 1  # times that each case is run
     is_remembered: bool = True  # the history takes the run over when it ends
 
     def describe(self, select: Selection) -> str:
@@ -40,4 +41,5 @@ class NightlyOptions:
         words += [f"-k {self.keyword}"] if self.keyword else []
         words += [f"-m {self.marker}"] if self.marker else []
         words += [f"--xtf {self.xtf}"] if self.xtf else []
+        words += [f"--repeat {self.repeat}"] if self.repeat > 1 else []
         return " ".join(words)

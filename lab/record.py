@@ -115,6 +115,7 @@ class RunHeader:
     exit_status: int | None = None
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
+    repeat: int = 1  # attempts that were asked for at each case
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

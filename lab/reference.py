@@ -20,8 +20,9 @@ from lab.runs import RunFolder
 
 FILE = paths.CHECKOUT / "testcases" / "reference.yaml"
 HEAD = """\
-# How each case has ended on the virtual boards, and how often in a row (0: it took two attempts). The last verdict
-# counts; a SKIP only where there is no other. Written by `xenlab cases --write --seen RUN-FOLDER`, never by hand.
+# How each case has ended on the virtual boards, and how often in a row (0: in one run it ended in more than one way).
+# The last verdict counts; a SKIP only where there is no other. Written by `xenlab cases --write --seen RUN-FOLDER`,
+# never by hand.
 """
 CLASS = "virtual"  # of boards
 
@@ -30,7 +31,7 @@ class Row(files.Strict):
     """The endings of one case."""
 
     verdict: Annotated[Verdict, pydantic.Field(strict=False)]
-    in_a_row: int  # 0: it took more than one attempt
+    in_a_row: int  # 0: attempts of one run ended differently
     last: str  # when that attempt began: "2026-11-27T20:55:41Z"
     why: str = ""  # the reason, where it is no PASS
 
@@ -68,10 +69,7 @@ def added(rows: Mapping[str, Row], folders: Iterable[Path]) -> dict[str, Row]:
     for run in sorted(opened, key=lambda run: run.header().started):
         if others := [name for name, facts in run.header().boards.items() if facts.get("class") != CLASS]:
             raise UsageError(f"{run.path}: not of virtual boards alone: {', '.join(sorted(others))}")
-        attempts: dict[tuple[str, str], list[TestResult]] = {}
-        for result in run.results():
-            attempts.setdefault((result.case, result.build), []).append(result)
-        for (case, _), tried in sorted(attempts.items(), key=lambda item: item[1][-1].started):
+        for (case, _), tried in sorted(runs.by_case(run.results()).items(), key=lambda item: item[1][-1].started):
             if (row := _after(found.get(case), tried)) is not None:
                 found[case] = row
     return found
@@ -83,10 +81,10 @@ def _after(row: Row | None, tried: Sequence[TestResult]) -> Row | None:
     last = datetime.fromtimestamp(tried[-1].started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if row is not None and (last <= row.last or (decided.verdict is Verdict.SKIP and row.verdict is not Verdict.SKIP)):
         return None
-    is_clean = len(tried) == 1
+    is_clean = all(one.verdict is decided.verdict for one in tried)
     before = row.in_a_row if row is not None and row.verdict is decided.verdict else 0
     why = decided.reason if is_clean else "; then ".join(f"{one.verdict}: {one.reason}" for one in tried)
-    return Row(verdict=decided.verdict, in_a_row=before + 1 if is_clean else 0, last=last, why=why)
+    return Row(verdict=decided.verdict, in_a_row=before + len(tried) if is_clean else 0, last=last, why=why)
 
 
 def text(rows: Mapping[str, Row], cases: Sequence[str]) -> str:

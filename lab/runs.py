@@ -226,6 +226,10 @@ class RunFolder:
         """What was planned and has no result."""
         return missing(self.header(), self.results())
 
+    def due(self) -> list[Missing]:
+        """See :func:`due`."""
+        return due(self.header(), self.results())
+
     def note_now(self, boards: Sequence[str], case: str) -> None:
         """Note which case runs on these boards; none: no more."""
         path = self.path / f"now-{'-'.join(boards)}.json"
@@ -274,12 +278,17 @@ def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
             file.write(f"{stamp(line.time)} {text}\n")
 
 
-def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
-    """The deciding ones of ``results`` for each case and build, in the order of the plan: see :func:`deciding`."""
+def by_case(results: Iterable[TestResult]) -> dict[tuple[str, str], list[TestResult]]:
+    """The attempts at each case and build, in their order."""
     attempts: dict[tuple[str, str], list[TestResult]] = {}
     for result in results:
         attempts.setdefault((result.case, result.build), []).append(result)
-    last = {key: deciding(tried) for key, tried in attempts.items()}
+    return attempts
+
+
+def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
+    """The deciding ones of ``results`` for each case and build, in the order of the plan: see :func:`deciding`."""
+    last = {key: deciding(tried) for key, tried in by_case(results).items()}
     cases = {case: index for index, case in enumerate(header.planned)}
     builds = {build: index for index, build in enumerate(header.builds)}
     seen = {key: index for index, key in enumerate(last)}
@@ -313,6 +322,25 @@ def missing(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
     there = {(result.case, result.build) for result in results}
     wanted = ((case, build) for case in header.planned for build in header.builds)
     return [Missing(case, build) for case, build in dict.fromkeys(wanted) if (case, build) not in there]
+
+
+def due(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
+    """Attempts that were asked for and are still to come: a case and build stand in it once for each."""
+    there = by_case(results)
+    wanted = dict.fromkeys((case, build) for case in header.planned for build in header.builds)
+    return [Missing(*key) for key in wanted for _ in range(header.repeat - len(there.get(key, ())))]
+
+
+def short_of_repeats(header: RunHeader, results: Iterable[TestResult]) -> list[str]:
+    """Who asks for cases several times asks for a PASS each time: why it is not so, beside what each case says."""
+    if header.repeat == 1:
+        return []
+    short, results = [], list(results)
+    if count := len(due(header, results)):
+        short.append(f"{count} of the attempts that were asked for did not run")
+    if count := sum(map(is_flaky, by_case(results).values())):
+        short.append(f"did not PASS each time: {count} cases")
+    return short
 
 
 def shortfalls(header: RunHeader, results: Sequence[TestResult]) -> list[str]:

@@ -31,9 +31,9 @@ NIGHT = Path(__file__).parent / "soak" / "night.py"
 class Night:
     """A night's process on the shared boards; its cases need nothing but the boards' BMCs."""
 
-    def __init__(self, shared: Shared, run: Path, cases: int, seconds: float | None = None) -> None:
+    def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
-        words = [str(shared.file), str(run), str(cases), *([str(seconds)] if seconds else [])]
+        words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", str(NIGHT), *words],
@@ -61,11 +61,11 @@ class Night:
 
 @pytest.fixture
 def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
-    """Begin a night, or go on with it: how many cases, and seconds to the deadline."""
+    """Begin a night, or go on with it: how many cases, seconds to the deadline, and how often each is run."""
     started: list[Night] = []
 
-    def begin(cases: int, seconds: float | None = None) -> Night:
-        started.append(Night(shared, tmp_path / "run", cases, seconds))
+    def begin(cases: int, seconds: float = 600.0, times: int = 1) -> Night:
+        started.append(Night(shared, tmp_path / "run", cases, seconds, times))
         return started[-1]
 
     yield begin
@@ -103,6 +103,18 @@ def test_a_night_stops_at_its_deadline_and_goes_on_later(start: Callable[..., Ni
     again.kill()
     twice = Counter((result.case, result.build) for result in folder.results()).most_common(1)
     assert twice[0][1] == 1, "what has a result is not run again"
+
+
+@pytest.mark.timeout(400)
+def test_a_night_runs_each_case_as_often_as_asked_and_goes_on_with_that(start: Callable[..., Night]) -> None:
+    night = start(2, times=2)
+    night.has_results(3)
+    night.kill()
+    folder = start(2, times=2).ends(0)
+    tried = [(result.case, result.build, result.attempt) for result in folder.results()]
+    assert set(Counter((case, build) for case, build, _ in tried).values()) == {2}
+    assert sorted({attempt for *_, attempt in tried}) == [1, 2] and len(set(tried)) == 8
+    assert not folder.due() and not folder.header().notes
 
 
 @pytest.mark.timeout(400)

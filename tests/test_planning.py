@@ -89,6 +89,14 @@ def test_what_passes_at_the_second_attempt_begins_anew(tmp_path: Path) -> None:
     assert reference.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
 
 
+def test_repeats_of_one_run_are_counted_each(tmp_path: Path) -> None:
+    made = Virtual(tmp_path)
+    rows = reference.added({}, [made.write(*[result(S3, attempt=n, started=float(n)) for n in range(1, 6)]).path])
+    assert rows[S3].in_a_row == 5
+    rows = reference.added(rows, [made.write(result(S3), result(S3, Verdict.FAIL, attempt=2)).path])
+    assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 0)
+
+
 def test_endings_are_kept_of_cases_that_there_are(tmp_path: Path) -> None:
     file = tmp_path / "reference.yaml"
     rows = reference.added({}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path])

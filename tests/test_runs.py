@@ -191,6 +191,23 @@ def test_each_build_decides_for_itself(tmp_path: Path) -> None:
     assert [(one.case, one.build) for one in folder.missing()] == [(S3, "old"), (S3, "new")]
 
 
+def test_repeated_cases_are_due_until_each_ran_that_often_and_pass_each_time(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", header(repeat=3))
+    for attempt in (1, 2):
+        folder.append(result(S3, attempt=attempt))
+        folder.append(result(PV32, Verdict.MISS if attempt == 1 else Verdict.PASS, attempt=attempt))
+    assert [one.case for one in folder.due()] == [PV32, S3] and not folder.missing()
+    unwell = "did not PASS each time: 1 cases"
+    assert runs.short_of_repeats(folder.header(), folder.results()) == [
+        "2 of the attempts that were asked for did not run",
+        unwell,
+    ]
+    for case in (S3, PV32):
+        folder.append(result(case, attempt=3))
+    assert not folder.due()
+    assert runs.short_of_repeats(folder.header(), folder.results()) == [unwell]
+
+
 # exit status
 
 

@@ -44,6 +44,7 @@ from lab.record import RunHeader, TestResult, Verdict
 from lab.reporting import figures, html
 from lab.runs import (
     RunFolder,
+    by_case,
     exit_status,
     file_name,
     final,
@@ -347,9 +348,7 @@ def _render_run(where: Path, run: Run) -> list[str]:
     header, everything = folder.header(), list(folder.results())
     (where / "runs" / file_name(run.name)).mkdir(exist_ok=True)
     pages_of = {id(one): _result_page(n, one.verdict, one.case) for n, one in enumerate(everything)}
-    attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
-    for result in everything:
-        attempts[result.case, result.build].append(result)
+    attempts = by_case(everything)
     shared: dict[str, list[tuple[int, html.Shown]]] = defaultdict(list)
     for number, result in enumerate(everything):
         others = tuple(one for one in attempts[result.case, result.build] if one is not result)

@@ -6,12 +6,12 @@ Source: schema/ctrf.schema.json of github.com/ctrf-io/ctrf; times are millisecon
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lab.record import TestResult, Verdict
-from lab.runs import RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
+from lab.runs import RunFolder, by_case, final, is_flaky, missing, replace_file, visible, visible_line
 
 NAME = "ctrf.json"
 SPEC = "0.0.0"  # the version that reporters in use name
@@ -28,9 +28,7 @@ STATUS = {
 def write(folder: RunFolder) -> Path:
     """Write ``ctrf.json`` into the run folder; its path."""
     header, everything = folder.header(), list(folder.results())
-    attempts: dict[tuple[str, str], list[TestResult]] = defaultdict(list)
-    for result in everything:
-        attempts[result.case, result.build].append(result)
+    attempts = by_case(everything)
     results = final(header, everything)
     tests = [_test(result, attempts[result.case, result.build]) for result in results]
     tests += [_missing(one.case, one.build) for one in missing(header, results)]

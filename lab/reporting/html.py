@@ -23,6 +23,7 @@ from lab.reporting.figures import Tile, heat_map, timeline_svg
 from lab.reporting.junit import shortened
 from lab.runs import (
     RunFolder,
+    by_case,
     exit_status,
     final,
     is_flaky,
@@ -218,9 +219,7 @@ def _cases(
     folder: RunFolder, header: RunHeader, everything: Sequence[TestResult], results: Sequence[TestResult]
 ) -> list[Shown]:
     shown: list[Shown] = []
-    attempts: dict[tuple[str, str], list[TestResult]] = {}
-    for result in everything:
-        attempts.setdefault((result.case, result.build), []).append(result)
+    attempts = by_case(everything)
     for result in results:
         earlier = tuple(one for one in attempts[result.case, result.build] if one is not result)
         shown.append(show(folder, result, earlier, f"case-{len(shown)}"))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lab.record import TestResult, Verdict
 from lab.reporting import html, junit
-from lab.runs import RunFolder, exit_status, final, is_flaky, shortfalls, visible_line
+from lab.runs import RunFolder, by_case, exit_status, final, is_flaky, shortfalls, visible_line
 
 STYLES = {
     Verdict.FAIL: "bold red",
@@ -152,10 +152,7 @@ def summary(
         line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
         line.append(visible_line(f" {result.case}{build}{where}: {result.reason} ({result.rule})"), "none")
         _print(console, line)
-    attempts: dict[tuple[str, str], list[TestResult]] = {}
-    for result in folder.results():
-        attempts.setdefault((result.case, result.build), []).append(result)
-    for tried in attempts.values():
+    for tried in by_case(folder.results()).values():
         if is_flaky(tried):
             other = next(one for one in tried if one.verdict is not Verdict.PASS)
             line = Text("flaky", STYLES[Verdict.MISS])

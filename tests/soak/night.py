@@ -1,6 +1,7 @@
-"""``python night.py INVENTORY RUN-FOLDER CASES [SECONDS]``: ``xenlab nightly``, without builds to make.
+"""``python night.py INVENTORY RUN-FOLDER CASES [SECONDS [TIMES]]``: ``xenlab nightly``, without builds to make.
 
-Called again with the same folder it goes on as ``--resume`` does. ``SECONDS`` is the deadline, from now.
+Called again with the same folder it goes on as ``--resume`` does. ``SECONDS`` is the deadline, from now;
+``TIMES`` has each case run that often.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def main() -> int:
         folder = RunFolder.open(path)
     else:
         planned = tuple(case.nodeid for case in cases)
-        header = RunHeader("soak", time.time(), "soak", ("one", "two"), {}, planned, ())
+        times = int(sys.argv[5]) if len(sys.argv) > 5 else 1
+        header = RunHeader("soak", time.time(), "soak", ("one", "two"), {}, planned, (), repeat=times)
         folder = RunFolder.create(path, header)
     return Night(options, lab, folder, cases).run()
 
