@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from lab import booking, machine, queueing
 from lab.booking import BoardState, Ledger, Request
 from lab.daytime import Daytime
 from lab.errors import UsageError
+from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
 from lab.virtual import simulated
 from lab.wait import wait_until
@@ -188,6 +191,25 @@ def test_a_reaper_that_died_is_back_and_ends_what_is_over(shared: Shared) -> Non
     shared.kill("reaper")
     wait_until(lambda: shared.ledger.lease(number).state == "ended", 40, "the lease's end")
     assert shared.acquired() == {}
+
+
+@pytest.mark.parametrize("still_waits", [True, False])
+def test_a_reaper_that_died_between_taking_and_giving_leaks_no_board(shared: Shared, still_waits: bool) -> None:
+    """It has acquired the place in the holder's name, and the ledger does not know of it yet."""
+    os.kill(shared.pid("reaper"), signal.SIGSTOP)
+    number = shared.ask("sim1")
+    with closing(Coordinator(shared.lab.coordinator)) as one, one.acting_as("desk/alice") as holder:
+        token = holder.reserve("sim1")
+        shared.ledger.keep_token(number, "sim1", token)
+        wait_until(lambda: one.is_allocated(token), 20, "the place")
+        holder.acquire("sim1")
+    if not still_waits:
+        shared.ledger.end(number, "gave up")
+    shared.kill("reaper")
+    if still_waits:
+        assert shared.held(number) == ("sim1",)
+        shared.ledger.end(number, "")
+    shared.wait_acquired({})
 
 
 # -- handed back ---------------------------------------------------------------------------------------------------

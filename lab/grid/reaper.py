@@ -66,7 +66,7 @@ class Reaper:
                     self._keep(lease, places)
             except Refused as error:
                 self._tell(f"lease {lease.id}", str(error))
-        self._note_strangers(leases, places)
+        self._look_at_others(leases, places)
         self._give_out()
 
     # -- held leases ---------------------------------------------------------------------------------------------
@@ -233,10 +233,22 @@ class Reaper:
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
-    def _note_strangers(self, leases: list[Lease], places: Mapping[str, Any]) -> None:
-        """Who has a board by labgrid's own client leaves it to the next one as a lease's holder does."""
+    def _look_at_others(self, leases: list[Lease], places: Mapping[str, Any]) -> None:
+        """Places that are acquired, and not by a lease.
+
+        One that a request of ours was in the queue for was taken by a reaper that died before it could give it: it goes
+        back. Who has a board by labgrid's own client leaves it to the next one as a lease's holder does.
+        """
         leased = {board for lease in leases for board in lease.boards}
-        strangers = {name: place.acquired for name, place in places.items() if place.acquired and name not in leased}
+        requests, strangers = self.ledger.all_tokens(), {}
+        for name, place in places.items():
+            if not place.acquired or name in leased:
+                continue
+            if number := requests.get(place.reservation):
+                self._coordinator.release(name, place.acquired)
+                self.ledger.note("released", "it was taken and never given", lease=number, board=name)
+            else:
+                strangers[name] = place.acquired
         for board, state in self.ledger.boards(strangers).items():
             if state.last_holder != strangers[board]:
                 self.ledger.note_user(board, strangers[board])
