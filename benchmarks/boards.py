@@ -36,6 +36,7 @@ RELOCATE = """\
 import json, sys, time
 from pathlib import Path
 from lab import inventory
+from lab.builds.matrix import Variant
 from lab.rig import take
 from lab.xen.domain import Domain
 from lab.xen.guests import payload
@@ -44,7 +45,7 @@ from lab.xen.migration import Ending, start_migration
 file, build, mib, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 lab = inventory.load(file)
 names = [board.name for board in lab.pairs()[0]]
-held, rig = take(lab, names, build, Path(sys.argv[5]))
+held, rig = take(lab, names, Variant(build, build), Path(sys.argv[5]))
 with held:
     hosts = [rig.ready(name).host for name in names]
     seconds = {"proxy": [], "plain": []}

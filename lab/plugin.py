@@ -38,7 +38,7 @@ from lab.errors import (
 from lab.grid import services
 from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, RunHeader, TestResult
 from lab.reporting.figures import timeline_svg
-from lab.rig import Rig, Seat, take
+from lab.rig import Rig, Seat, take, variant_of
 from lab.runs import RunFolder
 from lab.xen import xtf
 from lab.xen.domain import Domain
@@ -256,9 +256,8 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        self._session, rig = take(
-            self.lab, self.names, self.config.getoption("--build"), self.folder.path, self.config.getoption("--xtf")
-        )
+        variant = variant_of(self.folder, self.config.getoption("--build"))
+        self._session, rig = take(self.lab, self.names, variant, self.folder.path, self.config.getoption("--xtf"))
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)
         return rig

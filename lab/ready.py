@@ -12,7 +12,8 @@ from pathlib import Path
 
 from lab import inventory
 from lab.errors import LabError
-from lab.rig import take
+from lab.rig import take, variant_of
+from lab.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file, board, build, directory = sys.argv[1:]
     try:
-        held, rig = take(inventory.load(Path(file)), [board], build, Path(directory))
+        folder = RunFolder.open(Path(directory))
+        held, rig = take(inventory.load(Path(file)), [board], variant_of(folder, build), folder.path)
         with held:
             rig.ready(board)
     except LabError as error:

@@ -281,17 +281,21 @@ class Rig:
         return taken
 
 
-def take(
-    lab: Lab, names: Sequence[str], build: str, directory: Path, xtf_directory: str = ""
-) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process; ``build`` and the payloads, XTF among them, are what they run.
+def variant_of(folder: RunFolder, build: str) -> Variant:
+    """What a run means by a build's name: one of its matrix, or the build itself."""
+    return Variant.of_facts(build, folder.builds().get(build, {}))
 
-    ``directory`` is the run folder; what it notes of ``build`` (a variant of a matrix) holds.
+
+def take(
+    lab: Lab, names: Sequence[str], variant: Variant, directory: Path, xtf_directory: str = ""
+) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
+
+    ``directory`` is where provisioning leaves what it did: the run folder.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
     """
-    variant = Variant.of_facts(build, RunFolder.open(directory).builds().get(build, {}))
     payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
