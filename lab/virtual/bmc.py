@@ -62,6 +62,12 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
     :raises BenchError: it is not installed, or ended at once.
     """
     board = config.board
+    kind = socket.SOCK_STREAM if board.bmc.protocol == "redfish" else socket.SOCK_DGRAM
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT
+    while machine.port_is_taken(board.bmc.port, kind):  # what the last one was running may take a moment to end
+        if asyncio.get_running_loop().time() > deadline:
+            raise BenchError(f"{board.name}: port {board.bmc.port} of its BMC is in use")
+        await asyncio.sleep(0.02)
     if board.bmc.protocol == "redfish":
         command = [sys.executable, "-P", "-m", "lab.virtual.redfish", str(directory)]
     else:
@@ -79,8 +85,6 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
             )
         except FileNotFoundError as error:
             raise BenchError(f"{error.filename} is not installed (Debian package util-linux)") from error
-    deadline = asyncio.get_running_loop().time() + START_TIMEOUT
-    kind = socket.SOCK_STREAM if board.bmc.protocol == "redfish" else socket.SOCK_DGRAM
     while not machine.port_is_taken(board.bmc.port, kind):
         if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
             tail = (directory / "bmc.log").read_text(errors="replace")[-500:]
@@ -93,7 +97,7 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
 def end(simulator: asyncio.subprocess.Process, by: signal.Signals) -> None:
     """Send this signal to what :func:`start_simulator` started, and to what that is running for a command.
 
-    A simulator that was told to be silent takes it as well. The next one can have the port as soon as this one is gone.
+    A simulator that was told to be silent takes it as well.
     """
     for number in (by, signal.SIGCONT):
         with contextlib.suppress(ProcessLookupError):
