@@ -45,7 +45,7 @@ def test_the_table_has_no_cell_twice() -> None:
 
 def test_the_selections_are_as_large_as_they_should_be() -> None:
     count = {name: sum(cell.selection == name for cell in possible()) for name in ("quick", "full", "weekly")}
-    assert count["quick"] == 0  # a cell becomes quick after 20 clean runs
+    assert 3 <= count["quick"] <= 5  # they run in CI on each change
     assert 18 <= count["full"] <= 28
     assert sum(count.values()) >= 100
 

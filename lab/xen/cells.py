@@ -247,6 +247,11 @@ _PLACED: dict[str, tuple[str, ...]] = {
 # selection | guests | fault | places. A fault that needs no second board is tried on one, unless `2` asks for it: each
 # phase once over a real link, all else where boards work side by side.
 TABLE = """
+quick    | pvh64 | bad_length      | PAGE_DATA
+quick    | pvh64 | saver_kill      | PAGE_DATA
+quick    | pvh64 | bad_bit         | GO
+quick  2 | pvh64 | receiver_kill   | PAGE_DATA
+
 full     | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
 full     | pv64  | cut             | X86_PV_VCPU_BASIC
 
@@ -254,14 +259,10 @@ full   2 | pvh64 | cut             | PAGE_DATA READY REPORT
 full     | pvh64 | cut             | PAGE_DATA_last
 full     | pvh64 | stall           | TSC_INFO
 full     | pvh64 | bad_type        | HVM_CONTEXT
-full     | pvh64 | bad_length      | PAGE_DATA
-full     | pvh64 | bad_bit         | GO
 full     | pvh64 | destination_off | PAGE_DATA GO
 full     | pvh64 | panic           | PAGE_DATA
 full     | pvh64 | link_5s         | PAGE_DATA
-full   2 | pvh64 | receiver_kill   | PAGE_DATA
 full     | pvh64 | sender_kill     | PAGE_DATA TSC_INFO
-full     | pvh64 | saver_kill      | PAGE_DATA
 full     | pvh64 | name_taken      | GO
 full     | pv64  | cut             | TSC_INFO
 full     | pv32 pvh32 | cut        | LIBXC_END
