@@ -168,7 +168,8 @@ def summary(
     counts = Counter(result.verdict for result in results)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     took = f" in {html.seconds_text(header.finished - header.started)}" if header.finished else ""
-    _print(console, Text(f"\n{said or 'no results'}{took}"))
+    often = f", each {header.repeat} times" if header.repeat > 1 else ""
+    _print(console, Text(f"\n{said or 'no results'}{often}{took}"))
     for name in (html.NAME, junit.NAME):
         if (folder.path / name).exists():
             _print(console, Text(f"{name.partition('.')[0]}: {visible_line(str(folder.path / name))}"))
