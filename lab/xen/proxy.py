@@ -41,8 +41,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from lab.xen.stream import ANSWERS, Mark, Scanner, Step
 
@@ -55,8 +54,7 @@ _ACTION = re.compile(r"([a-z]+)@(?:([A-Z0-9_]+)(?::(pass)?(\d+))?|([<>])(\d+))(?
 _BIT = re.compile(r"(-?\d+)(?:\.([0-7]))?")
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """One thing to do, once: at a step (its ``number``-th, or the first of pass ``turn``), or at a ``byte``."""
 
     asked: str
