@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ipmi_sim import free_port
+from free_ports import free_port
 
 from lab import paths
 from lab.grid import ssh

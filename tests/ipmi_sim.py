@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 
 from lab.inventory import BmcSpec
 from lab.paths import CHECKOUT
@@ -235,14 +236,6 @@ class Simulator:
             self._process.kill()
             self._process.wait(3.0)
         self._process = None
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that nobody uses at the moment."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(name="board_bmc", scope="session")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ipmi_sim import free_port
+from free_ports import free_port
 
 from lab.paths import CHECKOUT
 from lab.wait import wait_until

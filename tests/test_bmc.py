@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 from command_lines import command_lines
+from free_ports import free_port
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
     board_bmc_fixture,
     board_simulator_fixture,
     chassis_fixture,
-    free_port,
     simulator_fixture,
 )
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import pytest
 from consoles import Recording, Wire
+from free_ports import free_port
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
     chassis_fixture,
-    free_port,
 )
 
 from lab.console import sources

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from consoles import Recording
-from ipmi_sim import free_port
+from free_ports import free_port
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab import cli, inventory

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from lab import inventory, netboot, paths
 from lab.errors import BenchError, UsageError
@@ -63,12 +64,6 @@ def publish(
     files = {"boot/xenlab/xen-under-test.gz": tmp_path / "xen.gz"}
     options = "com1=115200 console=com1 sync_console"
     return netboot.publish(lab, board, files, title="mine", options=options, digest=digest)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def entries(menu: str) -> Mapping[str, str]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from consoles import Wire
+from free_ports import free_port
 from ipmi_sim import (  # noqa: F401
     Chassis,
     Simulator,
     chassis_fixture,
-    free_port,
     simulator_fixture,
 )
 from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from consoles import Recording, Wire
 from dom0 import Dom0, dom0_fixture  # noqa: F401
-from ipmi_sim import Chassis, Simulator, chassis_fixture, free_port, simulator_fixture  # noqa: F401
+from free_ports import free_port
+from ipmi_sim import Chassis, Simulator, chassis_fixture, simulator_fixture  # noqa: F401
 
 from lab.bmc.ipmi import IpmiBmc
 from lab.console.recorder import RecorderConfig

@@ -16,7 +16,6 @@ from ipmi_sim import (  # noqa: F401
     board_bmc_fixture,
     board_simulator_fixture,
     chassis_fixture,
-    free_port,
     simulator_fixture,
 )
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ipmi_sim import free_port
+from free_ports import free_port
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab import bmc

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from command_lines import command_lines
-from ipmi_sim import free_port
+from free_ports import free_port
 from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from consoles import Recording
-from ipmi_sim import free_port
+from free_ports import free_port
 from test_console import plugged, record_fixture, texts  # noqa: F401
 
 from lab.inventory import ConsoleSpec

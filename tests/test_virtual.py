@@ -12,18 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 from lab import machine, paths
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, Lab, NicSpec, VirtualSpec
 from lab.virtual import boards, chassis, identity, image, qemu
 from lab.virtual.cable import SerialCable
 from lab.virtual.spec import DaemonConfig, read_config, write_config
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def board(name: str = "alpha", number: int = 1) -> BoardSpec:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ipmi_sim import free_port
+from free_ports import free_port
 
 from lab import bmc
 from lab.bmc import Bmc
