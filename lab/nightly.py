@@ -217,7 +217,6 @@ class Night:
             crew.dismiss()
 
     def _run_build(self, build: str, crew: Crew) -> None:
-        known = planning.durations()
         shaped = planning.plan_shaped(self._cases, list(self._lab.boards.values()), build)
         reshaped = {nodeid for share in shaped for nodeid in share.cases}
         lost: set[str] = set()  # cases that took their worker with them
@@ -239,6 +238,7 @@ class Night:
             now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
             if not units or not now:
                 raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
+            known = planning.durations() | planning.took(self.folder.results())
             with self._phase("cases"):
                 ended = crew.work(planning.plan(now, units, build, known), self._show_new)
             lost |= self._note_ended(ended)

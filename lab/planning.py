@@ -193,10 +193,14 @@ def durations() -> dict[str, float]:
         return {}
 
 
+def took(results: Iterable[TestResult]) -> dict[str, float]:
+    """Seconds that each case took that passed."""
+    return {result.case: round(result.seconds, 1) for result in results if result.verdict is Verdict.PASS}
+
+
 def note_durations(results: Iterable[TestResult]) -> None:
     """Remember how long the cases that passed took."""
-    known = durations()
-    known.update({result.case: round(result.seconds, 1) for result in results if result.verdict is Verdict.PASS})
+    known = durations() | took(results)
     _durations_file().write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from lab import paths
+from lab import files, paths
 from lab.errors import ProductTimeout, UsageError
 from lab.xen import cells, domain, endings, known, oracle, reproduce, trial
 from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
@@ -539,10 +539,15 @@ known:
 
 def test_the_projects_own_file_is_good() -> None:
     content = known.read(KNOWN, CELLS, oracle.CHECKS)
-    told = (paths.CHECKOUT / "docs" / "findings" / "relocation.md").read_text(encoding="utf-8")
-    assert all(f"`{finding}`" in told for finding in content.findings)
     assert set(content.findings) == set(content.entries.values())
     assert all(cell in known.OTHERS or not CELLS[cell].impossible for _, cell, _ in content.entries)
+
+
+@pytest.mark.parametrize("file", sorted(KNOWN.parents[1].glob("*/known.yaml")), ids=lambda file: file.parent.name)
+def test_each_finding_that_excuses_is_told(file: Path) -> None:
+    told = (paths.CHECKOUT / "docs" / "findings" / f"{file.parent.name}.md").read_text(encoding="utf-8")
+    names = files.read_yaml(file)["findings"]
+    assert names and all(f"`{name}`" in told for name in names)
 
 
 def test_a_finding_excuses_one_check_of_one_cell_on_one_release(tmp_path: Path) -> None:

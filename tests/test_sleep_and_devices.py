@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import BenchError
 from lab.xen import poke
+from lab.xen.domain import node_pages, nodes_free
 from lab.xen.host import added
 from lab.xen.pci import DmaDevice, iommu_orders
 from lab.xen.sleep import Night
@@ -96,6 +98,40 @@ def test_a_fault_is_known_by_device_and_address(line: str) -> None:
 )
 def test_what_a_console_ring_was_given_is_told_from_what_it_had(before: str, after: str, new: str) -> None:
     assert added(before, after) == new
+
+
+@pytest.mark.parametrize("size", [100, 5_000, 256_000])
+def test_a_ring_of_any_size_may_have_lost_any_part(size: int) -> None:
+    lines = [f"(XEN) line {number % 97}" for number in range(size // 10)]  # the same ones come again and again
+    ring, told = "\n".join(lines)[:size], "\n(XEN) told of late"
+    for lost in (len(told), size // 2, size - 1):
+        assert added(ring, ring[lost:] + told) == told
+
+
+# The virtual board `large`, Xen 4.17.5, with a guest of 64 MiB bound to node 0.
+NODES = """\
+(XEN) 'u' pressed -> dumping numa info (now = 39593268904)
+(XEN) NODE0 start->0 size->1572864 free->853502
+(XEN) NODE1 start->1572864 size->1048576 free->1006764
+(XEN) CPU0 -> NODE0
+(XEN) CPU1 -> NODE1
+(XEN) Memory location of each domain:
+(XEN) Domain 0 (total: 196608):
+(XEN)     Node 0: 174281
+(XEN)     Node 1: 22327
+(XEN) Domain 2 (total: 16401):
+(XEN)     Node 0: 16401
+(XEN)     Node 1: 0
+"""
+
+
+@pytest.mark.parametrize("dump", [NODES, NODES.replace("Domain ", "d")], ids=["4.17", "4.20"])
+def test_whose_memory_is_on_which_node(dump: str) -> None:
+    assert nodes_free(dump) == {0: 853502, 1: 1006764}
+    assert node_pages(dump, 0) == {0: 174281, 1: 22327}
+    assert node_pages(dump, 2) == {0: 16401, 1: 0}
+    with pytest.raises(BenchError, match="nothing of d1"):
+        node_pages(dump, 1)
 
 
 IOMMU_TABLES = """\

@@ -118,7 +118,8 @@ class VirtualSpec:
 
 # Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
 # which come later and win.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=768M,max:768M"
+# A console ring that holds the boot whatever is said after it: capabilities are probed from what boot printed there.
+XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all conring_size=256k dom0_mem=768M,max:768M"
 
 
 @dataclass(frozen=True, slots=True)

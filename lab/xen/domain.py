@@ -224,6 +224,26 @@ def page_orders(builder_output: str) -> dict[str, int]:
     return found
 
 
+_NODE_FREE = re.compile(r"\bNODE(\d+) start->\d+ size->\d+ free->(\d+)")
+
+
+def nodes_free(dump: str) -> dict[int, int]:
+    """Free pages of each NUMA node, of what debug key ``u`` wrote. Source: xen/arch/x86/numa.c, dump_numa."""
+    return {int(node): int(pages) for node, pages in _NODE_FREE.findall(dump)}
+
+
+def node_pages(dump: str, domid: int) -> dict[int, int]:
+    """A domain's pages on each NUMA node, of what debug key ``u`` wrote. Source: xen/arch/x86/numa.c, dump_numa.
+
+    :raises BenchError: it tells nothing of the domain.
+    """
+    head = re.search(rf"(?:Domain |\bd){domid} \(total: \d+\):", dump)
+    if head is None:
+        raise BenchError(f"debug key u tells nothing of d{domid}: {dump[-300:]}")
+    rest = re.split(r"\(total: \d+\):", dump[head.end() :])[0]
+    return {int(node): int(pages) for node, pages in re.findall(r"\bNode (\d+): (\d+)", rest)}
+
+
 def assert_unhurt(*guests: Domain) -> None:
     """None of them has reported a failure, on this host. :raises AssertionError: naming the first that has."""
     for guest in guests:

@@ -22,6 +22,7 @@ ARRIVED = "--incoming"  # what the name of a domain that is being received ends 
 BELOW_4_GIB_MIB = 4096
 PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
+HEAD = 200  # characters by which a place in a ring of text is looked for
 _CUT = "== and then"  # between two readings of Xen's ring
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -95,6 +96,17 @@ class Host:
     def free_memory_mib(self) -> int:
         """What Xen has to give, in MiB (``xl info free_memory``)."""
         return int(self.info()["free_memory"])
+
+    def wait_scrubbed(self, timeout: float = 120.0) -> None:
+        """Wait until Xen has scrubbed all free memory, which it does when idle.
+
+        Until then a guest gets pages that are clean before such as are where they should be, of its NUMA node or high
+        up (xen/common/page_alloc.c, alloc_heap_pages: a second search takes what is dirty).
+
+        :raises WaitTimeout: it is not done.
+        """
+        what = f"{self.name}: free memory is scrubbed"
+        wait_until(lambda: "unscrubbed" not in self.debug_keys("H"), timeout, what, interval=1.0)
 
     def clock(self) -> float:
         """dom0's wall clock in seconds since the epoch, as it is when this returns (half a round trip is added)."""
@@ -270,5 +282,10 @@ class Host:
 
 def added(before: str, after: str) -> str:
     """What a ring of text was given between two readings: it loses as much at its beginning once it is full."""
-    kept = next((start for start in range(len(before)) if after.startswith(before[start:])), len(before))
-    return after[len(before) - kept :]
+    start = before.find(head := after[:HEAD])
+    while start >= 0 and not after.startswith(before[start:]):
+        start = before.find(head, start + 1)
+    if start < 0:  # less than that was kept
+        ends = range(max(len(before) - HEAD, 0), len(before))
+        start = next((end for end in ends if after.startswith(before[end:])), len(before))
+    return after[len(before) - start :]

@@ -1,7 +1,7 @@
 """Findings that are known: per version of Xen, cell and check. Each excuses just that, and visibly.
 
-A few cases beside the cells of the matrix may stand there as well: :data:`OTHERS`. The file is
-``testcases/relocation/known.yaml``; docs/findings/relocation.md tells the findings.
+A few cases beside the cells of the matrix may stand there as well: :data:`OTHERS`. The files are
+``testcases/AREA/known.yaml``; docs/findings/AREA.md tells the findings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from lab import files
 from lab.errors import UsageError
 
-OTHERS = ("balloon-up-pvh64",)  # of testcases/relocation/test_balloon.py
+OTHERS = ("balloon-up-pvh64",)  # in testcases/relocation/test_balloon.py
 
 
 class _Entry(files.Strict):

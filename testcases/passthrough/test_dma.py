@@ -4,7 +4,7 @@ import pytest
 
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
-from lab.xen.pci import dma_device, fill_page, frames, owner, page_digest
+from lab.xen.pci import PAGE, dma_device, fill_page, frames, owner, page_digest
 
 pytestmark = [
     pytest.mark.full,
@@ -36,6 +36,29 @@ def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
                 assert_unbroken(one.heartbeats())
             bad = [line for line in victim.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
             assert not bad, f"the other guest's memory: {bad[0]}"
+
+
+@pytest.mark.needs("hap", "qemu")
+def test_a_device_of_an_hvm_guest_uses_guest_addresses(host, evidence):
+    """The IOMMU translates as nested paging does: a guest's addresses reach its pages, and one past them nothing."""
+    inside, outside = (12 << 20) // PAGE, (64 << 20) // PAGE  # frames of a guest of 16 MiB, and of none
+    with dma_device(host) as device:
+        with host.domain(payload(host, "hvm64", "heartbeat", hb_ms=200, pci=(device.address,))) as guest:
+            guest.beats()
+            assert owner(host, device.address) == f"d{guest.domid()}"
+            wanted = fill_page(guest, inside, "xenlab")
+            fill_page(guest, inside + 1, "other")
+            device.read(inside)
+            device.write(inside + 1)
+            assert page_digest(guest, inside + 1) == wanted, "the device does not reach its guest's memory"
+            mark = host.board.console.mark()
+            device.write(outside)
+            fault = host.expect_console(device.fault_at(outside), 10.0, since=mark)
+            evidence.add("the fault", fault.text, kind="console", board=host.name)
+            guest.beats(3)
+            assert_unbroken(guest.heartbeats())
+        after = owner(host, device.address)
+        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
 
 
 def test_device_in_quarantine_does_no_dma(host, evidence):

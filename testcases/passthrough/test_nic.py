@@ -16,10 +16,10 @@ PACKETS = 400  # of 1400 bytes, there and back
 LEAST = 0.1  # of dom0's own rate: a guest that is slower waits for interrupts that do not come
 
 
-def driving(host, work, *addresses, **options):
+def driving(host, work, *addresses, kind="pv", **options):
     """A Linux guest that is to drive the port."""
     words = f"iommu=soft ip={GUEST} peer={PEER} count=5 packets={PACKETS}"
-    return linux(host, "pv", work, cmdline=words, pci=addresses, **options)
+    return linux(host, kind, work, cmdline=words, pci=addresses, **options)
 
 
 def assert_passed(guest, evidence, *cases):
@@ -29,6 +29,12 @@ def assert_passed(guest, evidence, *cases):
     for case in cases:
         assert results[case].outcome == "PASS", f"{case}: {results[case].detail}"
     return results
+
+
+def assert_msix(results):
+    """The interrupts that came were MSI-X, by the guest's own list of them."""
+    detail = results["nic-irq"].detail
+    assert re.search("msi-?x", detail, re.IGNORECASE), f"not by MSI-X: {detail}"
 
 
 @pytest.mark.quick
@@ -51,8 +57,21 @@ def test_nic_works_in_a_guest(host, evidence):
     """A guest drives the network port: MSI-X interrupts arrive and packets are answered; then dom0 has it back."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic", device.address)) as guest:
-            assert_passed(guest, evidence, "nic-ping", "nic-irq")
+            assert_msix(assert_passed(guest, evidence, "nic-ping", "nic-irq"))
             assert owner(host, device.address) == f"d{guest.domid()}"
+    assert device.interface in host.run("ls /sys/class/net").stdout.split()
+
+
+@pytest.mark.full
+@pytest.mark.needs("hap", "qemu")
+def test_nic_works_in_an_hvm_guest(host, evidence):
+    """The same in an HVM guest, whose device model shows it the port: MSI-X interrupts and packets arrive."""
+    with assignable(host, "spare") as device:
+        with host.domain(driving(host, "nic", device.address, kind="hvm")) as guest:
+            assert_msix(assert_passed(guest, evidence, "nic-ping", "nic-irq"))
+            assert owner(host, device.address) == f"d{guest.domid()}"
+        owning = owner(host, device.address)
+        assert owning.startswith("DomIO"), f"after the guest the device is {owning}'s"
     assert device.interface in host.run("ls /sys/class/net").stdout.split()
 
 

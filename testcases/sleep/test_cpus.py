@@ -31,7 +31,7 @@ def test_cpu_goes_and_comes_back(host, evidence):
             guest.beats(3)
             on = hptool(host, "cpu-online", str(last))
             assert f"CPU {last} onlined successfully" in on.stdout, on.stdout
-            assert int(host.info()["nr_cpus"]) == last + 1
+            assert int(host.info()["nr_cpus"]) == last + 1, "xl info does not count the CPU that came back"
         guest.beats(3)
         evidence.add("xl vcpu-list", host.xl("vcpu-list").stdout, board=host.name)
         assert_unbroken(guest.heartbeats())

@@ -32,5 +32,6 @@ def test_hugetlbfs_mapping_of_1_gib(host, evidence):
         results = guest.results(240.0)
         evidence.console("guest console", guest)
         line = results.get("hugetlb-1048576") or results["hugetlb"]
+        assert line.case == "hugetlb-1048576", f"no page of 1 GiB: {line.detail}"
         assert line.outcome == "PASS", line.detail
         assert "KernelPageSize=1048576" in line.detail

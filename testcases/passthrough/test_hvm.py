@@ -1,0 +1,59 @@
+"""When an HVM guest gets no device: what a device would undo, and who says so."""
+
+import dataclasses
+import errno
+import os
+
+import pytest
+
+from lab.errors import ToolstackFailed
+from lab.xen.domain import assert_unhurt
+from lab.xen.ends import on_one_board
+from lab.xen.faults import THROTTLE
+from lab.xen.guests import payload
+from lab.xen.migration import Ending, start_migration
+from lab.xen.pci import assignable, owner
+
+pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic", "hap", "qemu")]
+
+
+@pytest.mark.needs("self-ssh")
+def test_no_device_during_a_relocation(host, evidence):
+    """While a guest's writes are logged it gets no device, whose writes are not: EXDEV; and it is relocated whole.
+
+    Source: xen/drivers/passthrough/x86/iommu.c, arch_iommu_use_permitted.
+    """
+    moved = payload(host, "hvm64", "memory,heartbeat", hb_ms=100, dirty_kib=64)
+    moved = dataclasses.replace(moved, more={**moved.more, "passthrough": '"enabled"'})
+    source, destination = on_one_board(host)
+    with assignable(host, "spare") as device, source.domain(moved) as guest:
+        guest.beats(3, 60)
+        migration = start_migration(guest, destination, actions=(THROTTLE, "hold@PAGE_DATA:pass2=120"))
+        migration.wait_acted(120, kind="hold")
+        said = host.run(f"xl pci-attach {guest.name} {device.address}", timeout=60, check=False)
+        evidence.add("xl pci-attach in pre-copy", f"status {said.status}\n{said.stdout}{said.stderr}", board=host.name)
+        owning = owner(host, device.address)
+        evidence.add("owner by debug key Q", owning, board=host.name)
+        migration.release()
+        ending = migration.ending(180)
+        evidence.migration(migration)
+        assert said.status != 0, "xl says that it gave a device to a guest whose writes are logged"
+        assert owning.startswith("DomIO"), f"the device is {owning}'s"
+        assert os.strerror(errno.EXDEV) in said.stderr, f"it failed, but not as Xen refuses: {said.stderr[-400:]}"
+        assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
+        there = guest.on(destination)
+        there.beats(5, 60)
+        assert_unhurt(there)
+
+
+def test_no_device_with_memory_on_demand(host, evidence):
+    """A guest that is populated on demand gets no device, in so many words. Source: tools/libs/light/libxl_create.c."""
+    config = payload(host, "hvm64", "idle")
+    with assignable(host, "spare") as device:
+        config = dataclasses.replace(config, pci=(device.address,), more={**config.more, "maxmem": "64"})
+        with pytest.raises(ToolstackFailed) as refused, host.domain(config):
+            pass
+        evidence.add("xl create", refused.value.output[-2000:], board=host.name)
+        assert "not supported together with PoD" in refused.value.output
+        assert owner(host, device.address).startswith("DomIO")
+        assert not host.domains(), "a domain is left"
