@@ -1,5 +1,6 @@
 """CPUs taken offline and brought back, and what Xen does with idle and with fast ones."""
 
+import contextlib
 import re
 
 import pytest
@@ -15,6 +16,18 @@ def hptool(host, *words):
     return host.run(f"timeout 20 xen-hptool {' '.join(words)} 2>&1", check=False)
 
 
+@contextlib.contextmanager
+def offline(host, cpu):
+    """The CPU is offline within, and comes back whatever happens there."""
+    off = hptool(host, "cpu-offline", str(cpu))
+    assert f"CPU {cpu} offlined successfully" in off.stdout, off.stdout
+    try:
+        yield
+    finally:
+        on = hptool(host, "cpu-online", str(cpu))
+    assert f"CPU {cpu} onlined successfully" in on.stdout, on.stdout
+
+
 @pytest.mark.needs("cpu-offline")
 def test_cpu_goes_and_comes_back(host, evidence):
     """The last CPU goes offline and comes back five times; a guest pinned to it moves away and goes on."""
@@ -23,14 +36,11 @@ def test_cpu_goes_and_comes_back(host, evidence):
         for _ in range(5):
             host.xl("vcpu-pin", guest.name, "0", str(last))  # Xen gives it up when the CPU goes
             guest.beats()
-            off = hptool(host, "cpu-offline", str(last))
-            assert f"CPU {last} offlined successfully" in off.stdout, off.stdout
-            assert int(host.info()["nr_cpus"]) == last, "xl info counts the CPU that is offline"
-            where = host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()
-            assert where[3] != str(last), f"the guest is said to run on a CPU that is offline: {' '.join(where)}"
-            guest.beats(3)
-            on = hptool(host, "cpu-online", str(last))
-            assert f"CPU {last} onlined successfully" in on.stdout, on.stdout
+            with offline(host, last):
+                assert int(host.info()["nr_cpus"]) == last, "xl info counts the CPU that is offline"
+                where = host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()
+                assert where[3] != str(last), f"the guest is said to run on a CPU that is offline: {' '.join(where)}"
+                guest.beats(3)
             assert int(host.info()["nr_cpus"]) == last + 1, "xl info does not count the CPU that came back"
         guest.beats(3)
         evidence.add("xl vcpu-list", host.xl("vcpu-list").stdout, board=host.name)
@@ -41,8 +51,8 @@ def test_cpu_goes_and_comes_back(host, evidence):
 def test_a_guest_runs_on_a_cpu_that_came_back(host, evidence):
     """A CPU that was offline runs a guest as before: one pinned to it beats in time."""
     last = int(host.info()["nr_cpus"]) - 1
-    assert "offlined successfully" in hptool(host, "cpu-offline", str(last)).stdout
-    assert "onlined successfully" in hptool(host, "cpu-online", str(last)).stdout
+    with offline(host, last):
+        pass
     with host.domain(payload(host, "pv64", "heartbeat", hb_ms=100)) as guest:
         host.xl("vcpu-pin", guest.name, "0", str(last))
         guest.beats(2)
