@@ -21,7 +21,7 @@ from lab.xen.host import Host
 def tree_fixture(tmp_path: Path) -> Path:
     kernel = tmp_path / "kernel"
     kernel.write_bytes(b"\x7fELF")
-    return xtf_tree.make(tmp_path / "xtf", {"pv32": kernel, "pv64": kernel})
+    return xtf_tree.make(tmp_path / "xtf", dict.fromkeys(xtf_tree.KERNELS.values(), kernel))
 
 
 def test_each_instance_is_found(tree: Path) -> None:
@@ -54,6 +54,8 @@ def test_cases_are_collected_with_needs_and_selection(tree: Path) -> None:
         "functional-pv64-good~two]",
         "functional-pv32pae-good~one]",
         "functional-pv32pae-good~two]",
+        "functional-hvm64-firmware]",
+        "functional-hvm32-firmware]",
         "functional-pv64-skipping]",
         "xsa-pv64-erring]",
         "xsa-pv32pae-failing]",
@@ -72,6 +74,14 @@ def test_a_configuration_keeps_all_but_name_and_place(tree: Path) -> None:
     assert 'loader="generic" # Legacy' in text
     assert 'name = "xtf-pv64-good-one-' in text
     assert "/opt/xtf" not in text
+
+
+def test_the_kernel_of_an_hvm_test_is_its_firmware(tree: Path) -> None:
+    instance = next(one for one in xtf.instances(tree) if one.name == "hvm32-firmware")
+    host: Any = Host(SimpleNamespace(name="virt1"))
+    config = xtf.config(host, instance)
+    assert config.kind == "hvm" and instance.needs == ("hvm", "qemu")
+    assert 'firmware_override="/var/lib/xenlab/guests/xtf/firmware/test-hvm32-firmware"' in config.text()
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
