@@ -83,8 +83,8 @@ class ProductTimeout(ProductFailure):
 class MissingCapability(LabError):
     """This case does not apply to this board: verdict SKIP, naming the capability."""
 
-    def __init__(self, board: str, capability: str) -> None:
-        super().__init__(f"{board}: lacks capability {capability}")
+    def __init__(self, board: str, capability: str, *, is_declared: bool = False) -> None:
+        super().__init__(f"{board}: lacks capability {capability}" + ", which it declares" * is_declared)
         self.board, self.capability = board, capability
 
 

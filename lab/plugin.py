@@ -351,7 +351,7 @@ class Bench:
         for marker in self.running.item.iter_markers("needs"):
             for capability in marker.args:
                 if capability not in seat.capabilities:
-                    raise MissingCapability(name, capability)
+                    raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
         return rig.ready(name, options) if options else seat
 
     def _keep(self, name: str, title: str, body: str) -> None:

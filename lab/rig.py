@@ -224,6 +224,7 @@ class Rig:
             pass
         declared = seat.board.spec.capabilities
         lacking = {name for name in declared - probed if name in PROBED}
+        seat.host.lacking = frozenset(lacking)
         if lacking:
             log.warning("%s: declared but not found: %s", seat.board.name, ", ".join(sorted(lacking)))
             self.evidence.append(

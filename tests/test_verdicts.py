@@ -66,6 +66,12 @@ def test_the_outcome_alone_decides(outcome: BaseException | None, verdict: Verdi
     assert bool(decision.reason) == (verdict is not Verdict.PASS)
 
 
+@pytest.mark.parametrize(("is_declared", "more"), [(False, ""), (True, ", which it declares")])
+def test_a_skip_says_whether_the_board_was_to_have_it(is_declared: bool, more: str) -> None:
+    decision = decide(Observation(MissingCapability("virt1", "s3", is_declared=is_declared)))
+    assert decision.reason == f"virt1: lacks capability s3{more}"
+
+
 @pytest.mark.parametrize(
     "outcome",
     [

@@ -20,6 +20,7 @@ GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
 BELOW_4_GIB_MIB = 4096
+OF_THE_BUILD = frozenset({"pv32", "no-pv32", "shadow"})  # capabilities that a build has by its configuration, or not
 PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
 HEAD = 200  # characters by which a place in a ring of text is looked for
@@ -64,6 +65,7 @@ class Host:
     def __init__(self, board: Any) -> None:
         self.board = board
         self.name: str = board.name
+        self.lacking: frozenset[str] = frozenset()  # what its inventory entry declares, and the rig did not find
         self.keep: Callable[[str, str], None] = lambda title, body: None  # the plugin puts evidence here
         # And times what goes on: `create` (a domain is being built), `wait` (for a guest or the board), `sleep`.
         self.phase: Callable[[str], contextlib.AbstractContextManager[None]] = lambda name: contextlib.nullcontext()
