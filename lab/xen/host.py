@@ -23,7 +23,7 @@ BELOW_4_GIB_MIB = 4096
 OF_THE_BUILD = frozenset({"pv32", "no-pv32", "shadow"})  # capabilities that a build has by its configuration, or not
 PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
-HEAD = 200  # characters by which a place in a ring of text is looked for
+_HEAD = 200  # characters by which a place in a ring of text is looked for
 _CUT = "== and then"  # between two readings of Xen's ring
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
@@ -284,10 +284,10 @@ class Host:
 
 def added(before: str, after: str) -> str:
     """What a ring of text was given between two readings: it loses as much at its beginning once it is full."""
-    start = before.find(head := after[:HEAD])
+    start = before.find(head := after[:_HEAD])
     while start >= 0 and not after.startswith(before[start:]):
         start = before.find(head, start + 1)
     if start < 0:  # less than that was kept
-        ends = range(max(len(before) - HEAD, 0), len(before))
+        ends = range(max(len(before) - _HEAD, 0), len(before))
         start = next((end for end in ends if after.startswith(before[end:])), len(before))
     return after[len(before) - start :]
