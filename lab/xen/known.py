@@ -1,7 +1,7 @@
 """Findings that are known: per version of Xen, cell and check. Each excuses just that, and visibly.
 
-A few cases beside the cells of the matrix may stand there as well: :data:`OTHERS`. The files are
-``testcases/AREA/known.yaml``; docs/findings/AREA.md tells the findings.
+Beside the cells of the matrix a few other cases have names there. The files are ``testcases/AREA/known.yaml``;
+docs/findings/AREA.md tells the findings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from lab import files
 from lab.errors import UsageError
+from lab.xen.cells import CELLS
 
-OTHERS = ("balloon-up-pvh64",)  # in testcases/relocation/test_balloon.py
+RELOCATION = (*CELLS, "balloon-up-pvh64")  # the latter is of testcases/relocation/test_balloon.py
 
 
 class _Entry(files.Strict):
@@ -69,7 +70,7 @@ def excusing(known: Known, evidence: Any, version: str, case: str, check: str) -
 
 
 def read(file: Path, cells: Collection[str], checks: Collection[str]) -> Known:
-    """Read the file, which may name these cells and :data:`OTHERS`.
+    """Read the file, which may name these cells and checks.
 
     :raises UsageError: file and line of what is wrong: an unknown cell, check or finding, something twice.
     """
@@ -81,7 +82,7 @@ def read(file: Path, cells: Collection[str], checks: Collection[str]) -> Known:
         _must_be(entry.check, checks, file, tree, ("known", index, "check"))
         for number, cell in enumerate(entry.cells):
             key = ("known", index, "cells", number)
-            _must_be(cell, {*cells, *OTHERS}, file, tree, key)
+            _must_be(cell, cells, file, tree, key)
             for version in entry.xen:
                 if (version, cell, entry.check) in entries:
                     raise UsageError(

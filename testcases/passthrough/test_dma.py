@@ -13,6 +13,13 @@ pytestmark = [
 ]
 
 
+def assert_quarantined(host, evidence, device):
+    """Nobody has the device any more: it is DomIO's."""
+    after = owner(host, device.address)
+    evidence.add("owner after the guest", after, board=host.name)
+    assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+
+
 def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
     """A guest's device reaches its guest's memory, and no other guest's: Xen names device and address of the fault."""
     with dma_device(host) as device:
@@ -57,8 +64,7 @@ def test_a_device_of_an_hvm_guest_uses_guest_addresses(host, evidence):
             evidence.add("the fault", fault.text, kind="console", board=host.name)
             guest.beats(3)
             assert_unbroken(guest.heartbeats())
-        after = owner(host, device.address)
-        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+        assert_quarantined(host, evidence, device)
 
 
 def test_device_in_quarantine_does_no_dma(host, evidence):
@@ -70,9 +76,7 @@ def test_device_in_quarantine_does_no_dma(host, evidence):
             fill_page(guest, frame, "the guest's")
             assert owner(host, device.address) == f"d{guest.domid()}"
             device.read(frame)
-        after = owner(host, device.address)
-        evidence.add("owner after the guest", after, board=host.name)
-        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+        assert_quarantined(host, evidence, device)
         mark = host.board.console.mark()
         device.write(frame)
         fault = host.expect_console(device.fault_at(frame), 10.0, since=mark)
@@ -93,6 +97,5 @@ def test_guest_killed_with_dma_in_flight(host, evidence):
                 fault = host.expect_console(device.fault_at(page), 15.0, since=mark)
                 evidence.add("the first fault", fault.text, kind="console", board=host.name)
                 assert f"General information for domain {domid}:" not in host.debug_keys("q"), "the domain is not gone"
-        after = owner(host, device.address)
-        assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
+        assert_quarantined(host, evidence, device)
         host.expect(lambda: host.free_memory_mib() >= free - 1, 10.0, f"{free} MiB free, as before")

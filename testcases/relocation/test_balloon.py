@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen import cells, known, oracle
+from lab.xen import known, oracle
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.ends import on_one_board
 from lab.xen.faults import THROTTLE
@@ -22,7 +22,7 @@ KINDS = pytest.mark.parametrize(
     ],
 )
 MOST_MIB, NOW_MIB = 64, 16  # 4:1
-KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
+KNOWN = known.read(Path(__file__).with_name("known.yaml"), known.RELOCATION, oracle.CHECKS)
 MARGIN_MIB = 12  # page tables, paging pool, special pages: what a domain costs beside its memory
 BEAT = 0.1  # seconds
 

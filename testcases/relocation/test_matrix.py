@@ -8,7 +8,7 @@ from lab.xen import cells, known, oracle, trial
 from lab.xen.endings import expected
 from lab.xen.ends import on_one_board
 
-KNOWN = known.read(Path(__file__).with_name("known.yaml"), cells.CELLS, oracle.CHECKS)
+KNOWN = known.read(Path(__file__).with_name("known.yaml"), known.RELOCATION, oracle.CHECKS)
 
 
 def case(cell):
