@@ -1,7 +1,8 @@
 """Proof that cases bite: hypervisors broken on purpose, and the cases that must say FAIL to each.
 
 ``tests/mutants/AREA.yaml`` names the mutants of an area, ``tests/mutants/AREA/NAME.patch`` is how one is broken. Each
-is built, run on the boards of the lab as any build is, and its verdict kept: the next run goes on from there.
+is built, run on the boards of the lab as any build is, and its verdict kept: the next run goes on from there. Cases
+that go red whatever is broken prove nothing: those of other areas must not, unless it is foretold.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import multiprocessing
 import re
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +37,8 @@ from lab.xen.payloads import SOURCES
 
 MUTANTS = paths.CHECKOUT / "tests" / "mutants"
 
-Outcome = Literal["caught", "missed", "not judged"]
+Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]
+GOOD = ("caught", "left alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,37 @@ class Mutant:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A mutant and an area: of its own it must fail ``cases`` (some may be of another), of another leave them alone."""
+
+    mutant: Mutant
+    area: str
+    cases: tuple[str, ...]
+
+    @property
+    def is_own(self) -> bool:
+        return self.area == self.mutant.area
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.mutant.label, self.area
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """What became of a mutant. ``key`` names all that it depends on."""
+    """What came of a trial. ``key`` names all that it depends on."""
 
     label: str
+    area: str
     key: str
     outcome: Outcome
     reason: str
     seconds: float
+
+    @property
+    def trial(self) -> tuple[str, str]:
+        """The name of the trial."""
+        return self.label, self.area
 
 
 def areas(directory: Path = MUTANTS) -> tuple[str, ...]:
@@ -126,19 +152,17 @@ class _File(Strict):
 
 
 def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
-    """Try the mutants of these areas, or of all; ``is_sample``: the first of each, with its first case. What was judged
-    is not tried again.
+    """Try the mutants of these areas, or of all; ``is_sample``: the first of each, with its first case alone. What went
+    as it must is not tried again.
 
-    The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed, 3 one could not be judged,
-    130 interrupted.
+    The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed or turned a case of another area
+    red, 3 one could not be judged, 130 interrupted.
 
     :raises UsageError: no such area, a wrong file, a case that is not there.
     """
     say = partial(print, flush=True)
     chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
     mutants = [mutant for of_area in chosen for mutant in of_area]
-    if is_sample:
-        mutants = [replace(one, says={one.cases[0]: one.says[one.cases[0]]}) for one in mutants]
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
@@ -146,35 +170,75 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
             if case not in known:
                 near = did_you_mean(case, sorted(known))
                 raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {case}{near}")
+    if is_sample:
+        trials = [Trial(mutant, mutant.area, mutant.cases[:1]) for mutant in mutants]
+    else:
+        trials = [trial for mutant in mutants for trial in _trials(mutant, known.values())]
     ledger = Ledger(paths.state() / "mutants.jsonl")
-    judged = {mutant.label: found for mutant in mutants if (found := ledger.find(mutant))}
-    left = [mutant for mutant in mutants if mutant.label not in judged]
+    judged = {trial.name: before for trial in trials if (before := ledger.find(trial))}
+    left = [trial for trial in trials if trial.name not in judged]
     if judged:
-        say(f"{len(judged)} of {len(mutants)} were judged before")
+        whole = len(mutants) - len({trial.mutant.label for trial in left})
+        say(f"{whole} of {len(mutants)} were judged before")
     interrupted = False
     if left:
         with _lab_up(lab):
             try:
-                for found in _tried(left, lab, inventory_file, known):
-                    judged[found.label] = found
-                    ledger.append(found)
-                    say(f"{found.label}: {found.outcome} in {found.seconds:.0f} s: {found.reason}")
+                for of_one in _tried(left, lab, inventory_file, known):
+                    judged |= {found.trial: found for found in of_one}
+                    for found in of_one:
+                        ledger.append(found)
+                    for line in _lines(of_one):
+                        say(f"{line} ({of_one[0].seconds:.0f} s)")
             except KeyboardInterrupt:
                 interrupted = True
-    outcomes = [judged[mutant.label].outcome if mutant.label in judged else "not judged" for mutant in mutants]
-    for line in _table(mutants, judged, known):
+    outcomes = [judged[trial.name].outcome if trial.name in judged else "not judged" for trial in trials]
+    for line in _table(trials, judged, known):
         say(line)
     say(f"{outcomes.count('caught')} of {len(mutants)} mutants caught")
     if interrupted:
         return 130
-    return 1 if "missed" in outcomes else 3 if "not judged" in outcomes else 0
+    return 1 if {"missed", "turned red"} & set(outcomes) else 3 if "not judged" in outcomes else 0
 
 
-def _table(mutants: Sequence[Mutant], judged: Mapping[str, Judgement], known: Collection[str]) -> Iterator[str]:
-    for mutant in mutants:
-        found = judged.get(mutant.label)
-        yield f"{found.outcome if found else 'not judged':<11} {mutant.label}: {found.reason if found else 'not run'}"
-    for area in dict.fromkeys(mutant.area for mutant in mutants):
+def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
+    """Its own, and one with each other area's quick cases on one board of which nothing is foretold."""
+    yield Trial(mutant, mutant.area, mutant.cases)
+    others: dict[str, list[str]] = {}
+    for case in cases:
+        if (
+            case.selection == "quick"
+            and case.boards == 1
+            and case.area != mutant.area
+            and case.nodeid not in mutant.says
+        ):
+            others.setdefault(case.area, []).append(case.nodeid)
+    for area, quick in others.items():
+        yield Trial(mutant, area, tuple(quick))
+
+
+def _lines(judgements: Iterable[Judgement]) -> Iterator[str]:
+    alone = []
+    for found in judgements:
+        is_own = found.area == found.label.partition("/")[0]
+        if found.outcome == "left alone":
+            alone.append(found)
+        else:
+            yield f"{found.outcome:<11} {found.label}: {'' if is_own else f'{found.area}: '}{found.reason}"
+    if alone:
+        yield f"{'left alone':<11} {alone[0].label}: {', '.join(found.area for found in alone)}"
+
+
+def _table(
+    trials: Sequence[Trial], judged: Mapping[tuple[str, str], Judgement], known: Collection[str]
+) -> Iterator[str]:
+    ended = [judged.get(trial.name) or Judgement(*trial.name, "", "not judged", "not run", 0.0) for trial in trials]
+    for _, of_one in groupby(ended, key=lambda found: found.label):
+        yield from _lines(of_one)
+    if mutants := {trial.mutant.label for trial in trials if not trial.is_own}:
+        red = {found.label for found in ended if found.outcome == "turned red"}
+        yield f"{len(red)} of {len(mutants)} mutants turned a quick case of another area red"
+    for area in dict.fromkeys(trial.mutant.area for trial in trials):
         biting = {case for mutant in load(area) for case in mutant.cases}
         idle = sorted(case for case in set(known) - biting if case.startswith(f"testcases/{area}/"))
         if idle:
@@ -186,24 +250,25 @@ def _short(case: str) -> str:
 
 
 def _tried(
-    mutants: Sequence[Mutant], lab: inventory.Lab, inventory_file: Path, cases: Mapping[str, planning.Case]
-) -> Iterator[Judgement]:
-    """What came of each, as they end. All boards work side by side; pairs come after single ones.
+    trials: Sequence[Trial], lab: inventory.Lab, inventory_file: Path, cases: Mapping[str, planning.Case]
+) -> Iterator[list[Judgement]]:
+    """What came of the trials of each mutant, as they end. All boards work side by side; pairs come after single ones.
 
     :raises KeyboardInterrupt: also when only a run was interrupted.
     """
-    of = {mutant.label: [cases[case] for case in mutant.cases] for mutant in mutants}
-    left = sorted(mutants, key=lambda mutant: max(case.boards for case in of[mutant.label]))
+    left = [tuple(of_one) for _, of_one in groupby(trials, key=lambda trial: trial.mutant.label)]
+    own = {trial.mutant.label: [cases[case] for case in trial.cases] for trial in trials if trial.is_own}
+    left.sort(key=lambda of_one: max((case.boards for case in own.get(of_one[0].mutant.label, ())), default=1))
     free = list(lab.boards.values())
-    running: dict[Future[Judgement | None], Sequence[inventory.BoardSpec]] = {}
+    running: dict[Future[list[Judgement] | None], Sequence[inventory.BoardSpec]] = {}
     with ProcessPoolExecutor(len(free), multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
         while left or running:
-            for mutant in list(left):
-                if taken := _seat(free, of[mutant.label], is_all_free=not running):
-                    left.remove(mutant)
+            for of_one in list(left):
+                if taken := _seat(free, own.get(of_one[0].mutant.label, ()), is_all_free=not running):
+                    left.remove(of_one)
                     free = [board for board in free if board not in taken]
                     names = tuple(board.name for board in taken)
-                    running[pool.submit(_try, mutant, inventory_file, names)] = taken
+                    running[pool.submit(_try, of_one, inventory_file, names)] = taken
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 free += running.pop(future)
                 if not (found := future.result()):
@@ -226,15 +291,16 @@ def _seat(
     return able[:1] or (free if is_all_free else ())
 
 
-def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judgement | None:
-    """Build it, run its cases on these boards, and say what came of it; None: interrupted."""
+def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...]) -> list[Judgement] | None:
+    """Build the mutant that these are of, run their cases on these boards; what came of each. None: interrupted."""
     started = time.monotonic()
+    mutant = trials[0].mutant
     folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
     folder.mkdir(parents=True)
     recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
     _write_recipe(recipe, mutant)
     options = NightlyOptions(
-        paths=mutant.cases,
+        paths=tuple(case for trial in trials for case in trial.cases),
         inventory=inventory_file,
         boards=boards,
         output=folder / "run",
@@ -242,7 +308,7 @@ def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judge
         select="weekly",
         is_remembered=False,
     )
-    outcome: Outcome
+    found: list[tuple[Outcome, str]]
     try:
         with open(folder / "nightly.log", "w", encoding="utf-8") as log, redirect_stdout(log):
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -252,19 +318,29 @@ def _try(mutant: Mutant, inventory_file: Path, boards: tuple[str, ...]) -> Judge
                 _ignore_interrupts()
         if status == 130:
             return None
-        outcome, reason = judge(mutant, RunFolder.open(folder / "run"))
+        run_folder = RunFolder.open(folder / "run")
+        found = [judge(trial, run_folder) for trial in trials]
     except (BenchError, UsageError) as error:  # a patch that does not apply or compile is no verdict on a case
-        outcome, reason = "not judged", str(error).splitlines()[0]
-    return Judgement(mutant.label, key(mutant), outcome, reason, round(time.monotonic() - started, 1))
+        found = [("not judged", str(error).splitlines()[0])] * len(trials)
+    seconds = round(time.monotonic() - started, 1)
+    return [
+        Judgement(*trial.name, key(trial), outcome, reason, seconds)
+        for trial, (outcome, reason) in zip(trials, found, strict=True)
+    ]
 
 
-def judge(mutant: Mutant, folder: RunFolder) -> tuple[Outcome, str]:
-    """What a run of the mutant says: caught is a FAIL of each of its cases for the reason that was foretold."""
-    found = [_judge(case, says, folder) for case, says in mutant.says.items()]
-    for outcome, reason in found:
-        if outcome != "caught":
-            return outcome, reason
-    return "caught", "; ".join(reason for _, reason in found)
+def judge(trial: Trial, folder: RunFolder) -> tuple[Outcome, str]:
+    """What a run of the mutant says. Caught is a FAIL of each of its cases for the reason that was foretold; another
+    area's cases are left alone if none of them is a FAIL: a SKIP is for want of what the mutant hides."""
+    if trial.is_own:
+        found = [_judge(case, trial.mutant.says[case], folder) for case in trial.cases]
+        good: Outcome = "caught"
+    else:
+        found = [_judge_other(case, folder) for case in trial.cases]
+        good = "left alone"
+    order = ("missed", "turned red", "not judged")
+    bad = sorted((one for one in found if one[0] != good), key=lambda one: order.index(one[0]))
+    return bad[0] if bad else (good, "; ".join(reason for _, reason in found if reason))
 
 
 def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
@@ -279,6 +355,16 @@ def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     if result.verdict in ("PASS", "SKIP"):
         return "missed", f"{_short(case)}: {result.verdict} {said}".strip()
     return "not judged", f"{_short(case)}: {result.verdict}: {said}"
+
+
+def _judge_other(case: str, folder: RunFolder) -> tuple[Outcome, str]:
+    result = next((one for one in folder.final_results() if one.case == case), None)
+    if result is None:
+        return "not judged", f"{_short(case)} did not run"
+    said = f"{_short(case)}: {result.verdict} {result.reason.partition(chr(10))[0]}".strip()
+    if result.verdict == "FAIL":
+        return "turned red", f"{said}; if it must, foretell it (also:)"
+    return ("left alone", "") if result.verdict in ("PASS", "SKIP") else ("not judged", said)
 
 
 def _write_recipe(file: Path, mutant: Mutant) -> None:
@@ -306,35 +392,37 @@ def _lab_up(lab: inventory.Lab) -> Iterator[None]:
 # -- what was judged ---------------------------------------------------------------------------------------------------
 
 
-def key(mutant: Mutant) -> str:
-    """Names what a judgement depends on: patch, recipe, the cases' files, the payloads, what is foretold."""
-    case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in mutant.cases})
+def key(trial: Trial) -> str:
+    """Names what a judgement depends on: patch, recipe, the cases and their files, the payloads, what is foretold."""
+    mutant = trial.mutant
+    case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in trial.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
     content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
-    return hashlib.sha256(f"{content}\0{dict(mutant.says)}".encode()).hexdigest()[:16]
+    foretold = {case: mutant.says.get(case, "") for case in trial.cases}
+    return hashlib.sha256(f"{content}\0{foretold}".encode()).hexdigest()[:16]
 
 
 class Ledger:
-    """Judgements, a line of JSON each; what could not be judged is not among them."""
+    """Judgements, a line of JSON each; those that went as they must: the rest is tried again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, Judgement] = {}
+        self._known: dict[tuple[str, str, str], Judgement] = {}
         if file.exists():
             for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     found = Judgement(**json.loads(line))
                 except (ValueError, TypeError):  # the end of a run that was killed
                     continue
-                self._known[f"{found.label} {found.key}"] = found
+                self._known[found.label, found.area, found.key] = found
 
-    def find(self, mutant: Mutant) -> Judgement | None:
-        """What came of just this mutant before."""
-        return self._known.get(f"{mutant.label} {key(mutant)}")
+    def find(self, trial: Trial) -> Judgement | None:
+        """What came of just this trial before."""
+        return self._known.get((trial.mutant.label, trial.area, key(trial)))
 
     def append(self, found: Judgement) -> None:
-        if found.outcome == "not judged":
+        if found.outcome not in GOOD:
             return
-        self._known[f"{found.label} {found.key}"] = found
+        self._known[found.label, found.area, found.key] = found
         with open(self._file, "a", encoding="utf-8") as opened:
             opened.write(json.dumps(asdict(found)) + "\n")

@@ -13,7 +13,7 @@ from lab import inventory, mutants, paths
 from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
 from lab.errors import UsageError
-from lab.mutants import Judgement, Ledger, Mutant
+from lab.mutants import Judgement, Ledger, Mutant, Trial
 from lab.options import VIRTUAL_LAB
 from lab.planning import Case
 from lab.record import RunHeader, TestResult, Verdict
@@ -21,6 +21,7 @@ from lab.runs import RunFolder
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
 TWIN = "testcases/guest32/test_pv32.py::test_pv32_answers_as_pv64"
+SLEEP = "testcases/sleep/test_s3.py::test_s3_with_a_guest_running"
 
 
 @pytest.mark.parametrize("area", mutants.areas())
@@ -75,6 +76,10 @@ def mutant_fixture(tmp_path: Path) -> Mutant:
     return Mutant("guest32", "one", "why it is broken", {CASE: "timer.*lost"}, "pv32-debug", patch)
 
 
+def own(mutant: Mutant) -> Trial:
+    return Trial(mutant, mutant.area, mutant.cases)
+
+
 def run_folder(path: Path, *results: TestResult) -> RunFolder:
     folder = RunFolder.create(path, RunHeader("run", 0.0, "weekly", ("mutant",), {}, (CASE,), ()))
     for one in results:
@@ -110,22 +115,55 @@ def result(verdict: Verdict, reason: str) -> TestResult:
 def test_only_a_fail_for_the_foretold_reason_catches(
     tmp_path: Path, mutant: Mutant, verdict: Verdict, reason: str, outcome: str
 ) -> None:
-    assert mutants.judge(mutant, run_folder(tmp_path / "run", result(verdict, reason)))[0] == outcome
+    assert mutants.judge(own(mutant), run_folder(tmp_path / "run", result(verdict, reason)))[0] == outcome
 
 
 def test_a_mutant_is_caught_by_all_of_its_cases(tmp_path: Path, mutant: Mutant) -> None:
     both = replace(mutant, says={**mutant.says, TWIN: "differ in: set-timer"})
     timer = result(Verdict.FAIL, "set-timer: 5 ms lost")
     twin = replace(timer, case=TWIN, reason="32 and 64 bit differ in: set-timer")
-    assert mutants.judge(both, run_folder(tmp_path / "a", timer, twin))[0] == "caught"
-    missed = mutants.judge(both, run_folder(tmp_path / "b", timer, replace(twin, verdict=Verdict.PASS, reason="")))
+    assert mutants.judge(own(both), run_folder(tmp_path / "a", timer, twin))[0] == "caught"
+    passed = replace(twin, verdict=Verdict.PASS, reason="")
+    missed = mutants.judge(own(both), run_folder(tmp_path / "b", timer, passed))
     assert missed == ("missed", "test_pv32_answers_as_pv64: PASS")
-    assert mutants.judge(both, run_folder(tmp_path / "c", timer))[0] == "not judged"
-    assert mutants.key(both) != mutants.key(mutant)
+    assert mutants.judge(own(both), run_folder(tmp_path / "c", timer))[0] == "not judged"
+    assert mutants.key(own(both)) != mutants.key(own(mutant))
+
+
+def test_other_areas_quick_cases_are_to_be_left_alone(mutant: Mutant) -> None:
+    """Of its own area, of two boards, of another selection and foretold are none of these."""
+    cases = [
+        Case(CASE, "guest32", 1, (), selection="quick"),
+        Case(SLEEP, "sleep", 1, (), selection="quick"),
+        Case("pair", "relocation", 2, (), selection="quick"),
+        Case("late", "sleep", 1, (), selection="full"),
+        Case("foretold", "superpages", 1, (), selection="quick"),
+    ]
+    broad = replace(mutant, says={**mutant.says, "foretold": "lost"})
+    assert list(mutants._trials(broad, cases)) == [own(broad), Trial(broad, "sleep", (SLEEP,))]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [
+        (Verdict.PASS, "left alone"),
+        (Verdict.SKIP, "left alone"),
+        (Verdict.FAIL, "turned red"),
+        (Verdict.MISS, "not judged"),
+        (Verdict.ERROR, "not judged"),
+    ],
+)
+def test_another_areas_case_that_fails_is_told(tmp_path: Path, mutant: Mutant, verdict: Verdict, outcome: str) -> None:
+    other = Trial(mutant, "sleep", (SLEEP,))
+    found = mutants.judge(other, run_folder(tmp_path / "run", replace(result(verdict, "it is late"), case=SLEEP)))
+    assert found[0] == outcome
+    if outcome == "turned red":
+        assert found[1] == "test_s3_with_a_guest_running: FAIL it is late; if it must, foretell it (also:)"
+    assert mutants.judge(other, run_folder(tmp_path / "none"))[0] == "not judged"
 
 
 def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
-    assert mutants.judge(mutant, run_folder(tmp_path / "run"))[0] == "not judged"
+    assert mutants.judge(own(mutant), run_folder(tmp_path / "run"))[0] == "not judged"
 
 
 def test_boards_work_side_by_side_on_cases_of_one_board() -> None:
@@ -142,18 +180,25 @@ def test_boards_work_side_by_side_on_cases_of_one_board() -> None:
 
 def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, mutant: Mutant) -> None:
     file = tmp_path / "mutants.jsonl"
-    caught = Judgement(mutant.label, mutants.key(mutant), "caught", "lost", 1.0)
-    Ledger(file).append(caught)
+    trials = [own(mutant), Trial(mutant, "sleep", (SLEEP,))]
+    judged = [
+        Judgement(*trials[0].name, mutants.key(trials[0]), "caught", "lost", 1.0),
+        Judgement(*trials[1].name, mutants.key(trials[1]), "left alone", "", 1.0),
+    ]
+    for one in judged:
+        Ledger(file).append(one)
     with open(file, "a", encoding="utf-8") as opened:
         opened.write('{"label": "guest32/one", "ke')  # killed here
-    assert Ledger(file).find(mutant) == caught
+    assert [Ledger(file).find(trial) for trial in trials] == judged
+    assert Ledger(file).find(replace(trials[1], cases=(SLEEP, TWIN))) is None
     mutant.patch.write_text("--- a/xen/y\n", encoding="utf-8")
-    assert Ledger(file).find(mutant) is None
+    assert [Ledger(file).find(trial) for trial in trials] == [None, None]
 
 
-def test_what_could_not_be_judged_is_tried_again(tmp_path: Path, mutant: Mutant) -> None:
-    Ledger(tmp_path / "l").append(Judgement(mutant.label, mutants.key(mutant), "not judged", "no board", 1.0))
-    assert Ledger(tmp_path / "l").find(mutant) is None
+@pytest.mark.parametrize("outcome", ["missed", "turned red", "not judged"])
+def test_what_did_not_go_as_it_must_is_tried_again(tmp_path: Path, mutant: Mutant, outcome: mutants.Outcome) -> None:
+    Ledger(tmp_path / "l").append(Judgement(*own(mutant).name, mutants.key(own(mutant)), outcome, "", 1.0))
+    assert Ledger(tmp_path / "l").find(own(mutant)) is None
 
 
 # -- the tree they are compiled in -------------------------------------------------------------------------------------
