@@ -12,7 +12,7 @@ def test_build_under_test_runs(host, build, evidence):
     info = host.info()
     evidence.add("xl info", "\n".join(f"{key}: {value}" for key, value in info.items()), board=host.name)
     assert info["build_id"] == build.build_id, f"runs build id {info['build_id']}, wanted {build.build_id}"
-    assert int(info["total_memory"]) > 1024
+    assert int(info["total_memory"]) > 1024, f"Xen counts {info['total_memory']} MiB in the machine"
     assert host.domains() == {}, "guests are there right after boot"
 
 

@@ -56,4 +56,5 @@ def test_host_is_unharmed(host, evidence):
         assert done.outcome == "PASS", done.detail
     evidence.add("xl dmesg", host.xl("dmesg").stdout, board=host.name)
     assert not host.grave(), host.grave()[0]
-    assert host.free_memory_mib() >= before - 1
+    after = host.free_memory_mib()
+    assert after >= before - 1, f"{before} MiB before, {after} MiB after"
