@@ -76,7 +76,8 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
-        raise UsageError(f"the cases cannot be collected:\n{(done.stdout + done.stderr).strip()[-1500:]}")
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line and line not in lines]
+        raise UsageError("the cases cannot be collected:\n" + "\n".join(said)[-1500:])
     found = [json.loads(line) for line in lines]
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
 

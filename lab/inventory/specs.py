@@ -226,7 +226,7 @@ CAPABILITIES: Mapping[str, str] = {
     "hvm": "probed: hardware virtualisation",
     "hvm32": "probed: 32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
     "high-memory": "probed: memory at machine addresses above 4 GiB",
-    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim)",
+    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim); a matter of the build",
     "hap": "probed: nested paging",
     "shadow": "probed: shadow paging; a matter of the build",
     "pae-guests": "guests of PAE and user mode run on nested paging, and after a restore (all but QEMU)",

@@ -20,7 +20,9 @@ GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
 ARRIVED = "--incoming"  # what the name of a domain that is being received ends in (xl_migrate.c)
 
 BELOW_4_GIB_MIB = 4096
-OF_THE_BUILD = frozenset({"pv32", "no-pv32", "shadow"})  # capabilities that a build has by its configuration, or not
+OF_THE_BUILD = frozenset(
+    {"pv32", "no-pv32", "shadow", "shim"}
+)  # capabilities that a build has by configuration, or not
 PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh shim".split())
 
 _HEAD = 200  # characters by which a place in a ring of text is looked for

@@ -213,4 +213,5 @@ def test_driver_domain_serves_another_guest(host, evidence):
                 evidence.console("console of the driver domain", backend)
                 evidence.add("xl network-list", host.xl("network-list", guest.name).stdout, board=host.name)
                 assert results["net-ping"].outcome == "PASS", results["net-ping"].detail
+            backend.wait_for("XL plug INFO none", 30.0)
             assert "Domain-0" in host.xl("list").stdout
