@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -319,7 +320,7 @@ class Bench:
             os.kill(os.getpid(), CRASH_SIGNAL)  # delivered to the main thread, wherever it waits
 
     def _on_crash_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._armed and self.running and self.running.crash:
+        if self._armed and self.running and self.running.crash and not _is_interrupted():
             self._armed = False
             self.running.figures["crash_to_end_s"] = time.time() - self.running.crash_time
             raise self.running.crash
@@ -481,6 +482,14 @@ def _conclude(bench: Bench, running: Running) -> None:
     )
     bench.folder.append(result)
     bench.note_health(result, running.outcome)
+
+
+def _is_interrupted() -> bool:
+    """Whether this thread is on its way out of a case for an interrupt: what breaks then is no matter of the case."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _guest_crash(running: Running, slices: Mapping[str, list[ConsoleLine]]) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from lab.errors import (
@@ -17,6 +21,7 @@ from lab.errors import (
     UsageError,
     WaitTimeout,
 )
+from lab.plugin import Bench, Running
 from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 from lab.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
@@ -95,6 +100,27 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
     assert f"fingerprint: {decision.fingerprint}" in decision.evidence[1].body
     told = [one for one in decision.evidence if one.title == "how the case itself ended"]
     assert len(told) == (outcome is not None)
+
+
+@pytest.mark.parametrize("cause", [ValueError, KeyboardInterrupt])
+def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cause: type[BaseException]) -> None:
+    """An interrupt takes a guest's device away in the middle of its work: that fault must not be a FAIL."""
+    bench = object.__new__(Bench)
+    bench._armed = True
+    bench.running = cast(Running, SimpleNamespace(crash=PANIC, crash_time=0.0, figures={}))
+
+    def clear_up() -> None:
+        try:
+            raise cause
+        finally:
+            with contextlib.suppress(KeyError):
+                try:
+                    raise KeyError
+                finally:
+                    bench._on_crash_signal(0, None)
+
+    with pytest.raises(KeyboardInterrupt if cause is KeyboardInterrupt else HypervisorCrash):
+        clear_up()
 
 
 def test_a_crash_that_another_exception_came_over_still_counts() -> None:
