@@ -15,8 +15,9 @@ HEAD = """\
 
 Made by `xenlab cases --write`; a test says when it is not current. Selection: the smallest that has the case. Needs: a
 board without one of these says SKIP; in parentheses what only some variants need. A mutant is a hypervisor broken on
-purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite. Virtual
-boards: how it has ended there, and how often in a row; of variants, the least often (`testcases/reference.yaml`).
+purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite, and
+in parentheses is why none can be had. Virtual boards: how it has ended there, and how often in a row; of variants, the
+least often (`testcases/reference.yaml`).
 """
 
 
@@ -34,6 +35,7 @@ def text() -> str:
     rows = reference.read()
     biting: dict[str, list[str]] = {}
     for area in mutants.areas():
+        biting |= {case: [f"({why})"] for case, why in mutants.unproved(area).items()}
         for mutant in mutants.load(area):
             for function in dict.fromkeys(map(_function, mutant.cases)):
                 biting.setdefault(function, []).append(mutant.name)

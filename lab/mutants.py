@@ -131,6 +131,12 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
     return found
 
 
+def unproved(area: str, directory: Path = MUTANTS) -> dict[str, str]:
+    """The cases of an area that no mutant can fail, but for their variants, and why. :raises UsageError: a wrong file."""
+    file = directory / f"{area}.yaml"
+    return dict(validate(_File, file, read_yaml(file)).unproved)
+
+
 _Case = Annotated[str, pydantic.StringConstraints(pattern=r"^testcases/\S+\.py::\S+$")]
 _Says = Annotated[str, pydantic.StringConstraints(min_length=3)]
 
@@ -146,6 +152,7 @@ class _Entry(Strict):
 class _File(Strict):
     build: str = nightly.DEFAULT_BUILD
     mutants: dict[Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z0-9-]+$")], _Entry]
+    unproved: dict[_Case, Annotated[str, pydantic.StringConstraints(min_length=10)]] = {}
 
 
 # -- running them ------------------------------------------------------------------------------------------------------
@@ -239,10 +246,15 @@ def _table(
         red = {found.label for found in ended if found.outcome == "turned red"}
         yield f"{len(red)} of {len(mutants)} mutants turned a quick case of another area red"
     for area in dict.fromkeys(trial.mutant.area for trial in trials):
-        biting = {case for mutant in load(area) for case in mutant.cases}
-        idle = sorted(case for case in set(known) - biting if case.startswith(f"testcases/{area}/"))
-        if idle:
-            yield f"not proved, since no mutant must fail them ({area}): {', '.join(_short(case) for case in idle)}"
+        biting = {_function(case) for every in areas() for mutant in load(every) for case in mutant.cases}
+        why = unproved(area)
+        for function in sorted({_function(case) for case in known} - biting):
+            if function.startswith(f"testcases/{area}/"):
+                yield f"not proved: {function}: {why.get(function, 'no mutant must fail it')}"
+
+
+def _function(case: str) -> str:
+    return case.partition("[")[0]
 
 
 def _short(case: str) -> str:

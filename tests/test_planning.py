@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from run_folders import PV32, S3, Runs, result
 
-from lab import casetable, inventory, planning, reference
+from lab import casetable, inventory, mutants, planning, reference
 from lab.errors import UsageError
 from lab.options import VIRTUAL_LAB, NightlyOptions
 from lab.planning import Case, Share
@@ -48,11 +48,20 @@ def test_the_table_of_cases_is_current() -> None:
     assert casetable.text() == casetable.FILE.read_text(encoding="utf-8"), "run `./xenlab cases --write`"
 
 
+@pytest.mark.parametrize("area", ["boot", "guest32", "passthrough", "sleep", "superpages"])
+def test_each_case_is_proved_to_bite_or_says_why_not(area: str) -> None:
+    functions = {case.nodeid.partition("[")[0] for case in casetable.every() if case.area == area}
+    proved = {
+        case.partition("[")[0] for one in mutants.areas() for mutant in mutants.load(one) for case in mutant.cases
+    }
+    assert mutants.unproved(area).keys() == functions - proved
+
+
 def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     narrow = Case("t.py::test_a[pv32]", "x", 1, ("hap", "pv32"), doc="It\n  holds.\n\nMore.", evidence=("log",))
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
     monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
-    monkeypatch.setattr(casetable.mutants, "areas", lambda: ())
+    monkeypatch.setattr(mutants, "areas", lambda: ())
     monkeypatch.setattr(reference, "FILE", tmp_path / "reference.yaml")
     row = "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  | not seen |"
     assert casetable.text().splitlines()[-1] == row
