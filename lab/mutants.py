@@ -132,7 +132,7 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
 
 
 def unproved(area: str, directory: Path = MUTANTS) -> dict[str, str]:
-    """The cases of an area that no mutant can fail, but for their variants, and why. :raises UsageError: a wrong file."""
+    """The cases of an area that no mutant can fail, variants aside, and why. :raises UsageError: a wrong file."""
     file = directory / f"{area}.yaml"
     return dict(validate(_File, file, read_yaml(file)).unproved)
 
