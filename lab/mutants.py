@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import re
 import signal
 import time
@@ -20,7 +21,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
 
 import pydantic
 from ruamel.yaml import YAML
@@ -281,7 +283,14 @@ def _tried(
                     free = [board for board in free if board not in taken]
                     names = tuple(board.name for board in taken)
                     running[pool.submit(_try, of_one, inventory_file, names)] = taken
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            try:
+                ended = wait(running, return_when=FIRST_COMPLETED).done
+            except KeyboardInterrupt:  # of this process alone, if it was no terminal's
+                for child in multiprocessing.active_children():
+                    if child.pid is not None:
+                        os.kill(child.pid, signal.SIGINT)
+                raise
+            for future in ended:
                 free += running.pop(future)
                 if not (found := future.result()):
                     raise KeyboardInterrupt
@@ -291,6 +300,12 @@ def _tried(
 def _ignore_interrupts() -> None:
     """Ctrl-C reaches all processes: a run that goes on ends itself, and one that waits for work has nothing to say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
+    """An interrupt of the terminal's may come twice, by the parent too: the second must not stop the clearing up."""
+    _ignore_interrupts()
+    raise KeyboardInterrupt
 
 
 def _seat(
@@ -323,7 +338,7 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
     found: list[tuple[Outcome, str]]
     try:
         with open(folder / "nightly.log", "w", encoding="utf-8") as log, redirect_stdout(log):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _interrupt_once)
             try:
                 status = nightly.run(options)
             finally:
