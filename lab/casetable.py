@@ -37,7 +37,7 @@ def text() -> str:
     for area in mutants.areas():
         biting |= {case: [f"({why})"] for case, why in mutants.unproved(area).items()}
         for mutant in mutants.load(area):
-            for function in dict.fromkeys(map(_function, mutant.cases)):
+            for function in dict.fromkeys(map(planning.function_of, mutant.cases)):
                 biting.setdefault(function, []).append(mutant.name)
     parts = [HEAD]
     for area, of_area in groupby(sorted(cases, key=lambda case: case.area), key=lambda case: case.area):
@@ -54,7 +54,7 @@ def _rows(
 ) -> Iterator[str]:
     by_function: dict[str, list[Case]] = {}
     for case in cases:
-        by_function.setdefault(_function(case.nodeid), []).append(case)
+        by_function.setdefault(planning.function_of(case.nodeid), []).append(case)
     for function, variants in by_function.items():
         name = function.rpartition("::")[2]
         if len(variants) > 1:
@@ -82,7 +82,3 @@ def _needs(variants: Sequence[Case]) -> str:
     if options := dict.fromkeys(case.xen_options for case in variants if case.xen_options):
         words.append(f"Xen booted with {', '.join(f'`{one}`' for one in options)}")
     return ", ".join(words)
-
-
-def _function(nodeid: str) -> str:
-    return nodeid.partition("[")[0]

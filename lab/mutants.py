@@ -247,16 +247,12 @@ def _table(
     if mutants := {trial.mutant.label for trial in trials if not trial.is_own}:
         red = {found.label for found in ended if found.outcome == "turned red"}
         yield f"{len(red)} of {len(mutants)} mutants turned a quick case of another area red"
+    biting = {planning.function_of(case) for area in areas() for mutant in load(area) for case in mutant.cases}
     for area in dict.fromkeys(trial.mutant.area for trial in trials):
-        biting = {_function(case) for every in areas() for mutant in load(every) for case in mutant.cases}
         why = unproved(area)
-        for function in sorted({_function(case) for case in known} - biting):
+        for function in sorted({planning.function_of(case) for case in known} - biting):
             if function.startswith(f"testcases/{area}/"):
                 yield f"not proved: {function}: {why.get(function, 'no mutant must fail it')}"
-
-
-def _function(case: str) -> str:
-    return case.partition("[")[0]
 
 
 def _short(case: str) -> str:

@@ -82,6 +82,11 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
 
 
+def function_of(nodeid: str) -> str:
+    """The node id of a case without its variant."""
+    return nodeid.partition("[")[0]
+
+
 def is_able(units: Iterable[Unit], case: Case) -> bool:
     """Whether any of these boards can run the case, as far as is known beforehand."""
     seats = (
