@@ -226,16 +226,18 @@ def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
         yield Trial(mutant, area, tuple(quick))
 
 
-def _lines(judgements: Iterable[Judgement]) -> Iterator[str]:
-    alone = []
+def _lines(judgements: Sequence[Judgement]) -> Iterator[str]:
+    """A line for each, and one for all the areas that were left alone or not tried."""
+    together: dict[Outcome, list[str]] = {}
     for found in judgements:
         is_own = found.area == found.label.partition("/")[0]
-        if found.outcome == "left alone":
-            alone.append(found)
+        if found.outcome == "left alone" or not found.key:
+            together.setdefault(found.outcome, []).append(found.area)
         else:
             yield f"{found.outcome:<11} {found.label}: {'' if is_own else f'{found.area}: '}{found.reason}"
-    if alone:
-        yield f"{'left alone':<11} {alone[0].label}: {', '.join(found.area for found in alone)}"
+    for outcome, found_in in together.items():
+        not_run = " not run" if outcome == "not judged" else ""
+        yield f"{outcome:<11} {judgements[0].label}: {', '.join(found_in)}{not_run}"
 
 
 def _table(
@@ -243,7 +245,7 @@ def _table(
 ) -> Iterator[str]:
     ended = [judged.get(trial.name) or Judgement(*trial.name, "", "not judged", "not run", 0.0) for trial in trials]
     for _, of_one in groupby(ended, key=lambda found: found.label):
-        yield from _lines(of_one)
+        yield from _lines(list(of_one))
     if mutants := {trial.mutant.label for trial in trials if not trial.is_own}:
         red = {found.label for found in ended if found.outcome == "turned red"}
         yield f"{len(red)} of {len(mutants)} mutants turned a quick case of another area red"

@@ -201,6 +201,21 @@ def test_what_did_not_go_as_it_must_is_tried_again(tmp_path: Path, mutant: Mutan
     assert Ledger(tmp_path / "l").find(own(mutant)) is None
 
 
+def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) -> None:
+    areas = ("sleep", "boot", "superpages", "passthrough")
+    trials = [own(mutant), *(Trial(mutant, area, (SLEEP,)) for area in areas)]
+    judged = {
+        trial.name: Judgement(*trial.name, "0f", outcome, "S3: FAIL", 1.0)
+        for trial, outcome in zip(trials, ("caught", "left alone", "turned red", "left alone"), strict=False)
+    }
+    assert list(mutants._table(trials, judged, ()))[:4] == [
+        "caught      guest32/one: S3: FAIL",
+        "turned red  guest32/one: boot: S3: FAIL",
+        "left alone  guest32/one: sleep, superpages",
+        "not judged  guest32/one: passthrough not run",
+    ]
+
+
 # -- the tree they are compiled in -------------------------------------------------------------------------------------
 
 PATCH = """\
