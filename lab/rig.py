@@ -256,10 +256,13 @@ class Rig:
         except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
             seat.suspect = str(error)
             return After()
-        found = [_note(name, "left behind, and taken away", "\n".join(left.cleared))] if left.cleared else []
-        if left.stuck:
-            seat.suspect = "; ".join(left.stuck)
-            found.append(_note(name, "left behind, and not to be had back", "\n".join(left.stuck)))
+        if left.kept or left.stuck:
+            seat.suspect = "; ".join((*left.kept, *left.stuck))
+        found = [
+            _note(name, f"left behind, and {what}", "\n".join(lines))
+            for what, lines in (("taken away", left.cleared), ("still there", left.kept), ("owed by Xen", left.stuck))
+            if lines
+        ]
         return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
     @contextmanager

@@ -45,9 +45,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a case left. ``cleared``: what could be taken away; ``stuck``: what is owed and did not come back."""
+    """What a case left. ``cleared``: what could be taken away; ``kept``: what could not, so that the board is none for
+    the next case; ``stuck``: what Xen owes and did not come back."""
 
     cleared: tuple[str, ...]
+    kept: tuple[str, ...]
     stuck: tuple[str, ...]
 
 
@@ -91,25 +93,24 @@ def clear(host: Host, before: Seen) -> Left:
     :raises LabError: dom0 does not answer, or its toolstack fails.
     """
     now = look(host)
-    cleared = list[str]()
+    found = list[str]()
     if guests := sorted(now.domains - before.domains):
-        cleared.append(f"guests: {', '.join(guests)}")
+        found += [f"guest: {name}" for name in guests]
         host.destroy_all()
         now = look(host)
     if not _is_as(now, before):
         now = _settled(host, before)
-    if more := _new_processes(now, before):
-        cleared.append(f"processes: {', '.join(sorted(more.values()))}")
-        host.run(f"kill -9 {' '.join(map(str, sorted(more)))}", check=False)
+    found += _more(now, before)
+    if processes := _new_processes(now, before):
+        host.run(f"kill -9 {' '.join(map(str, sorted(processes)))}", check=False)
     for device in sorted(now.devices - before.devices):
-        cleared.append(f"device assignable: {device}")
         host.xl("pci-assignable-remove", "-r", device, check=False)
     if entries := sorted(now.xenstore - before.xenstore):
-        cleared.append(f"xenstore: {', '.join(entries)}")
         host.run(f"xenstore-rm {shlex.join(entries)}", check=False)
-    if cleared and not _is_as(now, before):
+    if found and not _is_as(now, before):
         now = _settled(host, before)
-    return Left(tuple(cleared), tuple(_owed(now, before)))
+    kept = tuple(_more(now, before))
+    return Left(tuple(one for one in dict.fromkeys(found) if one not in kept), kept, tuple(_owed(now, before)))
 
 
 def _settled(host: Host, before: Seen) -> Seen:
@@ -129,8 +130,18 @@ def _settled(host: Host, before: Seen) -> Seen:
 
 
 def _is_as(now: Seen, before: Seen) -> bool:
-    same = now.domains <= before.domains and now.xenstore <= before.xenstore and now.devices <= before.devices
-    return same and not _new_processes(now, before) and not list(_owed(now, before))
+    return not _more(now, before) and not list(_owed(now, before))
+
+
+def _more(now: Seen, before: Seen) -> list[str]:
+    """What is there and was not before, as it is reported; what Xen owes is not of it."""
+    new = {
+        "guest": now.domains - before.domains,
+        "process": _new_processes(now, before).values(),
+        "device assignable": now.devices - before.devices,
+        "xenstore": now.xenstore - before.xenstore,
+    }
+    return [f"{kind}: {one}" for kind, ones in new.items() for one in sorted(ones)]
 
 
 def _owed(now: Seen, before: Seen) -> Iterable[str]:

@@ -146,7 +146,11 @@ def test_what_cases_leave_is_found_and_what_is_transient_is_tried_again(lab_up: 
     assert results["test_nothing_left"]["verdict"] == "PASS", run.explain()
     assert results["test_nothing_left"]["figures"]["look_s"] > 0
     assert left("test_nothing_left") == ""
-    for name, words in (("test_guest_left", "guests: "), ("test_processes_left", "processes: /tmp/xl 1000")):
+    for name, words in (
+        ("test_guest_left", "guest: pv64-"),
+        ("test_processes_left", "process: /tmp/xl 1000"),
+        ("test_entry_that_comes_back", "xenstore: /vm/left"),
+    ):
         assert results[name]["verdict"] == "PASS", run.explain()
         assert words in left(name)
     dead = results["test_guest_that_cannot_die"]

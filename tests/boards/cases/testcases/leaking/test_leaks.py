@@ -57,7 +57,13 @@ def test_guest_that_cannot_die(host, evidence):
             evidence.unproved(said)
 
 
-def test_clean_again_afterwards(host):
-    """The next case has a board on which nothing is left: PASS."""
-    assert not host.domains()
+def test_entry_that_comes_back(host):
+    """The dead guest is gone; what this leaves cannot be taken away, so the board is brought up anew: PASS."""
     assert "(null)" not in host.xl("list").stdout
+    host.run("(setsid sh -c 'while sleep 0.1; do xenstore-write /vm/left here; done' </dev/null >/dev/null 2>&1 &)")
+
+
+def test_clean_again_afterwards(host):
+    """The next case has a board on which nothing is left, and nobody who writes: PASS."""
+    assert not host.domains()
+    assert host.run("pgrep -fa [x]enstore-write", check=False).stdout == ""
