@@ -317,7 +317,10 @@ def _seat(
 
 
 def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...]) -> list[Judgement] | None:
-    """Build the mutant that these are of, run their cases on these boards; what came of each. None: interrupted."""
+    """Build the mutant that these are of, run their cases on these boards; what came of each. None: interrupted.
+
+    Its own area's come last: what they set off, such as a clock that is wrong after a sleep, is no matter of others.
+    """
     started = time.monotonic()
     mutant = trials[0].mutant
     folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
@@ -325,7 +328,7 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
     recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
     _write_recipe(recipe, mutant)
     options = NightlyOptions(
-        paths=tuple(case for trial in trials for case in trial.cases),
+        paths=tuple(case for trial in sorted(trials, key=lambda trial: trial.is_own) for case in trial.cases),
         inventory=inventory_file,
         boards=boards,
         output=folder / "run",
