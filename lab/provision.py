@@ -329,12 +329,22 @@ def main() -> None:
 
 def _end_all(*_: object) -> NoReturn:
     """Kill the children, then those of theirs that became ours by it, until there are none; and end."""
-    while pids := [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]:
+    while pids := _children():
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
     os._exit(128 + signal.SIGTERM)
+
+
+def _children() -> list[int]:
+    """Those of this process, of whichever thread (``/proc/PID/task/TID/children``, proc(5))."""
+    while True:
+        try:
+            tasks = Path("/proc/self/task").glob("*")
+            return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        except OSError:  # a thread that ended just then: its children are another's now
+            continue
 
 
 def _changed(done: Any) -> dict[str, list[str]]:

@@ -15,9 +15,9 @@ def command_lines() -> Iterator[set[bytes]]:
 
     def watch() -> None:
         while not over.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for process in Path("/proc").glob("[0-9]*"):  # with "/cmdline" it fails for one that ends just then
                 try:
-                    seen.add(path.read_bytes())
+                    seen.add((process / "cmdline").read_bytes())
                 except OSError:
                     continue
 
