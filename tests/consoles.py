@@ -35,15 +35,15 @@ class Wire:
     def drop(self) -> None:
         links, self._links = self._links, []
         for link in links:
-            link.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # whoever read it may be gone already
+                link.shutdown(socket.SHUT_RDWR)
             link.close()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # or a thread that waits in accept takes one more
         self._server.close()
-        with contextlib.suppress(OSError):
-            self.drop()
+        self.drop()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -53,12 +53,14 @@ class Wire:
                 threading.Thread(target=self._take, args=(link,), daemon=True).start()
 
     def _take(self, link: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), link:
             while data := link.recv(4096):
                 self.received += data
                 for typed, printed in self.replies.items():
                     if typed in data:
                         link.sendall(printed)
+        with contextlib.suppress(ValueError):  # or what is said next goes to whoever is gone
+            self._links.remove(link)
 
 
 class Recording:
