@@ -116,7 +116,7 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="STEPS",
-            help="lint, types, imports, unit, boards, broken, mutants; default: all. With --mutants: areas.",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all. With --mutants: AREA, AREA/NAME.",
         ),
     ] = None,
     mutants: Annotated[

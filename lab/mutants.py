@@ -133,6 +133,25 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
     return found
 
 
+def chosen(names: Sequence[str], directory: Path = MUTANTS) -> list[list[Mutant]]:
+    """The mutants of these areas, in lists; of ``AREA/NAME`` that one. Of all areas where nothing is named.
+
+    :raises UsageError: no such area or mutant, or a file is wrong.
+    """
+    wanted: dict[str, list[Mutant]] = {}
+    for name in names or areas(directory):
+        area, _, one = name.partition("/")
+        of_area = load(area, directory)
+        by_name = {mutant.name: mutant for mutant in of_area}
+        if one and one not in by_name:
+            raise UsageError(
+                f"{area} has no mutant {one!r}{did_you_mean(one, list(by_name))}; mutants: {', '.join(by_name)}"
+            )
+        found = wanted.setdefault(area, [])
+        found += [mutant for mutant in ([by_name[one]] if one else of_area) if mutant not in found]
+    return list(wanted.values())
+
+
 def unproved(area: str, directory: Path = MUTANTS) -> dict[str, str]:
     """The cases of an area that no mutant can fail, variants aside, and why. :raises UsageError: a wrong file."""
     file = directory / f"{area}.yaml"
@@ -161,17 +180,16 @@ class _File(Strict):
 
 
 def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
-    """Try the mutants of these areas, or of all; ``is_sample``: the first of each, with its first case alone. What went
-    as it must is not tried again.
+    """Try the mutants of these areas, those named ``AREA/NAME``, or all; ``is_sample``: the first of each area, with
+    its first case alone. What went as it must is not tried again.
 
     The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed or turned a case of another area
     red, 3 one could not be judged, 130 interrupted.
 
-    :raises UsageError: no such area, a wrong file, a case that is not there.
+    :raises UsageError: no such area or mutant, a wrong file, a case that is not there.
     """
     say = partial(print, flush=True)
-    chosen = [load(name)[: 1 if is_sample else None] for name in names or areas()]
-    mutants = [mutant for of_area in chosen for mutant in of_area]
+    mutants = [mutant for of_area in chosen(names) for mutant in of_area[: 1 if is_sample else None]]
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:

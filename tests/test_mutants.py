@@ -69,6 +69,19 @@ def test_an_unknown_area_is_refused(tmp_path: Path) -> None:
         mutants.load("arae", tmp_path)
 
 
+def test_one_mutant_can_be_chosen_by_its_name(tmp_path: Path) -> None:
+    manifest(tmp_path, f"mutants:\n  one:\n{ENTRY}  two:\n{ENTRY}", "one", "two")
+
+    def labels(*names: str) -> list[list[str]]:
+        return [[mutant.label for mutant in of_area] for of_area in mutants.chosen(names, tmp_path)]
+
+    assert labels() == labels("area") == [["area/one", "area/two"]]
+    assert labels("area/two") == [["area/two"]]
+    assert labels("area/two", "area") == [["area/two", "area/one"]]
+    with pytest.raises(UsageError, match=r"area has no mutant 'tow' \(did you mean two\?\); mutants: one, two"):
+        mutants.chosen(["area/tow"], tmp_path)
+
+
 @pytest.fixture(name="mutant")
 def mutant_fixture(tmp_path: Path) -> Mutant:
     patch = tmp_path / "one.patch"
