@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from lab import inventory, paths
-from lab.bench import benchmark
+from lab.bench import benchmark, note
 from lab.errors import BenchError
 from lab.grid.ssh import Ssh
 from lab.inventory import BoardSpec, Lab
@@ -154,7 +154,8 @@ def areas_time() -> Mapping[str, float]:
     if not_run := [one["case"] for one in results if one["verdict"] in ("ERROR", "MISS")]:
         raise BenchError(f"{len(not_run)} cases have no verdict, {not_run[0]} for one")
     figures = area_figures(results)
-    return {"all": took / 60, **{name: seconds / 60 for name, seconds in figures.items()}, "cases": len(results)}
+    note(f"{len(results)} cases")
+    return {"all": took / 60, **{name: seconds / 60 for name, seconds in figures.items()}}
 
 
 def area_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
