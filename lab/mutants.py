@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -45,7 +45,8 @@ GOOD = ("caught", "left alone")
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL."""
+    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL;
+    ``may``: other areas of which some case may turn red by right, and what its reason must have then."""
 
     area: str
     name: str
@@ -53,6 +54,7 @@ class Mutant:
     says: Mapping[str, str]
     build: str
     patch: Path
+    may: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -119,15 +121,17 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
         if not patch.is_file():
             raise UsageError(f"{at(file, tree, ('mutants', name))}: its patch is not there ({patch})")
         says = {entry.case: entry.says, **entry.also}
-        for case, expression in says.items():
+        foretold: dict[tuple[str, ...], str] = {("says",): entry.says}
+        foretold |= {("also", case): expression for case, expression in entry.also.items()}
+        foretold |= {("may", other): expression for other, expression in entry.may.items()}
+        for where, expression in foretold.items():
             try:
                 re.compile(expression)
             except re.error as error:
-                where = ("also", case) if case in entry.also else ("says",)
                 raise UsageError(
                     f"{at(file, tree, ('mutants', name, *where))}: not a regular expression: {error}"
                 ) from None
-        found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch))
+        found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch, entry.may))
     if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys():
         raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
     return found
@@ -167,6 +171,7 @@ class _Entry(Strict):
     case: _Case
     says: _Says
     also: dict[_Case, _Says] = {}
+    may: dict[str, _Says] = {}
     build: str = ""
 
 
@@ -197,6 +202,11 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
             if case not in known:
                 near = did_you_mean(case, sorted(known))
                 raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {case}{near}")
+        others = sorted({case.area for case in known.values()} - {mutant.area})
+        for area in mutant.may:
+            if area not in others:
+                near = did_you_mean(area, others) or f"; it may be one of {', '.join(others)}"
+                raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is no other area{near}")
     if is_sample:
         trials = [Trial(mutant, mutant.area, mutant.cases[:1]) for mutant in mutants]
     else:
@@ -245,11 +255,11 @@ def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
 
 
 def _lines(judgements: Sequence[Judgement]) -> Iterator[str]:
-    """A line for each, and one for all the areas that were left alone or not tried."""
+    """A line for each, and one for all the areas that had nothing to say or were not tried."""
     together: dict[Outcome, list[str]] = {}
     for found in judgements:
         is_own = found.area == found.label.partition("/")[0]
-        if found.outcome == "left alone" or not found.key:
+        if (found.outcome == "left alone" and not found.reason) or not found.key:
             together.setdefault(found.outcome, []).append(found.area)
         else:
             yield f"{found.outcome:<11} {found.label}: {'' if is_own else f'{found.area}: '}{found.reason}"
@@ -377,12 +387,13 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
 
 def judge(trial: Trial, folder: RunFolder) -> tuple[Outcome, str]:
     """What a run of the mutant says. Caught is a FAIL of each of its cases for the reason that was foretold; another
-    area's cases are left alone if none of them is a FAIL: a SKIP is for want of what the mutant hides."""
+    area's cases are left alone if each FAIL is for the reason it may have: a SKIP is for want of what the mutant hides.
+    """
     if trial.is_own:
         found = [_judge(case, trial.mutant.says[case], folder) for case in trial.cases]
         good: Outcome = "caught"
     else:
-        found = [_judge_other(case, folder) for case in trial.cases]
+        found = [_judge_other(case, trial.mutant.may.get(trial.area), folder) for case in trial.cases]
         good = "left alone"
     order = ("missed", "turned red", "not judged")
     bad = sorted((one for one in found if one[0] != good), key=lambda one: order.index(one[0]))
@@ -403,13 +414,15 @@ def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     return "not judged", f"{_short(case)}: {result.verdict}: {said}"
 
 
-def _judge_other(case: str, folder: RunFolder) -> tuple[Outcome, str]:
+def _judge_other(case: str, may: str | None, folder: RunFolder) -> tuple[Outcome, str]:
     result = next((one for one in folder.final_results() if one.case == case), None)
     if result is None:
         return "not judged", f"{_short(case)} did not run"
     said = f"{_short(case)}: {result.verdict} {result.reason.partition(chr(10))[0]}".strip()
+    if result.verdict == "FAIL" and may is not None and re.search(may, result.reason):
+        return "left alone", f"by right {said}"
     if result.verdict == "FAIL":
-        return "turned red", f"{said}; if it must, foretell it (also:)"
+        return "turned red", f"{said}; if it must or may, foretell it (also:, may:)"
     return ("left alone", "") if result.verdict in ("PASS", "SKIP") else ("not judged", said)
 
 
@@ -444,7 +457,7 @@ def key(trial: Trial) -> str:
     case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in trial.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
     content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
-    foretold = {case: mutant.says.get(case, "") for case in trial.cases}
+    foretold = {case: mutant.says.get(case) or mutant.may.get(trial.area, "") for case in trial.cases}
     return hashlib.sha256(f"{content}\0{foretold}".encode()).hexdigest()[:16]
 
 

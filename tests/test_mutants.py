@@ -56,6 +56,7 @@ ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
         (f"mutants:\n  one:\n{ENTRY[:-5]}'(ab'\n", ("one",), r"area\.yaml:5: .*not a regular expression"),
         (f"mutants:\n  one:\n{ENTRY.replace('testcases', 'tests')}", ("one",), r"area\.yaml:4: "),
         (f"mutants:\n  one:\n{ENTRY}    also:\n      {TWIN}: '(ab'\n", ("one",), r"area\.yaml:7: .*not a regular"),
+        (f"mutants:\n  one:\n{ENTRY}    may:\n      sleep: '(ab'\n", ("one",), r"area\.yaml:7: .*not a regular"),
     ],
 )
 def test_a_wrong_manifest_is_refused_by_line(tmp_path: Path, text: str, patches: tuple[str, ...], said: str) -> None:
@@ -171,8 +172,24 @@ def test_another_areas_case_that_fails_is_told(tmp_path: Path, mutant: Mutant, v
     found = mutants.judge(other, run_folder(tmp_path / "run", replace(result(verdict, "it is late"), case=SLEEP)))
     assert found[0] == outcome
     if outcome == "turned red":
-        assert found[1] == "test_s3_with_a_guest_running: FAIL it is late; if it must, foretell it (also:)"
+        assert found[1] == "test_s3_with_a_guest_running: FAIL it is late; if it must or may, foretell it (also:, may:)"
     assert mutants.judge(other, run_folder(tmp_path / "none"))[0] == "not judged"
+
+
+def test_another_areas_case_may_fail_for_the_reason_foretold(tmp_path: Path, mutant: Mutant) -> None:
+    may = replace(mutant, may={"sleep": "^it is late"})
+    trial = Trial(may, "sleep", (SLEEP,))
+    by_right = replace(result(Verdict.FAIL, "it is late"), case=SLEEP)
+    found = mutants.judge(trial, run_folder(tmp_path / "late", by_right))
+    assert found == ("left alone", "by right test_s3_with_a_guest_running: FAIL it is late")
+    assert (
+        mutants.judge(trial, run_folder(tmp_path / "dead", replace(by_right, reason="it is dead")))[0] == "turned red"
+    )
+    assert (
+        mutants.judge(trial, run_folder(tmp_path / "good", replace(by_right, verdict=Verdict.PASS)))[0] == "left alone"
+    )
+    assert mutants.key(trial) != mutants.key(replace(trial, mutant=mutant))
+    assert mutants.key(own(may)) == mutants.key(own(mutant))
 
 
 def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
@@ -215,15 +232,23 @@ def test_what_did_not_go_as_it_must_is_tried_again(tmp_path: Path, mutant: Mutan
 
 
 def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) -> None:
-    areas = ("sleep", "boot", "superpages", "passthrough")
+    areas = ("sleep", "boot", "superpages", "relocation", "passthrough")
     trials = [own(mutant), *(Trial(mutant, area, (SLEEP,)) for area in areas)]
+    ended: tuple[tuple[mutants.Outcome, str], ...] = (
+        ("caught", "S3: FAIL"),
+        ("left alone", ""),
+        ("turned red", "S3: FAIL"),
+        ("left alone", ""),
+        ("left alone", "by right S3: FAIL"),
+    )
     judged = {
-        trial.name: Judgement(*trial.name, "0f", outcome, "S3: FAIL", 1.0)
-        for trial, outcome in zip(trials, ("caught", "left alone", "turned red", "left alone"), strict=False)
+        trial.name: Judgement(*trial.name, "0f", outcome, reason, 1.0)
+        for trial, (outcome, reason) in zip(trials, ended, strict=False)
     }
-    assert list(mutants._table(trials, judged, ()))[:4] == [
+    assert list(mutants._table(trials, judged, ()))[:5] == [
         "caught      guest32/one: S3: FAIL",
         "turned red  guest32/one: boot: S3: FAIL",
+        "left alone  guest32/one: relocation: by right S3: FAIL",
         "left alone  guest32/one: sleep, superpages",
         "not judged  guest32/one: passthrough not run",
     ]
