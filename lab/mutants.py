@@ -230,7 +230,8 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
             except KeyboardInterrupt:
                 interrupted = True
     outcomes = [judged[trial.name].outcome if trial.name in judged else "not judged" for trial in trials]
-    for line in _table(trials, judged, known):
+    named = [area for area in dict.fromkeys(mutant.area for mutant in mutants) if area in (names or areas())]
+    for line in [*_table(trials, judged), *_not_proved(named, known)]:
         say(line)
     say(f"{outcomes.count('caught')} of {len(mutants)} mutants caught")
     if interrupted:
@@ -268,19 +269,21 @@ def _lines(judgements: Sequence[Judgement]) -> Iterator[str]:
         yield f"{outcome:<11} {judgements[0].label}: {', '.join(found_in)}{not_run}"
 
 
-def _table(
-    trials: Sequence[Trial], judged: Mapping[tuple[str, str], Judgement], known: Collection[str]
-) -> Iterator[str]:
+def _table(trials: Sequence[Trial], judged: Mapping[tuple[str, str], Judgement]) -> Iterator[str]:
     ended = [judged.get(trial.name) or Judgement(*trial.name, "", "not judged", "not run", 0.0) for trial in trials]
     for _, of_one in groupby(ended, key=lambda found: found.label):
         yield from _lines(list(of_one))
     if mutants := {trial.mutant.label for trial in trials if not trial.is_own}:
         red = {found.label for found in ended if found.outcome == "turned red"}
         yield f"{len(red)} of {len(mutants)} mutants turned a quick case of another area red"
+
+
+def _not_proved(of: Sequence[str], cases: Collection[str]) -> Iterator[str]:
+    """The cases of these areas that no mutant of any area must fail, variants aside, and why."""
     biting = {planning.function_of(case) for area in areas() for mutant in load(area) for case in mutant.cases}
-    for area in dict.fromkeys(trial.mutant.area for trial in trials):
+    for area in of:
         why = unproved(area)
-        for function in sorted({planning.function_of(case) for case in known} - biting):
+        for function in sorted({planning.function_of(case) for case in cases} - biting):
             if function.startswith(f"testcases/{area}/"):
                 yield f"not proved: {function}: {why.get(function, 'no mutant must fail it')}"
 

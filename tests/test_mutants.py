@@ -245,7 +245,7 @@ def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) ->
         trial.name: Judgement(*trial.name, "0f", outcome, reason, 1.0)
         for trial, (outcome, reason) in zip(trials, ended, strict=False)
     }
-    assert list(mutants._table(trials, judged, ()))[:5] == [
+    assert list(mutants._table(trials, judged))[:5] == [
         "caught      guest32/one: S3: FAIL",
         "turned red  guest32/one: boot: S3: FAIL",
         "left alone  guest32/one: relocation: by right S3: FAIL",
@@ -313,3 +313,14 @@ def test_a_tree_that_was_tampered_with_is_made_anew(archive: Path, tmp_path: Pat
     patch.write_text(PATCH.format("7"))
     (check_out(archive, patch) / "one.c").write_text("int one = 3;\n")
     assert (check_out(archive) / "one.c").read_text() == "int one = 1;\n"
+
+
+def test_a_case_that_no_mutant_must_fail_is_said_to_be_not_proved() -> None:
+    refused = "testcases/sleep/test_refusals.py::test_dom0_refuses_standby"
+    new = "testcases/sleep/test_s3.py::test_new"
+    cases = [CASE, SLEEP, f"{new}[1]", f"{new}[2]", refused]
+    assert list(mutants._not_proved(["sleep"], cases)) == [
+        f"not proved: {refused}: dom0's kernel refuses before Xen is asked",
+        f"not proved: {new}: no mutant must fail it",
+    ]
+    assert not list(mutants._not_proved(["guest32"], cases))
