@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.needs("s3", "bmc-sleep-state")]
 
 ASLEEP = 10  # seconds from the order to the alarm: going to sleep is part of them
 TIMER = 20
-CLOCK_ERROR = 2.5  # seconds: the RTC, from which Xen has the time after waking, tells whole ones
+# Seconds, of one sleep: Xen carries its clock over it by whole seconds of the RTC, and takes one that has begun for one
+# that began up to a second before (docs/findings/sleep.md). That is chance: many sleeps make a random walk of it.
+CLOCK_ERROR = 2.5
 
 
 def slept(host, evidence, **how):
@@ -36,7 +38,7 @@ def assert_not_early(night, alarm):
     )
 
 
-def assert_clocks(evidence, guest, lag):
+def assert_clocks(evidence, guest, lag, sleeps=1):
     """The guest's system time never went back; its wall clock is right, as dom0's was before: ``lag`` s off ours."""
     beats = guest.heartbeats()
     for before, after in pairwise(beats):
@@ -46,7 +48,7 @@ def assert_clocks(evidence, guest, lag):
     wall = guest.beats(1).wall - lag  # of a beat between then and now
     error = min(wall - before, 0.0) + max(wall - time.time(), 0.0)
     evidence.figure(f"{guest.name.partition('-')[0]}_clock_error_s", error)
-    assert abs(error) < CLOCK_ERROR, f"the wall clock of {guest.name} is {error:+.1f} s off after waking"
+    assert abs(error) < CLOCK_ERROR * sleeps**0.5, f"the wall clock of {guest.name} is {error:+.1f} s off after waking"
 
 
 @pytest.mark.quick
@@ -99,22 +101,30 @@ def test_sleeps_in_a_row(host, evidence, cycles):
         for guest in guests:
             guest.beats(2)
         free, lag = host.free_memory_mib(), host.lag()
+        course = lag
         for number in range(1, cycles + 1):
             night = suspend(host, while_asleep=host.board.power.press_power_button)
             evidence.add(f"sleep {number} of {cycles}", night.text(), kind="console", board=host.name)
             assert not night.failure(), f"sleep {number} of {cycles}: {night.failure()}"
             resumes.append(night.back_seconds)
+            before, course = course, host.lag()
+            drift = course - before
+            assert abs(drift) < CLOCK_ERROR, (
+                f"sleep {number} of {cycles}: dom0's clock is {drift:+.1f} s off its course"
+            )
         evidence.figure("resume_mean_s", sum(resumes) / cycles)
         evidence.figure("resume_longest_s", max(resumes))
         for guest in guests:
             guest.beats(3)
             assert_unbroken(guest.heartbeats())
-            assert_clocks(evidence, guest, lag)
+            assert_clocks(evidence, guest, lag, cycles)
             bad = [line for line in guest.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
             assert not bad, f"{guest.name}: {bad[0]}"
         assert host.info()["nr_cpus"] == cpus
         assert host.free_memory_mib() == free, f"{free} MiB free before, {host.free_memory_mib()} MiB after"
-        assert abs(host.lag() - lag) < CLOCK_ERROR, f"dom0's clock is {host.lag() - lag:+.1f} s off its course"
+        evidence.figure("clock_drift_s", course - lag)
+        drift = abs(course - lag)
+        assert drift < CLOCK_ERROR * cycles**0.5, f"dom0's clock is {course - lag:+.1f} s off after {cycles} sleeps"
 
 
 @pytest.mark.full
