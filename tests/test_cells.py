@@ -371,7 +371,7 @@ class FakeBoard(FakeHost):
         self.asked.append(command)
         for destroyed in re.findall(r"xl destroy (\S+)", command):
             self.states.pop(destroyed, None)
-        if "domain_resume" in command:
+        if "poke resume" in command:
             self.states["g"] = "-b----"
         if command.startswith("read -r now"):  # wait for beats
             before, _ = self.last, self._console()

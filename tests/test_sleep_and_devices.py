@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,51 @@ def test_a_device_that_is_another_is_let_alone(device: Path) -> None:
 def test_unknown_words_are_answered_by_what_there_is() -> None:
     with pytest.raises(SystemExit, match="acpi-sleep STATE"):
         poke.main(["dma", "0000:00:05.0", "through", "0x1"])
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of libraries on a board whose hypervisor is a 4.20."""
+    for part, value in {"major": "4\n", "minor": "20\n"}.items():
+        (tmp_path / part).write_text(value, encoding="ascii")
+    monkeypatch.setattr(poke, "VERSION", str(tmp_path))
+    monkeypatch.setattr(poke, "LIBRARIES", (f"{tmp_path}/xen-{{}}", f"{tmp_path}/*-gnu"))
+    return tmp_path
+
+
+def library(folder: Path, name: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / name).touch()
+    return str(folder / name)
+
+
+def test_the_library_of_the_tools_in_use_is_taken(tools: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no libxenctrl\.so\.4\.20 in .*/xen-4\.20, .*-gnu"):
+        poke.main(["crash", "7"])
+    library(tools / "x86-gnu", "libxenctrl.so.4.17")
+    boards = library(tools / "x86-gnu", "libxenctrl.so.4.20")
+    library(tools / "xen-4.17", "libxenctrl.so.4.20")
+    assert poke._library("libxenctrl.so.{}") == boards
+    own = library(tools / "xen-4.20", "libxenctrl.so.4.20")
+    assert poke._library("libxenctrl.so.{}") == own
+
+
+def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started once more, by the loader, it opens the library, whatever comes of that."""
+    library(tools / "xen-4.20", "libxenctrl.so.4.20")
+    loader = Path(library(tools / "xen-4.20", poke.LOADER))
+    loader.write_text("#!/bin/sh\necho $XENLAB_LOADER $*\n", encoding="ascii")
+    loader.chmod(0o755)
+    code = (
+        "import sys; from lab.xen import poke; sys.argv = ['poke', 'resume', '7'];"
+        f"poke.VERSION, poke.LIBRARIES = {str(tools)!r}, ({f'{tools}/xen-{{}}'!r},); poke.main(sys.argv[1:])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    words = f"{loader} --library-path {loader.parent} {sys.executable} -S -m lab.xen.poke resume 7"
+    assert said.stdout == f"{words}\n", said.stderr
+    monkeypatch.setenv("XENLAB_LOADER", str(loader))
+    with pytest.raises(OSError, match="file too short"):
+        poke.main(["resume", "7"])
 
 
 @pytest.mark.parametrize(

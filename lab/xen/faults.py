@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lab.xen.migration import PATIENCE, SSH
+from lab.xen.poke import POKE
 
 Side = Literal["", "source", "destination"]
 
@@ -111,10 +112,7 @@ SSHD = (
     'while [ -n "$p" ] && [ "$p" -gt 1 ] && ! grep -q sshd /proc/$p/comm; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
     "kill -KILL $p"
 )
-CRASH = (
-    "D=$(xl domid $GUEST); python3 -c \"import glob, sys; sys.path += glob.glob('/usr/lib/xen-*/lib/python'); "
-    'from xen.lowlevel import xc; xc.xc().domain_shutdown($D, 3)"'
-)
+CRASH = f'test "$({POKE} crash "$(xl domid "$GUEST")")" = done'
 XENCONSOLED = "tr '\\0' ' ' < /proc/$(pidof xenconsoled)/cmdline > /run/xenlab/xenconsoled; pkill -KILL -x xenconsoled"
 PANIC = "{ sh -c 'sleep 0.3; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 < /dev/null & }"
 THROTTLE = f"throttle@PAGE_DATA={PACE}"

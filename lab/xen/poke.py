@@ -6,6 +6,8 @@ stdout, a refusal is ``refused: ERRNO-NAME`` there, both with status 0.
 =====================================  ==================================================================
 ``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, past dom0's kernel
 ``alarm SECONDS``                      a timer of dom0's that wakes the machine; says when it expired
+``crash DOMID``                        SHUTDOWN_crash, as the guest itself would ask for it
+``resume DOMID``                       a suspended domain goes on, its suspend cancelled: ``xl resume`` of 4.20
 ``page DOMID MFN``                     SHA-256 of the beginning of a page of a domain
 ``fill DOMID MFN TEXT``                write TEXT again and again over the beginning of a page of a domain
 ``dma BDF from|to MFN``                the device reads a page (its beginning) into its buffer, or writes that to one
@@ -28,6 +30,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.poke"  # how it is run in dom0
 
@@ -41,7 +44,10 @@ DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
 PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
-LIBXENCTRL = ("/usr/lib/xen-*/lib/libxenctrl.so.*", "/usr/lib/*/libxenctrl.so.*", "/usr/local/lib/libxenctrl.so.*")
+SHUTDOWN_CRASH, FAST = 3, 1  # xen/include/public/sched.h; xenctrl.h, xc_domain_resume: the suspend returns 1
+VERSION = "/sys/hypervisor/version"
+LIBRARIES = ("/usr/lib/xen-{}/lib", "/usr/lib/*-linux-gnu", "/usr/local/lib")  # a build's own tools before the board's
+LOADER = "ld-linux-x86-64.so.2"
 BOOTTIME_ALARM = 9  # CLOCK_BOOTTIME_ALARM: include/uapi/linux/time.h
 
 
@@ -124,7 +130,35 @@ def acpi_sleep(state: int) -> str:
     ctypes.memset(buffer, 0, PAGE)
     ctypes.memmove(buffer.value, words, ctypes.sizeof(words))
     status = library.xencall1(handle, ctypes.c_uint(PLATFORM_OP), buffer)
-    return "done" if status == 0 else f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
+    return "done" if status == 0 else _refused()
+
+
+def _refused() -> str:
+    return f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
+
+
+def _library(pattern: str) -> str:
+    """The library of the tools in use: what asks for a domctl speaks to one version of Xen only."""
+    version = ".".join(Path(VERSION, part).read_text(encoding="ascii").strip() for part in ("major", "minor"))
+    folders = [one.format(version) for one in LIBRARIES]
+    for found in (path for folder in folders for path in glob.glob(f"{folder}/{pattern.format(version)}")):
+        return found
+    raise SystemExit(f"no {pattern.format(version)} in {', '.join(folders)}")
+
+
+def _xenctrl() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
+    """libxenctrl and a handle of it. Where it came with a C library of its own, this program starts anew on that."""
+    path = _library("libxenctrl.so.{}")
+    loader = Path(path).with_name(LOADER)
+    if loader.exists() and "XENLAB_LOADER" not in os.environ:
+        words = [str(loader), "--library-path", str(loader.parent), sys.executable, "-S", "-m", "lab.xen.poke"]
+        os.execve(loader, [*words, *sys.argv[1:]], {**os.environ, "XENLAB_LOADER": str(loader)})
+    library = ctypes.CDLL(path, use_errno=True)
+    library.xc_interface_open.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.xc_interface_open(None, None, 0))
+    if not handle.value:
+        raise SystemExit(f"{path}: {os.strerror(ctypes.get_errno())}")
+    return library, handle
 
 
 def tables(domid: int) -> str:
@@ -134,28 +168,39 @@ def tables(domid: int) -> str:
     guest to machine memory, one more for each 2 MiB that is not mapped by one entry, a page for each vCPU, and the
     bitmap of log-dirty mode (xen/arch/x86/mm/hap/hap.c, hap_set_allocation). Xen tells them apart from 4.17 on.
     """
-    for path in sorted({path for pattern in LIBXENCTRL for path in glob.glob(pattern)}):
-        library = ctypes.CDLL(path, use_errno=True)
-        if not hasattr(library, "xc_get_paging_mempool_size"):
-            continue
-        library.xc_interface_open.restype = ctypes.c_void_p
-        handle = ctypes.c_void_p(library.xc_interface_open(None, None, 0))
-        domain, pool, taken = ctypes.c_uint32(domid), ctypes.c_uint64(), ctypes.c_uint64()
-        if library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(pool)):
-            if ctypes.get_errno() == errno.EACCES:
-                continue  # the library of another Xen
-            return f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
-        library.xc_domain_pause(handle, domain)
-        try:
-            # ENOMEM tells that the pool cannot be made as small as that, and comes after all that is free was freed.
-            library.xc_set_paging_mempool_size(handle, domain, ctypes.c_uint64(0))
-            library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(taken))
-            if library.xc_set_paging_mempool_size(handle, domain, pool):
-                raise SystemExit(f"d{domid}: its paging pool is not to be had back: {os.strerror(ctypes.get_errno())}")
-        finally:
-            library.xc_domain_unpause(handle, domain)
-        return str(taken.value // PAGE)
-    return "refused: ENOSYS"
+    library, handle = _xenctrl()
+    if not hasattr(library, "xc_get_paging_mempool_size"):
+        return "refused: ENOSYS"
+    domain, pool, taken = ctypes.c_uint32(domid), ctypes.c_uint64(), ctypes.c_uint64()
+    if library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(pool)):
+        return _refused()
+    library.xc_domain_pause(handle, domain)
+    try:
+        # ENOMEM tells that the pool cannot be made as small as that, and comes after all that is free was freed.
+        library.xc_set_paging_mempool_size(handle, domain, ctypes.c_uint64(0))
+        library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(taken))
+        if library.xc_set_paging_mempool_size(handle, domain, pool):
+            raise SystemExit(f"d{domid}: its paging pool is not to be had back: {os.strerror(ctypes.get_errno())}")
+    finally:
+        library.xc_domain_unpause(handle, domain)
+    return str(taken.value // PAGE)
+
+
+def crash(domid: int) -> str:
+    """Have a domain shut down as one that crashed."""
+    library, handle = _xenctrl()
+    return _refused() if library.xc_domain_shutdown(handle, ctypes.c_uint32(domid), SHUTDOWN_CRASH) else "done"
+
+
+def resume(domid: int) -> str:
+    """Let a suspended domain go on where it was, and tell xenstored, which else does not see it die once more."""
+    library, handle = _xenctrl()
+    if library.xc_domain_resume(handle, ctypes.c_uint32(domid), FAST):
+        return _refused()
+    store = ctypes.CDLL(_library("libxenstore.so.*"), use_errno=True)
+    store.xs_open.restype = ctypes.c_void_p
+    store.xs_resume_domain.restype = ctypes.c_bool
+    return "done" if store.xs_resume_domain(ctypes.c_void_p(store.xs_open(0)), ctypes.c_uint(domid)) else _refused()
 
 
 def alarm(seconds: int) -> str:
@@ -190,6 +235,10 @@ def main(words: list[str]) -> int:
             answer = acpi_sleep(int(state))
         case ["alarm", seconds]:
             answer = alarm(int(seconds))
+        case ["crash", domid]:
+            answer = crash(int(domid))
+        case ["resume", domid]:
+            answer = resume(int(domid))
         case ["page", domid, mfn]:
             answer = page(int(domid), int(mfn, 16))
         case ["fill", domid, mfn, text]:

@@ -18,6 +18,7 @@ from lab.xen.faults import RECEIVER, RESTORER, SAVER, SENDER, Effect
 from lab.xen.guests import payload
 from lab.xen.host import ARRIVED, Host
 from lab.xen.migration import Ending, Migration, start_migration
+from lab.xen.poke import POKE
 
 MEMORY_MIB = 16  # of the guest
 BEAT = 0.1  # seconds between two heartbeats
@@ -222,14 +223,10 @@ def resume(host: Host, name: str) -> None:
     :raises BenchError: it cannot be resumed.
     """
     quoted = shlex.quote(name)
-    python = (
-        "import glob, sys; sys.path += glob.glob('/usr/lib/xen-*/lib/python'); from xen.lowlevel import xc, xs; "
-        "d = int(sys.argv[1]); xc.xc().domain_resume(d, 1); xs.xs().resume_domain(d)"
-    )
     done: Any = host.run(
-        f'xl resume {quoted} 2>/dev/null || python3 -c "{python}" $(xl domid {quoted})', check=False, timeout=60
+        f"xl resume {quoted} 2>/dev/null || {POKE} resume $(xl domid {quoted})", check=False, timeout=60
     )
-    if done.status:
+    if done.status or "refused" in done.stdout:
         raise BenchError(f"{host.name}: {name} cannot be resumed: {(done.stderr or done.stdout).strip()[-200:]}")
 
 
