@@ -12,7 +12,7 @@ import pytest
 from lab.errors import BenchError
 from lab.xen import poke
 from lab.xen.domain import node_pages, nodes_free
-from lab.xen.host import added
+from lab.xen.host import _BOOT_LOG, added
 from lab.xen.pci import DmaDevice, iommu_orders
 from lab.xen.sleep import Night
 
@@ -199,3 +199,19 @@ def test_entries_of_the_iommus_tables_are_counted_by_their_level() -> None:
     assert iommu_orders(IOMMU_TABLES, 12) == {"4KB": 1, "2MB": 0, "1GB": 0}
     with pytest.raises(ValueError, match="no tables of d2"):
         iommu_orders(IOMMU_TABLES, 2)
+
+
+def test_the_log_of_xens_boot_outlives_its_ring(tmp_path: Path) -> None:
+    (tmp_path / "xl").write_text(f"#!/bin/sh\n[ $1 = dmesg ] && cat {tmp_path}/ring\n", encoding="ascii")
+    (tmp_path / "xl").chmod(0o755)
+
+    def boot_log(ring: str) -> str:
+        (tmp_path / "ring").write_text(ring, encoding="ascii")
+        script = _BOOT_LOG.replace("/run/xenlab", f"{tmp_path}/run")
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+
+    later = "(XEN) HVM d7 save: CPU\n"
+    assert boot_log(later) == later, "it had no beginning any more: it is shown, and not kept"
+    whole = "(XEN) Xen version 4.17.5\n(XEN) HVM: HAP page sizes: 4kB, 2MB\n"
+    assert boot_log(whole) == boot_log(later) == whole

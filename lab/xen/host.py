@@ -27,6 +27,11 @@ PROBED_IN_DOM0 = frozenset("s3 s5 rtcwake qemu dma-device pstate cstate self-ssh
 
 _HEAD = 200  # characters by which a place in a ring of text is looked for
 _CUT = "== and then"  # between two readings of Xen's ring
+# Prints Xen's ring as it was when this was first asked for in this boot, if it still had its beginning then.
+_BOOT_LOG = (
+    'f=/run/xenlab/xen-boot.log; [ -s $f ] || { mkdir -p ${f%/*}; log=$(xl dmesg); case $log in *"Xen version"*) '
+    'printf "%s\\n" "$log" > $f.new && mv $f.new $f;; esac; } 2>/dev/null; cat $f 2>/dev/null || printf "%s\\n" "$log"'
+)
 _ROW = re.compile(r"^(\S+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s+([\d.]+)$")
 
 
@@ -153,16 +158,17 @@ class Host:
         return str(self.board.spec.link_name)
 
     def debug_keys(self, keys: str) -> str:
-        """Press Xen's debug keys and give back what they wrote to its console ring.
-
-        The ring is not emptied for it: what boot printed there is what capabilities are probed from.
-        """
+        """Press Xen's debug keys and give back what they wrote to its console ring, which is not emptied for it."""
         script = f"xl dmesg && echo {_CUT} && xl debug-keys {shlex.quote(keys)} && xl dmesg"
         result = self.run(script, check=False)
         if result.status:
             raise ToolstackFailed(self.name, f"xl debug-keys {keys}", result.status, result.stderr or result.stdout)
         before, _, after = str(result.stdout).partition(f"{_CUT}\n")
         return added(before, after)
+
+    def boot_log(self) -> str:
+        """What Xen said since this boot began, up to where its capabilities were probed: the ring itself forgets."""
+        return str(self.run(_BOOT_LOG).stdout)
 
     def grave(self) -> list[str]:
         """Lines of Xen's ring that tell of a bug, a warning or a guest that Xen crashed; ``xl dmesg -c`` empties it."""
@@ -259,7 +265,7 @@ class Host:
             "xenpm get-cpufreq-para 0 2>/dev/null | grep -q scaling_driver && echo pstate; "
             "xenpm get-cpuidle-states 0 2>/dev/null | awk '/total C-states/ && $NF > 2 { print \"cstate\" }'; "
             "ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true 2>/dev/null && echo self-ssh; "
-            "xl dmesg | grep -o 'HAP page sizes:.*'; true",
+            f"{{ {_BOOT_LOG}; }} | grep -o 'HAP page sizes:.*'; true",
             check=False,
         ).stdout
         found |= set(probe.split()) & PROBED_IN_DOM0

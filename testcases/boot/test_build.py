@@ -21,14 +21,14 @@ def test_nothing_that_the_board_can_do_is_lost(host, evidence):
 
     But for what a build has by its configuration, or has not.
     """
-    evidence.add("xl dmesg", host.xl("dmesg").stdout, board=host.name)
+    evidence.add("xl dmesg", host.boot_log(), board=host.name)
     lost = sorted(host.lacking - OF_THE_BUILD)
     assert not lost, f"{host.name} declares {', '.join(lost)}: this build lost that, or the inventory is wrong"
 
 
 def test_hypervisor_log_is_clean(host, evidence):
     """Xen booted without a word of a crash, a failed assertion, undefined behaviour or a warning of its own."""
-    log = host.xl("dmesg").stdout
+    log = host.boot_log()
     if "Xen version" not in log:
         evidence.unproved("Xen's console ring no longer has the beginning of the boot")
     words = ("Xen WARN", "Xen BUG", "Assertion '", "UBSAN: ")

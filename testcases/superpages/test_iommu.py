@@ -1,5 +1,7 @@
 """Superpages in the IOMMU's tables."""
 
+import re
+
 import pytest
 
 from lab.xen.guests import payload
@@ -15,9 +17,9 @@ def test_guest_memory_is_mapped_by_2m_entries(host, evidence):
 
     Source: xen/drivers/passthrough/vtd/iommu.c, intel_iommu_map_page: full tables of small entries become one entry.
     """
-    sizes = host.run("xl dmesg | grep 'VT-d iommu .* supported page sizes' || true").stdout
-    if sizes and "2MB" not in sizes:
-        pytest.skip(f"the IOMMU has no superpages: {sizes.splitlines()[0]}")
+    sizes = re.findall(r"VT-d iommu .* supported page sizes.*", host.boot_log())
+    if sizes and "2MB" not in sizes[0]:
+        pytest.skip(f"the IOMMU has no superpages: {sizes[0]}")
     with (
         assignable(host, "spare") as device,
         host.domain(payload(host, "pv64", "memory", memory_mib=MEMORY_MIB, pci=(device.address,))) as guest,

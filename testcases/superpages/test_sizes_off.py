@@ -10,7 +10,7 @@ MEMORY_MIB = 96
 
 def said_and_ran(host, evidence, said):
     """Xen's line on page sizes ends so, and a guest built on superpages holds its memory. Gives how many map that."""
-    line = next((one for one in host.xl("dmesg").stdout.splitlines() if "HAP page sizes:" in one), "")
+    line = next((one for one in host.boot_log().splitlines() if "HAP page sizes:" in one), "")
     evidence.add("xl dmesg", line, board=host.name)
     with host.domain(payload(host, "pvh64", "idle", memory_mib=MEMORY_MIB), paused=True) as guest:
         tables = guest.table_pages()
