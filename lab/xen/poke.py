@@ -194,8 +194,9 @@ def crash(domid: int) -> str:
 
 def resume(domid: int) -> str:
     """Let a suspended domain go on where it was, and tell xenstored, which else does not see it die once more."""
-    library, handle = _xenctrl()
-    if library.xc_domain_resume(handle, ctypes.c_uint32(domid), FAST):
+    _, handle = _xenctrl()
+    guest = ctypes.CDLL(_library("libxenguest.so.{}"), use_errno=True)
+    if guest.xc_domain_resume(handle, ctypes.c_uint32(domid), FAST):
         return _refused()
     store = ctypes.CDLL(_library("libxenstore.so.*"), use_errno=True)
     store.xs_open.restype = ctypes.c_void_p
