@@ -227,7 +227,9 @@ def resume(host: Host, name: str) -> None:
         f"xl resume {quoted} 2>/dev/null || {POKE} resume $(xl domid {quoted})", check=False, timeout=60
     )
     if done.status or "refused" in done.stdout:
-        raise BenchError(f"{host.name}: {name} cannot be resumed: {(done.stderr or done.stdout).strip()[-200:]}")
+        raise BenchError(
+            f"{host.name}: {name} cannot be resumed: {' '.join((done.stderr or done.stdout).splitlines()[-1:])}"
+        )
 
 
 def resolve(guest: Domain, destination: Host) -> Where:
