@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import BenchError
+from lab.grid.pulse import Voice
 from lab.xen import poke
 from lab.xen.domain import node_pages, nodes_free
 from lab.xen.host import _BOOT_LOG, added
@@ -28,6 +29,8 @@ GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True
         ({"entered": True, "seen_asleep": True, "rebooted": True}, "rebooted instead of waking"),
         (GOOD | {"seen_asleep": False}, "never slept: Xen said so, but the board was never in S3"),
         (GOOD | {"answered": False}, "woke without its dom0"),
+        (GOOD | {"answered": False, "voice": Voice.XEN}, "woke without its dom0"),
+        (GOOD | {"answered": False, "voice": Voice.DOM0}, "woke without its network"),
         (
             GOOD | {"lines": ["7.1 (XEN) Error bringing CPU1 up: -5"]},
             "woke with trouble: 7.1 (XEN) Error bringing CPU1",

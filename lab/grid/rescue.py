@@ -22,18 +22,23 @@ from lab.wait import wait_until
 log = logging.getLogger(__name__)
 
 LOGIN_LIMIT = 15.0  # seconds to a prompt
-COMMANDS = "uptime; timeout 5 xl list; ip -br addr; ps -e | grep -c sshd; dmesg | tail -n 15; timeout 5 xl dmesg | tail"
-COMMAND_LIMIT = 20.0
+# Interrupts twice: which of them still come is seen by the difference.
+COMMANDS = (
+    "uptime; timeout 5 xl list; ip -br addr; ip -s link; ps -e | grep -c sshd; cat /proc/interrupts; "
+    "dmesg | tail -n 15; timeout 5 xl dmesg | tail; sleep 3; cat /proc/interrupts"
+)
+COMMAND_LIMIT = 30.0
 NO_ANSWER = "no answer"
 PROMPT = "xenlab-rescue# "
-# Registers of each CPU, run queues, domains, memory, event channels: each key, and what its handler says first
-# (xen/common: keyhandler.c, sched/cpupool.c, page_alloc.c, event_channel.c).
+# Registers of each CPU, run queues, domains, memory, event channels, MSIs: each key, and what its handler says first
+# (xen/common: keyhandler.c, sched/cpupool.c, page_alloc.c, event_channel.c; xen/arch/x86/msi.c).
 KEYS = {
     b"d": "'d' pressed",
     b"r": "NOW=",
     b"q": "'q' pressed",
     b"m": "Physical memory information",
     b"e": "'e' pressed",
+    b"M": "MSI information",
 }
 KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
@@ -165,4 +170,4 @@ def nmi(board: Any) -> str:
 
 
 def _text(raw: bytes) -> str:
-    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-12000:] or "nothing"
+    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lab.errors import BenchError, WaitTimeout
+from lab.grid import pulse
 from lab.wait import wait_until
 from lab.xen.host import Host
 from lab.xen.poke import POKE
@@ -41,7 +42,8 @@ class Night:
     finished: bool = False
     rebooted: bool = False  # Xen's banner came instead of the wake-up
     seen_asleep: bool = False  # the board itself said so: BMC's ACPI power state
-    answered: bool = False  # dom0, after waking
+    answered: bool = False  # dom0, over its network, after waking
+    voice: pulse.Voice | None = None  # what answered on the console where dom0 did not
     states: list[str] = field(default_factory=list)  # what the BMC said, with times
     asleep_seconds: float = 0.0  # from Entering to Finishing, by the console's clock
     suspend_seconds: float = 0.0  # from dom0's request to Entering: its drivers, Xen's domains and CPUs
@@ -69,6 +71,8 @@ class Night:
             return f"never woke: no word from Xen within {self.waited:.0f} s of being asleep"
         if not self.seen_asleep:
             return f"never slept: Xen said so, but the board was never in S3: {'; '.join(self.states)}"
+        if not self.answered and self.voice is pulse.Voice.DOM0:
+            return "woke without its network: dom0 answers on its console and not over SSH"
         if not self.answered:
             return "woke without its dom0: Xen finished its wake-up, but dom0 does not answer"
         if trouble := next((line for line in self.lines for words in TROUBLE if words in line), ""):
@@ -151,6 +155,7 @@ def suspend(
             night.back_seconds = time.time() - woken.time
         except BenchError as error:
             night.states.append(str(error))
+            night.voice = pulse.listen(board.console)
     return _close(night, board, mark)
 
 
