@@ -15,7 +15,7 @@ from lab.xen.poke import POKE
 
 REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
 # Goes on when no packet has come for 0.4 s, or after 3 s: one that comes while Linux's e1000e goes to sleep may leave
-# the port deaf after waking (docs/findings/sleep.md), and what this very command answers is acknowledged later.
+# the port deaf after waking (docs/findings/sleep.md). It makes that rarer, and cannot exclude it.
 QUIET = (
     'n=; for i in 1 2 3 4 5 6 7 8; do m=$(cat /sys/class/net/*/statistics/rx_packets); [ "$n" = "$m" ] && break; '
     "n=$m; sleep 0.4; done"
