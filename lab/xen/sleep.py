@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from lab.xen.host import Host
 from lab.xen.poke import POKE
 
 REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
-# Goes on when no packet has come for 0.4 s, or after 3 s: one that comes while Linux's e1000e goes to sleep may leave
-# the port deaf after waking (docs/findings/sleep.md). It makes that rarer, and cannot exclude it.
-QUIET = (
-    'n=; for i in 1 2 3 4 5 6 7 8; do m=$(cat /sys/class/net/*/statistics/rx_packets); [ "$n" = "$m" ] && break; '
-    "n=$m; sleep 0.4; done"
+# Said when each port that had a link before has one again, or after 10 s. Whoever connects before that leaves a
+# connection behind that is tried again while the board goes to sleep the next time.
+LINKED = "xenlab: its links are up"
+_LINKS = "grep -lsx 1 /sys/class/net/*/carrier"
+AWAKE = (
+    f'i=0; until [ "$links" = "$({_LINKS})" ] || [ $((i += 1)) -gt 100 ]; do sleep 0.1; done; '
+    f"echo '{LINKED}' > /dev/console"
 )
 # In the order xen/arch/x86/acpi/power.c enter_state() prints them.
 ENTERING = "Entering ACPI S3 state."
@@ -121,7 +124,7 @@ def suspend(
         command = (
             f"rm -f {log}; {POKE} alarm {wake_after} > {log} & until grep -qs armed {log}; do sleep 0.1; done; {sleep}"
         )
-    go = f"{QUIET}; echo '{REQUESTED}' > /dev/console; {command}"
+    go = f"links=$({_LINKS}); sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}; {AWAKE}"
     host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")
     try:
         with host.phase("sleep"):
@@ -155,6 +158,8 @@ def suspend(
     night.finished = not night.rebooted
     night.asleep_seconds = woken.time - entering.time
     if night.finished:
+        with contextlib.suppress(WaitTimeout), host.phase("sleep"):
+            board.console.wait_for(LINKED, 20.0, since=woken.n)
         try:
             board.reconnect(timeout)
             night.answered = True
