@@ -141,9 +141,10 @@ def _library(pattern: str) -> str:
     """The library of the tools in use: what asks for a domctl speaks to one version of Xen only."""
     version = ".".join(Path(VERSION, part).read_text(encoding="ascii").strip() for part in ("major", "minor"))
     folders = [one.format(version) for one in LIBRARIES]
-    for found in (path for folder in folders for path in glob.glob(f"{folder}/{pattern.format(version)}")):
-        return found
-    raise SystemExit(f"no {pattern.format(version)} in {', '.join(folders)}")
+    found = [path for folder in folders for path in glob.glob(f"{folder}/{pattern.format(version)}")]
+    if not found:
+        raise SystemExit(f"no {pattern.format(version)} in {', '.join(folders)}")
+    return found[0]
 
 
 def _xenctrl() -> tuple[ctypes.CDLL, ctypes.c_void_p]:

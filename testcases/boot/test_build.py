@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.xen.host import OF_THE_BUILD
+from lab.xen.host import OF_THE_BUILD, added
 
 pytestmark = pytest.mark.quick
 
@@ -29,6 +29,7 @@ def test_nothing_that_the_board_can_do_is_lost(host, evidence):
 def test_hypervisor_log_is_clean(host, evidence):
     """Xen booted without a word of a crash, a failed assertion, undefined behaviour or a warning of its own."""
     log = host.boot_log()
+    log += added(log, host.xl("dmesg").stdout)
     if "Xen version" not in log:
         evidence.unproved("Xen's console ring no longer has the beginning of the boot")
     words = ("Xen WARN", "Xen BUG", "Assertion '", "UBSAN: ")
