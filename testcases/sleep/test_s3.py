@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.needs("s3", "bmc-sleep-state")]
 
 ASLEEP = 10  # seconds from the order to the alarm: going to sleep is part of them
 TIMER = 20
-# Seconds, of one sleep: Xen carries its clock over it by whole seconds of the RTC, and takes one that has begun for one
-# that began up to a second before (docs/findings/sleep.md). That is chance: many sleeps make a random walk of it.
+# Seconds, of one sleep. Xen's clock may be a second ahead after it, and now and then a whole second of that stays for
+# good (docs/findings/sleep.md): every tenth sleep of an emulated board. Many sleeps may have the root of their number.
 CLOCK_ERROR = 2.5
 
 
@@ -102,7 +102,7 @@ def test_sleeps_in_a_row(host, evidence, cycles):
             guest.beats(2)
         free, lag = host.free_memory_mib(), host.lag()
         course, clock = lag, []
-        stack.callback(lambda: evidence.add("dom0's clock, each sleep", "\n".join(clock) or "not read", board=host.name))
+        stack.callback(lambda: evidence.add("dom0's clock, each sleep", "\n".join(clock) or "not read"))
         for number in range(1, cycles + 1):
             night = suspend(host, while_asleep=host.board.power.press_power_button)
             evidence.add(f"sleep {number} of {cycles}", night.text(), kind="console", board=host.name)
