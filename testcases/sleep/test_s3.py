@@ -102,7 +102,7 @@ def test_sleeps_in_a_row(host, evidence, cycles):
             guest.beats(2)
         free, lag = host.free_memory_mib(), host.lag()
         course, clock = lag, []
-        stack.callback(lambda: evidence.add("dom0's clock, each sleep", "\n".join(clock) or "not read"))
+        stack.callback(lambda: evidence.add("dom0's clock after each sleep", "\n".join(clock) or "not read"))
         for number in range(1, cycles + 1):
             night = suspend(host, while_asleep=host.board.power.press_power_button)
             evidence.add(f"sleep {number} of {cycles}", night.text(), kind="console", board=host.name)
