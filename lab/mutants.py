@@ -34,6 +34,7 @@ from lab.errors import BenchError, UsageError
 from lab.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.grid import services
 from lab.options import VIRTUAL_LAB, NightlyOptions
+from lab.record import ITSELF
 from lab.runs import RunFolder
 from lab.xen.payloads import SOURCES
 
@@ -45,8 +46,9 @@ GOOD = ("caught", "left alone")
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL;
-    ``may``: other areas of which some case may turn red by right, and what its reason must have then."""
+    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL, or in
+    what the case itself found where a crash outranks it; ``may``: other areas of which some case may turn red by right,
+    and what its reason must have then."""
 
     area: str
     name: str
@@ -408,8 +410,10 @@ def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     if result is None:
         return "not judged", "; ".join(folder.header().notes) or f"{_short(case)} did not run"
     said = result.reason.splitlines()[0] if result.reason else ""
-    if result.verdict == "FAIL" and re.search(says, result.reason):
-        return "caught", said
+    itself = [one.body for one in result.evidence if one.title == ITSELF]
+    foretold = next((found for found in (result.reason, *itself) if re.search(says, found)), None)
+    if result.verdict == "FAIL" and foretold is not None:
+        return "caught", foretold.partition("\n")[0]
     if result.verdict == "FAIL":
         return "missed", f"{_short(case)}: FAIL, but its reason has no /{says}/: {said}"
     if result.verdict in ("PASS", "SKIP"):

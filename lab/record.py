@@ -29,6 +29,8 @@ class Verdict(enum.StrEnum):
 TRANSIENT = "transient"  # a MISS that is tried once more
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
+ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -30,7 +30,7 @@ from lab.errors import (
     ProductTimeout,
     UsageError,
 )
-from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.record import ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 
 # What comes and goes: sessions and packets are lost, BMCs are busy.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
@@ -300,7 +300,7 @@ def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ..
     outcome = observation.outcome
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
         body = f"{type(outcome).__name__}: {_said(outcome)}"
-        found.append(Evidence("note", "how the case itself ended", body, observation.at))
+        found.append(Evidence("note", ITSELF, body, observation.at))
     if observation.console_gaps:
         title = "the console was lost for a time; what it said then is not known"
         found.append(Evidence("note", title, "\n".join(observation.console_gaps), observation.at))

@@ -16,7 +16,7 @@ from lab.errors import UsageError
 from lab.mutants import Judgement, Ledger, Mutant, Trial
 from lab.options import VIRTUAL_LAB
 from lab.planning import Case
-from lab.record import RunHeader, TestResult, Verdict
+from lab.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
 from lab.runs import RunFolder
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
@@ -130,6 +130,17 @@ def test_only_a_fail_for_the_foretold_reason_catches(
     tmp_path: Path, mutant: Mutant, verdict: Verdict, reason: str, outcome: str
 ) -> None:
     assert mutants.judge(own(mutant), run_folder(tmp_path / "run", result(verdict, reason)))[0] == outcome
+
+
+def test_what_the_case_found_catches_too_where_a_crash_outranks_it(tmp_path: Path, mutant: Mutant) -> None:
+    crash = result(Verdict.FAIL, "linux-rcu-stall: rcu_preempt self-detected stall")
+    found = Evidence("note", ITSELF, "AssertionError: set-timer: 5 ms lost\nand more", 0.0)
+    judged = mutants.judge(own(mutant), run_folder(tmp_path / "a", replace(crash, evidence=(found,))))
+    assert judged == ("caught", "AssertionError: set-timer: 5 ms lost")
+    passed = replace(crash, verdict=Verdict.PASS, evidence=(found,))
+    assert mutants.judge(own(mutant), run_folder(tmp_path / "b", passed))[0] == "missed"
+    other = replace(found, title="what it said")
+    assert mutants.judge(own(mutant), run_folder(tmp_path / "c", replace(crash, evidence=(other,))))[0] == "missed"
 
 
 def test_a_mutant_is_caught_by_all_of_its_cases(tmp_path: Path, mutant: Mutant) -> None:
