@@ -25,11 +25,12 @@ from typing import Any, NoReturn
 
 import ansible_runner
 
-from lab import netboot, paths
+from lab import netboot
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.builds import Build
-from lab.errors import BenchError
 from lab.inventory import BoardSpec, Lab
-from lab.record import Evidence
+from lab.results.record import Evidence
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,10 @@ TOOLS = "usr/lib/xenlab/tools"
 HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
     "__init__.py",
-    "xen/__init__.py",
-    "xen/stream.py",
-    "xen/proxy.py",
-    "xen/poke.py",
+    "on_board/__init__.py",
+    "on_board/stream.py",
+    "on_board/proxy.py",
+    "on_board/poke.py",
 )  # of lab/: run in dom0 by its Python
 DEPLOY_TIMEOUT = 300  # seconds
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)

@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from lab.base.credentials import Credential
+from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.base.wait import wait_until
 from lab.bmc import switching
-from lab.bmc.switching import BmcRefused, Exchange, Pace
-from lab.credentials import Credential
-from lab.errors import BenchError, BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
-from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab import paths
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.command import CommandError, run
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 

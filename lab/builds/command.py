@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 
 _TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference", re.IGNORECASE)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import paths
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.builds import compiling, elf, kconfig, lock, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
 from lab.builds.recipes import recipe as read_recipe
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lab import paths
+from lab.base import paths
+from lab.base.wait import wait_until
 from lab.builds.recipes import recipe
-from lab.wait import wait_until
 
 AT_ONCE = 2  # each compiles on all processors already; the second fills in where the first links or configures
 LIMIT = 4 * 3600.0  # seconds for all

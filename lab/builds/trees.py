@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab.base import paths
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
-from lab.errors import BenchError, LabError, UsageError
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import serial
 
-from lab import credentials, paths
-from lab.credentials import Credential
-from lab.errors import BenchError, LabError, UsageError
+from lab.base import credentials, paths
+from lab.base.credentials import Credential
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.inventory import BmcSpec, ConsoleSpec
 
 POLL = 0.2  # seconds read() may block when nothing comes; how soon a stop is noticed

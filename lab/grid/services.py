@@ -19,12 +19,14 @@ from typing import Any
 
 import yaml
 
-from lab import machine, netboot, paths
+from lab import netboot
+from lab.base import paths
+from lab.base import processes as machine
+from lab.base.errors import BenchError, UsageError
+from lab.base.wait import wait_until
 from lab.console.recorder import RecorderConfig
-from lab.errors import BenchError, UsageError
 from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
-from lab.wait import wait_until
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine

@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
-from lab.errors import BoardUnreachable, CommandFailed, WaitTimeout
-from lab.wait import wait_until
+from lab.base import paths
+from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
+from lab.base.wait import wait_until
 
 log = logging.getLogger(__name__)
 

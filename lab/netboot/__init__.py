@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from lab import paths
-from lab.errors import BenchError
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
 Entry = Literal["known-good", "under-test"]

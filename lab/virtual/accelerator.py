@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab import paths
+from lab.base import paths
 from lab.inventory import BoardSpec
 from lab.virtual import bare, qemu
 

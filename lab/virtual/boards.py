@@ -16,14 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab import credentials, machine, netboot, paths
-from lab.errors import BenchError, UsageError
-from lab.files import did_you_mean
+from lab import netboot
+from lab.base import credentials, paths
+from lab.base import processes as machine
+from lab.base.errors import BenchError, UsageError
+from lab.base.files import did_you_mean
+from lab.base.wait import wait_until
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, chassis, identity, image, qemu, segment
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
-from lab.wait import wait_until
 
 log = logging.getLogger(__name__)
 

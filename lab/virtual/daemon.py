@@ -28,7 +28,7 @@ from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
-from lab.errors import UsageError
+from lab.base.errors import UsageError
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
-from lab.errors import BenchError
+from lab.base import paths
+from lab.base.errors import BenchError
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import netboot, paths
-from lab.errors import BenchError
+from lab import netboot
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, NetbootSpec
 from lab.virtual.qemu import DIE_WITH_PARENT
 

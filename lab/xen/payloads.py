@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 
