@@ -27,7 +27,7 @@ from ipmi_sim import (  # noqa: F401
 from lab.base.credentials import Credential
 from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
 from lab.base.wait import wait_until
-from lab.bmc import Bmc, connect, ipmi, switching
+from lab.bmc import Bmc, connect, ipmitool, switching
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
 from lab.inventory import BmcSpec
@@ -193,7 +193,7 @@ def test_dead_bmc_is_unreachable_within_bounded_time() -> None:
 def test_bmc_that_falls_silent_is_unreachable(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))  # to be quick
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
     chassis.set(ignores=99)
     bmc = bmc_of(simulator)
     try:
@@ -208,7 +208,7 @@ def test_bmc_that_falls_silent_is_unreachable(
 def test_bmc_that_answers_again_is_forgiven(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))
     chassis.set(acts_after=1.0)
     bmc = bmc_of(simulator)
 
@@ -262,7 +262,7 @@ def test_login_that_ipmi_cannot_carry_is_refused_at_once() -> None:
 def test_bmc_that_stops_answering_in_a_session_is_unreachable(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))
     chassis.set(answers_after=2.4)
     bmc = bmc_of(simulator)
     try:

@@ -51,7 +51,7 @@ def caught(function: object, *arguments: object) -> BaseException:
         (WaitTimeout("BMC answers", 3.0), Verdict.MISS, "bench"),
         (PowerTimeout("virt1", "on", 3.0), Verdict.MISS, "transient"),
         (BoardUnreachable("virt1: ssh: timeout"), Verdict.MISS, "transient"),
-        (BmcUnreachable("virt1: no session"), Verdict.MISS, "transient"),
+        (BmcUnreachable("virt1", "no session"), Verdict.MISS, "transient"),
         (CommandFailed("virt1", "xl list", 1, "no"), Verdict.MISS, "bench"),
         (UsageError("no such build"), Verdict.ERROR, "usage"),
         (caught(pytest.fail, "Timeout (>600.0s) from pytest-timeout."), Verdict.ERROR, "case-timeout"),

@@ -361,7 +361,8 @@ class SolSource(ProgramSource):
         # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
         environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
         environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
-        where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
+        suite = 17 if bmc.cipher is None else bmc.cipher
+        where = ("-I", "lanplus", "-C", str(suite), "-L", bmc.privilege.upper(), "-H", bmc.host, "-p", str(bmc.port))
         return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
 
     def _deactivate(self, command: list[str], environment: dict[str, str]) -> None:

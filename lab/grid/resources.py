@@ -17,7 +17,10 @@ class IPMIPort(Resource):
     host: Any = attr.ib(validator=attr.validators.instance_of(str))
     port: Any = attr.ib(default=623, converter=int)
     interface: Any = attr.ib(default="lanplus", validator=attr.validators.instance_of(str))
-    cipher: Any = attr.ib(default=17, converter=int)
+    # None, as nothing else that is offered is: 17, and 3 where the BMC refuses that.
+    cipher: Any = attr.ib(default=None, converter=attr.converters.optional(int))
+    privilege: Any = attr.ib(default="administrator", validator=attr.validators.instance_of(str))
+    firmware: Any = attr.ib(default="bios", validator=attr.validators.instance_of(str))
     credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
 
 

@@ -33,6 +33,7 @@ from lab.base.errors import (
 )
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
+from lab.grid.client_errors import shown_by_client
 from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
+    @shown_by_client()
     def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
         """Bring the board to ``status`` (name or member).
 
