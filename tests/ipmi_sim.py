@@ -130,6 +130,8 @@ class Chassis:
             "power": 0,
             "boot": "none",
             "persistent": 0,
+            "efi": 0,
+            "clearing": 0,
             "sleep": 5,
             "nmi": 0,
             "sol": 1,

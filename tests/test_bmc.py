@@ -434,10 +434,23 @@ def test_boot_device_is_set_and_read_back(
 ) -> None:
     bmc = bmc_of(board_simulator)
     bmc.set_boot_device(device, once=once)
-    assert chassis.calls() == [["boot", word, "persistent", "0" if once else "1"]]
+    lasting = "0" if once else "1"
+    assert chassis.calls() == [["clearing", "8"], ["boot", word, "persistent", lasting, "efi", "0"]]
     assert bmc.boot_device() == device
     bmc.set_boot_device("none")
     assert bmc.boot_device() == "none"
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_board_with_uefi_is_told_to_boot_by_uefi(board_simulator: Simulator, chassis: Chassis, once: bool) -> None:
+    spec = replace(board_simulator.spec, firmware="uefi")
+    bmc = IpmiBmc("virt1", spec, Credential(board_simulator.user, board_simulator.password), QUICK)
+    bmc.set_boot_device("pxe", once=once)
+    assert (chassis.get("boot"), chassis.get("efi"), chassis.get("persistent")) == ("pxe", 1, int(not once))
+    flags = bmc._raw(0x00, 0x09, 0x05, 0x00, 0x00, length=7)
+    assert flags[2] == (0xA0 if once else 0xE0) and flags[3] == 0x04
+    assert bmc._raw(0x00, 0x09, 0x03, 0x00, 0x00, length=3)[2] == 0x08, "the flags hold longer than 60 s"
+    assert bmc.boot_device() == "pxe"
 
 
 def test_boot_device_refused_with_status_0_is_a_failure(simulator: Simulator, chassis: Chassis) -> None:

@@ -108,6 +108,21 @@ def test_override_for_once_is_used_up_by_a_boot_and_a_continuous_one_is_not(boar
     )
 
 
+def test_the_mode_in_force_is_sent_along(board: VirtualBoard) -> None:
+    """A firmware obeys a choice of its own kind alone."""
+    found = bmc_of(board)
+    found.set_boot_device("pxe")
+    assert board.ask("get efi") == "0"
+    board.ask("set efi 1")
+    found.set_boot_device("pxe", once=False)
+    sent = [json.loads(exchange.argv[2])["Boot"] for exchange in found.history if exchange.argv[0] == "PATCH"]
+    assert [boot["BootSourceOverrideMode"] for boot in sent] == ["Legacy", "UEFI"]
+    found.power_on()
+    boots = [line for line in (board.folder / "qemu.log").read_text().splitlines() if line.startswith("--- ")]
+    assert "bootindex=1" not in boots[-1], "its firmware is a BIOS"
+    assert "the firmware is legacy BIOS" in (board.folder / "daemon.log").read_text()
+
+
 def test_unknown_boot_device_is_the_callers_mistake(board: VirtualBoard) -> None:
     with pytest.raises(UsageError, match="'floppy': must be one of none, pxe, disk, cdrom, bios"):
         bmc_of(board).set_boot_device("floppy")
