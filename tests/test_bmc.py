@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,16 @@ from ipmi_sim import (  # noqa: F401
 )
 
 from lab.base.credentials import Credential
-from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
+from lab.base.errors import (
+    BmcRefused,
+    BmcUnreachable,
+    CommandFailed,
+    LoginRefused,
+    MissingCapability,
+    PowerTimeout,
+    PrivilegeRefused,
+    UsageError,
+)
 from lab.base.wait import wait_until
 from lab.bmc import Bmc, connect, ipmitool, switching
 from lab.bmc.ipmi import IpmiBmc
@@ -233,6 +243,62 @@ def test_wrong_login_says_what_to_check(simulator: Simulator, user: str, passwor
         bmc.power_on(30.0)
     assert time.monotonic() - started < 15.0, "no use in trying again"
     assert f"user {user!r}, credential 'test'" in str(caught.value) and password not in str(caught.value)
+
+
+def test_an_operator_works_at_the_level_that_it_has(simulator: Simulator, chassis: Chassis) -> None:
+    account = Credential("operator", simulator.password)
+    bmc = IpmiBmc("virt1", replace(simulator.spec, privilege="operator"), account, QUICK)
+    bmc.power_on()
+    assert chassis.get("power") == 1 and bmc.is_powered()
+    assert bmc.history[0].argv[bmc.history[0].argv.index("-L") + 1] == "OPERATOR"
+
+
+def test_a_level_that_is_refused_in_silence_is_no_dead_bmc(simulator: Simulator) -> None:
+    """ipmi_sim drops what it cannot verify, here by HMAC-MD5."""
+    bmc = IpmiBmc("virt1", replace(simulator.spec, cipher=8), Credential(simulator.user, simulator.password), QUICK)
+    with pytest.raises(PrivilegeRefused, match=r"privilege level administrator .*bmc\.cipher .*bmc\.privilege"):
+        bmc.is_powered()
+
+
+class SlowPath:
+    """A way to a BMC on which each datagram takes a while, in both directions together."""
+
+    def __init__(self, port: int, seconds: float) -> None:
+        self._bmc, self._seconds = ("127.0.0.1", port), seconds
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._pass, daemon=True).start()
+
+    def _pass(self) -> None:
+        onward = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with onward:
+            onward.settimeout(5.0)
+            while True:
+                try:
+                    data, client = self._socket.recvfrom(4096)
+                    onward.sendto(data, self._bmc)
+                    answer = onward.recv(4096)
+                    threading.Timer(self._seconds, self._socket.sendto, (answer, client)).start()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_wrong_password_is_told_of_a_slow_bmc(simulator: Simulator) -> None:
+    """Each of its answers takes longer than a hasty client waits; it is not taken for dead."""
+    way = SlowPath(simulator.spec.port, 2.0)
+    try:
+        spec = replace(simulator.spec, port=way.port)
+        with pytest.raises(LoginRefused, match="check user and password"):
+            IpmiBmc("virt1", spec, Credential(simulator.user, "wrong"), QUICK).is_powered()
+        assert not IpmiBmc("virt1", spec, Credential(simulator.user, simulator.password), QUICK).is_powered()
+    finally:
+        way.close()
 
 
 def test_unknown_cipher_is_not_called_a_wrong_password(simulator: Simulator) -> None:

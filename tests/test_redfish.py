@@ -202,10 +202,11 @@ def test_bmc_that_is_there_again_is_spoken_to_again(board: VirtualBoard) -> None
     found = bmc_of(board)
     assert not found.is_powered()
     own, found._service.spec = found._service.spec, replace(found._service.spec, port=free_port())
-    found._service.system = None
+    found._service._log_out()
     with pytest.raises(BmcUnreachable):
         found.is_powered()
     found._service.spec = own
+    found._service._log_out()
     assert not found.is_powered()
 
 

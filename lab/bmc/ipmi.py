@@ -361,7 +361,8 @@ class IpmiBmc:
             raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         if problems is not None and stdout.strip():
             stderr = exchange.output.removeprefix(stdout)
-            problems += [line.strip() for line in stderr.splitlines() if line.strip()] or ["ipmitool does not say what"]
+            lines = [line.strip() for line in stderr.splitlines() if line.strip() and ipmitool.NOISE not in line]
+            problems += lines or ["ipmitool does not say what"]
             return stdout
         raise ipmitool.failure(self.board, _shown(command), exchange.status, exchange.output)
 

@@ -73,6 +73,7 @@ _WORDS = re.compile(
 
 NO_SESSION = "Unable to establish"
 FELL_SILENT = "Close Session command failed"  # there was a session, and then no answer any more
+NOISE = "Get HPM.x Capabilities request failed"  # of a session below Administrator; nothing failed
 _PRIVILEGE = re.compile(r"Set Session Privilege Level to \S+ failed(?:: (?P<why>.+))?")
 _NOBODY = re.compile(r"Get Auth Capabilities (?:error|command failed)\s*$", re.M)
 
@@ -203,7 +204,7 @@ def why_no_session(
     # A level that is refused without a reason had no answer: from a BMC that drops what it does not allow, or died.
     match = _PRIVILEGE.search(told)
     if match and (match["why"] or (is_verbose and not _NOBODY.search(told))):
-        return error(PrivilegeRefused, _LEVEL, match["why"] or "no reason given")
+        return error(PrivilegeRefused, _LEVEL, match["why"] or "no reason given: bmc.cipher may be it, too")
     if is_verbose and (match := re.search(r"Error: (no response from RAKP \d message)", told)):
         return error(
             BmcUnreachable,

@@ -15,7 +15,7 @@ from sushy import exceptions
 from lab.base.credentials import Credential
 from lab.base.errors import CommandRefused, MissingCapability, PowerTimeout, PowerUnknown
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_service import Service, reference, said
+from lab.bmc.redfish_service import Service, part, reference, said
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
 
@@ -48,10 +48,11 @@ class SshConsole:
 
 def ssh_console(system: Mapping[str, Any]) -> SshConsole | None:
     """Of a system's resource. Source: DSP0268, ComputerSystem v1.13, SerialConsole.SSH."""
-    told = (system.get("SerialConsole") or {}).get("SSH") or {}
-    if not told.get("ServiceEnabled"):
+    told = part(part(system, "SerialConsole"), "SSH")
+    port = told.get("Port") or 22
+    if not told.get("ServiceEnabled") or not isinstance(port, int):
         return None
-    return SshConsole(int(told.get("Port") or 22), str(told.get("ConsoleEntryCommand") or ""))
+    return SshConsole(port, str(told.get("ConsoleEntryCommand") or ""))
 
 
 class RedfishBmc:
@@ -237,8 +238,8 @@ class RedfishBmc:
                     "Manager": manager.get("Model") or manager.get("Name"),
                     "FirmwareVersion": manager.get("FirmwareVersion"),
                 }
-                console = manager.get("SerialConsole")
-                if isinstance(console, Mapping) and console.get("ServiceEnabled"):
+                console = part(manager, "SerialConsole")
+                if console.get("ServiceEnabled"):
                     found["SerialConsole"] = ", ".join(map(str, console.get("ConnectTypesSupported") or ()))
             return found
 
@@ -324,8 +325,7 @@ class _NotOffered(CommandRefused):
 
 def _boot_mode(system: Any) -> tuple[sushy.BootSourceOverrideMode | None, bool]:
     """The mode in force, and whether the service lists it among those it takes. None: it tells no mode."""
-    boot = system.json.get("Boot")
-    boot = boot if isinstance(boot, Mapping) else {}
+    boot = part(system.json, "Boot")
     listed = boot.get("BootSourceOverrideMode@Redfish.AllowableValues")
     try:
         mode = sushy.BootSourceOverrideMode(boot.get("BootSourceOverrideMode"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lab.bmc.redfish_service import reference
+from lab.bmc.redfish_service import part, reference
 from lab.bmc.switching import Readings, printable
 
 Get = Callable[[str], Mapping[str, Any] | None]  # a resource, or None when it cannot be read
@@ -37,8 +37,7 @@ class Chassis:
             self._read_thermal(thermal)
         if power := self._linked(self._resource.get("PowerSubsystem")):
             for index, supply in enumerate(self._members(power.get("PowerSupplies"))):
-                status = supply.get("Status")
-                state = supply.get("LineInputStatus") or (status.get("State") if isinstance(status, Mapping) else None)
+                state = supply.get("LineInputStatus") or part(supply, "Status").get("State")
                 self._add(_name(supply, f"power supply {index}"), state, "", supply)
 
     def _add_sensor(self, sensor: Mapping[str, Any]) -> None:
@@ -52,8 +51,7 @@ class Chassis:
 
     def _read_cooling(self, cooling: Mapping[str, Any]) -> None:
         for index, fan in enumerate(self._members(cooling.get("Fans"))):
-            speed = fan.get("SpeedPercent")
-            speed = speed if isinstance(speed, Mapping) else {}
+            speed = part(fan, "SpeedPercent")
             if speed.get("DataSourceUri") in self._seen and not _remark(fan):
                 continue
             rpm, percent = speed.get("SpeedRPM"), speed.get("Reading")
@@ -123,8 +121,7 @@ def _first(resource: Mapping[str, Any], *keys: str) -> Any:
 
 def _remark(resource: Mapping[str, Any]) -> str:
     """A health that is not OK, in brackets."""
-    status = resource.get("Status")
-    health = status.get("Health") if isinstance(status, Mapping) else None
+    health = part(resource, "Status").get("Health")
     return f"[{health.capitalize()}]" if isinstance(health, str) and health.casefold() not in ("ok", "") else ""
 
 

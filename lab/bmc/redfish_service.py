@@ -8,12 +8,14 @@ and a worker that was killed would leave its own behind. Only where that is swit
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import logging
 import ssl
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -160,7 +162,8 @@ class Service:
         self._pace = pace
         self._log = log
         self._is_known = False  # a login has been taken
-        self._tried_session = False
+        self._tried_session = self._wants_session = False
+        self._end: Callable[[], Any] | None = None  # gives a session back
 
     @property
     def url(self) -> str:
@@ -210,7 +213,7 @@ class Service:
 
         The collection counts only where the service has one system: else its members may be another's.
         """
-        paths = references((self.system.json.get("Links") or {}).get(link))
+        paths = references(part(self.system.json, "Links").get(link))
         if not paths and (whole := reference(self._root.json.get(collection))):
             systems = self.get_or_none(reference(self._root.json.get("Systems")) or "", unread) or {}
             if len(references(systems.get("Members"))) == 1:
@@ -229,10 +232,9 @@ class Service:
         :raises BmcUnreachable, BmcRefused, CommandFailed: as :meth:`ask`.
         """
 
-        def read(_: Any) -> dict[str, str | None]:
-            collection = self._log_in()
+        def read() -> dict[str, str | None]:
             found: dict[str, str | None] = {}
-            for path in references(collection.get("Members")):
+            for path in references(self._collection().get("Members")):
                 try:
                     resource = self._root._conn.get(path).json()
                 except (exceptions.HTTPError, ValueError):
@@ -241,7 +243,9 @@ class Service:
                 found[_identity(path)] = uuid if isinstance(uuid, str) else None
             return found
 
-        return self._explained("systems", read)
+        return switching.patiently(
+            lambda: self._explained("systems", read), self._pace.patience, "Redfish: systems", self._log
+        )
 
     def remark(self, text: str) -> None:
         """Note what the inventory does not say, once."""
@@ -252,7 +256,7 @@ class Service:
     # -- one question ------------------------------------------------------------------------------------------
 
     def _once(self, what: str, question: Callable[[Any], T]) -> T:
-        def asked(_: Any) -> T:
+        def asked() -> T:
             if self.system is None:
                 self._connect()
             else:
@@ -261,13 +265,13 @@ class Service:
 
         return self._explained(what, asked)
 
-    def _explained(self, what: str, question: Callable[[Any], T]) -> T:
+    def _explained(self, what: str, question: Callable[[], T]) -> T:
         """``question``, with whatever sushy raises as an error of ours."""
         self.last = None
         try:
             with warnings.catch_warnings():  # who says `tls: unverified` has been told what it means
                 warnings.simplefilter("ignore", InsecureRequestWarning)
-                return question(None)
+                return question()
         except exceptions.ConnectionError as error:
             self.system = None
             raise self._unreachable(what, str(error)) from None
@@ -303,7 +307,8 @@ class Service:
         except ValueError:
             reason = Said("", None)
         if status in (401, 403):
-            self.system = None
+            if status == 401:
+                self._log_out()
             return self._access(what, status, reason)
         command, text = f"Redfish: {what}", reason.message or response.reason or f"HTTP {status}"
         if status in _BUSY or reason.name in _BUSY_MESSAGES:
@@ -335,16 +340,13 @@ class Service:
     # -- the login ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        systems = self._log_in()
-        paths = references(systems.get("Members"))
+        paths = references(self._collection().get("Members"))
         chosen = [path for path in paths if self.spec.system in ("", path, _identity(path))]
         if len(chosen) != 1:
             names = ", ".join(map(_identity, paths))
-            wanted = (
-                f"bmc.system {self.spec.system!r} is none"
-                if self.spec.system
-                else "say which one in bmc.system: it is one"
-            )
+            wanted = "say which one in bmc.system: it is one"
+            if self.spec.system:
+                wanted = f"bmc.system {self.spec.system!r} is none"
             raise UsageError(f"{self.board}: BMC {self.url}: {wanted} of {names or 'no system at all'}")
         self.system = TolerantSystem(
             self._root._conn,
@@ -355,43 +357,67 @@ class Service:
         )
         self._is_known = True
 
-    def _log_in(self) -> Mapping[str, Any]:
-        """Make ``_root``, logged in; the collection of systems, which is the first thing that needs a login."""
+    def _collection(self) -> Mapping[str, Any]:
+        """The collection of systems, which is the first thing that needs a login."""
+        if self._root is not None:
+            return self._systems_of(self._root)
         words = (self._credential.user, self._credential.password)
         self._tried_session = False
-        try:
-            return self._systems(auth.BasicAuth(*words))
-        except exceptions.AccessError as error:
-            links = self._root.json.get("Links")
-            sessions = isinstance(links, Mapping) and reference(links.get("Sessions"))
-            has_sessions = sessions or reference(self._root.json.get("SessionService"))
-            if error.status_code != 401 or self._is_known or not has_sessions:
-                raise
-            refused = self.last
+        if not self._wants_session:
+            root = self._open(auth.BasicAuth(*words))
+            try:
+                found = self._systems_of(root)
+            except exceptions.AccessError as error:
+                named = reference(part(root.json, "Links").get("Sessions")) or reference(
+                    root.json.get("SessionService")
+                )
+                if error.status_code != 401 or self._is_known or not named:
+                    raise
+                refused = self.last
+            else:
+                self._root = root
+                return found
         self._tried_session = True
         try:
-            found = self._systems(auth.SessionAuth(*words))
+            root = self._open(auth.SessionAuth(*words))
         except exceptions.HTTPError as error:
-            if not isinstance(error, exceptions.AccessError):
+            if not isinstance(error, exceptions.AccessError) and not self._wants_session:
                 self._tried_session, self.last = False, refused  # no sessions there: it is about the first try
             raise
+        self._root, self._wants_session = root, True
+        self._end = weakref.finalize(self, _end_session, root._auth)
         self.remark("the BMC takes no HTTP basic authentication: a session is opened for each process")
-        return found
+        return self._systems_of(root)
 
-    def _systems(self, login: Any) -> Mapping[str, Any]:
-        self._root = sushy.Sushy(self.url, connector=self._connector(), auth=login)
-        path = reference(self._root.json.get("Systems"))
+    def _log_out(self) -> None:
+        """Forget what was logged in; give a session back."""
+        self.system = self._root = None
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+    def _open(self, login: Any) -> Any:
+        return sushy.Sushy(self.url, connector=self._connector(), auth=login)
+
+    def _systems_of(self, root: Any) -> Mapping[str, Any]:
+        path = reference(root.json.get("Systems"))
         if path is None:
             raise exceptions.MissingAttributeError(attribute="Systems/@odata.id", resource="/redfish/v1/")
-        found = self._root._conn.get(path).json()
+        found = root._conn.get(path).json()
         return found if isinstance(found, Mapping) else {}
 
     def _connector(self) -> Any:
         spec = self.spec
+        here = weakref.ref(self)  # or a session would keep this alive, and would not be given back
+
+        def record(response: Response) -> None:
+            if service := here():
+                service._record(response)
+
         connector = Connector(
             self.url,
             verify=spec.tls == "verified" and (spec.ca_file or True),
-            response_callback=self._record,
+            response_callback=record,
             server_side_retries=_TRIES,
             server_side_retries_delay=_TRY_AGAIN,
             default_request_timeout=READ_TIMEOUT,
@@ -413,6 +439,18 @@ class Service:
         argv = tuple(part for part in parts if part)
         output = "" if is_login else switching.printable(response.content)
         self.history.append(Exchange(time.time() - seconds, argv, response.status_code, output, seconds))
+
+
+def _end_session(login: Any) -> None:
+    """Give a session back; of a service that is gone it ends by itself."""
+    with contextlib.suppress(Exception):
+        login.close()
+
+
+def part(resource: object, name: str) -> Mapping[str, Any]:
+    """An object in a resource; an empty one where there is none, or something else."""
+    found = resource.get(name) if isinstance(resource, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def reference(value: object) -> str | None:

@@ -188,7 +188,7 @@ def _look_at_bmc(board: str, spec: BmcSpec, uuid: str, remarks: list[str]) -> Bm
     if isinstance(control, RedfishBmc):
         systems = control.systems()
         mine = [name for name, own in systems.items() if own and _is_same(own, uuid)]
-        if len(systems) > 1:
+        if len(systems) > 1 and not spec.system:
             spec = replace(spec, system=mine[0] if len(mine) == 1 else "")
             if not spec.system:
                 remarks.append(f"redfish: say in bmc.system which one it is: {', '.join(systems)}")
