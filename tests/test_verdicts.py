@@ -22,7 +22,8 @@ from lab.base.errors import (
     UsageError,
     WaitTimeout,
 )
-from lab.case.plugin import Bench, Running
+from lab.case.bench import Bench
+from lab.case.evidence import Running
 from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 from lab.results.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
@@ -103,7 +104,7 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
 def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cause: type[BaseException]) -> None:
     """An interrupt takes a guest's device away in the middle of its work: that fault must not be a FAIL."""
     bench = object.__new__(Bench)
-    bench._armed = True
+    bench.is_armed = True
     bench.running = cast(Running, SimpleNamespace(crash=PANIC, crash_time=0.0, figures={}))
 
     def clear_up() -> None:
@@ -114,7 +115,7 @@ def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cau
                 try:
                     raise KeyError
                 finally:
-                    bench._on_crash_signal(0, None)
+                    bench.on_crash_signal(0, None)
 
     with pytest.raises(KeyboardInterrupt if cause is KeyboardInterrupt else HypervisorCrash):
         clear_up()
