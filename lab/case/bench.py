@@ -19,7 +19,6 @@ from lab.base.errors import (
     BmcUnreachable,
     HypervisorCrash,
     MissingCapability,
-    NotProved,
     PowerTimeout,
     UsageError,
 )
@@ -32,8 +31,9 @@ from lab.grid import services, session
 from lab.grid.session import Session
 from lab.leases import ledger
 from lab.leases.ledger import Ledger
-from lab.results.record import TRANSIENT, Evidence, RunHeader, TestResult
+from lab.results.record import Evidence, RunHeader, TestResult
 from lab.results.run_folder import RunFolder
+from lab.results.verdicts import Decision
 
 CRASH_SIGNAL = signal.SIGUSR1
 
@@ -123,19 +123,24 @@ class Bench:
             seat.board.console.listen(self._on_console)
         return rig
 
-    def note_health(self, result: TestResult, outcome: BaseException | None) -> None:
-        """Let the ledger know what this says of the boards: a failed power command, a bench miss, or nothing bad."""
+    def note_health(self, result: TestResult, decision: Decision) -> None:
+        """Tell the ledger what the end of a case says of its boards.
+
+        A failed power command puts a board into quarantine; other bench failures are counted by the ledger. Where
+        the bench failed and no board is named, all boards of the case are suspected.
+        """
         if self._session is None:
             return
         said = f"{result.case} with {result.build}: {result.reason}"
-        is_bench = result.rule in ("bench", TRANSIENT) and not isinstance(outcome, NotProved)
-        named = [name for name in result.boards if result.reason.startswith(f"{name}:")]
+        failed = decision.failed_boards
+        suspects = frozenset[str]() if failed is None else failed & set(result.boards) or frozenset(result.boards)
+        is_power = isinstance(decision.outcome, PowerTimeout | BmcUnreachable | BmcRefused)
         for name in result.boards:
-            is_its = is_bench and name in (named or result.boards)
-            if is_its and isinstance(outcome, PowerTimeout | BmcUnreachable | BmcRefused):
+            if name in suspects and is_power:
                 self._session.ledger.quarantine(name, "a power command failed", said)
             verdict = f"{result.verdict} {result.case.rpartition('::')[2]}"
-            self._session.ledger.note_result(name, result.build, verdict, is_bench=is_its, evidence=said)
+            is_bench = name in suspects
+            self._session.ledger.note_result(name, result.build, verdict, is_bench=is_bench, evidence=said)
 
     def why_stop(self) -> str:
         """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""

@@ -43,7 +43,7 @@ def conclude(bench: Bench, running: Running) -> None:
     decision = verdicts.decide(_observe(bench, running, slices, leaks))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
-    bench.note_health(result, running.outcome)
+    bench.note_health(result, decision)
 
 
 def _read_console(running: Running, name: str) -> ConsoleSlice:
