@@ -142,20 +142,20 @@ class Bench:
             is_bench = name in suspects
             self._session.ledger.note_result(name, result.build, verdict, is_bench=is_bench, evidence=said)
 
-    def why_stop(self) -> str:
-        """Why this process shall begin no further case: its boards are wanted back, lost, or sick."""
+    def why_stop(self) -> str | None:
+        """Why this process must begin no further case: the deadline, or its boards are wanted back, lost or sick."""
         if 0.0 < self.config.getoption("--stop-at") <= time.time():
             return "the deadline"
         if number := os.environ.get(ledger.LEASE):
             return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
-        return str(self._session.why_stop()) if self._session is not None else ""
+        return self._session.why_stop() if self._session is not None else None
 
-    def lease_over(self) -> str:
-        """Why the boards are no longer this process's, or nothing."""
+    def lease_over(self) -> str | None:
+        """Why the boards are no longer this process's; None while they are, or when it has asked for none yet."""
         if self._session is None:
-            return ""
+            return None
         lease = self._session.ledger.lease(self._session.lease.id)
-        return "" if lease.state == "held" else f"lease {lease.id} is over: {lease.why_ended}"
+        return None if lease.state == "held" else f"lease {lease.id} is over: {lease.why_ended}"
 
     def close(self) -> None:
         """Release the boards."""

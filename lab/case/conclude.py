@@ -137,4 +137,5 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         consoles=consoles,
         pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
         fingerprint=decision.fingerprint,
+        proved=bench.acquired_rig.take_proved() if bench.acquired_rig else (),
     )

@@ -28,7 +28,7 @@ class Running:
     seats: dict[str, Seat] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
     outcome: BaseException | None = None
-    skipped: str = ""
+    skipped: str | None = None
     evidence: list[Evidence] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)

@@ -75,6 +75,7 @@ class Rig:
         self._directory = run_directory
         self.phases: list[Phase] = []
         self.evidence: list[Evidence] = []
+        self._proved: set[str] = set()
 
     @property
     def build(self) -> builds.Build:
@@ -100,6 +101,7 @@ class Rig:
         if options != seat.options:
             seat.proof, seat.options = None, options
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
+            self._proved.add(name)
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -191,6 +193,8 @@ class Rig:
             return False
         seat.proof = proof
         self.evidence.append(proof.as_evidence())
+        if not proof.mismatches:
+            self._proved.add(seat.board.name)
         return not proof.mismatches
 
     def _wanted_on(self, seat: Seat) -> provision.Wanted:
@@ -276,6 +280,11 @@ class Rig:
     def take_phases(self) -> tuple[Phase, ...]:
         """Phases since the last call."""
         taken, self.phases = tuple(self.phases), []
+        return taken
+
+    def take_proved(self) -> tuple[str, ...]:
+        """Boards on which the build under test was proved to run since the last call."""
+        taken, self._proved = tuple(sorted(self._proved)), set()
         return taken
 
     def take_evidence(self) -> tuple[Evidence, ...]:

@@ -31,7 +31,7 @@ from lab.builds.recipes import RECIPES, Git
 from lab.night import nightly, planning
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.reporting import html
-from lab.results.record import TestResult, Verdict
+from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, replace_file, visible_line
 
 TRIES = 3  # attempts by which it is known how often the bad one fails
@@ -284,12 +284,7 @@ def _seen(folder: Path, case: str) -> Attempt:
     if result is None:
         return Attempt("", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder))
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return Attempt(result.verdict.value, reason, str(folder), result.boards, _came_up(result))
-
-
-def _came_up(result: TestResult) -> bool:
-    """Whether a proof of the build under test is among the evidence."""
-    return any(one.kind == "provision" and one.title.endswith(": as wanted") for one in result.evidence)
+    return Attempt(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
 
 
 def _counts(attempt: Attempt) -> bool:

@@ -39,11 +39,11 @@ Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the le
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended; ``why``: why its unit was to stop, if it was."""
+    """How a worker ended; ``why_stopped``: why its boards were taken from it, if they were."""
 
     share: Share
     status: int
-    why: str
+    why_stopped: str | None
 
 
 class Crew:
@@ -226,7 +226,7 @@ class Crew:
         why = "the deadline"
         return ended + [Ended(share, one.returncode, why) for pairs in running.values() for share, one in pairs]
 
-    def _why_stop(self, unit: Unit) -> str:
+    def _why_stop(self, unit: Unit) -> str | None:
         if self.is_over:
             return "the deadline"
         return self._ledger.why_stop(self._held[unit], _names(unit))

@@ -290,7 +290,7 @@ class Night:
         lost: set[str] = set()
         done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
-            if not one.share.cases or one.status in (0, 1) or one.why:
+            if not one.share.cases or one.status in (0, 1) or one.why_stopped:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)

@@ -81,6 +81,7 @@ class TestResult:
     consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
     fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
+    proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
@@ -96,6 +97,7 @@ class TestResult:
             data: dict[str, Any] = json.loads(line)
             data["verdict"] = Verdict(data["verdict"])
             data["boards"] = tuple(data["boards"])
+            data["proved"] = tuple(data.get("proved", ()))
             data["phases"] = tuple(Phase(**p) for p in data["phases"])
             data["evidence"] = tuple(Evidence(**e) for e in data["evidence"])
             return cls(**data)

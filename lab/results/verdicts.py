@@ -45,13 +45,13 @@ class Observation:
     """What is known of a case that ended."""
 
     outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
-    skipped: str = ""  # pytest.skip's reason
+    skipped: str | None = None  # pytest.skip's reason
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
-    guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
+    guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
-    lease_over: str = ""  # why the lease on its boards was over before it ended
+    lease_over: str | None = None  # why the lease on its boards was over before it ended
     leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
@@ -323,7 +323,7 @@ RULES: tuple[Rule, ...] = (
         "lease-over",
         Verdict.MISS,
         "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
-        lambda observation: observation.lease_over or None,
+        lambda observation: observation.lease_over,
     ),
     Rule(
         "console-crash",
