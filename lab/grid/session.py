@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attr
 import grpc
 from labgrid import Environment
 from labgrid.remote.client import ClientSession, ServerError, ensure_event_loop
@@ -117,11 +116,10 @@ def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
     return lease
 
 
-@attr.s(eq=False)
 class _HolderSession(ClientSession):
     """labgrid's client in the name of a lease's holder. labgrid's own takes its name from the environment."""
 
-    holder: str = attr.ib(kw_only=True, validator=attr.validators.instance_of(str))  # HOST/USER
+    holder: str  # HOST/USER
 
     def gethostname(self) -> str:
         return self.holder.partition("/")[0]
@@ -220,7 +218,8 @@ class Session:
         self._disconnect()
         loop = ensure_event_loop()
         address = proxymanager.get_grpc_address(self._lab.coordinator, default_port=20408)
-        self._client = _HolderSession(address, loop, env=self._environment, holder=self.lease.holder)
+        self._client = _HolderSession(address, loop, env=self._environment)
+        self._client.holder = self.lease.holder
         loop.run_until_complete(self._client.start())
         manager = RemotePlaceManager.get()
         manager.env, manager.url = self._environment, self._lab.coordinator
