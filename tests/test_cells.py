@@ -17,8 +17,9 @@ from lab.base.errors import ProductTimeout, UsageError
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
 from lab.xen import domain
+from lab.xen.dom0 import ARRIVED, DomainRow
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.host import ARRIVED, DomainRow, Host
+from lab.xen.host import Host
 from lab.xen.migration import Ending
 from lab.xen.migration_matrix import attempt, cells, known_findings, reproduce
 from lab.xen.migration_matrix import checks as oracle
@@ -278,7 +279,7 @@ class FakeHost(Host):
     """What a host says when it is asked."""
 
     def __init__(self, *rows: DomainRow, said: str = "---\n---\n---\n", name: str = "virt2") -> None:
-        super().__init__(SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name))
+        super().__init__(SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name, run=None))
         self._rows, self._said = list(rows), said
 
     def rows(self) -> list[DomainRow]:

@@ -12,8 +12,8 @@ import pytest
 from lab.base.errors import BenchError
 from lab.grid.pulse import Voice
 from lab.on_board import poke
+from lab.xen.dom0 import _BOOT_LOG, added
 from lab.xen.domain import node_pages, nodes_free
-from lab.xen.host import _BOOT_LOG, added
 from lab.xen.pci import DmaDevice, iommu_orders
 from lab.xen.sleep import Night
 
@@ -108,7 +108,7 @@ def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeyp
     loader.write_text("#!/bin/sh\necho $XENLAB_LOADER $*\n", encoding="ascii")
     loader.chmod(0o755)
     code = (
-        "import sys; from lab.xen import poke; sys.argv = ['poke', 'resume', '7'];"
+        "import sys; from lab.on_board import poke; sys.argv = ['poke', 'resume', '7'];"
         f"poke.VERSION, poke.LIBRARIES = {str(tools)!r}, ({f'{tools}/xen-{{}}'!r},); poke.main(sys.argv[1:])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

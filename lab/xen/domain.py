@@ -7,14 +7,13 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from lab.base.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
+from lab.grid.board import CommandResult
 from lab.on_board.poke import POKE
+from lab.xen.dom0 import Dom0
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
-
-if TYPE_CHECKING:
-    from lab.xen.host import Host
 
 CONSOLE_DIR = "/var/log/xen/console"
 _LAST_BEAT = '{ i = index($0, "XL HB ") } i { n = int(substr($0, i + 6)) } END { print n + 0 }'  # awk; its number
@@ -58,7 +57,7 @@ class DomainConfig:
 class Domain:
     """One guest on one host. Follows the guest when it is relocated (:meth:`on`)."""
 
-    def __init__(self, host: Host, config: DomainConfig) -> None:
+    def __init__(self, host: Dom0, config: DomainConfig) -> None:
         self.host = host
         self.config = config
         self.name = config.name
@@ -67,7 +66,7 @@ class Domain:
     def __repr__(self) -> str:
         return f"<Domain {self.name} on {self.host.name}>"
 
-    def create(self, *, paused: bool = False, timeout: float = 60.0) -> Any:
+    def create(self, *, paused: bool = False, timeout: float = 60.0) -> CommandResult:
         """``xl -vvv create``. :raises ToolstackFailed: refused; the message carries the end of xl's words."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
@@ -94,7 +93,7 @@ class Domain:
         finally:
             self.host.run(f"rm -f {shlex.quote(path)}")
 
-    def restore(self, path: str) -> Any:
+    def restore(self, path: str) -> CommandResult:
         """``xl restore``. :raises ToolstackFailed: it failed."""
         return self.host.xl("restore", path, timeout=180)
 
@@ -102,7 +101,7 @@ class Domain:
         """Have it gone; no error when it is."""
         self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
 
-    def on(self, host: Host) -> Domain:
+    def on(self, host: Dom0) -> Domain:
         """The same guest seen on another host, after a relocation."""
         return Domain(host, self.config)
 
@@ -120,7 +119,7 @@ class Domain:
 
         :raises MissingCapability: Xen does not tell (before 4.17), or it is a PV guest, which has no such tables.
         """
-        said = str(self.host.run(f"{POKE} tables {self.domid()}").stdout).strip()
+        said = self.host.run(f"{POKE} tables {self.domid()}").stdout.strip()
         if not said.isdigit():
             raise MissingCapability(self.host.name, f"a count of paging tables ({said})")
         return int(said)
@@ -135,7 +134,7 @@ class Domain:
     def console(self) -> list[str]:
         """All lines the guest has printed on this host (xenconsoled's log)."""
         text = self.host.run(f"cat {self._logs()} 2>/dev/null; true").stdout
-        return str(text).replace("\r", "").splitlines()  # a PV shim begins lines with it
+        return text.replace("\r", "").splitlines()  # a PV shim begins lines with it
 
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
         """The first console line matching the extended regular expression, seen within ``timeout`` seconds.
@@ -156,7 +155,7 @@ class Domain:
             raise ProductTimeout(
                 f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:])
             )
-        return str(result.stdout).strip("\r\n")
+        return result.stdout.strip("\r\n")
 
     def payload_lines(self) -> list[PayloadLine | Heartbeat]:
         """What a payload reported so far."""

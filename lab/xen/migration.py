@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.base.errors import BenchError, ProductTimeout, WaitTimeout
+from lab.on_board import RUN
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
+from lab.xen.dom0 import Dom0
 from lab.xen.domain import Domain
-from lab.xen.host import Host
 
 # A silent cut would hang xl for ever: it has no timeout on any read. It is ssh that notices a lost peer.
 # Its default key exchange takes an emulated board most of a second longer: the other one is preferred, not demanded.
@@ -26,7 +27,7 @@ TRANSPORT = (
 )
 PATIENCE = 60.0  # seconds after which it does: an emulated board may be slow to answer
 SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
-PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.on_board.proxy"
+PROXY = f"{RUN} lab.on_board.proxy"
 
 
 class Ending(enum.Enum):
@@ -96,7 +97,7 @@ class Migration:
     def __init__(
         self,
         domain: Domain,
-        destination: Host,
+        destination: Dom0,
         actions: Sequence[str],
         options: Sequence[str],
         is_proxied: bool,
@@ -324,7 +325,7 @@ def _passed(line: dict[str, Any]) -> Passed:
 
 def start_migration(
     domain: Domain,
-    destination: Host,
+    destination: Dom0,
     *,
     actions: Sequence[str] = (),
     options: Sequence[str] = (),

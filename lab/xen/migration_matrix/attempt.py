@@ -12,9 +12,10 @@ from typing import Any
 from lab.base.errors import BenchError, LabError, ProductTimeout, WaitTimeout
 from lab.base.wait import wait_until
 from lab.on_board.poke import POKE
+from lab.xen.dom0 import ARRIVED, Dom0
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.guests import payload
-from lab.xen.host import ARRIVED, Host
+from lab.xen.host import Host
 from lab.xen.migration import Ending, Migration, start_migration
 from lab.xen.migration_matrix.cells import LAST, Cell, Phase
 from lab.xen.migration_matrix.expected import Where, expected
@@ -121,17 +122,17 @@ def _strike(cell: Cell, guest: Domain, destination: Host, outcome: Outcome) -> N
         wait_until(lambda: not destination.board.is_reachable(2.0), 30, f"{destination.name} is gone")
 
 
-def _switch_port(*ends: Host) -> Any:
+def _switch_port(*ends: Dom0) -> Any:
     """Where the link between the two is cut outside of both; None: only a dom0 can take its own port down."""
     return next((port for end in reversed(ends) if (port := end.board.switch_port)), None)
 
 
-def script(cell: Cell, name: str, host: Host) -> str:
+def script(cell: Cell, name: str, host: Dom0) -> str:
     """The fault's command as it is run on its side."""
     return f"{_variables(name, host)}{cell.fault.command}"
 
 
-def _variables(name: str, host: Host) -> str:
+def _variables(name: str, host: Dom0) -> str:
     nic = host.board.spec.nics.get("lab")
     mac = nic.mac.lower() if nic else ""
     return f"GUEST={shlex.quote(name)}; MAC={mac}; "
@@ -207,7 +208,7 @@ def _prepared(cell: Cell, guest: Domain, destination: Host) -> Iterator[str]:
 # -- afterwards ---------------------------------------------------------------------------------------------------
 
 
-def clean_up(guest: Domain, destination: Host) -> None:
+def clean_up(guest: Domain, destination: Dom0) -> None:
     """Have nothing of the guest left on either side, whatever happened."""
     names = (guest.name, f"{guest.name}{ARRIVED}", f"{guest.name}--migratedaway")
     stop = f"pkill -KILL -f '{'|'.join((SENDER, SAVER, RECEIVER, RESTORER))}'"
@@ -217,7 +218,7 @@ def clean_up(guest: Domain, destination: Host) -> None:
             host.run(f"{stop}; all=$(xl list); {destroy}; true", timeout=90)
 
 
-def resume(host: Host, name: str) -> None:
+def resume(host: Dom0, name: str) -> None:
     """Let a suspended domain go on, as an administrator would. xl has a command for it since 4.20.
 
     :raises BenchError: it cannot be resumed.
@@ -232,7 +233,7 @@ def resume(host: Host, name: str) -> None:
         )
 
 
-def resolve(guest: Domain, destination: Host) -> Where:
+def resolve(guest: Domain, destination: Dom0) -> Where:
     """Do what xl leaves to the administrator: at most one copy goes on, under its own name; where it is then.
 
     The destination's copy may go on if it was unpaused; else it goes first, and then the source's is resumed.

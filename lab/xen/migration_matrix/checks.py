@@ -11,8 +11,8 @@ from typing import Literal
 
 from lab.base.errors import BenchError, ProductFailure, ProductTimeout, WaitTimeout
 from lab.base.wait import wait_until
+from lab.xen.dom0 import Dom0
 from lab.xen.domain import Domain, assert_unbroken
-from lab.xen.host import Host
 from lab.xen.migration import SSH, Ending, start_migration
 from lab.xen.migration_matrix.attempt import Outcome, clean_up, resolve
 from lab.xen.migration_matrix.cells import LAST, LATE, PHASES, Cell
@@ -77,11 +77,11 @@ class Before:
     destination_mib: int
 
     @classmethod
-    def of(cls, source: Host, destination: Host) -> Before:
+    def of(cls, source: Dom0, destination: Dom0) -> Before:
         return cls(source.free_memory_mib(), destination.free_memory_mib())
 
 
-def examine(cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> list[Check]:
+def examine(cell: Cell, guest: Domain, destination: Dom0, outcome: Outcome, before: Before) -> list[Check]:
     """Look at both sides, put right what xl leaves to the administrator, and say what was found.
 
     The guest is gone afterwards.
@@ -128,7 +128,7 @@ def no_longer(checks: list[Check], cell: Cell, version: str, known: Known) -> li
 
 
 class _Examination:
-    def __init__(self, cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> None:
+    def __init__(self, cell: Cell, guest: Domain, destination: Dom0, outcome: Outcome, before: Before) -> None:
         self.cell, self.outcome, self.before = cell, outcome, before
         self.source, self.destination, self.name = guest.host, destination, guest.name
         self.here, self.there = guest, guest.on(destination)
@@ -164,7 +164,7 @@ class _Examination:
 
     # -- copies ------------------------------------------------------------------------------------------------
 
-    def _able(self, host: Host) -> list[str]:
+    def _able(self, host: Dom0) -> list[str]:
         """Copies that may be running now."""
         names = (self.name, f"{self.name}--incoming", f"{self.name}--migratedaway")
         rows = host.domains()
@@ -334,7 +334,7 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
     return last
 
 
-def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]:
+def leftovers(host: Dom0, name: str, allowed: set[str], side: Side) -> list[str]:
     """What of a relocation is at an end and should not be. ``allowed``: domains that may be there.
 
     A dead domain, ``(null)``, is one whose pages somebody still holds: grants, foreign mappings.

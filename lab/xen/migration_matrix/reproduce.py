@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from lab.base.errors import UsageError
+from lab.on_board import GUESTS
 from lab.xen.guests import named
-from lab.xen.host import GUESTS
 from lab.xen.migration import SSH, words
 from lab.xen.migration_matrix.attempt import BEAT, MEMORY_MIB
 from lab.xen.migration_matrix.cells import Cell
