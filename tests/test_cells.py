@@ -391,7 +391,7 @@ class FakeBoard(FakeHost):
             self.states.pop(destroyed, None)
         if "poke resume" in command:
             self.states["g"] = "-b----"
-        if command.startswith("read -r now"):  # wait for beats
+        if command.startswith("last() {"):  # wait for beats
             before, _ = self.last, self._console()
             return SimpleNamespace(stdout="", stderr="", status=0 if self.last > before else 9)
         if command.startswith("cat "):
