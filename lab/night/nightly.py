@@ -28,9 +28,8 @@ from lab.builds import matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
-from lab.leases.ledger import Ledger
+from lab.leases.ledger import LEASE, Ledger
 from lab.night import planning, publishing
 from lab.night.crew import Crew, Ended
 from lab.night.options import NightlyOptions
@@ -429,7 +428,7 @@ def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Pop
             stderr=output,
             cwd=paths.CHECKOUT,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
+            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
         )
 
 
