@@ -10,7 +10,7 @@ import typer
 
 from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean
-from lab.cli.arguments import HOLD, Board, Inventory
+from lab.cli.arguments import HOLD, Board, Inventory, located
 from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
@@ -131,11 +131,24 @@ def run(
     from lab.base import paths
     from lab.cli.leased import mine, open_lab
     from lab.leases.ledger import LEASE
+    from lab.night.planning import pytest_words, root_of
 
     _, ledger = open_lab(inventory, must_be_up=True)
     lease = mine(ledger, None)
     if not lease.boards:
         raise UsageError(f"lease {lease.id} has no boards yet")
-    command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}", "-c", str(paths.CHECKOUT / "tox.ini")]
-    command += [f"--inventory={inventory}", f"--boards={','.join(lease.boards)}", *cases]
+    words = [_case(word) for word in cases]
+    root = root_of([word for word in words if os.path.isabs(word)])
+    command = [sys.executable, "-m", "pytest", *pytest_words(root), f"--inventory={inventory}"]
+    command += [f"--boards={','.join(lease.boards)}", *words]
     os.execve(sys.executable, command, paths.environment() | {LEASE: str(lease.id)})
+
+
+def _case(word: str) -> str:
+    """A path of cases, made absolute: from where the user stands, else a shipped one. Other words stay as they are."""
+    from lab.base import paths
+
+    if word.startswith("-") or located(word) != word:
+        return located(word)
+    is_shipped = word.startswith("testcases") and (paths.SHIPPED / word.partition("::")[0]).exists()
+    return str(paths.SHIPPED / word) if is_shipped else word

@@ -40,8 +40,10 @@ def selftest(
         raise typer.Exit(run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample))
     if sample or inventory:
         raise UsageError("--sample and --inventory need --mutants")
+    from lab.base import paths
     from lab.selfcheck import selftest
 
+    paths.checkout("selftest")
     raise typer.Exit(selftest.run(steps or ()))
 
 
@@ -66,12 +68,15 @@ def cases(
     as_json: AsJson = False,
 ) -> None:
     """List the cases: what each proves, needs and keeps, which mutant it must fail, how it ended."""
+    from lab.base import paths
     from lab.selfcheck import case_history, case_table
 
     if seen and not write:
         raise UsageError("--seen needs --write")
     if write and as_json:
         raise UsageError("--json and --write: give one of them")
+    if write:
+        paths.checkout("cases --write")
     if seen:
         rows = case_history.added(case_history.read(), seen)
         case_history.write(rows, [case.nodeid for case in case_table.every()])

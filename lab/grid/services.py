@@ -138,7 +138,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
-        f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
+        f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
         encoding="utf-8",
     )
     _dump(

@@ -62,6 +62,7 @@ class Asked:
     among: tuple[str, ...] = ()  # builds, the oldest first, instead of revisions
     inventory: Path = VIRTUAL_LAB
     tries: int = TRIES
+    root: Path = paths.SHIPPED  # folder that the node id is relative to
 
     def folder(self) -> Path:
         """Where what was seen is kept: the same words have the same folder."""
@@ -125,7 +126,7 @@ def run_case(asked: Asked) -> Runner:
 
     def runner(recipe: str, folder: Path) -> None:
         options = NightlyOptions(
-            paths=(asked.case,),
+            paths=(str(asked.root / asked.case),),
             inventory=asked.inventory,
             output=folder,
             builds=(recipe,),
@@ -438,12 +439,7 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
-    cases = planning.collect(NightlyOptions(paths=(asked.case,)), "weekly")
-    if len(cases) != 1:
-        raise UsageError(
-            f"{asked.case}: one case is wanted; it names {', '.join(one.nodeid for one in cases) or 'none'}"
-        )
-    asked = replace(asked, case=cases[0].nodeid)
+    asked = replace(asked, case=planning.find(asked.case).nodeid, root=planning.root_of([asked.case]))
     found = find(asked, run_case(asked), say)
     for line in found.lines:
         say(line)

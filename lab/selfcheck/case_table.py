@@ -11,7 +11,7 @@ from lab.night.options import NightlyOptions
 from lab.night.planning import Case
 from lab.selfcheck import case_history, mutant_manifest
 
-FILE = paths.CHECKOUT / "docs" / "case-table.md"
+FILE = paths.SHIPPED / "docs" / "case-table.md"
 HEAD = """\
 # The cases
 

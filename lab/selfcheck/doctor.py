@@ -18,7 +18,7 @@ from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 
 PACKAGES_OF_TESTS = "# --- what the framework's own tests need"  # begins the last section of the list
-PACKAGES = paths.CHECKOUT / "firmware" / "packages.txt"
+PACKAGES = paths.FIRMWARE / "packages.txt"
 CACHE_GIB = 6.0  # image, builds, payloads, environment; see README.md
 MEMORY_GIB = 7.0  # two virtual boards of 3 GiB and the rest
 

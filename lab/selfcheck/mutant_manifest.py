@@ -15,8 +15,6 @@ from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.night.nightly import DEFAULT_BUILD
 
-MUTANTS = paths.CHECKOUT / "tests" / "mutants"
-
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -41,12 +39,12 @@ class Mutant:
         return tuple(self.says)
 
 
-def areas(directory: Path = MUTANTS) -> tuple[str, ...]:
+def areas(directory: Path = paths.MUTANTS) -> tuple[str, ...]:
     """The areas that have mutants."""
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
 
 
-def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
+def load(area: str, directory: Path = paths.MUTANTS) -> list[Mutant]:
     """The mutants of an area, in the order of its file.
 
     :raises UsageError: no such area, or the file is wrong; says file, line, key and what would be right.
@@ -79,7 +77,7 @@ def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
     return found
 
 
-def chosen(names: Sequence[str], directory: Path = MUTANTS) -> list[list[Mutant]]:
+def chosen(names: Sequence[str], directory: Path = paths.MUTANTS) -> list[list[Mutant]]:
     """The mutants of these areas, in lists; of ``AREA/NAME`` that one. Of all areas where nothing is named.
 
     :raises UsageError: no such area or mutant, or a file is wrong.
@@ -98,7 +96,7 @@ def chosen(names: Sequence[str], directory: Path = MUTANTS) -> list[list[Mutant]
     return list(wanted.values())
 
 
-def unproved(area: str, directory: Path = MUTANTS) -> dict[str, str]:
+def unproved(area: str, directory: Path = paths.MUTANTS) -> dict[str, str]:
     """The cases of an area that no mutant can fail, variants aside, and why. :raises UsageError: a wrong file."""
     file = directory / f"{area}.yaml"
     return dict(validate(_File, file, read_yaml(file)).unproved)

@@ -368,7 +368,7 @@ def _lab_up(lab: inventory.Lab) -> Iterator[None]:
 def key(trial: Trial) -> str:
     """Names what a judgement depends on: patch, recipe, the cases and their files, the payloads, what is foretold."""
     mutant = trial.mutant
-    case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in trial.cases})
+    case_files = sorted({paths.SHIPPED / case.partition("::")[0] for case in trial.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
     content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
     foretold = {case: mutant.says.get(case) or mutant.may.get(trial.area, "") for case in trial.cases}
