@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,16 @@ import typer
 from lab.cli.arguments import MACHINE
 
 app = typer.Typer()
+
+
+@app.command(rich_help_panel=MACHINE)
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or a new folder.")]) -> None:
+    """Write a lab of your own: inventory, build recipe, an example case with its conftest, a CI job."""
+    from lab.cli.starter import write
+
+    for file in write(folder):
+        typer.echo(file)
+    typer.echo(f"next: {folder / 'README.md'}")
 
 
 @app.command(rich_help_panel=MACHINE)
@@ -39,6 +50,15 @@ def clean(
 def version() -> None:
     """Say which version this is, and those of what it stands on."""
     typer.echo(version_text())
+
+
+@app.command("man", rich_help_panel=MACHINE)
+def manual() -> None:
+    """Print the manual page. To read it: xenlab man | man -l -"""
+    from lab.cli.main import app as whole
+    from lab.cli.manual import page
+
+    typer.echo(page(whole), nl=False)
 
 
 def version_text() -> str:
