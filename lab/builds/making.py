@@ -97,7 +97,8 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     if build := _kept(recipe, key, directory):
         return build
     report = Paced(recipe.name, progress)
-    with lock.held(directory.with_name(f"{key}.lock"), trees.LONGEST_BUILD, f"build {recipe.name} ({key})"):
+    lock_file = directory.with_name(f"{key}.lock")
+    with lock.held(lock_file, trees.LONGEST_BUILD, f"build {recipe.name} ({key})", has_to_go=lambda: True):
         if build := _kept(recipe, key, directory):  # somebody else made it meanwhile
             return build
         started = time.monotonic()

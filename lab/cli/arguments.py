@@ -25,6 +25,14 @@ Inventory = Annotated[
     typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True),
 ]
 Board = Annotated[str, typer.Argument(metavar="BOARD", help="Its exact name.")]
+Ports = Annotated[
+    str,
+    typer.Option(
+        "--ports",
+        metavar="BASE",
+        help="Where the lab's loopback ports begin: a number, `free`, or `own` (the inventory's); remembered.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 Words = TypeVar("Words")

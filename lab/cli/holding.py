@@ -53,6 +53,8 @@ def power(
     if action not in (words := get_args(Action)):
         raise UsageError(f"no action {action!r}{did_you_mean(action, words)}; there are: {', '.join(words)}")
     lab, ledger = open_lab(inventory, board)
+    if lab.boards[board].virtual:  # what answers at its port while this lab is down belongs to another lab
+        lab, ledger = open_lab(inventory, board, must_be_up=True)
     lease = None if action == "status" else held(ledger, board)
     control = power_of(lab.boards[board])
     if lease is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lab.base.errors import BenchError, UsageError
 from lab.grid import services
 from lab.grid.coordinator import Coordinator
-from lab.inventory import Lab, load
+from lab.inventory import Lab, load, ports
 from lab.leases.ledger import LEASE, Lease, Ledger, caller
 
 
@@ -29,6 +29,17 @@ def open_lab(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[La
     return lab, Ledger(folder)
 
 
+def move_ports(inventory: Path, wanted: str) -> None:
+    """Choose the lab's ports before it comes up.
+
+    :raises UsageError: it is up already, or ``wanted`` is wrong.
+    """
+    lab = load(inventory)
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up; --ports goes with its start: `xenlab lab down` first")
+    ports.choose(lab, wanted)
+
+
 def held(ledger: Ledger, board: str) -> Lease:
     """The caller's lease on the board.
 
@@ -39,10 +50,7 @@ def held(ledger: Ledger, board: str) -> Lease:
         raise UsageError(f"you do not hold {board}; it is free: xenlab reserve {board}")
     if lease.state == "held" and lease.holder == caller():
         return lease
-    raise UsageError(
-        f"you ({caller()}) do not hold {board}: {lease.holder} holds it until {clock(lease.until)}; "
-        f"xenlab reserve {board} --wait"
-    )
+    raise UsageError(f"{_taken(lease, board)}; xenlab reserve {board} --wait waits for it")
 
 
 def unless_held(inventory: Path, board: str) -> Lab:
@@ -53,8 +61,12 @@ def unless_held(inventory: Path, board: str) -> Lab:
     lab, ledger = open_lab(inventory, board)
     lease = ledger.lease_of(board)
     if lease and lease.holder != caller():
-        raise UsageError(f"you ({caller()}) do not hold {board}: {lease.holder} holds it until {clock(lease.until)}")
+        raise UsageError(_taken(lease, board))
     return lab
+
+
+def _taken(lease: Lease, board: str) -> str:
+    return f"{board} is held by {lease.holder} until {clock(lease.until)}, and you are {caller()}"
 
 
 def mine(ledger: Ledger, number: int | None) -> Lease:
@@ -80,7 +92,12 @@ def mine(ledger: Ledger, number: int | None) -> Lease:
 
 
 def strangers(lab: Lab, leased: set[str]) -> tuple[dict[str, str], str]:
-    """Who has places without a lease; and why that is unknown, if it is."""
+    """Who has places without a lease; and why that is unknown, if it is.
+
+    Another lab may be at the coordinator's address while this one is down: its holders are not this lab's.
+    """
+    if not services.status(services.directory(lab)).processes:
+        return {}, f"lab {lab.name} is not up in this state folder ({services.directory(lab)})"
     with closing(Coordinator(lab.coordinator)) as coordinator:
         try:
             places = coordinator.places()

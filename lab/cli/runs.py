@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lab.base.errors import UsageError
-from lab.cli.arguments import RUN, AsJson, Inventory, located, recipe, show_json, taking
+from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
 from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
 
 app = typer.Typer()
@@ -26,6 +26,7 @@ class Nightly:
     keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
     marker: Annotated[str, typer.Option("-m", metavar="EXPR", help="Only cases with such markers.")] = ""
     inventory: Inventory = VIRTUAL_LAB
+    ports: Ports = ""
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
     ] = None
@@ -57,8 +58,18 @@ class Nightly:
 @taking(Nightly)
 def nightly(words: Nightly) -> None:
     """Bring the lab up, provision, run the cases, report."""
+    from lab.cli.leased import move_ports
     from lab.night.nightly import run
+    from lab.selfcheck.doctor import demand_packages
 
+    deadline = _deadline(words.deadline) if words.deadline else None
+    if words.resume:
+        _check_resumed(words)
+    if words.xtf:
+        _check_xtf(words.xtf)
+    demand_packages()
+    if words.ports:
+        move_ports(words.inventory, words.ports)
     wanted = NightlyOptions(
         paths=tuple(located(path) for path in words.cases or ()),
         keyword=words.keyword,
@@ -70,11 +81,35 @@ def nightly(words: Nightly) -> None:
         select=words.select,
         resume=words.resume,
         xtf=words.xtf,
-        deadline=_deadline(words.deadline) if words.deadline else None,
+        deadline=deadline,
         checks=words.check,
         repeat=words.repeat,
     )
     raise typer.Exit(run(wanted))
+
+
+_AS_BEGUN = ("cases", "keyword", "marker", "output", "build", "matrix", "select", "repeat")
+
+
+def _check_resumed(words: Nightly) -> None:
+    """A run that is continued stays what it was asked to be.
+
+    :raises UsageError: an option that would change it.
+    """
+    names = {"cases": "PATHS", "keyword": "-k", "marker": "-m"}
+    fresh = Nightly()
+    if given := [name for name in _AS_BEGUN if getattr(words, name) != getattr(fresh, name)]:
+        said = ", ".join(names.get(name, f"--{name}") for name in given)
+        raise UsageError(f"--resume continues a run with the cases and builds it began with; leave out {said}")
+
+
+def _check_xtf(folder: Path) -> None:
+    """:raises UsageError: it is no folder of built XTF tests."""
+    from lab.xen.xtf import instances
+
+    if not folder.is_dir():
+        raise UsageError(f"--xtf {folder}: there is no such folder")
+    instances(folder)
 
 
 @app.command(rich_help_panel=RUN)
@@ -152,10 +187,16 @@ def prepare(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Make everything a run needs (image, payloads, builds), or find it in the cache; run nothing."""
+    from lab import builds
     from lab.inventory import load
     from lab.night.nightly import prepare
+    from lab.selfcheck.doctor import demand_packages
 
-    prepare(load(inventory), tuple(names or ()), lambda text: typer.echo(text, err=True))
+    demand_packages()
+    wanted = tuple(recipe(name) for name in names or ())
+    for name in wanted:
+        builds.recipe(name)  # a wrong one is said before anything is made
+    prepare(load(inventory), wanted, lambda text: typer.echo(text, err=True))
 
 
 @app.command(rich_help_panel=RUN)
@@ -189,4 +230,4 @@ def _deadline(text: str) -> float:
     try:
         return now + seconds_of(text)
     except UsageError:
-        raise UsageError(f"invalid deadline {text!r}; use HH:MM, 90m or 2h") from None
+        raise UsageError(f"invalid deadline {text!r}; use 90m, 2h or HH:MM") from None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lab.base.errors import UsageError
-from lab.cli.arguments import RACK, AsJson, Inventory, show_json
+from lab.cli.arguments import RACK, AsJson, Inventory, Ports, show_json
 from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
@@ -16,12 +16,17 @@ app.add_typer(lab_app, name="lab", rich_help_panel=RACK)
 
 
 @lab_app.command()
-def up(inventory: Inventory = VIRTUAL_LAB) -> None:
+def up(inventory: Inventory = VIRTUAL_LAB, ports: Ports = "") -> None:
     """Start boards (if virtual), coordinator, exporter and console recorders, and leave them running."""
+    from lab.cli.leased import move_ports
     from lab.grid import services
     from lab.inventory import load
     from lab.night.nightly import lab_up
+    from lab.selfcheck.doctor import demand_packages
 
+    demand_packages()
+    if ports:
+        move_ports(inventory, ports)
     lab = load(inventory)
     lab_up(lab, detach=True, progress=typer.echo)
     if not lab.is_private:
@@ -85,10 +90,18 @@ def shape(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab.base.files import did_you_mean
     from lab.inventory import load
     from lab.night.nightly import lab_shape
 
-    lab_shape(load(inventory), board, shape)
+    lab = load(inventory)
+    spec = lab.restricted([board]).boards[board].virtual
+    if spec is None:
+        raise UsageError(f"{board} is no virtual board: it has no shapes")
+    if shape and shape not in spec.shapes:
+        known = ", ".join(spec.shapes) or "none"
+        raise UsageError(f"no shape {shape!r}{did_you_mean(shape, list(spec.shapes))}; there are: {known}")
+    lab_shape(lab, board, shape)
 
 
 @app.command(rich_help_panel=RACK)

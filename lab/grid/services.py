@@ -61,7 +61,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
     write_files(lab, folder)
     ready = folder / "ready"
     ready.unlink(missing_ok=True)

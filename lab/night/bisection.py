@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.base.files import read_yaml
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
@@ -152,9 +152,15 @@ class _Bisection:
     def __init__(self, asked: Asked, runner: Runner, say: Callable[[str], None]) -> None:
         self._asked, self._runner, self._say = asked, runner, say
         self._folder = asked.folder()
+        is_new = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
-        self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        try:
+            self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
+            self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        except LabError:
+            if is_new:  # nothing was seen that another call could go on from
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self._memory = _Memory.read(self._folder / "state.json")
         self._needed = 1  # passes by which one is good
         self._came_up = True  # whether the bad one does

@@ -59,7 +59,7 @@ def run(options: NightlyOptions) -> int:
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
-        raise UsageError("no case matches the selection")
+        raise UsageError(planning.none_found(options, select))
     header = RunHeader(
         run_id=run_folder.new_id(),
         started=time.time(),

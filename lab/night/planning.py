@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from lab.base import paths
 from lab.base.errors import UsageError
@@ -17,6 +19,7 @@ from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
 from lab.results.record import TestResult, Verdict
 
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
 NAMED = 10  # cases in a message
 GUESSED_SECONDS = 30.0  # a case that never ran here
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
@@ -72,10 +75,32 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line and line not in lines]
-        raise UsageError("the cases cannot be collected:\n" + "\n".join(said)[-1500:])
+        raise UsageError(f"the cases cannot be collected: {_told(done.stdout + done.stderr)}")
     found = [json.loads(line) for line in lines]
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
+
+
+_COUNT = re.compile(r"\S+\.py: \d+|\{.*")  # of `--collect-only -qq`, and the listing itself
+
+
+def _told(text: str) -> str:
+    """What pytest said is wrong, without the counts of the cases that it did find."""
+    said = [line for line in text.splitlines() if line and not _COUNT.fullmatch(line)]
+    wrong = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    return "\n".join(wrong or said)[-1500:]
+
+
+def none_found(options: NightlyOptions, select: Selection) -> str:
+    """Why no case was collected, and in which larger selection there are some."""
+    words = [*options.paths]
+    words += [f"-k {options.keyword!r}"] if options.keyword else []
+    words += [f"-m {options.marker!r}"] if options.marker else []
+    asked = " ".join(words) or "the cases"
+    for larger in SELECTIONS[SELECTIONS.index(select) + 1 :]:
+        if number := len(collect(options, larger)):
+            some = "1 case" if number == 1 else f"{number} cases"
+            return f"{asked}: no case in the selection {select}; --select {larger} has {some}"
+    return f"{asked}: no case matches"
 
 
 def find(text: str) -> Case:

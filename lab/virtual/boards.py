@@ -173,7 +173,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 def _check_ports(lab: Lab) -> None:
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
 
 
 def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:
