@@ -35,7 +35,7 @@ from lab.results.record import Evidence
 
 log = logging.getLogger(__name__)
 
-PLAYBOOK = paths.CHECKOUT / "firmware" / "provision" / "deploy.yaml"
+PLAYBOOK = paths.FIRMWARE / "provision" / "deploy.yaml"
 TOOLS_INIT = PLAYBOOK.with_name("tools-init")
 TOOLS = "usr/lib/xenlab/tools"
 HYPERVISOR = "boot/xenlab/xen-under-test.gz"
@@ -84,7 +84,7 @@ class Wanted:
             found[f"usr/lib/xenlab/{TOOLS_INIT.name}"] = TOOLS_INIT
             found |= {f"{TOOLS}/{self.build.key}/{name}": path for name, path in self.build.tool_files().items()}
         found |= {f"{GUESTS}/{name}".lstrip("/"): path for name, path in self.payloads.items()}
-        found |= {f"{PYTHON}/lab/{name}".lstrip("/"): paths.CHECKOUT / "lab" / name for name in ON_BOARD}
+        found |= {f"{PYTHON}/lab/{name}".lstrip("/"): paths.PACKAGE / name for name in ON_BOARD}
         return found
 
     def digest(self, board: BoardSpec) -> str:
