@@ -205,7 +205,7 @@ def test_boards_that_were_lost_on_the_way_say_nothing(outcome: BaseException | N
         (PowerTimeout("virt2", "on", 3.0), {"virt2"}),
         (WaitTimeout("dom0 answers", 3.0, board="virt2"), {"virt2"}),
         (
-            ExceptionGroup("tear-down", [MissingCapability("virt1", "s3"), BmcUnreachable("virt2", "no session")]),
+            ExceptionGroup("end", [MissingCapability("virt1", "s3"), BmcUnreachable("virt2", "no session")]),
             {"virt2"},
         ),
         (BenchError("virt2: the text alone blames nobody"), set()),

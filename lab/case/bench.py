@@ -118,7 +118,9 @@ class Bench:
 
     def _take_boards(self) -> Rig:
         variant = variant_of(self.folder, self.build_name)
-        self._session, rig = take(self.lab, self.names, variant, self.folder.path, self.config.getoption("--xtf"))
+        self._session, rig = take(
+            self.lab, self.names, variant, self.folder.path, self.config.getoption("--xtf"), self._keep
+        )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)
         return rig
@@ -217,15 +219,14 @@ class Bench:
         options = xen_options_of(self.running.item)
         if not (options and seat.capabilities):  # what a board can do is asked without them
             rig.ready(name)
-        seat.host.keep, seat.host.phase = lambda title, body: self._keep(name, title, body), rig.phase
         for capability in needs_of(self.running.item):
             if capability not in seat.capabilities:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
         return rig.ready(name, options) if options else seat
 
-    def _keep(self, name: str, title: str, body: str) -> None:
+    def _keep(self, one: Evidence) -> None:
         if self.running is not None:
-            self.running.evidence.append(Evidence("console", title, body, time.time(), name))
+            self.running.evidence.append(one)
 
     def pair(self) -> tuple[Seat, Seat]:
         """Two boards joined by a link, both ready."""

@@ -29,7 +29,7 @@ BENCH = pytest.StashKey[Bench]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("xenlab", "the lab's boards")
-    group.addoption("--inventory", default=str(paths.CHECKOUT / "inventory" / "virtual.yaml"), help="inventory file")
+    group.addoption("--inventory", default=str(paths.INVENTORY / "virtual.yaml"), help="inventory file")
     group.addoption("--boards", default="", help="board names, comma separated; default: all of the inventory")
     group.addoption("--run-folder", default="", help="run folder to append to; default: a new one")
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")

@@ -21,8 +21,8 @@ import yaml
 
 from lab import netboot
 from lab.base import paths
-from lab.base import processes as machine
 from lab.base.errors import BenchError, UsageError
+from lab.base.processes import has_ended, port_is_taken
 from lab.base.wait import wait_until
 from lab.console.recorder import RecorderConfig
 from lab.grid.supervisor import NETBOOT_COMMAND
@@ -61,7 +61,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
     write_files(lab, folder)
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def stop(folder: Path, *, timeout: float = 20.0) -> None:
     if pid is None:
         return
     os.kill(pid, signal.SIGTERM)
-    if not machine.has_ended(pid, timeout) and _supervisor(folder) == pid:
+    if not has_ended(pid, timeout) and _supervisor(folder) == pid:
         os.kill(pid, signal.SIGKILL)
     (folder / "ready").unlink(missing_ok=True)
 
@@ -126,7 +126,7 @@ def ports_in_use(lab: Lab) -> list[str]:
             (board.console.serve_port, f"{board.name} console"),
             (board.console.lines_port, f"{board.name} lines"),
         ]
-    return [f"{port} ({what})" for port, what in wanted if machine.port_is_taken(port)]
+    return [f"{port} ({what})" for port, what in wanted if port_is_taken(port)]
 
 
 # -- what labgrid and the recorders read ---------------------------------------------------------------------
@@ -138,7 +138,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
-        f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
+        f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
         encoding="utf-8",
     )
     _dump(

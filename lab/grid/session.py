@@ -25,8 +25,7 @@ from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
-from lab.leases import ledger as booking
-from lab.leases.ledger import Kind, Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Kind, Lease, Ledger, Request, caller
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +69,18 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
 
 
 def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
-    if number := os.environ.get(booking.LEASE):
+    if number := os.environ.get(LEASE):
         lease = ledger.lease(int(number)) if number.isdigit() else None
         if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
             has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is no number"
-            raise BenchError(f"{booking.LEASE}={number} {has}, and {', '.join(names)} is wanted")
+            raise BenchError(f"{LEASE}={number} {has}, and {', '.join(names)} is wanted")
         return lease
-    mine = (lease for lease in ledger.leases("held") if lease.holder == booking.caller())
+    mine = (lease for lease in ledger.leases("held") if lease.holder == caller())
     return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
 
 
 def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
-    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
+    request = Request(kind, caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
     number = ledger.ask(request)
     try:
         return wait_for(ledger, number, timeout)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ALIVE = ("ServerAliveInterval=5", "ServerAliveCountMax=4")  # a lost board is noticed after 20 s
 LOST = 255  # ssh's own exit status for a connection that failed
+LATE = 9  # exit status of a script that waits by `until` in vain
 
 
 def key_file() -> Path:
@@ -43,6 +44,19 @@ def options() -> list[str]:
         *ALIVE,
     ]
     return ["-F", "none", *(part for word in words for part in ("-o", word))]
+
+
+def until(condition: str, timeout: float, *, interval: float = 0.2) -> str:
+    """Shell commands that wait until ``condition`` (a command) has status 0; the shell exits with :data:`LATE` if not.
+
+    The board itself does the waiting, so that a slow one is not asked over and over. The limit is counted by the
+    board's uptime, in whole seconds and rounded up. Nothing but ``sleep`` is started for it.
+    """
+    now = "read -r now _ < /proc/uptime"
+    return (
+        f"{now}; end=$(( ${{now%.*}} + {int(timeout) + 1} )); until {condition}; do "
+        f"{now}; [ ${{now%.*}} -lt $end ] || exit {LATE}; sleep {interval}; done"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +218,16 @@ class Job:
         return int(text) if text else None
 
     def wait(self, timeout: float) -> int:
-        """Its exit status. The board waits, so that a slow one is not asked over and over.
+        """Its exit status.
 
         :raises WaitTimeout: still running after ``timeout`` seconds; carries the end of its output.
         """
-        ticks = max(1, int(timeout * 5))
-        script = (
-            f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; "
-            f"cat {self._folder}/status 2>/dev/null || true"
-        )
-        text = self._ssh.run(script, timeout=timeout * 2 + 30).stdout.strip()
-        if not text:
+        status = f"{self._folder}/status"
+        script = f"{until(f'[ -s {status} ]', timeout)}; cat {status}"
+        done = self._ssh.run(script, timeout=timeout + 30, check=False)
+        if done.status == LATE:
             raise WaitTimeout(f"{self._ssh.board}: job", timeout, self.output()[-400:], board=self._ssh.board)
-        return int(text)
+        return int(done.stdout)
 
     def output(self) -> str:
         """What it has printed so far, both streams."""

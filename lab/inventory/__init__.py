@@ -8,7 +8,6 @@ from lab.inventory.reading import load
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
     XEN_OPTIONS,
     BmcSpec,
     BoardSpec,
@@ -25,7 +24,6 @@ from lab.inventory.specs import (
 __all__ = [
     "BMC_KEYS",
     "BMC_PORTS",
-    "CAPABILITIES",
     "XEN_OPTIONS",
     "BmcSpec",
     "BoardSpec",

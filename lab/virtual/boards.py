@@ -18,13 +18,13 @@ from typing import Literal
 
 from lab import netboot
 from lab.base import credentials, paths
-from lab.base import processes as machine
 from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean
+from lab.base.processes import has_ended, port_is_taken
 from lab.base.wait import wait_until
 from lab.inventory import BoardSpec, Lab
-from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, chassis, identity, image, qemu, segment
+from lab.virtual.accelerator import proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _proved(
     first = replace(asking[0], boot="disk")
     home = directory / first.name
     _fresh_disk(home, base)
-    found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
+    found = proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
 
@@ -167,13 +167,13 @@ def ports_in_use(lab: Lab) -> list[str]:
         ]
         if kcs := _kcs_port(board):
             wanted.append((socket.SOCK_STREAM, kcs, "bmc system interface"))
-        taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if machine.port_is_taken(port, kind)]
+        taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if port_is_taken(port, kind)]
     return taken
 
 
 def _check_ports(lab: Lab) -> None:
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
 
 
 def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:
@@ -297,7 +297,7 @@ def stop(directory: Path, *, timeout: float = 20.0) -> None:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout
     for name, pid in pids.items():
-        if not machine.has_ended(pid, max(0.0, deadline - time.monotonic())):
+        if not has_ended(pid, max(0.0, deadline - time.monotonic())):
             log.warning("%s: board daemon %d did not end in %.0f s: killed", name, pid, timeout)
             _signal(pid, signal.SIGKILL)
         (directory / name / "pid").unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from lab.base.errors import BenchError
 
 log = logging.getLogger(__name__)
 
-FIRMWARE = paths.CHECKOUT / "firmware" / "image"
+FIRMWARE = paths.FIRMWARE / "image"
 SUITE = "bookworm"
 ROOT_MIB = 1600
 ESP_MIB = 8

@@ -11,8 +11,7 @@ from lab.base.errors import MissingCapability
 from lab.case.bench import Bench
 from lab.case.rig import Seat
 from lab.grid import services
-from lab.leases import ledger as booking
-from lab.leases.ledger import Ledger
+from lab.leases.ledger import LEASE, Ledger
 
 CASES = 1000  # of each kind
 
@@ -23,7 +22,7 @@ def seats(bench: Bench) -> Iterator[list[Seat]]:
     held = bench.hold()
     assert bench.running
     bench.running.seats = {name: Seat(held.board(name)) for name in bench.names}
-    ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[booking.LEASE])
+    ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[LEASE])
     assert set(bench.names) <= set(ledger.lease(number).boards)
     yield list(bench.running.seats.values())
     assert set(bench.names) <= set(ledger.lease(number).boards)
