@@ -25,7 +25,7 @@ from lab.base.errors import (
 )
 from lab.case.bench import Bench
 from lab.case.evidence import Running
-from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
 from lab.results.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
@@ -244,27 +244,28 @@ def test_what_xen_owes_fails_a_case_that_passed_and_no_other() -> None:
 OOPS = "[   12.3] Kernel panic - not syncing: Fatal exception in interrupt"
 
 
-def console(title: str = "console of linux-pvh-7-1, when the case failed", body: str = f"up\n{OOPS}") -> Evidence:
-    return Evidence("console", title, body, 1.0, "virt1")
+def console(system: str | None = "linux", kind: str = "pvh", *lines: str) -> GuestConsole:
+    return GuestConsole("virt1", f"{system}-{kind}-7-1", kind, system, lines or ("up", OOPS))
 
 
 @pytest.mark.parametrize(
-    ("evidence", "consoles", "is_found"),
+    ("guest", "consoles", "is_found"),
     [
         (console(), (), True),
         (console(), ("(XEN) Domain 5 (vcpu#0) crashed on cpu#1:",), False),  # Xen says why
         (console(), ("(XEN) Panic on CPU 0:",), False),
         (console(), ("(XEN) HVM d5v0 save: CPU",), True),
-        (console("console of linux-pv-7-1, when the case failed"), (), False),  # no hardware virtualisation
-        (console("console of pvh64-7-1, when the case failed"), (), False),  # no Linux
-        (console(body="up and well"), (), False),
-        (Evidence("command", "linux-pvh-7-1", OOPS, 1.0), (), False),
+        (console("linux", "hvm"), (), True),
+        (console("linux", "pv"), (), False),  # no hardware virtualisation
+        (console("linux32", "pvh"), (), False),
+        (console(None, "pvh"), (), False),  # no Linux
+        (console("linux", "pvh", "up and well"), (), False),
     ],
 )
 def test_a_guest_crash_in_doubt_is_a_linux_that_xen_says_nothing_of(
-    evidence: Evidence, consoles: tuple[str, ...], is_found: bool
+    guest: GuestConsole, consoles: tuple[str, ...], is_found: bool
 ) -> None:
-    assert bool(guest_crash([evidence], consoles)) is is_found
+    assert (guest_crash([guest], consoles) is not None) is is_found
 
 
 def test_a_guest_crash_in_doubt_is_a_miss_until_it_repeats() -> None:

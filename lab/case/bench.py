@@ -31,7 +31,7 @@ from lab.grid import services, session
 from lab.grid.session import Session
 from lab.leases import ledger
 from lab.leases.ledger import Ledger
-from lab.results.record import Evidence, RunHeader, TestResult
+from lab.results.record import GuestConsole, RunHeader, TestResult
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Decision
 
@@ -224,9 +224,9 @@ class Bench:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
         return rig.ready(name, options) if options else seat
 
-    def _keep(self, one: Evidence) -> None:
+    def _keep(self, title: str, guest: GuestConsole) -> None:
         if self.running is not None:
-            self.running.evidence.append(one)
+            self.running.keep(title, guest)
 
     def pair(self) -> tuple[Seat, Seat]:
         """Two boards joined by a link, both ready."""

@@ -95,7 +95,7 @@ def _observe(
         lease_over=bench.lease_over(),
         leaks=leaks,
         guest_crash=guest_crash,
-        crashed_before=bool(guest_crash) and _has_crashed_before(bench, running),
+        crashed_before=guest_crash is not None and _has_crashed_before(bench, running),
         crashes=tuple(one.crash for one in slices if one.crash),
         expected_crashes=running.expected,
         seen_crashes=frozenset[str]().union(*(one.signatures for one in slices)),
@@ -103,11 +103,11 @@ def _observe(
     )
 
 
-def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str:
+def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
     """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
     if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
-        return ""
-    return verdicts.guest_crash(running.evidence, (line.text for one in slices for line in one.lines))
+        return None
+    return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
 
 
 def _has_crashed_before(bench: Bench, running: Running) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from lab.base.errors import HypervisorCrash, NotProved
 from lab.case.rig import Seat
 from lab.reporting.figures import timeline_svg
-from lab.results.record import Evidence
+from lab.results.record import Evidence, GuestConsole
 from lab.xen.domain import Domain
 from lab.xen.migration import Migration
 
@@ -30,12 +30,18 @@ class Running:
     outcome: BaseException | None = None
     skipped: str | None = None
     evidence: list[Evidence] = field(default_factory=list)
+    guests: list[GuestConsole] = field(default_factory=list)  # those of which the evidence has the console
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     crash: HypervisorCrash | None = None
     crash_time: float = 0.0  # when its line was recorded
     crash_numbers: dict[str, set[int]] = field(default_factory=dict)  # board -> records that count, seen live
     expected: frozenset[str] = frozenset()
+
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Keep what a guest has printed: as evidence, and for the verdict."""
+        self.guests.append(guest)
+        self.evidence.append(guest.as_evidence(title, time.time()))
 
 
 class CaseLog:
@@ -55,7 +61,7 @@ class CaseLog:
 
     def console(self, title: str, guest: Domain) -> None:
         """Keep what a guest has printed."""
-        self.add(title, "\n".join(guest.console()), kind="console", board=guest.host.name)
+        self._running.keep(title, guest.printed())
 
     def migration(self, migration: Migration) -> None:
         """Keep what was said and what passed in a relocation, and draw its time line."""

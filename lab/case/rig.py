@@ -30,13 +30,15 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
-from lab.results.record import Evidence, Phase
+from lab.results.record import Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
+
+Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
 
 
 @dataclass
@@ -72,11 +74,11 @@ class Rig:
         boards: Mapping[str, Board],
         wanted: provision.Wanted,
         run_directory: Path,
-        keep: Callable[[Evidence], None] | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        """``keep`` takes what a host keeps as evidence of the running case; default: it goes to :attr:`evidence`."""
+        """``keep`` takes what a guest has printed, for the running case; without it nothing is kept."""
         self._lab = lab
-        self._keep = keep or (lambda one: self.evidence.append(one))
+        self._keep = keep
         self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
@@ -261,9 +263,10 @@ class Rig:
         ]
         return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
-    def keep(self, board: str, title: str, body: str) -> None:
-        """Keep what a host says as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
-        self._keep(Evidence("console", title, body, time.time(), board))
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
+        if self._keep is not None:
+            self._keep(title, guest)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -301,7 +304,7 @@ def take(
     variant: Variant,
     directory: Path,
     xtf_directory: str = "",
-    keep: Callable[[Evidence], None] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[session.Session, Rig]:
     """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
 

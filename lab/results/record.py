@@ -53,6 +53,21 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestConsole:
+    """What a guest had printed when its case kept that, or failed. It is evidence, and verdicts read it."""
+
+    board: str
+    guest: str
+    kind: str  # pv, pvh or hvm
+    system: str | None  # the Linux that it runs, a name of lab.xen.payloads.LINUXES; None: a small program
+    lines: tuple[str, ...]
+
+    def as_evidence(self, title: str, when: float) -> Evidence:
+        """For the record of the case."""
+        return Evidence("console", title, "\n".join(self.lines) or "nothing", when, self.board)
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """A named part of a case's time: boot, create, wait, provision, collect..."""
 

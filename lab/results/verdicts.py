@@ -33,11 +33,15 @@ from lab.base.errors import (
 from lab.console import crashes
 from lab.console.crashes import Crash
 from lab.console.patterns import classify
-from lab.results.record import BENCH, ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.results.record import BENCH, ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, GuestConsole, TestResult, Verdict
 
 # What comes and goes: sessions and packets are lost, BMCs are busy.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
 REASON_LIMIT = 300  # characters
+# Signatures of lab.console.patterns: Xen tells of a guest's death, and Linux of its own.
+XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
+LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
+NESTED_SYSTEM = "linux"  # the guest's system of which such deaths without a cause are known (docs/virtual-lab.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +109,22 @@ def is_tried_again(attempts: Sequence[TestResult]) -> bool:
     return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
 
 
-def guest_crash(evidence: Iterable[Evidence], consoles: Iterable[str]) -> str:
-    """The line by which a Linux guest in hardware virtualisation says that it dies; empty if Xen says anything of it.
+def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
+    """The line by which a Linux guest in hardware virtualisation says that it dies; None if Xen says anything of it.
 
-    :param evidence: what a case kept: guests' consoles among it.
+    :param guests: what the case kept of its guests' consoles.
     :param consoles: lines of the boards' consoles.
     """
     for line in consoles:
-        if (found := classify(line)) and (found.kind == "crash" or found.name in ("guest-crash", "domain-crash")):
-            return ""
-    for one in evidence:
-        if one.kind == "console" and re.search(r"\blinux-(pvh|hvm)\b", one.title):
-            for line in one.body.splitlines():
-                if (found := classify(line)) and found.name in ("linux-panic", "linux-oops", "linux-bug"):
-                    return f"{one.board}: {one.title}: {line.strip()}"
-    return ""
+        if (found := classify(line)) and (found.kind == "crash" or found.name in XEN_TELLS):
+            return None
+    for guest in guests:
+        if guest.system != NESTED_SYSTEM or guest.kind == "pv":
+            continue
+        for line in guest.lines:
+            if (found := classify(line)) and found.name in LINUX_DIES:
+                return f"{guest.board}: console of {guest.guest}: {line.strip()}"
+    return None
 
 
 def decide(observation: Observation) -> Decision:

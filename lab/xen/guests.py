@@ -57,4 +57,5 @@ def linux(
         cmdline=f"console=hvc0 quiet mitigations=off xl_work={work} {cmdline}".strip(),
         pci=pci,
         more={**(HEADLESS if kind == "hvm" else {}), **(more or {})},
+        system=sort,
     )

@@ -26,7 +26,7 @@ class Host(Dom0):
             yield domain
         except BaseException:
             with contextlib.suppress(Exception):  # what a guest has said belongs to every failure
-                self.keep(f"console of {domain.name}, when the case failed", "\n".join(domain.console()) or "nothing")
+                self.notes.keep(f"console of {domain.name}, when the case failed", domain.printed())
             raise
         finally:
             with contextlib.suppress(BenchError):  # a crashed host must not hide what the case found
