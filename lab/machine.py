@@ -1,13 +1,54 @@
-"""This machine's processes and ports, as what is started here must know them."""
+"""This machine's processes and ports, and the environment that a process started from here is given."""
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from lab import paths
 from lab.errors import UsageError
+
+# A child is given the variables it needs, by name, and no others: a user's environment holds BMC passwords, the URL of
+# a database, tokens of CI, and whatever else there is. Each name may be a pattern of fnmatch.
+_ALWAYS = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*"),
+    *("TMPDIR", "XDG_*", "LD_LIBRARY_PATH"),
+)
+# For programs that reach other machines: git, apt, ssh. A proxy's URL may hold a password, so a compiler has none.
+NETWORK = (
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
+    *("SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS"),
+)
+ANSIBLE = ("ANSIBLE_CONFIG", "ANSIBLE_VAULT_PASSWORD_FILE")  # paths of files
+# For processes of this project; environment() puts this checkout first on their path.
+PYTHON = (
+    *("PYTHON*", "VIRTUAL_ENV", "PYTEST_*", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_*"),
+    *("LG_COORDINATOR", "LG_ENV", "LG_HOSTNAME", "LG_USERNAME", "LG_PROXY"),
+    *("XENLAB_LEASE", "XENLAB_PASS_ENV", "XENLAB_PYTHON", "XENLAB_REPORTS"),
+)
+CREDENTIALS = ("XENLAB_CREDENTIAL_*",)  # for processes of this project that speak to BMCs
+PASS_ENV = "XENLAB_PASS_ENV"  # the user's own additions: names or patterns, separated by blanks
+
+
+def environment(*needs: Sequence[str]) -> dict[str, str]:
+    """The environment for a child process: what every program needs, and what is named by ``needs``.
+
+    ``needs`` are among :data:`NETWORK`, :data:`ANSIBLE`, :data:`PYTHON` and :data:`CREDENTIALS`. A user adds names by
+    the variable :data:`PASS_ENV`.
+    """
+    patterns = [*_ALWAYS, *(name for names in needs for name in names), *os.environ.get(PASS_ENV, "").split()]
+    found = {
+        name: value for name, value in os.environ.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    }
+    if PYTHON in needs:
+        found["PYTHONPATH"] = paths.environment()["PYTHONPATH"]
+    return found
 
 
 def has_ended(pid: int, timeout: float) -> bool:

@@ -425,7 +425,8 @@ def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Pop
             stderr=output,
             cwd=paths.CHECKOUT,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
+            env=machine.environment(machine.PYTHON, machine.NETWORK, machine.ANSIBLE, machine.CREDENTIALS)
+            | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
         )
 
 

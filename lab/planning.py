@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab import machine, paths
 from lab.errors import UsageError
 from lab.inventory import BoardSpec
 from lab.options import NightlyOptions, Selection
@@ -72,7 +72,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         timeout=120,
         check=False,
         cwd=paths.CHECKOUT,
-        env=paths.environment(),
+        env=machine.environment(machine.PYTHON),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab import paths
+from lab import machine, paths
 from lab.builds import lock
 from lab.builds.command import CommandError, run
 from lab.errors import BenchError
@@ -206,11 +206,11 @@ class PrivateApt:
         if not self._is_fresh():
             self._update()
         try:
-            run(command, timeout=600, cwd=into, what=what)
+            run(command, timeout=600, cwd=into, what=what, needs=machine.NETWORK)
         except CommandError:
             self._update()  # lists may be older than the mirror
             try:
-                run(command, timeout=600, cwd=into, what=what)
+                run(command, timeout=600, cwd=into, what=what, needs=machine.NETWORK)
             except CommandError as error:
                 raise BenchError(f"{error}\n{self._offered(what.split()[-1].split('=')[0])}") from None
 
@@ -238,7 +238,12 @@ class PrivateApt:
         (self.directory / "updated").unlink(missing_ok=True)
         self._write_config()
         try:
-            run([*self._with_config("apt-get"), "-q", "update"], timeout=300, what="package lists")
+            run(
+                [*self._with_config("apt-get"), "-q", "update"],
+                timeout=300,
+                what="package lists",
+                needs=machine.NETWORK,
+            )
         except CommandError as error:
             log.warning("%s", error)
             self._was_asked = True

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab import machine, paths
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
@@ -185,7 +185,8 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
 
 
 def _git(*arguments: str, timeout: float = 120.0) -> str:
-    return run(["git", *arguments], timeout=timeout, environment={"GIT_TERMINAL_PROMPT": "0"})
+    quiet = {"GIT_TERMINAL_PROMPT": "0"}  # a question would never be answered
+    return run(["git", *arguments], timeout=timeout, environment=quiet, needs=machine.NETWORK)
 
 
 def _repository(location: str) -> Path:

@@ -78,7 +78,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
             stderr=output,
             start_new_session=True,
             cwd=folder,
-            env=paths.environment(),
+            env=machine.environment(machine.PYTHON, machine.NETWORK, machine.CREDENTIALS),
         )
     try:
         wait_until(lambda: ready.exists() or process.poll() is not None, START_TIMEOUT, f"services of lab {lab.name}")

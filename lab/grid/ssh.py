@@ -8,12 +8,11 @@ import logging
 import os
 import shlex
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab import machine, paths
 from lab.errors import BoardUnreachable, CommandFailed, WaitTimeout
 from lab.wait import wait_until
 
@@ -98,6 +97,7 @@ class Ssh:
                 stdin=None if input is not None else subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout + connect_timeout,
+                env=machine.environment(machine.NETWORK),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -136,7 +136,13 @@ class Ssh:
         argv = ["rsync", "-s", "--inplace", "-e", words, *ends]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=machine.environment(machine.NETWORK),
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise WaitTimeout(f"{self.board}: copy {' to '.join(ends)}", timeout) from None
@@ -162,17 +168,14 @@ class Ssh:
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=5,
+                    env=machine.environment(),
                     check=False,
                 )
             control.unlink(missing_ok=True)  # one that hangs is left to its own keepalive
 
     def _words(self, connect_timeout: float) -> list[str]:
         if self._control is None:
-            # Not in the state folder: a unix socket's path has room for about 100 characters.
-            folder = Path(tempfile.gettempdir()) / f"xenlab-{os.getuid()}"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():
-                raise BoardUnreachable(f"{folder} belongs to somebody else")
+            folder = paths.runtime()  # not in the state folder: a Unix socket's path has room for 107 characters
             self._control = folder / f"{os.getpid()}-{next(self._generations)}"
         multiplex = (f"ControlPath={self._control}", "ControlMaster=auto", "ControlPersist=120")
         words = (*multiplex, f"ConnectTimeout={max(1, round(connect_timeout))}")

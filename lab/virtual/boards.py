@@ -77,7 +77,7 @@ def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     disk = home / "disk.qcow2"
     disk.unlink(missing_ok=True)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(disk)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=machine.environment())
 
 
 def _fresh_variables(home: Path, board: BoardSpec) -> None:
@@ -202,7 +202,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
                 stderr=output,
                 start_new_session=True,
                 cwd=home,
-                env=paths.environment(),
+                env=machine.environment(machine.PYTHON, machine.CREDENTIALS),
             )
         processes[board.name], pids[board.name] = process, process.pid
         (home / "pid").write_text(str(process.pid), encoding="ascii")

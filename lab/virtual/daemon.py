@@ -28,6 +28,7 @@ from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
+from lab import machine
 from lab.errors import UsageError
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
@@ -87,7 +88,7 @@ class Machine:
             output.flush()
             self._process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=() if self.tap < 0 else (self.tap,),
+                env=machine.environment(), pass_fds=() if self.tap < 0 else (self.tap,),
             )  # fmt: skip
         try:
             await asyncio.wait_for(server.accept(), 10)

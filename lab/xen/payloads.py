@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import paths
+from lab import machine, paths
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.errors import BenchError
@@ -210,9 +210,7 @@ def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
 
 
 def _run(command: list[str], *, timeout: float) -> str:
-    environment = os.environ | {"LC_ALL": "C"}
-    for name in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "LDFLAGS"):
-        environment.pop(name, None)
+    environment = machine.environment() | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,
