@@ -17,14 +17,16 @@ from typing import Any
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab import booking, machine, queueing
-from lab.booking import BoardState, Ledger, Request
-from lab.daytime import Daytime
-from lab.errors import UsageError
+from lab.base import processes
+from lab.base.daytime import Daytime
+from lab.base.errors import UsageError
+from lab.base.wait import wait_until
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
+from lab.leases import ledger as booking
+from lab.leases import queue as queueing
+from lab.leases.ledger import BoardState, Ledger, Request
 from lab.virtual import simulated
-from lab.wait import wait_until
 
 # -- a lease -------------------------------------------------------------------------------------------------------
 
@@ -480,10 +482,10 @@ def test_the_first_cause_of_a_quarantine_stays(ledger: Ledger) -> None:
 
 def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        seen = machine.mark(process.pid)
-        assert machine.is_alive(seen)
+        seen = processes.mark(process.pid)
+        assert processes.is_alive(seen)
         boot, pid, start = seen.split(":")
-        assert not machine.is_alive(f"{boot}:{pid}:{int(start) + 1}")
-        assert not machine.is_alive(f"00000000:{pid}:{start}")
+        assert not processes.is_alive(f"{boot}:{pid}:{int(start) + 1}")
+        assert not processes.is_alive(f"00000000:{pid}:{start}")
         process.kill()
-        wait_until(lambda: not machine.is_alive(seen), 5, "its end, though nobody waited for it yet")
+        wait_until(lambda: not processes.is_alive(seen), 5, "its end, though nobody waited for it yet")

@@ -12,18 +12,21 @@ from typing import Any, cast
 
 import pytest
 
-from lab import files, paths
-from lab.errors import ProductTimeout, UsageError
-from lab.xen import cells, domain, endings, known, oracle, reproduce, trial
-from lab.xen.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
+from lab.base import files, paths
+from lab.base.errors import ProductTimeout, UsageError
+from lab.on_board.proxy import Action
+from lab.on_board.stream import Step
+from lab.xen import domain
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.endings import Where, expected, is_followed
-from lab.xen.ends import on_one_board
-from lab.xen.faults import FAULTS, THROTTLE, Effect
 from lab.xen.host import ARRIVED, DomainRow, Host
 from lab.xen.migration import Ending
-from lab.xen.proxy import Action
-from lab.xen.stream import Step
+from lab.xen.migration_matrix import attempt, cells, known_findings, reproduce
+from lab.xen.migration_matrix import checks as oracle
+from lab.xen.migration_matrix import expected as endings
+from lab.xen.migration_matrix.cells import CELLS, GUESTS, PLACES, Cell, Phase, find, possible
+from lab.xen.migration_matrix.expected import Where, expected, is_followed
+from lab.xen.migration_matrix.faults import FAULTS, THROTTLE, Effect
+from lab.xen.migration_matrix.one_board import on_one_board
 
 KNOWN = paths.CHECKOUT / "testcases" / "relocation" / "known.yaml"
 SIDES = ("source", "destination")
@@ -200,9 +203,9 @@ def test_a_following_relocation_is_asked_for_once_per_guest_and_phase() -> None:
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS.values() if fault.command], ids=lambda fault: fault.name)
-def test_commands_are_shell_and_do_not_hit_their_own_shell(fault: trial.Cell) -> None:
+def test_commands_are_shell_and_do_not_hit_their_own_shell(fault: attempt.Cell) -> None:
     host = SimpleNamespace(board=SimpleNamespace(spec=SimpleNamespace(nics={})))
-    text = trial.script(Cell("pvh64", fault, "PAGE_DATA", "full"), "guest 1", host)  # type: ignore[arg-type]
+    text = attempt.script(Cell("pvh64", fault, "PAGE_DATA", "full"), "guest 1", host)  # type: ignore[arg-type]
     for line in (text, fault.cure):
         subprocess.run(["sh", "-n", "-c", line], check=True, timeout=20)
         for pattern in re.findall(r"-of? '([^']*)'", line):
@@ -232,22 +235,24 @@ def test_a_link_that_goes_through_a_switch_is_cut_there(fault: str, seconds: int
     ends = {end: SimpleNamespace(board=SimpleNamespace(switch_port=link if end == side else None)) for end in SIDES}
     guest: Any = SimpleNamespace(host=ends["source"], beats=lambda *_: None)
     destination: Any = ends["destination"]
-    cell, outcome = Cell("pvh64", FAULTS[fault], "PAGE_DATA", "full"), trial.Outcome(cast(Any, None), Ending.LOST)
-    trial._strike(cell, guest, destination, outcome)
-    trial._cure(cell, guest, destination)
+    cell, outcome = Cell("pvh64", FAULTS[fault], "PAGE_DATA", "full"), attempt.Outcome(cast(Any, None), Ending.LOST)
+    attempt._strike(cell, guest, destination, outcome)
+    attempt._cure(cell, guest, destination)
     assert link.told == [f"cut {seconds}", "restore"]
     assert outcome.said == {f"{fault} at the switch": f"203.0.113.60 port Gi0/3: down, for {seconds} s"}
 
 
 def test_what_runs_on_both_boards_is_found_by_the_patterns() -> None:
-    sender = "/usr/lib/xen-4.17/bin/xl -v migrate -s  pvh64-1 env PYTHONPATH=/x python3 -m lab.xen.proxy"
-    assert re.search(trial.SENDER, sender)
+    sender = "/usr/lib/xen-4.17/bin/xl -v migrate -s  pvh64-1 env PYTHONPATH=/x python3 -m lab.on_board.proxy"
+    assert re.search(attempt.SENDER, sender)
     assert not re.search(
-        trial.SENDER, "sh -c env PYTHONPATH=/x python3 -m lab.xen.proxy -- ssh virt2 xl migrate-receive"
+        attempt.SENDER, "sh -c env PYTHONPATH=/x python3 -m lab.on_board.proxy -- ssh virt2 xl migrate-receive"
     )
-    assert re.search(trial.RECEIVER, "/usr/lib/xen-4.17/bin/xl migrate-receive")
-    assert re.search(trial.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --restore-domain 11 20 12 1 0 2 0 768 0")
-    assert not re.search(trial.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 15 11 8 1 136 0")
+    assert re.search(attempt.RECEIVER, "/usr/lib/xen-4.17/bin/xl migrate-receive")
+    assert re.search(
+        attempt.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --restore-domain 11 20 12 1 0 2 0 768 0"
+    )
+    assert not re.search(attempt.RESTORER, "/usr/lib/xen-4.17/bin/libxl-save-helper --save-domain 15 11 8 1 136 0")
 
 
 # -- what is looked at ---------------------------------------------------------------------------------------------
@@ -417,7 +422,7 @@ def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -
     source.states["g"] = "-b----"
     guest.beats(1)
     source.states, destination.states = dict(here), dict(there)
-    outcome = trial.Outcome(SimpleNamespace(skew=0.0), end, seconds=1.0)  # type: ignore[arg-type]
+    outcome = attempt.Outcome(SimpleNamespace(skew=0.0), end, seconds=1.0)  # type: ignore[arg-type]
     checks = oracle.examine(cell, guest, destination, outcome, before)  # type: ignore[arg-type]
     assert not source.states and not destination.states
     return {check.name: check for check in checks}
@@ -489,11 +494,13 @@ class FakeMigration:
         return self.said
 
 
-def attempted(monkeypatch: pytest.MonkeyPatch, text: str, migration: FakeMigration) -> tuple[trial.Outcome, FakeBoard]:
+def attempted(
+    monkeypatch: pytest.MonkeyPatch, text: str, migration: FakeMigration
+) -> tuple[attempt.Outcome, FakeBoard]:
     source, destination = FakeBoard("virt1"), FakeBoard("virt2")
-    monkeypatch.setattr(trial, "start_migration", lambda *_, **__: migration)
+    monkeypatch.setattr(attempt, "start_migration", lambda *_, **__: migration)
     guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))  # type: ignore[arg-type]
-    return trial.attempt(find(text), guest, destination), destination  # type: ignore[arg-type]
+    return attempt.attempt(find(text), guest, destination), destination  # type: ignore[arg-type]
 
 
 def test_a_fault_by_hand_is_made_while_the_stream_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,10 +527,10 @@ def test_a_fault_that_was_not_come_to_is_unproved(monkeypatch: pytest.MonkeyPatc
 # -- what is known -------------------------------------------------------------------------------------------------
 
 
-def read(tmp_path: Path, text: str) -> known.Known:
+def read(tmp_path: Path, text: str) -> known_findings.Known:
     file = tmp_path / "known.yaml"
     file.write_text(text, encoding="utf-8")
-    return known.read(file, known.RELOCATION, oracle.CHECKS)
+    return known_findings.read(file, known_findings.RELOCATION, oracle.CHECKS)
 
 
 GOOD = """\
@@ -538,7 +545,7 @@ known:
 
 
 def test_the_projects_own_file_is_good() -> None:
-    content = known.read(KNOWN, known.RELOCATION, oracle.CHECKS)
+    content = known_findings.read(KNOWN, known_findings.RELOCATION, oracle.CHECKS)
     assert set(content.findings) == set(content.entries.values())
     assert all(cell not in CELLS or not CELLS[cell].impossible for _, cell, _ in content.entries)
 
@@ -576,11 +583,11 @@ def test_a_check_outside_the_matrix_is_excused_in_the_same_way(tmp_path: Path) -
     said: list[tuple[str, str]] = []
     evidence = SimpleNamespace(add=lambda title, body, kind: said.append((title, body)))
     where = (content, evidence, "4.17.5", "balloon-up-pvh64")
-    with known.excusing(*where, "left-destination"):
+    with known_findings.excusing(*where, "left-destination"):
         raise AssertionError("a domain")
-    with known.excusing(*where, "left-destination"):
+    with known_findings.excusing(*where, "left-destination"):
         pass
-    with pytest.raises(AssertionError), known.excusing(*where, "memory"):
+    with pytest.raises(AssertionError), known_findings.excusing(*where, "memory"):
         raise AssertionError("a page")
     assert said == [
         ("checks", "left-destination: known: left-paused: a domain"),

@@ -21,10 +21,12 @@ from test_builds import _commit, _make, fragments, tree  # noqa: F401
 from test_night import Night
 from test_provision import wanted  # noqa: F401
 
-from lab import booking, machine, paths, provision
-from lab.errors import BenchError, UsageError
+from lab import provision
+from lab.base import paths, processes
+from lab.base.errors import BenchError, UsageError
 from lab.grid import ssh
-from lab.publishing import site
+from lab.leases import ledger
+from lab.reporting import site
 
 # Everywhere a user may have one, by name; what is said here is looked for.
 SECRETS = {
@@ -41,7 +43,8 @@ SECRETS = {
     "GIT_CONFIG_VALUE_0": "marked-header",
     "SOMETHING_OF_THE_USERS": "marked-own",
 }
-IN_PROCESSES = Path("lab/xen/proxy.py"), Path("lab/xen/poke.py"), Path("lab/xen/fuzz.py")  # programs that run in dom0
+# Programs that run in dom0.
+IN_DOM0 = Path("lab/on_board/proxy.py"), Path("lab/on_board/poke.py"), Path("lab/xen/migration_matrix/fuzz.py")
 STARTS = re.compile(r"subprocess\.(run|Popen|call|check_call|check_output)|\w+\.create_subprocess_(exec|shell)")
 MARKS = {re.search("marked-[a-z]+", value)[0].encode(): name for name, value in SECRETS.items()}  # type: ignore[index]
 
@@ -69,7 +72,7 @@ def test_every_program_that_is_started_is_given_an_environment_of_its_own() -> N
     bare = []
     for file in sorted((paths.CHECKOUT / "lab").rglob("*.py")):
         name = file.relative_to(paths.CHECKOUT)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if name not in IN_PROCESSES else ():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if name not in IN_DOM0 else ():
             if not isinstance(node, ast.Call) or not STARTS.fullmatch(ast.unparse(node.func)):
                 continue
             if "env" not in {word.arg for word in node.keywords}:
@@ -77,22 +80,22 @@ def test_every_program_that_is_started_is_given_an_environment_of_its_own() -> N
     assert bare == []
 
 
-@pytest.mark.parametrize("needs", [(), (machine.NETWORK,), (machine.ANSIBLE,), (machine.PYTHON,)])
+@pytest.mark.parametrize("needs", [(), (processes.NETWORK,), (processes.ANSIBLE,), (processes.PYTHON,)])
 def test_no_secret_is_among_what_children_need(marked: dict[str, str], needs: tuple[tuple[str, ...], ...]) -> None:
-    given = machine.environment(*needs)
+    given = processes.environment(*needs)
     assert not set(given) & set(marked)
     assert given["PATH"] == os.environ["PATH"]
 
 
 def test_credentials_go_only_to_who_speaks_to_bmcs(marked: dict[str, str]) -> None:
-    given = machine.environment(machine.PYTHON, machine.NETWORK, machine.ANSIBLE, machine.CREDENTIALS)
+    given = processes.environment(processes.PYTHON, processes.NETWORK, processes.ANSIBLE, processes.CREDENTIALS)
     assert set(given) & set(marked) == {"XENLAB_CREDENTIAL_RACK"}
 
 
 def test_a_user_adds_variables_by_name(marked: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(machine.PASS_ENV, "CCACHE_* SOMETHING_OF_THE_USERS")
+    monkeypatch.setenv(processes.PASS_ENV, "CCACHE_* SOMETHING_OF_THE_USERS")
     monkeypatch.setenv("CCACHE_DIR", "/cache")
-    given = machine.environment()
+    given = processes.environment()
     assert given["CCACHE_DIR"] == "/cache"
     assert set(given) & set(marked) == {"SOMETHING_OF_THE_USERS"}
 
@@ -150,7 +153,7 @@ def test_a_night_and_its_lab_leave_secrets_nowhere(
     """Run folder, site, state and logs hold none; services and workers have BMC credentials, other children nothing."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XENLAB_CREDENTIAL_SIMULATED", f"{Simulator.user}:{Simulator.password}")
-    monkeypatch.delenv(booking.LEASE, raising=False)
+    monkeypatch.delenv(ledger.LEASE, raising=False)
     with environments() as seen:
         shared = Shared(tmp_path)
         try:
@@ -179,18 +182,18 @@ def test_a_night_and_its_lab_leave_secrets_nowhere(
     mine = Path("/proc/self/cmdline").read_bytes()
     others = {(words, name) for words, name in seen if words != mine and str(night.script).encode() not in words}
     assert {name for _, name in others} == {"XENLAB_CREDENTIAL_RACK"}, "the services' own was not seen, or too much"
-    allowed = ("lab.grid.supervisor", "lab.console.recorder", "lab.grid.reaper", "pytest", "lab.ready")
+    allowed = ("lab.grid.supervisor", "lab.console.recorder", "lab.grid.reaper", "pytest", "lab.case.ready")
     assert [words for words, _ in others if not any(one.encode() in words for one in allowed)] == []
 
 
 def test_a_worker_is_given_credentials_and_its_lease(marked: dict[str, str], tmp_path: Path) -> None:
-    from lab import nightly
+    from lab.night import nightly
 
     with nightly._spawn([sys.executable, "-c", "import os; print(*os.environ)"], tmp_path / "log", 7) as worker:
         assert worker.wait(20) == 0
     names = (tmp_path / "log").read_text().split()
     assert set(names) & set(marked) == {"XENLAB_CREDENTIAL_RACK"}
-    assert booking.LEASE in names
+    assert ledger.LEASE in names
 
 
 def _closed_port() -> int:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import inventory, paths
-from lab.errors import UsageError
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import UsageError
 from lab.grid import services
 
 VIRTUAL = paths.CHECKOUT / "inventory" / "virtual.yaml"
@@ -492,7 +493,7 @@ def test_a_shell_gets_the_lab_from_env_sh(lab: inventory.Lab, folder: Path) -> N
 
 
 def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab import credentials
+    from lab.base import credentials
 
     secret = "hunter2-in-clear"
     for name in {board.bmc.credential for board in lab.boards.values()} - {""}:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from lab import inventory, mutants, paths
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import UsageError
 from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
-from lab.errors import UsageError
-from lab.mutants import Judgement, Ledger, Mutant, Trial
-from lab.options import VIRTUAL_LAB
-from lab.planning import Case
-from lab.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
-from lab.runs import RunFolder
+from lab.night.options import VIRTUAL_LAB
+from lab.night.planning import Case
+from lab.results.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
+from lab.selfcheck import mutants
+from lab.selfcheck.mutants import Judgement, Ledger, Mutant, Trial
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
 TWIN = "testcases/guest32/test_pv32.py::test_pv32_answers_as_pv64"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import builds, inventory, paths, provision
+from lab import builds, inventory, provision
+from lab.base import paths
+from lab.base.wait import wait_until
 from lab.builds import Recipe
-from lab.wait import wait_until
 
 BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
 FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload

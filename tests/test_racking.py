@@ -20,14 +20,16 @@ from ipmi_sim import (  # noqa: F401
 )
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
-from lab import cli, inventory, probe
+from lab import inventory
 from lab.bmc import ipmi
 from lab.bmc.redfish import SshConsole
-from lab.booking import Ledger
+from lab.boards import probe
+from lab.cli import main as cli
 from lab.grid import services
 from lab.grid.ssh import CommandResult
 from lab.inventory import BmcSpec
-from lab.options import VIRTUAL_LAB
+from lab.leases.ledger import Ledger
+from lab.night.options import VIRTUAL_LAB
 
 # What a server with Debian and no Xen answers to probe.SCRIPT, shortened.
 SERVER = """\

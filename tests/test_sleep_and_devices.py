@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 from lab.grid.pulse import Voice
-from lab.xen import poke
+from lab.on_board import poke
 from lab.xen.domain import node_pages, nodes_free
 from lab.xen.host import _BOOT_LOG, added
 from lab.xen.pci import DmaDevice, iommu_orders
@@ -112,7 +112,7 @@ def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeyp
         f"poke.VERSION, poke.LIBRARIES = {str(tools)!r}, ({f'{tools}/xen-{{}}'!r},); poke.main(sys.argv[1:])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    words = f"{loader} --library-path {loader.parent} {sys.executable} -S -m lab.xen.poke resume 7"
+    words = f"{loader} --library-path {loader.parent} {sys.executable} -S -m lab.on_board.poke resume 7"
     assert said.stdout == f"{words}\n", said.stderr
     monkeypatch.setenv("XENLAB_LOADER", str(loader))
     with pytest.raises(OSError, match="file too short"):

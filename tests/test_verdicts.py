@@ -8,10 +8,11 @@ from typing import cast
 
 import pytest
 
-from lab.errors import (
+from lab.base.errors import (
     BenchError,
     BmcUnreachable,
     BoardUnreachable,
+    BuildDoesNotBoot,
     CommandFailed,
     HypervisorCrash,
     LabError,
@@ -21,15 +22,11 @@ from lab.errors import (
     UsageError,
     WaitTimeout,
 )
-from lab.plugin import Bench, Running
-from lab.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
-from lab.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
+from lab.case.plugin import Bench, Running
+from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.results.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
-
-
-class BuildDoesNotBoot(BenchError):
-    """As in lab.rig."""
 
 
 def caught(function: object, *arguments: object) -> BaseException:

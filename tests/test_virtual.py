@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 
-from lab import machine, paths
+from lab.base import paths
+from lab.base import processes as machine
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, Lab, NicSpec, VirtualSpec
 from lab.virtual import boards, chassis, identity, image, qemu
 from lab.virtual.cable import SerialCable
@@ -69,7 +70,7 @@ def test_who_waits_for_a_port_never_takes_it() -> None:
     kind = socket.SOCK_DGRAM
     port = free_port(kind)
     waits = (
-        "import socket\nfrom lab.machine import port_is_taken\nprint('waits', flush=True)\n"
+        "import socket\nfrom lab.base.processes import port_is_taken\nprint('waits', flush=True)\n"
         f"while True: port_is_taken({port}, socket.SOCK_DGRAM)"
     )
     with subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, cwd=paths.CHECKOUT) as waiting:

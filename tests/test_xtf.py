@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import xtf_tree
 
-from lab.errors import UsageError
-from lab.options import NightlyOptions
-from lab.planning import collect
+from lab.base.errors import UsageError
+from lab.night.options import NightlyOptions
+from lab.night.planning import collect
 from lab.xen import xtf
 from lab.xen.host import Host
 

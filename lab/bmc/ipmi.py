@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from lab import machine
+from lab.base import processes
+from lab.base.credentials import Credential
+from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.base.wait import wait_until
 from lab.bmc import switching
-from lab.bmc.switching import BmcRefused, Exchange, Pace
-from lab.credentials import Credential
-from lab.errors import BenchError, BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
-from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
 
@@ -324,7 +324,7 @@ class IpmiBmc:
     def _environment(self) -> dict[str, str]:
         """Not kept in a variable of the caller's frame: tracebacks may show those."""
         # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
-        return machine.environment() | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
+        return processes.environment() | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
 
 
 def _shown(command: tuple[str, ...]) -> str:

@@ -24,10 +24,10 @@ from sushy import auth, exceptions
 from sushy.connector import Connector
 from urllib3.exceptions import InsecureRequestWarning
 
+from lab.base.credentials import Credential
+from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.bmc import switching
-from lab.bmc.switching import BmcRefused, Exchange, Pace
-from lab.credentials import Credential
-from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
 
 _log = logging.getLogger(__name__)

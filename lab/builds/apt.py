@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab import machine, paths
+from lab.base import paths, processes
+from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.command import CommandError, run
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 
@@ -206,11 +206,11 @@ class PrivateApt:
         if not self._is_fresh():
             self._update()
         try:
-            run(command, timeout=600, cwd=into, what=what, needs=machine.NETWORK)
+            run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
         except CommandError:
             self._update()  # lists may be older than the mirror
             try:
-                run(command, timeout=600, cwd=into, what=what, needs=machine.NETWORK)
+                run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
             except CommandError as error:
                 raise BenchError(f"{error}\n{self._offered(what.split()[-1].split('=')[0])}") from None
 
@@ -242,7 +242,7 @@ class PrivateApt:
                 [*self._with_config("apt-get"), "-q", "update"],
                 timeout=300,
                 what="package lists",
-                needs=machine.NETWORK,
+                needs=processes.NETWORK,
             )
         except CommandError as error:
             log.warning("%s", error)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lab import machine
-from lab.errors import BenchError
+from lab.base import processes
+from lab.base.errors import BenchError
 
 _TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ def run(
     """Run ``command`` and give its output (stdout and stderr as they came).
 
     It gets a process group of its own, which is ended when the caller is interrupted or ``timeout`` seconds
-    are over. Of this process's environment it gets what :func:`lab.machine.environment` gives for ``needs``;
+    are over. Of this process's environment it gets what :func:`lab.base.processes.environment` gives for ``needs``;
     ``environment`` is added to that. ``log`` is appended to. ``keep`` are file descriptors the children inherit
     (locks). ``what`` begins the error message.
 
@@ -55,7 +55,7 @@ def run(
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=machine.environment(needs) | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
+            env=processes.environment(needs) | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.errors import BenchError, WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import BenchError, WaitTimeout
+from lab.base.wait import wait_until
 
 
 class LockHeld(BenchError):

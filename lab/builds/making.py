@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import machine, paths
+from lab.base import paths, processes
+from lab.base.errors import BenchError
 from lab.builds import compiling, elf, kconfig, lock, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
 from lab.builds.recipes import recipe as read_recipe
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: Paced
             ["dpkg-deb", "--fsys-tarfile", str(package)],
             capture_output=True,
             timeout=120,
-            env=machine.environment(),
+            env=processes.environment(),
             check=False,
         )
         if unpack.returncode:

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pydantic
 
-from lab import paths
-from lab.errors import UsageError
-from lab.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base import paths
+from lab.base.errors import UsageError
+from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 
 RECIPES = paths.CHECKOUT / "firmware" / "builds"
 FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"

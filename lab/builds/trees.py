@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import machine, paths
+from lab.base import paths, processes
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
-from lab.errors import BenchError, LabError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
 
 def _git(*arguments: str, timeout: float = 120.0) -> str:
     quiet = {"GIT_TERMINAL_PROMPT": "0"}  # a question would never be answered
-    return run(["git", *arguments], timeout=timeout, environment=quiet, needs=machine.NETWORK)
+    return run(["git", *arguments], timeout=timeout, environment=quiet, needs=processes.NETWORK)
 
 
 def _repository(location: str) -> Path:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from lab.base.errors import BenchError, WaitTimeout
 from lab.console import LOG_TROUBLE
-from lab.errors import BenchError, WaitTimeout
 
 _log = logging.getLogger(__name__)
 

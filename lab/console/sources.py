@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import serial
 
-from lab import credentials, machine, paths
-from lab.credentials import Credential
-from lab.errors import BenchError, LabError, UsageError
+from lab.base import credentials, paths, processes
+from lab.base.credentials import Credential
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.inventory import BmcSpec, ConsoleSpec
 
 POLL = 0.2  # seconds read() may block when nothing comes; how soon a stop is noticed
@@ -359,7 +359,7 @@ class SolSource(ProgramSource):
         bmc = self._bmc
         credential = self._credential(bmc.credential)
         # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
-        environment = machine.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
+        environment = processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
         where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
         return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
 
@@ -445,7 +445,7 @@ class SshSource(ProgramSource):
             f"LocalCommand=echo '{_CONNECTED}'",
         ]
         options = [part for word in words for part in ("-o", word)]
-        environment = machine.environment() | {
+        environment = processes.environment() | {
             "XENLAB_CONSOLE_PASSWORD": credential.password,
             "SSH_ASKPASS": str(_ASKPASS),
             "SSH_ASKPASS_REQUIRE": "force",

@@ -18,7 +18,7 @@ from labgrid.remote.generated import labgrid_coordinator_pb2 as messages
 from labgrid.remote.generated import labgrid_coordinator_pb2_grpc as stubs
 from labgrid.util import labgrid_version
 
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 from lab.grid import services
 from lab.inventory import BoardSpec
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from lab import bmc
+from lab.base.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout, UsageError
+from lab.base.wait import wait_until
 from lab.bmc import Bmc, switching
 from lab.bmc.switching import Pace
-from lab.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout, UsageError
 from lab.inventory import BoardSpec, PduSpec
-from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
 

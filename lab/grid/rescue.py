@@ -13,11 +13,11 @@ from typing import Any
 
 import pexpect
 
-from lab import credentials
-from lab.errors import LabError, UsageError, WaitTimeout
+from lab.base import credentials
+from lab.base.errors import LabError, UsageError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.grid import pulse
-from lab.record import Evidence
-from lab.wait import wait_until
+from lab.results.record import Evidence
 
 log = logging.getLogger(__name__)
 

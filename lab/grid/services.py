@@ -19,12 +19,13 @@ from typing import Any
 
 import yaml
 
-from lab import machine, netboot, paths
+from lab import netboot
+from lab.base import paths, processes
+from lab.base.errors import BenchError, UsageError
+from lab.base.wait import wait_until
 from lab.console.recorder import RecorderConfig
-from lab.errors import BenchError, UsageError
 from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
-from lab.wait import wait_until
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
@@ -78,7 +79,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
             stderr=output,
             start_new_session=True,
             cwd=folder,
-            env=machine.environment(machine.PYTHON, machine.NETWORK, machine.CREDENTIALS),
+            env=processes.environment(processes.PYTHON, processes.NETWORK, processes.CREDENTIALS),
         )
     try:
         wait_until(lambda: ready.exists() or process.poll() is not None, START_TIMEOUT, f"services of lab {lab.name}")
@@ -96,7 +97,7 @@ def stop(folder: Path, *, timeout: float = 20.0) -> None:
     if pid is None:
         return
     os.kill(pid, signal.SIGTERM)
-    if not machine.has_ended(pid, timeout) and _supervisor(folder) == pid:
+    if not processes.has_ended(pid, timeout) and _supervisor(folder) == pid:
         os.kill(pid, signal.SIGKILL)
     (folder / "ready").unlink(missing_ok=True)
 
@@ -124,7 +125,7 @@ def ports_in_use(lab: Lab) -> list[str]:
             (board.console.serve_port, f"{board.name} console"),
             (board.console.lines_port, f"{board.name} lines"),
         ]
-    return [f"{port} ({what})" for port, what in wanted if machine.port_is_taken(port)]
+    return [f"{port} ({what})" for port, what in wanted if processes.port_is_taken(port)]
 
 
 # -- what labgrid and the recorders read ---------------------------------------------------------------------

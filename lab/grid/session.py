@@ -17,14 +17,15 @@ from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
 
-from lab import booking, machine
-from lab.booking import Kind, Lease, Ledger, Request
-from lab.errors import BenchError, WaitTimeout
+from lab.base import processes
+from lab.base.errors import BenchError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
-from lab.wait import wait_until
+from lab.leases import ledger as booking
+from lab.leases.ledger import Kind, Lease, Ledger, Request
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
 
 
 def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
-    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=machine.mark(os.getpid()))
+    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
     number = ledger.ask(request)
     try:
         return wait_for(ledger, number, timeout)

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import machine, paths
-from lab.errors import BoardUnreachable, CommandFailed, WaitTimeout
-from lab.wait import wait_until
+from lab.base import paths, processes
+from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
+from lab.base.wait import wait_until
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Ssh:
                 stdin=None if input is not None else subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout + connect_timeout,
-                env=machine.environment(machine.NETWORK),
+                env=processes.environment(processes.NETWORK),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -141,7 +141,7 @@ class Ssh:
                 capture_output=True,
                 text=True,
                 timeout=timeout,
-                env=machine.environment(machine.NETWORK),
+                env=processes.environment(processes.NETWORK),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -168,7 +168,7 @@ class Ssh:
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=5,
-                    env=machine.environment(),
+                    env=processes.environment(),
                     check=False,
                 )
             control.unlink(missing_ok=True)  # one that hangs is left to its own keepalive

@@ -22,9 +22,7 @@ from labgrid.step import step
 from labgrid.strategy import Strategy, StrategyError
 
 from lab import netboot
-from lab.console.client import Console, ConsoleLine
-from lab.console.patterns import classify, crash_excerpt
-from lab.errors import (
+from lab.base.errors import (
     BenchError,
     HypervisorCrash,
     MissingCapability,
@@ -33,6 +31,8 @@ from lab.errors import (
     ToolstackFailed,
     WaitTimeout,
 )
+from lab.console.client import Console, ConsoleLine
+from lab.console.patterns import classify, crash_excerpt
 from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)

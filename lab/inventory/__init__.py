@@ -1,7 +1,7 @@
 """The boards of a lab, as read from ``inventory/``: the one source of truth.
 
 The file is an Ansible inventory; what is ours stands under the key ``xenlab`` of a host or of
-``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.credentials`).
+``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.base.credentials`).
 """
 
 from lab.inventory.reading import load

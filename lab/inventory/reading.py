@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from lab.daytime import Daytime
-from lab.errors import UsageError
-from lab.files import Key, Strict, at, did_you_mean, read_yaml, validate
+from lab.base.daytime import Daytime
+from lab.base.errors import UsageError
+from lab.base.files import Key, Strict, at, did_you_mean, read_yaml, validate
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,

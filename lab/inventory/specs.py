@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from lab.daytime import Daytime
-from lab.errors import UsageError
-from lab.files import did_you_mean
+from lab.base.daytime import Daytime
+from lab.base.errors import UsageError
+from lab.base.files import did_you_mean
 from lab.inventory.xen_command_line import command_line
 
 

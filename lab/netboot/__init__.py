@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from lab import machine, paths
-from lab.errors import BenchError
+from lab.base import paths, processes
+from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
 Entry = Literal["known-good", "under-test"]
@@ -245,7 +245,7 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=machine.environment()
+            command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
         )
     except FileNotFoundError as error:
         raise BenchError(f"{command[0]} is not installed; `xenlab doctor` says what is missing") from error

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lab import netboot
-from lab.errors import WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import WaitTimeout
+from lab.base.wait import wait_until
 
 log = logging.getLogger("netboot")
 

@@ -15,8 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import netboot, paths
-from lab.errors import BenchError
+from lab import netboot
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, Lab
 from lab.provision.playbook import PLAY_TIMEOUT, play
 from lab.provision.wanted import TOOLS, Wanted

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import ansible_runner
 
-from lab import machine
+from lab.base import processes
 
 PLAY_TIMEOUT = 300  # seconds
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
@@ -28,7 +28,7 @@ def play(arguments: Mapping[str, object]) -> tuple[str | None, dict[str, tuple[s
     child of a fork was seen to die before it became Ansible. ansible-runner notes its whole environment beside what
     Ansible said (``artifacts/*/command``), so it is given the variables that Ansible needs and no others.
     """
-    environment = machine.environment(machine.PYTHON, machine.ANSIBLE)
+    environment = processes.environment(processes.PYTHON, processes.ANSIBLE)
     beside_python = str(Path(sys.executable).parent)  # ansible-playbook, also when no shell has set the way to it
     environment["PATH"] = f"{beside_python}{os.pathsep}{environment.get('PATH', os.defpath)}"
     process = subprocess.Popen(

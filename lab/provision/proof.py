@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lab.inventory import BoardSpec
 from lab.provision.wanted import HYPERVISOR, TOOLS, Wanted, digest_of
-from lab.record import Evidence
+from lab.results.record import Evidence
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import paths
+from lab.base import paths
 from lab.builds import Build
 from lab.inventory import BoardSpec
 
@@ -18,10 +18,10 @@ TOOLS = "usr/lib/xenlab/tools"
 HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
     "__init__.py",
-    "xen/__init__.py",
-    "xen/stream.py",
-    "xen/proxy.py",
-    "xen/poke.py",
+    "on_board/__init__.py",
+    "on_board/stream.py",
+    "on_board/proxy.py",
+    "on_board/poke.py",
 )  # of lab/: run in dom0 by its Python
 
 

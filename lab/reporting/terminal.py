@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lab.record import TestResult, Verdict
 from lab.reporting import html, junit
-from lab.runs import RunFolder, by_case, exit_status, final, is_flaky, shortfalls, visible_line
+from lab.results.record import TestResult, Verdict
+from lab.results.run_folder import RunFolder, by_case, exit_status, final, is_flaky, shortfalls, visible_line
 
 STYLES = {
     Verdict.FAIL: "bold red",

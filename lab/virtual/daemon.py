@@ -28,8 +28,8 @@ from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
-from lab import machine
-from lab.errors import UsageError
+from lab.base import processes
+from lab.base.errors import UsageError
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable
@@ -88,7 +88,7 @@ class Machine:
             output.flush()
             self._process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                env=machine.environment(), pass_fds=() if self.tap < 0 else (self.tap,),
+                env=processes.environment(), pass_fds=() if self.tap < 0 else (self.tap,),
             )  # fmt: skip
         try:
             await asyncio.wait_for(server.accept(), 10)

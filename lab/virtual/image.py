@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import machine, paths
-from lab.errors import BenchError
+from lab.base import paths, processes
+from lab.base.errors import BenchError
 from lab.inventory.xen_command_line import command_line
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _bootstrap(work: Path) -> None:
         "-",
         *_debian_sources(),
     ]
-    environment = machine.environment(machine.NETWORK)
+    environment = processes.environment(processes.NETWORK)
     environment |= {"FIRMWARE": str(FIRMWARE), "ROOT_MIB": str(ROOT_MIB), "XEN_OPTIONS": XEN_OPTIONS, "INITRD": "No"}
     _run(command, timeout=1200, environment=environment)
 
@@ -194,7 +194,7 @@ def _assemble(root: Path, core: Path, esp: Path, disk: Path) -> None:
 
 def _run(command: list[str], *, timeout: float, environment: dict[str, str] | None = None) -> None:
     log.debug("running %s", command)
-    environment = environment or machine.environment()
+    environment = environment or processes.environment()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
     except FileNotFoundError as error:

@@ -18,8 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import machine, netboot
-from lab.errors import BenchError
+from lab import netboot
+from lab.base import processes
+from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, NetbootSpec
 from lab.virtual.qemu import DIE_WITH_PARENT
 
@@ -51,7 +52,7 @@ class Segment:
         with ours, theirs, listener, open(log, "wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                env=machine.environment(machine.PYTHON), pass_fds=(theirs.fileno(), listener.fileno()),
+                env=processes.environment(processes.PYTHON), pass_fds=(theirs.fileno(), listener.fileno()),
             )  # fmt: skip
             theirs.close()
             ours.settimeout(START_TIMEOUT)
@@ -79,11 +80,11 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
     tap = os.open(TUN, os.O_RDWR)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", interface.encode(), IFF_TAP | IFF_NO_PI))
     for words in ("link set lo up", f"address add {address} dev {interface}", f"link set {interface} up"):
-        subprocess.run(["ip", *words.split()], check=True, timeout=10, env=machine.environment())
+        subprocess.run(["ip", *words.split()], check=True, timeout=10, env=processes.environment())
     # In the foreground and as it is: here there is no other user to become.
     dnsmasq = ["dnsmasq", "--no-daemon", f"--conf-file={folder / 'dnsmasq.conf'}"]
     server = [sys.executable, "-P", "-m", "lab.netboot.server", str(folder), address.split("/")[0], str(netboot.PORT)]
-    environment = machine.environment(machine.PYTHON)
+    environment = processes.environment(processes.PYTHON)
     parts = [
         await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command, env=environment)
         for command in (dnsmasq, server)

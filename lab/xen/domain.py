@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
+from lab.base.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
+from lab.on_board.poke import POKE
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
-from lab.xen.poke import POKE
 
 if TYPE_CHECKING:
     from lab.xen.host import Host

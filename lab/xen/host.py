@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
+from lab.base.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 
 LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
@@ -145,7 +145,10 @@ class Host:
         return rows
 
     def owns(self, domid: int) -> bool:
-        """Whether a domain belongs to this end of a relocation: all do where a board is only one (lab.xen.ends)."""
+        """Whether a domain belongs to this end of a relocation: all do where one board is both ends.
+
+        See :mod:`lab.xen.migration_matrix.one_board`.
+        """
         return True
 
     def log_names(self, name: str) -> tuple[str, ...]:

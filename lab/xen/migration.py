@@ -1,4 +1,4 @@
-"""Live relocation (migration) of a domain, watched and broken at an exact point by :mod:`lab.xen.proxy`."""
+"""Live relocation (migration) of a domain, watched and broken at an exact point by :mod:`lab.on_board.proxy`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import BenchError, ProductTimeout, WaitTimeout
+from lab.base.errors import BenchError, ProductTimeout, WaitTimeout
+from lab.on_board.proxy import Action
+from lab.on_board.stream import Step
 from lab.xen.domain import Domain
 from lab.xen.host import Host
-from lab.xen.proxy import Action
-from lab.xen.stream import Step
 
 # A silent cut would hang xl for ever: it has no timeout on any read. It is ssh that notices a lost peer.
 # Its default key exchange takes an emulated board most of a second longer: the other one is preferred, not demanded.
@@ -26,7 +26,7 @@ TRANSPORT = (
 )
 PATIENCE = 60.0  # seconds after which it does: an emulated board may be slow to answer
 SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
-PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.xen.proxy"
+PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.on_board.proxy"
 
 
 class Ending(enum.Enum):
@@ -55,7 +55,9 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A pass over memory, as :class:`lab.xen.stream.Scanner` tells them apart. Times are seconds since the start."""
+    """A pass over memory, as :class:`lab.on_board.stream.Scanner` tells them apart. Times are seconds since
+    the start.
+    """
 
     number: int
     start: float

@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import machine, paths
+from lab.base import paths, processes
+from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
 
 
 def _run(command: list[str], *, timeout: float) -> str:
-    environment = machine.environment() | {"LC_ALL": "C"}
+    environment = processes.environment() | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from lab.errors import LabError
+from lab.base.errors import LabError
 from lab.xen.host import Host
 
 BRIDGE = "xenlab0"

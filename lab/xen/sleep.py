@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lab.errors import BenchError, WaitTimeout
+from lab.base.errors import BenchError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.grid import pulse
-from lab.wait import wait_until
+from lab.on_board.poke import POKE
 from lab.xen.host import Host
-from lab.xen.poke import POKE
 
 REQUESTED = "xenlab: asks for S3"  # dom0 prints it right before it asks its kernel
 # Said when each port that had a link before has one again, or after 10 s. Whoever connects before that leaves a

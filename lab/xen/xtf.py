@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from lab.errors import UsageError, WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import UsageError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import GUESTS, Host
 

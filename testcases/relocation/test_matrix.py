@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen import cells, known, oracle, trial
-from lab.xen.endings import expected
-from lab.xen.ends import on_one_board
+from lab.xen.migration_matrix import attempt, cells, known_findings
+from lab.xen.migration_matrix import checks as oracle
+from lab.xen.migration_matrix.expected import expected
+from lab.xen.migration_matrix.one_board import on_one_board
 
-KNOWN = known.read(Path(__file__).with_name("known.yaml"), known.RELOCATION, oracle.CHECKS)
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.RELOCATION, oracle.CHECKS)
 
 
 def case(cell):
@@ -38,10 +39,10 @@ def judge(cell, source, destination, evidence):
     wanted = expected(cell)
     evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
     before = oracle.Before.of(source, destination)
-    with source.domain(trial.config(cell, source)) as guest:
+    with source.domain(attempt.config(cell, source)) as guest:
         try:
             guest.beats(10, 60)
-            outcome = trial.attempt(cell, guest, destination)
+            outcome = attempt.attempt(cell, guest, destination)
             evidence.migration(outcome.migration)
             for title, text in outcome.said.items():
                 evidence.add(title, text)
@@ -60,4 +61,4 @@ def judge(cell, source, destination, evidence):
             bad = [f"{check.name}: {check.said}" for check in checks if check.is_bad]
             assert not bad, "; ".join(bad)
         finally:
-            trial.clean_up(guest, destination)
+            attempt.clean_up(guest, destination)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import booking
-from lab.booking import Ledger
-from lab.errors import MissingCapability
+from lab.base.errors import MissingCapability
+from lab.case.plugin import Bench
+from lab.case.rig import Seat
 from lab.grid import services, session
-from lab.plugin import Bench
-from lab.rig import Seat
+from lab.leases import ledger as booking
+from lab.leases.ledger import Ledger
 
 CASES = 1000  # of each kind
 

@@ -1,0 +1,43 @@
+"""Lists cases for planning: a line of JSON each. Run by :mod:`lab.night.nightly` in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+
+import pytest
+
+KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
+
+
+def kept_by(item: pytest.Item) -> list[str]:
+    """Titles of what a case puts beside its verdict, as they stand in its source."""
+    function = getattr(item, "obj", None)
+    return list(dict.fromkeys(KEPT.findall(inspect.getsource(function)))) if function else []
+
+
+class Listing:
+    """Prints the collected cases."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        from lab.case import plugin
+
+        for item in session.items:
+            needs = [name for marker in item.iter_markers("needs") for name in marker.args]
+            case = {
+                "nodeid": item.nodeid,
+                "area": plugin.area_of(item),
+                "boards": plugin.boards_wanted(item),
+                "needs": needs,
+                "xen_options": plugin.xen_options_of(item),
+                "selection": plugin.selection_of(item),
+                "doc": (getattr(item, "obj", None).__doc__ or "").strip(),
+                "evidence": kept_by(item),
+            }
+            print(json.dumps(case))
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[Listing()]))
