@@ -30,8 +30,12 @@ def cache() -> Path:
 
 
 def state() -> Path:
-    """Things that cannot: runs, console logs, lab state, keys."""
-    return platformdirs.user_state_path(APP, ensure_exists=True)
+    """Things that cannot: runs, console logs, lab state, keys. Nobody but the user may enter it."""
+    folder = platformdirs.user_state_path(APP)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (found := folder.stat()).st_uid == os.getuid() and found.st_mode & 0o077:  # of an older version
+        folder.chmod(0o700)
+    return folder
 
 
 def config() -> Path:

@@ -196,7 +196,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
                     "-m",
                     "lab.virtual.daemon",
                     str(home / "daemon.json"),
-                    *([str(owner)] if owner else []),
+                    *([processes.mark(owner)] if owner else []),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -206,7 +206,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
                 env=processes.environment(processes.PYTHON, processes.CREDENTIALS),
             )
         daemons[board.name], pids[board.name] = process, process.pid
-        (home / "pid").write_text(str(process.pid), encoding="ascii")
+        (home / "pid").write_text(processes.mark(process.pid), encoding="ascii")
     for name, process in daemons.items():
         ready = directory / name / "ready"
 
@@ -260,13 +260,9 @@ def running(directory: Path) -> dict[str, int]:
     """Boards whose daemon lives: name -> pid. A pid that is somebody else's by now does not count."""
     found = {}
     for file in sorted(directory.glob("*/pid")):
-        pid = int(file.read_text(encoding="ascii") or "0")
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(file.parent / "daemon.json").encode() in command:
-            found[file.parent.name] = pid
+        mark = file.read_text(encoding="ascii", errors="replace")
+        if processes.is_alive(mark):
+            found[file.parent.name] = int(mark.split(":")[1])
     return found
 
 
