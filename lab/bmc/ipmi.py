@@ -7,7 +7,6 @@ text. The password travels in the environment (``IPMI_PASSWORD``, ``-E``), never
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import time
@@ -15,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from lab.base import processes
 from lab.base.credentials import Credential
 from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.base.wait import wait_until
@@ -324,9 +324,8 @@ class IpmiBmc:
 
     def _environment(self) -> dict[str, str]:
         """Not kept in a variable of the caller's frame: tracebacks may show those."""
-        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-        inherited = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-        return inherited | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
+        # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
+        return processes.environment() | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
 
 
 def _shown(command: tuple[str, ...]) -> str:

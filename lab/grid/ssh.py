@@ -8,12 +8,11 @@ import logging
 import os
 import shlex
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
 from lab.base.wait import wait_until
 
@@ -112,6 +111,7 @@ class Ssh:
                 stdin=None if input is not None else subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout + connect_timeout,
+                env=processes.environment(processes.NETWORK),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -152,7 +152,13 @@ class Ssh:
         argv = ["rsync", "-s", "--inplace", "-e", words, *ends]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=processes.environment(processes.NETWORK),
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise WaitTimeout(f"{self.board}: copy {' to '.join(ends)}", timeout, board=self.board) from None
@@ -178,17 +184,14 @@ class Ssh:
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=5,
+                    env=processes.environment(),
                     check=False,
                 )
             control.unlink(missing_ok=True)  # one that hangs is left to its own keepalive
 
     def _words(self, connect_timeout: float) -> list[str]:
         if self._control is None:
-            # Not in the state folder: a unix socket's path has room for about 100 characters.
-            folder = Path(tempfile.gettempdir()) / f"xenlab-{os.getuid()}"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():
-                raise BoardUnreachable(self.board, f"{folder} belongs to somebody else")
+            folder = paths.runtime()  # not in the state folder: a Unix socket's path has room for 107 characters
             self._control = folder / f"{os.getpid()}-{next(self._generations)}"
         multiplex = (f"ControlPath={self._control}", "ControlMaster=auto", "ControlPersist=120")
         words = (*multiplex, f"ConnectTimeout={max(1, round(connect_timeout))}")

@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError, BoardError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
@@ -244,7 +244,9 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
+        )
     except FileNotFoundError as error:
         raise BenchError(f"{command[0]} is not installed; `xenlab doctor` says what is missing") from error
     if done.returncode:
