@@ -305,10 +305,11 @@ def take(
     directory: Path,
     xtf_directory: str = "",
     keep: Keep | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
+    """Make or find the build and the guest payloads, and acquire these boards for this process.
 
-    ``directory`` is where provisioning leaves what it did: the run folder.
+    ``directory`` is where provisioning leaves its output: the run folder. ``progress`` is told what is being built.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
@@ -316,7 +317,7 @@ def take(
     payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
-    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
+    wanted = provision.Wanted(builds.make(variant.build, progress=progress), variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
 

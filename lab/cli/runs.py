@@ -116,7 +116,7 @@ def _check_xtf(folder: Path) -> None:
 def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
     """Show what the run in this lab is doing now. Exit status 3: no run is going on."""
     from lab.inventory import load
-    from lab.night.nightly import progress
+    from lab.night.progress import progress
 
     lines = progress(load(inventory))
     if as_json:
@@ -189,7 +189,7 @@ def prepare(
     """Make everything a run needs (image, payloads, builds), or find it in the cache; run nothing."""
     from lab import builds
     from lab.inventory import load
-    from lab.night.nightly import prepare
+    from lab.night.lab_services import prepare
     from lab.selfcheck.doctor import demand_packages
 
     demand_packages()
