@@ -104,6 +104,14 @@ class BuildDoesNotBoot(BoardError):
     """The build under test did not come up on this board before; the case that found out is FAIL."""
 
 
+class CaseTimeout(LabError):
+    """The body of a case took longer than it may, and was ended: verdict ERROR, since the cause is not known."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"the case did not end within {limit:.0f} s")
+        self.limit = limit
+
+
 class MissingCapability(LabError):
     """This case does not apply to this board: verdict SKIP, naming the capability."""
 

@@ -7,19 +7,23 @@ One process drives one set of boards. A case names what it needs by its fixtures
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
+from types import FrameType
+from typing import Protocol
 
 import pytest
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import LabError, UsageError
+from lab.base.errors import CaseTimeout, LabError, UsageError
 from lab.case.bench import Bench
 from lab.case.conclude import conclude
 from lab.case.evidence import CaseLog, Running
 from lab.case.markers import MARKERS, SELECTIONS, expected_crashes_of, is_case, selection_of, xen_options_of
+from lab.leases.queue import CASE_LIMIT
 from lab.results.record import Evidence
 from lab.xen import xtf
 from lab.xen.host import Host
@@ -63,6 +67,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = [selection, pytest.mark.needs(*one.needs)]
         parameters.append(pytest.param(one, id=f"{one.category}-{one.name}", marks=marks))
     metafunc.parametrize("xtf_instance", parameters)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Every case has a time limit."""
+    if is_case(item) and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(CASE_LIMIT, func_only=True))
+
+
+class TimeoutSettings(Protocol):
+    """What is used of ``pytest_timeout.Settings``, which comes without types."""
+
+    timeout: float
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: TimeoutSettings) -> Generator[None, object, object]:
+    """Have pytest-timeout raise :class:`CaseTimeout` in a case; its own exception is that of ``pytest.fail``."""
+    result = yield
+    on_alarm = signal.getsignal(signal.SIGALRM)
+    if not is_case(item) or not callable(on_alarm):
+        return result
+
+    def end_case(number: int, frame: FrameType | None) -> None:
+        try:
+            on_alarm(number, frame)
+        except pytest.fail.Exception as error:
+            raise CaseTimeout(settings.timeout) from error
+
+    signal.signal(signal.SIGALRM, end_case)
+    return result
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -121,7 +155,7 @@ def _note_outcome(running: Running, raised: BaseException, when: str, traceback:
         running.skipped = str(raised) or "skipped"
         return
     running.outcome = raised
-    if not isinstance(raised, LabError):
+    if not isinstance(raised, LabError) or isinstance(raised, CaseTimeout):  # others say it all in their words
         running.evidence.append(Evidence("exception", when, traceback[-6000:], time.time()))
 
 

@@ -6,7 +6,6 @@ several things went wrong at once (an exception group), the gravest verdict coun
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    CaseTimeout,
     HypervisorCrash,
     LabError,
     MissingCapability,
@@ -221,10 +221,8 @@ def _expected_crash_missing(observation: Observation) -> str | None:
 
 
 def _case_timeout(observation: Observation) -> str | None:
-    if not isinstance(observation.outcome, pytest.fail.Exception):
-        return None
-    text = _said(observation.outcome, first_line=True)
-    return text if re.match(r"Timeout \(?>", text) else None  # pytest-timeout's words
+    error = observation.outcome
+    return _said(error) if isinstance(error, CaseTimeout) else None
 
 
 def _assertion(observation: Observation) -> str | None:
@@ -347,7 +345,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "case-timeout",
         Verdict.ERROR,
-        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        "the case exceeded its time limit and was ended; cause unknown",
         _case_timeout,
     ),
     Rule(

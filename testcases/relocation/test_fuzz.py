@@ -6,7 +6,7 @@ from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
 from lab.xen.migration_matrix import fuzz
 
-pytestmark = [pytest.mark.weekly]
+pytestmark = [pytest.mark.weekly, pytest.mark.timeout(3600, func_only=True)]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])

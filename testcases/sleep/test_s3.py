@@ -88,7 +88,11 @@ def test_s3_woken_by_a_timer(host, evidence):
 
 @pytest.mark.needs("pv32", "hap")
 @pytest.mark.parametrize(
-    "cycles", [pytest.param(3, marks=pytest.mark.full), pytest.param(20, marks=pytest.mark.weekly)]
+    "cycles",
+    [
+        pytest.param(3, marks=pytest.mark.full),
+        pytest.param(20, marks=[pytest.mark.weekly, pytest.mark.timeout(3600, func_only=True)]),
+    ],
 )
 def test_sleeps_in_a_row(host, evidence, cycles):
     """PV, PVH and 32-bit guests live through one sleep after the other; no memory is lost, and no clock goes wrong."""

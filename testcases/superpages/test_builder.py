@@ -58,6 +58,7 @@ def test_memory_comes_back(host, evidence):
 
 
 @pytest.mark.weekly
+@pytest.mark.timeout(3600, func_only=True)
 def test_memory_comes_back_a_hundred_times(host, evidence):
     """A hundred guests built on superpages and destroyed lose nothing."""
     comes_back(host, evidence, 100)

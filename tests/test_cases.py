@@ -1,0 +1,68 @@
+"""The plugin that runs cases, tried by cases that need no board: each runs in a pytest of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from lab.base import paths
+from lab.results.record import TestResult, Verdict
+from lab.results.run_folder import RunFolder
+
+
+class Ran:
+    """What came of a file of cases."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], results: list[TestResult]) -> None:
+        self.status, self.said, self.results = done.returncode, done.stdout + done.stderr, results
+
+
+def run(folder: Path, source: str, *words: str) -> Ran:
+    """Run ``source`` as the only file of the area ``tried``."""
+    file = folder / "testcases" / "tried" / "test_tried.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", f"--rootdir={folder}", "-c", str(paths.PYTEST_SETTINGS), "-q"]
+        + ["-p", "lab.case.plugin", "-p", "no:cacheprovider", *words, str(file)],
+        cwd=folder,
+        env=paths.environment() | {"XDG_STATE_HOME": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    folders = list((folder / "state").glob("xenlab/runs/*"))
+    return Ran(done, [result for one in folders for result in RunFolder(one).results()])
+
+
+def test_a_case_that_does_not_end_is_ended_and_shows_where_it_hung(tmp_path: Path) -> None:
+    ran = run(
+        tmp_path,
+        """
+        import time, pytest
+
+        @pytest.mark.timeout(0.5, func_only=True)
+        def test_hangs():
+            time.sleep(60)
+        """,
+    )
+    (result,) = ran.results
+    assert (result.verdict, result.rule) == (Verdict.ERROR, "case-timeout"), ran.said
+    assert any("time.sleep(60)" in one.body for one in result.evidence)
+
+
+def test_a_case_has_a_time_limit_without_asking_for_one(tmp_path: Path) -> None:
+    ran = run(
+        tmp_path,
+        """
+        import signal
+
+        def test_limit():
+            left, _ = signal.getitimer(signal.ITIMER_REAL)
+            assert 500 < left <= 600
+        """,
+    )
+    assert [result.verdict for result in ran.results] == [Verdict.PASS], ran.said
