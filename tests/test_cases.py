@@ -7,7 +7,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from lab.base import paths
+from lab.base.errors import UsageError
+from lab.night import planning
+from lab.night.options import NightlyOptions
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -66,3 +71,28 @@ def test_a_case_has_a_time_limit_without_asking_for_one(tmp_path: Path) -> None:
         """,
     )
     assert [result.verdict for result in ran.results] == [Verdict.PASS], ran.said
+
+
+NEEDS = """
+    import pytest
+
+    @pytest.mark.needs("hap", "happ")
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_something(number):
+        pass
+    """
+
+
+def test_a_capability_that_does_not_exist_is_a_usage_error_when_cases_are_collected(tmp_path: Path) -> None:
+    ran = run(tmp_path, NEEDS, "--collect-only")
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    said = [line for line in ran.said.splitlines() if line.startswith("ERROR: ")]
+    assert len(said) == 1, ran.said  # not one for each variant
+    assert "testcases/tried/test_tried.py:4: test_something: needs: unknown capability 'happ'" in said[0]
+    assert "hap" in said[0].partition("'happ'")[2]
+
+
+def test_planning_refuses_a_capability_that_does_not_exist(tmp_path: Path) -> None:
+    run(tmp_path, NEEDS, "--collect-only")
+    with pytest.raises(UsageError, match=r"test_tried.py:4: .* unknown capability 'happ'"):
+        planning.collect(NightlyOptions(paths=(str(tmp_path / "testcases"),)), "weekly")

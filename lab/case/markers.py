@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lab.base.errors import UsageError
+from lab.inventory import capabilities
+
 SELECTIONS = ("quick", "full", "weekly")
 MARKERS = (
     "needs(*capabilities): SKIP on boards that lack one of them",
@@ -44,6 +47,18 @@ def boards_wanted(item: pytest.Item) -> int:
 def needs_of(item: pytest.Item) -> tuple[str, ...]:
     """The capabilities that a board must have for a case."""
     return tuple(word for marker in item.iter_markers("needs") for word in marker.args)
+
+
+def wrong_needs(item: pytest.Item) -> list[str]:
+    """What is wrong with the words of a case's ``needs``: a line for each that is no capability."""
+    file, line, _ = item.location
+    found = []
+    for word in needs_of(item):
+        try:
+            capabilities.check(word, f"{file}:{(line or 0) + 1}: {getattr(item, 'originalname', item.name)}: needs")
+        except UsageError as error:
+            found.append(str(error))
+    return found
 
 
 def expected_crashes_of(item: pytest.Item) -> frozenset[str]:

@@ -22,7 +22,15 @@ from lab.base.errors import CaseTimeout, LabError, UsageError
 from lab.case.bench import Bench
 from lab.case.conclude import conclude
 from lab.case.evidence import CaseLog, Running
-from lab.case.markers import MARKERS, SELECTIONS, expected_crashes_of, is_case, selection_of, xen_options_of
+from lab.case.markers import (
+    MARKERS,
+    SELECTIONS,
+    expected_crashes_of,
+    is_case,
+    selection_of,
+    wrong_needs,
+    xen_options_of,
+)
 from lab.leases.queue import CASE_LIMIT
 from lab.results.record import Evidence
 from lab.xen import xtf
@@ -100,6 +108,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: TimeoutSettings) -> Ge
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse what cannot be meant, drop what is not selected, and put cases that need a boot of their own last.
+
+    :raises pytest.UsageError: a case needs a capability that does not exist: it would be skipped on every board.
+    """
+    if wrong := [said for item in items if is_case(item) for said in wrong_needs(item)]:
+        raise pytest.UsageError(*dict.fromkeys(wrong))
     wanted = SELECTIONS.index(config.getoption("--select"))
     kept = [item for item in items if not is_case(item) or SELECTIONS.index(selection_of(item)) <= wanted]
     dropped = [item for item in items if item not in kept]
