@@ -96,3 +96,51 @@ def test_planning_refuses_a_capability_that_does_not_exist(tmp_path: Path) -> No
     run(tmp_path, NEEDS, "--collect-only")
     with pytest.raises(UsageError, match=r"test_tried.py:4: .* unknown capability 'happ'"):
         planning.collect(NightlyOptions(paths=(str(tmp_path / "testcases"),)), "weekly")
+
+
+KEEPS = """
+    import pytest
+    from lab.night import collecting  # a module, whose functions are found by attribute
+
+    @pytest.fixture
+    def guest(evidence):
+        evidence.add("the fixture's", "")
+
+    def judge(log, title, guest, unit="s"):
+        for who in ("one", "two"):
+            log.figure(f"{who}_of_{guest.name}_{unit}", 1.0)
+        log.console(title, guest)
+        judge(log, title, guest)
+
+    @pytest.mark.parametrize("cycles", [3])
+    def test_keeps(evidence, guest, cycles):
+        evidence.add("a" + "b", "not a literal")
+        evidence.add("a literal, twice", "")
+        evidence.add("a literal, twice", "")
+        text = 'evidence.add("only a text", "")'
+        judge(evidence, "the guest" if cycles else "no guest", guest)
+        evidence.add(f"cycle {cycles}", text)
+        evidence.migration(None)
+        evidence.console(guest.name, guest)
+
+    def test_keeps_nothing(cycles=1):
+        pass
+    """
+
+
+def test_what_a_case_keeps_is_read_from_its_source_and_its_helpers(tmp_path: Path) -> None:
+    run(tmp_path, KEEPS, "--collect-only")
+    keeps, nothing = planning.collect(NightlyOptions(paths=(str(tmp_path / "testcases"),)), "weekly")
+    assert list(keeps.evidence) == [
+        "the fixture's",
+        "a literal, twice",
+        "one of <guest> s",
+        "two of <guest> s",
+        "the guest",
+        "no guest",
+        "cycle <cycles>",
+        "xl migrate",
+        "what passed between the hosts",
+        "<guest>",
+    ]
+    assert nothing.evidence == ()
