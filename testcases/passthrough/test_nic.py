@@ -77,7 +77,7 @@ def test_nic_works_in_an_hvm_guest(host, evidence):
 
 @pytest.mark.full
 def test_reassigned_to_another_guest(host, evidence):
-    """Two guests drive the port one after the other; in between it is in quarantine, and at the end dom0 has it."""
+    """Two guests drive a port one after the other; in between it is in quarantine, and at the end dom0 has it."""
     with assignable(host, "spare") as device:
         for number in (1, 2):
             with host.domain(driving(host, "nic", device.address)) as guest:
@@ -90,7 +90,7 @@ def test_reassigned_to_another_guest(host, evidence):
 
 @pytest.mark.full
 def test_hot_add_and_remove(host, evidence):
-    """A running guest is given the port, drives it, and loses it again."""
+    """A running guest is given a network port, drives it, and loses it again."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic,unplug", more={"passthrough": '"enabled"'})) as guest:
             guest.wait_for("XL pci INFO waits", 60.0)
@@ -106,7 +106,7 @@ def test_hot_add_and_remove(host, evidence):
 
 @pytest.mark.full
 def test_rate_and_interrupts_against_dom0(host, evidence):
-    """A guest with the port does at least a tenth of dom0's own round trips a second, and gets interrupts."""
+    """A guest with a network port does at least a tenth of dom0's own round trips a second, and gets interrupts."""
     device = port(host, "spare")
     own = f"ip netns exec xenlab sh -c {shlex.quote(_dom0_pings(device.interface))}"
     host.run(f"ip netns add xenlab && ip link set {device.interface} netns xenlab")

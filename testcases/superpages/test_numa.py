@@ -75,7 +75,7 @@ def test_placement_is_within_the_processors_asked_for(host, evidence):
 
 
 def test_a_guest_that_asks_for_nothing_is_of_one_node(host, evidence):
-    """xl places a guest without a wish on one NUMA node that has room, and all its memory is there.
+    """xl places a guest that asks for no node on one NUMA node, and all its memory is there.
 
     Source: libxl_numa.c.
     """
@@ -88,7 +88,7 @@ def test_a_guest_that_asks_for_nothing_is_of_one_node(host, evidence):
 
 
 def test_a_full_node_takes_superpages_of_another(host, evidence):
-    """If its NUMA node is full, the rest of a guest comes from another node, in superpages too."""
+    """When a guest's NUMA node is full, the rest of the guest comes from another node, in superpages too."""
     mine = '[ "node:1" ]'
     free = nodes_free(host.debug_keys("u"))[1] // 256
     with host.domain(guest_of(host, mine, (free - free // 50 - MIB) // 2 * 2), paused=True):
