@@ -21,9 +21,8 @@ from lab.xen.dom0 import ARRIVED, DomainRow
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import Host
 from lab.xen.migration import Ending
-from lab.xen.migration_matrix import attempt, cells, known_findings, reproduce
-from lab.xen.migration_matrix import checks as oracle
-from lab.xen.migration_matrix import expected as endings
+from lab.xen.migration_matrix import attempt, cells, checks, known_findings, reproduce
+from lab.xen.migration_matrix import expected as expected_module
 from lab.xen.migration_matrix.cells import CELLS, PLACES, Cell, ProtocolPhase, find, possible
 from lab.xen.migration_matrix.expected import Where, expected, is_followed
 from lab.xen.migration_matrix.faults import FAULTS, THROTTLE, Effect, Fault
@@ -160,7 +159,7 @@ def test_endings_follow_from_phase_and_effect(cell: str, wanted: tuple[Ending, W
 
 
 def test_what_may_be_dropped_and_doubled_has_an_ending() -> None:
-    assert set(endings.DROPPED) == set(cells.DROPPABLE) and set(endings.DOUBLED) == set(cells.DOUBLABLE)
+    assert set(expected_module.DROPPED) == set(cells.DROPPABLE) and set(expected_module.DOUBLED) == set(cells.DOUBLABLE)
 
 
 def test_what_cannot_be_told_is_no_cell() -> None:
@@ -282,9 +281,9 @@ KEY_Q = """\
 
 
 def test_the_paging_modes_of_a_domain_are_found() -> None:
-    assert oracle.paging(KEY_Q, 7) == "hap refcounts log_dirty translate external"
-    assert oracle.paging(KEY_Q, 8) == "hap refcounts translate external"
-    assert oracle.paging(KEY_Q, 0) is None
+    assert checks.paging(KEY_Q, 7) == "hap refcounts log_dirty translate external"
+    assert checks.paging(KEY_Q, 8) == "hap refcounts translate external"
+    assert checks.paging(KEY_Q, 0) is None
 
 
 class FakeHost(Host):
@@ -306,13 +305,13 @@ def row(name: str, domid: int = 5, state: str = "-b----") -> DomainRow:
 
 
 def test_nothing_left_is_nothing() -> None:
-    assert oracle.leftovers(FakeHost(), "g", set(), "source") == []
+    assert checks.leftovers(FakeHost(), "g", set(), "source") == []
 
 
 def test_leftovers_are_named() -> None:
     said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n9\n---\nqemu-save.4\n---\n5\n9\n"
     host = FakeHost(row("g--incoming", state="--p---"), row("(null)", 7, "----pd"), said=said)
-    assert oracle.leftovers(host, "g", {"g"}, "destination") == [
+    assert checks.leftovers(host, "g", {"g"}, "destination") == [
         "domain g--incoming (--p---)",
         "dead domain 7 (----pd)",
         "process 812 /usr/lib/xen-4.17/bin/xl migrate-receive",
@@ -324,7 +323,7 @@ def test_leftovers_are_named() -> None:
 
 def test_the_monitor_of_a_guest_that_arrived_is_no_leftover() -> None:
     said = "  812 /usr/lib/xen-4.17/bin/xl migrate-receive\n---\n0\n5\n---\n---\n"
-    assert oracle.leftovers(FakeHost(row("g"), said=said), "g", {"g"}, "destination") == []
+    assert checks.leftovers(FakeHost(row("g"), said=said), "g", {"g"}, "destination") == []
 
 
 def test_on_one_board_each_end_sees_its_own_domains() -> None:
@@ -369,9 +368,9 @@ def sh(command: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "SETTLING", 0.1)
-    monkeypatch.setattr(oracle, "BEATS_LIMIT", 0.5)
-    monkeypatch.setattr(oracle, "start_migration", moved)
+    monkeypatch.setattr(checks, "SETTLING", 0.1)
+    monkeypatch.setattr(checks, "BEATS_LIMIT", 0.5)
+    monkeypatch.setattr(checks, "start_migration", moved)
 
 
 class FakeBoard(FakeHost):
@@ -427,54 +426,54 @@ def moved(guest: Domain, other: FakeBoard) -> FakeMigration:
     return FakeMigration(Ending.SUCCESS.value)
 
 
-def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -> dict[str, oracle.Check]:
+def tried(text: str, end: Ending, here: dict[str, str], there: dict[str, str]) -> dict[str, checks.Check]:
     """The checks of a trial that ends so, with these domains on either side."""
     source, destination, cell = FakeBoard("virt1"), FakeBoard("virt2"), find(text)
     guest = Domain(source, DomainConfig("g", "pvh", "/kernel"))  # type: ignore[arg-type]
-    before = oracle.Before.of(source, destination)  # type: ignore[arg-type]
+    before = checks.Before.of(source, destination)  # type: ignore[arg-type]
     source.states["g"] = "-b----"
     guest.beats(1)
     source.states, destination.states = dict(here), dict(there)
     outcome = attempt.Outcome(SimpleNamespace(skew=0.0), end, seconds=1.0)  # type: ignore[arg-type]
-    checks = oracle.examine(cell, guest, destination, outcome, before)  # type: ignore[arg-type]
+    found = checks.examine(cell, guest, destination, outcome, before)  # type: ignore[arg-type]
     assert not source.states and not destination.states
-    return {check.name: check for check in checks}
+    return {check.name: check for check in found}
 
 
 def test_a_good_end_is_good_in_every_check() -> None:
-    checks = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
-    assert set(checks) == set(oracle.CHECKS)
-    assert not [check.line() for check in checks.values() if check.is_bad]
+    found = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert set(found) == set(checks.CHECKS)
+    assert not [check.line() for check in found.values() if check.is_bad]
 
 
 def test_an_undefined_end_is_resolved_at_the_source() -> None:
     here, there = {"g--migratedaway": "---ss-"}, {"g--incoming": "--p---"}
-    checks = tried("pvh64-cut-GO", Ending.UNDEFINED, here, there)
-    assert [name for name, check in checks.items() if check.is_bad] == ["left-destination"]
-    assert checks["resolved"].said.startswith(Where.SOURCE.value)
+    found = tried("pvh64-cut-GO", Ending.UNDEFINED, here, there)
+    assert [name for name, check in found.items() if check.is_bad] == ["left-destination"]
+    assert found["resolved"].said.startswith(Where.SOURCE.value)
 
 
 def test_two_copies_are_seen() -> None:
-    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {"g": "-b----"})
-    bad = {name for name, check in checks.items() if check.is_bad}
+    found = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {"g": "-b----"})
+    bad = {name for name, check in found.items() if check.is_bad}
     assert {"one-copy", "where", "left-destination"} <= bad
 
 
 def test_a_relocation_that_fails_afterwards_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "start_migration", lambda *_: FakeMigration())
-    checks = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
-    assert [name for name, check in checks.items() if check.is_bad] == ["follow-up"]
+    monkeypatch.setattr(checks, "start_migration", lambda *_: FakeMigration())
+    found = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert [name for name, check in found.items() if check.is_bad] == ["follow-up"]
 
 
 def test_a_clock_that_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeBoard, "clock", lambda board: board.last + 100.0)
-    checks = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
-    assert [name for name, check in checks.items() if check.is_bad] == ["time"]
+    found = tried("pvh64-cut-TSC_INFO", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert [name for name, check in found.items() if check.is_bad] == ["time"]
 
 
 def test_a_wrong_ending_and_a_guest_that_stands_still_are_seen() -> None:
-    checks = tried("pvh64-cut-TSC_INFO", Ending.UNDEFINED, {"g": "---s--"}, {})
-    assert checks["ending"].is_bad and checks["where"].is_bad
+    found = tried("pvh64-cut-TSC_INFO", Ending.UNDEFINED, {"g": "---s--"}, {})
+    assert found["ending"].is_bad and found["where"].is_bad
 
 
 class FakeMigration:
@@ -543,7 +542,7 @@ def test_a_fault_that_was_not_come_to_is_unproved(monkeypatch: pytest.MonkeyPatc
 def read(tmp_path: Path, text: str) -> known_findings.Known:
     file = tmp_path / "known.yaml"
     file.write_text(text, encoding="utf-8")
-    return known_findings.read(file, known_findings.MIGRATION, oracle.CHECKS)
+    return known_findings.read(file, known_findings.MIGRATION, checks.CHECKS)
 
 
 GOOD = """\
@@ -558,7 +557,7 @@ known:
 
 
 def test_the_projects_own_file_is_good() -> None:
-    content = known_findings.read(KNOWN, known_findings.MIGRATION, oracle.CHECKS)
+    content = known_findings.read(KNOWN, known_findings.MIGRATION, checks.CHECKS)
     assert set(content.findings) == set(content.entries.values())
     assert all(cell not in CELLS or not CELLS[cell].impossible for _, cell, _ in content.entries)
 
@@ -582,13 +581,13 @@ def test_a_finding_excuses_one_check_of_one_cell_on_one_release(tmp_path: Path) 
 
 def test_excuses_are_visible_and_say_when_they_are_not_needed(tmp_path: Path) -> None:
     content, cell = read(tmp_path, GOOD), find("pvh64-cut-GO")
-    bad = [oracle.Check("left-destination", False, "domain"), oracle.Check("memory", False, "page")]
-    left, memory = oracle.excused(bad, cell, "4.17.5", content)
+    bad = [checks.Check("left-destination", False, "domain"), checks.Check("memory", False, "page")]
+    left, memory = checks.excused(bad, cell, "4.17.5", content)
     assert not left.is_bad and left.line() == "left-destination: known: left-paused: domain"
     assert memory.is_bad
-    good = [oracle.Check("left-destination", True, "nothing")]
-    assert oracle.no_longer(good, cell, "4.17.5", content) == ["left-paused (left-destination)"]
-    assert oracle.no_longer(good, cell, "4.20.1", content) == []
+    good = [checks.Check("left-destination", True, "nothing")]
+    assert checks.no_longer(good, cell, "4.17.5", content) == ["left-paused (left-destination)"]
+    assert checks.no_longer(good, cell, "4.20.1", content) == []
 
 
 def test_a_check_outside_the_matrix_is_excused_in_the_same_way(tmp_path: Path) -> None:

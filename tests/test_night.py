@@ -35,6 +35,7 @@ class Night:
 
     def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
+        self.script = NIGHT
         words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -230,7 +231,7 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 
 @pytest.mark.parametrize("text", ["24:00", "7", "07:60", "noon"])
 def test_no_time_of_day(text: str) -> None:
-    with pytest.raises(UsageError, match="want HH:MM"):
+    with pytest.raises(UsageError, match="use HH:MM"):
         daytime.next_time(text, 0.0)
 
 

@@ -24,7 +24,7 @@ from lab import inventory
 from lab.bmc import ipmi
 from lab.bmc.redfish import SshConsole
 from lab.boards import probe
-from lab.cli import main as cli
+from lab.cli.main import main
 from lab.grid import services
 from lab.grid.ssh import CommandResult
 from lab.inventory import BmcSpec
@@ -57,7 +57,7 @@ def look(text: str) -> probe.Machine:
 def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """``xenlab WORDS`` in this process: exit status, stdout, stderr."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
+        main(list(words))
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
 

@@ -18,6 +18,7 @@ from lab.base.errors import (
     BenchError,
     BmcRefused,
     BmcUnreachable,
+    BoardError,
     BuildDoesNotBoot,
     HypervisorCrash,
     LabError,
@@ -102,7 +103,7 @@ class Rig:
         """
         seat = self.seats[name]
         if options in seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+            raise BuildDoesNotBoot(name, f"{self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
@@ -155,7 +156,7 @@ class Rig:
         seat.suspect = ""
         if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
-            raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
+            raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
     def _boot_known_good(self, seat: Seat) -> None:
         """The bench's own boot may fail once; what the board said then stays as evidence.

@@ -10,6 +10,7 @@ from typing import Literal
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
+from lab.inventory.xen_command_line import command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,6 @@ class VirtualSpec:
         return replace(self, **form)
 
 
-# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
-# which come later and win.
-# A console ring that holds the boot whatever is said after it: capabilities are probed from what boot printed there.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all conring_size=256k dom0_mem=768M,max:768M"
-
-
 @dataclass(frozen=True, slots=True)
 class NetbootSpec:
     """The lab machine's port on the network that boards boot from: there it serves DHCP, TFTP and HTTP."""
@@ -162,7 +157,7 @@ class BoardSpec:
 
     def xen_command_line(self, *later: str) -> str:
         """Xen's options on this board, in the order in which later ones win."""
-        return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
+        return command_line(self.xen_options, *later)
 
     @property
     def board_class(self) -> str:
