@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pexpect
 
@@ -18,6 +18,11 @@ from lab.base.errors import LabError, UsageError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import pulse
 from lab.results.record import Evidence
+
+if TYPE_CHECKING:
+    from labgrid.driver import SerialDriver
+
+    from lab.grid.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +49,8 @@ KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 
-def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
-    """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
+def collect(board: Board, *, interrupt: bool = False) -> list[Evidence]:
+    """Log in on the console and look around; then ask Xen itself.
 
     Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
     one. What could not be had is said in the evidence; nothing is raised.
@@ -76,7 +81,7 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
     return found
 
 
-def _ask_dom0(serial: Any, credential: str) -> str:
+def _ask_dom0(serial: SerialDriver, credential: str) -> str:
     """A login as root; the password, where one is asked, is the credential ``CREDENTIAL-console``."""
     serial.sendline("")
     deadline = time.monotonic() + LOGIN_LIMIT
@@ -101,7 +106,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
     return _text(before)
 
 
-def _ask_xen(serial: Any, credential: str) -> str:
+def _ask_xen(serial: SerialDriver, credential: str) -> str:
     serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
@@ -121,11 +126,11 @@ def _ask_xen(serial: Any, credential: str) -> str:
     return _text(said)
 
 
-def _interrupted(board: Any) -> list[Evidence]:
+def _interrupted(board: Board) -> list[Evidence]:
     return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
 
 
-def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence:
+def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Evidence:
     """Leave a crashed board alone until its kdump kernel has written a dump and has rebooted it; what is there then.
 
     At most ``spec.kdump`` seconds; nothing is raised. The dump itself stays on the board's disk.
@@ -154,7 +159,7 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
     return Evidence("command", title, said[-12000:], time.time(), board.name)
 
 
-def nmi(board: Any) -> str:
+def nmi(board: Board) -> str:
     """Interrupt the board by its BMC, and give what its console says then."""
     mark = board.console.mark()
     try:
