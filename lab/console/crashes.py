@@ -64,7 +64,9 @@ class Crash:
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits and the label: without addresses, offsets, numbers, lines. One crash, one name."""
-        parts = "\0".join((self.kind, normalised(self.message), *self.functions, *([self.beside] if self.beside else [])))
+        parts = "\0".join(
+            (self.kind, normalised(self.message), *self.functions, *([self.beside] if self.beside else []))
+        )
         return f"{hashlib.sha256(parts.encode(errors='replace')).hexdigest()[:10]} {self.label}"
 
     def text(self) -> str:
@@ -172,7 +174,9 @@ def _xen(crash: Crash, raw: Sequence[str], at: int) -> Crash:
 def _panic(crash: Crash, raw: Sequence[str], at: int) -> Crash:
     said = _panic_message(raw, at)
     grave = patterns.find(f"{XEN} {said}")
-    kind = grave.signature.name if grave and grave.signature.kind == "crash" and crash.kind == "xen-panic" else crash.kind
+    kind = (
+        grave.signature.name if grave and grave.signature.kind == "crash" and crash.kind == "xen-panic" else crash.kind
+    )
     if kind == "machine-check":  # arch/x86/cpu/mcheck/mce.c: the panic only says "HARDWARE ERROR"
         told = [message(line) for line in raw[max(0, at - 24) : at] if "Fatal machine check:" in line]
         said = told[-1] if told else said

@@ -46,7 +46,7 @@ _PROSE = re.compile(
 
 def clean(line: str) -> str:
     """A line without control characters, colours and what terminals would reorder."""
-    return _CONTROL.sub("", line)
+    return line if line.isprintable() else _CONTROL.sub("", line)
 
 
 def own_words(text: str) -> str:
@@ -93,6 +93,8 @@ def speaker(before: str) -> Speaker:
 
 def _program_end(before: str) -> int:
     """Where the last tag of a program, such as ``sshd[812]: ``, ends; -1: there is none."""
+    if "]: " not in before:
+        return -1
     tail = max(0, len(before) - _WINDOW)
     found = [match.end() + tail for match in _PROGRAM.finditer(before[tail:])]
     found = found or [match.end() for match in _PROGRAM.finditer(before[:_WINDOW])]
@@ -101,6 +103,8 @@ def _program_end(before: str) -> int:
 
 def _is_relayed(lead: str) -> bool:
     """Whether a program or a quotation brings the words that follow, and did not lose the line to them."""
+    if not lead or lead.isspace():
+        return False
     if _IS_QUOTED_END.search(lead[-4:]) or _PROSE.search(lead[:_WINDOW]):
         return True
     if (tag := _program_end(lead)) >= 0:
@@ -119,7 +123,9 @@ def _broke_in(said: str) -> bool:
 
 # What may stand before a message: a stamp in brackets (Xen's boot, date, datems and raw, Linux's, a console
 # server's), a level, a caller, another's relay. A letter within a stamp may be wrong.
-_PREFIX = re.compile(r"\s*(?:\[(?=[^\]]*\d[^\]]*\d)[\w.:, +/-]{4,34}\]|\[ *[TC]\d{1,7}\]|<\d{1,3}>|\(d0(?:v\d{1,4})?\))")
+_PREFIX = re.compile(
+    r"\s*(?:\[(?=[^\]]*\d[^\]]*\d)[\w.:, +/-]{4,34}\]|\[ *[TC]\d{1,7}\]|<\d{1,3}>|\(d0(?:v\d{1,4})?\))"
+)
 
 
 def message(line: str) -> str:

@@ -7,7 +7,7 @@ Linux 5.10 to 7.x; the source file stands beside those of Xen.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
@@ -186,7 +186,9 @@ SIGNATURES = (
     ),
     Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
     Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
-    Signature("warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")),
+    Signature(
+        "warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")
+    ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
     Signature("warning", "oom-killer", "linux", ("Out of memory: Kill", "invoked oom-killer")),
     Signature("warning", "ext4-error", "linux", ("EXT4-fs error",)),
@@ -221,40 +223,57 @@ def _regex(text: str) -> str:
     return "".join(_PLACEHOLDERS.get(piece) or re.escape(piece) for piece in _pieces(text))
 
 
-def _word(text: str) -> str:
-    """The longest part of a format that stands in the line as it is."""
-    return max(_pieces(text)[::2], key=len)
-
-
 # How rare a character is on consoles, the rarest first; one that is not here is rarer still. It decides speed only.
 _BY_RARITY = "Z?!%W\"@J+YzQ;*'K/qGLwkFO=U,ByTDhSHVRxAM_-vIPpCgbuXmc])([N.El:fdnotsirae 0123456789"
+_NEW_LETTER = 4  # how much dearer one more letter is than one at which a line is looked at anyway
 
 
-def _prefilter(words: Sequence[str]) -> str:
-    """The words as one pattern that begins with each one's rarest character.
+def _words(formats: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """For each format a part that a line has as it stands, and which of its letters is looked for.
 
-    ``re`` stops at each character with which something could begin: in most lines, at very few of them.
+    Letters that are rare on consoles are chosen, and as few of them as possible.
     """
-    by_rarest: dict[str, list[str]] = {}
-    for word in words:
-        at = min(range(len(word)), key=lambda index: _BY_RARITY.find(word[index]))
-        rest = f"(?<={re.escape(word[: at + 1])}){re.escape(word[at + 1 :])}"
-        by_rarest.setdefault(word[at], []).append(rest)
-    return "|".join(f"{re.escape(first)}(?:{'|'.join(rests)})" for first, rests in by_rarest.items())
+
+    def places(text: str) -> list[tuple[str, int]]:
+        parts = [part for part in _pieces(text)[::2] if len(part) > 4 or "#" in part]
+        return [(part, at) for part in parts for at in range(len(part))]
+
+    def cost(place: tuple[str, int]) -> int:
+        letter = place[0][place[1]]
+        return (_BY_RARITY.find(letter) + 2) * (1 if letter in letters else _NEW_LETTER)
+
+    letters = set[str]()
+    chosen = dict[str, tuple[str, int]]()
+    for text in sorted(formats, key=lambda text: min(map(cost, places(text))), reverse=True):  # with least choice first
+        chosen[text] = min(places(text), key=cost)
+        letters.add(chosen[text][0][chosen[text][1]])
+    return chosen
 
 
-_WORDS = tuple(dict.fromkeys(_word(text) for signature in SIGNATURES for text in signature.formats))
-_may_say = re.compile(_prefilter(_WORDS)).search
+def _prefilter(words: Iterable[tuple[str, int]]) -> str:
+    """One pattern that finds the letters of the words where they stand in their words.
+
+    ``re`` stops at these letters only, in most lines at few.
+    """
+    by_letter: dict[str, list[str]] = {}
+    for word, at in words:
+        by_letter.setdefault(word[at], []).append(f"(?<={re.escape(word[: at + 1])})(?={re.escape(word[at + 1 :])})")
+    return "|".join(f"{re.escape(letter)}(?:{'|'.join(rests)})" for letter, rests in by_letter.items())
+
+
+_CHOSEN = _words([text for signature in SIGNATURES for text in signature.formats])
+_PLACES = re.compile(_prefilter(dict.fromkeys(_CHOSEN.values())))
 _COMPILED = tuple(re.compile(signature.pattern) for signature in SIGNATURES)
-_BY_WORD = tuple(
-    (word, tuple(index for index, one in enumerate(SIGNATURES) if word in map(_word, one.formats))) for word in _WORDS
-)
+_BY_LETTER: dict[str, list[tuple[str, int, tuple[int, ...]]]] = {}  # a word, the letter's place, the signatures
+for _place in dict.fromkeys(_CHOSEN.values()):
+    _signatures = (i for i, one in enumerate(SIGNATURES) if _place in (_CHOSEN[text] for text in one.formats))
+    _BY_LETTER.setdefault(_place[0][_place[1]], []).append((*_place, tuple(_signatures)))
 _TRIES = 8  # how many places of one line are judged for a signature
 
 
 def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
-    if _may_say(text) is None:
+    if _PLACES.search(text) is None:
         return None
     found = next(_found(text), None)
     return found.signature if found else None
@@ -267,7 +286,7 @@ def find(text: str, name: str = "") -> Found | None:
 
 def _found(text: str) -> Iterator[Found]:
     text = clean(own_words(text))
-    for index in sorted({index for word, indices in _BY_WORD if word in text for index in indices}):
+    for index in sorted(_candidates(text)):
         signature = SIGNATURES[index]
         if any(other in text for other in signature.unless):
             continue
@@ -275,6 +294,17 @@ def _found(text: str) -> Iterator[Found]:
             if signature.by is None or _is_said_by(signature.by, text[: match.start()]):
                 yield Found(signature, text[match.start() :])
                 break
+
+
+def _candidates(text: str) -> set[int]:
+    """Signatures of which a word stands in the text."""
+    found = set[int]()
+    for place in _PLACES.finditer(text):
+        start = place.start()
+        for word, at, signatures in _BY_LETTER[text[start]]:
+            if text.startswith(word, start - at):
+                found.update(signatures)
+    return found
 
 
 def _is_said_by(who: Speaker, before: str) -> bool:

@@ -64,7 +64,9 @@ class Dump:
     def is_guest(self) -> bool:
         """Whether the registers are a guest's, dom0's included."""
         rip = next((match for line in self.lines if (match := _RIP.search(line))), None)
-        return bool(rip and rip[1] != "e008") or any("CONTEXT: pv guest" in x or "CONTEXT: hvm" in x for x in self.lines)
+        return bool(rip and rip[1] != "e008") or any(
+            "CONTEXT: pv guest" in x or "CONTEXT: hvm" in x for x in self.lines
+        )
 
     def frames(self) -> Iterator[Frame]:
         """RIP's, then those of the trace."""
@@ -74,7 +76,9 @@ class Dump:
                 yield frame(match[2], match[3], match[4])
             elif match := _FRAME.search(line):
                 if match[2] or not is_marked or after_xen(line) >= 0:
-                    yield frame(match[1], match[3], match[4], is_sure=match[2] != "S" if match[2] else bool(self.is_debug))
+                    yield frame(
+                        match[1], match[3], match[4], is_sure=match[2] != "S" if match[2] else bool(self.is_debug)
+                    )
 
     def guesses_that_count(self, usual: int) -> int:
         """How many guessed frames tell something.
@@ -119,7 +123,9 @@ def dump_of_panic(lines: Sequence[str], at: int, cpu: int | None, said: str) -> 
     before = [
         dump
         for dump in dumps(lines[:at])
-        if not dump.is_guest and (cpu is None or dump.cpu in (None, cpu)) and (is_warnings or not _OTHERS.search(dump.lead))
+        if not dump.is_guest
+        and (cpu is None or dump.cpu in (None, cpu))
+        and (is_warnings or not _OTHERS.search(dump.lead))
     ]
     if not before:
         return None
