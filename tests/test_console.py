@@ -957,20 +957,22 @@ def test_every_format_of_a_signature_is_recognised_behind_the_prefix_of_its_spea
     for signature in SIGNATURES:
         for text in signature.formats:
             prefix = {"xen": "(XEN) [    1.234567] ", "linux": "[    1.234567] ", None: ""}[signature.by]
-            found = classify(f"{prefix}{example(text)} ")
+            found = classify(f"{prefix}{example(text)}")
             assert found is not None, text
             assert SIGNATURES.index(found) <= SIGNATURES.index(signature), text  # a graver one may fit, too
 
 
 def test_no_line_is_passed_over_that_a_signature_matches() -> None:
     lines = [line.text for file in sorted(DATA.glob("*.log")) for line in recorded(file.stem)]
-    lines += [f"(XEN) {example(text)} " for signature in SIGNATURES for text in signature.formats]
+    lines += [f"(XEN) {example(text)}" for signature in SIGNATURES for text in signature.formats]
     compiled = [(re.compile(signature.pattern), signature) for signature in SIGNATURES]
     matched = 0
     for text in lines:
         fits = [one for pattern, one in compiled if pattern.search(text) and not any(x in text for x in one.unless)]
         if "(d1)" not in text and ("(XEN)" in text or all(one.by is None for one in fits)):
-            assert classify(text) == next(iter(fits), None), text
+            found = classify(text)
+            graver = fits[:1] if not fits or fits[0].kind != "crash" else [one for one in fits if one.kind == "crash"]
+            assert found in (graver or [None]), text
             matched += bool(fits)
     assert matched > 100
 

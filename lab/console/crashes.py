@@ -37,7 +37,9 @@ class Crash:
     version: str = ""  # of Xen
     is_debug: bool | None = None
     tainted: str = ""
-    beside: str = ""  # what else tells this crash from others: where a dom0 was that Xen crashed
+    beside: str = (
+        ""  # what else tells this crash from others: where a dom0 was that Xen ended, or that Xen was in firmware
+    )
     guesses: int = GUESSES_THAT_COUNT  # how many guessed frames count
 
     @property
@@ -191,6 +193,9 @@ def _is_panics_message(raw: Sequence[str], at: int) -> bool:
 
 def _panic_message(raw: Sequence[str], at: int) -> str:
     """drivers/char/console.c: it begins on the line after. Lines of dom0 may come between."""
+    same_line = raw[at][panic.end() :] if (panic := patterns.PANIC.search(raw[at])) else ""
+    if said := message(same_line).strip(" *"):  # a newline was lost
+        return said
     is_marked = after_xen(raw[at]) >= 0
     for line in raw[at + 1 : at + _NEAR]:
         if (after_xen(line) >= 0 or not is_marked) and (said := until_next_writer(message(line))).strip(" *"):
@@ -208,7 +213,8 @@ def _domain(crash: Crash, raw: Sequence[str], at: int) -> Crash:
         crash = replace(crash, message=_short(message(raw[at])), cpu=_cpu(raw[at]))
     who = [message(line) for line in raw[max(0, at - _NEAR) : at] if _WHO_ENDED_IT.search(line)]
     message_ = who[-1] if who else re.sub(r"^d\d+v\d+ (?=Triple)", "", crash.message)
-    crash = _with_dump(replace(crash, message=_short(message_)), xen_dump.dump_after(raw, at))
+    dump = xen_dump.dump_after(raw, at)
+    crash = _with_dump(replace(crash, message=_short(message_)), dump if dump and dump.is_guest else None)
     if fault := xen_dump.fault_frame(crash.message):
         crash = replace(crash, frames=distinct([fault, *crash.frames]))
     if crash.kind == "dom0-crash" and not re.search(r"called from \S+\.c", crash.message):
@@ -235,6 +241,7 @@ def _with_dump(crash: Crash, dump: xen_dump.Dump | None) -> Crash:
         version=dump.version,
         is_debug=dump.is_debug,
         tainted=dump.tainted,
+        beside="outside Xen" if dump.is_outside_xen else "",
         guesses=dump.guesses_that_count(GUESSES_THAT_COUNT),
     )
     return replace(crash, where=_where(crash))

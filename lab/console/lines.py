@@ -38,7 +38,8 @@ _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", 
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
 _PROSE = re.compile(
     r"\baudit(?::|\()"  # words of a command within an audit record
-    r"|^\s*(?:[*+#-]|\d+\.) |\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "  # changelogs
+    r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
+    r"|\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "
     r"|\b(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)\b"  # somebody at a shell
     r"|[\w/-]\.(?:log|txt|service|gz|md):"  # grep's output, a unit's name
 )
@@ -131,10 +132,10 @@ _PREFIX = re.compile(
 def message(line: str) -> str:
     """What a line says, without its prefixes, control characters and guests' words."""
     text = clean(own_words(line))
-    text = text[max(0, after_xen(text)) :]
-    while match := _PREFIX.match(text):
-        text = text[match.end() :]
-    return text.strip()
+    at = max(0, after_xen(text))
+    while match := _PREFIX.match(text, at):
+        at = match.end()
+    return text[at:].strip()
 
 
 _NEXT_WRITER = re.compile(rf"\(XEN\)|\s*{_KERNEL_STAMP} ")

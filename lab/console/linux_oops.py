@@ -26,13 +26,13 @@ _ENDS = re.compile(
     r"RIP: (?:00[23][0-9a-f]|e033):(?:0x|\[<0)|Modules linked in|---\[ end|Kernel panic|Rebooting in"
     r"|INFO: task .* blocked|NMI backtrace for cpu|Showing all locks"
 )
-_SECTION = re.compile(r"<(/?)(IRQ|NMI|SOFTIRQ|#DF)>")
+_SECTION = re.compile(r"<(/?)(IRQ|NMI|SOFTIRQ|#DF|EOI|EOE)>")
 
 # How it is told, not where it was.
 _TELLERS = re.compile(
     r"(?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|double_fault|int3|nmi)"
     r"|dump_stack\w*|show_(?:stack|trace|regs|task|state)\w*|v?panic|n?mi_panic|oops_\w+|__?die\w*|die_addr|page_fault_oops"
-    r"|watchdog_timer_fn|handle_bug|report_bug|__warn\w*|warn_slowpath\w*|bad_page|print_bad_p\w+|__schedule_bug"
+    r"|watchdog_timer_fn|handle_bug|report_bug|check_panic_on_warn|__warn\w*|warn_slowpath\w*|bad_page|print_bad_p\w+|__schedule_bug"
     r"|print_report|print_address_description|kasan_\w+|__asan_\w+|__kasan_\w+|spin_(?:bug|dump)|kfence_\w+"
     r"|fixup_bad_\w+|no_context|__?bad_area\w*|mm_fault_error|(?:async_)?page_fault|invalid_op|general_protection"
 )
@@ -44,7 +44,7 @@ _SLEEPERS = re.compile(
     r"|_*folio_wait_bit\w*|_*folio_lock\w*|_*lock_page\w*|wait_on_page_bit\w*|wait_woken|do_wait_intr\w*|prepare_to_wait\w*|context_switch"
 )
 _TICKS = re.compile(
-    r"sched_show_task|rcu_\w+|print_cpu_stall\w*|print_other_cpu_stall\w*|check_cpu_stall\w*|update_process_times|tick_\w+"
+    r"sched_show_task|dump_cpu_task|rcu_\w+|print_cpu_stall\w*|print_other_cpu_stall\w*|check_cpu_stall\w*|update_process_times|tick_\w+"
     r"|_*hrtimer_\w+|xen_timer_interrupt|_*handle_irq_event\w*|handle_(?:percpu|edge|fasteoi)_irq|generic_handle_irq\w*"
     r"|_*evtchn_\w*handle_events|_*xen_\w*evtchn_do_upcall|_*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*|(?:asm_|exc_|_*sysvec_|asm_sysvec_)\w*"
     r"|_*(?:smp_|local_)?apic_timer_interrupt|nmi_\w+|default_do_nmi|do_nmi|end_repeat_nmi|arch_trigger\w*|trigger_\w*backtrace\w*"
@@ -110,8 +110,10 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
             traces = max(traces, 1)
         elif has_frames and _ENDS.search(line):
             return
-        elif match := _SECTION.search(line):
-            section = "" if match[1] else match[2]
-        elif traces and (match := _FRAME.search(line)):
+        else:
+            for closes, name in _SECTION.findall(line):
+                section = "" if closes or name.startswith("EO") else name
+            if not traces or not (match := _FRAME.search(line)):
+                continue
             has_frames = True
             yield _Place(frame(match[1], match[3], match[4], is_sure=not match[2]), False, bool(match[2]), section)

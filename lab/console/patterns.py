@@ -7,12 +7,12 @@ Linux 5.10 to 7.x; the source file stands beside those of Xen.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
-from lab.console.lines import Speaker, clean, own_words, speaker
+from lab.console.lines import Speaker, clean, message, own_words, speaker
 
 Kind = Literal["crash", "warning", "milestone"]
 
@@ -60,7 +60,7 @@ class HasText(Protocol):
     def text(self) -> str: ...
 
 
-# The first that matches is the answer, so crashes stand before warnings.
+# The first that matches is the answer, so crashes stand before warnings, and these before milestones.
 SIGNATURES = (
     # Xen
     Signature("crash", "xen-panic", "xen", ("Panic on CPU %d:",)),  # drivers/char/console.c
@@ -76,7 +76,7 @@ SIGNATURES = (
         "machine-check",
         "xen",
         ("Fatal machine check: ", "MCE: Fatal error happened", "HARDWARE ERROR", "CPU%d: Machine Check Exception:"),
-        unless=("HARDWARE ERROR.",),
+        unless=("HARDWARE ERROR.", "HARDWARE ERROR "),  # mcelog's, others'
     ),
     Signature("crash", "dom0-watchdog", "xen", ("Hardware Dom%d shutdown: watchdog",)),  # common/shutdown.c
     Signature(
@@ -143,7 +143,7 @@ SIGNATURES = (
         "machine-check",
         "linux",
         ("CPU %d: Machine Check Exception: ",),
-        unless=("Machine Check Exception: 0 ",),
+        unless=(" 0 Bank ",),
     ),
     # Marked, and the test goes on
     Signature(  # Linux's
@@ -275,25 +275,37 @@ def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
     if _PLACES.search(text) is None:
         return None
-    found = next(_found(text), None)
+    found = find(text)
     return found.signature if found else None
 
 
 def find(text: str, name: str = "") -> Found | None:
-    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for."""
-    return next((found for found in _found(text) if name in ("", found.signature.name)), None)
+    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for.
 
-
-def _found(text: str) -> Iterator[Found]:
+    Of several crashes on one line the first that is told counts: what follows from it is told behind.
+    """
     text = clean(own_words(text))
+    first: tuple[int, Signature] | None = None
     for index in sorted(_candidates(text)):
         signature = SIGNATURES[index]
-        if any(other in text for other in signature.unless):
+        if (first and signature.kind != "crash") or name not in ("", signature.name):
             continue
-        for match in islice(_COMPILED[index].finditer(text), _TRIES):
-            if signature.by is None or _is_said_by(signature.by, text[: match.start()]):
-                yield Found(signature, text[match.start() :])
+        start = _start(index, text)
+        if start >= 0 and (first is None or start < first[0]):
+            first = (start, signature)
+            if signature.kind != "crash":
                 break
+    return Found(first[1], text[first[0] :]) if first else None
+
+
+def _start(index: int, text: str) -> int:
+    """Where in the line a signature's text begins; -1: it does not say it."""
+    signature = SIGNATURES[index]
+    if not any(other in text for other in signature.unless):
+        for match in islice(_COMPILED[index].finditer(text), _TRIES):
+            if _is_said_by(signature, text[: match.start()]):
+                return match.start()
+    return -1
 
 
 def _candidates(text: str) -> set[int]:
@@ -307,9 +319,16 @@ def _candidates(text: str) -> set[int]:
     return found
 
 
-def _is_said_by(who: Speaker, before: str) -> bool:
+def _is_said_by(signature: Signature, before: str) -> bool:
+    """Whether it is the signature's speaker who says what follows ``before``."""
+    if signature.by is None:
+        return True
     said = speaker(before)
-    return said == who or (who == "linux" and said == "xen")  # dom0's words may come through Xen without a mark
+    if signature.by == "linux":
+        return said != "other"  # dom0's words may come through Xen without a mark
+    # A console that was copied without Xen's mark has nothing else there.
+    is_bare = signature.kind == "crash" and said == "linux" and not before.isspace() and not message(before)
+    return said == "xen" or is_bare
 
 
 # -- what stands around a line -----------------------------------------------------------------------------------

@@ -19,15 +19,16 @@ _SOON = 40  # lines; a dump that follows a telling line comes within these, thou
 _PLACE = r"([^\s+]+)(?:\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+)?"  # %pS: function+offset/size
 _HEADER = re.compile(r"----\[ Xen-(\S+)\s+\S+\s+(?:debug=([yn]))?")  # print_xen_info
 _TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
-_RIP = re.compile(rf"RIP:\s+([0-9a-f]{{4}}):\[<([0-9a-f]{{6,16}})>\](?:\s+{_PLACE})?")  # _show_registers
+_ADDRESS = r"\[(?:<([0-9a-f]{6,16})>)?\]"  # copies that took <...> for markup have none
+_RIP = re.compile(rf"RIP:\s+([0-9a-f]{{4}}):{_ADDRESS}(?:\s+{_PLACE})?")  # _show_registers
 # show_trace: R is RIP, F found by frame pointers, S a guess from the stack. Xen before 4.13 has no letter.
-_FRAME = re.compile(rf"\[<([0-9a-f]{{6,16}})>\](?:\s+([RFS])\b\??)?(?:\s+{_PLACE})?\s*$")
+_FRAME = re.compile(rf"{_ADDRESS}(?:\s+([RFS])\b\??)?(?:\s+{_PLACE})?\s*$")
 _FAULT_AT = re.compile(r"fault at ([0-9a-f]{6,16}) ([^\s+]+)\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+")
 _OF_A_DUMP = re.compile(
-    r"\*{0,60}$|----\[ Xen-|CPU:\s|RIP:\s|RFLAGS:\s|CONTEXT:|(?:r\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: |\s*to [0-9a-f]{16} "
-    r"|Xen (?:code around|stack trace from|call trace:|stack overflow)|Guest stack trace|Pagetable walk|L\d\[0x|\[<"
-    r"|(?:--|<?[0-9a-f]{2}>?)(?: |$)|[0-9a-f]{16}(?: |$)|Stack empty|\[Fault on access|CPU\d+\t|CPU\d+ +d\S+ +[0-9a-f]{4}:"
-    r"|Non-responding CPUs|(?:Current|Valid) stack |No stack overflow detected|(?:Inaccessible|User mode|Fault while)"
+    r"\*{0,60}$|----\[ Xen-|CPU:\s|RIP:\s|RFLAGS:\s|CONTEXT:|(?:r\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: |to [0-9a-f]{16} "
+    r"|Xen (?:code around|stack trace from|call trace:|stack overflow)|Guest stack trace|Pagetable walk|L\d\[0x"
+    r"|\[<?\w*>?\]|(?:--|<?[0-9a-f]{2}>?)(?: |$)|[0-9a-f]{16}(?: |$)|Stack empty|\[Fault on access|Non-responding CPUs"
+    r"|CPU\d+\t|CPU\d+ +d\S+ +[0-9a-f]{4}:|(?:Current|Valid) stack |No stack over|Inaccessible|User mode|Fault while"
 )
 # The dump below such a line is no crash's.
 _OTHERS = re.compile(r"Xen WARN at |\*\*\* Dumping (?:CPU|Dom)|crashed on cpu#|Triple fault|pressed -> |host state:")
@@ -75,10 +76,18 @@ class Dump:
             if match := _RIP.search(line):
                 yield frame(match[2], match[3], match[4])
             elif match := _FRAME.search(line):
-                if match[2] or not is_marked or after_xen(line) >= 0:
+                if (match[1] or match[3]) and (match[2] or not is_marked or after_xen(line) >= 0):
                     yield frame(
                         match[1], match[3], match[4], is_sure=match[2] != "S" if match[2] else bool(self.is_debug)
                     )
+
+    @property
+    def is_outside_xen(self) -> bool:
+        """Whether Xen was not in its own code: in the firmware, or behind a wild pointer."""
+        first = next(self.frames(), None)
+        return not self.is_guest and bool(
+            first and not first.function and first.address is not None and first.address not in _XEN_TEXT
+        )
 
     def guesses_that_count(self, usual: int) -> int:
         """How many guessed frames tell something.
@@ -86,13 +95,11 @@ class Dump:
         Where RIP is outside Xen, in the firmware, the guesses are leftovers on the stack. After a jump through a wild
         pointer the first is the caller, by the comment in show_trace.
         """
-        if self.is_guest:
-            return 0
-        frames = list(self.frames())
-        if not frames or frames[0].function or frames[0].address is None or frames[0].address in _XEN_TEXT:
-            return usual
-        is_firmware = 0x10000 <= frames[0].address < 1 << 47  # mapped where it is in memory
-        below = next((one for one in frames if one.address != frames[0].address), None)
+        if not self.is_outside_xen:
+            return 0 if self.is_guest else usual
+        rip, *others = self.frames()
+        is_firmware = 0x10000 <= (rip.address or 0) < 1 << 47  # mapped where it is in memory
+        below = next((one for one in others if one.address != rip.address), None)
         return int(not is_firmware and below is not None and bool(below.function))
 
 
