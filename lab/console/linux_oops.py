@@ -40,12 +40,12 @@ _SLEEPERS = re.compile(
     r"_*schedule|_*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*|io_schedule\w*|schedule_hrtimeout\w*|_*cond_resched"
     r"|__?wait_for_common\w*|wait_for_common\w*|__?wait_for_completion\w*|do_wait_for_common|wait_for_completion\w*"
     r"|_*mutex_lock\w*|_*ww_mutex_lock\w*|_*rt_mutex_\w*lock\w*|rwbase_\w+|_*down|_*down_(?:read|write|common|killable|interruptible|timeout)\w*"
-    r"|rwsem_\w+|call_rwsem_down_\w+|percpu_down_\w+|__percpu_down_read\w*|out_of_line_wait_on_bit\w*|_*wait_on_bit\w*|bit_wait\w*"
+    r"|rwsem_\w+|call_rwsem_down_\w+|percpu_down_\w+|ldsem_down_\w+|__percpu_down_read\w*|out_of_line_wait_on_bit\w*|_*wait_on_bit\w*|bit_wait\w*"
     r"|_*folio_wait_bit\w*|_*folio_lock\w*|_*lock_page\w*|wait_on_page_bit\w*|wait_woken|do_wait_intr\w*|prepare_to_wait\w*|context_switch"
 )
 _TICKS = re.compile(
     r"sched_show_task|dump_cpu_task|rcu_\w+|print_cpu_stall\w*|print_other_cpu_stall\w*|check_cpu_stall\w*|update_process_times|tick_\w+"
-    r"|_*hrtimer_\w+|xen_timer_interrupt|_*handle_irq_event\w*|handle_(?:percpu|edge|fasteoi)_irq|generic_handle_irq\w*"
+    r"|_*(?:run_)?hrtimer\w*|_*hrtimer_\w+|xen_timer_interrupt|_*handle_irq_event\w*|handle_(?:percpu|edge|fasteoi)_irq|generic_handle_irq\w*"
     r"|_*evtchn_\w*handle_events|_*xen_\w*evtchn_do_upcall|_*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*|(?:asm_|exc_|_*sysvec_|asm_sysvec_)\w*"
     r"|_*(?:smp_|local_)?apic_timer_interrupt|nmi_\w+|default_do_nmi|do_nmi|end_repeat_nmi|arch_trigger\w*|trigger_\w*backtrace\w*"
     r"|watchdog_\w+|softlockup_\w+|perf_event_\w*overflow\w*|_*perf_event_\w+|intel_pmu_\w+|amd_pmu_\w+|irq_exit\w*|_*do_softirq\w*"

@@ -99,7 +99,7 @@ SIGNATURES = (
         ),
     ),
     # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
-    Signature("crash", "firmware-exception", None, ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
+    Signature("crash", "firmware-exception", "linux", ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
     # Linux in dom0
     Signature("crash", "linux-panic", "linux", ("Kernel panic - not syncing",)),
     Signature(
