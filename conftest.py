@@ -1,3 +1,3 @@
 """The plugin holds everything: fixtures, markers, verdicts."""
 
-pytest_plugins = ["lab.plugin"]
+pytest_plugins = ["lab.case.plugin"]

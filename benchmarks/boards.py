@@ -17,16 +17,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lab import inventory, paths
-from lab.bench import benchmark, note
-from lab.errors import BenchError
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.grid.ssh import Ssh
 from lab.inventory import BoardSpec, Lab
-from lab.nightly import DEFAULT_BUILD
-from lab.options import VIRTUAL_LAB
+from lab.night.nightly import DEFAULT_BUILD
+from lab.night.options import VIRTUAL_LAB
+from lab.selfcheck.benchmarking import benchmark, note
 from lab.virtual import bare, boards
 from lab.virtual.spec import read_config
-from lab.xen import cells
+from lab.xen.migration_matrix import cells
 
 ROUNDS = 3
 BOOT_LIMIT = 240.0  # seconds
@@ -37,7 +38,7 @@ import json, sys, time
 from pathlib import Path
 from lab import inventory
 from lab.builds.matrix import Variant
-from lab.rig import take
+from lab.case.rig import take
 from lab.xen.domain import Domain
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration

@@ -12,12 +12,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import builds, paths
-from lab.bench import benchmark
+from lab import builds
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.builds import recipes, trees
-from lab.errors import BenchError
-from lab.nightly import DEFAULT_BUILD
-from lab.options import VIRTUAL_LAB
+from lab.night.nightly import DEFAULT_BUILD
+from lab.night.options import VIRTUAL_LAB
+from lab.selfcheck.benchmarking import benchmark
 
 ROUNDS = 3
 EDITED = "xen/common/domctl.c"

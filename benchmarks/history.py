@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lab import paths
-from lab.bench import benchmark, note
+from lab.base import paths
 from lab.history import gate, pages, schema
 from lab.history.store import History
 from lab.reporting.figures import growth_svg
+from lab.selfcheck.benchmarking import benchmark, note
 
 CASES = 500
 SIZES = (10_000, 100_000, 1_000_000)

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import paths
-from lab.bench import benchmark
-from lab.errors import BenchError
-from lab.xen.fuzz import holes, made_up
-from lab.xen.stream import BATCH, Step
+from lab.base import paths
+from lab.base.errors import BenchError
+from lab.on_board.stream import BATCH, Step
+from lab.selfcheck.benchmarking import benchmark
+from lab.xen.migration_matrix.fuzz import holes, made_up
 
 MIB = 256
 SPARSE = 16 * 1022  # records: as many as sixteen PVH guests have, so that the start of Python does not count
@@ -40,7 +40,7 @@ def relocation_proxy() -> Mapping[str, float]:
                     for first in range(0, SPARSE * BATCH, BATCH):
                         file.write(holes(range(first, first + BATCH))[1])
         drain = "cat > /dev/null"
-        proxy = f"{sys.executable} -S -m lab.xen.proxy --log {log}"
+        proxy = f"{sys.executable} -S -m lab.on_board.proxy --log {log}"
         found = {
             "proxy_mb_s": _speed(stream, f"{proxy} -- sh -c '{drain}'"),
             "proxy_with_a_fault_to_come_mb_s": _speed(stream, f"{proxy} --action cut@VERIFY -- sh -c '{drain}'"),

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import paths
-from lab.bench import benchmark
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.console.patterns import SIGNATURES, classify
-from lab.errors import BenchError
-from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.reporting import junit
-from lab.runs import RunFolder
+from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
+from lab.selfcheck.benchmarking import benchmark
 
 SAMPLES = paths.CHECKOUT / "tests" / "data" / "console"
 SCANNED = 100_000_000  # bytes

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import yaml
 
-from lab import paths, planning, queueing
-from lab.bench import benchmark, note
-from lab.booking import Ledger, Request
-from lab.errors import BenchError
+from lab.base import paths
+from lab.base.errors import BenchError
+from lab.base.wait import wait_until
 from lab.grid import services, supervisor
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
-from lab.planning import Case
+from lab.leases import queue
+from lab.leases.ledger import Ledger, Request
+from lab.night import planning
+from lab.night.planning import Case
 from lab.reporting.figures import growth_svg
+from lab.selfcheck.benchmarking import benchmark, note
 from lab.virtual import simulated
-from lab.wait import wait_until
 
 SIZES = (10, 50, 100, 200)
 CASES = 50  # of each board's night
@@ -167,7 +169,7 @@ def _plan(lab: Lab) -> None:
     count = CASES * len(lab.boards)
     cases = [Case(f"case{n}", "x", 2 if n % 10 == 0 else 1, ("iommu",) if n % 3 else ()) for n in range(count)]
     seconds = {case.nodeid: 10.0 + (index * 7919) % 300 for index, case in enumerate(cases)}
-    planned = planning.plan(cases, queueing.units(lab, frozenset(lab.boards)), "b", seconds)
+    planned = planning.plan(cases, queue.units(lab, frozenset(lab.boards)), "b", seconds)
     shares = [share for turns in planned.values() for turn in turns for share in turn]
     assert sum(len(share.cases) for share in shares) == count
 

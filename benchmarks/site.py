@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.bench import benchmark
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 from lab.history.store import History
-from lab.publishing import site
-from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
-from lab.runs import RunFolder, stamp
+from lab.reporting import site
+from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder, stamp
+from lab.selfcheck.benchmarking import benchmark
 
 RUNS = 100
 CASES = 500

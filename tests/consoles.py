@@ -11,10 +11,10 @@ import subprocess
 import sys
 import threading
 
+from lab.base.paths import CHECKOUT
+from lab.base.wait import wait_until
 from lab.console.client import Console
 from lab.console.recorder import RecorderConfig
-from lab.paths import CHECKOUT
-from lab.wait import wait_until
 
 
 class Wire:

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 
-from lab import paths
+from lab.base import paths
+from lab.base.processes import port_is_taken
+from lab.base.wait import wait_until
 from lab.grid import ssh
 from lab.grid.ssh import Ssh
-from lab.machine import port_is_taken
-from lab.wait import wait_until
 
 CONFIG = """\
 ListenAddress 127.0.0.1

@@ -7,7 +7,7 @@ import os
 import random
 import socket
 
-from lab.machine import port_is_taken
+from lab.base.processes import port_is_taken
 
 # Below those that the kernel gives to connections, above those of the labs in inventory/. Each worker of pytest-xdist
 # has its own; the last ones are for a process without.

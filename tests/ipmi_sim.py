@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from free_ports import free_port
 
+from lab.base.paths import CHECKOUT
+from lab.base.wait import wait_until
 from lab.inventory import BmcSpec
-from lab.paths import CHECKOUT
-from lab.wait import wait_until
 
 # Configuration of ipmi_sim 2.0.33 (-c). It holds the password: the file must have mode 0600. The
 # parser takes no space and no quote in user or password, and no quote in a command.

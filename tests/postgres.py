@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from lab.wait import wait_until
+from lab.base.wait import wait_until
 
 PASSWORD = "geh eim/%"
 QUOTED = "geh%20eim%2F%25"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.history.store import History
-from lab.record import RunHeader, TestResult, Verdict
-from lab.runs import RunFolder
+from lab.results.record import RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
 PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs[hvm]"

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 from ipmi_sim import Chassis, Simulator
 
-from lab import booking, paths
-from lab.booking import Ledger, Request
+from lab.base import paths
+from lab.base.wait import wait_until
 from lab.grid import services
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
+from lab.leases import ledger
+from lab.leases.ledger import Ledger, Request
 from lab.virtual import simulated
-from lab.wait import wait_until
 
 # The supervisor is not ours to wait for: it ends when we do, or is told to.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -97,7 +98,7 @@ class Shared:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def ask(self, *names: str, user: str = "alice", kind: booking.Kind = "person", **more: Any) -> int:
+    def ask(self, *names: str, user: str = "alice", kind: ledger.Kind = "person", **more: Any) -> int:
         request = Request(kind, f"desk/{user}", more.pop("seconds", 600.0), names, **more)
         return self.ledger.ask(request)
 
@@ -155,7 +156,7 @@ def lab_of_four_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(root / "state"))
         patch.setenv("XENLAB_CREDENTIAL_SIMULATED", f"{Simulator.user}:{Simulator.password}")
-        patch.delenv(booking.LEASE, raising=False)
+        patch.delenv(ledger.LEASE, raising=False)
         made = Shared(root)
         try:
             yield made

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from free_ports import free_port
 
-from lab.paths import CHECKOUT
-from lab.wait import wait_until
+from lab.base.paths import CHECKOUT
+from lab.base.wait import wait_until
 
 
 class SmallLab:

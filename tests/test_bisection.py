@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from lab import bisection, paths
-from lab.bisection import Asked
+from lab.base import paths
+from lab.base.errors import BenchError, UsageError
 from lab.builds.recipes import Git, recipe
-from lab.errors import BenchError, UsageError
-from lab.options import VIRTUAL_LAB
-from lab.record import Evidence, RunHeader, TestResult, Verdict
-from lab.runs import RunFolder
+from lab.night import bisection
+from lab.night.bisection import Asked
+from lab.night.options import VIRTUAL_LAB
+from lab.results.record import Evidence, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
 BOARD = ("virt1",)

@@ -24,13 +24,13 @@ from ipmi_sim import (  # noqa: F401
     simulator_fixture,
 )
 
-from lab.bmc import Bmc, BmcRefused, connect, ipmi, switching
+from lab.base.credentials import Credential
+from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
+from lab.base.wait import wait_until
+from lab.bmc import Bmc, connect, ipmi, switching
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
-from lab.credentials import Credential
-from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
 from lab.inventory import BmcSpec
-from lab.wait import wait_until
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.3)
 

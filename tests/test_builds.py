@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import builds, paths
+from lab import builds
+from lab.base import paths
+from lab.base.errors import UsageError
 from lab.builds import apt, elf, kconfig, matrix, recipes, tools
 from lab.builds.command import CommandError
-from lab.errors import UsageError
 
 FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
 

@@ -14,13 +14,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from run_folders import LINE, PV32, S3, Runs, result
 
-from lab import paths
-from lab.history import store as stores
-from lab.history.store import History
-from lab.publishing import ci, ending, notify
-from lab.record import Evidence, Verdict
-from lab.reporting import ctrf
-from lab.runs import RunFolder
+from lab.base import paths
+from lab.history.store import SETTING, History
+from lab.night import publishing
+from lab.reporting import ci, ctrf, notify
+from lab.results.record import Evidence, Verdict
+from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 HOSTILE = "x\n::error::owned\r | `b` <script>alert(1)</script> [a](http://x) @everyone \x1b[2J %0A"
@@ -32,7 +31,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(paths, "state", lambda: tmp_path)
     for name in ("GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS", "CI_JOB_URL", "CI_PROJECT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv(stores.SETTING, raising=False)
+    monkeypatch.delenv(SETTING, raising=False)
     monkeypatch.delenv(notify.SETTING, raising=False)
     return Runs(tmp_path / "runs")
 
@@ -50,7 +49,7 @@ def worse(folders: Runs, reason: str = "virt1: because") -> RunFolder:
 def publish(folder: RunFolder) -> list[str]:
     """What could not be done."""
     said: list[str] = []
-    assert ending.publish(folder, said.append) is not bool(said)
+    assert publishing.publish(folder, said.append) is not bool(said)
     return said
 
 
@@ -235,7 +234,7 @@ def test_who_cannot_be_told_is_said_without_secrets(
         held.bind(("127.0.0.1", 0))
         monkeypatch.setenv(notify.SETTING, f"{kind}://user:geheim@127.0.0.1:{held.getsockname()[1]}/hook")
         said: list[str] = []
-        assert ending.publish(folders.write(result(), key="aa"), said.append)
+        assert publishing.publish(folders.write(result(), key="aa"), said.append)
     assert [words in line for line in said] == [True]
     captured = capsys.readouterr()
     assert "geheim" not in f"{said}{caplog.text}{captured.out}{captured.err}"
@@ -246,7 +245,7 @@ def test_a_run_that_is_not_remembered_tells_nobody(
 ) -> None:
     url, told = hook
     monkeypatch.setenv(notify.SETTING, url)
-    assert ending.publish(folders.write(result(), key="aa"), print, is_remembered=False)
+    assert publishing.publish(folders.write(result(), key="aa"), print, is_remembered=False)
     assert told == []
     assert not (tmp_path / "site").exists()
     assert History().builds() == []

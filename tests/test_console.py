@@ -31,16 +31,16 @@ from ipmi_sim import (  # noqa: F401
     chassis_fixture,
 )
 
+from lab.base.errors import BenchError, UsageError, WaitTimeout
+from lab.base.paths import CHECKOUT
+from lab.base.processes import port_is_taken
+from lab.base.wait import wait_until
 from lab.console import sources
 from lab.console.client import Console, ConsoleLine
 from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
 from lab.console.recorder import LINE_LIMIT, RecorderConfig
 from lab.console.sources import SourceLost
-from lab.errors import BenchError, UsageError, WaitTimeout
 from lab.inventory import BmcSpec, ConsoleSpec
-from lab.machine import port_is_taken
-from lab.paths import CHECKOUT
-from lab.wait import wait_until
 
 DATA = Path(__file__).parent / "data" / "console"
 NO_BMC = BmcSpec(host="127.0.0.1", credential="none")

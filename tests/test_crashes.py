@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from lab.base.errors import HypervisorCrash
 from lab.builds.elf import symbolise
 from lab.console.crashes import LABEL_LIMIT, Crash, Frame, normalised, parse, with_symbols
 from lab.console.patterns import SIGNATURES, classify, crash_excerpt
-from lab.errors import HypervisorCrash
-from lab.record import TestResult, Verdict
-from lab.verdicts import Observation, decide
+from lab.results.record import TestResult, Verdict
+from lab.results.verdicts import Observation, decide
 
 DATA = Path(__file__).parent / "data" / "console"
 

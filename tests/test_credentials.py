@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import credentials, paths
-from lab.credentials import Credential
-from lab.errors import UsageError
+from lab.base import credentials, paths
+from lab.base.credentials import Credential
+from lab.base.errors import UsageError
 
 GOOD = 'virtual-bmc: {user: admin, password: "fromfile"}\n'
 

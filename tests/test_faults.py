@@ -13,20 +13,21 @@ from consoles import Recording
 from free_ports import free_port
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
-from lab import cli, inventory
+from lab import inventory
+from lab.base.credentials import Credential
+from lab.base.errors import BmcUnreachable, PowerTimeout, UsageError
+from lab.base.wait import wait_until
 from lab.bmc import Bmc, ipmi
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
-from lab.booking import Ledger, Request
+from lab.cli.main import main
 from lab.console.recorder import RecorderConfig
-from lab.credentials import Credential
-from lab.errors import BmcUnreachable, PowerTimeout, UsageError
 from lab.grid import services
 from lab.inventory import ConsoleSpec
-from lab.options import VIRTUAL_LAB
+from lab.leases.ledger import Ledger, Request
+from lab.night.options import VIRTUAL_LAB
 from lab.virtual import faults
-from lab.wait import wait_until
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.5)
 
@@ -218,7 +219,7 @@ def test_command_says_what_is_wrong(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["lab", "fault", *words])
+        main(["lab", "fault", *words])
     assert ended.value.code == status and said in capsys.readouterr().err
 
 
@@ -232,5 +233,5 @@ def test_bmc_of_a_board_that_somebody_holds_is_left_alone(
         monkeypatch.setenv("LG_HOSTNAME", "desk")
         monkeypatch.setenv("LG_USERNAME", caller)
         with pytest.raises(SystemExit):
-            cli.main(["lab", "fault", "virt1", "silent"])
+            main(["lab", "fault", "virt1", "silent"])
         assert said in capsys.readouterr().err

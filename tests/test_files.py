@@ -7,8 +7,8 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from lab.errors import UsageError
-from lab.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base.errors import UsageError
+from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 
 
 class Wheel(Strict):

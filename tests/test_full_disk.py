@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import inventory, nightly, paths
-from lab.options import VIRTUAL_LAB, NightlyOptions
-from lab.record import Evidence, RunHeader, TestResult, Verdict
-from lab.runs import RunFolder
+from lab import inventory
+from lab.base import paths
+from lab.night import nightly
+from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.results.record import Evidence, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
 
 
 @pytest.fixture

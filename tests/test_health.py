@@ -6,9 +6,9 @@ from pathlib import Path
 
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab import health
-from lab.booking import Ledger
-from lab.health import Finding
+from lab.boards import health
+from lab.boards.health import Finding
+from lab.leases.ledger import Ledger
 
 SOAK = Path(__file__).parent / "soak" / "testcases" / "soak" / "test_leases.py"
 

@@ -17,14 +17,17 @@ import sqlalchemy as sa
 from postgres import PASSWORD, Server, binaries, serve
 from run_folders import DAY, LINE, PV32, S3, Runs, result
 
-from lab import cli, inventory, nightly, paths
-from lab.errors import BenchError, UsageError
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import BenchError, UsageError
+from lab.cli.main import main
 from lab.history import gate, pages, schema, store
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
-from lab.options import VIRTUAL_LAB, NightlyOptions
-from lab.record import Verdict
-from lab.runs import RunFolder
+from lab.night import nightly
+from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 PASS, FAIL, MISS, ERROR, SKIP = Verdict.PASS, Verdict.FAIL, Verdict.MISS, Verdict.ERROR, Verdict.SKIP
@@ -666,7 +669,7 @@ def xenlab(
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(words)
+            main(words)
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 

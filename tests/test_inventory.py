@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import inventory, paths
-from lab.errors import UsageError
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import UsageError
 from lab.grid import services
 
 VIRTUAL = paths.CHECKOUT / "inventory" / "virtual.yaml"
@@ -82,7 +83,7 @@ def test_shipped_inventories_load(path: Path) -> None:
     assert lab.path == path and lab.boards
     assert [len(pair) for pair in lab.pairs()] == [2]
     for board in lab.boards.values():
-        assert board.capabilities <= inventory.CAPABILITIES.keys()
+        assert board.capabilities <= inventory.capabilities.TABLE.keys()
         assert ("migration-pair" in board.capabilities) == bool(board.link)
         assert ("spare-nic" in board.capabilities) == ("spare" in board.nics)
 
@@ -492,7 +493,7 @@ def test_a_shell_gets_the_lab_from_env_sh(lab: inventory.Lab, folder: Path) -> N
 
 
 def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab import credentials
+    from lab.base import credentials
 
     secret = "hunter2-in-clear"
     for name in {board.bmc.credential for board in lab.boards.values()} - {""}:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lab import paths
-from lab.errors import BenchError
+from lab.base import paths
+from lab.base.errors import BenchError
 from lab.xen import reach
-from lab.xen.host import DomainRow
+from lab.xen.dom0 import DomainRow
 from lab.xen.migration import Migration
 
 START = 1000.0

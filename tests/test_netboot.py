@@ -22,13 +22,14 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 
-from lab import inventory, netboot, paths
-from lab.errors import BenchError, UsageError
+from lab import inventory, netboot
+from lab.base import paths
+from lab.base.errors import BenchError, UsageError
+from lab.base.wait import wait_until
 from lab.grid import services, supervisor
 from lab.netboot import server
 from lab.virtual import boards
 from lab.virtual.segment import TUN, Segment
-from lab.wait import wait_until
 
 MAC = "52:54:00:22:13:00"
 

@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab import daytime, nightly, paths, planning, queueing
-from lab.errors import UsageError
+from lab.base import daytime, paths
+from lab.base.errors import UsageError
+from lab.base.wait import wait_until
 from lab.inventory import Lab
-from lab.planning import Case
-from lab.record import Verdict
-from lab.runs import RunFolder
+from lab.leases import queue
+from lab.night import nightly, planning
+from lab.night.planning import Case
+from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder
 from lab.virtual import simulated
-from lab.wait import wait_until
 
 NIGHT = Path(__file__).parent / "soak" / "night.py"
 
@@ -33,6 +35,7 @@ class Night:
 
     def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
+        self.script = NIGHT
         words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -174,7 +177,7 @@ def five(tmp_path: Path) -> Lab:
 
 
 def plan(lab: Lab, cases: list[Case], **seconds: float) -> dict[str, list[list[tuple[str, ...]]]]:
-    units = queueing.units(lab, frozenset(lab.boards))
+    units = queue.units(lab, frozenset(lab.boards))
     planned = planning.plan(cases, units, "b", seconds)
     return {
         "+".join(board.name for board in unit): [[(*share.boards, *share.cases) for share in turn] for turn in turns]
@@ -203,7 +206,7 @@ def test_longest_first_and_only_where_it_can_run(five: Lab) -> None:
 
 def test_boards_of_a_pair_work_alone_first_and_again_for_another_attempt(five: Lab) -> None:
     cases = [case("a"), case("b", area="boot"), case("c", attempt=2), case("p", 2)]
-    units = queueing.units(five, frozenset({"sim1", "sim2"}))
+    units = queue.units(five, frozenset({"sim1", "sim2"}))
     ((_, turns),) = planning.plan(cases, units, "b", {"a": 1.0, "b": 1.0, "c": 1.0, "p": 1.0}).items()
     assert [[(share.boards, share.cases, share.attempt) for share in turn] for turn in turns] == [
         [(("sim1",), ("a",), 1), (("sim2",), ("b",), 1)],
@@ -213,7 +216,7 @@ def test_boards_of_a_pair_work_alone_first_and_again_for_another_attempt(five: L
 
 
 def test_what_nobody_can_run_is_said_by_the_first_board(five: Lab) -> None:
-    units = queueing.units(five, frozenset({"sim5"}))
+    units = queue.units(five, frozenset({"sim5"}))
     ((unit, [[share]]),) = planning.plan([case("p", 2), case("s", 1, "sriov")], units, "b", {}).items()
     assert [board.name for board in unit] == ["sim5"] and share.cases == ("p", "s")
 
@@ -228,7 +231,7 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 
 @pytest.mark.parametrize("text", ["24:00", "7", "07:60", "noon"])
 def test_no_time_of_day(text: str) -> None:
-    with pytest.raises(UsageError, match="want HH:MM"):
+    with pytest.raises(UsageError, match="use HH:MM"):
         daytime.next_time(text, 0.0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 from lab.xen import payloads
 from lab.xen.payloads import LINUXES, Heartbeat, PayloadLine, build_payloads, parse_line
 

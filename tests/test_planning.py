@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from run_folders import PV32, S3, Runs, result
 
-from lab import casetable, inventory, mutants, planning, reference
-from lab.errors import UsageError
-from lab.options import VIRTUAL_LAB, NightlyOptions
-from lab.planning import Case, Share
-from lab.record import TestResult, Verdict
-from lab.runs import RunFolder
+from lab import inventory
+from lab.base.errors import UsageError
+from lab.night import planning
+from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.night.planning import Case, Share
+from lab.results.record import TestResult, Verdict
+from lab.results.run_folder import RunFolder
+from lab.selfcheck import case_history, case_table, mutant_manifest
 
 
 def shares(*cases: Case) -> list[Share]:
@@ -45,26 +47,29 @@ def test_collecting_puts_cases_with_xen_options_behind_the_others() -> None:
 
 
 def test_the_table_of_cases_is_current() -> None:
-    assert casetable.text() == casetable.FILE.read_text(encoding="utf-8"), "run `./xenlab cases --write`"
+    assert case_table.text() == case_table.FILE.read_text(encoding="utf-8"), "run `./xenlab cases --write`"
 
 
 @pytest.mark.parametrize("area", ["boot", "guest32", "passthrough", "sleep", "superpages"])
 def test_each_case_is_proved_to_bite_or_says_why_not(area: str) -> None:
-    functions = {case.nodeid.partition("[")[0] for case in casetable.every() if case.area == area}
+    functions = {case.nodeid.partition("[")[0] for case in case_table.every() if case.area == area}
     proved = {
-        case.partition("[")[0] for one in mutants.areas() for mutant in mutants.load(one) for case in mutant.cases
+        case.partition("[")[0]
+        for one in mutant_manifest.areas()
+        for mutant in mutant_manifest.load(one)
+        for case in mutant.cases
     }
-    assert mutants.unproved(area).keys() == functions - proved
+    assert mutant_manifest.unproved(area).keys() == functions - proved
 
 
 def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     narrow = Case("t.py::test_a[pv32]", "x", 1, ("hap", "pv32"), doc="It\n  holds.\n\nMore.", evidence=("log",))
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
     monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
-    monkeypatch.setattr(mutants, "areas", lambda: ())
-    monkeypatch.setattr(reference, "FILE", tmp_path / "reference.yaml")
+    monkeypatch.setattr(mutant_manifest, "areas", lambda: ())
+    monkeypatch.setattr(case_history, "FILE", tmp_path / "reference.yaml")
     row = "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  | not seen |"
-    assert casetable.text().splitlines()[-1] == row
+    assert case_table.text().splitlines()[-1] == row
 
 
 # -- how they have ended -------------------------------------------------------------------------------------------
@@ -80,51 +85,55 @@ class Virtual(Runs):
 def test_endings_are_counted_as_long_as_they_stay_the_same(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
     folders = [made.write(result(S3)).path, made.write(result(S3), result(PV32, Verdict.SKIP)).path]
-    rows = reference.added({}, folders)
+    rows = case_history.added({}, folders)
     assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 2, "")
     assert (rows[PV32].verdict, rows[PV32].in_a_row, rows[PV32].why) == (Verdict.SKIP, 1, "virt1: because")
-    assert reference.added(rows, folders) == rows, "a run counts once"
-    rows = reference.added(rows, [made.write(result(S3, Verdict.FAIL), result(PV32)).path])
+    assert case_history.added(rows, folders) == rows, "a run counts once"
+    rows = case_history.added(rows, [made.write(result(S3, Verdict.FAIL), result(PV32)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 1)
     assert (rows[PV32].verdict, rows[PV32].in_a_row) == (Verdict.PASS, 1), "a verdict counts more than a SKIP"
-    assert reference.added(rows, [made.write(result(PV32, Verdict.SKIP)).path]) == rows
+    assert case_history.added(rows, [made.write(result(PV32, Verdict.SKIP)).path]) == rows
 
 
 def test_what_passes_at_the_second_attempt_begins_anew(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
-    rows = reference.added({}, [made.write(result(S3)).path])
-    rows = reference.added(rows, [made.write(result(S3, Verdict.MISS), result(S3, attempt=2)).path])
+    rows = case_history.added({}, [made.write(result(S3)).path])
+    rows = case_history.added(rows, [made.write(result(S3, Verdict.MISS), result(S3, attempt=2)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 0, "MISS: virt1: because; then PASS: ")
-    assert reference.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
+    assert case_history.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
 
 
 def test_repeats_of_one_run_are_counted_each(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
-    rows = reference.added({}, [made.write(*[result(S3, attempt=n, started=float(n)) for n in range(1, 6)]).path])
+    rows = case_history.added({}, [made.write(*[result(S3, attempt=n, started=float(n)) for n in range(1, 6)]).path])
     assert rows[S3].in_a_row == 5
-    rows = reference.added(rows, [made.write(result(S3), result(S3, Verdict.FAIL, attempt=2)).path])
+    rows = case_history.added(rows, [made.write(result(S3), result(S3, Verdict.FAIL, attempt=2)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 0)
 
 
 def test_endings_are_kept_of_cases_that_there_are(tmp_path: Path) -> None:
     file = tmp_path / "reference.yaml"
-    rows = reference.added({}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path])
-    reference.write(rows, [PV32], file)
-    assert reference.read(file) == {PV32: rows[PV32]}
-    reference.write({}, [PV32], file)
-    assert reference.read(file) == {}
+    rows = case_history.added(
+        {}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path]
+    )
+    case_history.write(rows, [PV32], file)
+    assert case_history.read(file) == {PV32: rows[PV32]}
+    case_history.write({}, [PV32], file)
+    assert case_history.read(file) == {}
     file.write_text("cases:\n  a: {verdict: PASSED, in_a_row: 1, last: ''}\n")
     with pytest.raises(UsageError, match=r"reference\.yaml:2: .*verdict"):
-        reference.read(file)
+        case_history.read(file)
 
 
 def test_endings_on_other_boards_do_not_count(tmp_path: Path) -> None:
     run = Virtual(tmp_path).write(result(S3), boards={"virt1": {"class": "virtual"}, "epyc": {"class": "server"}})
     with pytest.raises(UsageError, match=r"run1: not of virtual boards alone: epyc"):
-        reference.added({}, [run.path])
+        case_history.added({}, [run.path])
 
 
 def test_variants_that_ended_differently_are_told_apart(tmp_path: Path) -> None:
-    rows = reference.added({}, [Virtual(tmp_path).write(result("t/x/a"), result("t/x/b", Verdict.SKIP)).path])
-    assert reference.text(rows, ["t/x/a"]) == "PASS 1x"
-    assert reference.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
+    rows = case_history.added({}, [Virtual(tmp_path).write(result("t/x/a"), result("t/x/b", Verdict.SKIP)).path])
+    assert case_history.text(rows, ["t/x/a"]) == "PASS 1x"
+    assert (
+        case_history.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
+    )

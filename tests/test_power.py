@@ -23,14 +23,14 @@ from ipmi_sim import (  # noqa: F401
 from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
+from lab.base.credentials import Credential
+from lab.base.errors import BmcUnreachable, MissingCapability, PowerTimeout
+from lab.base.wait import wait_until
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
-from lab.credentials import Credential
-from lab.errors import BmcUnreachable, MissingCapability, PowerTimeout
 from lab.grid import mains
 from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, PduSpec
-from lab.wait import wait_until
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.2)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import builds, inventory, paths, provision
+from lab import builds, inventory, provision
+from lab.base import paths
+from lab.base.wait import wait_until
 from lab.builds import Recipe
-from lab.wait import wait_until
 
 BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
 FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload
@@ -114,8 +115,8 @@ def test_tools_come_in_by_the_kernels_command_line(wanted: provision.Wanted) -> 
 
 PLAY = """\
 import sys
-from lab import provision
-provision._play({"private_data_dir": sys.argv[1], "playbook": sys.argv[2], "inventory": "localhost,", "quiet": True})
+from lab.provision.playbook import play
+play({"private_data_dir": sys.argv[1], "playbook": sys.argv[2], "inventory": "localhost,", "quiet": True})
 """
 PLAYBOOK = """\
 - hosts: localhost

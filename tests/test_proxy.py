@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lab import paths
-from lab.xen.fuzz import made_up
-from lab.xen.proxy import Action
-from lab.xen.stream import BANNER, BATCH, GO, READY, REPORT, Scanner, Step
+from lab.base import paths
+from lab.on_board.proxy import Action
+from lab.on_board.stream import BANNER, BATCH, GO, READY, REPORT, Scanner, Step
+from lab.xen.migration_matrix.fuzz import made_up
 
 # Keeps what comes, and answers as `xl migrate-receive` does when so many bytes have come.
 RECEIVER = """
@@ -96,7 +96,7 @@ def relocate(tmp_path: Path, *actions: str, stream: bytes = STREAM, wanted: int 
     kept, log, sent = tmp_path / "received", tmp_path / "log", tmp_path / "sent"
     sent.write_bytes(stream)
     count = len(stream) if wanted is None else wanted
-    proxy = [sys.executable, "-S", "-m", "lab.xen.proxy", "--log", str(log), "--control", str(tmp_path)]
+    proxy = [sys.executable, "-S", "-m", "lab.on_board.proxy", "--log", str(log), "--control", str(tmp_path)]
     proxy += [word for action in actions for word in ("--action", action)]
     receiver = [sys.executable, "-c", RECEIVER, str(kept), str(count)]
     environment = os.environ | {"PYTHONPATH": str(paths.CHECKOUT)}
@@ -287,7 +287,18 @@ def test_a_stream_of_another_kind_passes_untouched(tmp_path: Path) -> None:
 
 
 def test_a_transport_that_dies_is_passed_on(tmp_path: Path) -> None:
-    proxy = [sys.executable, "-S", "-m", "lab.xen.proxy", "--log", str(tmp_path / "log"), "--", "sh", "-c", "exit 7"]
+    proxy = [
+        sys.executable,
+        "-S",
+        "-m",
+        "lab.on_board.proxy",
+        "--log",
+        str(tmp_path / "log"),
+        "--",
+        "sh",
+        "-c",
+        "exit 7",
+    ]
     done = subprocess.run(
         proxy, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, cwd=paths.CHECKOUT, check=False
     )
@@ -314,7 +325,7 @@ def test_a_wrong_action_is_refused(text: str) -> None:
 
 
 def test_dom0_needs_nothing_but_the_standard_library() -> None:
-    script = "import sys, lab.xen.proxy; print([m for m in sys.modules if 'site-packages' in str(sys.modules[m])])"
+    script = "import sys, lab.on_board.proxy; print([m for m in sys.modules if 'site-packages' in str(sys.modules[m])])"
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-c", f"import sys; sys.path.insert(0, {str(paths.CHECKOUT)!r}); {script}"],
         capture_output=True,

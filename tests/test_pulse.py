@@ -13,13 +13,13 @@ from dom0 import Dom0, dom0_fixture  # noqa: F401
 from free_ports import free_port
 from ipmi_sim import Chassis, Simulator, chassis_fixture, simulator_fixture  # noqa: F401
 
+from lab.base.credentials import Credential
+from lab.base.wait import wait_until
 from lab.bmc.ipmi import IpmiBmc
 from lab.console.recorder import RecorderConfig
-from lab.credentials import Credential
 from lab.grid import pulse
 from lab.grid.pulse import SWITCH, Pulse, Voice
 from lab.inventory import ConsoleSpec
-from lab.wait import wait_until
 
 PROMPT = {b"\r": b"\r\nmini login: "}
 XEN = {SWITCH: b"(XEN) *** Serial input to Xen (type 'CTRL-a' three times to switch input)\r\n"}

@@ -14,11 +14,10 @@ from free_ports import free_port
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab import bmc
-from lab.bmc import BmcRefused
+from lab.base.credentials import Credential
+from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.bmc.redfish import RedfishBmc, SshConsole, ssh_console
 from lab.bmc.switching import Pace
-from lab.credentials import Credential
-from lab.errors import BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.inventory import BmcSpec
 from lab.virtual import tls
 

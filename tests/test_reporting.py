@@ -14,9 +14,9 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import JUnitXml
 
-from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.reporting import figures, html, junit, terminal
-from lab.runs import RunFolder
+from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
 PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs"

@@ -12,7 +12,7 @@ from free_ports import free_port
 from small_lab import SmallLab, lab_up_fixture, ports  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
-from lab.wait import wait_until
+from lab.base.wait import wait_until
 
 
 @pytest.mark.parametrize("protocol", ["ipmi", "redfish"])

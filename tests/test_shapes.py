@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import inventory, paths
-from lab.errors import BenchError, UsageError
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
-from lab.planning import Case, Share, plan_shaped
+from lab.night.planning import Case, Share, plan_shaped
 from lab.virtual import boards, qemu
 from lab.virtual.daemon import Daemon
 from lab.virtual.spec import DaemonConfig, read_config, write_config

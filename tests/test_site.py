@@ -14,11 +14,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from run_folders import LINE, PV32, S3, Runs, result
 
-from lab import cli, runs
-from lab.errors import UsageError
+from lab.base.errors import UsageError
+from lab.cli.main import main
 from lab.history.store import History
-from lab.publishing import site
-from lab.record import Evidence, TestResult, Verdict
+from lab.reporting import site
+from lab.results import run_folder
+from lab.results.record import Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 # As root there is no sandbox; the rest keeps it from talking to its maker.
@@ -196,7 +197,7 @@ def pages_of(where: Path) -> dict[str, Path]:
         "overview": where / "index.html",
         "run": where / "runs" / "run3" / "index.html",
         "result": where / "runs" / "run3" / "0.html",
-        "case": where / "cases" / f"{runs.slug(PV32)}.html",
+        "case": where / "cases" / f"{run_folder.slug(PV32)}.html",
     }
 
 
@@ -306,7 +307,7 @@ def test_one_more_run_leaves_the_pages_of_others_alone(history: History, folders
     changed = {name for name, stamp in stamps(where).items() if before.get(name) != stamp}
     assert changed == {
         "index.html",
-        f"cases/{runs.slug(PV32)}.html",
+        f"cases/{run_folder.slug(PV32)}.html",
         "runs/run2/index.html",
         "runs/run2/good-guest32.html",
     }
@@ -327,7 +328,7 @@ def test_a_run_gone_on_with_is_shown_anew_and_one_that_went_is_gone(
     site.write(history, where)
     assert sorted(path.name for path in (where / "runs").iterdir()) == ["run2"]
     assert "FAIL" in look(where / "runs" / "run2" / "1.html").title()
-    page = look(where / "cases" / f"{runs.slug(PV32)}.html")
+    page = look(where / "cases" / f"{run_folder.slug(PV32)}.html")
     assert [mark.evaluate("e => e.tagName") for mark in page.locator(".strip .v").all()] == ["I", "A"]
 
 
@@ -362,7 +363,7 @@ def test_the_command_takes_over_what_is_new_and_says_where_the_page_is(
     monkeypatch.delenv("XENLAB_HISTORY_URL", raising=False)
     Runs(tmp_path / "xenlab" / "runs").write(result(PV32), key="aa")
     with pytest.raises(SystemExit) as end:
-        cli.main(["report", "--site", str(tmp_path / "site")])
+        main(["report", "--site", str(tmp_path / "site")])
     assert end.value.code == 0
     page = tmp_path / "site" / "index.html"
     assert capsys.readouterr().out == f"{page}\n"

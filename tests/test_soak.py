@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab import booking, machine, paths
-from lab.errors import WaitTimeout
+from lab.base import paths, processes
+from lab.base.errors import WaitTimeout
+from lab.base.wait import wait_until
 from lab.grid.coordinator import CoordinatorLost
-from lab.record import Verdict
-from lab.runs import RunFolder
-from lab.wait import wait_until
+from lab.leases.ledger import Request, seconds_of
+from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder
 
 NIGHT = Path(__file__).parent / "soak" / "night.py"
 SECONDS_A_CASE = 2.5  # about; of four boards side by side
@@ -78,8 +79,8 @@ class Soak:
                 how = dice.choice(("gives back", "time ends", "dies"))
                 seconds = 1.5 if how == "time ends" else 600.0
                 wish = dice.choice(wishes)
-                mark = machine.mark(job.pid)
-                number = ledger.ask(booking.Request("person", f"desk/{name}", seconds, job=mark, **wish))  # type: ignore[arg-type]
+                mark = processes.mark(job.pid)
+                number = ledger.ask(Request("person", f"desk/{name}", seconds, job=mark, **wish))  # type: ignore[arg-type]
                 try:
                     boards = self.shared.held(number, timeout=90.0)
                     self._use(number, boards, how, dice)
@@ -191,7 +192,7 @@ class Soak:
 def test_nothing_is_lost_or_doubled(
     shared: Shared, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
-    seconds = booking.seconds_of(request.config.getoption("--soak"))
+    seconds = seconds_of(request.config.getoption("--soak"))
     soak = Soak(shared, tmp_path / "run", cases=max(6, min(500, round(seconds / SECONDS_A_CASE))))
     night, watch, technician = map(soak.guarded, (soak.nightly, soak.watch, soak.technician))
     people = [soak.guarded(soak.person, name) for name in ("alice", "bob")]

@@ -14,8 +14,8 @@ from consoles import Recording
 from free_ports import free_port
 from test_console import plugged, record_fixture, texts  # noqa: F401
 
+from lab.base.wait import wait_until
 from lab.inventory import ConsoleSpec
-from lab.wait import wait_until
 
 PASSWORD = "canary-of-the-console"
 Serve = Callable[[str], int]

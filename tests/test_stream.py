@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen import fuzz
-from lab.xen.fuzz import Variant, made_up, page_data, variants
-from lab.xen.stream import BANNER, BATCH, GO, READY, REPORT, Mark, Scanner, Step
+from lab.on_board.stream import BANNER, BATCH, GO, READY, REPORT, Mark, Scanner, Step
+from lab.xen.migration_matrix import fuzz
+from lab.xen.migration_matrix.fuzz import Variant, made_up, page_data, variants
 
 PASSES = (range(3 * BATCH), range(100, 400), (7, 8, 9))
 KINDS = ("pv32", "pv64", "pvh32", "pvh64")

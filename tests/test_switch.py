@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from lab import paths
-from lab.wait import wait_until
+from lab.base import paths
+from lab.base.wait import wait_until
 
 PASSWORD = "canary-of-the-switch"
 CONFIG = f"""\
@@ -47,7 +47,7 @@ agent.kill()
 """
 ASK = """
 import dataclasses, json, sys
-from lab.errors import LabError
+from lab.base.errors import LabError
 from lab.grid.switch import SwitchPort
 from lab.inventory import SwitchSpec
 def port(**other):

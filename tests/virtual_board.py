@@ -19,12 +19,12 @@ import pytest
 from free_ports import free_port
 
 from lab import bmc
+from lab.base.paths import CHECKOUT
+from lab.base.wait import wait_until
 from lab.bmc import Bmc
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
-from lab.paths import CHECKOUT
 from lab.virtual import chassis, tls
 from lab.virtual.spec import DaemonConfig, write_config
-from lab.wait import wait_until
 
 PASSWORD = "canary-Q7w3kP9z"
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from lab import credentials
-from lab.bmc.switching import BmcRefused, Exchange
-from lab.errors import UsageError
+from lab.base import credentials
+from lab.base.errors import UsageError
+from lab.bmc.switching import Exchange
 from lab.inventory import BmcSpec
 
-__all__ = ["Bmc", "BmcRefused", "Exchange", "connect"]
+__all__ = ["Bmc", "Exchange", "connect"]
 
 
 class Bmc(Protocol):
-    """What a board's BMC does for the lab. Every method may raise a :class:`~lab.errors.BenchError`."""
+    """What a board's BMC does for the lab. Every method may raise a :class:`~lab.base.errors.BenchError`."""
 
     def is_powered(self) -> bool:
         """Whether the chassis has power. A sleeping board's answer is its maker's choice."""

@@ -7,15 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.errors import BenchError, BmcUnreachable, CommandFailed, PowerTimeout, UsageError, WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, PowerTimeout, UsageError, WaitTimeout
+from lab.base.wait import wait_until
 
 HISTORY_LENGTH = 200  # a board's test sends tens of commands; enough for the evidence of one case
 BOOT_DEVICES = ("none", "pxe", "disk", "cdrom", "bios")
-
-
-class BmcRefused(BenchError):
-    """The BMC answers, but gives no session: wrong user, password, privilege, cipher suite or certificate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from lab.base.errors import BenchError
 from lab.builds import kconfig, tools, trees
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import Recipe
-from lab.errors import BenchError
 
 _NEEDS = {"make": "make", "bison": "bison", "flex": "flex", "python3": "python3", "ld": "binutils"}  # program: package
 _CONFIGURED = ".xenlab-configured"  # what xen/.config was made of

@@ -11,8 +11,8 @@ import struct
 import zlib
 from pathlib import Path
 
+from lab.base.errors import BenchError
 from lab.builds import command
-from lab.errors import BenchError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.errors import UsageError
+from lab.base.errors import UsageError
 
 _SET = re.compile(r"CONFIG_(\w+)=(\S.*)")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set")

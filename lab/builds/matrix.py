@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from lab.base.errors import UsageError
+from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.builds.recipes import recipe
-from lab.errors import UsageError
-from lab.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.inventory import Lab
 
 PLAIN = "plain"  # the command line that adds nothing

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lab.base.errors import BenchError, UsageError
 from lab.builds.apt import PrivateApt
 from lab.builds.command import run
 from lab.builds.recipes import Recipe
-from lab.errors import BenchError, UsageError
 
 # Of Xen's tools/: what brings up a dom0 and runs guests. A folder that a version does not have is passed over.
 PARTS = ("include", "libs", "xenstore", "xenstored", "xs-clients", "helpers", "console", "xl", "misc")

@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lab.base.errors import UsageError
 from lab.console import LOG_TROUBLE, sources
 from lab.console.sources import SourceLost
-from lab.errors import UsageError
 from lab.inventory import BmcSpec, ConsoleSpec
 
 _log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from lab.base.errors import BenchError, LabError, WaitTimeout
 from lab.console.client import Console
-from lab.errors import BenchError, LabError, WaitTimeout
-from lab.record import Evidence
+from lab.results.record import Evidence
 
 log = logging.getLogger(__name__)
 

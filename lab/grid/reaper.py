@@ -1,9 +1,9 @@
 """``python -m lab.grid.reaper DIRECTORY``: gives boards out and takes them back, as the ledger says.
 
-It runs under the lab's supervisor. The ledger (:mod:`lab.booking`) is the truth and the coordinator follows it: who
-holds a lease holds the places, after a restart of the coordinator or of this machine too; when a lease is over, the
-places are released, whoever may still be using them. A board goes to another holder with its power off, so that it
-comes up in its boot loader's default, the known-good entry; a holder who comes again finds it as it was left.
+It runs under the lab's supervisor. The ledger (:mod:`lab.leases.ledger`) is the truth and the coordinator follows it:
+who holds a lease holds the places, after a restart of the coordinator or of this machine too. When a lease is over,
+the places are released, whoever may still be using them. A board goes to another holder with its power off, so that
+it comes up in its boot loader's default, the known-good entry; a holder who comes again finds it as it was left.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lab import inventory, queueing, runs
-from lab.booking import Lease, Ledger
+from lab import inventory
+from lab.base import processes
+from lab.base.errors import BenchError, LabError
 from lab.console.client import Console, next_record
-from lab.errors import BenchError, LabError
 from lab.grid.coordinator import Coordinator, CoordinatorLost, Refused
 from lab.grid.mains import power_of
 from lab.inventory import Lab
+from lab.leases import queue
+from lab.leases.ledger import Lease, Ledger
+from lab.results import run_folder
 
 log = logging.getLogger("reaper")
 
@@ -59,6 +62,7 @@ class Reaper:
         leases = self.ledger.leases()
         places = self._coordinator.places()
         for lease in leases:
+            processes.give_sign_of_life()
             try:
                 if lease.state == "ending":
                     self._take_back(lease)
@@ -111,7 +115,7 @@ class Reaper:
             path.parent.mkdir(parents=True, exist_ok=True)
             until = next_record(board, "127.0.0.1", spec.lines_port)  # quick to say that there is no recorder
             with Console(board, "127.0.0.1", spec.serve_port, spec.lines_port) as console:
-                runs.write_lines(path, console.lines(since, until))
+                run_folder.write_lines(path, console.lines(since, until))
         except (BenchError, OSError) as error:
             self.ledger.note("console not cut", str(error), lease=lease.id, board=board)
 
@@ -120,13 +124,14 @@ class Reaper:
     def _give_out(self) -> None:
         now = time.time()
         is_day = self._lab.nightly_yields.holds(now)
-        waiting = queueing.in_order(self.ledger.leases("waiting"), is_day)
+        waiting = queue.in_order(self.ledger.leases("waiting"), is_day)
         kept: set[str] = set()
         for lease in waiting:
+            processes.give_sign_of_life()
             held = self.ledger.leases("held", "ending")
-            free = queueing.free_at(held, now, is_day, lease.request.kind)
+            free = queue.free_at(held, now, is_day, lease.request.kind)
             states = self.ledger.boards(self._lab.boards)
-            chosen = queueing.choose(lease.request, self._lab, states, free, kept)
+            chosen = queue.choose(lease.request, self._lab, states, free, kept)
             kept |= set(chosen or lease.request.names)
             try:
                 if chosen is None:
@@ -228,7 +233,7 @@ class Reaper:
 
     def _ask_back(self, lease: Lease, chosen: tuple[str, ...], held: list[Lease], is_day: bool) -> None:
         for other in held:
-            if set(other.boards) & set(chosen) and queueing.yields(other, is_day, lease.request.kind):
+            if set(other.boards) & set(chosen) and queue.yields(other, is_day, lease.request.kind):
                 self.ledger.want_back(other.id, f"{lease.holder} waits for it")
 
     # -- the rest ------------------------------------------------------------------------------------------------
@@ -277,6 +282,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ending.set())
     lost = ""
     while not ending.wait(INTERVAL):
+        processes.give_sign_of_life()
         try:
             reaper.look()
             lost = ""

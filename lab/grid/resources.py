@@ -12,7 +12,7 @@ from labgrid.resource import Resource
 @target_factory.reg_resource
 @attr.s(eq=False)
 class IPMIPort(Resource):
-    """The BMC of a board that speaks IPMI; ``credential`` is a name (:mod:`lab.credentials`)."""
+    """The BMC of a board that speaks IPMI; ``credential`` is a name (:mod:`lab.base.credentials`)."""
 
     host: Any = attr.ib(validator=attr.validators.instance_of(str))
     port: Any = attr.ib(default=623, converter=int)

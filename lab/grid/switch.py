@@ -10,10 +10,10 @@ from typing import Any
 from pysnmp.hlapi.v3arch import asyncio as snmp
 from pysnmp.proto.rfc1902 import Integer32
 
-from lab import credentials
-from lab.errors import BenchError
+from lab.base import credentials
+from lab.base.errors import BenchError
+from lab.base.wait import wait_until
 from lab.inventory import SwitchSpec
-from lab.wait import wait_until
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lab import paths
-from lab.errors import UsageError
-from lab.runs import visible_line
+from lab.base import paths
+from lab.base.errors import UsageError
+from lab.results.run_folder import visible_line
 
 SETTING = "XENLAB_HISTORY_URL"
 BUSY_TIMEOUT = 30.0  # seconds to wait for another writer

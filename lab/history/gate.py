@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.errors import UsageError
+from lab.base.errors import UsageError
 from lab.history.regression import Attempt, Change, Count, classify, count
 from lab.history.store import Build, History, Selected, Series, Tally, label
-from lab.record import Verdict
+from lab.results.record import Verdict
 
 LOOK_BACK = 10  # builds asked for one whose gate passes, when none was accepted
 

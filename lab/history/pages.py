@@ -10,7 +10,7 @@ from itertools import groupby
 from lab.history.gate import day
 from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
 from lab.history.store import COUNTED, Build, CrashSeen, Entry, History, Series
-from lab.record import Verdict
+from lab.results.record import Verdict
 
 SHOWN = 60  # attempts in the strip
 LISTED = 10  # attempts in the table below it

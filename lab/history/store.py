@@ -20,14 +20,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from lab.errors import BenchError, UsageError
-from lab.files import did_you_mean
+from lab.base.errors import BenchError, UsageError
+from lab.base.files import did_you_mean
 from lab.history import database, schema
 from lab.history.database import SETTING
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
-from lab.record import RunHeader, TestResult, Verdict
-from lab.runs import RunFolder, missing, visible_line
+from lab.results.record import RunHeader, TestResult, Verdict
+from lab.results.run_folder import RunFolder, missing, visible_line
 
 DID_NOT_RUN = "did-not-run"  # rule of the MISS that stands for a planned case without a result
 COUNTED = ("PASS", "FAIL")

@@ -1,15 +1,13 @@
 """The boards of a lab, as read from ``inventory/``: the one source of truth.
 
 The file is an Ansible inventory; what is ours stands under the key ``xenlab`` of a host or of
-``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.credentials`).
+``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.base.credentials`).
 """
 
 from lab.inventory.reading import load
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
-    XEN_OPTIONS,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -21,11 +19,11 @@ from lab.inventory.specs import (
     SwitchSpec,
     VirtualSpec,
 )
+from lab.inventory.xen_command_line import XEN_OPTIONS
 
 __all__ = [
     "BMC_KEYS",
     "BMC_PORTS",
-    "CAPABILITIES",
     "XEN_OPTIONS",
     "BmcSpec",
     "BoardSpec",

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lab.record import TestResult, Verdict
-from lab.runs import RunFolder, by_case, final, is_flaky, missing, replace_file, visible, visible_line
+from lab.results.record import TestResult, Verdict
+from lab.results.run_folder import RunFolder, by_case, final, is_flaky, missing, replace_file, visible, visible_line
 
 NAME = "ctrf.json"
 SPEC = "0.0.0"  # the version that reporters in use name

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lab.runs import visible_line
+from lab.results.run_folder import visible_line
 
 WIDTH = 880.0
 LANE = 22.0

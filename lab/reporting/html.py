@@ -18,10 +18,10 @@ import jinja2
 import markupsafe
 
 from lab.console.patterns import classify
-from lab.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.reporting.figures import Tile, heat_map, timeline_svg
 from lab.reporting.junit import shortened
-from lab.runs import (
+from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.run_folder import (
     RunFolder,
     by_case,
     exit_status,
@@ -95,10 +95,10 @@ def write(folder: RunFolder) -> Path:
     return path
 
 
-def environment(*folders: Path) -> jinja2.Environment:
-    """Templates of this folder and of ``folders``. Whatever is put into them is escaped and made visible."""
+def environment() -> jinja2.Environment:
+    """The templates of this folder. Whatever is put into them is escaped and made visible."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, *folders]),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         auto_reload=False,
         undefined=jinja2.StrictUndefined,

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from lab.record import Evidence, RunHeader, TestResult, Verdict
-from lab.runs import Missing, RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
+from lab.results.record import Evidence, RunHeader, TestResult, Verdict
+from lab.results.run_folder import Missing, RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
 
 NAME = "junit.xml"
 BODY_LIMIT = 2000  # characters of an evidence's body

@@ -13,12 +13,12 @@ import sys
 import uuid
 from pathlib import Path
 
-from lab import credentials, machine, paths
-from lab.errors import BenchError
+from lab.base import credentials, paths, processes
+from lab.base.errors import BenchError
 from lab.virtual.qemu import DIE_WITH_PARENT
 from lab.virtual.spec import DaemonConfig
 
-EXTENSION = paths.CHECKOUT / "firmware" / "bmc"
+EXTENSION = paths.FIRMWARE / "bmc"
 CHASSIS = Path(__file__).with_name("chassis.py")
 
 START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two
@@ -49,6 +49,7 @@ def extension() -> Path:
             capture_output=True,
             text=True,
             timeout=120,
+            env=processes.environment(),
             check=False,
         )
         if done.returncode:
@@ -64,7 +65,7 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
     board = config.board
     kind = socket.SOCK_STREAM if board.bmc.protocol == "redfish" else socket.SOCK_DGRAM
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT
-    while machine.port_is_taken(board.bmc.port, kind):  # what the last one was running may take a moment to end
+    while processes.port_is_taken(board.bmc.port, kind):  # what the last one was running may take a moment to end
         if asyncio.get_running_loop().time() > deadline:
             raise BenchError(f"{board.name}: port {board.bmc.port} of its BMC is in use")
         await asyncio.sleep(0.02)
@@ -80,12 +81,12 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=paths.environment(),
+                env=processes.environment(processes.PYTHON, processes.CREDENTIALS),
                 process_group=0,  # with what it runs for a command, which has its sockets as well: see end()
             )
         except FileNotFoundError as error:
             raise BenchError(f"{error.filename} is not installed (Debian package util-linux)") from error
-    while not machine.port_is_taken(board.bmc.port, kind):
+    while not processes.port_is_taken(board.bmc.port, kind):
         if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
             tail = (directory / "bmc.log").read_text(errors="replace")[-500:]
             ended = f"ended with status {process.returncode}" if process.returncode is not None else "does not listen"

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.errors import UsageError
-from lab.files import did_you_mean
+from lab.base.errors import UsageError
+from lab.base.files import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

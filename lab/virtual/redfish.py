@@ -23,7 +23,7 @@ from sushy_tools import error
 from sushy_tools.emulator import main as emulator
 from sushy_tools.emulator.resources.systems.base import AbstractSystemsDriver
 
-from lab import credentials
+from lab.base import credentials
 from lab.virtual import tls
 from lab.virtual.chassis import ask
 from lab.virtual.spec import DaemonConfig, read_config

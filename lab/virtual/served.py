@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import netboot, paths
+from lab import netboot
+from lab.base import paths
 from lab.inventory import Lab
 from lab.virtual import identity, image
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lab.errors import WaitTimeout
-from lab.wait import wait_until
+from lab.base.errors import WaitTimeout
+from lab.base.wait import wait_until
 from lab.xen.host import Host
 
 SETTLING = 10.0  # seconds that a dying domain, its memory and its processes are waited for

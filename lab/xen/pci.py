@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab.errors import BenchError, LabError, MissingCapability
-from lab.wait import wait_until
+from lab.base.errors import BenchError, LabError, MissingCapability
+from lab.base.wait import wait_until
+from lab.on_board.poke import POKE
 from lab.xen.domain import Domain
 from lab.xen.host import Host
-from lab.xen.poke import POKE
 
-DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/xen/poke.py
+DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/on_board/poke.py
 PAGE = 4096
 LONGEST_STORM = 120  # seconds
 

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from lab.errors import ToolstackFailed
+from lab.base.errors import ToolstackFailed
 from lab.xen.domain import assert_unhurt
-from lab.xen.ends import on_one_board
-from lab.xen.faults import THROTTLE
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration
+from lab.xen.migration_matrix.faults import THROTTLE
+from lab.xen.migration_matrix.one_board import on_one_board
 from lab.xen.pci import assignable, owner
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic", "hap", "qemu")]

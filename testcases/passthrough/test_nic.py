@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from lab.errors import ToolstackFailed
+from lab.base.errors import ToolstackFailed
 from lab.xen.guests import linux
 from lab.xen.pci import assignable, owner, port
 

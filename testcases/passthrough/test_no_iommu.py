@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.errors import ToolstackFailed
+from lab.base.errors import ToolstackFailed
 from lab.xen.guests import linux
 from lab.xen.pci import port
 

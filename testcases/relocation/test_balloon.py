@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen import known, oracle
 from lab.xen.domain import assert_unbroken, assert_unhurt
-from lab.xen.ends import on_one_board
-from lab.xen.faults import THROTTLE
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration
+from lab.xen.migration_matrix import checks, known_findings
+from lab.xen.migration_matrix.faults import THROTTLE
+from lab.xen.migration_matrix.one_board import on_one_board
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh")]
 
@@ -22,7 +22,7 @@ KINDS = pytest.mark.parametrize(
     ],
 )
 MOST_MIB, NOW_MIB = 64, 16  # 4:1
-KNOWN = known.read(Path(__file__).with_name("known.yaml"), known.RELOCATION, oracle.CHECKS)
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.MIGRATION, checks.CHECKS)
 MARGIN_MIB = 12  # page tables, paging pool, special pages: what a domain costs beside its memory
 BEAT = 0.1  # seconds
 
@@ -145,5 +145,5 @@ def test_balloon_moves_during_pre_copy(kind, first, then, host, evidence):
         assert ending in (Ending.SUCCESS, Ending.RESUMED_AT_SENDER, Ending.NOT_SUSPENDED), ending.name
         ends = (guest, *([guest.on(destination)] if ending is Ending.SUCCESS else []))
         unbroken(*ends)
-        with known.excusing(KNOWN, evidence, source.info()["xen_version"], name, "memory"):
+        with known_findings.excusing(KNOWN, evidence, source.info()["xen_version"], name, "memory"):
             assert_unhurt(*ends)

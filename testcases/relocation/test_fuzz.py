@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.xen import fuzz
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
+from lab.xen.migration_matrix import fuzz
 
 pytestmark = [pytest.mark.weekly]
 

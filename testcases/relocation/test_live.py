@@ -2,10 +2,10 @@
 
 import pytest
 
+from lab.on_board.stream import Step
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, downtime, start_migration
-from lab.xen.stream import Step
 
 pytestmark = [pytest.mark.quick, pytest.mark.needs("migration-pair", "hap")]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.xen.ends import on_one_board
 from lab.xen.guests import linux
 from lab.xen.migration import Ending, start_migration
+from lab.xen.migration_matrix.one_board import on_one_board
 from lab.xen.reach import Pinging, bridge, silence
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh", "hap")]

@@ -3,10 +3,10 @@
 import pytest
 
 from lab.xen.domain import assert_unbroken
-from lab.xen.ends import on_one_board
-from lab.xen.faults import THROTTLE
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, downtime, start_migration
+from lab.xen.migration_matrix.faults import THROTTLE
+from lab.xen.migration_matrix.one_board import on_one_board
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh", "hap")]
 

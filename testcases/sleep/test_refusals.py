@@ -2,9 +2,9 @@
 
 import pytest
 
+from lab.on_board.poke import POKE
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
-from lab.xen.poke import POKE
 
 pytestmark = [pytest.mark.full]
 

@@ -6,12 +6,12 @@ count of the pages its tables take does: one more for each 2 MiB that no single 
 
 import pytest
 
+from lab.on_board.stream import Step
 from lab.xen.domain import assert_unbroken, assert_unhurt
-from lab.xen.ends import on_one_board
-from lab.xen.faults import THROTTLE
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration
-from lab.xen.stream import Step
+from lab.xen.migration_matrix.faults import THROTTLE
+from lab.xen.migration_matrix.one_board import on_one_board
 
 pytestmark = pytest.mark.needs("hap", "sp2m")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lab.xen import known
 from lab.xen.domain import node_pages, nodes_free, page_orders
 from lab.xen.guests import payload
+from lab.xen.migration_matrix import known_findings
 
-KNOWN = known.read(Path(__file__).with_name("known.yaml"), ["placement-within-cpus"], ["node"])
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), ["placement-within-cpus"], ["node"])
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("hap", "sp2m", "numa"), pytest.mark.usefixtures("scrubbed")]
 
@@ -67,7 +67,7 @@ def test_placement_is_within_the_processors_asked_for(host, evidence):
         evidence.add("xl vcpu-list", host.xl("vcpu-list", guest.name).stdout, board=host.name)
         pages = where(host, evidence, guest)
         assert "New best NUMA placement candidate found" in guest.builder_output, "xl did not look for a place"
-        with known.excusing(KNOWN, evidence, host.info()["xen_version"], "placement-within-cpus", "node"):
+        with known_findings.excusing(KNOWN, evidence, host.info()["xen_version"], "placement-within-cpus", "node"):
             assert_of(poorest, pages)
         assert guest.results(60.0)["memory"].outcome == "PASS"
 

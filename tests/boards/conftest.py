@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab import paths
+from lab.base import paths
 
 collect_ignore = ["cases"]  # they are run by the tests, on boards
 

@@ -10,7 +10,8 @@ import pytest
 from test_verdicts_on_boards import RECIPE as PANICS_AT_BOOT
 
 from conftest import CommandLine, Finished
-from lab import inventory, paths
+from lab import inventory
+from lab.base import paths
 from lab.netboot import ENTRY_IDS
 
 pytestmark = pytest.mark.slow  # not part of CI

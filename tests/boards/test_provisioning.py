@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from lab import builds, inventory, paths, provision
-from lab.errors import BenchError
+from lab import builds, inventory, provision
+from lab.base import paths
+from lab.base.errors import BenchError
+from lab.base.wait import wait_until
 from lab.grid import services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
-from lab.wait import wait_until
 
 pytestmark = pytest.mark.slow  # not part of CI
 
@@ -29,7 +30,7 @@ SECOND_RUN = """\
 import sys
 from pathlib import Path
 from lab import inventory
-from lab.errors import BenchError
+from lab.base.errors import BenchError
 from lab.grid import services, session
 lab = inventory.load(Path(sys.argv[1]))
 try:

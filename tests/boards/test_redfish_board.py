@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conftest import CommandLine
-from lab import credentials, paths
+from lab.base import credentials, paths
 
 pytestmark = pytest.mark.slow  # not part of CI
 

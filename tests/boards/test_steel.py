@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from lab import inventory, paths
+from lab import inventory
+from lab.base import paths
 
 # Any import of lab.virtual raises ImportError in the run and, by way of sitecustomize, in its workers.
 BLOCK = "import sys\nsys.modules['lab.virtual'] = None\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine, Finished
-from lab import paths
-from lab.wait import wait_until
+from lab.base import paths
+from lab.base.wait import wait_until
 
 BROKEN = "tests/boards/cases/testcases/broken"
 SLEEPLESS = "tests/boards/cases/testcases/sleepless"

@@ -8,7 +8,7 @@ import pytest
 import xtf_tree
 
 from conftest import CommandLine
-from lab import paths
+from lab.base import paths
 from lab.xen.payloads import build_payloads
 
 pytestmark = pytest.mark.slow  # not part of CI

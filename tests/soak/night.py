@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from lab import inventory, nightly, planning
-from lab.options import NightlyOptions
-from lab.record import RunHeader
-from lab.runs import RunFolder
+from lab import inventory
+from lab.night import nightly, planning
+from lab.night.options import NightlyOptions
+from lab.results.record import RunHeader
+from lab.results.run_folder import RunFolder
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,0 +1,153 @@
+"""Whether a board can be used: looked at from outside, or brought up in its known-good build and looked at from within.
+
+A check tells the board from the build: nothing under test runs while it looks. What it finds goes into the ledger,
+where it lifts a quarantine or begins one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
+from lab.bmc import Bmc
+from lab.console.client import Console
+from lab.grid.board import Board, switch_port
+from lab.grid.mains import power_of
+from lab.inventory import BoardSpec
+from lab.leases.ledger import Ledger
+from lab.xen.dom0 import Dom0
+
+CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
+SCRATCH_MIB = 16
+ROOM_MIB = 100  # what a build, its symbols and the payloads need on the board's disk
+ECHO_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    is_good: bool
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.is_good else 'BAD'} {self.subject}: {self.detail}"
+
+
+def look(spec: BoardSpec) -> list[Finding]:
+    """From outside, in seconds: the BMC answers, its clock and sensors are sound, console and link are there.
+
+    :raises UsageError: no such credential.
+    """
+    control, port = power_of(spec), switch_port(spec)
+    return [
+        _finding("power", lambda: "on" if control.is_powered() else "off"),
+        _finding("BMC clock", lambda: _clock(control)),
+        _finding("BMC sensors", lambda: _sensors(control)),
+        _finding("console", lambda: _recorder(spec)),
+        *([_finding("switch port", partial(_switch_port, port))] if port else ()),
+    ]
+
+
+def examine(board: Board) -> list[Finding]:
+    """All of it, in the minutes of a boot: the same, then a power cycle into the known-good build, and from within."""
+    findings = look(board.spec)
+    if not all(one.is_good for one in findings):
+        return findings  # a boot would only say it again, and later
+    findings.append(_finding("known-good boot", lambda: _boot(board)))
+    if findings[-1].is_good:
+        findings.append(_finding("console echo", lambda: _echo(board)))
+        findings.append(_finding("disk", lambda: _disk(board)))
+        for role, nic in board.spec.nics.items():
+            findings.append(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)))
+    return findings
+
+
+def conclude(ledger: Ledger, board: str, findings: list[Finding], *, is_whole: bool) -> bool:
+    """Write into the ledger what came of it; whether the board can be used.
+
+    A quarantine is only lifted by a check that was whole.
+    """
+    text = "\n".join(map(str, findings))
+    if bad := [one for one in findings if not one.is_good]:
+        ledger.quarantine(board, f"{bad[0].subject}: {bad[0].detail}", text)
+        return False
+    if is_whole:
+        ledger.clear(board, f"{len(findings)} things looked at", checked=True)
+    return True
+
+
+def _finding(subject: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, ask())
+    except UsageError:
+        raise
+    except MissingCapability:
+        return Finding(subject, True, "the board has none")
+    except LabError as error:
+        return Finding(subject, False, " ".join(str(error).split()))
+
+
+def _clock(control: Bmc) -> str:
+    told = control.clock()
+    told = told if told.tzinfo else told.replace(tzinfo=UTC)
+    off = (told - datetime.now(UTC)).total_seconds()
+    if abs(off) > CLOCK_TOLERANCE:
+        raise BenchError(f"{off:+.0f} s off: its event log would mislead")
+    return f"{off:+.0f} s"
+
+
+def _sensors(control: Bmc) -> str:
+    readings = control.sensors()
+    # ipmitool's words for critical and non-recoverable, and Redfish's.
+    grave = ("[cr]", "[nr]", "[Critical]")
+    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
+        raise BenchError("critical: " + ", ".join(bad))
+    return f"{len(readings)} readings"
+
+
+def _recorder(spec: BoardSpec) -> str:
+    with Console(spec.name, "127.0.0.1", spec.console.serve_port, spec.console.lines_port) as console:
+        return f"recorded, {console.mark()} lines"
+
+
+def _switch_port(port: Any) -> str:
+    if not port.is_up():
+        raise BenchError(f"{port.name} is switched off: the lab link is cut")
+    return f"{port.name} is on"
+
+
+def _boot(board: Board) -> str:
+    started = time.monotonic()
+    board.strategy.reboot(entry="known-good")
+    return f"dom0 answers after {time.monotonic() - started:.0f} s"
+
+
+def _echo(board: Board) -> str:
+    """What is typed comes back: both directions of the line, and a terminal at its far end."""
+    word = "xenlab-echo"
+    mark = board.console.mark()
+    board.console.send(f"{word}\r".encode())
+    board.console.wait_for(word, ECHO_TIMEOUT, since=mark)
+    board.console.send(b"\r")  # a login prompt took it for a name, and waits for a password
+    return "both ways"
+
+
+def _disk(board: Board) -> str:
+    """Written through to the disk, read back past the cache, compared; and room for a build."""
+    script = (
+        "set -e; cd /var/lib; f=.xenlab-check; trap 'rm -f $f' EXIT; "
+        f"dd if=/dev/urandom of=$f bs=1M count={SCRATCH_MIB} conv=fsync 2>/dev/null; a=$(sha256sum < $f); "
+        "dd if=$f iflag=nocache count=0 2>/dev/null; "
+        'test "$a" = "$(sha256sum < $f)"; df -m --output=avail . | tail -n 1'
+    )
+    free = int(str(board.run(script, timeout=120).stdout).strip())
+    if free < ROOM_MIB:
+        raise BenchError(f"{free} MiB free, and a build needs {ROOM_MIB}")
+    return f"{SCRATCH_MIB} MiB written and read back, {free} MiB free"

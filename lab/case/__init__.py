@@ -1,0 +1,1 @@
+"""The pytest plugin: what a case is given, what is gathered, how its end is judged."""

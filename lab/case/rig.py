@@ -1,0 +1,318 @@
+"""The rig: the acquired boards of one pytest process, brought to the build under test and kept there.
+
+Stands between the plugin and the grid: which board a case gets, when a reboot is needed, what a case leaves behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lab import builds, provision
+from lab.base import paths
+from lab.base.errors import (
+    BenchError,
+    BmcRefused,
+    BmcUnreachable,
+    BoardError,
+    BuildDoesNotBoot,
+    HypervisorCrash,
+    LabError,
+    PowerTimeout,
+    ProductFailure,
+)
+from lab.builds.matrix import Variant
+from lab.grid import rescue, services, session, ssh
+from lab.grid.board import Board
+from lab.inventory import Lab
+from lab.inventory.capabilities import TABLE
+from lab.results.record import Evidence, Phase
+from lab.results.run_folder import RunFolder
+from lab.xen import capabilities, leftovers, xtf
+from lab.xen.host import Host
+from lab.xen.payloads import build_payloads, kernel_roots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Seat:
+    """One board in this process: the live handle and what is known of it."""
+
+    board: Board
+    host: Host
+    proof: provision.Proof | None = None
+    boot_id: str = ""  # of the dom0 that gave it
+    capabilities: frozenset[str] = frozenset()  # without the options of a case
+    suspect: str = ""  # why the next case must not trust the board as it is
+    deployed: bool = False  # the build under test was put onto it by this process
+    options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
+    refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
+    before: leftovers.Seen | None = None  # what there was on it before the case
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What was found on a board after a case; ``leaks``: what Xen owes still, for the verdict."""
+
+    evidence: tuple[Evidence, ...] = ()
+    leaks: tuple[str, ...] = ()
+
+
+class Rig:
+    """Boards of one process and the build that is wanted on them."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        boards: Mapping[str, Board],
+        wanted: provision.Wanted,
+        run_directory: Path,
+        keep: Callable[[Evidence], None] | None = None,
+    ) -> None:
+        """``keep`` takes what a host keeps as evidence of the running case; default: it goes to :attr:`evidence`."""
+        self._lab = lab
+        self._keep = keep or (lambda one: self.evidence.append(one))
+        self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
+        self._wanted = wanted
+        self._directory = run_directory
+        self.phases: list[Phase] = []
+        self.evidence: list[Evidence] = []
+
+    @property
+    def build(self) -> builds.Build:
+        return self._wanted.build
+
+    @property
+    def wanted(self) -> provision.Wanted:
+        return self._wanted
+
+    # -- readiness -------------------------------------------------------------------------------------------
+
+    def ready(self, name: str, options: str = "") -> Seat:
+        """The board with the build under test proved on it; provisions and reboots only when it must.
+
+        ``options`` are Xen's, for a case that asks for them: they come last, so they win.
+
+        :raises HypervisorCrash: the build crashed while it booted.
+        :raises BenchError: the board cannot be had.
+        """
+        seat = self.seats[name]
+        if options in seat.refused:
+            raise BuildDoesNotBoot(name, f"{self.build.name} did not boot before: {seat.refused[options]}")
+        if options != seat.options:
+            seat.proof, seat.options = None, options
+        if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
+            return seat
+        with self.phase("provision"):
+            self._bring_up(seat)
+        return seat
+
+    def _bring_up(self, seat: Seat) -> None:
+        if not self._is_proved(seat):
+            if not (seat.suspect and seat.deployed and self._comes_back(seat)):
+                self._install(seat)
+        if not seat.capabilities:
+            self._probe(seat)
+        seat.host.destroy_all()
+        seat.before = leftovers.look(seat.host)
+
+    def _comes_back(self, seat: Seat) -> bool:
+        """Whether a board that has been through a crash is as wanted again after a mere power cycle."""
+        log.info("%s: power cycle (%s)", seat.board.name, seat.suspect)
+        try:
+            with self.phase("boot"):
+                seat.board.strategy.reboot(entry="under-test")
+        except LabError as error:
+            log.info("%s: it did not come back: %s", seat.board.name, error)
+            return False
+        seat.suspect = ""
+        return self._is_proved(seat)
+
+    def _install(self, seat: Seat) -> None:
+        """The long way: known-good build, deploy, the build under test, proof."""
+        board = seat.board
+        # A sound dom0 of this very build, with other options, can be deployed onto; else only a known-good one.
+        is_sound = not seat.proof or seat.proof.is_the_build
+        if seat.suspect or not is_sound or not board.is_reachable():
+            log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
+            self._boot_known_good(seat)
+        self._deploy(seat)
+        seat.deployed = True
+        if self._is_proved(seat):  # nothing was new but payloads
+            return
+        try:
+            with self.phase("boot"):
+                board.strategy.reboot(entry="under-test")
+        except (HypervisorCrash, ProductFailure) as error:
+            seat.refused[seat.options] = str(error).splitlines()[0]
+            if isinstance(error, ProductFailure):
+                self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
+            raise
+        seat.suspect = ""
+        if not self._is_proved(seat):
+            missing = seat.proof.mismatches if seat.proof else ("no proof",)
+            raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
+
+    def _boot_known_good(self, seat: Seat) -> None:
+        """The bench's own boot may fail once; what the board said then stays as evidence.
+
+        :raises BenchError: twice.
+        """
+        for attempt in (1, 2):
+            try:
+                with self.phase("boot"):
+                    seat.board.strategy.reboot(entry="known-good")
+                return
+            except (PowerTimeout, BmcUnreachable, BmcRefused):
+                raise
+            except BenchError as error:
+                title = f"the known-good build did not boot at attempt {attempt}"
+                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board)]
+                if attempt == 2:
+                    raise
+
+    def _is_same_boot(self, seat: Seat) -> bool:
+        """Whether dom0 answers and is the one that gave the proof: a case may have had its board rebooted."""
+        try:
+            return bool(seat.proof and boot_id(seat.board) == seat.boot_id)
+        except BenchError:
+            return False
+
+    def _is_proved(self, seat: Seat) -> bool:
+        if seat.suspect or not seat.board.is_reachable():
+            seat.proof = None
+            return False
+        try:
+            with self.phase("proof"):
+                proof = provision.prove(
+                    lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
+                )
+            seat.boot_id = boot_id(seat.board)
+        except BenchError as error:
+            log.info("%s: no proof: %s", seat.board.name, error)
+            return False
+        seat.proof = proof
+        self.evidence.append(proof.as_evidence())
+        return not proof.mismatches
+
+    def _wanted_on(self, seat: Seat) -> provision.Wanted:
+        options = f"{self._wanted.xen_options} {seat.options}".strip()
+        return replace(self._wanted, xen_options=options)
+
+    def _deploy(self, seat: Seat) -> None:
+        with self.phase("deploy"):
+            changed = provision.deploy(
+                self._lab,
+                [seat.board.spec],
+                self._wanted_on(seat),
+                self._directory / "provision",
+                ssh_words=ssh.options(),
+            )[seat.board.name]
+        title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
+        self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
+
+    def _probe(self, seat: Seat) -> None:
+        """Find out what the board can do under this build, and which capabilities it declares and lacks."""
+        probed, declared = capabilities.of_board(seat.host), seat.board.spec.capabilities
+        by_racker = {word for word in declared if not TABLE[word].is_probed}
+        lacking = declared - probed - by_racker
+        seat.capabilities = probed | by_racker
+        seat.host = Host(seat.board, self, lacking=lacking)
+        if lacking:
+            words = ", ".join(sorted(lacking))
+            log.warning("%s: declared but not found: %s", seat.board.name, words)
+            self.evidence.append(
+                Evidence("note", f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
+            )
+
+    # -- after a case ----------------------------------------------------------------------------------------
+
+    def after(self, name: str, *, crashed: bool) -> After:
+        """Look at what a case left on the board, bring it back to what it was, and say what was found."""
+        seat = self.seats[name]
+        if crashed:
+            seat.suspect = "the console showed a crash"
+            return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
+        if not seat.board.is_reachable():
+            seat.suspect = "dom0 does not answer"
+            return After(tuple(rescue.collect(seat.board, interrupt=True)))
+        if seat.before is None:  # it never came up for the case
+            return After()
+        try:
+            left = leftovers.clear(seat.host, seat.before)
+        except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
+            seat.suspect = str(error)
+            return After()
+        if left.kept or left.stuck:
+            seat.suspect = "; ".join((*left.kept, *left.stuck))
+        found = [
+            _note(name, f"left behind, and {what}", "\n".join(lines))
+            for what, lines in (("taken away", left.cleared), ("still there", left.kept), ("owed by Xen", left.stuck))
+            if lines
+        ]
+        return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
+
+    def keep(self, board: str, title: str, body: str) -> None:
+        """Keep what a host says as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
+        self._keep(Evidence("console", title, body, time.time(), board))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of what is going on."""
+        started, clock = time.time(), time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases.append(Phase(name, started, time.monotonic() - clock))
+
+    def take_phases(self) -> tuple[Phase, ...]:
+        """Phases since the last call."""
+        taken, self.phases = tuple(self.phases), []
+        return taken
+
+    def take_evidence(self) -> tuple[Evidence, ...]:
+        """Evidence since the last call."""
+        taken, self.evidence = tuple(self.evidence), []
+        return taken
+
+
+def variant_of(folder: RunFolder, build: str) -> Variant:
+    """What a run means by a build's name: one of its matrix, or the build itself."""
+    return Variant.of_facts(build, folder.builds().get(build, {}))
+
+
+def take(
+    lab: Lab,
+    names: Sequence[str],
+    variant: Variant,
+    directory: Path,
+    xtf_directory: str = "",
+    keep: Callable[[Evidence], None] | None = None,
+) -> tuple[session.Session, Rig]:
+    """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
+
+    ``directory`` is where provisioning leaves what it did: the run folder.
+
+    :raises BenchError: no lab is up, or a board is somebody else's.
+    :raises UsageError: unknown build.
+    """
+    payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
+    if xtf_directory:
+        payloads |= xtf.payloads(Path(xtf_directory))
+    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
+    held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
+    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
+
+
+def boot_id(board: Board) -> str:
+    """What Linux in dom0 calls this boot, and no other. :raises BenchError: it does not answer."""
+    return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
+
+
+def _note(board: str, title: str, body: str) -> Evidence:
+    return Evidence("note", f"{board}: {title}", body, time.time(), board)

@@ -1,0 +1,5 @@
+"""``python -m lab.cli``: what ``./xenlab`` runs."""
+
+from lab.cli.main import main
+
+main()

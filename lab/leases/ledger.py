@@ -1,0 +1,492 @@
+"""Who has which board and until when, and how the boards are: the lab's own memory, on the lab's own disk.
+
+labgrid's coordinator keeps places and a queue, but forgets both when it restarts, and a place acquired by somebody
+who died stays acquired. So what counts is written here: requests, leases, the boards' health, and what happened when.
+It is a SQLite file because several processes write to it and a board must never be given twice: the database itself
+refuses the second holder (``holds.board`` is its key). :mod:`lab.grid.reaper` makes the coordinator follow.
+
+Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import NullPool
+
+from lab.base import processes
+from lab.base.errors import BenchError, UsageError
+
+Kind = Literal["person", "run", "check", "nightly"]  # for a while; for one process, or its health check; for a night
+State = Literal["waiting", "held", "ending", "ended"]
+
+BUSY_TIMEOUT = 30.0  # seconds to wait for another writer
+MISSES_TO_QUARANTINE = 2  # bench misses in a row, with as many different builds
+LEASE = "XENLAB_LEASE"  # the variable that names the lease a process works under
+_VERSION = 1
+
+_tables = sa.MetaData()
+_leases = sa.Table(
+    "leases",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("names", sa.JSON, nullable=False),
+    sa.Column("needs", sa.JSON, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("asked", sa.Float, nullable=False),
+    sa.Column("waiter", sa.String, nullable=False),  # process whose end withdraws a waiting request
+    sa.Column("job", sa.String, nullable=False),  # process whose end ends the lease; empty: none
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("since", sa.Float),
+    sa.Column("until", sa.Float),
+    sa.Column("wanted_back", sa.String, nullable=False, server_default=""),
+    sa.Column("why_ended", sa.String, nullable=False, server_default=""),
+)
+_holds = sa.Table(
+    "holds",
+    _tables,
+    sa.Column("board", sa.String, primary_key=True),
+    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
+    sa.Column("mark", sa.Integer),  # number of the first console record of the lease
+)
+_reservations = sa.Table(  # in the coordinator's queue
+    "reservations",
+    _tables,
+    sa.Column("token", sa.String, primary_key=True),
+    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
+    sa.Column("board", sa.String, nullable=False),
+)
+_boards = sa.Table(
+    "boards",
+    _tables,
+    sa.Column("board", sa.String, primary_key=True),
+    sa.Column("last_holder", sa.String, nullable=False, server_default=""),  # empty: it is clean
+    sa.Column("quarantine", sa.String, nullable=False, server_default=""),  # the cause; empty: none
+    sa.Column("evidence", sa.String, nullable=False, server_default=""),
+    sa.Column("changed", sa.Float),
+    sa.Column("checked", sa.Float),  # when a health check passed
+    sa.Column("misses", sa.JSON, nullable=False, server_default="[]"),  # builds of the bench misses since the last good
+    sa.Column("verdict", sa.String, nullable=False, server_default=""),
+    sa.Column("writer", sa.String, nullable=False, server_default=""),  # who types on its console
+)
+_audit = sa.Table(
+    "audit",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("lease", sa.Integer),
+    sa.Column("board", sa.String, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("detail", sa.String, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for: these boards, or ``count`` that can do all of ``needs``; joined ones, if it needs a pair."""
+
+    kind: Kind
+    holder: str
+    seconds: float
+    names: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
+    count: int = 1
+    job: str = ""  # machine.mark() of the process the lease ends with
+
+    def __str__(self) -> str:
+        wanted = (
+            " ".join(sorted(self.names)) or f"{self.count} with {','.join(sorted(self.needs)) or 'nothing special'}"
+        )
+        return f"{wanted} for {self.seconds / 60:.0f} min"
+
+    @property
+    def wants_pair(self) -> bool:
+        """Whether the two must be joined by a link."""
+        return self.count == 2 and "migration-pair" in self.needs
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A request and what became of it."""
+
+    id: int
+    request: Request
+    state: State
+    asked: float
+    waiter: str
+    since: float | None
+    until: float | None
+    wanted_back: str  # why the holder shall give it back at the next case's end; empty: may keep it
+    why_ended: str
+    boards: tuple[str, ...]  # held; empty while it waits and when it ended
+
+    @property
+    def holder(self) -> str:
+        return self.request.holder
+
+    def why_over(self, now: float) -> str:
+        """Why it must end, or nothing."""
+        if self.state == "waiting" and not processes.is_alive(self.waiter):
+            return "who waited is gone"
+        if self.state == "held" and self.until is not None and now >= self.until:
+            return "its time is over"
+        if self.request.job and not processes.is_alive(self.request.job):
+            return "its process is gone"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """How a board is, as far as it was noted."""
+
+    board: str
+    last_holder: str = ""
+    quarantine: str = ""
+    evidence: str = ""
+    changed: float | None = None
+    checked: float | None = None
+    misses: tuple[str, ...] = ()
+    verdict: str = ""
+    writer: str = ""
+
+    @property
+    def health(self) -> str:
+        """``quarantined: CAUSE``, ``checked`` or ``not checked``."""
+        if self.quarantine:
+            return f"quarantined: {self.quarantine}"
+        return "checked" if self.checked else "not checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the audit."""
+
+    time: float
+    lease: int | None
+    board: str
+    what: str
+    detail: str
+
+
+def caller() -> str:
+    """Who calls, as labgrid's client names itself: ``HOST/USER``. It is what they say: nothing proves it."""
+    host = os.environ.get("LG_HOSTNAME") or socket.gethostname()
+    return f"{host}/{os.environ.get('LG_USERNAME') or getpass.getuser()}"
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(text: str) -> float:
+    """``90m``, ``2h``, ``1d``, ``2h30m`` in seconds.
+
+    :raises UsageError: none of these.
+    """
+    parts = re.findall(r"(\d+)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(f"invalid duration {text!r}; use 90m, 2h, 1d or 2h30m")
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+
+
+class Ledger:
+    """The lab's book of leases. Any number of processes may have it open."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "booking.sqlite"
+        self._engine = sa.create_engine(
+            f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}
+        )
+        # SQLite's driver would begin on its own, and late: two writers could both have read before they write.
+
+        @sa.event.listens_for(self._engine, "connect")
+        def connected(connection: Any, record: object) -> None:
+            connection.isolation_level = None
+            connection.execute("PRAGMA foreign_keys = ON")
+
+        @sa.event.listens_for(self._engine, "begin")
+        def begun(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        with self._change() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+            if version == 0:
+                _tables.create_all(connection)
+                connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
+            elif version != _VERSION:
+                raise UsageError(f"{self.path}: of version {version}, and this xenlab knows {_VERSION}")
+
+    @contextmanager
+    def _change(self) -> Iterator[Connection]:
+        """One transaction, alone with the file."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            raise BenchError(f"{self.path}: {error.orig}") from None
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    def ask(self, request: Request) -> int:
+        """Put a request into the queue; the number of what may become a lease. It waits for as long as we live."""
+        with self._change() as connection:
+            values = {
+                "kind": request.kind,
+                "holder": request.holder,
+                "names": sorted(request.names),
+                "needs": sorted(request.needs),
+                "count": len(request.names) or request.count,
+                "seconds": request.seconds,
+                "asked": time.time(),
+                "waiter": processes.mark(os.getpid()),
+                "job": request.job,
+                "state": "waiting",
+            }
+            number = int(connection.execute(_leases.insert().values(**values).returning(_leases.c.id)).scalar_one())
+            _note(connection, number, "", "asked", f"{request.holder} ({request.kind}): {request}")
+            return number
+
+    def lease(self, number: int) -> Lease:
+        """:raises UsageError: there is none of this number."""
+        found = self._leases(_leases.c.id == number)
+        if not found:
+            raise UsageError(f"there is no lease {number}")
+        return found[0]
+
+    def leases(self, *states: State) -> list[Lease]:
+        """In the order they were asked for; all but the ended ones if no state is named."""
+        return self._leases(_leases.c.state.in_(states or ("waiting", "held", "ending")))
+
+    def lease_of(self, board: str) -> Lease | None:
+        """The lease under which the board is held now."""
+        return next((lease for lease in self.leases("held", "ending") if board in lease.boards), None)
+
+    def grant(self, number: int, marks: dict[str, int | None]) -> bool:
+        """Give boards to a waiting request, all or none; False: it waits no more. ``marks``: of their consoles.
+
+        :raises BenchError: one of them is held. Nothing is given then.
+        """
+        with self._change() as connection:
+            row = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one()
+            if row.state != "waiting":
+                return False
+            for board, mark in marks.items():
+                try:
+                    connection.execute(_holds.insert().values(board=board, lease=number, mark=mark))
+                except sa.exc.IntegrityError:
+                    raise BenchError(f"{board}: is held already; lease {number} cannot have it") from None
+                _note(connection, number, board, "granted", row.holder)
+            now = time.time()
+            until = now + row.seconds
+            connection.execute(
+                _leases.update().where(_leases.c.id == number).values(state="held", since=now, until=until)
+            )
+            return True
+
+    def extend(self, number: int, seconds: float) -> float:
+        """Let a lease last ``seconds`` from now, never shorter than it would; when it ends then.
+
+        :raises UsageError: it is not held.
+        """
+        with self._change() as connection:
+            row = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one_or_none()
+            if row is None or row.state != "held":
+                raise UsageError(f"lease {number} is not held: {'no such lease' if row is None else row.state}")
+            until = max(float(row.until), time.time() + seconds)
+            connection.execute(_leases.update().where(_leases.c.id == number).values(until=until))
+            _note(connection, number, "", "extended", time.strftime("until %F %T", time.localtime(until)))
+            return until
+
+    def end(self, number: int, why: str) -> None:
+        """Let a lease end: the reaper takes the boards back. A waiting request is withdrawn. Harmless twice."""
+        with self._change() as connection:
+            state = connection.scalar(sa.select(_leases.c.state).where(_leases.c.id == number))
+            after = {"waiting": "ended", "held": "ending"}.get(str(state))
+            if after:
+                change = _leases.update().where(_leases.c.id == number)
+                connection.execute(change.values(state=after, why_ended=why))
+                _note(connection, number, "", "withdrawn" if after == "ended" else "ends", why)
+
+    def finish(self, number: int) -> None:
+        """The boards of an ending lease are back."""
+        with self._change() as connection:
+            lease = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one()
+            for board in connection.scalars(sa.select(_holds.c.board).where(_holds.c.lease == number)).all():
+                self._set(connection, board, last_holder=lease.holder, writer="")
+                _note(connection, number, board, "back", lease.why_ended)
+            connection.execute(_holds.delete().where(_holds.c.lease == number))
+            connection.execute(_leases.update().where(_leases.c.id == number).values(state="ended"))
+
+    def want_back(self, number: int, why: str) -> None:
+        """Ask the holder to give the boards back at the end of the case that runs; told once."""
+        with self._change() as connection:
+            change = _leases.update().where(_leases.c.id == number, _leases.c.wanted_back == "")
+            if connection.execute(change.values(wanted_back=why)).rowcount:
+                _note(connection, number, "", "wanted back", why)
+
+    def why_stop(self, number: int, boards: Iterable[str]) -> str:
+        """Why no further case shall be begun on these boards under this lease, or nothing."""
+        lease = self.lease(number)
+        if lease.state != "held":
+            return f"lease {number} is over: {lease.why_ended}"
+        ill = [state for state in self.boards(boards).values() if state.quarantine]
+        return lease.wanted_back or "; ".join(f"{state.board} is {state.health}" for state in ill)
+
+    def mark_of(self, board: str) -> int | None:
+        """The first console record of the lease the board is under."""
+        with self._change() as connection:
+            return connection.scalar(sa.select(_holds.c.mark).where(_holds.c.board == board))
+
+    def tokens(self, number: int) -> dict[str, str]:
+        """The lease's reservations with the coordinator, by board."""
+        with self._change() as connection:
+            rows = connection.execute(sa.select(_reservations).where(_reservations.c.lease == number))
+            return {row.board: row.token for row in rows}
+
+    def all_tokens(self) -> dict[str, int]:
+        """The lease of every reservation there is with the coordinator."""
+        with self._change() as connection:
+            return {row.token: row.lease for row in connection.execute(sa.select(_reservations))}
+
+    def keep_token(self, number: int, board: str, token: str) -> None:
+        with self._change() as connection:
+            connection.execute(_reservations.insert().values(token=token, lease=number, board=board))
+
+    def drop_token(self, token: str) -> None:
+        with self._change() as connection:
+            connection.execute(_reservations.delete().where(_reservations.c.token == token))
+
+    def _leases(self, where: Any) -> list[Lease]:
+        with self._change() as connection:
+            rows = connection.execute(sa.select(_leases).where(where).order_by(_leases.c.id)).all()
+            held: dict[int, list[str]] = {}
+            for board, number in connection.execute(sa.select(_holds.c.board, _holds.c.lease)):
+                held.setdefault(number, []).append(board)
+        return [_lease(row, held.get(row.id, ())) for row in rows]
+
+    # -- boards --------------------------------------------------------------------------------------------------
+
+    def boards(self, names: Iterable[str]) -> dict[str, BoardState]:
+        """What is known of these boards."""
+        with self._change() as connection:
+            rows = {row.board: row for row in connection.execute(sa.select(_boards))}
+        return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
+
+    def board(self, name: str) -> BoardState:
+        return self.boards([name])[name]
+
+    def note_user(self, board: str, holder: str) -> None:
+        """Somebody uses the board (empty: it was made clean); the next one gets it clean."""
+        with self._change() as connection:
+            self._set(connection, board, last_holder=holder)
+
+    def quarantine(self, board: str, cause: str, evidence: str = "") -> None:
+        """Keep the board from whoever did not ask for it by name. The first cause stays."""
+        with self._change() as connection:
+            row = connection.execute(sa.select(_boards.c.quarantine).where(_boards.c.board == board)).one_or_none()
+            if row is None or not row.quarantine:
+                self._set(connection, board, quarantine=cause, evidence=evidence, changed=time.time())
+                _note(connection, None, board, "quarantined", cause)
+
+    def clear(self, board: str, why: str, *, checked: bool) -> None:
+        """Lift the quarantine; ``checked``: a health check passed."""
+        with self._change() as connection:
+            now = time.time()
+            values: dict[str, Any] = {"quarantine": "", "evidence": "", "misses": [], "changed": now}
+            self._set(connection, board, **values, **({"checked": now} if checked else {}))
+            _note(connection, None, board, "checked" if checked else "cleared", why)
+
+    def note_result(self, board: str, build: str, verdict: str, *, is_bench: bool, evidence: str) -> str:
+        """Remember how a case ended on the board; the cause, when the rule now puts it into quarantine.
+
+        The rule: :data:`MISSES_TO_QUARANTINE` bench misses in a row with different builds. One build that takes the
+        board down again and again says nothing about the board.
+        """
+        cause = ""
+        with self._change() as connection:
+            known = connection.scalar(sa.select(_boards.c.misses).where(_boards.c.board == board)) or []
+            misses = [*known, build] if is_bench else []
+            self._set(connection, board, misses=misses[-8:], verdict=verdict)
+            if len(set(misses)) >= MISSES_TO_QUARANTINE:
+                cause = f"{len(misses)} bench misses in a row with {', '.join(dict.fromkeys(misses))}"
+        if cause:
+            self.quarantine(board, cause, evidence)
+        return cause
+
+    def take_console(self, board: str, who: str) -> str:
+        """Be the one who types on the console; who was it before."""
+        with self._change() as connection:
+            before = connection.scalar(sa.select(_boards.c.writer).where(_boards.c.board == board)) or ""
+            if before != who:
+                self._set(connection, board, writer=who)
+                _note(connection, None, board, "console", f"{who or 'nobody'} types{before and f', no more {before}'}")
+            return str(before)
+
+    @staticmethod
+    def _set(connection: Connection, board: str, **values: Any) -> None:
+        if not connection.execute(_boards.update().where(_boards.c.board == board).values(**values)).rowcount:
+            connection.execute(_boards.insert().values(board=board, **values))
+
+    # -- audit ---------------------------------------------------------------------------------------------------
+
+    def note(self, what: str, detail: str, *, lease: int | None = None, board: str = "") -> None:
+        """Add a line to the audit."""
+        with self._change() as connection:
+            _note(connection, lease, board, what, detail)
+
+    def audit(self, last: int = 0) -> list[Event]:
+        """What happened, oldest first; the ``last`` so many, or all."""
+        query = sa.select(_audit).order_by(_audit.c.id.desc())
+        with self._change() as connection:
+            rows = connection.execute(query.limit(last) if last else query).all()
+        return [Event(row.time, row.lease, row.board, row.what, row.detail) for row in reversed(rows)]
+
+
+def _note(connection: Connection, lease: int | None, board: str, what: str, detail: str) -> None:
+    values = {"time": time.time(), "lease": lease, "board": board, "what": what, "detail": detail}
+    connection.execute(_audit.insert().values(**values))
+
+
+def _lease(row: Any, boards: Sequence[str]) -> Lease:
+    request = Request(row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row.count, row.job)
+    state: State = row.state
+    return Lease(
+        row.id,
+        request,
+        state,
+        row.asked,
+        row.waiter,
+        row.since,
+        row.until,
+        row.wanted_back,
+        row.why_ended,
+        tuple(sorted(boards)),
+    )
+
+
+def _board(row: Any) -> BoardState:
+    return BoardState(
+        row.board,
+        row.last_holder,
+        row.quarantine,
+        row.evidence,
+        row.changed,
+        row.checked,
+        tuple(row.misses),
+        row.verdict,
+        row.writer,
+    )

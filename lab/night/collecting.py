@@ -1,0 +1,42 @@
+"""Lists cases for planning: a line of JSON each. Run by :mod:`lab.night.nightly` in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+
+import pytest
+
+from lab.case import markers
+
+KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
+
+
+def kept_by(item: pytest.Item) -> list[str]:
+    """Titles of what a case puts beside its verdict, as they stand in its source."""
+    function = getattr(item, "obj", None)
+    return list(dict.fromkeys(KEPT.findall(inspect.getsource(function)))) if function else []
+
+
+class Listing:
+    """Prints the collected cases."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            case = {
+                "nodeid": item.nodeid,
+                "area": markers.area_of(item),
+                "boards": markers.boards_wanted(item),
+                "needs": markers.needs_of(item),
+                "xen_options": markers.xen_options_of(item),
+                "selection": markers.selection_of(item),
+                "doc": (getattr(item, "obj", None).__doc__ or "").strip(),
+                "evidence": kept_by(item),
+            }
+            print(json.dumps(case))
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[Listing()]))

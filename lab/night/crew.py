@@ -1,0 +1,266 @@
+"""The boards of a night: had under leases, looked at before use, worked on, and given back.
+
+Pairs are had whole; where somebody has one board of a pair, the other is had alone until that one is free. A unit whose
+boards are wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it
+leaves is for the others, or for later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from lab.base.errors import WaitTimeout
+from lab.base.processes import mark
+from lab.base.wait import wait_until
+from lab.boards import health
+from lab.inventory import BoardSpec, Lab
+from lab.leases import queue
+from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
+from lab.night.planning import Share, Unit
+
+LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
+KEEP_INTERVAL = 60.0
+PATIENCE = 60.0  # seconds for boards that nobody is seen to hold: what the last holder left is switched off first
+RETRY = 1.0  # seconds between two times that boards are asked for
+HOPE = 60.0  # seconds for a first board where no deadline says how long: somebody sits and waits for an answer
+WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
+DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may come to their end
+
+Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the lease to work under
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended; ``why``: why its unit was to stop, if it was."""
+
+    share: Share
+    status: int
+    why: str
+
+
+class Crew:
+    """``start`` begins a worker; ``say`` is told, once, what a reader of the run must know."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        ledger: Ledger,
+        start: Start,
+        say: Callable[[str], None],
+        *,
+        deadline: float,
+        hope: float | None = None,
+        examine: Callable[[BoardSpec, int], bool] | None = None,
+    ) -> None:
+        """``deadline``: seconds since the epoch; ``hope``: seconds to wait for a first board.
+
+        ``examine``: a thorough check of a board under a lease; else it is looked at from outside only.
+        """
+        self._hope = HOPE if hope is None else hope
+        self._lab, self._ledger, self._start, self._deadline = lab, ledger, start, deadline
+        self._tell, self._told = say, set[str]()
+        self._examine = examine or self._look
+        self._held: dict[Unit, int] = {}
+        self._own: set[int] = set()
+        self._kept = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has come."""
+        return time.time() >= self._deadline
+
+    # -- having boards -------------------------------------------------------------------------------------------
+
+    def possible(self) -> list[Unit]:
+        """The boards that there could be: all but the sick ones."""
+        states = self._ledger.boards(self._lab.boards)
+        return queue.units(self._lab, frozenset(name for name in states if not states[name].quarantine))
+
+    def muster(self, suffices: Callable[[list[Unit]], bool] = bool) -> list[Unit]:
+        """All boards that are healthy and can be had now; in the time that there is for it, such that ``suffices``."""
+        give_up = time.time() + self._hope
+        while True:
+            asked = self._ask()
+            try:
+                self._await(asked)
+            finally:
+                for unit, number in asked.items():
+                    self._settle(unit, number)
+            self._check([unit for unit in asked if unit in self._held])
+            if suffices(list(self._held)) or time.time() >= give_up:
+                return list(self._held)
+            time.sleep(RETRY)
+
+    def _ask(self) -> dict[Unit, int]:
+        """Ask for every unit of healthy boards that we do not have. What others have is asked for as it is."""
+        states = self._ledger.boards(self._lab.boards)
+        for name, state in states.items():
+            if state.quarantine:
+                self._say(f"{name} is {state.health}: not used")
+        names = {name for name, state in states.items() if not state.quarantine}
+        held = self._ledger.leases("held")
+        mine = [one for one in held if one.holder == caller()]
+        mine = [one for one in mine if one.request.kind == "person"]
+        if number := os.environ.get(LEASE):
+            mine = [one for one in mine if str(one.id) == number]
+            names &= {board for one in mine for board in one.boards}
+        taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
+        self._rejoin(names - taken)
+        free = names - {board.name for unit in self._held for board in unit}
+        asked: dict[Unit, int] = {}
+        for unit in [*queue.units(self._lab, free - taken), *queue.units(self._lab, free & taken)]:
+            wanted = {board.name for board in unit}
+            if lease := next((one for one in mine if wanted <= set(one.boards)), None):
+                self._held[unit] = lease.id  # of who called us: they give it back
+                continue
+            holder = caller().partition("/")[0] + "/nightly"
+            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
+            asked[unit] = self._ledger.ask(request)
+        return asked
+
+    def _await(self, asked: Mapping[Unit, int]) -> None:
+        def is_settled() -> bool:
+            held = {board for lease in self._ledger.leases("held") for board in lease.boards}
+            waiting = {lease.id for lease in self._ledger.leases("waiting")}
+            free = [unit for unit, number in asked.items() if number in waiting and not _names(unit) & held]
+            return not free
+
+        try:
+            wait_until(is_settled, PATIENCE, "boards for the night", interval=0.3)
+        except WaitTimeout:
+            pass  # somebody has them whom the ledger does not know, or nobody gives boards out
+
+    def _settle(self, unit: Unit, number: int) -> None:
+        lease = self._ledger.lease(number)
+        names = ", ".join(sorted(_names(unit)))
+        if lease.state == "held":
+            self._held[unit] = number
+            self._own.add(number)
+            return
+        has = [
+            f"{one.holder} has {', '.join(one.boards)}"
+            for one in self._ledger.leases("held")
+            if set(one.boards) & _names(unit)
+        ]
+        self._ledger.end(number, "not waited for")
+        if lease.why_ended:
+            self._say(f"{names}: {lease.why_ended}")
+        else:
+            self._say(f"{names}: not to be had: {'; '.join(has) or 'taken by labgrid-client, or not exported'}")
+
+    def _rejoin(self, names: AbstractSet[str]) -> None:
+        """Give back a board that we have alone when its partner is to be had again: the two are had whole."""
+        for pair in self._lab.pairs():
+            if _names(pair) <= names:
+                for board in pair:
+                    self._let_go((board,), "its partner is back")
+
+    def _check(self, units: Sequence[Unit]) -> None:
+        """Look at boards before use; a sick one goes into quarantine, and its unit back."""
+        boards = [(unit, board) for unit in units for board in unit]
+        with ThreadPoolExecutor(8) as threads:
+            good = list(threads.map(lambda one: self._examine(one[1], self._held[one[0]]), boards))
+        for (unit, board), is_good in zip(boards, good, strict=True):
+            if not is_good:
+                self._say(f"{board.name} is {self._ledger.board(board.name).health}: not used")
+                self._let_go(unit, f"{board.name} is sick")
+
+    def _look(self, board: BoardSpec, lease: int) -> bool:
+        return health.conclude(self._ledger, board.name, health.look(board), is_whole=False)
+
+    def _let_go(self, unit: Unit, why: str) -> None:
+        number = self._held.pop(unit, None)
+        if number in self._own:
+            self._ledger.end(number, why)
+
+    def has_sick(self, boards: Iterable[str]) -> bool:
+        """Whether one of these is in quarantine."""
+        return any(state.quarantine for state in self._ledger.boards(boards).values())
+
+    def dismiss(self) -> None:
+        """Give all boards back."""
+        for unit in list(self._held):
+            self._let_go(unit, "the night is over")
+
+    # -- working on them -----------------------------------------------------------------------------------------
+
+    def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[Ended]:
+        """Work through the stages of each unit; the shares that were begun, and how their workers ended.
+
+        ``watch`` is called all the while.
+        """
+        left = {unit: list(turns) for unit, turns in stages.items() if unit in self._held}
+        running: dict[Unit, list[tuple[Share, subprocess.Popen[bytes]]]] = {}
+        ended: list[Ended] = []
+        try:
+            while left:
+                for unit in list(left):
+                    if any(process.poll() is None for _, process in running.get(unit, ())):
+                        continue
+                    why = self._why_stop(unit)
+                    ended += [Ended(share, process.returncode, why) for share, process in running.pop(unit, ())]
+                    if why:
+                        self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why}")
+                        self._let_go(unit, why)
+                    if why or not left[unit]:
+                        del left[unit]
+                    else:
+                        turn = left[unit].pop(0)
+                        running[unit] = [(share, self._start(share, self._held[unit])) for share in turn]
+                watch()
+                self._keep()
+                if time.time() > self._deadline + DEADLINE_GRACE:
+                    break
+                time.sleep(0.3)
+        finally:
+            end([process for pairs in running.values() for _, process in pairs])
+            watch()
+        why = "the deadline"
+        return ended + [Ended(share, one.returncode, why) for pairs in running.values() for share, one in pairs]
+
+    def _why_stop(self, unit: Unit) -> str:
+        if self.is_over:
+            return "the deadline"
+        return self._ledger.why_stop(self._held[unit], _names(unit))
+
+    def _keep(self) -> None:
+        """Extend our leases, and see the end of those that others ended."""
+        if time.monotonic() - self._kept < KEEP_INTERVAL:
+            return
+        self._kept = time.monotonic()
+        for lease in self._leases():
+            if lease.id in self._own and lease.state == "held":
+                self._ledger.extend(lease.id, LEASE_SECONDS)
+
+    def _leases(self) -> list[Lease]:
+        return [self._ledger.lease(number) for number in set(self._held.values())]
+
+    def _say(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Interrupt what still runs, so that it releases its boards; kill what does not listen."""
+    alive = [process for process in processes if process.poll() is None]
+    for process in alive:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + WORKER_GRACE
+    for process in alive:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _names(unit: Unit) -> frozenset[str]:
+    return frozenset(board.name for board in unit)

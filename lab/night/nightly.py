@@ -1,0 +1,500 @@
+"""A run from nothing to a verdict: set up, bring the lab up, plan, run the cases, report.
+
+Cases run in worker processes, one per set of boards: single-board cases on all boards side by side, and on each pair
+the cases of pairs as soon as both its boards are done. A worker that dies takes no finished result with it; what
+boards leave that were wanted back or fell sick is planned anew, onto those that are left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from lab import builds, inventory
+from lab.base import paths, processes
+from lab.base.errors import BenchError, LabError, UsageError
+from lab.base.wait import wait_until
+from lab.builds import matrix
+from lab.builds.matrix import Variant
+from lab.grid import services
+from lab.inventory import BoardSpec, Lab
+from lab.leases import queue
+from lab.leases.ledger import LEASE, Ledger
+from lab.night import planning, publishing
+from lab.night.crew import Crew, Ended
+from lab.night.options import NightlyOptions
+from lab.night.planning import Case, Share
+from lab.reporting import html, terminal
+from lab.results import run_folder, verdicts
+from lab.results.record import Phase, RunHeader, Verdict
+from lab.results.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BUILD = "pv32-debug"
+RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
+ATTEMPTS = 3  # at a case whose boards fell sick
+RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
+
+
+def run(options: NightlyOptions) -> int:
+    """The whole job; its exit status: 1 any FAIL or ERROR, else 3 any MISS or an area without PASS, else 0.
+
+    :raises UsageError: bad inventory, build, or selection; or a port is taken.
+    """
+    lab = inventory.load(options.inventory).restricted(options.boards)
+    if options.resume:
+        return _resume(options, lab)
+    variants, notes = _variants(options, lab)
+    select = options.select or ("quick" if lab.is_virtual else "full")
+    cases = planning.collect(options, select)
+    if not cases:
+        raise UsageError(planning.none_found(options, select))
+    header = RunHeader(
+        run_id=run_folder.new_id(),
+        started=time.time(),
+        selection=options.describe(select),
+        builds=tuple(variant.name for variant in variants),
+        boards={name: _facts(board) for name, board in lab.boards.items()},
+        planned=tuple(case.nodeid for case in cases),
+        required_areas=planning.required_areas(options),
+        repeat=options.repeat,
+        root=None if (root := planning.root_of(options.paths)) == paths.SHIPPED else str(root),
+    )
+    folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
+    folder.write_builds({variant.name: variant.facts() for variant in variants})
+    return Night(options, lab, folder, cases).run(said=notes)
+
+
+def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
+    """What is to be run, and why some of the matrix is not.
+
+    :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
+    """
+    if not options.matrix:
+        for name in options.builds:
+            builds.recipe(name)  # unknown names are said before anything is set up
+        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+    if options.builds:
+        raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
+    return matrix.runnable(options.matrix, lab)
+
+
+def _resume(options: NightlyOptions, lab: Lab) -> int:
+    """Run what has no result yet in a run that broke off; what was asked of it stays as it was."""
+    assert options.resume is not None
+    folder = RunFolder.open(options.resume)
+    header = folder.header()
+    if left := folder.due():
+        cases = planning.collect(
+            replace(
+                options,
+                paths=tuple(str(header.cases_root() / case) for case in dict.fromkeys(one.case for one in left)),
+                keyword="",
+                marker="",
+            ),
+            "weekly",
+        )
+    else:
+        cases = []
+    folder.write_header(replace(header, finished=None, exit_status=None))
+    return Night(options, lab, folder, cases).run()
+
+
+def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
+    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
+
+    :raises BenchError: one of them cannot be made.
+    """
+    from lab.xen.payloads import build_payloads, kernel_roots
+
+    if lab.is_virtual:
+        from lab.virtual import image
+
+        image.make(progress=progress)
+    build_payloads(paths.cache() / "payloads", kernel_roots())
+    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
+
+
+class Night:
+    """One run."""
+
+    def __init__(self, options: NightlyOptions, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
+        self._options, self._lab, self.folder, self._cases = options, lab, folder, cases
+        self._deadline = options.deadline or time.time() + RUN_LIMIT
+        self._header = folder.header()
+        self._builds = self._header.builds
+        self._phases = list(self._header.phases)
+        self._notes = [note for note in self._header.notes if not note.startswith(publishing.HISTORY_NOTE)]
+        self._has_failed = False  # in a way that no result shows
+        self._say = terminal.Progress(planned=len(folder.due()))
+        self._shown = len(list(folder.results()))
+
+    def run(self, said: Sequence[str] = ()) -> int:
+        """All of it; ``said`` is shown first. Gives the exit status."""
+        interrupted = False
+        with self._say:
+            for note in said:
+                self._say.note(note)
+            try:
+                with ExitStack() as stack:
+                    self._set_up()
+                    stack.enter_context(self._lab_up())
+                    crew = stack.enter_context(self._crew())
+                    for build in self._builds:
+                        self._run_build(build, crew)
+                    if crew.is_over and (left := self.folder.due()):
+                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
+                        self._note(f"stopped at {clock}: {len(left)} did not run")
+            except KeyboardInterrupt:
+                interrupted = True
+                self._notes.append("interrupted: the rest did not run")
+            except UsageError:
+                self._finish(2)
+                raise
+            except BenchError as error:
+                self._fail(str(error))
+            except OSError as error:
+                self._fail(f"{type(error).__name__}: {error}")
+        status = self._finish(130 if interrupted else None)
+        return status
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started, clock = time.time(), time.monotonic()
+        self._say.phase(name)
+        self._written("night.json", lambda: self._note_running(name))
+        try:
+            yield
+        finally:
+            self._phases.append(Phase(name, started, time.monotonic() - clock))
+
+    def _set_up(self) -> None:
+        with self._phase("set-up"):
+            noted = self.folder.builds()
+            variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
+            names = list(dict.fromkeys(variant.build for variant in variants))
+            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
+            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
+
+    @contextmanager
+    def _lab_up(self) -> Iterator[None]:
+        """A lab that is up is used and left up; else ours comes up for this run."""
+        directory = services.directory(self._lab)
+        if services.status(directory).processes:  # one that restarts a service just now is up, too
+            what = f"lab {self._lab.name} whole (`xenlab lab status`)"
+            wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
+            self._say.note("using the lab that is up")
+            yield
+            return
+        with self._phase("lab up"):
+            lab_up(self._lab, detach=False, progress=self._say.note)
+        try:
+            yield
+        finally:
+            with self._phase("lab down"):
+                lab_down(self._lab)
+
+    @contextmanager
+    def _crew(self) -> Iterator[Crew]:
+        """The boards, given back at the end."""
+        ledger = Ledger(services.directory(self._lab))
+        crew = Crew(
+            self._lab,
+            ledger,
+            self._start,
+            self._note,
+            deadline=self._deadline,
+            hope=None if self._options.deadline is None else self._deadline - time.time(),
+            examine=self._examine if self._options.checks else None,
+        )
+        try:
+            yield crew
+        finally:
+            crew.dismiss()
+
+    def _run_build(self, build: str, crew: Crew) -> None:
+        shaped = planning.plan_shaped(self._cases, list(self._lab.boards.values()), build)
+        reshaped = {nodeid for share in shaped for nodeid in share.cases}
+        lost: set[str] = set()  # cases that took their worker with them
+        while not crew.is_over:
+            cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
+            if not cases:
+                break
+            all_there, possible = queue.units(self._lab, frozenset(self._lab.boards)), crew.possible()
+            if not possible:
+                raise BenchError("there is no board to work on")
+            sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
+            if sick:
+                self._fail(f"{len(sick)} cases with {build} did not run: boards that they need are in quarantine")
+                lost |= {one.nodeid for one in sick}
+                continue
+            wanted = [one for one in cases if planning.is_able(all_there, one)]  # the others say what the lab lacks
+            with self._phase("boards"):
+                units = crew.muster(partial(planning.can_begin, wanted) if wanted else bool)
+            now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
+            if not units or not now:
+                raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
+            known = planning.durations() | planning.took(self.folder.results())
+            with self._phase("cases"):
+                ended = crew.work(planning.plan(now, units, build, known), self._show_new)
+            lost |= self._note_ended(ended)
+        for share in shaped:
+            self._run_shaped(share, crew)
+
+    def _run_shaped(self, share: Share, crew: Crew) -> None:
+        def left(beside: Collection[str]) -> list[Case]:
+            mine = set(share.cases) - set(beside)
+            return [case for case in self._left(share.build, crew) if case.nodeid in mine]
+
+        if not left(beside=()):
+            return
+        lost: set[str] = set()
+        with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
+            while not crew.is_over and (cases := left(beside=lost)):
+                first = min(case.attempt for case in cases)
+                cut = tuple(case.nodeid for case in cases if case.attempt == first)
+                stage = [replace(share, cases=cut, attempt=first)]
+                stages = {unit: [stage] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
+                lost |= self._note_ended(crew.work(stages, self._show_new)) or set(cut) - self._tried(share, first)
+
+    def _tried(self, share: Share, attempt: int) -> set[str]:
+        """Cases that have a result of this attempt with the share's build."""
+        return {one.case for one in self.folder.results() if (one.build, one.attempt) == (share.build, attempt)}
+
+    def _left(self, build: str, crew: Crew) -> list[Case]:
+        """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
+        due = {one.case for one in self.folder.due() if one.build == build}
+        again = {}
+        for (case, of), tried in run_folder.by_case(self.folder.results()).items():
+            if of != build:
+                continue
+            sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
+            if case in due or sick or verdicts.is_tried_again(tried):
+                again[case] = tried[-1].attempt + 1
+        return [
+            replace(case, attempt=again.get(case.nodeid, case.attempt))
+            for case in self._cases
+            if case.nodeid in due or case.nodeid in again
+        ]
+
+    def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
+        """Say how workers ended that should not have; the cases that nobody shall try again."""
+        lost: set[str] = set()
+        done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
+        for one in ended:
+            if not one.share.cases or one.status in (0, 1) or one.why:
+                continue
+            tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
+            boards = ",".join(one.share.boards)
+            self._fail(f"worker on {boards} ended with status {one.status}: {tail.strip()}")
+            lost |= {nodeid for nodeid in one.share.cases if (nodeid, one.share.build, one.share.attempt) not in done}
+        return lost
+
+    @contextmanager
+    def _reshaped(self, share: Share, crew: Crew) -> Iterator[None]:
+        """The share's board has its shape, and the others are off."""
+        self._say.note(f"{share.boards[0]} becomes {share.shape}; the other virtual boards are off meanwhile")
+        crew.dismiss()
+        lab_shape(self._lab, share.boards[0], share.shape)
+        try:
+            yield
+        finally:
+            crew.dismiss()
+            lab_shape(self._lab, share.boards[0], "")
+
+    def _examine(self, board: BoardSpec, lease: int) -> bool:
+        """The thorough check, by a process of its own: labgrid allows one session a process."""
+        command = [sys.executable, "-P", "-m", "lab.cli", "board", "check", board.name]
+        log_file = self.folder.path / f"check-{board.name}.log"
+        process = _spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
+        return process.wait() == 0
+
+    def _fail(self, text: str) -> None:
+        """Note that the bench failed: the run is not good, whatever its results say."""
+        self._has_failed = True
+        self._note(text)
+
+    def _note(self, text: str) -> None:
+        """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
+        self._notes.append(text)
+        self._say.note(text)
+
+    def _note_running(self, phase: str) -> None:
+        """For `xenlab status`: what goes on in this lab."""
+        content = {"folder": str(self.folder.path), "process": processes.mark(os.getpid()), "phase": phase}
+        folder = services.directory(self._lab)
+        folder.mkdir(parents=True, exist_ok=True)
+        run_folder.replace_file(folder / RUNNING, json.dumps({**content, "since": time.time()}))
+
+    def _show_new(self) -> None:
+        results = list(self.folder.results())
+        for result in results[self._shown :]:
+            self._say.result(result)
+        self._shown = len(results)
+
+    def _worker_log(self, share: Share) -> Path:
+        where = "-".join((*share.boards, share.shape)).strip("-")
+        return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
+
+    def _start(self, share: Share, lease: int) -> subprocess.Popen[bytes]:
+        """A worker; for a share without cases one that only brings its board up."""
+        if not share.cases:
+            command = [sys.executable, "-P", "-m", "lab.case.ready", str(self._options.inventory), share.boards[0]]
+            log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
+            return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
+        arguments = self._worker_log(share).with_suffix(".args")
+        arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", *planning.pytest_words(self._header.cases_root()), "-q"]
+        command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
+        command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
+        command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
+        command += [f"--stop-at={self._deadline}", f"@{arguments}"]
+        return _spawn(command, self._worker_log(share), lease, self._header.cases_root())
+
+    def _finish(self, forced: int | None) -> int:
+        results = self.folder.final_results()
+        for text in run_folder.short_of_repeats(self._header, self.folder.results()):
+            self._fail(text)
+        status = run_folder.exit_status(self._header, results) if forced is None else forced
+        if forced is None and self._has_failed and status == 0:
+            status = 3
+        self._header = replace(
+            self._header,
+            finished=time.time(),
+            exit_status=status,
+            phases=tuple(self._phases),
+            notes=tuple(self._notes),
+        )
+        written = [
+            self._written("run.json", lambda: self.folder.write_header(self._header)),
+            self._written("durations", lambda: planning.note_durations(results)),
+        ]
+        written.append(publishing.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
+        return status if all(written) else status or 3
+
+    def _written(self, what: str, write: Callable[[], object]) -> bool:
+        """Whether it could be written: a full disk costs the report, not the results that are there."""
+        try:
+            write()
+        except OSError as error:
+            self._say.note(f"{what} is not written: {error.strerror or error}: {self.folder.path}")
+            return False
+        return True
+
+
+def progress(lab: Lab) -> list[str]:
+    """What the run that goes on in this lab is doing; empty when none does."""
+    try:
+        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
+        folder = RunFolder.open(Path(noted["folder"]))
+    except (OSError, ValueError, UsageError):
+        return []
+    if not processes.is_alive(noted["process"]):
+        return []
+    now, header, results = time.time(), folder.header(), folder.final_results()
+    due = folder.due()
+    counts = Counter(result.verdict for result in results)
+    known, working = planning.durations(), folder.now()
+    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in due) / max(1, len(working))
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    lines = [
+        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
+        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
+        f"{len(due)} to go, about {html.seconds_text(left)}",
+    ]
+    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
+    return lines
+
+
+def _spawn(command: Sequence[str], log_file: Path, lease: int, folder: Path = paths.SHIPPED) -> subprocess.Popen[bytes]:
+    """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone.
+
+    Also where SIGINT was ignored when we were started, as in a shell's background job: it would go on with boards that
+    are somebody else's by then.
+    """
+    with open(log_file, "ab") as output:
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "INT", "env", "--default-signal=INT", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+            env=processes.environment(processes.PYTHON, processes.NETWORK, processes.ANSIBLE, processes.CREDENTIALS)
+            | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
+        )
+
+
+def _facts(board: BoardSpec) -> dict[str, str]:
+    return {
+        "class": board.board_class,
+        "bmc": board.bmc.protocol,
+        "console": board.console.via,
+        "capabilities": " ".join(sorted(board.capabilities)),
+    }
+
+
+# -- the lab ---------------------------------------------------------------------------------------------------
+
+
+def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
+    """Start boards (if they are virtual), coordinator, exporter and recorders.
+
+    :raises UsageError: a port is taken.
+    :raises BenchError: a part did not come up.
+    """
+    directory = services.directory(lab)
+    with services.alone(directory, "up.lock", f"lab {lab.name}"):
+        if services.status(directory).processes:
+            raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+        if lab.network_booted():
+            from lab.virtual import served
+
+            served.write(lab, progress=progress)
+        if lab.is_virtual:
+            from lab.virtual import boards
+
+            boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
+            boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
+        try:
+            services.start(lab, directory, detach=detach)
+        except LabError:
+            lab_down(lab)
+            raise
+
+
+def lab_shape(lab: Lab, name: str, shape: str) -> None:
+    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
+
+    :raises UsageError: no such board or shape.
+    :raises BenchError: the lab is not up, or somebody has one of the boards.
+    """
+    from lab.grid import session
+    from lab.virtual import boards
+
+    directory = services.directory(lab)
+    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
+        boards.reshape(lab, directory / "boards", name, shape)
+
+
+def lab_down(lab: Lab) -> None:
+    """Stop all of it; boards made of QEMU lose power."""
+    directory = services.directory(lab)
+    services.stop(directory)
+    if lab.is_virtual:
+        from lab.virtual import boards
+
+        boards.stop(directory / "boards")

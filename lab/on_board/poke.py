@@ -1,0 +1,268 @@
+"""What cases do in dom0 that no tool of Xen's does: a device's registers, a domain's pages, a hypercall, an alarm.
+
+``python3 -m lab.on_board.poke WORD...`` in dom0, with the standard library and Xen's own libraries alone. The answer is
+on stdout, a refusal is ``refused: ERRNO-NAME`` there, both with status 0.
+
+=====================================  ==================================================================
+``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, past dom0's kernel
+``alarm SECONDS``                      a timer of dom0's that wakes the machine; says when it expired
+``crash DOMID``                        SHUTDOWN_crash, as the guest itself would ask for it
+``resume DOMID``                       a suspended domain goes on, its suspend cancelled: ``xl resume`` of 4.20
+``page DOMID MFN``                     SHA-256 of the beginning of a page of a domain
+``fill DOMID MFN TEXT``                write TEXT again and again over the beginning of a page of a domain
+``dma BDF from|to MFN``                the device reads a page (its beginning) into its buffer, or writes that to one
+``storm BDF MFN SECONDS``              the device writes to a page again and again; says how often
+``tables DOMID``                       pages that the tables of a guest's nested paging take
+=====================================  ==================================================================
+
+The device is QEMU's "edu" or one with the same registers (QEMU's docs/specs/edu.rst): BAR 0 has the DMA engine's
+source, destination, count and command at 0x80, 0x88, 0x90 and 0x98; its buffer of 4 KiB is at 0x40000 in its own space.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import glob
+import hashlib
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.on_board import RUN
+
+POKE = f"{RUN} lab.on_board.poke"  # the command in dom0; words follow
+
+PAGE = 4096
+DEVICES = "/sys/bus/pci/devices"
+ID, SOURCE, DESTINATION, COUNT, COMMAND = 0x00, 0x80, 0x88, 0x90, 0x98
+START, TO_MEMORY = 1, 2  # bits of COMMAND; START is cleared when it is done
+BUFFER = 0x40000
+SPAN = 2048  # bytes that one DMA moves, and that are looked at; QEMU 7.2 takes the whole buffer for more than it has
+DMA_LIMIT = 5.0  # seconds; the device takes 0.1
+CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
+
+PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
+SHUTDOWN_CRASH, FAST = 3, 1  # xen/include/public/sched.h; xenctrl.h, xc_domain_resume: the suspend returns 1
+VERSION = "/sys/hypervisor/version"
+LIBRARIES = ("/usr/lib/xen-{}/lib", "/usr/lib/*-linux-gnu", "/usr/local/lib")  # a build's own tools before the board's
+LOADER = "ld-linux-x86-64.so.2"
+BOOTTIME_ALARM = 9  # CLOCK_BOOTTIME_ALARM: include/uapi/linux/time.h
+
+
+class DmaDevice:
+    """The DMA engine of a device, through its BAR."""
+
+    def __init__(self, address: str) -> None:
+        self._device = f"{DEVICES}/{address}"
+        self.enable()
+        file = os.open(f"{self._device}/resource0", os.O_RDWR | os.O_SYNC)
+        self._registers = mmap.mmap(file, PAGE)
+        os.close(file)
+        found = ctypes.c_uint32.from_buffer(self._registers, ID).value
+        if found & 0xFF != 0xED:
+            raise SystemExit(f"{address}: its identification register holds {found:#x}")
+
+    def enable(self) -> None:
+        """Have it answer and do DMA, whatever whoever had it last left."""
+        with open(f"{self._device}/config", "r+b", buffering=0) as config:
+            config.seek(CONFIG_COMMAND)
+            command = int.from_bytes(config.read(2), "little") | MEMORY_AND_MASTER
+            config.seek(CONFIG_COMMAND)
+            config.write(command.to_bytes(2, "little"))
+
+    def _put(self, register: int, value: int) -> None:
+        ctypes.c_uint64.from_buffer(self._registers, register).value = value  # one store of 8 bytes
+
+    def run(self, address: int, *, to_memory: bool) -> None:
+        """What the buffer holds to machine address ``address``, as the device sees it; or the other way."""
+        source, destination = (BUFFER, address) if to_memory else (address, BUFFER)
+        self._put(SOURCE, source)
+        self._put(DESTINATION, destination)
+        self._put(COUNT, SPAN)
+        self._put(COMMAND, START | (TO_MEMORY if to_memory else 0))
+        deadline = time.monotonic() + DMA_LIMIT
+        while ctypes.c_uint64.from_buffer(self._registers, COMMAND).value & START:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the DMA was not done within {DMA_LIMIT:.0f} s")
+            time.sleep(0.002)
+
+
+def _with_page(domid: int, mfn: int, use: Callable[[int], object]) -> None:
+    """Give ``use`` the address at which a page of a domain is mapped meanwhile."""
+    library = ctypes.CDLL("libxenforeignmemory.so.1", use_errno=True)
+    library.xenforeignmemory_open.restype = library.xenforeignmemory_map.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.xenforeignmemory_open(None, 0))
+    frame, error = ctypes.c_uint64(mfn), ctypes.c_int(0)
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    words = (ctypes.c_uint32(domid), protection, ctypes.c_size_t(1), ctypes.byref(frame), ctypes.byref(error))
+    at = library.xenforeignmemory_map(handle, *words)
+    if not at:
+        raise SystemExit(f"d{domid}: frame {mfn:#x} cannot be mapped: {os.strerror(ctypes.get_errno())}")
+    use(at)
+    library.xenforeignmemory_unmap(handle, ctypes.c_void_p(at), ctypes.c_size_t(1))
+
+
+def page(domid: int, mfn: int) -> str:
+    """SHA-256 of the beginning of the page."""
+    found: list[bytes] = []
+    _with_page(domid, mfn, lambda at: found.append(ctypes.string_at(at, SPAN)))
+    return hashlib.sha256(found[0]).hexdigest()
+
+
+def fill(domid: int, mfn: int, text: str) -> str:
+    """Write the beginning of the page; its SHA-256."""
+    data = (text.encode() * SPAN)[:SPAN]
+    _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, SPAN))
+    return hashlib.sha256(data).hexdigest()
+
+
+def acpi_sleep(state: int) -> str:
+    """Ask Xen for an ACPI sleep state with nothing prepared for it; what it answered."""
+    library = ctypes.CDLL("libxencall.so.1", use_errno=True)
+    library.xencall_open.restype = library.xencall_alloc_buffer.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.xencall_open(None, 0))
+    buffer = ctypes.c_void_p(library.xencall_alloc_buffer(handle, ctypes.c_size_t(PAGE)))
+    # cmd, interface_version; then, in a union: pm1a_cnt_val and pm1b_cnt_val (16 bits each), sleep_state, flags
+    words = (ctypes.c_uint32 * 5)(ENTER_ACPI_SLEEP, INTERFACE, 0, state, 0)
+    assert buffer.value
+    ctypes.memset(buffer, 0, PAGE)
+    ctypes.memmove(buffer.value, words, ctypes.sizeof(words))
+    status = library.xencall1(handle, ctypes.c_uint(PLATFORM_OP), buffer)
+    return "done" if status == 0 else _refused()
+
+
+def _refused() -> str:
+    return f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
+
+
+def _library(pattern: str) -> str:
+    """The library of the tools in use: what asks for a domctl speaks to one version of Xen only."""
+    version = ".".join(Path(VERSION, part).read_text(encoding="ascii").strip() for part in ("major", "minor"))
+    folders = [one.format(version) for one in LIBRARIES]
+    found = [path for folder in folders for path in glob.glob(f"{folder}/{pattern.format(version)}")]
+    if not found:
+        raise SystemExit(f"no {pattern.format(version)} in {', '.join(folders)}")
+    return found[0]
+
+
+def _xenctrl() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
+    """libxenctrl and a handle of it. Where it came with a C library of its own, this program starts anew on that."""
+    path = _library("libxenctrl.so.{}")
+    loader = Path(path).with_name(LOADER)
+    if loader.exists() and "XENLAB_LOADER" not in os.environ:
+        words = [str(loader), "--library-path", str(loader.parent), sys.executable, "-S", "-m", "lab.on_board.poke"]
+        os.execve(loader, [*words, *sys.argv[1:]], {**os.environ, "XENLAB_LOADER": str(loader)})
+    library = ctypes.CDLL(path, use_errno=True)
+    library.xc_interface_open.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.xc_interface_open(None, None, 0))
+    if not handle.value:
+        raise SystemExit(f"{path}: {os.strerror(ctypes.get_errno())}")
+    return library, handle
+
+
+def tables(domid: int) -> str:
+    """How many pages a guest's tables take: what is left of its paging pool when all that is free in it is taken away.
+
+    The guest is paused meanwhile, so it misses nothing, and gets its pool back. With HAP these are the tables from
+    guest to machine memory, one more for each 2 MiB that is not mapped by one entry, a page for each vCPU, and the
+    bitmap of log-dirty mode (xen/arch/x86/mm/hap/hap.c, hap_set_allocation). Xen tells them apart from 4.17 on.
+    """
+    library, handle = _xenctrl()
+    if not hasattr(library, "xc_get_paging_mempool_size"):
+        return "refused: ENOSYS"
+    domain, pool, taken = ctypes.c_uint32(domid), ctypes.c_uint64(), ctypes.c_uint64()
+    if library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(pool)):
+        return _refused()
+    library.xc_domain_pause(handle, domain)
+    try:
+        # ENOMEM tells that the pool cannot be made as small as that, and comes after all that is free was freed.
+        library.xc_set_paging_mempool_size(handle, domain, ctypes.c_uint64(0))
+        library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(taken))
+        if library.xc_set_paging_mempool_size(handle, domain, pool):
+            raise SystemExit(f"d{domid}: its paging pool is not to be had back: {os.strerror(ctypes.get_errno())}")
+    finally:
+        library.xc_domain_unpause(handle, domain)
+    return str(taken.value // PAGE)
+
+
+def crash(domid: int) -> str:
+    """Have a domain shut down as one that crashed."""
+    library, handle = _xenctrl()
+    return _refused() if library.xc_domain_shutdown(handle, ctypes.c_uint32(domid), SHUTDOWN_CRASH) else "done"
+
+
+def resume(domid: int) -> str:
+    """Let a suspended domain go on where it was, and tell xenstored, which else does not see it die once more."""
+    _, handle = _xenctrl()
+    guest = ctypes.CDLL(_library("libxenguest.so.{}"), use_errno=True)
+    if guest.xc_domain_resume(handle, ctypes.c_uint32(domid), FAST):
+        return _refused()
+    store = ctypes.CDLL(_library("libxenstore.so.*"), use_errno=True)
+    store.xs_open.restype = ctypes.c_void_p
+    store.xs_resume_domain.restype = ctypes.c_bool
+    return "done" if store.xs_resume_domain(ctypes.c_void_p(store.xs_open(0)), ctypes.c_uint(domid)) else _refused()
+
+
+def alarm(seconds: int) -> str:
+    """Wait for a timer of CLOCK_BOOTTIME_ALARM: it runs on over a suspend, and the kernel sets the RTC by it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer = libc.timerfd_create(BOOTTIME_ALARM, 0)
+    setting = (ctypes.c_long * 4)(0, 0, seconds, 0)  # struct itimerspec: interval, value
+    if timer < 0 or libc.timerfd_settime(timer, 0, setting, None):
+        raise SystemExit(f"no alarm timer: {os.strerror(ctypes.get_errno())}")
+    _say("armed")
+    os.read(timer, 8)
+    return f"expired {time.time():.3f}"
+
+
+def storm(address: str, mfn: int, seconds: float) -> str:
+    """Write to the page for some time, as a device does that no reset reaches."""
+    device, count, deadline = DmaDevice(address), 0, time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        device.enable()
+        device.run(mfn * PAGE, to_memory=True)
+        if count == 0:
+            _say("begun")
+        count += 1
+    return f"writes {count}"
+
+
+def main(words: list[str]) -> int:
+    """Do one thing and print what came of it."""
+    answer = "done"
+    match words:
+        case ["acpi-sleep", state]:
+            answer = acpi_sleep(int(state))
+        case ["alarm", seconds]:
+            answer = alarm(int(seconds))
+        case ["crash", domid]:
+            answer = crash(int(domid))
+        case ["resume", domid]:
+            answer = resume(int(domid))
+        case ["page", domid, mfn]:
+            answer = page(int(domid), int(mfn, 16))
+        case ["fill", domid, mfn, text]:
+            answer = fill(int(domid), int(mfn, 16), text)
+        case ["dma", address, "from" | "to" as way, mfn]:
+            DmaDevice(address).run(int(mfn, 16) * PAGE, to_memory=way == "to")
+        case ["storm", address, mfn, seconds]:
+            answer = storm(address, int(mfn, 16), float(seconds))
+        case ["tables", domid]:
+            answer = tables(int(domid))
+        case _:
+            raise SystemExit(__doc__)
+    _say(answer)
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

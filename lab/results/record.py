@@ -1,0 +1,144 @@
+"""What a run leaves: plain data, apart from how it was made and how it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.base import paths
+
+
+class Verdict(enum.StrEnum):
+    """KCIDB's words. Order of severity: FAIL > ERROR > MISS > PASS > SKIP."""
+
+    FAIL = "FAIL"  # the product is wrong
+    ERROR = "ERROR"  # the case's own code is wrong
+    MISS = "MISS"  # the bench failed, or a precondition could not be established
+    PASS = "PASS"
+    SKIP = "SKIP"  # does not apply to this board; the reason names the capability
+
+    @property
+    def severity(self) -> int:
+        """4 for FAIL down to 0 for SKIP."""
+        return 4 - list(Verdict).index(self)
+
+
+# Rules of lab.results.verdicts by whose names more than the verdict is decided.
+BENCH = "bench"  # a MISS that stays one
+TRANSIENT = "transient"  # a MISS that is tried once more
+NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
+
+ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One captured fact that stands beside a verdict.
+
+    ``kind`` is one of ``console``, ``command``, ``bmc``, ``provision``, ``exception``, ``figure``, ``note``, and
+    ``cell`` (JSON: a cell of the relocation matrix); ``time`` is seconds since the epoch (UTC); ``body`` is shown as
+    it is, control characters and all, so whoever renders it must escape it.
+    """
+
+    kind: str
+    title: str
+    body: str
+    time: float
+    board: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A named part of a case's time: boot, create, wait, provision, collect..."""
+
+    name: str
+    started: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One attempt at one case. ``case`` is unique in a run together with build and attempt."""
+
+    __test__ = False  # not a pytest class
+
+    case: str  # pytest node id, e.g. "testcases/sleep/test_s3.py::test_s3_rtc_wake"
+    area: str  # "boot", "guest32", "superpages", "sleep", "passthrough", "relocation"
+    verdict: Verdict
+    rule: str  # the verdict rule that decided, e.g. "assertion", "console-crash"
+    reason: str  # one line; empty only for PASS
+    started: float  # seconds since the epoch
+    seconds: float
+    boards: tuple[str, ...] = ()
+    build: str = ""
+    attempt: int = 1
+    doc: str = ""  # the case's docstring: what it proves
+    phases: tuple[Phase, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)  # name with unit suffix -> value
+    consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
+    pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
+    fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
+
+    def to_json(self) -> str:
+        """One line of JSON; :meth:`from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=True, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> TestResult:
+        """Read what :meth:`to_json` wrote.
+
+        :raises ValueError: not a record of this shape.
+        """
+        try:
+            data: dict[str, Any] = json.loads(line)
+            data["verdict"] = Verdict(data["verdict"])
+            data["boards"] = tuple(data["boards"])
+            data["phases"] = tuple(Phase(**p) for p in data["phases"])
+            data["evidence"] = tuple(Evidence(**e) for e in data["evidence"])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a test record: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What was asked of a run and on what it ran; ``run.json`` in the run folder."""
+
+    run_id: str  # "20261123-083353-1a2b"
+    started: float
+    selection: str  # quick, full, weekly, or the pytest expression used
+    builds: tuple[str, ...]
+    boards: Mapping[str, Mapping[str, str]]  # board -> facts worth showing (kind, build id, qemu version...)
+    planned: tuple[str, ...]  # node ids that were to run
+    required_areas: tuple[str, ...]
+    finished: float | None = None  # None: still running, or died
+    exit_status: int | None = None
+    phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
+    notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
+    repeat: int = 1  # attempts that were asked for at each case
+    root: str | None = None  # folder that the node ids are relative to; None: the cases that xenlab ships
+
+    def cases_root(self) -> Path:
+        """The folder that the node ids are relative to."""
+        return Path(self.root) if self.root else paths.SHIPPED
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunHeader:
+        """:raises ValueError: not a run header."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            for key in ("builds", "planned", "required_areas", "notes"):
+                data[key] = tuple(data[key])
+            data["phases"] = tuple(Phase(**p) for p in data["phases"])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a run header: {error}") from error

@@ -1,0 +1,404 @@
+"""A run folder on disk.
+
+::
+
+    run.json                             RunHeader, replaced as a whole
+    builds.json                          what each build is: build id, version, key
+    results.jsonl                        one TestResult a line, appended by all workers of the run
+    cases/<slug>/[<build>/]<attempt>/    what a case leaves: console slices, pictures
+    lock                                 held (shared) by whoever writes to the run
+
+A result is on the disk when :meth:`RunFolder.append` returns. Readers need no lock, and pass over a line that
+a killed writer left unfinished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lab.base import processes
+from lab.base.errors import UsageError
+from lab.results.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
+
+log = logging.getLogger(__name__)
+
+HEADER, LOCK = "run.json", "lock"
+_RESULTS, _BUILDS = "results.jsonl", "builds.json"
+
+
+class LineOfConsole(Protocol):
+    """A console line, as far as it is written here."""
+
+    @property
+    def time(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+# -- text ----------------------------------------------------------------------------------------------------
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, without tab and newline
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    "\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]"  # and what XML and UTF-8 cannot carry
+)
+
+
+def visible(text: str) -> str:
+    r"""``text`` with control characters shown (``\x1b``) instead of obeyed; tab and newline stay."""
+    if text.isprintable():  # the fast way for most
+        return text
+    text = text.replace("\r\n", "\n")
+
+    def shown(match: re.Match[str]) -> str:
+        number = ord(match[0])
+        return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+    return _UNSEEN.sub(shown, text)
+
+
+def visible_line(text: str) -> str:
+    """The same on one line."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def stamp(when: float) -> str:
+    """``2026-11-23T08:33:53.123Z``"""
+    thousandths = int(when * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(thousandths // 1000)) + f".{thousandths % 1000:03d}Z"
+
+
+# -- the folder ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A planned case without a result for a build."""
+
+    case: str
+    build: str
+
+
+def new_id() -> str:
+    """A run's name, which sorts by time and is no other's on this machine."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}"
+
+
+class RunFolder:
+    """A run on disk; any number of processes may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        """For :meth:`create` and :meth:`open`."""
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, header: RunHeader) -> RunFolder:
+        """Make the folder, and hold it as in use for as long as the returned object lives.
+
+        :raises UsageError: it is there and not empty, or cannot be made.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(f"{path}: the run folder must be new or empty")
+            folder = cls(path)
+            folder._hold()
+            (path / _RESULTS).touch()
+            folder.write_header(header)
+        except OSError as error:
+            raise UsageError(f"{path}: the run folder cannot be made: {error.strerror or error}") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run folder that is there.
+
+        :raises UsageError: it is none.
+        """
+        folder = cls(path.absolute())
+        folder.header()
+        return folder
+
+    def __del__(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _hold(self) -> None:
+        """Keep ``xenlab clean`` away while this process writes here."""
+        if self._lock is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(self.path / LOCK, flags, 0o644)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def header(self) -> RunHeader:
+        """What was asked of the run.
+
+        :raises UsageError: not there, or not a header.
+        """
+        try:
+            return RunHeader.from_json((self.path / HEADER).read_text(encoding="utf-8"))
+        except OSError as error:
+            said = error.strerror or error
+            raise UsageError(f"{self.path}: not a run folder: {HEADER}: {said}") from None
+        except ValueError as error:
+            raise UsageError(f"{self.path / HEADER}: {error}") from None
+
+    def write_header(self, header: RunHeader) -> None:
+        """Replace ``run.json``; a reader sees the old one or the new one."""
+        replace_file(self.path / HEADER, header.to_json())
+
+    def builds(self) -> Mapping[str, Mapping[str, str]]:
+        """Facts of each build, as far as they were noted; empty when none were."""
+        try:
+            read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
+            return {str(name): {str(k): str(v) for k, v in facts.items()} for name, facts in read.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
+        """Note what each build is: build id, version, key."""
+        replace_file(self.path / _BUILDS, json.dumps(facts, indent=1, sort_keys=True))
+
+    # Results
+
+    def append(self, result: TestResult) -> None:
+        """Add a result; it is on the disk when this returns.
+
+        :raises OSError: the disk is full or broken. Nothing of this result is left then, and all others are.
+        """
+        self._hold()
+        line = result.to_json().encode() + b"\n"
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self.path / _RESULTS, flags, 0o644)
+        try:
+            with suppress(OSError):  # without locks, one write() a line has to do
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = os.fstat(descriptor).st_size
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":  # of a writer killed in the middle of a line
+                line = b"\n" + line
+            try:
+                _write_whole(descriptor, line)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def results(self) -> Iterator[TestResult]:
+        """All results in the order they were written, every attempt of every case."""
+        try:
+            file = open(self.path / _RESULTS, "rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield TestResult.from_json(line.decode("utf-8"))
+                except ValueError as error:
+                    log.warning("%s:%d: passed over: %s", file.name, number, error)
+
+    def final_results(self) -> list[TestResult]:
+        """The attempt that decides for each case and build, in the order of the plan."""
+        return final(self.header(), self.results())
+
+    def missing(self) -> list[Missing]:
+        """What was planned and has no result."""
+        return missing(self.header(), self.results())
+
+    def due(self) -> list[Missing]:
+        """See :func:`due`."""
+        return due(self.header(), self.results())
+
+    def note_now(self, boards: Sequence[str], case: str) -> None:
+        """Note which case runs on these boards; none: no more."""
+        path = self.path / f"now-{'-'.join(boards)}.json"
+        if not case:
+            path.unlink(missing_ok=True)
+            return
+        replace_file(path, json.dumps({"case": case, "since": time.time(), "process": processes.mark(os.getpid())}))
+
+    def now(self) -> dict[str, tuple[str, float]]:
+        """The cases that run: boards, the case, and since when."""
+        found = {}
+        for path in sorted(self.path.glob("now-*.json")):
+            with suppress(OSError, ValueError, KeyError):
+                said = json.loads(path.read_text(encoding="utf-8"))
+                if processes.is_alive(said["process"]):
+                    found[path.stem.removeprefix("now-")] = (str(said["case"]), float(said["since"]))
+        return found
+
+    # What cases leave
+
+    def case_directory(self, nodeid: str, attempt: int, build: str = "") -> Path:
+        """The folder of one attempt at a case, made if need be; one a build in runs of several builds."""
+        self._hold()
+        parts = [slug(build)] if build else []
+        directory = self.path.joinpath("cases", slug(nodeid), *parts, str(int(attempt)))
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def write_console(self, directory: Path, board: str, lines: Iterable[LineOfConsole]) -> str:
+        """Write a slice of a console, one line each with its time; the path, relative to the run folder.
+
+        Control characters are shown, so that it can be read with ``cat``; the recorder keeps the bytes.
+        """
+        path = directory / f"{file_name(board)}.console.log"
+        write_lines(path, lines)
+        return os.path.relpath(path, self.path)
+
+
+def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
+    """Write lines of a console with their times."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            text = visible_line(line.text)
+            if line.kind in ("gap", "open"):
+                text = f"--- {line.kind}: {text} ---"
+            file.write(f"{stamp(line.time)} {text}\n")
+
+
+def by_case(results: Iterable[TestResult]) -> dict[tuple[str, str], list[TestResult]]:
+    """The attempts at each case and build, in their order."""
+    attempts: dict[tuple[str, str], list[TestResult]] = {}
+    for result in results:
+        attempts.setdefault((result.case, result.build), []).append(result)
+    return attempts
+
+
+def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
+    """The deciding ones of ``results`` for each case and build, in the order of the plan: see :func:`deciding`."""
+    last = {key: deciding(tried) for key, tried in by_case(results).items()}
+    cases = {case: index for index, case in enumerate(header.planned)}
+    builds = {build: index for index, build in enumerate(header.builds)}
+    seen = {key: index for index, key in enumerate(last)}
+
+    def place(key: tuple[str, str]) -> tuple[int, int, int]:
+        case, build = key
+        return cases.get(case, len(cases)), builds.get(build, len(builds)), seen[key]
+
+    return [last[key] for key in sorted(last, key=place)]
+
+
+def deciding(attempts: Sequence[TestResult]) -> TestResult:
+    """The attempt at a case that decides: the last FAIL; else the guest crash that is in doubt; else the last.
+
+    So nothing that failed passes by being tried again.
+    """
+
+    def weight(one: TestResult) -> tuple[bool, bool, int]:
+        return one.verdict is Verdict.FAIL, one.rule == NESTED_GUEST_CRASH, one.attempt
+
+    return max(reversed(attempts), key=weight)
+
+
+def is_flaky(attempts: Sequence[TestResult]) -> bool:
+    """Whether a case passes, and did not at each attempt."""
+    return deciding(attempts).verdict is Verdict.PASS and any(one.verdict is not Verdict.PASS for one in attempts)
+
+
+def missing(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
+    """Planned cases and builds that ``results`` say nothing of."""
+    there = {(result.case, result.build) for result in results}
+    wanted = ((case, build) for case in header.planned for build in header.builds)
+    return [Missing(case, build) for case, build in dict.fromkeys(wanted) if (case, build) not in there]
+
+
+def due(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
+    """Attempts that were asked for and are still to come: a case and build stand in it once for each."""
+    there = by_case(results)
+    wanted = dict.fromkeys((case, build) for case in header.planned for build in header.builds)
+    return [Missing(*key) for key in wanted for _ in range(header.repeat - len(there.get(key, ())))]
+
+
+def short_of_repeats(header: RunHeader, results: Iterable[TestResult]) -> list[str]:
+    """Who asks for cases several times asks for a PASS each time: why it is not so, beside what each case says."""
+    if header.repeat == 1:
+        return []
+    short, results = [], list(results)
+    if count := len(due(header, results)):
+        short.append(f"{count} of the attempts that were asked for did not run")
+    if count := sum(map(is_flaky, by_case(results).values())):
+        short.append(f"did not PASS each time: {count} cases")
+    return short
+
+
+def shortfalls(header: RunHeader, results: Sequence[TestResult]) -> list[str]:
+    """Why a run without FAIL and ERROR is not good all the same; empty when it is."""
+    results = final(header, results)
+    short = []
+    if count := sum(result.verdict is Verdict.MISS for result in results):
+        short.append(f"{count} MISS")
+    if gone := missing(header, results):
+        short.append(f"{len(gone)} planned without a result")
+    passed = {result.area for result in results if result.verdict is Verdict.PASS}
+    if not passed:
+        short.append("nothing passed" if results else "nothing ran")
+    short += [f"no PASS in area {area}" for area in header.required_areas if area not in passed]
+    return short
+
+
+def exit_status(header: RunHeader, results: Sequence[TestResult]) -> int:
+    """1 for any FAIL or ERROR; else 3 for what :func:`shortfalls` names; else 0."""
+    results = final(header, results)
+    if any(result.verdict in (Verdict.FAIL, Verdict.ERROR) for result in results):
+        return 1
+    return 3 if shortfalls(header, results) else 0
+
+
+def file_name(text: str) -> str:
+    """``text`` where it is a harmless file name, else its :func:`slug`."""
+    return text if re.fullmatch(r"[\w][\w.-]{0,80}", text, re.ASCII) else slug(text)
+
+
+def slug(text: str) -> str:
+    """Readable and safe in a file name; the hash makes it unique."""
+    words = text.removeprefix("testcases/").replace(".py::", "-")
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{words[:80]}-{digest}".lstrip("-")
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    written = os.write(descriptor, data)  # whole but for a full disk: then the next one says why
+    while written < len(data):
+        more = os.write(descriptor, data[written:])
+        if not more:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += more
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole, or leave the one that is there."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

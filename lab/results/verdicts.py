@@ -1,0 +1,399 @@
+"""How a verdict is decided: :data:`RULES`, the first that applies. Evidence outranks the exception.
+
+A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where
+several things went wrong at once (an exception group), the gravest verdict counts.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lab.base.errors import (
+    BenchError,
+    BmcRefused,
+    BmcUnreachable,
+    BoardUnreachable,
+    BuildDoesNotBoot,
+    HypervisorCrash,
+    LabError,
+    MissingCapability,
+    NotProved,
+    PowerTimeout,
+    ProductFailure,
+    ProductTimeout,
+    UsageError,
+)
+from lab.console import crashes
+from lab.console.crashes import Crash
+from lab.console.patterns import classify
+from lab.results.record import BENCH, ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+
+# What comes and goes: sessions and packets are lost, BMCs are busy.
+TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
+REASON_LIMIT = 300  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of a case that ended."""
+
+    outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
+    skipped: str = ""  # pytest.skip's reason
+    crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
+    expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
+    seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
+    guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
+    crashed_before: bool = False  # that was seen at an earlier attempt, too
+    lease_over: str = ""  # why the lease on its boards was over before it ended
+    leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
+    console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
+    symbols: Path | None = None  # the hypervisor's ELF with symbols
+    at: float = field(default_factory=time.time)  # when; seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, the name of the rule that decided, and why, on one line."""
+
+    verdict: Verdict
+    rule: str
+    reason: str
+    evidence: tuple[Evidence, ...] = ()
+    fingerprint: str = ""  # of the crash that decided
+    outcome: BaseException | None = None  # the one exception that was judged, also out of a group
+
+    @property
+    def failed_boards(self) -> frozenset[str] | None:
+        """The boards that the bench failed with; None where it did not fail, empty where no single board is named."""
+        if self.rule not in (BENCH, TRANSIENT) or isinstance(self.outcome, NotProved):
+            return None
+        named = self.outcome.board if isinstance(self.outcome, LabError) else None
+        return frozenset({named} if named else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``why`` gives the reason when the rule applies, else None; ``when`` says the same to readers."""
+
+    name: str
+    verdict: Verdict
+    when: str
+    why: Callable[[Observation], str | None]
+    evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
+    fingerprint: Callable[[Observation], str] = lambda observation: ""
+
+
+def is_tried_again(attempts: Sequence[TestResult]) -> bool:
+    """Whether there is to be one more attempt at a case, after these, oldest first.
+
+    - what failed: never
+    - NESTED_GUEST_CRASH: twice
+    - TRANSIENT: once
+    """
+    if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
+        return False
+    rules = [one.rule for one in attempts]
+    if NESTED_GUEST_CRASH in rules:
+        return len(rules) - rules.index(NESTED_GUEST_CRASH) <= 2
+    return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
+
+
+def guest_crash(evidence: Iterable[Evidence], consoles: Iterable[str]) -> str:
+    """The line by which a Linux guest in hardware virtualisation says that it dies; empty if Xen says anything of it.
+
+    :param evidence: what a case kept: guests' consoles among it.
+    :param consoles: lines of the boards' consoles.
+    """
+    for line in consoles:
+        if (found := classify(line)) and (found.kind == "crash" or found.name in ("guest-crash", "domain-crash")):
+            return ""
+    for one in evidence:
+        if one.kind == "console" and re.search(r"\blinux-(pvh|hvm)\b", one.title):
+            for line in one.body.splitlines():
+                if (found := classify(line)) and found.name in ("linux-panic", "linux-oops", "linux-bug"):
+                    return f"{one.board}: {one.title}: {line.strip()}"
+    return ""
+
+
+def decide(observation: Observation) -> Decision:
+    """The verdict of the first rule that applies."""
+    decisions = [_decide(replace(observation, outcome=leaf)) for leaf in _leaves(observation.outcome)]
+    decision = max(decisions, key=lambda decision: decision.verdict.severity)
+    return replace(decision, evidence=decision.evidence + _besides(observation, decision))
+
+
+def _decide(observation: Observation) -> Decision:
+    for rule in RULES:
+        reason = rule.why(observation)
+        if reason is not None:
+            found = rule.evidence(observation)
+            fingerprint = one_line(rule.fingerprint(observation))
+            return Decision(rule.verdict, rule.name, one_line(reason), found, fingerprint, observation.outcome)
+    raise AssertionError("the last rule applies to all")
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line of bounded length, control characters shown as escapes."""
+    text = " ".join(text.split(None))
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= REASON_LIMIT else text[: REASON_LIMIT - 1] + "…"
+
+
+# What is asked of an observation.
+
+
+def _leaves(outcome: BaseException | None) -> Iterator[BaseException | None]:
+    if isinstance(outcome, BaseExceptionGroup):
+        for inner in outcome.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield outcome
+
+
+def _said(error: BaseException, *, first_line: bool = False) -> str:
+    try:
+        text = str(error).strip()
+    except Exception as broken:  # somebody's __str__
+        text = f"(its text cannot be had: {type(broken).__name__})"
+    return text.partition("\n")[0] if first_line else text
+
+
+def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
+    """Those on the consoles; else the one that was raised, though another exception came over it."""
+    if observation.crashes:
+        return observation.crashes
+    if isinstance(observation.outcome, HypervisorCrash):
+        return (observation.outcome,)
+    error, seen = observation.outcome, set[int]()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, HypervisorCrash) and error.signature not in observation.expected_crashes:
+            return (error,)
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return ()
+
+
+def _console_crash(observation: Observation) -> str | None:
+    found = _all_crashes(observation)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    if not found:
+        return None
+    first, crash = found[0], _parsed(observation, found[0])
+    seen_as = "" if crash.kind == first.signature else f"{first.signature}: "
+    line = first.lines[0].strip() if first.lines else "nothing"
+    return f"{first.board}: {seen_as}{crash.label}{more}; the console: {line}"
+
+
+def _crash_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    evidence = list[Evidence]()
+    for one in _all_crashes(observation):
+        evidence.append(Evidence("console", one.signature, "\n".join(one.lines), observation.at, one.board))
+        evidence.append(Evidence("note", "crash", _parsed(observation, one).text(), observation.at, one.board))
+    return tuple(evidence)
+
+
+def _crash_fingerprint(observation: Observation) -> str:
+    found = _all_crashes(observation)
+    return _parsed(observation, found[0]).fingerprint if found else ""
+
+
+def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
+    return crashes.with_symbols(crashes.parse(crash.signature, crash.lines), observation.symbols)
+
+
+def _expected_crash_missing(observation: Observation) -> str | None:
+    gone = observation.expected_crashes - observation.seen_crashes
+    if not gone or observation.outcome is not None or observation.skipped:
+        return None
+    return f"the case passed, but its crash was not on the console: {', '.join(sorted(gone))}"
+
+
+def _case_timeout(observation: Observation) -> str | None:
+    if not isinstance(observation.outcome, pytest.fail.Exception):
+        return None
+    text = _said(observation.outcome, first_line=True)
+    return text if re.match(r"Timeout \(?>", text) else None  # pytest-timeout's words
+
+
+def _assertion(observation: Observation) -> str | None:
+    if isinstance(observation.outcome, AssertionError | pytest.fail.Exception):
+        return _said(observation.outcome, first_line=True) or "assertion failed"
+    return None
+
+
+def _product_timeout(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, ProductTimeout) else None
+
+
+def _product_timeout_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    error = observation.outcome
+    if not isinstance(error, ProductTimeout) or error.last is None:
+        return ()
+    return (Evidence("note", f"last seen: {error.what}", str(error.last), observation.at),)
+
+
+def _product_failure(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, ProductFailure) else None
+
+
+def _build_does_not_boot(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, BuildDoesNotBoot) else None
+
+
+def _missing_capability(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, MissingCapability) else None
+
+
+def _skipped(observation: Observation) -> str | None:
+    if isinstance(observation.outcome, pytest.skip.Exception):
+        return _said(observation.outcome) or "skipped"
+    return observation.skipped if observation.outcome is None and observation.skipped else None
+
+
+def _usage(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) if isinstance(error, UsageError) else None
+
+
+def _guest_crash(observation: Observation, *, repeats: bool) -> str | None:
+    if not observation.guest_crash or observation.crashed_before is not repeats:
+        return None
+    if not isinstance(observation.outcome, AssertionError | ProductFailure | pytest.fail.Exception):
+        return None
+    return observation.guest_crash
+
+
+def _transient(observation: Observation) -> str | None:
+    return _said(observation.outcome) if isinstance(observation.outcome, TRANSIENT_KINDS) else None
+
+
+def _bench(observation: Observation) -> str | None:
+    error = observation.outcome
+    return _said(error) or type(error).__name__ if isinstance(error, BenchError) else None
+
+
+def _interrupted(observation: Observation) -> str | None:
+    error = observation.outcome
+    if isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+        return f"interrupted: {_said(error)}".rstrip(": ")
+    return None
+
+
+def _exception(observation: Observation) -> str | None:
+    error = observation.outcome
+    return None if error is None else f"{type(error).__name__}: {_said(error, first_line=True)}".rstrip(": ")
+
+
+def _leak(observation: Observation) -> str | None:
+    if observation.outcome is not None or observation.skipped or not observation.leaks:
+        return None
+    return f"left behind by the case, though its guests are gone: {'; '.join(observation.leaks)}"
+
+
+def _passed(observation: Observation) -> str:
+    return ""
+
+
+def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ...]:
+    """What did not decide and a reader must know all the same."""
+    found = []
+    outcome = observation.outcome
+    if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
+        body = f"{type(outcome).__name__}: {_said(outcome)}"
+        found.append(Evidence("note", ITSELF, body, observation.at))
+    if observation.console_gaps:
+        title = "the console was lost for a time; what it said then is not known"
+        found.append(Evidence("note", title, "\n".join(observation.console_gaps), observation.at))
+    return tuple(found)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "lease-over",
+        Verdict.MISS,
+        "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
+        lambda observation: observation.lease_over or None,
+    ),
+    Rule(
+        "console-crash",
+        Verdict.FAIL,
+        "a console shows a crash of the hypervisor or dom0 that the case did not declare; however it ended",
+        _console_crash,
+        _crash_evidence,
+        _crash_fingerprint,
+    ),
+    Rule(
+        "expected-crash-missing",
+        Verdict.FAIL,
+        "the case declares a crash and passed, but the console shows none",
+        _expected_crash_missing,
+    ),
+    Rule(
+        "case-timeout",
+        Verdict.ERROR,
+        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        _case_timeout,
+    ),
+    Rule(
+        "guest-crash-repeats",
+        Verdict.FAIL,
+        "the next rule's guest crash, seen at an earlier attempt of the run too",
+        partial(_guest_crash, repeats=True),
+    ),
+    Rule(
+        NESTED_GUEST_CRASH,
+        Verdict.MISS,
+        "a Linux PVH or HVM guest died without a sign from Xen, on boards tagged `emulation: nested`; tried twice more",
+        partial(_guest_crash, repeats=False),
+    ),
+    Rule("assertion", Verdict.FAIL, "an assertion of the case failed, or it called pytest.fail", _assertion),
+    Rule(
+        "product-timeout",
+        Verdict.FAIL,
+        "the product did not do something in time (ProductTimeout)",
+        _product_timeout,
+        _product_timeout_evidence,
+    ),
+    Rule(
+        "product",
+        Verdict.FAIL,
+        "the product failed at what it was asked for: its toolstack, for one (ProductFailure)",
+        _product_failure,
+    ),
+    Rule(
+        "build-does-not-boot",
+        Verdict.MISS,
+        "the build did not come up on this board before; the case that found out has the verdict for it",
+        _build_does_not_boot,
+    ),
+    Rule("missing-capability", Verdict.SKIP, "the board lacks what the case needs", _missing_capability),
+    Rule("skipped", Verdict.SKIP, "the case skipped itself (pytest.skip)", _skipped),
+    Rule("usage", Verdict.ERROR, "a wrong configuration or call (UsageError)", _usage),
+    Rule(
+        TRANSIENT,
+        Verdict.MISS,
+        "the BMC, the power or the network did not do its part; tried once more",
+        _transient,
+    ),
+    Rule(BENCH, Verdict.MISS, "the bench failed (BenchError)", _bench),
+    Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
+    Rule("exception", Verdict.ERROR, "any other exception", _exception),
+    Rule(
+        "leak",
+        Verdict.FAIL,
+        "the case came to its end, but when all guests were destroyed a domain stayed dead or memory was missing",
+        _leak,
+    ),
+    Rule("passed", Verdict.PASS, "none of the above", _passed),
+)

@@ -1,0 +1,1 @@
+"""The lab checked and measured: its own tests, mutants, benchmarks, doctor."""
