@@ -20,7 +20,7 @@ from run_folders import DAY, LINE, PV32, S3, Runs, result
 from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
-from lab.cli import main as cli
+from lab.cli.main import main
 from lab.history import gate, pages, schema, store
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
@@ -669,7 +669,7 @@ def xenlab(
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(words)
+            main(words)
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 

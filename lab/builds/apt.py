@@ -208,6 +208,7 @@ class PrivateApt:
         try:
             run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
         except CommandError:
+            log.warning("%s: not fetched; asking for new package lists and trying once more", what)
             self._update()  # lists may be older than the mirror
             try:
                 run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
@@ -245,8 +246,10 @@ class PrivateApt:
                 needs=processes.NETWORK,
             )
         except CommandError as error:
-            log.warning("%s", error)
             self._was_asked = True
+            first = next((line.strip() for line in str(error).splitlines() if line.strip().startswith("E: ")), "")
+            log.warning("some package lists could not be fetched (%s); going on with those that are there", first)
+            log.info("%s", error)
             return
         (self.directory / "updated").write_text(self._sources_text(), encoding="utf-8")
 

@@ -15,8 +15,8 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 
-RECIPES = paths.CHECKOUT / "firmware" / "builds"
-FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
+RECIPES = paths.FIRMWARE / "builds"
+FRAGMENTS = paths.FIRMWARE / "kconfig"
 
 
 @dataclass(frozen=True, slots=True)

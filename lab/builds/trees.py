@@ -86,7 +86,12 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         name = "src-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     trees = paths.cache() / "trees"
     directory = trees / name
-    with lock.held(trees / f"{name}.lock", LONGEST_BUILD, f"source tree {directory}") as descriptor:
+    lock_file = trees / f"{name}.lock"
+
+    def is_gone() -> bool:
+        return not directory.exists()
+
+    with lock.held(lock_file, LONGEST_BUILD, f"source tree {directory}", has_to_go=is_gone) as descriptor:
         if (directory / _BUSY).exists():
             log.info("%s: left in the middle of a build, made anew", directory)
             shutil.rmtree(directory)
@@ -221,7 +226,10 @@ def _commit(repository: Path, revision: str) -> str:
 
 
 def _refresh(url: str, mirror: Path) -> None:
-    with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}"):
+    def is_gone() -> bool:
+        return not mirror.exists()
+
+    with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}", has_to_go=is_gone):
         if mirror.exists():
             try:
                 _git("-C", str(mirror), "fetch", "--quiet", "--prune", "origin", timeout=600)

@@ -75,7 +75,7 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
         if holder(folder) is not None:
             raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
         if taken := ports_in_use(lab):
-            raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+            raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`--ports free` finds other ports")
         try:
             _start(lab, folder, None if detach else processes.mark(os.getpid()))
         except OSError as error:
@@ -219,7 +219,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
-        f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
+        f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
         encoding="utf-8",
     )
     _dump(

@@ -8,7 +8,6 @@ from lab.inventory.reading import load
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -25,7 +24,6 @@ from lab.inventory.xen_command_line import XEN_OPTIONS
 __all__ = [
     "BMC_KEYS",
     "BMC_PORTS",
-    "CAPABILITIES",
     "XEN_OPTIONS",
     "BmcSpec",
     "BoardSpec",

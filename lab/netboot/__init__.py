@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.base import paths, processes
-from lab.base.errors import BenchError
+from lab.base.errors import BenchError, BoardError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
 Entry = Literal["known-good", "under-test"]
@@ -119,7 +119,7 @@ def publish(
     assert lab.netboot
     own = home(lab, board)
     if not own.is_dir():
-        raise BenchError(f"{board.name}: nothing is served to it: {own} is not there; is the lab up?")
+        raise BoardError(board.name, f"nothing is served to it: {own} is not there; is the lab up?")
     new, offered = own / "under-test.new", own / "under-test"
     marker = f"{title} {digest}\n"
     if (offered / "marker").exists() and (offered / "marker").read_text(encoding="utf-8") == marker:

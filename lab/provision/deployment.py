@@ -24,7 +24,7 @@ from lab.provision.wanted import TOOLS, Wanted
 
 log = logging.getLogger(__name__)
 
-PLAYBOOK = paths.CHECKOUT / "firmware" / "provision" / "deploy.yaml"
+PLAYBOOK = paths.FIRMWARE / "provision" / "deploy.yaml"
 
 
 def deploy(

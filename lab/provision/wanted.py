@@ -11,9 +11,9 @@ from pathlib import Path
 from lab.base import paths
 from lab.builds import Build
 from lab.inventory import BoardSpec
+from lab.on_board import GUESTS, PYTHON
 
-TOOLS_INIT = paths.CHECKOUT / "firmware" / "provision" / "tools-init"
-GUESTS = "var/lib/xenlab/guests"
+TOOLS_INIT = paths.FIRMWARE / "provision" / "tools-init"
 TOOLS = "usr/lib/xenlab/tools"
 HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
@@ -58,8 +58,8 @@ class Wanted:
         if self.build.tools:
             found[f"usr/lib/xenlab/{TOOLS_INIT.name}"] = TOOLS_INIT
             found |= {f"{TOOLS}/{self.build.key}/{name}": path for name, path in self.build.tool_files().items()}
-        found |= {f"{GUESTS}/{name}": path for name, path in self.payloads.items()}
-        found |= {f"usr/lib/xenlab/python/lab/{name}": paths.CHECKOUT / "lab" / name for name in ON_BOARD}
+        found |= {f"{GUESTS}/{name}".lstrip("/"): path for name, path in self.payloads.items()}
+        found |= {f"{PYTHON}/lab/{name}".lstrip("/"): paths.PACKAGE / name for name in ON_BOARD}
         return found
 
     def digest(self, board: BoardSpec) -> str:

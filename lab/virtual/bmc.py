@@ -18,7 +18,7 @@ from lab.base.errors import BenchError
 from lab.virtual.qemu import DIE_WITH_PARENT
 from lab.virtual.spec import DaemonConfig
 
-EXTENSION = paths.CHECKOUT / "firmware" / "bmc"
+EXTENSION = paths.FIRMWARE / "bmc"
 CHASSIS = Path(__file__).with_name("chassis.py")
 
 START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two

@@ -22,8 +22,8 @@ from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean
 from lab.base.wait import wait_until
 from lab.inventory import BoardSpec, Lab
-from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, chassis, identity, image, qemu, segment
+from lab.virtual.accelerator import proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _proved(
     first = replace(asking[0], boot="disk")
     home = directory / first.name
     _fresh_disk(home, base)
-    found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
+    found = proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
 
@@ -172,7 +172,7 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 def _check_ports(lab: Lab) -> None:
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
 
 
 def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:

@@ -26,7 +26,7 @@ from lab.inventory.xen_command_line import command_line
 
 log = logging.getLogger(__name__)
 
-FIRMWARE = paths.CHECKOUT / "firmware" / "image"
+FIRMWARE = paths.FIRMWARE / "image"
 SUITE = "bookworm"
 ROOT_MIB = 1600
 ESP_MIB = 8

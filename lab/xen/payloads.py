@@ -28,7 +28,7 @@ from lab.builds.apt import PrivateApt
 
 log = logging.getLogger(__name__)
 
-SOURCES = paths.CHECKOUT / "firmware" / "guests"
+SOURCES = paths.FIRMWARE / "guests"
 KERNELS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 FORMAT = 2  # counts when what is kept, or how it is made, changes
