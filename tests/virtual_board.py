@@ -63,7 +63,7 @@ class VirtualBoard:
                     "-m",
                     "lab.virtual.daemon",
                     str(folder / "daemon.json"),
-                    processes.mark(os.getpid()),
+                    owner,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

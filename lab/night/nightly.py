@@ -16,12 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lab import builds, inventory
-from lab.base import paths, processes
+from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.base.wait import wait_until
 from lab.builds import matrix
@@ -36,7 +36,7 @@ from lab.night.options import NightlyOptions
 from lab.night.planning import Case, Share
 from lab.reporting import html, terminal
 from lab.results import run_folder, verdicts
-from lab.results.record import Phase, RunHeader, Verdict
+from lab.results.record import Phase, RunHeader, Time, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,16 @@ DEFAULT_BUILD = "pv32-debug"
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
 ATTEMPTS = 3  # at a case whose boards fell sick
 RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What that file holds."""
+
+    folder: str
+    process: str  # processes.mark of the run
+    phase: str
+    since: Time
 
 
 def run(options: NightlyOptions) -> int:
@@ -334,10 +344,10 @@ class Night:
 
     def _note_running(self, phase: str) -> None:
         """For `xenlab status`: what goes on in this lab."""
-        content = {"folder": str(self.folder.path), "process": processes.mark(os.getpid()), "phase": phase}
+        content = _Running(str(self.folder.path), processes.mark(os.getpid()), phase, time.time())
         folder = services.directory(self._lab)
         folder.mkdir(parents=True, exist_ok=True)
-        run_folder.replace_file(folder / RUNNING, json.dumps({**content, "since": time.time()}))
+        run_folder.replace_file(folder / RUNNING, json.dumps(asdict(content)))
 
     def _show_new(self) -> None:
         results = list(self.folder.results())
@@ -398,11 +408,11 @@ class Night:
 def progress(lab: Lab) -> list[str]:
     """What the run that goes on in this lab is doing; empty when none does."""
     try:
-        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
-        folder = RunFolder.open(Path(noted["folder"]))
+        noted = shape.read(_Running, (services.directory(lab) / RUNNING).read_bytes())
+        folder = RunFolder.open(Path(noted.folder))
     except (OSError, ValueError, UsageError):
         return []
-    if not processes.is_alive(noted["process"]):
+    if not processes.is_alive(noted.process):
         return []
     now, header, results = time.time(), folder.header(), folder.final_results()
     due = folder.due()
@@ -412,7 +422,7 @@ def progress(lab: Lab) -> list[str]:
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     lines = [
         f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
+        f"{noted.phase} for {html.seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
         f"{len(due)} to go, about {html.seconds_text(left)}",
     ]
     lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
