@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import compiling, elf, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
@@ -215,7 +215,11 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: Paced
     with tempfile.TemporaryDirectory(dir=work.parent, prefix="package-") as scratch:
         package = PrivateApt(suite=recipe.suite).fetch_binary(recipe.source.package, version, Path(scratch))
         unpack = subprocess.run(
-            ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, timeout=120, check=False
+            ["dpkg-deb", "--fsys-tarfile", str(package)],
+            capture_output=True,
+            timeout=120,
+            env=processes.environment(),
+            check=False,
         )
         if unpack.returncode:
             raise BenchError(f"{package.name}: cannot be unpacked: {unpack.stderr.decode(errors='replace')[-400:]}")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
@@ -190,7 +190,8 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
 
 
 def _git(*arguments: str, timeout: float = 120.0) -> str:
-    return run(["git", *arguments], timeout=timeout, environment={"GIT_TERMINAL_PROMPT": "0"})
+    quiet = {"GIT_TERMINAL_PROMPT": "0"}  # a question would never be answered
+    return run(["git", *arguments], timeout=timeout, environment=quiet, needs=processes.NETWORK)
 
 
 def _repository(location: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError
 from lab.cli.arguments import SHARE, AsJson, Inventory, show_json
 from lab.night.options import VIRTUAL_LAB
 
@@ -133,18 +133,16 @@ def reserve(
 ) -> None:
     """Reserve boards for a while: all that were asked for, or none."""
     from lab.base import processes
-    from lab.base.files import did_you_mean
     from lab.cli.leased import clock, environment, open_lab
     from lab.grid.session import wait_for
-    from lab.inventory import CAPABILITIES
+    from lab.inventory import capabilities
     from lab.leases import queue
     from lab.leases.ledger import Request, caller, seconds_of
 
     seconds = seconds_of(length)
     needs = frozenset(word for word in need.replace(",", " ").split() if word)
-    for word in sorted(needs - CAPABILITIES.keys()):
-        hint = did_you_mean(word, list(CAPABILITIES))
-        raise UsageError(f"unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+    for word in sorted(needs):
+        capabilities.check(word)
     lab, ledger = open_lab(inventory, *(names or ()), must_be_up=True)
     request = Request(
         "person",

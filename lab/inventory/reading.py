@@ -14,11 +14,11 @@ import pydantic
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import Key, Strict, at, did_you_mean, read_yaml, validate
+from lab.inventory import capabilities
 from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -321,10 +321,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
 
 def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
     for index, word in enumerate(words):
-        if word not in CAPABILITIES:
-            hint = did_you_mean(word, list(CAPABILITIES))
-            where = at(path, tree, (*key, "capabilities", index))
-            raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+        capabilities.check(word, at(path, tree, (*key, "capabilities", index)))
 
 
 def _bmc(path: Path, data: _BmcFile) -> BmcSpec:

@@ -433,7 +433,8 @@ def _spawn(command: Sequence[str], log_file: Path, lease: int, folder: Path = pa
             stderr=output,
             cwd=folder,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
+            env=processes.environment(processes.PYTHON, processes.NETWORK, processes.ANSIBLE, processes.CREDENTIALS)
+            | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
         )
 
 
@@ -456,23 +457,23 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     :raises BenchError: a part did not come up.
     """
     directory = services.directory(lab)
-    directory.mkdir(parents=True, exist_ok=True)
-    if services.status(directory).processes:
-        raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
-    if lab.network_booted():
-        from lab.virtual import served
+    with services.alone(directory, "up.lock", f"lab {lab.name}"):
+        if services.status(directory).processes:
+            raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+        if lab.network_booted():
+            from lab.virtual import served
 
-        served.write(lab, progress=progress)
-    if lab.is_virtual:
-        from lab.virtual import boards
+            served.write(lab, progress=progress)
+        if lab.is_virtual:
+            from lab.virtual import boards
 
-        boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
-        boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
-    try:
-        services.start(lab, directory, detach=detach)
-    except LabError:
-        lab_down(lab)
-        raise
+            boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
+            boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
+        try:
+            services.start(lab, directory, detach=detach)
+        except LabError:
+            lab_down(lab)
+            raise
 
 
 def lab_shape(lab: Lab, name: str, shape: str) -> None:

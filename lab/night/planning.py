@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
 from lab.inventory import BoardSpec
@@ -71,7 +71,7 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         timeout=120,
         check=False,
         cwd=root,
-        env=paths.environment(),
+        env=processes.environment(processes.PYTHON),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):

@@ -29,6 +29,7 @@ class Verdict(enum.StrEnum):
 
 
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
+BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 

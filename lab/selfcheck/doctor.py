@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError, UsageError
 
 PACKAGES_OF_TESTS = "# --- what the framework's own tests need"  # begins the last section of the list
@@ -72,7 +72,9 @@ def missing_packages(listing: Path = PACKAGES) -> list[Package]:
     """
     command = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
+        )
     except FileNotFoundError:
         raise UsageError("this is no Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
     except subprocess.TimeoutExpired as error:
@@ -170,6 +172,7 @@ def _namespaces() -> Finding:
             text=True,
             timeout=20,
             check=False,
+            env=processes.environment(),
         )
     except subprocess.TimeoutExpired:
         return Finding("image building", False, "unshare did not end within 20 s", remedy)

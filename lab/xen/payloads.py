@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
@@ -210,9 +210,7 @@ def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
 
 
 def _run(command: list[str], *, timeout: float) -> str:
-    environment = os.environ | {"LC_ALL": "C"}
-    for name in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "LDFLAGS"):
-        environment.pop(name, None)
+    environment = processes.environment() | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,

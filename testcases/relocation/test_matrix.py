@@ -7,8 +7,9 @@ import pytest
 from lab.xen.migration_matrix import attempt, cells, checks, known_findings
 from lab.xen.migration_matrix.expected import expected
 from lab.xen.migration_matrix.one_board import on_one_board
+from lab.xen.migration_matrix.strikes import Ends
 
-KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.RELOCATION, checks.CHECKS)
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.MIGRATION, checks.CHECKS)
 
 
 def case(cell):
@@ -41,7 +42,7 @@ def judge(cell, source, destination, evidence):
     with source.domain(attempt.config(cell, source)) as guest:
         try:
             guest.beats(10, 60)
-            outcome = attempt.attempt(cell, guest, destination)
+            outcome = attempt.attempt(cell, Ends(guest, source, destination))
             evidence.migration(outcome.migration)
             for title, text in outcome.said.items():
                 evidence.add(title, text)
