@@ -233,7 +233,7 @@ def test_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
         (("lab", "up", "--ports", "99999"), "invalid --ports '99999'; use a number from 1024"),
         (
             ("bisect", "--case", "test_s3_rtc_wak", "--good", "a", "--bad", "b"),
-            "there is no case 'test_s3_rtc_wak' (did",
+            "no case 'test_s3_rtc_wak' (did",
         ),
     ],
 )
