@@ -231,7 +231,7 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 
 @pytest.mark.parametrize("text", ["24:00", "7", "07:60", "noon"])
 def test_no_time_of_day(text: str) -> None:
-    with pytest.raises(UsageError, match="want HH:MM"):
+    with pytest.raises(UsageError, match="use HH:MM"):
         daytime.next_time(text, 0.0)
 
 
