@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.base.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.base.wait import wait_until
-from lab.xen.domain import Domain, DomainConfig
+from lab.xen.domain import Domain, DomainConfig, nodes_free
 
 LARGE_MIB = 7 * 1024  # what is left of 8 GiB when the firmware has had its part
 GUESTS = "/var/lib/xenlab/guests"  # where provisioning puts guest payloads
@@ -105,6 +105,14 @@ class Host:
     def free_memory_mib(self) -> int:
         """What Xen has to give, in MiB (``xl info free_memory``)."""
         return int(self.info()["free_memory"])
+
+    def free_pages(self, timeout: float = 60.0) -> int:
+        """Pages of 4 KiB that Xen has to give, on all nodes, once no domain is dying (debug key ``u``).
+
+        :raises ProductTimeout: a domain is still dying after ``timeout`` seconds.
+        """
+        self.expect(lambda: "(null)" not in self.xl("list").stdout, timeout, f"{self.name}: no domain is dying")
+        return sum(nodes_free(self.debug_keys("u")).values())
 
     def wait_scrubbed(self, timeout: float = 120.0) -> None:
         """Wait until Xen has scrubbed all free memory, which it does when idle.
