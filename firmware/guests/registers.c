@@ -15,7 +15,15 @@
 #define FXSAVE_XMM 160
 #define CONTROL_WORD 0x0b7f /* all exceptions masked, 64-bit mantissa, rounding up: not what FNINIT leaves */
 #define MXCSR 0x7f80        /* all exceptions masked, rounding to zero */
-#define DR7_WATCH 0x00d00408 /* breakpoint 1, global: 4 bytes, on writing */
+/*
+ * Breakpoint 1: 4 bytes, on writing; switched on in a PV guest only. QEMU 7.2 takes DR7 from a VMCB without telling its own
+ * list of watchpoints (target/i386/tcg/sysemu/svm_helper.c), and dies when one that is on is taken off.
+ */
+#ifdef PV
+#define DR7_WATCH 0x00d00408
+#else
+#define DR7_WATCH 0x00d00400
+#endif
 
 struct fx {
     u8 bytes[512];
