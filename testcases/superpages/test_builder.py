@@ -75,7 +75,7 @@ def comes_back(host, evidence, times):
     lost = before - after
     evidence.add("free memory", f"{before} pages before, {after} after {times} guests of 64 MiB", board=host.name)
     evidence.figure("lost_pages", lost)
-    assert lost < times, f"{lost} pages are lost after {times} guests: {before} were free before, {after} after"
+    assert lost <= times // 4, f"{lost} pages are lost after {times} guests: {before} were free before, {after} after"
 
 
 def test_fragmented_host_falls_back_to_small_pages(host, evidence):
