@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from lab.on_board import GUESTS
@@ -14,11 +15,23 @@ LINUX_MIB = 192  # Debian's kernel and a small initramfs need this to come up
 
 
 def payload(
-    host: Host, kind: str, work: str, *, memory_mib: int = 16, pci: tuple[str, ...] = (), **options: object
+    host: Host,
+    kind: str,
+    work: str,
+    *,
+    memory_mib: int = 16,
+    vcpus: int = 1,
+    pci: tuple[str, ...] = (),
+    **options: object,
 ) -> DomainConfig:
-    """A payload guest. ``kind`` is one of :data:`lab.xen.payloads.KERNELS`; ``options`` go to its command line."""
+    """A payload guest: ``kind`` is one of :data:`lab.xen.payloads.KERNELS`; options go to its command line.
+
+    Of several vCPUs the payload uses those beyond the first only if ``vcpus`` is among its works.
+    """
+    if vcpus > 1:
+        options = {"vcpus": vcpus, **options}
     words = " ".join((f"work={work}", *(f"{key}={value}" for key, value in options.items())))
-    return named(host.unique(kind), kind, words, memory_mib=memory_mib, pci=pci)
+    return replace(named(host.unique(kind), kind, words, memory_mib=memory_mib, pci=pci), vcpus=vcpus)
 
 
 def named(name: str, kind: str, words: str, *, memory_mib: int, pci: tuple[str, ...] = ()) -> DomainConfig:
