@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -49,7 +50,22 @@ KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 
-def collect(board: Board, *, interrupt: bool = False) -> list[Evidence]:
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What could be had of a board whose dom0 does not answer."""
+
+    evidence: tuple[Evidence, ...]
+    pulse: pulse.Pulse
+    after_nmi: tuple[str, ...] | None = None  # console lines that followed an NMI; None: none was sent
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing explains the silence from outside: the BMC says that the power is on, and the recorder has
+        its source; but neither dom0 nor the hypervisor answered on it, when asked twice."""
+        return self.pulse.is_powered is True and self.pulse.voice is pulse.Voice.SILENT and not self.pulse.is_reachable
+
+
+def collect(board: Board, *, interrupt: bool = False) -> Rescue:
     """Log in on the console and look around; then ask Xen itself.
 
     Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
@@ -59,10 +75,15 @@ def collect(board: Board, *, interrupt: bool = False) -> list[Evidence]:
         where each CPU is, and die.
     """
     felt = pulse.take(board)
+    if felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+        felt = pulse.take(board)  # a machine that is slow, or about to boot, has something to say by now
     found = [felt.as_evidence()]
+    said: tuple[str, ...] | None = None
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
-        return [*found, *(_interrupted(board) if is_heard else ())]
+        if interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
+        return Rescue(tuple(found), felt, said)
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
@@ -73,12 +94,13 @@ def collect(board: Board, *, interrupt: bool = False) -> list[Evidence]:
                 body = NO_ANSWER
             found.append(Evidence("console", title, body, time.time(), board.name))
         if interrupt and body == NO_ANSWER:
-            found += _interrupted(board)
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
         board.target.deactivate(serial)
-    return found
+    return Rescue(tuple(found), felt, said)
 
 
 def _ask_dom0(serial: SerialDriver, credential: str) -> str:
@@ -126,8 +148,9 @@ def _ask_xen(serial: SerialDriver, credential: str) -> str:
     return _text(said)
 
 
-def _interrupted(board: Board) -> list[Evidence]:
-    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
+def _after_nmi(board: Board, said: tuple[str, ...] | None) -> Evidence:
+    body = "the BMC sends none" if said is None else "\n".join(said)[-6000:] or "nothing"
+    return Evidence("console", "after an NMI from the BMC", body, time.time(), board.name)
 
 
 def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Evidence:
@@ -159,8 +182,8 @@ def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Eviden
     return Evidence("command", title, said[-12000:], time.time(), board.name)
 
 
-def nmi(board: Board) -> str:
-    """Interrupt the board by its BMC, and give what its console says then."""
+def nmi(board: Board) -> tuple[str, ...] | None:
+    """Interrupt the board by its BMC, and give the lines that its console shows then. None: the BMC sends no NMI."""
     mark = board.console.mark()
     try:
         board.power.nmi()
@@ -168,10 +191,10 @@ def nmi(board: Board) -> str:
         board.console.wait_for(r"Reboot in|Manual reset required", NMI_LIMIT, since=mark)  # its last words
     except WaitTimeout:
         pass
-    except LabError as error:  # none there, or the BMC is gone, too
-        return str(error)
-    said = "\n".join(line.text for line in board.console.lines(mark))
-    return said[-6000:] or "nothing"
+    except LabError as error:  # it has none to send, or the BMC is gone, too
+        log.info("%s: no NMI: %s", board.name, error)
+        return None
+    return tuple(line.text for line in board.console.lines(mark) if line.kind in ("line", "partial"))
 
 
 def _text(raw: bytes) -> str:
