@@ -96,6 +96,11 @@ def names(directory: Path = RECIPES) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
 
 
+def name_of(build: str) -> str:
+    """The name of a build that is given by name, or by the path of a recipe file."""
+    return Path(build).stem if build.endswith(".yaml") else build
+
+
 def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
     """Read the recipe called ``name``, or the recipe file at the path ``name`` (it ends in ``.yaml``).
 

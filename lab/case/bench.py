@@ -22,6 +22,7 @@ from lab.base.errors import (
     PowerTimeout,
     UsageError,
 )
+from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import needs_of, xen_options_of
 from lab.case.rig import Rig, Seat, take, variant_of
@@ -58,32 +59,31 @@ class Bench:
                 raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
         self.names = names
         self.folder = self._open_folder()
+        self.variant = variant_of(self.folder, self.config.getoption("--build"))
         signal.signal(CRASH_SIGNAL, self.on_crash_signal)
 
     def _open_folder(self) -> RunFolder:
         if where := self.config.getoption("--run-folder"):
             return RunFolder.open(Path(where))
+        variant = Variant.plain(self.config.getoption("--build"))
         header = RunHeader(
             run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
             started=time.time(),
             selection="pytest",
-            builds=(self.build_name,),
+            builds=(variant.name,),
             boards={name: {"class": self.lab.boards[name].board_class} for name in self.names},
             planned=(),
             required_areas=(),
         )
-        return RunFolder.create(paths.state() / "runs" / header.run_id, header)
-
-    @property
-    def build_name(self) -> str:
-        """The build under test, by the name that the run gives it."""
-        return str(self.config.getoption("--build"))
+        folder = RunFolder.create(paths.state() / "runs" / header.run_id, header)
+        folder.write_builds({variant.name: variant.facts()})
+        return folder
 
     def case_directory(self, item: pytest.Item) -> Path:
         """Where what this attempt at a case leaves is kept."""
         several = len(self.folder.header().builds) > 1
         attempt = self.config.getoption("--attempt")
-        return self.folder.case_directory(item.nodeid, attempt, self.build_name if several else "")
+        return self.folder.case_directory(item.nodeid, attempt, self.variant.name if several else "")
 
     @property
     def acquired_rig(self) -> Rig | None:
@@ -117,9 +117,8 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
-        variant = variant_of(self.folder, self.build_name)
         self._session, rig = take(
-            self.lab, self.names, variant, self.folder.path, self.config.getoption("--xtf"), self._keep
+            self.lab, self.names, self.variant, self.folder.path, self.config.getoption("--xtf"), self._keep
         )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)

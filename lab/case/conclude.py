@@ -113,7 +113,7 @@ def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None
 def _has_crashed_before(bench: Bench, running: Running) -> bool:
     """Whether an earlier attempt at the case in this run ended by a guest crash of that kind."""
     return any(
-        one.case == running.item.nodeid and one.build == bench.build_name and one.rule == NESTED_GUEST_CRASH
+        one.case == running.item.nodeid and one.build == bench.variant.name and one.rule == NESTED_GUEST_CRASH
         for one in bench.folder.results()
     )
 
@@ -128,7 +128,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.build_name,
+        build=bench.variant.name,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
         phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),

@@ -30,7 +30,7 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
-from lab.results.record import Evidence, GuestConsole, Phase
+from lab.results.record import PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
@@ -112,7 +112,7 @@ class Rig:
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
             self._proved.add(name)
             return seat
-        with self.phase("provision"):
+        with self.phase(PROVISION):
             self._bring_up(seat)
         return seat
 
@@ -294,8 +294,9 @@ class Rig:
 
 
 def variant_of(folder: RunFolder, build: str) -> Variant:
-    """What a run means by a build's name: one of its matrix, or the build itself."""
-    return Variant.of_facts(build, folder.builds().get(build, {}))
+    """What a run means by a build's name: one of its own, else a build by name or recipe file."""
+    facts = folder.builds().get(build)
+    return Variant.plain(build) if facts is None else Variant.of_facts(build, facts)
 
 
 def take(

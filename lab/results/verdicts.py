@@ -20,6 +20,7 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    BuildFailed,
     CaseTimeout,
     HypervisorCrash,
     LabError,
@@ -248,6 +249,19 @@ def _product_failure(observation: Observation) -> str | None:
     return _said(error) if isinstance(error, ProductFailure) else None
 
 
+def _build_failed(observation: Observation) -> str | None:
+    error = observation.outcome
+    return ": ".join(filter(None, (error.what, error.cause))) if isinstance(error, BuildFailed) else None
+
+
+def _build_failed_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    error = observation.outcome
+    if not isinstance(error, BuildFailed) or not error.lines:
+        return ()
+    more = [f"log: {error.log}"] if error.log else []
+    return (Evidence("command", error.what, "\n".join((*error.lines, *more)), observation.at),)
+
+
 def _build_does_not_boot(observation: Observation) -> str | None:
     error = observation.outcome
     return _said(error) if isinstance(error, BuildDoesNotBoot) else None
@@ -367,6 +381,13 @@ RULES: tuple[Rule, ...] = (
         "the product did not do something in time (ProductTimeout)",
         _product_timeout,
         _product_timeout_evidence,
+    ),
+    Rule(
+        "build-failed",
+        Verdict.FAIL,
+        "the build under test cannot be made: its source does not compile, or a patch does not apply (BuildFailed)",
+        _build_failed,
+        _build_failed_evidence,
     ),
     Rule(
         "product",
