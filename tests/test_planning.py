@@ -44,7 +44,7 @@ def test_collecting_puts_cases_with_xen_options_behind_the_others() -> None:
     switched_off = next(case for case in cases if "switched_off" in case.nodeid)
     assert (switched_off.needs, switched_off.selection) == (("pv32",), "full")
     assert "xl create" not in switched_off.doc
-    assert switched_off.doc.startswith("Booted with")
+    assert switched_off.doc.startswith("With `pv=no-32`")
 
 
 def test_the_table_of_cases_is_current() -> None:

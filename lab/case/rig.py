@@ -32,6 +32,7 @@ from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
 from lab.results.record import PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
+from lab.results.verdicts import Hang
 from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
@@ -59,10 +60,11 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case; ``leaks``: what Xen owes still, for the verdict."""
+    """What was found on a board after a case. ``leaks``: what Xen still owes; ``hang``: the host fell silent."""
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
+    hang: Hang | None = None
 
 
 class Rig:
@@ -155,7 +157,7 @@ class Rig:
         except (HypervisorCrash, ProductFailure) as error:
             seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductFailure):
-                self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
+                self.evidence += rescue.collect(board).evidence  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
         if not self._is_proved(seat):
@@ -176,7 +178,7 @@ class Rig:
                 raise
             except BenchError as error:
                 title = f"the known-good build did not boot at attempt {attempt}"
-                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board)]
+                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board).evidence]
                 if attempt == 2:
                     raise
 
@@ -246,7 +248,7 @@ class Rig:
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return After(tuple(rescue.collect(seat.board, interrupt=True)))
+            return self._after_silence(seat)
         if seat.before is None:  # it never came up for the case
             return After()
         try:
@@ -267,6 +269,30 @@ class Rig:
         """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
         if self._keep is not None:
             self._keep(title, guest)
+
+    def _after_silence(self, seat: Seat) -> After:
+        """Find out why dom0 does not answer. A host that is silent for no reason of the bench's is a hang.
+
+        An NMI's dump shows where the hypervisor is. Where there is none, a power cycle into the known-good build proves
+        the board sound: power, console and network do their part there.
+        """
+        was_up = seat.proof is not None and not seat.proof.mismatches
+        found = rescue.collect(seat.board, interrupt=True)
+        if not (was_up and found.is_silent):
+            return After(found.evidence)
+        hang = Hang(seat.board.name, found.after_nmi or ())
+        if hang.is_proved:
+            return After(found.evidence, hang=hang)
+        evidence = list(found.evidence)
+        try:
+            with self.phase("boot"):
+                seat.board.strategy.reboot(entry="known-good")
+            hang = replace(hang, comes_back=True)
+            said = "power, console and dom0's network do their part"
+        except LabError as error:
+            said = str(error)
+        evidence.append(_note(seat.board.name, "the known-good build after the silence", said))
+        return After(tuple(evidence), hang=hang)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

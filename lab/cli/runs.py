@@ -12,6 +12,7 @@ import typer
 from lab.base.errors import UsageError
 from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
 from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions, Selection
+from lab.results.record import REPEATS
 
 app = typer.Typer()
 
@@ -47,7 +48,7 @@ class Nightly:
         str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now such as 2h: begin no case after it.")
     ] = ""
     repeat: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Run each case N times; it is good only if all pass.")
+        int, typer.Option(min=1, max=REPEATS, metavar="N", help="Run each case N times; it is good only if all pass.")
     ] = 1
     check: Annotated[bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")] = (
         False

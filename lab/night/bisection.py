@@ -23,7 +23,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from lab import builds
-from lab.base import paths
+from lab.base import paths, shape
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.base.files import read_yaml
 from lab.builds.command import CommandError, run
@@ -90,6 +90,14 @@ class Judged:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file holds."""
+
+    attempts: Mapping[str, tuple[Attempt, ...]]
+    judged: Mapping[str, Judged]
+
+
 @dataclass
 class _Memory:
     """What is kept on disk."""
@@ -102,10 +110,12 @@ class _Memory:
     def read(cls, file: Path) -> _Memory:
         memory = cls(file)
         if file.exists():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            for revision, found in data["attempts"].items():
-                memory.attempts[revision] = [Attempt(**{**one, "boards": tuple(one["boards"])}) for one in found]
-            memory.judged = {key: Judged(Word(one["word"]), one["why"]) for key, one in data["judged"].items()}
+            try:
+                kept = shape.read(_Kept, file.read_bytes())
+            except ValueError as error:
+                raise UsageError(f"{file}: damaged: {error}; remove it to begin the bisection anew") from None
+            memory.attempts = {revision: list(found) for revision, found in kept.attempts.items()}
+            memory.judged = dict(kept.judged)
         return memory
 
     def save(self) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from lab.base import paths, processes
+from lab.base import paths, processes, shape
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
+from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
 from lab.night.workers import pytest_words, root_of
@@ -240,7 +241,7 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
 def durations() -> dict[str, float]:
     """Seconds that each case took here when it passed last."""
     try:
-        return {str(k): float(v) for k, v in json.loads(_durations_file().read_text(encoding="utf-8")).items()}
+        return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
         return {}
 

@@ -6,6 +6,7 @@ several things went wrong at once (an exception group), the gravest verdict coun
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,16 +34,50 @@ from lab.base.errors import (
 )
 from lab.console import crashes
 from lab.console.crashes import Crash
-from lab.console.patterns import classify
-from lab.results.record import BENCH, ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, GuestConsole, TestResult, Verdict
+from lab.console.patterns import classify, crash_excerpt
+from lab.results.record import (
+    BENCH,
+    HOST_SILENT,
+    ITSELF,
+    NESTED_GUEST_CRASH,
+    TRANSIENT,
+    Evidence,
+    GuestConsole,
+    TestResult,
+    Verdict,
+)
 
 # What comes and goes: sessions and packets are lost, BMCs are busy.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
+_TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
 REASON_LIMIT = 300  # characters
 # Signatures of lab.console.patterns: Xen tells of a guest's death, and Linux of its own.
 XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
 LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
 NESTED_SYSTEM = "linux"  # the guest's system of which such deaths without a cause are known (docs/virtual-lab.md)
+
+
+# The registers that xen/arch/x86/x86_64/traps.c prints; bit 9 of RFLAGS is IF.
+_FLAGS = re.compile(r"RFLAGS: (?P<flags>[0-9a-f]{16})\s+CONTEXT: (?P<context>\w+)")
+INTERRUPT_FLAG = 1 << 9
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A host that had been up and fell silent: the power is on, the recorder has its console, and nobody answers."""
+
+    board: str
+    after_nmi: tuple[str, ...] = ()  # what its console showed after an NMI from the BMC
+    comes_back: bool = False  # a power cycle brought it into the known-good build, which answers on console and network
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the NMI found the hypervisor itself with interrupts off: a live one, however slow, has them on."""
+        return any(
+            match["context"] == "hypervisor" and not int(match["flags"], 16) & INTERRUPT_FLAG
+            for line in self.after_nmi
+            if (match := _FLAGS.search(line))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +89,8 @@ class Observation:
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
+    hangs: tuple[Hang, ...] = ()
+    hung_before: bool = False  # a host fell silent at an earlier attempt, too
     guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
     lease_over: str | None = None  # why the lease on its boards was over before it ended
@@ -100,14 +137,14 @@ def is_tried_again(attempts: Sequence[TestResult]) -> bool:
 
     - what failed: never
     - NESTED_GUEST_CRASH: twice
-    - TRANSIENT: once
+    - TRANSIENT, HOST_SILENT: once
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
     rules = [one.rule for one in attempts]
     if NESTED_GUEST_CRASH in rules:
         return len(rules) - rules.index(NESTED_GUEST_CRASH) <= 2
-    return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
+    return rules[-1] in _TRIED_ONCE_MORE and sum(rule in _TRIED_ONCE_MORE for rule in rules) == 1
 
 
 def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
@@ -212,6 +249,41 @@ def _crash_fingerprint(observation: Observation) -> str:
 
 def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
     return crashes.with_symbols(crashes.parse(crash.signature, crash.lines), observation.symbols)
+
+
+def _hypervisor_hang(observation: Observation) -> str | None:
+    hang = _proved(observation)
+    if hang is None:
+        return None
+    return f"{hang.board}: the hypervisor hangs with interrupts off: {_after_nmi(observation, hang).label}"
+
+
+def _hang_fingerprint(observation: Observation) -> str:
+    hang = _proved(observation)
+    return _after_nmi(observation, hang).fingerprint if hang else ""
+
+
+def _proved(observation: Observation) -> Hang | None:
+    return next((one for one in observation.hangs if one.is_proved), None)
+
+
+def _after_nmi(observation: Observation, hang: Hang) -> Crash:
+    """The dump that the NMI made, read as that of a crash."""
+    at = next((index for index, line in enumerate(hang.after_nmi) if classify(line)), 0)
+    crash = crashes.parse("xen-fatal-trap", crash_excerpt([_Text(line) for line in hang.after_nmi], at))
+    return crashes.with_symbols(crash, observation.symbols)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+
+
+def _host_silent(observation: Observation, *, repeats: bool) -> str | None:
+    hang = next((one for one in observation.hangs if one.comes_back), None)
+    if hang is None or observation.hung_before is not repeats:
+        return None
+    return f"{hang.board}: the host fell silent: power on, console open, no answer; it is sound after a power cycle"
 
 
 def _expected_crash_missing(observation: Observation) -> str | None:
@@ -349,6 +421,26 @@ RULES: tuple[Rule, ...] = (
         _console_crash,
         _crash_evidence,
         _crash_fingerprint,
+    ),
+    Rule(
+        "hypervisor-hang",
+        Verdict.FAIL,
+        "a host fell silent, its power on and its console open, and an NMI found the hypervisor with interrupts off",
+        _hypervisor_hang,
+        fingerprint=_hang_fingerprint,
+    ),
+    Rule(
+        "host-silent-again",
+        Verdict.FAIL,
+        "the next rule's silence, at an earlier attempt of the run too",
+        partial(_host_silent, repeats=True),
+    ),
+    Rule(
+        HOST_SILENT,
+        Verdict.MISS,
+        "a host fell silent, no NMI told where it is, and the known-good build found the board sound after a power "
+        "cycle; tried once more",
+        partial(_host_silent, repeats=False),
     ),
     Rule(
         "expected-crash-missing",

@@ -27,7 +27,7 @@ AWAY = "--migratedaway"  # xl migrate adds this to the source's copy before it h
 _HEAD = 200  # characters of the second reading that are searched for in the first one
 _CUT = "== and then"  # separates two readings of Xen's console ring
 # Prints Xen's console ring as it was at the first call in this boot, if the ring still had its beginning then.
-_BOOT_LOG = (
+BOOT_LOG = (
     'f=/run/xenlab/xen-boot.log; [ -s $f ] || { mkdir -p ${f%/*}; log=$(xl dmesg); case $log in *"Xen version"*) '
     'printf "%s\\n" "$log" > $f.new && mv $f.new $f;; esac; } 2>/dev/null; cat $f 2>/dev/null || printf "%s\\n" "$log"'
 )
@@ -172,7 +172,7 @@ class Toolstack:
 
     def boot_log(self) -> str:
         """What Xen had printed when this was first asked for in this boot; the ring itself forgets its beginning."""
-        return self.run(_BOOT_LOG).stdout
+        return self.run(BOOT_LOG).stdout
 
     def grave(self) -> list[str]:
         """Lines of Xen's ring about a bug, a warning or a guest that Xen crashed; ``xl dmesg -c`` empties the ring."""
