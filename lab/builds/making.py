@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError
@@ -132,7 +131,7 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
 def _key(recipe: Recipe, source: str, toolstack: str) -> str:
     """What goes into a build, hashed; names and places of files do not count."""
     given = [Path(one) for one in recipe.tools if one.endswith(".deb")] if isinstance(recipe.tools, tuple) else []
-    parts: list[Any] = [FORMAT, source, toolstack, trees.digest(*given)]
+    parts: list[object] = [FORMAT, source, toolstack, trees.digest(*given)]
     if recipe.is_compiled:
         config = Path(recipe.config)
         parts += [
