@@ -114,7 +114,7 @@ def _observe(
 
 
 def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
-    """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    """How a guest died on nested emulation, if that is so. Such a death is blamed on the bench first."""
     if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
         return None
     return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
