@@ -114,7 +114,7 @@ def _observe(
 
 
 def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
-    """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    """How a guest died on nested emulation, if that is so. Such a death is blamed on the bench first."""
     if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
         return None
     return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
@@ -123,7 +123,7 @@ def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None
 def _ended_before(bench: Bench, running: Running, rule: str) -> bool:
     """Whether this rule decided an earlier attempt at the case in this run."""
     return any(
-        one.case == running.item.nodeid and one.build == bench.build_name and one.rule == rule
+        one.case == running.item.nodeid and one.build == bench.variant.name and one.rule == rule
         for one in bench.folder.results()
     )
 
@@ -138,7 +138,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.build_name,
+        build=bench.variant.name,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
         phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),

@@ -97,7 +97,7 @@ def provision(
     lease = held(ledger, board)
     folder = services.directory(lab) / "leases" / str(lease.id)
     folder.mkdir(parents=True, exist_ok=True)
-    acquired, rig = take(lab, [board], Variant(build, build), folder, progress=lambda text: typer.echo(text, err=True))
+    acquired, rig = take(lab, [board], Variant.plain(build), folder, progress=lambda text: typer.echo(text, err=True))
     with acquired:
         seat = rig.ready(board)
     typer.echo(f"{board}: {rig.build.name} runs, Xen {rig.build.version}: {' '.join(sorted(seat.capabilities))}")

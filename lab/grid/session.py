@@ -137,8 +137,8 @@ class Session:
         self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
         self._names = tuple(names)
         self._boards: dict[str, Board] = {}
-        self._environment: Any = Environment(str(directory / "env.yaml"))
-        self._client: Any = None
+        self._environment = Environment(str(directory / "env.yaml"))
+        self._client: _HolderSession | None = None
         try:
             self._await_ours()
         except BaseException:
@@ -233,6 +233,8 @@ class Session:
 
     def _problem(self, name: str) -> BoardError | None:
         """Why the board cannot be driven yet, if so."""
+        if self._client is None:
+            return BoardError(name, "there is no session with the coordinator")
         place = self._client.places.get(name)
         if place is None:
             return BoardError(name, "the coordinator has no such place")

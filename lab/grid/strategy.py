@@ -63,8 +63,8 @@ class XenStrategy(Strategy):
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
     }
-    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
-    status: Any = attr.ib(default=Status.unknown)
+    served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
+    status: Status = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
     milestones: dict[str, float]  # of the last boot: name -> seconds after power on
@@ -75,8 +75,8 @@ class XenStrategy(Strategy):
 
     @property
     def console(self) -> Console:
-        driver: Any = self.recorder
-        return driver.console  # type: ignore[no-any-return]
+        console: Console = self.recorder.console
+        return console
 
     @property
     def is_under_test(self) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from lab import builds
 from lab.base import paths
 from lab.base.errors import LabError, UsageError
 from lab.base.wait import wait_until
 from lab.grid import services
 from lab.inventory import Lab
-from lab.night.options import DEFAULT_BUILD
 
 
-def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
-    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
+def prepare(lab: Lab, progress: Callable[[str], None]) -> None:
+    """Make what every run in a lab needs: the boards' image if they are virtual, and the guest payloads.
 
     :raises BenchError: one of them cannot be made.
     """
@@ -27,7 +25,6 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 
         image.make(progress=progress)
     build_payloads(paths.cache() / "payloads", kernel_roots())
-    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
 
 
 @contextmanager

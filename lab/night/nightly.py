@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
-from lab.base.errors import BenchError, UsageError
-from lab.builds import matrix
+from lab.base.errors import BenchError, BuildFailed, UsageError
+from lab.builds import Build, matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
@@ -34,12 +34,13 @@ from lab.night.planning import Case, Share
 from lab.night.workers import pytest_command, root_of, spawn
 from lab.reporting import terminal
 from lab.results import run_folder, verdicts
-from lab.results.record import Phase, RunHeader, Verdict
+from lab.results.record import Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
+BUILD_CASE = "build::can_be_made"  # stands for a case where a build fails before any case can run
 ATTEMPTS = 3  # at a case whose boards fell sick
 
 
@@ -78,12 +79,25 @@ def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[st
     :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
     """
     if not options.matrix:
-        for name in options.builds:
-            builds.recipe(name)  # unknown names are said before anything is set up
-        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+        return _plain(options.builds or (DEFAULT_BUILD,)), []
     if options.builds:
         raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
     return matrix.runnable(options.matrix, lab)
+
+
+def _plain(given: Sequence[str]) -> list[Variant]:
+    """The builds that are given by name or recipe file, each once.
+
+    :raises UsageError: an unknown one, a wrong recipe, or two different ones of one name.
+    """
+    found: dict[str, Variant] = {}
+    for build in given:
+        builds.recipe(build)  # said before anything is set up
+        variant = Variant.plain(build)
+        other = found.setdefault(variant.name, variant)
+        if other != variant:
+            raise UsageError(f"{other.build} and {build} are both called {variant.name}: rename one of the recipes")
+    return list(found.values())
 
 
 def _resume(options: NightlyOptions, lab: Lab) -> int:
@@ -130,13 +144,8 @@ class Night:
             try:
                 with ExitStack() as stack:
                     self._set_up()
-                    stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
-                    crew = stack.enter_context(self._crew())
-                    for build in self._builds:
-                        self._run_build(build, crew)
-                    if crew.is_over and (left := self.folder.due()):
-                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
-                        self._note(f"stopped at {clock}: {len(left)} did not run")
+                    if self._builds:
+                        self._run_builds(stack)
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -149,6 +158,15 @@ class Night:
                 self._fail(f"{type(error).__name__}: {error}")
         status = self._finish(130 if interrupted else None)
         return status
+
+    def _run_builds(self, stack: ExitStack) -> None:
+        stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
+        crew = stack.enter_context(self._crew())
+        for build in self._builds:
+            self._run_build(build, crew)
+        if crew.is_over and (left := self.folder.due()):
+            clock = time.strftime("%H:%M", time.localtime(self._deadline))
+            self._note(f"stopped at {clock}: {len(left)} did not run")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -163,12 +181,44 @@ class Night:
             self._phases.append(Phase(name, started, time.monotonic() - clock))
 
     def _set_up(self) -> None:
+        """Make what the run needs. A build that fails is left out, and has a FAIL of its own."""
         with self._phase("set-up"):
             noted = self.folder.builds()
             variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
-            names = list(dict.fromkeys(variant.build for variant in variants))
-            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
-            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
+            prepare(self._lab, self._say.note)
+            made: dict[str, Build] = {}
+            failed: dict[str, BuildFailed] = {}
+            for recipe in dict.fromkeys(variant.build for variant in variants):
+                try:
+                    made[recipe] = builds.make(recipe, progress=self._say.note)
+                except BuildFailed as error:
+                    failed[recipe] = error
+            facts = {one.name: one.facts() | (made[one.build].facts() if one.build in made else {}) for one in variants}
+            self.folder.write_builds(facts)
+            for one in variants:
+                if one.build in failed:
+                    self._note_failed_build(one, failed[one.build])
+            self._builds = tuple(one.name for one in variants if one.build in made)
+
+    def _note_failed_build(self, variant: Variant, error: BuildFailed) -> None:
+        decision = verdicts.decide(verdicts.Observation(error))
+        before = [one for one in self.folder.results() if (one.case, one.build) == (BUILD_CASE, variant.name)]
+        result = TestResult(
+            case=BUILD_CASE,
+            area="build",
+            verdict=decision.verdict,
+            rule=decision.rule,
+            reason=decision.reason,
+            started=time.time(),
+            seconds=0.0,
+            build=variant.name,
+            attempt=len(before) + 1,
+            doc="The source of the build under test compiles, and its patches apply.",
+            evidence=decision.evidence,
+        )
+        self.folder.append(result)
+        self._show_new()
+        self._note(f"no case ran with {variant.name}: {error.what}")
 
     @contextmanager
     def _crew(self) -> Iterator[Crew]:

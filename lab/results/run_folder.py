@@ -182,8 +182,8 @@ class RunFolder:
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
-    def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
-        """Note what each build is: build id, version, key."""
+    def write_builds(self, facts: Mapping[str, Mapping[str, object]]) -> None:
+        """Note what each build is: build id, version, key, source."""
         replace_file(self.path / _BUILDS, json.dumps(facts, indent=1, sort_keys=True))
 
     # Results
