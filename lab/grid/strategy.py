@@ -13,12 +13,11 @@ import logging
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import attr
 import pexpect
 from labgrid.factory import target_factory
-from labgrid.step import step
+from labgrid.step import Step, step
 from labgrid.strategy import Strategy, StrategyError
 
 from lab import netboot
@@ -72,8 +71,8 @@ class XenStrategy(Strategy):
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
     }
-    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
-    status: Any = attr.ib(default=Status.unknown)
+    served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
+    status: Status = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
     milestones: dict[str, float]  # of the last boot: name -> seconds after power on
@@ -84,8 +83,7 @@ class XenStrategy(Strategy):
 
     @property
     def console(self) -> Console:
-        driver: Any = self.recorder
-        return driver.console  # type: ignore[no-any-return]
+        return self.recorder.console  # type: ignore[no-any-return]
 
     @property
     def is_under_test(self) -> bool:
@@ -93,7 +91,9 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
+    def transition(
+        self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Step | None = None
+    ) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
