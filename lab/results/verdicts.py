@@ -342,7 +342,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "case-timeout",
         Verdict.ERROR,
-        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        "the case exceeded the overall time limit; the cause is unknown",
         _case_timeout,
     ),
     Rule(
