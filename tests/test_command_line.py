@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.main
 from run_folders import PV32, Runs, result
 from shared_lab import Shared, lab_of_four_fixture, shared_fixture  # noqa: F401
 
