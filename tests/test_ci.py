@@ -54,14 +54,20 @@ def publish(folder: RunFolder) -> list[str]:
     return said
 
 
-def test_what_got_worse_is_the_first_that_is_said(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_got_worse_and_the_link_are_the_last_that_is_said(
+    folders: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert publish(worse(folders)) == []
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
+    first = next(at for at, line in enumerate(lines) if line.startswith("exit status 1")) + 1
+    assert lines[first].startswith(
         f"worse new failure          {PV32} [virtual]: virt1: because (assertion); failed 1 of 1"
     )
-    assert lines[1].startswith(f"      never passed         {LIVE}")
-    assert lines[2].startswith("pv32-debug@bb against pv32-debug@aa: 1 new failure, 1 never passed")
+    since = "      fails since pv32-debug 4.17.5 bb (21 Nov); last good pv32-debug 4.17.5 aa (19 Nov)"
+    assert lines[first + 1] == since
+    assert lines[first + 2].startswith(f"      never passed         {LIVE}")
+    assert lines[first + 3].startswith("pv32-debug 4.17.5 bb (21 Nov) against pv32-debug 4.17.5 aa (19 Nov): blocked (")
+    assert lines[-1] == f"pages: {tmp_path}/site/index.html"
     assert not [line for line in lines if line.startswith("::")]
 
 
@@ -91,11 +97,11 @@ def test_github_gets_a_summary_and_annotations_of_new_failures_alone(
 
 def test_a_console_writes_no_markup_and_no_commands(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     folder = worse(folders, HOSTILE)
-    changes = ci.judged(_imported(folder), folder)
+    changes = ci.judged(_imported(folder), folder.summary())
     [command] = ci.github_commands(changes)
     assert "\n" not in command and "\r" not in command and "\x1b" not in command
     assert "%250A" in command  # what was %0A already is no new line
-    text = ci.write_summary(folder, changes).read_text()
+    text = ci.write_summary(folder.summary(), changes).read_text()
     assert not {"<script", "](", "@everyone", "`b`"} & {
         word for word in ("<script", "](", "@everyone", "`b`") if word in text
     }
@@ -164,7 +170,7 @@ def test_ctrf_has_each_case_once_with_its_attempts(folders: Runs) -> None:
     told = (Evidence("exception", "call", f"Traceback {HOSTILE}", 1.0),)
     retried = [result(S3, Verdict.MISS), result(S3, attempt=2)]
     folder = folders.write(*retried, result(PV32, Verdict.FAIL, evidence=told), key="aa", planned=(S3, PV32, LIVE))
-    report = json.loads(ctrf.write(folder).read_text())
+    report = json.loads(ctrf.write(folder.summary()).read_text())
     assert report["reportFormat"] == "CTRF"
     summary = report["results"]["summary"]
     assert {key: summary[key] for key in ("tests", "passed", "failed", "skipped", "pending", "other", "flaky")} == {

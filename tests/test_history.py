@@ -21,7 +21,7 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.cli import main as cli
-from lab.history import gate, pages, schema, store
+from lab.history import gate, importing, pages, schema, store
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
 from lab.night import nightly
@@ -153,13 +153,13 @@ def test_what_no_run_folder_is_is_refused(history: History, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="not a run folder"):
         history.import_run(tmp_path)
     with pytest.raises(UsageError, match="no run folder, and none in it"):
-        store.run_folders(tmp_path)
+        importing.run_folders(tmp_path)
 
 
 def test_a_folder_of_runs_stands_for_the_runs_in_it(runs: Runs) -> None:
     made = [runs.write(result()).path, runs.write(result()).path]
-    assert store.run_folders(runs.directory) == made
-    assert store.run_folders(made[0]) == made[:1]
+    assert importing.run_folders(runs.directory) == made
+    assert importing.run_folders(made[0]) == made[:1]
 
 
 def test_a_build_is_its_recipe_and_its_key(history: History, runs: Runs) -> None:
@@ -223,7 +223,7 @@ def _alembic(history: History, command: str, revision: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(paths.CHECKOUT / "lab" / "history" / "migrations"))
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         config.attributes["connection"] = connection
         getattr(commands, command)(config, revision)
 
@@ -260,7 +260,7 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
         "results": {"run_id": 1, "build_id": 1, "series_id": 1, "ordinal": 0, "attempt": 1, "verdict": "FAIL"}
         | {"rule": "console-crash", "reason": "virt1: xen-panic", "boards": "virt1", "started": 1.0, "seconds": 2.0},
     }
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         assert "fingerprint" not in {column["name"] for column in sa.inspect(connection).get_columns("results")}
         for table, values in rows.items():
             names = ", ".join(values)
@@ -277,12 +277,12 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
 
 
 def counts_of_results(history: History) -> int:
-    with history._transaction(writes=False) as connection:
+    with history.transaction(writes=False) as connection:
         return int(connection.scalar(sa.text("SELECT count(*) FROM results")) or 0)
 
 
 def test_a_database_of_a_newer_xenlab_is_left_alone(url: str, history: History) -> None:
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'later'"))
     with pytest.raises(UsageError, match="a newer xenlab"):
         History(url)

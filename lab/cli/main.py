@@ -283,7 +283,8 @@ def history(
 ) -> None:
     """Show a case over time; without one, the builds there are."""
     from lab.history import pages
-    from lab.history.store import History, run_folders
+    from lab.history.importing import run_folders
+    from lab.history.store import History
 
     words = names or []
     if crashes and (take or words):
