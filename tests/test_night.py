@@ -35,6 +35,7 @@ class Night:
 
     def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
+        self.script = NIGHT
         words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

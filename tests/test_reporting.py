@@ -126,7 +126,7 @@ def test_junit_says_each_verdict_as_ci_reads_it(tmp_path: Path) -> None:
 
 def test_junit_carries_verdict_rule_boards_and_evidence(tmp_path: Path) -> None:
     evidence = (Evidence("command", "xl list", "Domain-0\n" * 1000, 1.0, "virt1"),)
-    case = cases_in(junit.write(run(tmp_path, result(S3, Verdict.FAIL, evidence=evidence))).summary())[
+    case = cases_in(junit.write(run(tmp_path, result(S3, Verdict.FAIL, evidence=evidence)).summary()))[
         "testcases.sleep.test_s3", "test_s3_rtc_wake"
     ]
     properties = {one.attrib["name"]: one.attrib["value"] for one in case.iter("property")}
@@ -391,7 +391,7 @@ def test_a_terminal_of_ascii_gets_ascii(tmp_path: Path) -> None:
     out = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     with terminal.Progress(1, file=out) as progress:
         progress.note("µ …")
-    terminal.summary(run(tmp_path, result(S3, Verdict.FAIL, reason="ü")), file=out)
+    terminal.summary(run(tmp_path, result(S3, Verdict.FAIL, reason="ü")).summary(), file=out)
     assert rb"\xb5" in raw.getvalue()
 
 

@@ -17,12 +17,14 @@ from lab.base.errors import (
     HypervisorCrash,
     LabError,
     MissingCapability,
+    NotProved,
     PowerTimeout,
     ProductTimeout,
     UsageError,
     WaitTimeout,
 )
-from lab.case.plugin import Bench, Running
+from lab.case.bench import Bench
+from lab.case.evidence import Running
 from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 from lab.results.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
 
@@ -45,13 +47,13 @@ def caught(function: object, *arguments: object) -> BaseException:
         (caught(pytest.fail, "no"), Verdict.FAIL, "assertion"),
         (PANIC, Verdict.FAIL, "console-crash"),
         (ProductTimeout("guest pv1 up", 30.0, "paused"), Verdict.FAIL, "product-timeout"),
-        (BuildDoesNotBoot("virt1: no"), Verdict.MISS, "build-does-not-boot"),
+        (BuildDoesNotBoot("virt1", "no"), Verdict.MISS, "build-does-not-boot"),
         (MissingCapability("virt1", "iommu"), Verdict.SKIP, "missing-capability"),
         (caught(pytest.skip, "not today"), Verdict.SKIP, "skipped"),
         (WaitTimeout("BMC answers", 3.0), Verdict.MISS, "bench"),
         (PowerTimeout("virt1", "on", 3.0), Verdict.MISS, "transient"),
-        (BoardUnreachable("virt1: ssh: timeout"), Verdict.MISS, "transient"),
-        (BmcUnreachable("virt1: no session"), Verdict.MISS, "transient"),
+        (BoardUnreachable("virt1", "ssh: timeout"), Verdict.MISS, "transient"),
+        (BmcUnreachable("virt1", "no session"), Verdict.MISS, "transient"),
         (CommandFailed("virt1", "xl list", 1, "no"), Verdict.MISS, "bench"),
         (UsageError("no such build"), Verdict.ERROR, "usage"),
         (caught(pytest.fail, "Timeout (>600.0s) from pytest-timeout."), Verdict.ERROR, "case-timeout"),
@@ -78,7 +80,7 @@ def test_a_skip_says_whether_the_board_was_to_have_it(is_declared: bool, more: s
     "outcome",
     [
         None,
-        BoardUnreachable("ssh"),
+        BoardUnreachable("virt1", "ssh"),
         UsageError("x"),
         KeyError("x"),
         KeyboardInterrupt(),
@@ -103,7 +105,7 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
 def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cause: type[BaseException]) -> None:
     """An interrupt takes a guest's device away in the middle of its work: that fault must not be a FAIL."""
     bench = object.__new__(Bench)
-    bench._armed = True
+    bench.is_armed = True
     bench.running = cast(Running, SimpleNamespace(crash=PANIC, crash_time=0.0, figures={}))
 
     def clear_up() -> None:
@@ -114,7 +116,7 @@ def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cau
                 try:
                     raise KeyError
                 finally:
-                    bench._on_crash_signal(0, None)
+                    bench.on_crash_signal(0, None)
 
     with pytest.raises(KeyboardInterrupt if cause is KeyboardInterrupt else HypervisorCrash):
         clear_up()
@@ -125,7 +127,7 @@ def test_a_crash_that_another_exception_came_over_still_counts() -> None:
         try:
             raise PANIC
         finally:
-            raise BoardUnreachable("virt1: ssh")
+            raise BoardUnreachable("virt1", "ssh")
 
     decision = decide(Observation(caught(lose_the_board)))
     assert (decision.verdict, decision.rule) == (Verdict.FAIL, "console-crash")
@@ -194,6 +196,29 @@ def test_boards_that_were_lost_on_the_way_say_nothing(outcome: BaseException | N
     over = "lease 7 is over: its process is gone"
     decision = decide(Observation(outcome, crashes=(PANIC,), lease_over=over, leaks=("virt1: 64 MiB",)))
     assert (decision.verdict, decision.rule, decision.reason) == (Verdict.MISS, "lease-over", over)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failed"),
+    [
+        (BoardUnreachable("virt2", "ssh: timeout"), {"virt2"}),
+        (PowerTimeout("virt2", "on", 3.0), {"virt2"}),
+        (WaitTimeout("dom0 answers", 3.0, board="virt2"), {"virt2"}),
+        (
+            ExceptionGroup("end", [MissingCapability("virt1", "s3"), BmcUnreachable("virt2", "no session")]),
+            {"virt2"},
+        ),
+        (BenchError("virt2: the text alone blames nobody"), set()),
+        (NotProved("virt2: the fault missed its step"), None),
+        (ProductTimeout("guest up", 3.0, board="virt2"), None),
+        (AssertionError("virt2: no"), None),
+        (None, None),
+    ],
+)
+def test_a_bench_failure_is_blamed_on_the_board_that_the_error_carries(
+    outcome: BaseException | None, failed: set[str] | None
+) -> None:
+    assert decide(Observation(outcome)).failed_boards == failed
 
 
 def test_rules_can_be_listed() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from lab.base.errors import (
     BenchError,
     BmcRefused,
     BmcUnreachable,
+    BoardError,
     BuildDoesNotBoot,
     HypervisorCrash,
     LabError,
@@ -28,9 +29,10 @@ from lab.builds.matrix import Variant
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
+from lab.inventory.capabilities import TABLE
 from lab.results.record import Evidence, Phase
 from lab.results.run_folder import RunFolder
-from lab.xen import leftovers, xtf
+from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
@@ -42,6 +44,7 @@ class Seat:
     """One board in this process: the live handle and what is known of it."""
 
     board: Board
+    host: Host
     proof: provision.Proof | None = None
     boot_id: str = ""  # of the dom0 that gave it
     capabilities: frozenset[str] = frozenset()  # without the options of a case
@@ -50,10 +53,6 @@ class Seat:
     options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
     refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
     before: leftovers.Seen | None = None  # what there was on it before the case
-    host: Host = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.host = Host(self.board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +66,18 @@ class After:
 class Rig:
     """Boards of one process and the build that is wanted on them."""
 
-    def __init__(self, lab: Lab, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        boards: Mapping[str, Board],
+        wanted: provision.Wanted,
+        run_directory: Path,
+        keep: Callable[[Evidence], None] | None = None,
+    ) -> None:
+        """``keep`` takes what a host keeps as evidence of the running case; default: it goes to :attr:`evidence`."""
         self._lab = lab
-        self.seats = {name: Seat(board) for name, board in boards.items()}
+        self._keep = keep or (lambda one: self.evidence.append(one))
+        self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
         self.phases: list[Phase] = []
@@ -95,7 +103,7 @@ class Rig:
         """
         seat = self.seats[name]
         if options in seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+            raise BuildDoesNotBoot(name, f"{self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
@@ -109,7 +117,7 @@ class Rig:
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
         if not seat.capabilities:
-            seat.capabilities = self._capabilities(seat)
+            self._probe(seat)
         seat.host.destroy_all()
         seat.before = leftovers.look(seat.host)
 
@@ -148,7 +156,7 @@ class Rig:
         seat.suspect = ""
         if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
-            raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
+            raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
     def _boot_known_good(self, seat: Seat) -> None:
         """The bench's own boot may fail once; what the board said then stays as evidence.
@@ -208,33 +216,19 @@ class Rig:
         title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
         self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
-    def _capabilities(self, seat: Seat) -> frozenset[str]:
-        probed = set(seat.host.capabilities())
-        nics = seat.board.spec.nics
-        if "spare" in nics:
-            probed.add("spare-nic")
-        if seat.board.spec.link:
-            probed.add("migration-pair")
-        try:
-            seat.board.power.sleep_state()
-            probed.add("bmc-sleep-state")
-        except LabError:
-            pass
-        declared = seat.board.spec.capabilities
-        lacking = {name for name in declared - probed if name in PROBED}
-        seat.host.lacking = frozenset(lacking)
+    def _probe(self, seat: Seat) -> None:
+        """Find out what the board can do under this build, and which capabilities it declares and lacks."""
+        probed, declared = capabilities.of_board(seat.host), seat.board.spec.capabilities
+        by_racker = {word for word in declared if not TABLE[word].is_probed}
+        lacking = declared - probed - by_racker
+        seat.capabilities = probed | by_racker
+        seat.host = Host(seat.board, self, lacking=lacking)
         if lacking:
-            log.warning("%s: declared but not found: %s", seat.board.name, ", ".join(sorted(lacking)))
+            words = ", ".join(sorted(lacking))
+            log.warning("%s: declared but not found: %s", seat.board.name, words)
             self.evidence.append(
-                Evidence(
-                    "note",
-                    f"{seat.board.name} lacks what it declares",
-                    ", ".join(sorted(lacking)),
-                    time.time(),
-                    seat.board.name,
-                )
+                Evidence("note", f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
             )
-        return frozenset(probed | {name for name in declared if name not in PROBED})
 
     # -- after a case ----------------------------------------------------------------------------------------
 
@@ -263,6 +257,10 @@ class Rig:
         ]
         return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
+    def keep(self, board: str, title: str, body: str) -> None:
+        """Keep what a host says as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
+        self._keep(Evidence("console", title, body, time.time(), board))
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of what is going on."""
@@ -289,7 +287,12 @@ def variant_of(folder: RunFolder, build: str) -> Variant:
 
 
 def take(
-    lab: Lab, names: Sequence[str], variant: Variant, directory: Path, xtf_directory: str = ""
+    lab: Lab,
+    names: Sequence[str],
+    variant: Variant,
+    directory: Path,
+    xtf_directory: str = "",
+    keep: Callable[[Evidence], None] | None = None,
 ) -> tuple[session.Session, Rig]:
     """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
 
@@ -303,16 +306,7 @@ def take(
         payloads |= xtf.payloads(Path(xtf_directory))
     wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
-    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
-
-
-# What Rig probes itself; other declared capabilities are taken from the inventory.
-PROBED = frozenset(
-    (
-        "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake "
-        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh bmc-sleep-state"
-    ).split()
-)
+    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
 
 
 def boot_id(board: Board) -> str:

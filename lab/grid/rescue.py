@@ -143,7 +143,7 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
         return bool(done.status == 0)
 
     try:
-        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0)
+        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0, board=board.name)
         new = f"find . -mindepth 2 -type f -mmin -{int(time.time() - since) // 60 + 1}"
         last = f"{new} -name 'dmesg*' | sort | tail -n 1 | xargs -r tail -n 40"
         script = f"cd {directory} && {new} -exec ls -l {{}} + && {last}"

@@ -18,14 +18,13 @@ from labgrid.resource.common import ResourceManager  # noqa: F401  (registers ma
 from labgrid.resource.remote import RemotePlaceManager
 
 from lab.base import processes
-from lab.base.errors import BenchError, WaitTimeout
+from lab.base.errors import BenchError, BoardError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
-from lab.leases import ledger as booking
-from lab.leases.ledger import Kind, Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Kind, Lease, Ledger, Request, caller
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +34,12 @@ RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again 
 SYNC_TIMEOUT = 10.0
 
 
-class PlaceTaken(BenchError):
+class PlaceTaken(BoardError):
     """The board is somebody else's."""
 
     def __init__(self, board: str, holder: str) -> None:
-        super().__init__(f"{board}: held by {holder}")
-        self.board, self.holder = board, holder
+        super().__init__(board, f"held by {holder}")
+        self.holder = holder
 
 
 def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0, kind: Kind = "run") -> Session:
@@ -69,18 +68,18 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
 
 
 def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
-    if number := os.environ.get(booking.LEASE):
+    if number := os.environ.get(LEASE):
         lease = ledger.lease(int(number)) if number.isdigit() else None
         if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
             has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is no number"
-            raise BenchError(f"{booking.LEASE}={number} {has}, and {', '.join(names)} is wanted")
+            raise BenchError(f"{LEASE}={number} {has}, and {', '.join(names)} is wanted")
         return lease
-    mine = (lease for lease in ledger.leases("held") if lease.holder == booking.caller())
+    mine = (lease for lease in ledger.leases("held") if lease.holder == caller())
     return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
 
 
 def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
-    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
+    request = Request(kind, caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
     number = ledger.ask(request)
     try:
         return wait_for(ledger, number, timeout)
@@ -156,7 +155,7 @@ class Session:
         try:
             return self._environment.get_target(name)
         except LabgridError as error:
-            raise BenchError(f"{name}: {' '.join(str(error).split())}") from error
+            raise BoardError(name, f"{' '.join(str(error).split())}") from error
 
     def why_stop(self) -> str:
         """Why no further case shall be begun under this lease, or nothing."""
@@ -173,25 +172,28 @@ class Session:
         self._disconnect()
 
     def _await_ours(self) -> None:
-        """See the places as ours at the coordinator. It may be coming back just now, and the reaper puts it right then.
+        """Wait until the coordinator lists the places as ours.
+
+        It may be restarting; the reaper then acquires them for us anew.
 
         :raises BenchError: not within :data:`RESTORE_TIMEOUT`; says what is wrong.
         """
-        last = ""
+        last: BenchError | None = None
 
         def is_ours() -> bool:
             nonlocal last
             try:
                 self._connect()
-                last = next(filter(None, map(self._problem, self._names)), "")
+                last = next(filter(None, map(self._problem, self._names)), None)
             except (ConnectionError, ServerError, grpc.aio.AioRpcError, OSError) as error:
-                last = f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}"
-            return not last
+                last = BenchError(f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}")
+            return last is None
 
         try:
             wait_until(is_ours, RESTORE_TIMEOUT, "boards", interval=0.3)
         except WaitTimeout:
-            raise BenchError(last) from None
+            assert last is not None
+            raise last from None
 
     def _connect(self) -> None:
         """Have a session with the coordinator that is up to date."""
@@ -213,17 +215,17 @@ class Session:
                 self._client.loop.run_until_complete(self._client.close())
             self._client = None
 
-    def _problem(self, name: str) -> str:
-        """Why the board cannot be driven yet, or nothing."""
+    def _problem(self, name: str) -> BoardError | None:
+        """Why the board cannot be driven yet, if so."""
         place = self._client.places.get(name)
         if place is None:
-            return f"{name}: the coordinator has no such place"
+            return BoardError(name, "the coordinator has no such place")
         if place.acquired != self.lease.holder:
-            return f"{name}: acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
+            return BoardError(name, f"acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}")
         groups = [groups.get(name, {}) for groups in self._client.resources.values()]
         offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
         missing = lacking(self._lab.boards[name], offered)
-        return f"{name}: no exporter offers its {missing}" if missing else ""
+        return BoardError(name, f"no exporter offers its {missing}") if missing else None
 
 
 def _words(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from labgrid.strategy import Strategy, StrategyError
 from lab import netboot
 from lab.base.errors import (
     BenchError,
+    BoardError,
     HypervisorCrash,
     MissingCapability,
     ProductFailure,
@@ -146,7 +147,7 @@ class XenStrategy(Strategy):
             self._wait_booted(started, until)
         except (HypervisorCrash, ProductFailure) as error:
             if entry == "known-good":
-                raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
+                raise BoardError(self.target.name, f"the known-good build does not boot: {error}") from error
             raise
         finally:
             if by_menu:
@@ -180,7 +181,10 @@ class XenStrategy(Strategy):
             self.serial.expect(MENU, timeout=MENU_TIMEOUT)
         except (pexpect.TIMEOUT, pexpect.EOF):
             raise WaitTimeout(
-                f"{self.target.name}: boot loader's menu on the console", MENU_TIMEOUT, self._tail()
+                f"{self.target.name}: boot loader's menu on the console",
+                MENU_TIMEOUT,
+                self._tail(),
+                board=self.target.name,
             ) from None
         self.serial.write(HOTKEYS[entry])
 
@@ -238,7 +242,7 @@ class XenStrategy(Strategy):
                 what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
                 # A hypervisor that the boot loader has started, and that never says a word, is wrong.
                 kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
-                raise kind(what, now - started, self._tail())
+                raise kind(what, now - started, self._tail(), board=self.target.name)
             time.sleep(0.05 if not is_up else 0.3)
 
     def _ask(self) -> CommandResult | None:

@@ -170,6 +170,23 @@ class History:
             wanted = sa.select(*named(*builds.c)).where(builds.c.id.in_(used)).order_by(builds.c.id)
             return [Selected(Build.of(row), name, run_id) for row in connection.execute(wanted).mappings()]
 
+    def folder_of(self, text: str) -> Path:
+        """The folder of a run that a user names, by its id or its folder; of the newest run if they name none.
+
+        :raises UsageError: no such run.
+        """
+        if text and (Path(text) / importing.FILES[0]).is_file():
+            return Path(text)
+        wanted = sa.select(runs.c.folder).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(1)
+        if text:
+            wanted = wanted.where(runs.c.name == visible_line(text))
+        with self.transaction(writes=False) as connection:
+            folder = connection.scalar(wanted)
+            names = list(connection.scalars(sa.select(runs.c.name))) if folder is None else []
+        if folder is None:
+            raise UsageError(f"the history has no run {text}{did_you_mean(text, names)}" if text else "no run yet")
+        return Path(folder)
+
     def case(self, text: str) -> str:
         """The case that a user names: a node id, or the end of one (``test_s3_rtc_wake``).
 

@@ -198,7 +198,7 @@ def seconds_of(text: str) -> float:
     """
     parts = re.findall(r"(\d+)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise UsageError(f"{text!r} is no length of time: want 90m, 2h, 1d or 2h30m")
+        raise UsageError(f"invalid duration {text!r}; use 90m, 2h, 1d or 2h30m")
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 

@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.base.files import read_yaml
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
@@ -62,6 +62,7 @@ class Asked:
     among: tuple[str, ...] = ()  # builds, the oldest first, instead of revisions
     inventory: Path = VIRTUAL_LAB
     tries: int = TRIES
+    root: Path = paths.SHIPPED  # folder that the node id is relative to
 
     def folder(self) -> Path:
         """Where what was seen is kept: the same words have the same folder."""
@@ -125,7 +126,7 @@ def run_case(asked: Asked) -> Runner:
 
     def runner(recipe: str, folder: Path) -> None:
         options = NightlyOptions(
-            paths=(asked.case,),
+            paths=(str(asked.root / asked.case),),
             inventory=asked.inventory,
             output=folder,
             builds=(recipe,),
@@ -151,9 +152,15 @@ class _Bisection:
     def __init__(self, asked: Asked, runner: Runner, say: Callable[[str], None]) -> None:
         self._asked, self._runner, self._say = asked, runner, say
         self._folder = asked.folder()
+        is_new = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
-        self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        try:
+            self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
+            self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        except LabError:
+            if is_new:  # nothing was seen that another call could go on from
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self._memory = _Memory.read(self._folder / "state.json")
         self._needed = 1  # passes by which one is good
         self._came_up = True  # whether the bad one does
@@ -438,12 +445,7 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
-    cases = planning.collect(NightlyOptions(paths=(asked.case,)), "weekly")
-    if len(cases) != 1:
-        raise UsageError(
-            f"{asked.case}: one case is wanted; it names {', '.join(one.nodeid for one in cases) or 'none'}"
-        )
-    asked = replace(asked, case=cases[0].nodeid)
+    asked = replace(asked, case=planning.find(asked.case).nodeid, root=planning.root_of([asked.case]))
     found = find(asked, run_case(asked), say)
     for line in found.lines:
         say(line)

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from lab.case import markers
+
 KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
 
 
@@ -22,17 +24,14 @@ class Listing:
     """Prints the collected cases."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        from lab.case import plugin
-
         for item in session.items:
-            needs = [name for marker in item.iter_markers("needs") for name in marker.args]
             case = {
                 "nodeid": item.nodeid,
-                "area": plugin.area_of(item),
-                "boards": plugin.boards_wanted(item),
-                "needs": needs,
-                "xen_options": plugin.xen_options_of(item),
-                "selection": plugin.selection_of(item),
+                "area": markers.area_of(item),
+                "boards": markers.boards_wanted(item),
+                "needs": markers.needs_of(item),
+                "xen_options": markers.xen_options_of(item),
+                "selection": markers.selection_of(item),
                 "doc": (getattr(item, "obj", None).__doc__ or "").strip(),
                 "evidence": kept_by(item),
             }

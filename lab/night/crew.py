@@ -16,14 +16,13 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lab.base import processes as machine
 from lab.base.errors import WaitTimeout
+from lab.base.processes import mark
 from lab.base.wait import wait_until
 from lab.boards import health
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
-from lab.leases.ledger import Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
 from lab.night.planning import Share, Unit
 
 LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
@@ -107,9 +106,9 @@ class Crew:
                 self._say(f"{name} is {state.health}: not used")
         names = {name for name, state in states.items() if not state.quarantine}
         held = self._ledger.leases("held")
-        mine = [one for one in held if one.holder == booking.caller()]
+        mine = [one for one in held if one.holder == caller()]
         mine = [one for one in mine if one.request.kind == "person"]
-        if number := os.environ.get(booking.LEASE):
+        if number := os.environ.get(LEASE):
             mine = [one for one in mine if str(one.id) == number]
             names &= {board for one in mine for board in one.boards}
         taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
@@ -121,8 +120,8 @@ class Crew:
             if lease := next((one for one in mine if wanted <= set(one.boards)), None):
                 self._held[unit] = lease.id  # of who called us: they give it back
                 continue
-            holder = booking.caller().partition("/")[0] + "/nightly"
-            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=machine.mark(os.getpid()))
+            holder = caller().partition("/")[0] + "/nightly"
+            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
             asked[unit] = self._ledger.ask(request)
         return asked
 

@@ -28,9 +28,8 @@ from lab.builds import matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
-from lab.leases.ledger import Ledger
+from lab.leases.ledger import LEASE, Ledger
 from lab.night import planning, publishing
 from lab.night.crew import Crew, Ended
 from lab.night.options import NightlyOptions
@@ -61,7 +60,7 @@ def run(options: NightlyOptions) -> int:
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
-        raise UsageError("no case matches the selection")
+        raise UsageError(planning.none_found(options, select))
     header = RunHeader(
         run_id=run_folder.new_id(),
         started=time.time(),
@@ -71,6 +70,7 @@ def run(options: NightlyOptions) -> int:
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
         repeat=options.repeat,
+        root=None if (root := planning.root_of(options.paths)) == paths.SHIPPED else str(root),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
     folder.write_builds({variant.name: variant.facts() for variant in variants})
@@ -98,7 +98,12 @@ def _resume(options: NightlyOptions, lab: Lab) -> int:
     header = folder.header()
     if left := folder.due():
         cases = planning.collect(
-            replace(options, paths=tuple(dict.fromkeys(one.case for one in left)), keyword="", marker=""),
+            replace(
+                options,
+                paths=tuple(str(header.cases_root() / case) for case in dict.fromkeys(one.case for one in left)),
+                keyword="",
+                marker="",
+            ),
             "weekly",
         )
     else:
@@ -353,13 +358,12 @@ class Night:
             return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
         arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}"]
-        command += ["-c", str(paths.CHECKOUT / "tox.ini"), "-q", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *planning.pytest_words(self._header.cases_root()), "-q"]
         command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
         command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
         command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
         command += [f"--stop-at={self._deadline}", f"@{arguments}"]
-        return _spawn(command, self._worker_log(share), lease)
+        return _spawn(command, self._worker_log(share), lease, self._header.cases_root())
 
     def _finish(self, forced: int | None) -> int:
         run = self.folder.summary()
@@ -416,7 +420,7 @@ def progress(lab: Lab) -> list[str]:
     return lines
 
 
-def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], log_file: Path, lease: int, folder: Path = paths.SHIPPED) -> subprocess.Popen[bytes]:
     """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone.
 
     Also where SIGINT was ignored when we were started, as in a shell's background job: it would go on with boards that
@@ -428,9 +432,10 @@ def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=paths.CHECKOUT,
+            cwd=folder,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
+            env=processes.environment(processes.PYTHON, processes.NETWORK, processes.ANSIBLE, processes.CREDENTIALS)
+            | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
         )
 
 
@@ -453,23 +458,23 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
     :raises BenchError: a part did not come up.
     """
     directory = services.directory(lab)
-    directory.mkdir(parents=True, exist_ok=True)
-    if services.status(directory).processes:
-        raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
-    if lab.network_booted():
-        from lab.virtual import served
+    with services.alone(directory, "up.lock", f"lab {lab.name}"):
+        if services.status(directory).processes:
+            raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+        if lab.network_booted():
+            from lab.virtual import served
 
-        served.write(lab, progress=progress)
-    if lab.is_virtual:
-        from lab.virtual import boards
+            served.write(lab, progress=progress)
+        if lab.is_virtual:
+            from lab.virtual import boards
 
-        boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
-        boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
-    try:
-        services.start(lab, directory, detach=detach)
-    except LabError:
-        lab_down(lab)
-        raise
+            boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
+            boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
+        try:
+            services.start(lab, directory, detach=detach)
+        except LabError:
+            lab_down(lab)
+            raise
 
 
 def lab_shape(lab: Lab, name: str, shape: str) -> None:

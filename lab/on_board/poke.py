@@ -32,7 +32,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.on_board.poke"  # how it is run in dom0
+from lab.on_board import RUN
+
+POKE = f"{RUN} lab.on_board.poke"  # the command in dom0; words follow
 
 PAGE = 4096
 DEVICES = "/sys/bus/pci/devices"

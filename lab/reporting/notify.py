@@ -13,6 +13,11 @@ LINES = 20
 _MAIL = ("mailto://", "mailtos://")
 
 
+def is_set() -> bool:
+    """Whether the setting names anybody."""
+    return bool(os.environ.get(SETTING, "").split())
+
+
 def send(title: str, lines: Sequence[str], mail: str = "") -> str:
     """Tell all that the setting names (URLs of apprise, separated by spaces); what went wrong, without the URLs.
 

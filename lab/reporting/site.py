@@ -143,7 +143,7 @@ class _Site:
             touched |= {case for case in cases if not (self._where / site_places.case_page(case)).exists()}
         style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
         (self._where / "style.css").write_text(style, encoding="utf-8")
-        for page in findings.pages():
+        for page in findings.pages() if self._state.is_new else ():
             self._render("findings", f"findings/{page.name}", {"root": "../", "page": page})
         ids = [run.id for run in self._runs]
         pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof)

@@ -61,6 +61,7 @@ class State:
     runs: dict[str, Known] = field(default_factory=dict)
     issues: tuple[str, ...] = ()
     feed: tuple[FeedEntry, ...] = ()
+    is_new: bool = False  # nothing of it was written by this version
 
     @classmethod
     def read(cls, where: Path, version: str) -> State:
@@ -68,9 +69,9 @@ class State:
         try:
             read = _File.model_validate_json((where / cls.NAME).read_bytes())
         except (OSError, ValueError):
-            return cls(where, version)
+            return cls(where, version, is_new=True)
         if read.version != version:
-            return cls(where, version, feed=read.feed)
+            return cls(where, version, feed=read.feed, is_new=True)
         known = {
             name: Known(run.key, RunPages(run.names, run.of), run.failures, run.links)
             for name, run in read.runs.items()

@@ -7,7 +7,10 @@ import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from lab.base import paths
 
 
 class Verdict(enum.StrEnum):
@@ -26,6 +29,7 @@ class Verdict(enum.StrEnum):
 
 
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
+BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
@@ -118,6 +122,11 @@ class RunHeader:
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
     repeat: int = 1  # attempts that were asked for at each case
+    root: str | None = None  # folder that the node ids are relative to; None: the cases that xenlab ships
+
+    def cases_root(self) -> Path:
+        """The folder that the node ids are relative to."""
+        return Path(self.root) if self.root else paths.SHIPPED
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

@@ -22,7 +22,9 @@ from lab.base.errors import (
     BoardUnreachable,
     BuildDoesNotBoot,
     HypervisorCrash,
+    LabError,
     MissingCapability,
+    NotProved,
     PowerTimeout,
     ProductFailure,
     ProductTimeout,
@@ -31,7 +33,7 @@ from lab.base.errors import (
 from lab.console import crashes
 from lab.console.crashes import Crash
 from lab.console.patterns import classify
-from lab.results.record import ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.results.record import BENCH, ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
 
 # What comes and goes: sessions and packets are lost, BMCs are busy.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
@@ -65,6 +67,15 @@ class Decision:
     reason: str
     evidence: tuple[Evidence, ...] = ()
     fingerprint: str = ""  # of the crash that decided
+    outcome: BaseException | None = None  # the one exception that was judged, also out of a group
+
+    @property
+    def failed_boards(self) -> frozenset[str] | None:
+        """The boards that the bench failed with; None where it did not fail, empty where no single board is named."""
+        if self.rule not in (BENCH, TRANSIENT) or isinstance(self.outcome, NotProved):
+            return None
+        named = self.outcome.board if isinstance(self.outcome, LabError) else None
+        return frozenset({named} if named else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,8 @@ def _decide(observation: Observation) -> Decision:
         reason = rule.why(observation)
         if reason is not None:
             found = rule.evidence(observation)
-            return Decision(rule.verdict, rule.name, one_line(reason), found, one_line(rule.fingerprint(observation)))
+            fingerprint = one_line(rule.fingerprint(observation))
+            return Decision(rule.verdict, rule.name, one_line(reason), found, fingerprint, observation.outcome)
     raise AssertionError("the last rule applies to all")
 
 
@@ -374,7 +386,7 @@ RULES: tuple[Rule, ...] = (
         "the BMC, the power or the network did not do its part; tried once more",
         _transient,
     ),
-    Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
+    Rule(BENCH, Verdict.MISS, "the bench failed (BenchError)", _bench),
     Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
     Rule("exception", Verdict.ERROR, "any other exception", _exception),
     Rule(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from lab.on_board import GUESTS
 from lab.xen.domain import DomainConfig
-from lab.xen.host import GUESTS, Host
+from lab.xen.host import Host
 
 HEADLESS = {"vga": '"none"', "vnc": "0", "sdl": "0", "nographic": "1"}
 LINUX_MIB = 192  # what Debian's kernel and a small initramfs need to come up

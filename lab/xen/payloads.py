@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 
 log = logging.getLogger(__name__)
 
-SOURCES = paths.CHECKOUT / "firmware" / "guests"
+SOURCES = paths.FIRMWARE / "guests"
 KERNELS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 FORMAT = 2  # counts when what is kept, or how it is made, changes
@@ -210,9 +210,7 @@ def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
 
 
 def _run(command: list[str], *, timeout: float) -> str:
-    environment = os.environ | {"LC_ALL": "C"}
-    for name in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "LDFLAGS"):
-        environment.pop(name, None)
+    environment = processes.environment() | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,

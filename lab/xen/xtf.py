@@ -18,8 +18,9 @@ import pydantic
 
 from lab.base.errors import UsageError, WaitTimeout
 from lab.base.wait import wait_until
+from lab.on_board import GUESTS
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.host import GUESTS, Host
+from lab.xen.host import Host
 
 Outcome = Literal["SUCCESS", "SKIP", "ERROR", "FAILURE", "CRASH"]
 OUTCOMES: tuple[Outcome, ...] = ("SUCCESS", "SKIP", "ERROR", "FAILURE")  # what a test says of itself

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lab.xen.host import OF_THE_BUILD, added
+from lab.inventory.capabilities import OF_THE_BUILD
+from lab.xen.dom0 import added
 
 pytestmark = pytest.mark.quick
 

@@ -22,7 +22,7 @@ KINDS = pytest.mark.parametrize(
     ],
 )
 MOST_MIB, NOW_MIB = 64, 16  # 4:1
-KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.RELOCATION, checks.CHECKS)
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.MIGRATION, checks.CHECKS)
 MARGIN_MIB = 12  # page tables, paging pool, special pages: what a domain costs beside its memory
 BEAT = 0.1  # seconds
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from lab.base.errors import UsageError
 from lab.on_board.stream import Step
 from lab.xen.migration import Ending
-from lab.xen.migration_matrix.cells import CELLS, Cell, Phase
+from lab.xen.migration_matrix.cells import CELLS, Cell, ProtocolPhase
 from lab.xen.migration_matrix.faults import SILENCE, Effect
 
 UNDETECTED = "libxc-migration-stream.pandoc: the format has no checksum"
@@ -66,13 +66,13 @@ _GIVEN_BACK = Expectation(
     Ending.GIVEN_BACK, Where.SOURCE, "xl_migrate.c migrate_receive: perhaps_destroy_notify_rc, and GO sent back"
 )
 _BY_PHASE = {
-    Phase.HANDSHAKE: _REFUSED,
-    Phase.SETUP: _RESUMED,
-    Phase.LIVE: _RESUMED,
-    Phase.SUSPENDED: _RESUMED,
-    Phase.COMPLETE: _RESUMED,
-    Phase.GO: _UNDEFINED,
-    Phase.STARTED: _UNDEFINED_THERE,
+    ProtocolPhase.HANDSHAKE: _REFUSED,
+    ProtocolPhase.SETUP: _RESUMED,
+    ProtocolPhase.LIVE: _RESUMED,
+    ProtocolPhase.SUSPENDED: _RESUMED,
+    ProtocolPhase.COMPLETE: _RESUMED,
+    ProtocolPhase.GO: _UNDEFINED,
+    ProtocolPhase.STARTED: _UNDEFINED_THERE,
 }
 _DROPPED = {
     Step.BANNER: (_REFUSED, True),
@@ -130,18 +130,18 @@ def expected(cell: Cell) -> Expectation:
     return _deaths(effect, phase)
 
 
-def _heard(phase: Phase) -> Expectation:
+def _heard(phase: ProtocolPhase) -> Expectation:
     """A peer that dies: what it had said before is heard still, and the sender is by so much further."""
-    if phase is Phase.COMPLETE:
-        return _BY_PHASE[Phase.GO]
-    return _SUCCESS if phase is Phase.STARTED else _BY_PHASE[phase]
+    if phase is ProtocolPhase.COMPLETE:
+        return _BY_PHASE[ProtocolPhase.GO]
+    return _SUCCESS if phase is ProtocolPhase.STARTED else _BY_PHASE[phase]
 
 
-def _deaths(effect: Effect, phase: Phase) -> Expectation:
+def _deaths(effect: Effect, phase: ProtocolPhase) -> Expectation:
     if effect is Effect.SENDER_DIES:
         return _sender_dies(phase)
     if effect is Effect.SOURCE_DIES:
-        is_started = phase is Phase.STARTED
+        is_started = phase is ProtocolPhase.STARTED
         why = "xl_migrate.c migrate_receive: without GO the copy is not unpaused"
         # Its peer's silence tells the receiver nothing: sshd has no time limit unless ClientAliveInterval is set.
         left = (
@@ -151,20 +151,20 @@ def _deaths(effect: Effect, phase: Phase) -> Expectation:
         return Expectation(Ending.LOST, there, why, left_at_destination=left)
     if effect is Effect.RECEIVER_STOPS:
         stopped = _heard(phase)
-        if phase in (Phase.COMPLETE, Phase.GO):  # GO lies in its pipe: it reads it when it goes on
+        if phase in (ProtocolPhase.COMPLETE, ProtocolPhase.GO):  # GO lies in its pipe: it reads it when it goes on
             stopped = _UNDEFINED_THERE
         return replace(stopped, hangs=True)
     severed = _heard(phase)
     if effect is Effect.SILENCED:
         left = "the receiver is not told: sshd_config ClientAliveInterval is 0"
-        is_left = phase is not Phase.STARTED
+        is_left = phase is not ProtocolPhase.STARTED
         return replace(severed, gives_up=SILENCE + 4, left_at_destination=left if is_left else "")
     if effect is Effect.DESTINATION_DIES:
         where = Where.NOWHERE if severed.where is Where.DESTINATION else severed.where
         return replace(severed, gives_up=SILENCE + 4, where=where)
     if effect is Effect.RECEIVER_DIES:
         left = "xl migrate-receive, which would clean up, is dead"
-        is_left = phase in (Phase.LIVE, Phase.SUSPENDED, Phase.COMPLETE, Phase.GO)
+        is_left = phase in (ProtocolPhase.LIVE, ProtocolPhase.SUSPENDED, ProtocolPhase.COMPLETE, ProtocolPhase.GO)
         return replace(severed, left_at_destination=left if is_left else "")
     if effect is Effect.STORE_DIES:
         why = "libxl_create.c domcreate_rebuild_done needs xenstore; xl_migrate.c: failed_resume"
@@ -174,11 +174,11 @@ def _deaths(effect: Effect, phase: Phase) -> Expectation:
     return _RESUMED  # a helper dies: its parent reports the failure, libxl_save_callout.c helper_exited
 
 
-def _sender_dies(phase: Phase) -> Expectation:
+def _sender_dies(phase: ProtocolPhase) -> Expectation:
     why = "xl_migrate.c: nobody is left to resume the guest, or to destroy it"
-    if phase in (Phase.HANDSHAKE, Phase.SETUP, Phase.LIVE):
+    if phase in (ProtocolPhase.HANDSHAKE, ProtocolPhase.SETUP, ProtocolPhase.LIVE):
         return Expectation(Ending.KILLED, Where.SOURCE, why)
-    is_given = phase in (Phase.GO, Phase.STARTED)  # GO is in the pipe already, and arrives
+    is_given = phase in (ProtocolPhase.GO, ProtocolPhase.STARTED)  # GO is in the pipe already, and arrives
     return Expectation(Ending.KILLED, Where.DESTINATION if is_given else Where.NEITHER, why, left_at_source=why)
 
 
@@ -211,7 +211,7 @@ def is_followed(cell: Cell) -> bool:
 
 @functools.cache
 def _followed() -> frozenset[str]:
-    first: dict[tuple[str, Phase], str] = {}
+    first: dict[tuple[str, ProtocolPhase], str] = {}
     for cell in CELLS.values():
         is_lost = cell.impossible or expected(cell).where is Where.NOWHERE
         if not is_lost and not cell.fault.reboots and cell.fault.effect not in (Effect.NO_ACK, Effect.NO_STOP):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from lab.xen.dom0 import ARRIVED
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.host import ARRIVED, Host
+from lab.xen.host import Host
 
 
 class _End(Host):
@@ -22,8 +23,7 @@ class _End(Host):
 
 class _Source(_End):
     def __init__(self, host: Host) -> None:
-        super().__init__(host.board)
-        self.keep, self.phase = host.keep, host.phase
+        super().__init__(host.board, host.notes, lacking=host.lacking)
         self.made: set[int] = set()
 
     def owns(self, domid: int) -> bool:
@@ -41,8 +41,8 @@ class _Source(_End):
 
 class _Destination(_End):
     def __init__(self, source: _Source) -> None:
-        super().__init__(source.board)
-        self.keep, self.phase, self._source = source.keep, source.phase, source
+        super().__init__(source.board, source.notes, lacking=source.lacking)
+        self._source = source
 
     def owns(self, domid: int) -> bool:
         return not self._source.owns(domid)
