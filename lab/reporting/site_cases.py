@@ -63,7 +63,8 @@ class CasePages:
 
     def write_index(self, of_cases: Sequence[CaseRow], of_boards: Sequence[BoardRow]) -> None:
         """The lists of all cases and boards."""
-        self._render("cases", "cases.html", "", {"rows": of_cases})
+        rows = [(case, list(of)) for case, of in groupby(of_cases, key=lambda row: row.series.case)]
+        self._render("cases", "cases.html", "", {"rows": rows})
         self._render("boards", "boards.html", "", {"rows": of_boards})
 
     def _render(self, template: str, page: str, root: str, values: Mapping[str, object]) -> None:

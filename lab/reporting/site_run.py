@@ -242,6 +242,8 @@ class _Pages:
             "files": files,
             "maps": matrix.maps(summary.results, builds, lambda one: self._page(pages, one)),
             "page_of": lambda one: self._page(pages, one),
+            # A reason that many cases share stands above, once.
+            "is_told_once": lambda one: len(wrong.get(visible_line(failure_of(one)), ())) == 1,
             "known": summary.known,
             "previous": self._task.previous,
             "following": self._task.following,
