@@ -183,7 +183,7 @@ def show(
         verdict=result.verdict,
         rule=result.rule,
         reason=result.reason,
-        failure=failure_of(result),
+        failure=visible_line(failure_of(result)),
         known=tuple(one.name for one in known_findings(result)),
         seconds=own,
         provisioning=result.seconds - own,
