@@ -17,7 +17,7 @@ from lab.history.schema import builds, cases, results, runs, series
 from lab.results.failures import bad_checks, failure_of, known_findings
 from lab.results.record import RunHeader, TestResult
 from lab.results.run_folder import visible_line
-from lab.results.summary import RunSummary, did_not_run, own_seconds
+from lab.results.summary import RunSummary, did_not_run
 
 FILES = ("run.json", "builds.json", "results.jsonl")
 
@@ -109,7 +109,7 @@ class _Filling:
             "reason": visible_line(result.reason),
             "boards": visible_line(",".join(sorted(result.boards))),
             "started": _finite(result.started),
-            "seconds": _finite(own_seconds(result)),
+            "seconds": _finite(result.own_seconds),
             "fingerprint": visible_line(result.fingerprint),
             "failure": visible_line(failure_of(result)),
             "known": visible_line(known_text(known_findings(result))),

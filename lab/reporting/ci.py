@@ -25,7 +25,7 @@ from lab.reporting import html
 from lab.reporting.words import seconds_text, short_name, some_of
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import replace_file, visible_line
-from lab.results.summary import RunSummary, own_seconds
+from lab.results.summary import RunSummary
 
 SUMMARY = "summary.md"
 ANNOTATIONS = "gl-annotations.json"
@@ -247,7 +247,7 @@ def write_metrics(run: RunSummary, last: Mapping[str, float]) -> Path:
         "case_duration_seconds", "How long a case took in the last run, without provisioning.", "case", "build"
     )
     for result in run.results:
-        seconds.labels(visible_line(result.case), visible_line(result.build)).set(own_seconds(result))
+        seconds.labels(visible_line(result.case), visible_line(result.build)).set(result.own_seconds)
     planned = [last[case] for name in header.planned if (case := visible_line(name)) in last]
     if planned:
         gauge(

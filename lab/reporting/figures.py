@@ -26,6 +26,9 @@ _KINDS = {
     "ERROR": "#aa3377",
     "MISS": "#bb7700",
     "SKIP": "#777777",
+    "stopped": "#4477aa",
+    "handed over": "#117788",
+    "silent": "#77609a",
 }
 _STYLE = """
 .ground{fill:#fff}.text{fill:#222;font:12px system-ui,sans-serif}.grid{stroke:#ccc}.mark{stroke:#555}
@@ -103,6 +106,24 @@ def timeline_svg(
             f"{_text(text, 34)} ({time - first:.4g} s)</text>"
         )
     return "".join([*parts, "</svg>\n"])
+
+
+# The parts of a relocation in which the guest does not run, each with a colour that says nothing of good or bad.
+_STOPPED = {"state": "stopped", "hand over": "handed over", "guest silent": "silent"}
+
+
+def relocation_svg(
+    title: str, spans: Sequence[tuple[str, float, float]], marks: Sequence[tuple[float, str]] = ()
+) -> str:
+    """A relocation over time. The part in which the guest stands still has a scale of its own."""
+    coloured = [(name, start, end, _STOPPED.get(name, "neutral")) for name, start, end in spans]
+    still = [(start, end) for name, start, end in spans if name in _STOPPED]
+    focus = None
+    if still:
+        start, end = min(start for start, _ in still), max(end for _, end in still)
+        around = 0.1 * (end - start)
+        focus = start - around, end + around
+    return timeline_svg(title, coloured, marks, focus)
 
 
 class _Scale:

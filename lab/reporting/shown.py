@@ -18,7 +18,7 @@ from lab.reporting.words import area_of, short_name, shortened
 from lab.results.failures import failure_of, known_findings
 from lab.results.record import Evidence, Phase, TestResult, Verdict
 from lab.results.run_folder import GAP, visible, visible_line
-from lab.results.summary import DID_NOT_RUN, Missing, is_flaky, own_seconds
+from lab.results.summary import DID_NOT_RUN, Missing, is_flaky
 
 BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
 PASS_CONSOLE_LIMIT = 16 * 1024  # the same of the console of a case that passed
@@ -172,7 +172,7 @@ def show(
     slices = slices_of(folder, result)
     if beside:
         slices, beside = _compared(slices, beside)
-    own = own_seconds(result)
+    own = result.own_seconds
     is_good = result.verdict in (Verdict.PASS, Verdict.SKIP)
     return Shown(
         anchor=anchor,

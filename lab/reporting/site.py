@@ -116,11 +116,23 @@ class Row:
         return "interrupted" if run.exit_status == INTERRUPTED else ""
 
 
+def _is_there(run: Run) -> bool:
+    """Whether the run's folder can be shown; one that is broken is said, and hides no other."""
+    if not (run.folder / "run.json").is_file():
+        return False
+    try:
+        RunFolder.open(run.folder)
+    except UsageError as error:
+        log.warning("not shown: %s", error)
+        return False
+    return True
+
+
 class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
         self._state = State.read(where, version())
-        self._runs = [run for run in store.runs(RUNS_SHOWN) if (run.folder / "run.json").is_file()]
+        self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
         self._issues = known_issues.read(store)
         self._builds = {build.id: build for build in store.builds()}
         self._names = {run.name for run in self._runs}

@@ -19,7 +19,7 @@ from lab.reporting.words import area_of, short_name
 from lab.results.failures import digits_of
 from lab.results.record import Verdict
 from lab.results.run_folder import file_name, replace_file, slug, visible_line
-from lab.results.summary import is_flaky, own_seconds
+from lab.results.summary import is_flaky
 
 INDEX = "index.html"
 _ICON = (
@@ -112,7 +112,7 @@ def environment() -> jinja2.Environment:
         "filter_hash": base64.b64encode(sha256(FILTER.encode()).digest()).decode(),
         "icon": base64.b64encode(_ICON.encode()).decode(),
     }
-    made.filters |= {"own_seconds": own_seconds, "day": day, "name": short_name, "area": area_of, "digits": digits_of}
+    made.filters |= {"day": day, "name": short_name, "area": area_of, "digits": digits_of}
     return made
 
 

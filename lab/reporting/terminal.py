@@ -20,7 +20,7 @@ from lab.reporting.words import seconds_text, short_name, some_of
 from lab.results.failures import failure_of, known_findings
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import visible_line
-from lab.results.summary import RunSummary, is_flaky, own_seconds
+from lab.results.summary import RunSummary, is_flaky
 
 STYLES = {
     Verdict.FAIL: "bold red",
@@ -86,7 +86,7 @@ class Progress:
         line = result_line(result)
         self._last.append(line)
         if not self._live:
-            line = Text(f"{len(self._ended)} of {self._planned}  ", "dim").append_text(line)
+            line = Text(f"{len(self._ended):>{len(str(self._planned))}} of {self._planned}  ", "dim").append_text(line)
         if not self._live or result.verdict not in (Verdict.PASS, Verdict.SKIP):
             self._say(line)
 
@@ -118,7 +118,7 @@ def result_line(result: TestResult) -> Text:
         name = name[: NAME_WIDTH - 1 - len(end)] + "…" + end
     line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
     boards = ",".join(result.boards)
-    own = own_seconds(result)
+    own = result.own_seconds
     line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {own:7.1f} s  {boards}"), "none")
     if result.seconds - own >= 0.1:
         line.append(f" (+{seconds_text(result.seconds - own)} provisioning)", "none")

@@ -90,7 +90,7 @@ def cells_of(result: TestResult) -> list[Mapping[str, object]]:
         if one.kind == "cell":
             try:
                 cell = json.loads(one.body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(cell, dict):
                 found.append(cell)

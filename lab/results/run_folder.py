@@ -25,13 +25,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab.base import processes
+from lab.base import processes, shape
 from lab.base.errors import UsageError
 from lab.results.build_source import Source
-from lab.results.record import RunHeader, TestResult
+from lab.results.record import RunHeader, TestResult, Time
 from lab.results.summary import Missing, RunSummary, due, final, missing
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,15 @@ def stamp(when: float) -> str:
 
 
 # -- the folder ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What :meth:`RunFolder.note_now` writes."""
+
+    case: str
+    since: Time
+    process: str
 
 
 def new_id() -> str:
@@ -173,7 +183,7 @@ class RunFolder:
     def _noted_builds(self) -> Mapping[str, Mapping[str, object]]:
         try:
             read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(read, dict):
             return {}
@@ -273,10 +283,10 @@ class RunFolder:
         """The cases that run: boards, the case, and since when."""
         found = {}
         for path in sorted(self.path.glob("now-*.json")):
-            with suppress(OSError, ValueError, KeyError):
-                said = json.loads(path.read_text(encoding="utf-8"))
-                if processes.is_alive(said["process"]):
-                    found[path.stem.removeprefix("now-")] = (str(said["case"]), float(said["since"]))
+            with suppress(OSError, ValueError):
+                said = shape.read(_Now, path.read_bytes())
+                if processes.is_alive(said.process):
+                    found[path.stem.removeprefix("now-")] = (said.case, said.since)
         return found
 
     # What cases leave

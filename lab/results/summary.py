@@ -11,11 +11,10 @@ from pathlib import Path
 
 from lab.results.build_source import Source
 from lab.results.failures import known_findings
-from lab.results.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
 
 DID_NOT_RUN = "did-not-run"  # rule of the MISS that stands for a planned case without a result
 INTERRUPTED = 130  # exit status
-PROVISION = "provision"  # the phase in which a board is brought to the build under test
 
 STATUS_MEANING = {
     0: "all that was asked for passed",
@@ -153,12 +152,6 @@ class RunSummary:
         return None if self.header.finished is None else self.header.finished - self.header.started
 
 
-def own_seconds(result: TestResult) -> float:
-    """Seconds that a case itself took, without provisioning, which falls to whichever case is first."""
-    provisioning = sum(phase.seconds for phase in result.phases if phase.name == PROVISION)
-    return max(result.seconds - provisioning, 0.0) if result.seconds >= 0 else result.seconds
-
-
 def did_not_run(header: RunHeader, one: Missing) -> TestResult:
     """The MISS that stands for a planned case without a result."""
     reason = "planned, and has no result"
@@ -188,13 +181,13 @@ def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
 
 
 def deciding(attempts: Sequence[TestResult]) -> TestResult:
-    """The attempt at a case that decides: the last FAIL; else the guest crash that is in doubt; else the last.
+    """The attempt at a case that decides: the last FAIL; else a guest crash or a silence in doubt; else the last.
 
     So nothing that failed passes by being tried again.
     """
 
     def weight(one: TestResult) -> tuple[bool, bool, int]:
-        return one.verdict is Verdict.FAIL, one.rule == NESTED_GUEST_CRASH, one.attempt
+        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_SILENT), one.attempt
 
     return max(reversed(attempts), key=weight)
 
