@@ -33,7 +33,7 @@ from lab.night.options import DEFAULT_BUILD, NightlyOptions
 from lab.night.planning import Case, Share
 from lab.night.workers import pytest_command, root_of, spawn
 from lab.reporting import terminal
-from lab.results import run_folder, verdicts
+from lab.results import run_folder, summary, verdicts
 from lab.results.record import Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -291,7 +291,7 @@ class Night:
         """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
         due = {one.case for one in self.folder.due() if one.build == build}
         again = {}
-        for (case, of), tried in run_folder.by_case(self.folder.results()).items():
+        for (case, of), tried in summary.by_case(self.folder.results()).items():
             if of != build:
                 continue
             sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
@@ -371,10 +371,10 @@ class Night:
         return spawn(command, self._worker_log(share), lease, root)
 
     def _finish(self, forced: int | None) -> int:
-        results = self.folder.final_results()
-        for text in run_folder.short_of_repeats(self._header, self.folder.results()):
+        run = self.folder.summary()
+        for text in summary.short_of_repeats(self._header, run.everything):
             self._fail(text)
-        status = run_folder.exit_status(self._header, results) if forced is None else forced
+        status = summary.exit_status(self._header, run.results) if forced is None else forced
         if forced is None and self._has_failed and status == 0:
             status = 3
         self._header = replace(
@@ -386,7 +386,7 @@ class Night:
         )
         written = [
             self._written("run.json", lambda: self.folder.write_header(self._header)),
-            self._written("durations", lambda: planning.note_durations(results)),
+            self._written("durations", lambda: planning.note_durations(run.results)),
         ]
         written.append(publishing.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3

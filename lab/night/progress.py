@@ -14,7 +14,7 @@ from lab.base.errors import UsageError
 from lab.grid import services
 from lab.inventory import Lab
 from lab.night import planning
-from lab.reporting import html
+from lab.reporting.words import seconds_text
 from lab.results.record import Time, Verdict
 from lab.results.run_folder import RunFolder, replace_file
 
@@ -56,8 +56,8 @@ def progress(lab: Lab) -> list[str]:
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     lines = [
         f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted.phase} for {html.seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
-        f"{len(due)} to go, about {html.seconds_text(left)}",
+        f"{noted.phase} for {seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
+        f"{len(due)} to go, about {seconds_text(left)}",
     ]
-    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
+    lines += [f"{boards}: {case}, {seconds_text(now - since)}" for boards, (case, since) in working.items()]
     return lines
