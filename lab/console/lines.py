@@ -21,8 +21,8 @@ _GUESTS_WORDS = re.compile(r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
-# The same with one letter lost or wrong.
-_NEARLY_XEN = re.compile(r"\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
+# The same with one letter lost or wrong, or with its beginning lost at the beginning of a line.
+_NEARLY_XEN = re.compile(r"^(?:E?N)?\)(?= )|\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
 _DOM0 = re.compile(r"\(d0(?:v\d{1,4})?\)")
 
 _KERNEL_STAMP = r"\[ *\d{1,7}\.\d{1,6}\](?: ?\[ *[TC]\d{1,7}\])?"  # printk.time, CONFIG_PRINTK_CALLER
