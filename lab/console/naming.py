@@ -21,6 +21,7 @@ _VARIABLE = tuple(
         (r"^(?:Oops: )+(?=\w)", ""),
         (r"(Hardware Dom\d+ crashed).*", r"\1"),  # and then: whether Xen reboots
         (r"(rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)\w*(?:/tasks)?).*", r"\1"),
+        (r"(hard LOCKUP on cpu \d+).*", r"\1"),  # old kernels forgot the line's end
         # Of a task its name: not its number, its processor, its work
         (r"INFO: task (.{1,60}?)(?:/.{0,60})?:\d+ blocked (?:in I/O wait )?for", r"INFO: task \1 blocked for"),
         (r" \[([^\]/]{1,60}?)(?:/[^\]]{0,60})?:\d+\]", r" [\1]"),
