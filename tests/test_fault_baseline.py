@@ -12,6 +12,7 @@ from lab.case import conclude
 from lab.console.client import ConsoleLine
 from lab.console.fault_baseline import BOOTS, SIGNATURE, FaultBaseline, fault_of
 from lab.console.patterns import classify
+from lab.grid.boot import Boot
 from lab.grid.strategy import XenStrategy
 
 GRAPHICS = "(XEN) [VT-D]DMAR:[DMA Read] Request device [0000:00:02.0] fault addr 8e43c000"
@@ -143,6 +144,20 @@ def test_a_fault_is_old_news_with_the_known_good_build_or_if_it_had_it(tmp_path:
     assert not under_test.is_old_news(SIGNATURE, NIC)
     assert known_good.is_old_news(SIGNATURE, NIC)
     assert not known_good.is_old_news("xen-panic", "(XEN) Panic on CPU 0:")
+
+
+def test_a_boot_is_not_ended_by_old_news(tmp_path: Path) -> None:
+    baseline = FaultBaseline(tmp_path / "x.json")
+    baseline.learn(1, [GRAPHICS])
+    lines = [ConsoleLine("virt1", n, 0.0, "line", text) for n, text in enumerate([GRAPHICS, NIC])]
+    under_test = Boot("virt1", "under-test", 0.0, is_old_news=Consoled("under-test", baseline).is_old_news)
+    assert under_test.read(lines[:1], 1.0) is None
+    found = under_test.read(lines[1:], 2.0)
+    assert found and (found[0].name, found[1]) == (SIGNATURE, 1)
+    known_good = Boot("virt1", "known-good", 0.0, is_old_news=Consoled("known-good", baseline).is_old_news)
+    assert known_good.read(lines, 1.0) is None
+    panic = ConsoleLine("virt1", 2, 0.0, "line", "(XEN) Panic on CPU 0:")
+    assert known_good.read([panic], 2.0) is not None
 
 
 def concluded(tmp_path: Path, lines: list[str], live: set[int] | None = None) -> HypervisorCrash | None:
