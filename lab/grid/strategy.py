@@ -30,6 +30,8 @@ from lab.base.errors import (
 )
 from lab.base.wait import wait_until
 from lab.console.client import Console
+from lab.console.fault_baseline import SIGNATURE as IOMMU_FAULT
+from lab.console.fault_baseline import FaultBaseline
 from lab.console.patterns import crash_excerpt
 from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
 from lab.grid.ssh import CommandResult
@@ -63,14 +65,17 @@ class XenStrategy(Strategy):
         "dom0": "Dom0Driver",
     }
     served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
+    baseline: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # file of the FaultBaseline
     status: Status = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
     milestones: dict[str, float]  # of the last boot: name -> seconds after power on
+    faults: FaultBaseline  # IOMMU faults that the board has with its known-good build, too
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.milestones = {}
+        self.faults = FaultBaseline(Path(self.baseline) if self.baseline else None)
 
     @property
     def console(self) -> Console:
@@ -120,6 +125,7 @@ class XenStrategy(Strategy):
         :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
         """
         self._activate()
+        self._learn_faults()
         by_menu = self._prepare(entry)
         self.status, self.entry, self.milestones = Status.unknown, entry, {}
         try:
@@ -145,6 +151,17 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.deactivate(self.serial)
         self.status = until
+        self._learn_faults()
+
+    def _learn_faults(self) -> None:
+        """Note the IOMMU faults of the known-good boot that runs, if one does: they are no news of another build."""
+        if self.entry == "known-good" and self.since:
+            with contextlib.suppress(BenchError):  # the recorder does not answer; the next boot asks it again
+                self.faults.learn(self.since, (line.text for line in self.console.lines(self.since)))
+
+    def is_old_news(self, signature: str, text: str) -> bool:
+        """Whether a crash's line says an IOMMU fault that the board has with its known-good build, too."""
+        return signature == IOMMU_FAULT and (self.entry == "known-good" or self.faults.knows(text))
 
     def _activate(self) -> None:
         for driver in (self.power, self.recorder, self.dom0):
@@ -182,7 +199,7 @@ class XenStrategy(Strategy):
 
     def _wait_booted(self, entry: netboot.Entry, started: float, until: Status) -> None:
         """Follow the console from power on; dom0 is asked when it says that it is up, or falls silent."""
-        boot = Boot(self.target.name, entry, started, self.milestones)
+        boot = Boot(self.target.name, entry, started, self.milestones, is_old_news=self.is_old_news)
         what = f"{boot.board}: boot of {entry}"
         wait_until(lambda: self._is_booted(boot, until), LIMIT, what, interval=0.05, board=boot.board)
 
