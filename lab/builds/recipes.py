@@ -1,4 +1,4 @@
-"""Build recipes: ``firmware/builds/NAME.yaml`` and the Kconfig fragments they name, read and validated."""
+"""Reads and validates build recipes: ``firmware/builds/NAME.yaml``, and the Kconfig fragments that they name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DebianBinary:
 
 @dataclass(frozen=True, slots=True)
 class Prebuilt:
-    """A ``xen.gz`` somebody else made."""
+    """A ``xen.gz`` that was made elsewhere."""
 
     xen: Path
     symbols: Path | None
@@ -66,7 +66,7 @@ Source = DebianSource | Git | Tarball | DebianBinary | Prebuilt
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one build is made."""
+    """How to make one build."""
 
     name: str
     source: Source
@@ -78,21 +78,21 @@ class Recipe:
     # The toolstack: what Debian has on the board; compiled with the hypervisor; or Debian packages, which need not fit
     # the board's release (names, of the source's suite; or paths of .deb files).
     tools: Literal["debian", "source"] | tuple[str, ...] = "debian"
-    xen_options: str = ""  # what this build wants on its command line, beside the lab's and the board's
+    xen_options: str = ""  # further words on this build's command line, after the lab's and the board's
 
     @property
     def is_compiled(self) -> bool:
-        """Whether a compiler runs for it; a packaged or given binary is only taken over."""
+        """Whether the build is compiled here; a package or a given binary is only copied."""
         return isinstance(self.source, DebianSource | Git | Tarball)
 
     @property
     def suite(self) -> str:
-        """The release of Debian that packages are asked of; "" is the machine's own."""
+        """The release of Debian that packages come from; "" is the machine's own."""
         return self.source.suite if isinstance(self.source, DebianSource | DebianBinary) else ""
 
 
 def names(directory: Path = RECIPES) -> tuple[str, ...]:
-    """The builds there are."""
+    """The names of all builds."""
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
 
 
