@@ -246,7 +246,7 @@ class Bench:
 
 
 def _is_interrupted() -> bool:
-    """Whether an interrupt is ending the case. Its guests lose their devices then, so a fault proves nothing."""
+    """Whether an interrupt ends the running case. Its guests lose their devices then, so a fault proves nothing."""
     error = sys.exception()
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

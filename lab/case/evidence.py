@@ -57,7 +57,7 @@ class CaseLog:
         self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
 
     def figure(self, name: str, value: float | None) -> None:
-        """Keep a number; the name ends in its unit (``downtime_s``). None (not measured) is dropped."""
+        """Keep a number; its name ends in its unit (``downtime_s``). None (it could not be measured) is dropped."""
         if value is not None:
             self._running.figures[name] = float(value)
 

@@ -12,12 +12,11 @@ import enum
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import attr
 import pexpect
 from labgrid.factory import target_factory
-from labgrid.step import step
+from labgrid.step import Step, step
 from labgrid.strategy import Strategy, StrategyError
 
 from lab import netboot
@@ -84,7 +83,9 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
+    def transition(
+        self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Step | None = None
+    ) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
