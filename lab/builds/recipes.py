@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 from urllib.parse import urlsplit
 
 import pydantic
@@ -137,8 +137,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
                 str(place(("tools", index), text, "package")) if text.endswith(".deb") else text
                 for index, text in enumerate(data.tools)
             )
-        given: Literal["debian", "source"] = data.tools
-        return given
+        return data.tools
 
     config = data.config
     if not re.fullmatch(r"\w*config", config):  # a file, not a target of Xen's Makefile
@@ -204,7 +203,7 @@ def _known_tools(given: object) -> object:
     raise ValueError("must be debian, source, or a list of Debian packages (names, or paths of .deb files)")
 
 
-_Tools = Annotated[Any, pydantic.BeforeValidator(_known_tools)]
+_Tools = Annotated[Literal["debian", "source"] | list[str], pydantic.BeforeValidator(_known_tools)]
 
 
 class _DebianSourceFile(Strict):

@@ -8,10 +8,9 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
-from labgrid import Environment
+from labgrid import Environment, Target
 from labgrid.remote.client import ClientSession, ServerError, ensure_event_loop
 from labgrid.remote.client import Error as LabgridError
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
@@ -162,7 +161,7 @@ class Session:
             self._boards[name] = Board(self._lab.boards[name], target)
         return self._boards[name]
 
-    def _target_again(self, name: str) -> Any:
+    def _target_again(self, name: str) -> Target:
         try:
             return self._environment.get_target(name)
         except LabgridError as error:
