@@ -38,6 +38,7 @@ from lab.results.run_folder import RunFolder, replace_file, visible_line
 TRIES = 3  # attempts that show how often the bad revision fails
 ALPHA = 0.05  # accepted probability, at each step, that a bad revision is called good
 UNCOUNTED = 2  # attempts in a row without PASS or FAIL after which a revision is skipped
+ONLY_SKIPPED_LEFT = 2  # exit status of `git bisect`: git's bisect.h, BISECT_ONLY_SKIPPED_LEFT
 GIT_LIMIT = 900.0  # seconds; a clone of Xen takes some
 
 Runner = Callable[[str, Path], None]  # a recipe (name or file) and the run folder to be made
@@ -390,8 +391,8 @@ class _Revisions:
             raise UsageError(f"{self._asked.good} is no ancestor of {self._asked.bad}") from None
         try:
             self._git("bisect", "replay", str(replay))
-        except CommandError as error:  # its way to say that only skipped ones are left
-            if "only 'skip'ped commits left" not in str(error):
+        except CommandError as error:
+            if error.status != ONLY_SKIPPED_LEFT:
                 raise
         log = self._git("bisect", "log")
         if one := re.search(r"^# first bad commit: \[(\w+)\]", log, re.MULTILINE):
