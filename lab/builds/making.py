@@ -50,10 +50,10 @@ class Build:
     seconds: float  # that it took to make the build, perhaps in an earlier call
     recipe: Recipe
     source: str  # names the source to the byte
-    origin: Origin  # describes it to readers: a commit, or a package
     sha256: str  # of xen.gz
     tools: Path | None = None  # a folder with bin and lib; None: boards use their own toolstack
     toolstack: str = ""  # names what the tools are made of
+    origin: Origin = Origin()  # describes the source to readers: a commit, or a package
 
     @property
     def identity(self) -> str:
