@@ -1,4 +1,4 @@
-"""What the run that goes on in a lab is doing: noted by the run, shown by ``xenlab status``."""
+"""What a lab's current run is doing: the run notes it, and ``xenlab status`` shows it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Running:
 
 
 def note(lab: Lab, run: Path, phase: str) -> None:
-    """Note that this process is in that phase of the run in the folder ``run``."""
+    """Note the phase of this process's run, whose folder is ``run``."""
     content = _Running(str(run), processes.mark(os.getpid()), phase, time.time())
     folder = services.directory(lab)
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def note(lab: Lab, run: Path, phase: str) -> None:
 
 
 def progress(lab: Lab) -> list[str]:
-    """What the run that goes on in this lab is doing; empty when none does."""
+    """What the lab's current run is doing, in lines; none when there is no run."""
     try:
         noted = shape.read(_Running, (services.directory(lab) / RUNNING).read_bytes())
         folder = RunFolder.open(Path(noted.folder))
