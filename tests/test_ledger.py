@@ -1,0 +1,290 @@
+"""The ledger of leases: a clock that is set, a file that is damaged, a reaper that died between two steps."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
+
+from lab.base import processes
+from lab.base.errors import BenchError, UsageError
+from lab.base.wait import wait_until
+from lab.grid.coordinator import Coordinator
+from lab.leases import ledger as ledgers
+from lab.leases.ledger import FILE, Ledger, LedgerDamaged, Request
+from lab.leases.salvage import salvage
+
+
+def held(ledger: Ledger, board: str = "b1", seconds: float = 600.0) -> int:
+    number = ledger.ask(Request("person", "desk/a", seconds, (board,)))
+    assert ledger.grant(number, {board: 1})
+    return number
+
+
+# -- the clock -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [-86400.0, 86400.0 * 400])
+def test_a_clock_that_is_set_ends_no_lease_and_lengthens_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    ledger, real = Ledger(tmp_path), time.time
+    short, long = held(ledger, "b1", 0.5), held(ledger, "b2", 600.0)
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    assert ledger.lease(long).why_over(time.time()) == ""
+    left = ledger.lease(long).until - time.time()  # type: ignore[operator]
+    assert 590 < left <= 600
+    assert ledger.extend(long, 60.0) - time.time() == pytest.approx(left, abs=1.0)
+    wait_until(lambda: ledger.lease(short).why_over(time.time()) == "its time is over", 2, "its end")
+
+
+def test_after_a_reboot_the_wall_clock_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path)
+    number = held(ledger, seconds=600.0)
+    monkeypatch.setattr(processes, "boot", lambda: "another")
+    monkeypatch.setattr(time, "clock_gettime", lambda _: 5.0)
+    assert 590 < ledger.lease(number).until - time.time() <= 600  # type: ignore[operator]
+    assert 690 < ledger.extend(number, 700.0) - time.time() <= 700
+
+
+def test_a_ledger_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+    number = held(Ledger(tmp_path))
+    with closing(sqlite3.connect(tmp_path / FILE)) as old:
+        for column in ("boot", "until_boottime"):
+            old.execute(f"ALTER TABLE leases DROP COLUMN {column}")
+        old.execute("PRAGMA user_version = 1")
+    assert 590 < Ledger(tmp_path).lease(number).until - time.time() <= 600  # type: ignore[operator]
+    assert Ledger(tmp_path).extend(number, 700.0) > time.time() + 600
+
+
+# -- damage --------------------------------------------------------------------------------------------------------
+
+
+def _head(file: Path) -> None:
+    file.write_bytes(b"\0" * 100 + file.read_bytes()[100:])
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _text(file: Path) -> None:
+    file.write_text("not a database\n" * 100)
+
+
+def _pages(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    for start in range(4096, len(data), 4096):
+        data[start : start + 1000] = os.urandom(1000)
+    file.write_bytes(data)
+
+
+def _table(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("DROP TABLE holds; DROP TABLE reservations")
+
+
+def _json(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("UPDATE leases SET names = '[['")
+
+
+DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _json)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_ledger_is_said_in_one_line_with_a_way_out(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    ledger = Ledger(tmp_path)
+    for number in range(40):
+        held(ledger, f"b{number}")
+    damage(ledger.path)
+    with pytest.raises(LedgerDamaged) as raised:
+        Ledger(tmp_path).leases()
+    assert str(raised.value).startswith(f"{ledger.path}: damaged: ")
+    assert "`xenlab lab salvage`" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_can_be_read_of_it_makes_a_new_one(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    ledger = Ledger(tmp_path)
+    numbers = [held(ledger, f"b{number}") for number in range(40)]
+    ledger.quarantine("b7", "it burns")
+    damage(ledger.path)
+    told = salvage(tmp_path)
+    assert told.aside.exists()
+    after = Ledger(tmp_path)
+    assert {lease.id for lease in after.leases()} <= set(numbers)
+    assert after.audit()[-1].what == "salvaged"
+    held(after, "another")
+    if damage is _table:
+        assert after.board("b7").quarantine == "it burns"
+        assert {lease.id for lease in after.leases("held")} > set(numbers)
+    with pytest.raises(UsageError, match="is not damaged"):
+        salvage(tmp_path)
+
+
+def test_a_quarantine_whose_row_is_lost_comes_back_from_the_audit(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for board in ("b1", "b2"):
+        ledger.quarantine(board, "it burns")
+    ledger.clear("b2", "put out", checked=True)
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("DROP TABLE boards")
+    assert salvage(tmp_path).quarantined == ("b1",)
+    assert (Ledger(tmp_path).board("b1").quarantine, Ledger(tmp_path).board("b2").quarantine) == ("it burns", "")
+
+
+def test_damage_is_status_3_for_people_and_one_line_for_the_reaper(shared: Shared) -> None:
+    whole = shared.ledger.path.read_bytes()
+    log = shared.folder / "reaper.log"
+    before = len(log.read_text())
+    shared.ledger.path.write_text("not a database\n" * 100)
+    try:
+        said = shared.xenlab("who", status=3)
+        assert "damaged: file is not a database" in said and "Traceback" not in said
+        time.sleep(4)
+        more = log.read_text()[before:].splitlines()
+        assert len(more) == 1 and "damaged" in more[0]
+        shared.kill("reaper")
+        time.sleep(4)
+        assert len(log.read_text()[before:].splitlines()) == 2
+        assert "a new ledger has what could be read" in shared.xenlab("lab", "salvage")
+        shared.have("sim1")
+    finally:
+        shared.give_all_back()
+        assert whole
+
+
+# -- a reaper that died --------------------------------------------------------------------------------------------
+
+
+def test_a_reservation_that_was_never_noted_keeps_nobody_waiting(shared: Shared) -> None:
+    """As a reaper leaves it that is killed between the coordinator's answer and its own note."""
+    with closing(Coordinator(shared.lab.coordinator)) as one, one.acting_as("desk/ghost") as ghost:
+        ghost.reserve("sim1")
+        os.kill(shared.pid("reaper"), signal.SIGKILL)
+    began = time.monotonic()
+    shared.have("sim1")
+    assert time.monotonic() - began < 20
+
+
+def test_reservations_that_people_made_themselves_are_left_alone(shared: Shared) -> None:
+    said = shared.labgrid("reserve", "--shell", "name=sim2", user="bob")
+    token = said.strip().removeprefix("export LG_TOKEN=").strip("'\"")
+    time.sleep(2)
+    with closing(Coordinator(shared.lab.coordinator)) as one:
+        assert one.is_allocated(token) is not None
+        one.cancel(token)
+
+
+# -- by chance -----------------------------------------------------------------------------------------------------
+
+CHANGE = """\
+import random, sys, time
+from pathlib import Path
+from lab.base.errors import LabError
+from lab.leases.ledger import Ledger, Request
+dice, ledger = random.Random(int(sys.argv[2])), Ledger(Path(sys.argv[1]))
+while True:
+    board = f"b{dice.randrange(4)}"
+    try:
+        what = dice.randrange(6)
+        if what < 2:
+            number = ledger.ask(Request("person", f"desk/{sys.argv[2]}", 600.0, (board,)))
+            ledger.grant(number, {board: 1})
+            print("granted", number, board, flush=True)
+        elif what == 2 and (lease := ledger.lease_of(board)):
+            ledger.end(lease.id, "over")
+        elif what == 3:
+            for lease in ledger.leases("ending"):
+                ledger.finish(lease.id)
+        elif what == 4:
+            ledger.quarantine(board, "chance")
+        else:
+            ledger.clear(board, "chance", checked=True)
+    except LabError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_writers_that_are_killed_at_any_moment_leave_a_ledger_that_holds_together(tmp_path: Path, seed: int) -> None:
+    dice, said = random.Random(seed), tmp_path / "said"
+    said.touch()
+    Ledger(tmp_path)
+    for round_ in range(3):
+        _write_and_be_killed(tmp_path, said, seed * 100 + round_ * 10, 0.5 * dice.random())
+        ledger = Ledger(tmp_path)
+        leases = ledger.leases()
+        boards = [board for lease in leases for board in lease.boards]
+        assert len(boards) == len(set(boards)), "a board is held twice"
+        assert all(lease.boards for lease in leases if lease.state in ("held", "ending"))
+        with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    words = [line.split() for line in said.read_text().splitlines()]
+    granted = {int(line[1]) for line in words if len(line) == 3 and line[0] == "granted"}
+    audited = {event.lease for event in Ledger(tmp_path).audit() if event.what == "granted"}
+    assert granted
+    assert granted <= audited, "a grant that was told is not in the audit"
+
+
+def _write_and_be_killed(folder: Path, said: Path, seed: int, seconds: float) -> None:
+    """Two writers at work for so long after the first change."""
+    words = [sys.executable, "-P", "-c", CHANGE, str(folder)]
+    before = said.stat().st_size
+    with open(said, "ab") as output:
+        environment = processes.environment(processes.PYTHON)
+        writers = [subprocess.Popen([*words, str(seed + n)], stdout=output, env=environment) for n in range(2)]
+    wait_until(lambda: said.stat().st_size > before, 30, "the first change")
+    time.sleep(seconds)
+    for one in writers:
+        one.kill()
+        one.wait(20)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_bytes_overwritten_anywhere_are_damage_or_nothing(tmp_path: Path, seed: int) -> None:
+    """Whatever the damage, every question ends with an answer or as a bench failure."""
+    dice = random.Random(seed)
+    ledger = Ledger(tmp_path)
+    for number in range(5):
+        held(ledger, f"b{number}")
+    data = bytearray(ledger.path.read_bytes())
+    for _ in range(dice.choice((1, 5, 200))):
+        data[dice.randrange(len(data))] = dice.randrange(256)
+    if dice.random() < 0.3:
+        del data[dice.randrange(len(data)) :]
+    ledger.path.write_bytes(data)
+    asked: tuple[Callable[[Ledger], object], ...] = (
+        Ledger.leases,
+        Ledger.audit,
+        lambda one: one.boards(["b1"]),
+        Ledger.all_tokens,
+        lambda one: one.quarantine("b1", "x"),
+        held,
+        lambda one: one.end(1, "x"),
+        lambda one: one.why_stop(1, ["b1"]),
+    )
+    for question in asked:
+        try:
+            question(Ledger(tmp_path))
+        except (BenchError, UsageError):
+            pass
+    try:
+        salvage(tmp_path)
+    except (BenchError, UsageError):
+        return
+    Ledger(tmp_path).leases()
+    assert ledgers.FILE in os.listdir(tmp_path)
