@@ -26,6 +26,7 @@ from lab.base import paths, processes
 from lab.base.errors import BenchError, UsageError
 from lab.grid import ssh
 from lab.leases import ledger
+from lab.night import workers
 from lab.reporting import site
 
 # Everywhere a user may have one, by name; what is said here is looked for.
@@ -192,9 +193,8 @@ def test_a_night_and_its_lab_leave_secrets_nowhere(
 
 
 def test_a_worker_is_given_credentials_and_its_lease(marked: dict[str, str], tmp_path: Path) -> None:
-    from lab.night import nightly
 
-    with nightly._spawn([sys.executable, "-c", "import os; print(*os.environ)"], tmp_path / "log", 7) as worker:
+    with workers.spawn([sys.executable, "-c", "import os; print(*os.environ)"], tmp_path / "log", 7) as worker:
         assert worker.wait(20) == 0
     names = (tmp_path / "log").read_text().split()
     assert set(names) & set(marked) == {"XENLAB_CREDENTIAL_RACK"}

@@ -729,7 +729,7 @@ def test_wrong_words_are_said_in_one_line(xenlab: Xenlab, runs: Runs, words: tup
 
 
 def test_history_says_when_it_is_empty_and_lists_the_builds(xenlab: Xenlab, runs: Runs, tmp_path: Path) -> None:
-    assert xenlab("history")[1] == f"nothing was imported yet: {tmp_path}/history.sqlite\n"
+    assert xenlab("history")[1] == f"the history has no run yet: {tmp_path}/history.sqlite\n"
     runs.write(result(), key="aa")
     assert xenlab("history", "--import", str(runs.directory))[1] == f"new       {runs.directory}/run1\n"
     assert xenlab("history")[1].startswith("pv32-debug@aa  Xen 4.17.5      runs 2026-11-19 ")

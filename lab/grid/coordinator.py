@@ -50,7 +50,7 @@ class Coordinator:
     def close(self) -> None:
         self._channel.close()
 
-    def places(self) -> dict[str, Any]:
+    def places(self) -> dict[str, Place]:
         """labgrid's places by name. :raises CoordinatorLost:"""
         answer = self._call(self._stub.GetPlaces, messages.GetPlacesRequest())
         return {place.name: Place.from_pb2(place) for place in answer.places}

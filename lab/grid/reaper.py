@@ -16,7 +16,8 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from labgrid.remote.common import Place
 
 from lab import inventory
 from lab.base import processes
@@ -76,7 +77,7 @@ class Reaper:
 
     # -- held leases ---------------------------------------------------------------------------------------------
 
-    def _keep(self, lease: Lease, places: Mapping[str, Any]) -> None:
+    def _keep(self, lease: Lease, places: Mapping[str, Place]) -> None:
         """See that the coordinator has the holder's name at each of the lease's places."""
         for board in lease.boards:
             place = places.get(board)
@@ -85,7 +86,7 @@ class Reaper:
             elif place.acquired != lease.holder:
                 self._restore(lease, board, place)
 
-    def _restore(self, lease: Lease, board: str, place: Any) -> None:
+    def _restore(self, lease: Lease, board: str, place: Place) -> None:
         with self._coordinator.acting_as(lease.holder) as holder:
             if missing := holder.lacks(self._lab.boards[board]):
                 self._tell(board, f"not restored yet: no exporter offers its {missing}")
@@ -239,7 +240,7 @@ class Reaper:
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
-    def _look_at_others(self, leases: list[Lease], places: Mapping[str, Any]) -> None:
+    def _look_at_others(self, leases: list[Lease], places: Mapping[str, Place]) -> None:
         """Places that are acquired, and not by a lease.
 
         One that a request of ours was in the queue for was taken by a reaper that died before it could give it: it goes

@@ -24,7 +24,7 @@ BELOW_4_GIB_MIB = 4096
 
 
 class Source(enum.Enum):
-    """Who vouches for a capability. Any word may stand in an inventory, since cases are planned by it."""
+    """Who vouches for a capability. An inventory may declare every word, since cases are planned by it."""
 
     RACKER = "taken from the inventory as it stands; the lab does not probe it"
     BOARD = "probed; a board that declares it and lacks it is reported, and fails testcases/boot"

@@ -7,7 +7,7 @@ with that state folder sees the lab there.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from lab.inventory.specs import BoardSpec, Lab
 
 FREE = "free"  # find them
 OWN = "own"  # those of the inventory
-FIRST, LAST, STEP = 24000, 32000, 200  # where free ones are looked for: below the ephemeral ports of Linux (32768)
-GAP = 10  # between the coordinator's and the boards'
+FIRST, LAST, STEP = 24000, 32000, 100  # where free ones are looked for: below the ephemeral ports of Linux (32768)
+GAP = 10  # ports of a board, and of the coordinator
 
 
 def choose(lab: Lab, wanted: str) -> None:
@@ -46,67 +46,76 @@ def applied(lab: Lab) -> Lab:
 
 
 def moved(lab: Lab, base: int) -> Lab:
-    """The lab with its coordinator at ``base`` and the boards' loopback ports above it, in the order they had.
+    """The lab with its coordinator at ``base``, and each board's loopback ports in a row above it.
 
     What is a machine's own (its BMC, its SSH) stays where it is.
     """
-    first = min(_ports(lab))
-    shift = base + GAP - first
     host = lab.coordinator.rpartition(":")[0]
-    boards = {name: _moved(board, shift) for name, board in lab.boards.items()}
+    boards, first = {}, base + GAP
+    for name, board in lab.boards.items():
+        places, first = _places(board, first)
+        boards[name] = _moved(board, places)
     return replace(lab, coordinator=f"{host}:{base}", boards=boards)
 
 
-def _moved(board: BoardSpec, shift: int) -> BoardSpec:
-    console = replace(
-        board.console, serve_port=board.console.serve_port + shift, lines_port=board.console.lines_port + shift
-    )
+def _places(board: BoardSpec, first: int) -> tuple[dict[int, int], int]:
+    """Where each port of the board goes, and the first port behind them.
+
+    A board derives a port from another (:data:`lab.virtual.boards.KCS_OFFSET`), so distances are kept, or all are wide.
+    """
+    own = sorted(set(_ports(board)))
+    if own[-1] - own[0] < GAP:
+        return {port: first + port - own[0] for port in own}, first + GAP
+    return {port: first + GAP * index for index, port in enumerate(own)}, first + GAP * len(own)
+
+
+def _moved(board: BoardSpec, places: Mapping[int, int]) -> BoardSpec:
+    console = board.console
+    console = replace(console, serve_port=places[console.serve_port], lines_port=places[console.lines_port])
     if not board.virtual:
         return replace(board, console=console)
-    if console.port:
-        console = replace(console, port=console.port + shift)
-    virtual = replace(
-        board.virtual,
-        serial_port=board.virtual.serial_port + shift,
-        link_port=board.virtual.link_port and board.virtual.link_port + shift,
+    return replace(
+        board,
+        console=replace(console, port=places.get(console.port, console.port)),
+        virtual=replace(
+            board.virtual,
+            serial_port=places[board.virtual.serial_port],
+            link_port=places.get(board.virtual.link_port, 0),
+        ),
+        bmc=replace(board.bmc, port=places.get(board.bmc.port, 0)),
+        ssh_port=places[board.ssh_port],
     )
-    bmc = replace(board.bmc, port=board.bmc.port + shift) if board.bmc.protocol != "none" else board.bmc
-    return replace(board, console=console, virtual=virtual, bmc=bmc, ssh_port=_ssh(board, shift))
 
 
-def _ssh(board: BoardSpec, shift: int) -> int:
-    return board.ssh_port + shift if board.ssh_host.startswith("127.") else board.ssh_port
-
-
-def _ports(lab: Lab) -> Iterator[int]:
-    """The boards' ports that move."""
-    for board in lab.boards.values():
-        yield board.console.serve_port
-        yield board.console.lines_port
-        if board.virtual:
-            yield board.virtual.serial_port
-            yield board.bmc.port
-            if board.virtual.link_port:
-                yield board.virtual.link_port
-            if board.ssh_host.startswith("127."):
-                yield board.ssh_port
+def _ports(board: BoardSpec) -> Iterator[int]:
+    """The ports that move: of its recorder; of a virtual board, which is on loopback, all."""
+    yield from (board.console.serve_port, board.console.lines_port)
+    if board.virtual:
+        yield from (board.virtual.serial_port, board.ssh_port)
+        yield from (port for port in (board.bmc.port, board.virtual.link_port) if port)
 
 
 def _free(lab: Lab) -> int:
-    for base in range(FIRST, LAST, STEP):
-        there = moved(lab, base)
-        span = range(base, max(_ports(there)) + GAP)  # with what the boards derive from a port of theirs
-        if span.stop <= LAST and not any(
-            port_is_taken(port, kind) for port in span for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-        ):
+    size = _size(lab)
+    for base in range(FIRST, LAST - size, STEP):
+        kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        if not any(port_is_taken(port, kind) for port in range(base, base + size) for kind in kinds):
             return base
-    raise UsageError(f"no {STEP} free ports in a row between {FIRST} and {LAST}; name one with --ports BASE")
+    raise UsageError(f"no {size} free ports in a row between {FIRST} and {LAST}; name one with --ports BASE")
+
+
+def _size(lab: Lab) -> int:
+    """How many ports the lab takes in a row."""
+    first = GAP
+    for board in lab.boards.values():
+        _, first = _places(board, first)
+    return first
 
 
 def _number(lab: Lab, text: str) -> int:
-    span = max(_ports(lab)) - min(_ports(lab)) + 2 * GAP
-    if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= 65536 - span:
-        raise UsageError(f"invalid --ports {text!r}; use a number from 1024 to {65536 - span}, `free` or `own`")
+    last = 65536 - _size(lab)
+    if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= last:
+        raise UsageError(f"invalid --ports {text!r}; use a number from 1024 to {last}, `free` or `own`")
     return int(text)
 
 

@@ -29,9 +29,10 @@ from lab.base.files import read_yaml
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
 from lab.night import nightly, planning
-from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions
+from lab.night.workers import root_of
 from lab.reporting import html
-from lab.results.record import TestResult, Verdict
+from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, replace_file, visible_line
 
 TRIES = 3  # attempts by which it is known how often the bad one fails
@@ -57,7 +58,7 @@ class Asked:
     case: str  # node id
     good: str  # revisions, or names of builds
     bad: str
-    recipe: str = nightly.DEFAULT_BUILD  # how a revision is built
+    recipe: str = DEFAULT_BUILD  # how a revision is built
     source: str = ""  # repository; empty: the recipe's own
     among: tuple[str, ...] = ()  # builds, the oldest first, instead of revisions
     inventory: Path = VIRTUAL_LAB
@@ -301,12 +302,7 @@ def _seen(folder: Path, case: str) -> Attempt:
     if result is None:
         return Attempt("", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder))
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return Attempt(result.verdict.value, reason, str(folder), result.boards, _came_up(result))
-
-
-def _came_up(result: TestResult) -> bool:
-    """Whether a proof of the build under test is among the evidence."""
-    return any(one.kind == "provision" and one.title.endswith(": as wanted") for one in result.evidence)
+    return Attempt(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
 
 
 def _counts(attempt: Attempt) -> bool:
@@ -455,7 +451,7 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
-    asked = replace(asked, case=planning.find(asked.case).nodeid, root=planning.root_of([asked.case]))
+    asked = replace(asked, case=planning.find(asked.case).nodeid, root=root_of([asked.case]))
     found = find(asked, run_case(asked), say)
     for line in found.lines:
         say(line)

@@ -83,7 +83,7 @@ class Progress:
         line = result_line(result)
         self._last.append(line)
         if not self._live:
-            line = Text(f"{len(self._ended)} of {self._planned}  ", "dim").append_text(line)
+            line = Text(f"{len(self._ended):>{len(str(self._planned))}} of {self._planned}  ", "dim").append_text(line)
         if not self._live or result.verdict not in (Verdict.PASS, Verdict.SKIP):
             self._say(line)
 

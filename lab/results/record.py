@@ -37,7 +37,10 @@ class Verdict(enum.StrEnum):
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
 BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
+HOST_SILENT = "host-silent"  # a MISS that is tried once more, and FAIL if the host falls silent again
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
+
+PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes
 
 ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
 
@@ -56,6 +59,21 @@ class Evidence:
     body: str
     time: Time
     board: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConsole:
+    """What a guest had printed when its case kept that, or failed. It is evidence, and verdicts read it."""
+
+    board: str
+    guest: str
+    kind: str  # pv, pvh or hvm
+    system: str | None  # the Linux that it runs, a name of lab.xen.payloads.LINUXES; None: a small program
+    lines: tuple[str, ...]
+
+    def as_evidence(self, title: str, when: float) -> Evidence:
+        """For the record of the case."""
+        return Evidence("console", title, "\n".join(self.lines) or "nothing", when, self.board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,12 @@ class TestResult:
     consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
     fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
+    proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
+
+    @property
+    def own_seconds(self) -> float:
+        """Seconds without provisioning: another case would have had to do that, had it come first."""
+        return max(0.0, self.seconds - sum(one.seconds for one in self.phases if one.name == PROVISION))
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""

@@ -31,7 +31,7 @@ from typing import Protocol
 
 from lab.base import processes, shape
 from lab.base.errors import UsageError
-from lab.results.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Time, Verdict
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, RunHeader, TestResult, Time, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +182,8 @@ class RunFolder:
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
-    def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
-        """Note what each build is: build id, version, key."""
+    def write_builds(self, facts: Mapping[str, Mapping[str, object]]) -> None:
+        """Note what each build is: build id, version, key, source."""
         replace_file(self.path / _BUILDS, json.dumps(facts, indent=1, sort_keys=True))
 
     # Results
@@ -310,13 +310,13 @@ def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
 
 
 def deciding(attempts: Sequence[TestResult]) -> TestResult:
-    """The attempt at a case that decides: the last FAIL; else the guest crash that is in doubt; else the last.
+    """The attempt at a case that decides: the last FAIL; else a guest crash or a silence in doubt; else the last.
 
     So nothing that failed passes by being tried again.
     """
 
     def weight(one: TestResult) -> tuple[bool, bool, int]:
-        return one.verdict is Verdict.FAIL, one.rule == NESTED_GUEST_CRASH, one.attempt
+        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_SILENT), one.attempt
 
     return max(reversed(attempts), key=weight)
 

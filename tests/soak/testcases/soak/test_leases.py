@@ -12,6 +12,7 @@ from lab.case.bench import Bench
 from lab.case.rig import Seat
 from lab.grid import services
 from lab.leases.ledger import LEASE, Ledger
+from lab.xen.host import Host
 
 CASES = 1000  # of each kind
 
@@ -21,7 +22,7 @@ def seats(bench: Bench) -> Iterator[list[Seat]]:
     """The boards of this worker, without a build; nobody else may have them at the case's begin and end."""
     held = bench.hold()
     assert bench.running
-    bench.running.seats = {name: Seat(held.board(name)) for name in bench.names}
+    bench.running.seats = {name: Seat(board := held.board(name), Host(board)) for name in bench.names}
     ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[LEASE])
     assert set(bench.names) <= set(ledger.lease(number).boards)
     yield list(bench.running.seats.values())
