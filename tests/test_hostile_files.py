@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import random
 import struct
 import tarfile
 import time
@@ -147,20 +146,6 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypat
         elf.build_id(tmp_path / "xen.gz")
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_bytes_of_an_image_that_are_changed_by_chance_raise_nothing_else(tmp_path: Path, seed: int) -> None:
-    dice = random.Random(seed)
-    for _ in range(50):
-        data = bytearray(GOOD)
-        for _ in range(dice.randint(1, 8)):
-            data[dice.randrange(4, len(data))] = dice.randrange(256)
-        (tmp_path / "xen").write_bytes(data[: dice.randint(1, len(data))] if dice.random() < 0.3 else data)
-        try:
-            elf.build_id(tmp_path / "xen")
-        except ValueError:
-            pass
-
-
 # -- names ---------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 5000
@@ -301,54 +286,6 @@ def test_two_places_that_are_wrong_are_two_lines(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         inventory.load(file)
     assert len(str(raised.value).splitlines()) == 2
-
-
-VALUES = ("5", "[a]", "{a: b}", "null", "&x", "*x", "~", "x" * 300, "1e400")
-
-
-def mangled(dice: random.Random, text: str) -> str:
-    """Something of it gone, doubled, or of another kind."""
-    lines = text.splitlines()
-    for _ in range(dice.randint(1, 4)):
-        place = dice.randrange(len(lines))
-        line = lines[place]
-        change = dice.randrange(7)
-        if change == 0:
-            lines[place] = ""
-        elif change == 1:
-            lines.insert(place, line)
-        elif change == 2:
-            lines[place] = f"{line.split(':')[0]}: {dice.choice(VALUES)}"
-        elif change == 3:
-            lines[place] = line[: dice.randrange(len(line) + 1)]
-        elif change == 4:
-            lines[place] = f"  {line}"
-        elif change == 5:
-            at = dice.randrange(len(line) + 1)
-            lines[place] = line[:at] + dice.choice("[]{}:,#&*!|>'\"%@`\x00\t\u2028-?") + line[at:]
-        else:
-            lines[place] = line.lstrip()
-    return "\n".join(lines) + "\n"
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_any_inventory_recipe_or_matrix_is_read_or_is_one_error(tmp_path: Path, seed: int) -> None:
-    from lab.base import paths
-
-    dice = random.Random(seed)
-    readers: tuple[tuple[Callable[[Path], object], list[Path]], ...] = (
-        (inventory.load, sorted((paths.CHECKOUT / "inventory").glob("*.yaml"))),
-        (lambda path: recipes.recipe(str(path)), sorted((paths.CHECKOUT / "firmware" / "builds").glob("*.yaml"))),
-        (matrix.load, sorted((paths.CHECKOUT / "firmware" / "matrices").glob("*.yaml"))),
-    )
-    file = tmp_path / "file.yaml"
-    for _ in range(12):
-        read, files = dice.choice(readers)
-        file.write_text(mangled(dice, dice.choice(files).read_text(encoding="utf-8")), encoding="utf-8")
-        try:
-            read(file)
-        except UsageError as error:
-            assert str(file) in str(error)  # noqa: PT017
 
 
 def test_a_tree_of_aliases_is_read_in_time(tmp_path: Path) -> None:

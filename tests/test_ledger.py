@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,10 +14,9 @@ import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
 from lab.base import processes
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.grid.coordinator import Coordinator
-from lab.leases import ledger as ledgers
 from lab.leases.ledger import FILE, Ledger, LedgerDamaged, Request
 from lab.leases.salvage import salvage
 
@@ -186,105 +182,3 @@ def test_reservations_that_people_made_themselves_are_left_alone(shared: Shared)
     with closing(Coordinator(shared.lab.coordinator)) as one:
         assert one.is_allocated(token) is not None
         one.cancel(token)
-
-
-# -- by chance -----------------------------------------------------------------------------------------------------
-
-CHANGE = """\
-import random, sys, time
-from pathlib import Path
-from lab.base.errors import LabError
-from lab.leases.ledger import Ledger, Request
-dice, ledger = random.Random(int(sys.argv[2])), Ledger(Path(sys.argv[1]))
-while True:
-    board = f"b{dice.randrange(4)}"
-    try:
-        what = dice.randrange(6)
-        if what < 2:
-            number = ledger.ask(Request("person", f"desk/{sys.argv[2]}", 600.0, (board,)))
-            ledger.grant(number, {board: 1})
-            print("granted", number, board, flush=True)
-        elif what == 2 and (lease := ledger.lease_of(board)):
-            ledger.end(lease.id, "over")
-        elif what == 3:
-            for lease in ledger.leases("ending"):
-                ledger.finish(lease.id)
-        elif what == 4:
-            ledger.quarantine(board, "chance")
-        else:
-            ledger.clear(board, "chance", checked=True)
-    except LabError:
-        pass
-"""
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_writers_that_are_killed_at_any_moment_leave_a_ledger_that_holds_together(tmp_path: Path, seed: int) -> None:
-    dice, said = random.Random(seed), tmp_path / "said"
-    said.touch()
-    Ledger(tmp_path)
-    for round_ in range(3):
-        _write_and_be_killed(tmp_path, said, seed * 100 + round_ * 10, 0.5 * dice.random())
-        ledger = Ledger(tmp_path)
-        leases = ledger.leases()
-        boards = [board for lease in leases for board in lease.boards]
-        assert len(boards) == len(set(boards)), "a board is held twice"
-        assert all(lease.boards for lease in leases if lease.state in ("held", "ending"))
-        with closing(sqlite3.connect(tmp_path / FILE)) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-    words = [line.split() for line in said.read_text().splitlines()]
-    granted = {int(line[1]) for line in words if len(line) == 3 and line[0] == "granted"}
-    audited = {event.lease for event in Ledger(tmp_path).audit() if event.what == "granted"}
-    assert granted
-    assert granted <= audited, "a grant that was told is not in the audit"
-
-
-def _write_and_be_killed(folder: Path, said: Path, seed: int, seconds: float) -> None:
-    """Two writers at work for so long after the first change."""
-    words = [sys.executable, "-P", "-c", CHANGE, str(folder)]
-    before = said.stat().st_size
-    with open(said, "ab") as output:
-        environment = processes.environment(processes.PYTHON)
-        writers = [subprocess.Popen([*words, str(seed + n)], stdout=output, env=environment) for n in range(2)]
-    wait_until(lambda: said.stat().st_size > before, 30, "the first change")
-    time.sleep(seconds)
-    for one in writers:
-        one.kill()
-        one.wait(20)
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_bytes_overwritten_anywhere_are_damage_or_nothing(tmp_path: Path, seed: int) -> None:
-    """Whatever the damage, every question ends with an answer or as a bench failure."""
-    dice = random.Random(seed)
-    ledger = Ledger(tmp_path)
-    for number in range(5):
-        held(ledger, f"b{number}")
-    data = bytearray(ledger.path.read_bytes())
-    for _ in range(dice.choice((1, 5, 200))):
-        data[dice.randrange(len(data))] = dice.randrange(256)
-    if dice.random() < 0.3:
-        del data[dice.randrange(len(data)) :]
-    ledger.path.write_bytes(data)
-    asked: tuple[Callable[[Ledger], object], ...] = (
-        Ledger.leases,
-        Ledger.audit,
-        lambda one: one.boards(["b1"]),
-        Ledger.all_tokens,
-        lambda one: one.quarantine("b1", "x"),
-        held,
-        lambda one: one.end(1, "x"),
-        lambda one: one.why_stop(1, ["b1"]),
-    )
-    for question in asked:
-        try:
-            question(Ledger(tmp_path))
-        except (BenchError, UsageError):
-            pass
-    try:
-        salvage(tmp_path)
-    except (BenchError, UsageError):
-        return
-    Ledger(tmp_path).leases()
-    assert ledgers.FILE in os.listdir(tmp_path)
