@@ -88,7 +88,7 @@ def of_suite(text: str, own: str, suite: str) -> str:
 def of_any_architecture(text: str) -> str:
     """Entries without what limits them to architectures: ``[arch=amd64]``, or the field ``Architectures``."""
     text = re.sub(r"^Architectures:.*\n", "", text, flags=re.MULTILINE | re.IGNORECASE)
-    return re.sub(r"^(deb(?:-src)?\s+\[[^\]]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
+    return re.sub(r"^(deb(?:-src)?[ \t]+\[[^\]\n]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
         "[] ", ""
     )
 
@@ -196,7 +196,7 @@ class PrivateApt:
 
     def _candidate(self, package: str) -> str:
         said = run([*self._with_config("apt-cache"), "policy", package], timeout=60)
-        match = re.search(r"^\s*Candidate: (\S+)$", said, re.MULTILINE)
+        match = re.search(r"^[ \t]*Candidate: (\S+)$", said, re.MULTILINE)
         if not match or match[1] == "(none)":
             raise BenchError(f"package {package}: the machine's package sources ({self.machine}) have none")
         return match[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,8 @@ def runnable(file: Path, lab: Lab) -> tuple[list[Variant], list[str]]:
 
 
 def _located(build: str, file: Path) -> str:
-    """A build of the matrix; a recipe file's path, which is relative to the matrix file, made absolute."""
-    return str((file.parent / Path(build).expanduser()).resolve()) if build.endswith(".yaml") else build
+    """Names stay; the path of a recipe is relative to the matrix file."""
+    return os.path.realpath(file.parent / os.path.expanduser(build)) if build.endswith(".yaml") else build
 
 
 # What the file may hold.

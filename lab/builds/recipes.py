@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     """
     file = directory / f"{name}.yaml"
     if name.endswith(".yaml"):
-        file = Path(name).expanduser().resolve()
+        file = Path(os.path.realpath(os.path.expanduser(name)))
         directory, name = file.parent, file.stem
     elif name not in names(directory):
         hint = did_you_mean(name, names(directory))
@@ -119,14 +120,14 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     data = validate(_RecipeFile, file, tree)
 
     def place(key: Sequence[str | int], text: str, what: str) -> Path:
-        path = (directory / Path(text).expanduser()).resolve()
-        if not path.exists():
+        path = Path(os.path.realpath(directory / os.path.expanduser(text)))
+        if not os.path.exists(path):  # False, and no error, for a name that is too long
             raise UsageError(f"{at(file, tree, key)}: {what} {text!r} is not there ({path})")
         return path
 
     def fragment(index: int, text: str) -> Path:
         path = fragments / f"{text}.config"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
             raise UsageError(f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
         return path

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_BUILD = 3600.0  # seconds; also how long the tree of another maker is waited for
 _BUSY = ".xenlab-busy"  # is there while a compiler may write; found later, it says that the tree cannot be trusted
+_OURS = ".xenlab-"  # how the names of our own notes in a tree begin
 _FACTS = ".xenlab-tree"
 _PATCHES = ".xenlab-patches"  # a folder of copies of what is applied now, in order
 _PATCH = ("patch", "-p1", "--batch", "--no-backup-if-mismatch")
@@ -206,7 +208,7 @@ def _unpack_into(source: Source, directory: Path) -> None:
             raise AssertionError(source)  # the others have no tree
         if not (root / "xen" / "Makefile").is_file():
             raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
-        epoch = int(dated.stat().st_mtime)
+        epoch = min(max(int(dated.stat().st_mtime), 0), 2**32 - 1)  # an archive may say any time
         (root / _PATCHES).mkdir()
         (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
         root.rename(directory)
@@ -216,11 +218,33 @@ def _unpack_tarball(archive: Path, root: Path) -> Path:
     root.mkdir()
     try:
         # Python's tarfile cannot be told to be careful on Debian 12; tar(1) is: no absolute names, none with `..`.
-        run(["tar", "-xf", str(archive), "--no-same-owner", "-C", str(root)], timeout=300)
+        careful = ["--no-same-owner", "--no-same-permissions"]
+        run(["tar", "-xf", str(archive), *careful, "-C", str(root)], timeout=300)
     except CommandError as error:
         raise UsageError(f"{archive}: cannot be unpacked: {error}") from None
+    _check_unpacked(archive, root)
     entries = list(root.iterdir())
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else root
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink() else root
+
+
+def _check_unpacked(archive: Path, root: Path) -> None:
+    """See that nothing of an archive leads out of it, since the tree is written to: patches, objects, marks of ours.
+
+    :raises UsageError: a link to outside, a device, a pipe, or a name that marks our own trees.
+    """
+    inside = f"{os.path.realpath(root)}{os.sep}"
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            shown = repr(str(path.relative_to(root)))
+            mode = path.lstat().st_mode
+            if name.startswith(_OURS):
+                raise UsageError(f"{archive}: {shown}: a name that begins with {_OURS} is not for sources")
+            if stat.S_ISLNK(mode):
+                if not f"{os.path.realpath(path)}{os.sep}".startswith(inside):
+                    raise UsageError(f"{archive}: {shown}: a link that leads out of the archive")
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UsageError(f"{archive}: {shown}: neither a file, a folder nor a link")
 
 
 def _patch(root: Path, patches: tuple[Path, ...]) -> None:
