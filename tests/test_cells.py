@@ -44,7 +44,7 @@ def ending(cell: str) -> tuple[Ending, Where]:
 
 
 def test_the_table_has_no_cell_twice() -> None:
-    lines = [cell.id for cell in cells._read(cells.TABLE)]
+    lines = [cell.id for cell in cells.read(cells.TABLE)]
     assert len(lines) == len(set(lines)) == len(CELLS)
 
 
@@ -159,9 +159,7 @@ def test_endings_follow_from_phase_and_effect(cell: str, wanted: tuple[Ending, W
 
 
 def test_what_may_be_dropped_and_doubled_has_an_ending() -> None:
-    assert set(expected_module._DROPPED) == set(cells.DROPPABLE) and set(expected_module._DOUBLED) == set(
-        cells.DOUBLABLE
-    )
+    assert set(expected_module.DROPPED) == set(cells.DROPPABLE) and set(expected_module.DOUBLED) == set(cells.DOUBLABLE)
 
 
 def test_what_cannot_be_told_is_no_cell() -> None:

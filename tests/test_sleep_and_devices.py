@@ -12,7 +12,7 @@ import pytest
 from lab.base.errors import BenchError
 from lab.grid.pulse import Voice
 from lab.on_board import poke
-from lab.xen.dom0 import _BOOT_LOG, added
+from lab.xen.dom0 import BOOT_LOG, added
 from lab.xen.domain import node_pages, nodes_free
 from lab.xen.pci import DmaDevice, iommu_orders
 from lab.xen.sleep import Sleep
@@ -96,9 +96,9 @@ def test_the_library_of_the_tools_in_use_is_taken(tools: Path) -> None:
     library(tools / "x86-gnu", "libxenctrl.so.4.17")
     boards = library(tools / "x86-gnu", "libxenctrl.so.4.20")
     library(tools / "xen-4.17", "libxenctrl.so.4.20")
-    assert poke._library("libxenctrl.so.{}") == boards
+    assert poke.library_file("libxenctrl.so.{}") == boards
     own = library(tools / "xen-4.20", "libxenctrl.so.4.20")
-    assert poke._library("libxenctrl.so.{}") == own
+    assert poke.library_file("libxenctrl.so.{}") == own
 
 
 def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_the_log_of_xens_boot_outlives_its_ring(tmp_path: Path) -> None:
 
     def boot_log(ring: str) -> str:
         (tmp_path / "ring").write_text(ring, encoding="ascii")
-        script = _BOOT_LOG.replace("/run/xenlab", f"{tmp_path}/run")
+        script = BOOT_LOG.replace("/run/xenlab", f"{tmp_path}/run")
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
         return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
 

@@ -85,7 +85,7 @@ def test_the_kernel_of_an_hvm_test_is_its_firmware(tree: Path) -> None:
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no built XTF: there is no tests/NAME/info\.json"):
+    with pytest.raises(UsageError, match=r"no built XTF: it has no tests/NAME/info\.json"):
         xtf.instances(tmp_path)
     with pytest.raises(UsageError, match="no built XTF"):
         collect(NightlyOptions(xtf=tmp_path), "full")

@@ -100,8 +100,31 @@ class ProductTimeout(Overdue, ProductFailure):
     """The product owed it: a guest that never comes up, a dom0 that never answers. Verdict FAIL."""
 
 
+class BuildFailed(ProductFailure):
+    """A build under test cannot be made: its source does not compile, or a patch does not apply.
+
+    ``lines`` are what the compiler or patch(1) said, ``cause`` the one that names the error; ``log`` is the file that
+    has all of it.
+    """
+
+    def __init__(
+        self, what: str, lines: tuple[str, ...] = (), cause: str | None = None, log: str | None = None
+    ) -> None:
+        more = "".join(f"\n  {line}" for line in lines) + (f"\nlog: {log}" if log else "")
+        super().__init__(f"{what}{more}")
+        self.what, self.lines, self.cause, self.log = what, lines, cause, log
+
+
 class BuildDoesNotBoot(BoardError):
     """The build under test did not come up on this board before; the case that found out is FAIL."""
+
+
+class CaseTimeout(LabError):
+    """The body of a case took longer than it may, and was ended: verdict ERROR, since the cause is not known."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"the case did not end within {limit:.0f} s")
+        self.limit = limit
 
 
 class MissingCapability(LabError):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError
@@ -23,6 +22,7 @@ from lab.builds import compiling, elf, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
+from lab.builds.trees import Origin
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Build:
     seconds: float  # what making it took; not what this call took
     recipe: Recipe
     source: str  # what the source was, to the byte
+    origin: Origin  # the same for readers: a commit, or a package
     sha256: str  # of xen.gz
     tools: Path | None = None  # a folder with bin and lib; None: the board's own toolstack is used
     toolstack: str = ""  # what the tools are made of
@@ -59,9 +60,10 @@ class Build:
         """How to tell it from other builds in a report, build id or not."""
         return self.build_id or f"no build id; version {self.version or 'unknown'}, sha256 {self.sha256[:16]}"
 
-    def facts(self) -> dict[str, str]:
-        """What a run folder keeps of it and a report shows."""
-        facts = {"version": self.version, "build id": self.identity, "key": self.key}
+    def facts(self) -> dict[str, object]:
+        """What a run folder keeps of it and a report shows; ``source`` is that of :meth:`Origin.facts`."""
+        facts: dict[str, object] = {"version": self.version, "build id": self.identity, "key": self.key}
+        facts |= {"source": self.origin.facts()} if self.origin.facts() else {}
         return facts | ({"tools": self.toolstack} if self.tools else {})
 
     def tool_files(self) -> dict[str, Path]:
@@ -86,20 +88,22 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     called with short texts, about once a second. A :class:`Recipe` (a revision of bisection) is as good.
 
     :raises UsageError: no such build, a wrong recipe, a configuration that Kconfig does not accept.
-    :raises BenchError: no source to be had, a tool is missing, or it does not compile (last lines, log path).
+    :raises BuildFailed: its source does not compile, or a patch does not apply; carries the compiler's lines.
+    :raises BenchError: no source to be had, a tool is missing, or the compiler or the disk fails.
     """
     recipe = recipes.recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
     source = trees.identify(recipe.source)
+    origin = trees.origin(recipe.source, source)
     toolstack = tools.identify(recipe)
     key = _key(recipe, source, toolstack)
     directory = paths.cache() / "builds" / key
-    if build := _kept(recipe, key, directory):
+    if build := _kept(recipe, key, directory, origin):
         return build
     report = Paced(recipe.name, progress)
     lock_file = directory.with_name(f"{key}.lock")
     with lock.held(lock_file, trees.LONGEST_BUILD, f"build {recipe.name} ({key})", has_to_go=lambda: True):
-        if build := _kept(recipe, key, directory):  # somebody else made it meanwhile
+        if build := _kept(recipe, key, directory, origin):  # somebody else made it meanwhile
             return build
         started = time.monotonic()
         log_file = paths.cache() / "builds" / f"{key}.log"  # beside the build, so that a failed one leaves it
@@ -118,7 +122,7 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
             shutil.rmtree(directory, ignore_errors=True)
             work.rename(directory)
         log_file.unlink()
-    build = _kept(recipe, key, directory)
+    build = _kept(recipe, key, directory, origin)
     assert build, f"{directory} was just made"
     log.info("%s: made in %.0f s: %s %s", recipe.name, build.seconds, build.version, build.identity)
     return build
@@ -127,7 +131,7 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
 def _key(recipe: Recipe, source: str, toolstack: str) -> str:
     """What goes into a build, hashed; names and places of files do not count."""
     given = [Path(one) for one in recipe.tools if one.endswith(".deb")] if isinstance(recipe.tools, tuple) else []
-    parts: list[Any] = [FORMAT, source, toolstack, trees.digest(*given)]
+    parts: list[object] = [FORMAT, source, toolstack, trees.digest(*given)]
     if recipe.is_compiled:
         config = Path(recipe.config)
         parts += [
@@ -140,7 +144,7 @@ def _key(recipe: Recipe, source: str, toolstack: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
+def _kept(recipe: Recipe, key: str, directory: Path, origin: Origin) -> Build | None:
     """The build as it is in the cache; None when it is not there, or damaged."""
     try:
         facts = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
@@ -167,6 +171,7 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
         seconds=facts["seconds"],
         recipe=recipe,
         source=facts["source"],
+        origin=origin,
         sha256=facts["sha256"],
         tools=directory / "tools" if facts["tools"] else None,
         toolstack=facts["tools"],

@@ -12,7 +12,7 @@ import pydantic
 
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
-from lab.builds.recipes import recipe
+from lab.builds.recipes import name_of, recipe
 from lab.inventory import Lab
 
 PLAIN = "plain"  # the command line that adds nothing
@@ -28,6 +28,11 @@ class Variant:
     build: str  # a recipe, by name or file
     xen_options: str = ""  # beside the lab's, the board's and the recipe's own
     needs: str = ""  # a capability that all boards must declare
+
+    @classmethod
+    def plain(cls, build: str) -> Variant:
+        """A build as its recipe has it, by the recipe's name: where a recipe file lies is no part of its history."""
+        return cls(name_of(build), build)
 
     def facts(self) -> dict[str, str]:
         """What a run folder keeps of it; :meth:`of_facts` reads it back."""
@@ -61,7 +66,7 @@ def load(file: Path) -> tuple[Variant, ...]:
             except UsageError as error:
                 raise UsageError(f"{at(file, tree, ('rows', number, 'builds', index))}: {error}") from None
         for build, line, mode in itertools.product(row.builds, row.command_lines, row.dom0):
-            words = [Path(build).stem if build.endswith(".yaml") else build]
+            words = [name_of(build)]
             words += [line] if line != PLAIN else []
             words += [f"{mode}-dom0"] if mode != "pv" else []
             options = " ".join(filter(None, (lines[line], DOM0_MODES[mode])))

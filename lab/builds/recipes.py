@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import pydantic
@@ -96,6 +96,11 @@ def names(directory: Path = RECIPES) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
 
 
+def name_of(build: str) -> str:
+    """The name of a build that is given by name, or by the path of a recipe file."""
+    return Path(build).stem if build.endswith(".yaml") else build
+
+
 def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
     """Read the recipe called ``name``, or the recipe file at the path ``name`` (it ends in ``.yaml``).
 
@@ -157,12 +162,18 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     return found
 
 
-def _source(data: _SourceFile, place: Any) -> Source:
+class _Place(Protocol):
+    """Finds a path that a recipe names, relative to the recipe."""
+
+    def __call__(self, key: Sequence[str | int], text: str, what: str) -> Path: ...
+
+
+def _source(data: _SourceFile, place: _Place) -> Source:
     if data.debian_source:
         return DebianSource(data.debian_source.package, data.debian_source.version, data.debian_source.suite)
     if data.git:
         git = data.git
-        location = git.url or str(place(("source", "git", "path"), git.path, "repository"))
+        location = git.url or str(place(("source", "git", "path"), git.path or "", "repository"))
         return Git(location, git.revision)
     if data.tarball:
         return Tarball(place(("source", "tarball"), data.tarball, "archive"))

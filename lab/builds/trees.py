@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.builds import lock
+from lab.builds import blame, lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
@@ -68,6 +69,50 @@ def identify(source: Source) -> str:
             return f"prebuilt {digest(xen, *[symbols] if symbols else [])} {version}"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the source of a build comes from, for readers. What is not known of it is None."""
+
+    commit: str | None = None
+    subject: str | None = None  # the first line of the commit's message
+    date: str | None = None  # of the commit, ISO 8601
+    branch: str | None = None  # the one that the recipe names, or the clone's own where it names HEAD
+    package: str | None = None  # Debian's, source or binary
+    version: str | None = None  # of the package
+
+    def facts(self) -> dict[str, str]:
+        """What is known."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value}
+
+
+def origin(source: Source, identity: str) -> Origin:
+    """The origin of a source that :func:`identify` has identified. Nothing is fetched.
+
+    :raises BenchError: the repository cannot be read.
+    """
+    match source:
+        case DebianSource(package) | DebianBinary(package):
+            return Origin(package=package, version=identity.split()[-1])
+        case Git(location, revision):
+            commit = identity.split()[-1]
+            repository = ("-C", str(_repository(location)))
+            subject, date = _git(*repository, "log", "-1", "--format=%s%n%cI", commit).splitlines()[-2:]
+            return Origin(commit, subject or None, date, _branch(repository, revision))
+    return Origin()
+
+
+def _branch(repository: tuple[str, ...], revision: str) -> str | None:
+    """The branch that a revision names."""
+    try:
+        if revision == "HEAD":
+            return _git(*repository, "symbolic-ref", "--quiet", "--short", "HEAD").strip() or None
+        name = revision.removeprefix("origin/")
+        _git(*repository, "show-ref", "--verify", "--quiet", f"refs/heads/{name}")
+        return name
+    except CommandError:
+        return None
+
+
 @contextmanager
 def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) -> Iterator[Tree]:
     """The tree of a recipe's source, patches applied, held alone for the block.
@@ -76,7 +121,8 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
     fails in an orderly way (a compiler that ended by itself), the tree stays as it is.
 
     :raises BenchError: the source cannot be had.
-    :raises UsageError: a patch does not apply, or the archive holds no Xen.
+    :raises BuildFailed: a patch does not apply.
+    :raises UsageError: the archive holds no Xen.
     """
     source = recipe.source
     if isinstance(source, Git):  # one tree for all revisions: bisection compiles only what differs
@@ -183,7 +229,7 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
             for dry in (("--dry-run",), ()):  # one that applies in part would leave a tree that is neither
                 run([*_PATCH, "--forward", *dry, "-i", str(patch)], cwd=root, timeout=60)
         except CommandError as error:
-            raise UsageError(f"{patch}: does not apply: {error}") from None
+            raise blame.of_build(error, f"{patch}: does not apply", root) from None
 
 
 # git

@@ -14,7 +14,7 @@ from lab.case.markers import area_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
-from lab.results.record import NESTED_GUEST_CRASH, TestResult
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, TestResult
 
 SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
 
@@ -39,8 +39,8 @@ def conclude(bench: Bench, running: Running) -> None:
     slices = [_read_console(running, name) for name in running.marks]
     folder = bench.case_directory(running.item)
     consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
-    leaks = _clean_up(bench, running, slices)
-    decision = verdicts.decide(_observe(bench, running, slices, leaks))
+    leaks, hangs = _clean_up(bench, running, slices)
+    decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
     bench.note_health(result, decision)
@@ -69,23 +69,31 @@ def _crash(running: Running, name: str, lines: Sequence[ConsoleLine]) -> Hypervi
     return None
 
 
-def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> tuple[str, ...]:
-    """Bring the boards back to what they were before the case. Returns what Xen still owes; the rest is evidence."""
+def _clean_up(
+    bench: Bench, running: Running, slices: Sequence[ConsoleSlice]
+) -> tuple[tuple[str, ...], tuple[verdicts.Hang, ...]]:
+    """Bring the boards back to what they were before the case. Returns what Xen still owes, and hosts that hang."""
     rig = bench.acquired_rig
     if rig is None:
-        return ()
+        return (), ()
     crashed = {one.board for one in slices if one.crash or one.signatures & running.expected - SURVIVED}
     leaks: list[str] = []
+    hangs: list[verdicts.Hang] = []
     for name in running.seats:
         after = rig.after(name, crashed=name in crashed)
         running.evidence += after.evidence
         leaks += after.leaks
+        hangs += [after.hang] if after.hang else []
     running.evidence[:0] = rig.take_evidence()
-    return tuple(leaks)
+    return tuple(leaks), tuple(hangs)
 
 
 def _observe(
-    bench: Bench, running: Running, slices: Sequence[ConsoleSlice], leaks: tuple[str, ...]
+    bench: Bench,
+    running: Running,
+    slices: Sequence[ConsoleSlice],
+    leaks: tuple[str, ...],
+    hangs: tuple[verdicts.Hang, ...],
 ) -> verdicts.Observation:
     guest_crash = _guest_crash(running, slices)
     return verdicts.Observation(
@@ -95,7 +103,9 @@ def _observe(
         lease_over=bench.lease_over(),
         leaks=leaks,
         guest_crash=guest_crash,
-        crashed_before=bool(guest_crash) and _has_crashed_before(bench, running),
+        hangs=hangs,
+        hung_before=bool(hangs) and _ended_before(bench, running, HOST_SILENT),
+        crashed_before=guest_crash is not None and _ended_before(bench, running, NESTED_GUEST_CRASH),
         crashes=tuple(one.crash for one in slices if one.crash),
         expected_crashes=running.expected,
         seen_crashes=frozenset[str]().union(*(one.signatures for one in slices)),
@@ -103,17 +113,17 @@ def _observe(
     )
 
 
-def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str:
-    """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
+    """How a guest died on nested emulation, if that is so. Such a death is blamed on the bench first."""
     if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
-        return ""
-    return verdicts.guest_crash(running.evidence, (line.text for one in slices for line in one.lines))
+        return None
+    return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
 
 
-def _has_crashed_before(bench: Bench, running: Running) -> bool:
-    """Whether an earlier attempt at the case in this run ended by a guest crash of that kind."""
+def _ended_before(bench: Bench, running: Running, rule: str) -> bool:
+    """Whether this rule decided an earlier attempt at the case in this run."""
     return any(
-        one.case == running.item.nodeid and one.build == bench.build_name and one.rule == NESTED_GUEST_CRASH
+        one.case == running.item.nodeid and one.build == bench.variant.name and one.rule == rule
         for one in bench.folder.results()
     )
 
@@ -128,7 +138,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.build_name,
+        build=bench.variant.name,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
         phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),
@@ -137,4 +147,5 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         consoles=consoles,
         pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
         fingerprint=decision.fingerprint,
+        proved=bench.acquired_rig.take_proved() if bench.acquired_rig else (),
     )

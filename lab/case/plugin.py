@@ -1,25 +1,37 @@
 """pytest plugin: boards, verdicts and records for the cases under ``testcases/``.
 
-One process drives one set of boards. A case names what it needs by its fixtures (``host``; ``source`` and
-``destination`` for a pair) and by ``@pytest.mark.needs("pv32", ...)``. Each result is decided by
-:mod:`lab.results.verdicts` from evidence and appended to the run folder as soon as the case ends.
+One process drives one set of boards. A case asks for boards by its fixtures (``host``; ``source`` and ``destination``
+for a pair) and for capabilities by ``@pytest.mark.needs("pv32", ...)``. When a case ends, :mod:`lab.case.conclude`
+judges it by the rules of :mod:`lab.results.verdicts` and appends the result to the run folder.
 """
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
+from types import FrameType
+from typing import Protocol
 
 import pytest
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import LabError, UsageError
+from lab.base.errors import CaseTimeout, LabError, UsageError
 from lab.case.bench import Bench
 from lab.case.conclude import conclude
 from lab.case.evidence import CaseLog, Running
-from lab.case.markers import MARKERS, SELECTIONS, expected_crashes_of, is_case, selection_of, xen_options_of
+from lab.case.markers import (
+    MARKERS,
+    SELECTIONS,
+    expected_crashes_of,
+    is_case,
+    selection_of,
+    wrong_needs,
+    xen_options_of,
+)
+from lab.leases.queue import CASE_LIMIT
 from lab.results.record import Evidence
 from lab.xen import xtf
 from lab.xen.host import Host
@@ -50,7 +62,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A case for each instance of XTF."""
+    """Make one case for each XTF instance."""
     if "xtf_instance" not in metafunc.fixturenames:
         return
     try:
@@ -65,13 +77,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("xtf_instance", parameters)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Every case has a time limit."""
+    if is_case(item) and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(CASE_LIMIT, func_only=True))
+
+
+class TimeoutSettings(Protocol):
+    """What is used of ``pytest_timeout.Settings``, which comes without types."""
+
+    timeout: float
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: TimeoutSettings) -> Generator[None, object, object]:
+    """Have pytest-timeout raise :class:`CaseTimeout` in a case; its own exception is that of ``pytest.fail``."""
+    result = yield
+    on_alarm = signal.getsignal(signal.SIGALRM)
+    if not is_case(item) or not callable(on_alarm):
+        return result
+
+    def end_case(number: int, frame: FrameType | None) -> None:
+        try:
+            on_alarm(number, frame)
+        except pytest.fail.Exception as error:
+            raise CaseTimeout(settings.timeout) from error
+
+    signal.signal(signal.SIGALRM, end_case)
+    return result
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop cases that are not selected, and put those that need a boot of their own last.
+
+    :raises pytest.UsageError: a case needs a capability that does not exist: it would be skipped on every board.
+    """
+    if wrong := [said for item in items if is_case(item) for said in wrong_needs(item)]:
+        raise pytest.UsageError(*dict.fromkeys(wrong))
     wanted = SELECTIONS.index(config.getoption("--select"))
     kept = [item for item in items if not is_case(item) or SELECTIONS.index(selection_of(item)) <= wanted]
     dropped = [item for item in items if item not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-    kept.sort(key=xen_options_of)  # stable; those that ask for options last, and one boot for all of the same
+    kept.sort(
+        key=xen_options_of
+    )  # stable: cases without options come first, and cases with the same options share a boot
     items[:] = kept
 
 
@@ -87,7 +137,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     bench = bench_of(item.config)
     if why := bench.why_stop():
-        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result: it can run elsewhere, or later
+        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result, so that the case runs elsewhere or later
     running = bench.running = Running(item, expected=expected_crashes_of(item))
     bench.folder.note_now(bench.names, item.nodeid)
     try:
@@ -121,7 +171,7 @@ def _note_outcome(running: Running, raised: BaseException, when: str, traceback:
         running.skipped = str(raised) or "skipped"
         return
     running.outcome = raised
-    if not isinstance(raised, LabError):
+    if not isinstance(raised, LabError) or isinstance(raised, CaseTimeout):  # the message of any other says it all
         running.evidence.append(Evidence("exception", when, traceback[-6000:], time.time()))
 
 
@@ -141,7 +191,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest, bench: Bench) -> CaseLog:
-    """Where a case puts what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
+    """Where a case keeps what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
     assert bench.running is not None
     folder = bench.case_directory(request.node)
     return CaseLog(bench.running, folder)
@@ -162,13 +212,13 @@ def hosts(bench: Bench) -> tuple[Host, Host]:
 
 @pytest.fixture
 def source(hosts: tuple[Host, Host]) -> Host:
-    """Where a relocation starts."""
+    """The host on which a migration starts."""
     return hosts[0]
 
 
 @pytest.fixture
 def destination(hosts: tuple[Host, Host]) -> Host:
-    """Where it goes."""
+    """The host to which it goes."""
     return hosts[1]
 
 

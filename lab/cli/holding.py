@@ -85,26 +85,22 @@ def provision(
 ) -> None:
     """Bring a board that you hold to a build, and prove that the build runs."""
     from lab import builds
-    from lab.base import paths
-    from lab.case.rig import Rig
+    from lab.builds.matrix import Variant
+    from lab.case.rig import take
     from lab.cli.arguments import recipe
     from lab.cli.leased import held, open_lab
-    from lab.grid import services, session
-    from lab.provision import Wanted
-    from lab.xen.payloads import build_payloads, kernel_roots
+    from lab.grid import services
 
     build = recipe(build)
     builds.recipe(build)  # an unknown name is said before the lab is asked
     lab, ledger = open_lab(inventory, board, must_be_up=True)
-    spec = lab.boards[board]
     lease = held(ledger, board)
-    made = builds.make(build, progress=lambda text: typer.echo(text, err=True))
-    wanted = Wanted(made, payloads=build_payloads(paths.cache() / "payloads", kernel_roots()))
     folder = services.directory(lab) / "leases" / str(lease.id)
     folder.mkdir(parents=True, exist_ok=True)
-    with session.acquire(lab, [spec.name], services.directory(lab)) as acquired:
-        seat = Rig(lab, {board: acquired.board(board)}, wanted, folder).ready(board)
-    typer.echo(f"{board}: {made.name} runs, Xen {made.version}: {' '.join(sorted(seat.capabilities))}")
+    acquired, rig = take(lab, [board], Variant.plain(build), folder, progress=lambda text: typer.echo(text, err=True))
+    with acquired:
+        seat = rig.ready(board)
+    typer.echo(f"{board}: {rig.build.name} runs, Xen {rig.build.version}: {' '.join(sorted(seat.capabilities))}")
 
 
 @app.command(context_settings=PASSED_ON, rich_help_panel=HOLD)
@@ -133,7 +129,7 @@ def run(
     from lab.base import paths
     from lab.cli.leased import mine, open_lab
     from lab.leases.ledger import LEASE
-    from lab.night.planning import pytest_words, root_of
+    from lab.night.workers import pytest_command, root_of
 
     _, ledger = open_lab(inventory, must_be_up=True)
     lease = mine(ledger, None)
@@ -141,8 +137,7 @@ def run(
         raise UsageError(f"lease {lease.id} has no boards yet")
     words = [_case(word) for word in cases]
     root = root_of([word for word in words if os.path.isabs(word)])
-    command = [sys.executable, "-m", "pytest", *pytest_words(root), f"--inventory={inventory}"]
-    command += [f"--boards={','.join(lease.boards)}", *words]
+    command = pytest_command(root, inventory, lease.boards, words)
     os.execve(sys.executable, command, paths.environment() | {LEASE: str(lease.id)})
 
 

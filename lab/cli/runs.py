@@ -11,7 +11,8 @@ import typer
 
 from lab.base.errors import UsageError
 from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
-from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
+from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions, Selection
+from lab.results.record import REPEATS
 
 app = typer.Typer()
 
@@ -47,7 +48,7 @@ class Nightly:
         str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now such as 2h: begin no case after it.")
     ] = ""
     repeat: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Run each case N times; it is good only if all pass.")
+        int, typer.Option(min=1, max=REPEATS, metavar="N", help="Run each case N times; it is good only if all pass.")
     ] = 1
     check: Annotated[bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")] = (
         False
@@ -116,7 +117,7 @@ def _check_xtf(folder: Path) -> None:
 def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
     """Show what the run in this lab is doing now. Exit status 3: no run is going on."""
     from lab.inventory import load
-    from lab.night.nightly import progress
+    from lab.night.progress import progress
 
     lines = progress(load(inventory))
     if as_json:
@@ -163,6 +164,10 @@ def bisect(words: Bisect) -> None:
     raise typer.Exit(bisection.command(asked, typer.echo))
 
 
+def _to_stderr(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 @app.command(rich_help_panel=RUN)
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes by name, or recipe files.")],
@@ -175,7 +180,7 @@ def build(
     if len(names) > 1:
         raise typer.Exit(several.make_all(names))
     for name in names:
-        made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
+        made = builds.make(name, progress=_to_stderr)
         typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")
 
 
@@ -189,14 +194,16 @@ def prepare(
     """Make everything a run needs (image, payloads, builds), or find it in the cache; run nothing."""
     from lab import builds
     from lab.inventory import load
-    from lab.night.nightly import prepare
+    from lab.night.lab_services import prepare
     from lab.selfcheck.doctor import demand_packages
 
     demand_packages()
     wanted = tuple(recipe(name) for name in names or ())
     for name in wanted:
         builds.recipe(name)  # a wrong one is said before anything is made
-    prepare(load(inventory), wanted, lambda text: typer.echo(text, err=True))
+    prepare(load(inventory), _to_stderr)
+    for name in wanted or (DEFAULT_BUILD,):
+        builds.make(name, progress=_to_stderr)
 
 
 @app.command(rich_help_panel=RUN)

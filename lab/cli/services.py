@@ -21,7 +21,7 @@ def up(inventory: Inventory = VIRTUAL_LAB, ports: Ports = "") -> None:
     from lab.cli.leased import move_ports
     from lab.grid import services
     from lab.inventory import load
-    from lab.night.nightly import lab_up
+    from lab.night.lab_services import lab_up
     from lab.selfcheck.doctor import demand_packages
 
     demand_packages()
@@ -54,7 +54,7 @@ def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
 def down(inventory: Inventory = VIRTUAL_LAB) -> None:
     """Stop all of it; virtual boards lose power."""
     from lab.inventory import load
-    from lab.night.nightly import lab_down
+    from lab.night.lab_services import lab_down
 
     lab_down(load(inventory))
 
@@ -92,7 +92,7 @@ def shape(
     """Give a virtual board another shape from its next power on; this powers all of them off."""
     from lab.base.files import did_you_mean
     from lab.inventory import load
-    from lab.night.nightly import lab_shape
+    from lab.night.lab_services import lab_shape
 
     lab = load(inventory)
     spec = lab.restricted([board]).boards[board].virtual

@@ -6,7 +6,6 @@ They run under one supervisor (:mod:`lab.grid.supervisor`), all on loopback. Not
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -18,12 +17,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 from lab import netboot
-from lab.base import paths, processes
+from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, UsageError
 from lab.base.wait import wait_until
 from lab.console.recorder import RecorderConfig
@@ -132,7 +131,7 @@ def stop(folder: Path, *, timeout: float = 20.0) -> None:
     _send(folder, pid, signal.SIGTERM)
     if processes.has_ended(pid, timeout):
         return
-    left = _noted(folder)["marks"].values()
+    left = _noted(folder).marks.values()
     _send(folder, pid, signal.SIGKILL)
     processes.has_ended(pid, timeout)
     for mark in filter(None, left):
@@ -163,32 +162,32 @@ def status(folder: Path) -> Status:
     """What runs of the services that were started in this folder."""
     said = _noted(folder)
     supervisor = holder(folder)
-    if supervisor is None and not said["processes"]:
+    if supervisor is None and not said.processes:
         return Status(False, "", {}, ())
-    living = {name for name, mark in said["marks"].items() if mark and processes.is_alive(mark)}
-    alive = {name: pid for name, pid in said["processes"].items() if name in living}
+    living = {name for name, mark in said.marks.items() if mark and processes.is_alive(mark)}
+    alive = {name: pid for name, pid in said.processes.items() if name in living}
     if supervisor is None:
-        return Status(False, said["coordinator"], alive, tuple(said["processes"]) if alive else ())
+        return Status(False, said.coordinator, alive, tuple(said.processes) if alive else ())
     alive["supervisor"] = supervisor
-    wanted = ("supervisor", *said["processes"])
+    wanted = ("supervisor", *said.processes)
     silent = {name: age for name in alive if (age := _silence(folder, name)) > SILENCE_SHOWN}
-    return Status(set(wanted) <= set(alive), said["coordinator"], alive, wanted, silent)
+    return Status(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent)
 
 
-class _Noted(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Noted:
     """What the supervisor wrote of its services; see :mod:`lab.grid.supervisor`."""
 
     coordinator: str
-    processes: dict[str, int]
-    marks: dict[str, str | None]
+    processes: Mapping[str, int]
+    marks: Mapping[str, str | None]
 
 
 def _noted(folder: Path) -> _Noted:
     try:
-        said: _Noted = json.loads((folder / "services.json").read_text(encoding="utf-8"))
+        return shape.read(_Noted, (folder / "services.json").read_bytes())
     except (OSError, ValueError):
-        return _Noted(coordinator="", processes={}, marks={})
-    return said
+        return _Noted("", {}, {})
 
 
 def _silence(folder: Path, name: str) -> float:

@@ -12,10 +12,11 @@ from typing import Any
 
 import grpc
 from labgrid import Environment
+from labgrid.remote.client import ClientSession, ServerError, ensure_event_loop
 from labgrid.remote.client import Error as LabgridError
-from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
+from labgrid.util.proxy import proxymanager
 
 from lab.base import processes
 from lab.base.errors import BenchError, BoardError, WaitTimeout
@@ -114,6 +115,18 @@ def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
     return lease
 
 
+class _HolderSession(ClientSession):
+    """labgrid's client in the name of a lease's holder. labgrid's own takes its name from the environment."""
+
+    holder: str  # HOST/USER
+
+    def gethostname(self) -> str:
+        return self.holder.partition("/")[0]
+
+    def getuser(self) -> str:
+        return self.holder.partition("/")[2]
+
+
 class Session:
     """Boards that are held; a context manager."""
 
@@ -124,9 +137,8 @@ class Session:
         self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
         self._names = tuple(names)
         self._boards: dict[str, Board] = {}
-        os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = lease.holder.split("/", 1)
-        self._environment: Any = Environment(str(directory / "env.yaml"))
-        self._client: Any = None
+        self._environment = Environment(str(directory / "env.yaml"))
+        self._client: _HolderSession | None = None
         try:
             self._await_ours()
         except BaseException:
@@ -157,8 +169,8 @@ class Session:
         except LabgridError as error:
             raise BoardError(name, f"{' '.join(str(error).split())}") from error
 
-    def why_stop(self) -> str:
-        """Why no further case shall be begun under this lease, or nothing."""
+    def why_stop(self) -> str | None:
+        """Why no further case may begin under this lease; None: it may."""
         return self.ledger.why_stop(self.lease.id, self._names)
 
     def close(self) -> None:
@@ -203,7 +215,11 @@ class Session:
                 if self._client.loop.run_until_complete(synced):
                     return
         self._disconnect()
-        self._client = start_session(self._lab.coordinator, extra={"env": self._environment})
+        loop = ensure_event_loop()
+        address = proxymanager.get_grpc_address(self._lab.coordinator, default_port=20408)
+        self._client = _HolderSession(address, loop, env=self._environment)
+        self._client.holder = self.lease.holder
+        loop.run_until_complete(self._client.start())
         manager = RemotePlaceManager.get()
         manager.env, manager.url = self._environment, self._lab.coordinator
         manager.session, manager.loop = self._client, self._client.loop
@@ -217,6 +233,8 @@ class Session:
 
     def _problem(self, name: str) -> BoardError | None:
         """Why the board cannot be driven yet, if so."""
+        if self._client is None:
+            return BoardError(name, "there is no session with the coordinator")
         place = self._client.places.get(name)
         if place is None:
             return BoardError(name, "the coordinator has no such place")

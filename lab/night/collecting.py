@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 
 import pytest
 
 from lab.case import markers
-
-KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
-
-
-def kept_by(item: pytest.Item) -> list[str]:
-    """Titles of what a case puts beside its verdict, as they stand in its source."""
-    function = getattr(item, "obj", None)
-    return list(dict.fromkeys(KEPT.findall(inspect.getsource(function)))) if function else []
+from lab.night.kept import kept_by
 
 
 class Listing:

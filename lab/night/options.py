@@ -9,6 +9,7 @@ from typing import Literal
 from lab.base import paths
 
 Selection = Literal["quick", "full", "weekly"]
+DEFAULT_BUILD = "pv32-debug"
 NAMED = 3  # files and cases in a heading
 VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 

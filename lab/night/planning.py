@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from lab.base import paths, processes
+from lab.base import paths, processes, shape
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
+from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
+from lab.night.workers import pytest_words, root_of
 from lab.results.record import TestResult, Verdict
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
@@ -125,28 +127,6 @@ def find(text: str) -> Case:
 def _is_named(nodeid: str, text: str) -> bool:
     whole = (nodeid, function_of(nodeid))
     return any(one == text or one.endswith((f"::{text}", f"/{text}")) for one in whole)
-
-
-def root_of(cases: Sequence[str]) -> Path:
-    """The folder that node ids of these cases are relative to: the one that holds their folder ``testcases``.
-
-    Cases of a lab of one's own have a root of their own; all others belong to what xenlab ships.
-    """
-    roots = {_root(Path(case.partition("::")[0])) for case in cases}
-    return roots.pop() if len(roots) == 1 else paths.SHIPPED
-
-
-def _root(path: Path) -> Path:
-    if not path.is_absolute() or path.is_relative_to(paths.SHIPPED):
-        return paths.SHIPPED
-    if (path / "testcases").is_dir():
-        return path
-    return next((one.parent for one in (path, *path.parents) if one.name == "testcases"), paths.SHIPPED)
-
-
-def pytest_words(root: Path) -> list[str]:
-    """Words for pytest about where cases are and how it is set; the same for all of them."""
-    return [f"--rootdir={root}", "-c", str(paths.PYTEST_SETTINGS), "-p", "lab.case.plugin", "-p", "no:cacheprovider"]
 
 
 def function_of(nodeid: str) -> str:
@@ -261,14 +241,14 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
 def durations() -> dict[str, float]:
     """Seconds that each case took here when it passed last."""
     try:
-        return {str(k): float(v) for k, v in json.loads(_durations_file().read_text(encoding="utf-8")).items()}
+        return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
         return {}
 
 
 def took(results: Iterable[TestResult]) -> dict[str, float]:
-    """Seconds that each case took that passed."""
-    return {result.case: round(result.seconds, 1) for result in results if result.verdict is Verdict.PASS}
+    """Seconds that each case took that passed, without provisioning: any case may be the first on a board."""
+    return {result.case: round(result.own_seconds, 1) for result in results if result.verdict is Verdict.PASS}
 
 
 def note_durations(results: Iterable[TestResult]) -> None:

@@ -67,7 +67,7 @@ def _rows(
             " ".join(variants[0].doc.split("\n\n")[0].split()),
             _needs(variants),
             selection,
-            ", ".join(variants[0].evidence),
+            ", ".join(variants[0].evidence).replace("<", "&lt;"),
             ", ".join(biting.get(function, [])),
             case_history.text(rows, [case.nodeid for case in variants]),
         )

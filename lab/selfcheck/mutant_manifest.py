@@ -13,7 +13,7 @@ import pydantic
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
-from lab.night.nightly import DEFAULT_BUILD
+from lab.night.options import DEFAULT_BUILD
 
 
 @dataclass(frozen=True, slots=True)

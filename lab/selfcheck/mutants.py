@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -32,8 +32,8 @@ from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean, read_yaml
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
-from lab.grid import services
 from lab.night import nightly, planning
+from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.results.record import ITSELF
 from lab.results.run_folder import RunFolder
@@ -108,7 +108,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
         say(f"{whole} of {len(mutants)} were judged before")
     interrupted = False
     if left:
-        with _lab_up(lab):
+        with in_use(lab, progress=partial(print, flush=True)):
             try:
                 for of_one in _tried(left, lab, inventory_file, known):
                     judged |= {found.trial: found for found in of_one}
@@ -347,19 +347,6 @@ def _write_recipe(file: Path, mutant: Mutant) -> None:
     data = dict(read_yaml(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
     with open(file, "w", encoding="utf-8") as opened:
         YAML(typ="rt").dump(data, opened)
-
-
-@contextmanager
-def _lab_up(lab: inventory.Lab) -> Iterator[None]:
-    """One lab for all of them; one that is up is used and left up."""
-    if services.status(services.directory(lab)).is_up:
-        yield
-        return
-    nightly.lab_up(lab, detach=False, progress=partial(print, flush=True))
-    try:
-        yield
-    finally:
-        nightly.lab_down(lab)
 
 
 # -- what was judged ---------------------------------------------------------------------------------------------------

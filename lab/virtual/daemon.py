@@ -1,4 +1,4 @@
-"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
+"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER]``.
 
 Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service), the network it boots from if it has no
 disk, and, while powered, its QEMU machine. The BMC owns power: it asks this daemon over the control socket

@@ -19,6 +19,7 @@ from lab.base.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTim
 from lab.base.wait import wait_until
 from lab.console.client import ConsoleLine
 from lab.grid.board import Board, CommandResult
+from lab.results.record import GuestConsole
 
 ARRIVED = "--incoming"  # xl migrate-receive adds this to a domain's name until the domain is handed over (xl_migrate.c)
 AWAY = "--migratedaway"  # xl migrate adds this to the source's copy before it hands the domain over (xl_migrate.c)
@@ -26,7 +27,7 @@ AWAY = "--migratedaway"  # xl migrate adds this to the source's copy before it h
 _HEAD = 200  # characters of the second reading that are searched for in the first one
 _CUT = "== and then"  # separates two readings of Xen's console ring
 # Prints Xen's console ring as it was at the first call in this boot, if the ring still had its beginning then.
-_BOOT_LOG = (
+BOOT_LOG = (
     'f=/run/xenlab/xen-boot.log; [ -s $f ] || { mkdir -p ${f%/*}; log=$(xl dmesg); case $log in *"Xen version"*) '
     'printf "%s\\n" "$log" > $f.new && mv $f.new $f;; esac; } 2>/dev/null; cat $f 2>/dev/null || printf "%s\\n" "$log"'
 )
@@ -62,8 +63,8 @@ class Runner(Protocol):
 class Notes(Protocol):
     """Where a host leaves what belongs to the running case."""
 
-    def keep(self, board: str, title: str, body: str) -> None:
-        """Keep a text as evidence."""
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Keep what a guest has printed as evidence."""
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Time a block: ``create`` (a domain is being built), ``wait`` (for a guest or the board) or ``sleep``."""
@@ -72,8 +73,8 @@ class Notes(Protocol):
 class NoNotes:
     """For a host that no case uses: nothing is kept, nothing is timed."""
 
-    def keep(self, board: str, title: str, body: str) -> None:
-        """Drop the text."""
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Drop it."""
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -85,7 +86,7 @@ def _as_product_failure() -> Iterator[None]:
     try:
         yield
     except WaitTimeout as error:
-        raise ProductTimeout(error.what, error.timeout, error.last) from error
+        raise ProductTimeout(error.what, error.timeout, error.last, board=error.board) from error
 
 
 class Toolstack:
@@ -171,7 +172,7 @@ class Toolstack:
 
     def boot_log(self) -> str:
         """What Xen had printed when this was first asked for in this boot; the ring itself forgets its beginning."""
-        return self.run(_BOOT_LOG).stdout
+        return self.run(BOOT_LOG).stdout
 
     def grave(self) -> list[str]:
         """Lines of Xen's ring about a bug, a warning or a guest that Xen crashed; ``xl dmesg -c`` empties the ring."""
@@ -200,10 +201,6 @@ class Dom0(Toolstack):
         """``lacking``: capabilities that the board's inventory entry declares and a probe did not find."""
         super().__init__(board.name, board.run)
         self.board, self.notes, self.lacking = board, notes or NoNotes(), lacking
-
-    def keep(self, title: str, body: str) -> None:
-        """Keep a text as evidence of the running case."""
-        self.notes.keep(self.name, title, body)
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Time a block as :meth:`Notes.phase` says."""

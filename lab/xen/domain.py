@@ -12,6 +12,7 @@ from typing import Literal
 from lab.base.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
 from lab.grid.ssh import CommandResult, until
 from lab.on_board.poke import POKE
+from lab.results.record import GuestConsole
 from lab.xen.dom0 import Dom0
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
 
@@ -33,6 +34,7 @@ class DomainConfig:
     pci: tuple[str, ...] = ()
     more: Mapping[str, str] = field(default_factory=dict)  # further xl.cfg lines: key -> value as written
     files: Mapping[str, str] = field(default_factory=dict)  # further files it needs: path on the board -> text
+    system: str | None = None  # the Linux that it runs, a name of lab.xen.payloads.LINUXES; None: a small program
 
     def text(self) -> str:
         """The xl.cfg(5) file."""
@@ -135,6 +137,10 @@ class Domain:
         """All lines that the guest printed on this host (xenconsoled's log)."""
         text = self.host.run(f"cat {self._logs()} 2>/dev/null; true").stdout
         return text.replace("\r", "").splitlines()  # a PV shim begins lines with it
+
+    def printed(self) -> GuestConsole:
+        """:meth:`console`, to be kept beside a verdict."""
+        return GuestConsole(self.host.name, self.name, self.config.kind, self.config.system, tuple(self.console()))
 
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
         """Wait for a console line that matches the extended regular expression; the first one.

@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from lab.base.errors import BenchError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.xen.dom0 import Dom0
-from lab.xen.domain import Domain, DomainConfig
+from lab.xen.domain import Domain, DomainConfig, nodes_free
 
 
 class Host(Dom0):
     """dom0 of a board whose hypervisor is up, with the means to create guests."""
+
+    def free_pages(self, timeout: float = 60.0) -> int:
+        """Pages of 4 KiB that Xen has to give, on all NUMA nodes, once no domain is dying (debug key ``u``).
+
+        :raises ProductTimeout: a domain is still dying after ``timeout`` seconds.
+        """
+        self.expect(lambda: "(null)" not in self.xl("list").stdout, timeout, f"{self.name}: no domain is dying")
+        return sum(nodes_free(self.debug_keys("u")).values())
 
     @contextlib.contextmanager
     def domain(self, config: DomainConfig, *, paused: bool = False) -> Iterator[Domain]:
@@ -26,7 +34,7 @@ class Host(Dom0):
             yield domain
         except BaseException:
             with contextlib.suppress(Exception):  # what a guest has said belongs to every failure
-                self.keep(f"console of {domain.name}, when the case failed", "\n".join(domain.console()) or "nothing")
+                self.notes.keep(f"console of {domain.name}, when the case failed", domain.printed())
             raise
         finally:
             with contextlib.suppress(BenchError):  # a crashed host must not hide what the case found

@@ -1,4 +1,4 @@
-"""Live relocation that fails: each cell of the matrix of faults, steps of the protocol and kinds of guest."""
+"""Live migrations that fail: each cell of the matrix of faults, steps of the protocol and kinds of guest."""
 
 from pathlib import Path
 
@@ -25,19 +25,22 @@ def those_on(boards):
 
 @those_on(2)
 def test_relocation_fails_well(cell, source, destination, evidence):
-    """A relocation is broken at one step: the guest runs on where the protocol says, once, whole; nothing is left."""
+    """Exactly one intact guest survives a broken migration, on the side the protocol names; nothing is left behind."""
     judge(cell, source, destination, evidence)
 
 
 @those_on(1)
 def test_relocation_fails_well_on_one_board(cell, host, evidence):
-    """The same from a board to itself, for what needs no second one: any number of boards work side by side."""
+    """Exactly one intact guest survives a broken migration from a board to itself; nothing is left behind.
+
+    This is for faults that need no second board, so that any number of boards work side by side.
+    """
     judge(cell, *on_one_board(host), evidence)
 
 
 def judge(cell, source, destination, evidence):
     wanted = expected(cell)
-    evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
+    evidence.add("how it must end", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
     before = checks.Before.of(source, destination)
     with source.domain(attempt.config(cell, source)) as guest:
         try:

@@ -328,7 +328,8 @@ weekly   | pvh64 | drop            | PAGE_DATA
 """
 
 
-def _read(table: str) -> Iterator[Cell]:
+def read(table: str) -> Iterator[Cell]:
+    """The cells of a text in the form of :data:`TABLE`."""
     for line in table.splitlines():
         if line.strip():
             (selection, *pair), guests, faults, places = (part.split() for part in line.split("|"))
@@ -339,7 +340,7 @@ def _read(table: str) -> Iterator[Cell]:
                         yield Cell(guest, FAULTS[fault], place, selection, boards)
 
 
-CELLS = {cell.id: cell for cell in _read(TABLE)}
+CELLS = {cell.id: cell for cell in read(TABLE)}
 
 
 def find(cell_id: str) -> Cell:

@@ -1,8 +1,8 @@
-"""Both ends of a relocation on one board: two views of the same dom0, so that a case need not know.
+"""Both ends of a migration on one board: two views of the same dom0, so that a case sees two hosts.
 
-``xl migrate`` to ``localhost`` goes through the whole protocol, ssh and both toolstacks; what it lacks is a second
-machine whose power, link, xenstored or memory could fail alone. The source's end sees the domains that were made
-there, the destination's all others.
+``xl migrate`` to ``localhost`` goes through the whole protocol, ssh and both toolstacks. What it lacks is a second
+machine whose power, link, xenstored or memory could fail alone. The source sees the domains that were created on it,
+and the destination sees all others.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ class _Destination(_End):
 
 
 def on_one_board(host: Host) -> tuple[Host, Host]:
-    """Source and destination of relocations from a board to itself: wherever a guest goes, it is at the destination."""
+    """Source and destination of migrations from a board to itself. A guest that migrated is at the destination."""
     source = _Source(host)
     return source, _Destination(source)
