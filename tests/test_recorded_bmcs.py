@@ -157,7 +157,7 @@ def test_each_failure_to_open_a_session_is_an_error_of_its_own(
         ]
     )
     bmc = stand_in.bmc(cipher=17)
-    bmc._pace = replace(QUICK, patience=0.3)
+    bmc._pace = replace(QUICK, patience=2.0)
     with pytest.raises(kind) as caught:
         bmc.is_powered()
     assert type(caught.value) is kind and words in str(caught.value)

@@ -1,14 +1,16 @@
 """The kinds of failure, kept apart so that a verdict can be decided from the type alone.
 
-A failure of the *product* is neither of these: it is an ``AssertionError`` in a case, a :class:`ProductFailure`, or
-:class:`HypervisorCrash`, raised when the console shows the hypervisor or dom0 dying.
+A failure of the *product* is neither a usage error nor one of the bench: it is an ``AssertionError`` in a case, a
+:class:`ProductFailure`, or :class:`HypervisorCrash`, raised when the console shows the hypervisor or dom0 dying.
 """
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """Root of everything this project raises on purpose."""
+    """Root of everything this project raises on purpose. ``board``: the name of the one board it is about, if any."""
+
+    board: str | None = None
 
 
 class UsageError(LabError):
@@ -23,13 +25,43 @@ class NotProved(BenchError):
     """A case's precondition could not be established. It says nothing about the board either."""
 
 
-class WaitTimeout(BenchError):
-    """Something did not come to pass in time; carries the last observation."""
+class BoardError(BenchError):
+    """The bench failed with one board."""
 
-    def __init__(self, what: str, timeout: float, last: object = None) -> None:
+    board: str
+
+    def __init__(self, board: str, reason: str) -> None:
+        super().__init__(f"{board}: {reason}")
+        self.board, self.reason = board, reason
+
+
+class Overdue(LabError):
+    """Something did not come to pass within ``timeout`` seconds; ``last`` is what was seen last.
+
+    Raised as :class:`WaitTimeout` or :class:`ProductTimeout`, by who owes it.
+    """
+
+    def __init__(self, what: str, timeout: float, last: object = None, *, board: str | None = None) -> None:
         seen = "" if last is None else f"; last seen: {last}"
         super().__init__(f"{what}: not within {timeout:.1f} s{seen}")
-        self.what, self.timeout, self.last = what, timeout, last
+        self.what, self.timeout, self.last, self.board = what, timeout, last, board
+
+
+class BadStatus(LabError):
+    """A command on a board, or to its BMC, ended with a status that its caller did not expect.
+
+    Raised as :class:`CommandFailed` or :class:`ToolstackFailed`, by whose command it is.
+    """
+
+    board: str
+
+    def __init__(self, board: str, command: str, status: int, output: str) -> None:
+        super().__init__(f"{board}: `{command}` ended with status {status}: {output.strip()[-400:]}")
+        self.board, self.command, self.status, self.output = board, command, status, output
+
+
+class WaitTimeout(Overdue, BenchError):
+    """The bench owed it."""
 
 
 class PowerTimeout(BenchError):
@@ -41,12 +73,8 @@ class PowerTimeout(BenchError):
         self.board, self.wanted, self.waited, self.reason = board, wanted, waited, reason
 
 
-class BmcUnreachable(BenchError):
+class BmcUnreachable(BoardError):
     """No session with the board's BMC could be had, or the BMC fell silent."""
-
-    def __init__(self, board: str, reason: str) -> None:
-        super().__init__(f"{board}: {reason}")
-        self.board, self.reason = board, reason
 
 
 class NoSessionNow(BmcUnreachable):
@@ -61,12 +89,8 @@ class SessionInactive(NoSessionNow):
     """The BMC forgot the session while it was being opened."""
 
 
-class BmcRefused(BenchError):
+class BmcRefused(BoardError):
     """The BMC answers, and gives no session. Trying again changes nothing, and may lock the user out."""
-
-    def __init__(self, board: str, reason: str) -> None:
-        super().__init__(f"{board}: {reason}")
-        self.board, self.reason = board, reason
 
 
 class LoginRefused(BmcRefused):
@@ -97,20 +121,19 @@ class CertificateRefused(BmcRefused):
     """The BMC's certificate is not the one that the inventory trusts."""
 
 
-class BoardUnreachable(BenchError):
+class BoardUnreachable(BoardError):
     """dom0 does not answer over SSH."""
 
 
-class CommandFailed(BenchError):
-    """A command on a board, or to its BMC, ended with a status nobody expected.
-
-    ``code`` is the BMC's own: an IPMI completion code (``D4h``) or the id of a Redfish message.
-    """
+class CommandFailed(BadStatus, BenchError):
+    """It was the bench's command. ``code`` is a BMC's own: a completion code (``D4h``), or a Redfish message's id."""
 
     def __init__(self, board: str, command: str, status: int, output: str, code: str | None = None) -> None:
-        shown = f" [{code}]" if code else ""
-        super().__init__(f"{board}: `{command}` ended with status {status}: {output.strip()[-400:]}{shown}")
-        self.board, self.command, self.status, self.output, self.code = board, command, status, output, code
+        super().__init__(board, command, status, output)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{f' [{self.code}]' if self.code else ''}"
 
 
 class BmcBusy(CommandFailed):
@@ -136,28 +159,39 @@ class ProductFailure(LabError):
     """The product failed at what it must do, seen without an assertion: verdict FAIL."""
 
 
-class ToolstackFailed(ProductFailure):
+class ToolstackFailed(BadStatus, ProductFailure):
     """dom0 answers, and its toolstack (``xl``) failed at what was asked of it."""
 
-    def __init__(self, board: str, command: str, status: int, output: str) -> None:
-        super().__init__(f"{board}: `{command}` ended with status {status}: {output.strip()[-400:]}")
-        self.board, self.command, self.status, self.output = board, command, status, output
+
+class ProductTimeout(Overdue, ProductFailure):
+    """The product owed it: a guest that never comes up, a dom0 that never answers. Verdict FAIL."""
 
 
-class ProductTimeout(ProductFailure):
-    """The product did not do something in time: a guest that never comes up, a dom0 that never answers.
+class BuildFailed(ProductFailure):
+    """A build under test cannot be made: its source does not compile, or a patch does not apply.
 
-    A failure of the product: verdict FAIL. Carries what :class:`WaitTimeout` carries.
+    ``lines`` are what the compiler or patch(1) said, ``cause`` the one that names the error; ``log`` is the file that
+    has all of it.
     """
 
-    def __init__(self, what: str, timeout: float, last: object = None) -> None:
-        seen = "" if last is None else f"; last seen: {last}"
-        super().__init__(f"{what}: not within {timeout:.1f} s{seen}")
-        self.what, self.timeout, self.last = what, timeout, last
+    def __init__(
+        self, what: str, lines: tuple[str, ...] = (), cause: str | None = None, log: str | None = None
+    ) -> None:
+        more = "".join(f"\n  {line}" for line in lines) + (f"\nlog: {log}" if log else "")
+        super().__init__(f"{what}{more}")
+        self.what, self.lines, self.cause, self.log = what, lines, cause, log
 
 
-class BuildDoesNotBoot(BenchError):
+class BuildDoesNotBoot(BoardError):
     """The build under test did not come up on this board before; the case that found out is FAIL."""
+
+
+class CaseTimeout(LabError):
+    """The body of a case took longer than it may, and was ended: verdict ERROR, since the cause is not known."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"the case did not end within {limit:.0f} s")
+        self.limit = limit
 
 
 class MissingCapability(LabError):

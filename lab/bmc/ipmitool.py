@@ -6,10 +6,10 @@ Source: ipmitool 1.8.19, src/plugins/lanplus/lanplus.c, src/plugins/lan/lan.c, l
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
+from lab.base import processes
 from lab.base.credentials import Credential
 from lab.base.errors import (
     AuthenticationRefused,
@@ -172,9 +172,8 @@ def words(spec: BmcSpec, credential: Credential, cipher: int) -> tuple[str, ...]
 
 def environment(credential: Credential) -> dict[str, str]:
     """What ``ipmitool -E`` is run with."""
-    # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-    inherited = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-    return inherited | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
+    # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
+    return processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
 
 
 def is_without_session(output: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc import Bmc
@@ -20,7 +20,10 @@ from lab.grid.board import Board, switch_port
 from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
 from lab.leases.ledger import Ledger
-from lab.xen.host import Host
+from lab.xen.dom0 import Dom0
+
+if TYPE_CHECKING:
+    from lab.grid.switch import SwitchPort
 
 CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
@@ -66,7 +69,7 @@ def examine(board: Board) -> list[Finding]:
         findings.append(_finding("console echo", lambda: _echo(board)))
         findings.append(_finding("disk", lambda: _disk(board)))
         for role, nic in board.spec.nics.items():
-            findings.append(_finding(f"port {role}", partial(Host(board).pci_of, nic.mac)))
+            findings.append(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)))
     return findings
 
 
@@ -142,7 +145,7 @@ def _recorder(spec: BoardSpec) -> str:
         return f"recorded, {console.mark()} lines"
 
 
-def _switch_port(port: Any) -> str:
+def _switch_port(port: SwitchPort) -> str:
     if not port.is_up():
         raise BenchError(f"{port.name} is switched off: the lab link is cut")
     return f"{port.name} is on"

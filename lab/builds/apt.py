@@ -1,7 +1,7 @@
-"""Debian packages and sources through apt, with a state directory of our own: no root, nothing installed.
+"""Fetches Debian packages and sources by apt with a private state directory: without root, installing nothing.
 
-The package sources are the machine's own entries, ``deb-src`` added: mirrors, keys, proxies and pins stay
-as the machine has them. Another release of Debian is asked at the same mirrors.
+The package sources are the machine's own entries, with ``deb-src`` added, so mirrors, keys, proxies and pins are the
+machine's. Packages of another release of Debian come from the same mirrors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.command import CommandError, run
@@ -88,7 +88,7 @@ def of_suite(text: str, own: str, suite: str) -> str:
 def of_any_architecture(text: str) -> str:
     """Entries without what limits them to architectures: ``[arch=amd64]``, or the field ``Architectures``."""
     text = re.sub(r"^Architectures:.*\n", "", text, flags=re.MULTILINE | re.IGNORECASE)
-    return re.sub(r"^(deb(?:-src)?\s+\[[^\]]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
+    return re.sub(r"^(deb(?:-src)?[ \t]+\[[^\]\n]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
         "[] ", ""
     )
 
@@ -105,7 +105,7 @@ class PrivateApt:
     ) -> None:
         self.directory = directory or paths.cache() / "-".join(word for word in ("apt", suite, architecture) if word)
         self.machine, self.suite, self.architecture = machine, suite, architecture
-        self._was_asked = False  # a source that did not answer is not asked again and again
+        self._was_asked = False  # so that a source without an answer is asked once
 
     def fetch_source(self, package: str, version: str, into: Path) -> Path:
         """Download a source package to the folder ``into``; gives its ``.dsc``.
@@ -196,7 +196,7 @@ class PrivateApt:
 
     def _candidate(self, package: str) -> str:
         said = run([*self._with_config("apt-cache"), "policy", package], timeout=60)
-        match = re.search(r"^\s*Candidate: (\S+)$", said, re.MULTILINE)
+        match = re.search(r"^[ \t]*Candidate: (\S+)$", said, re.MULTILINE)
         if not match or match[1] == "(none)":
             raise BenchError(f"package {package}: the machine's package sources ({self.machine}) have none")
         return match[1]
@@ -206,11 +206,12 @@ class PrivateApt:
         if not self._is_fresh():
             self._update()
         try:
-            run(command, timeout=600, cwd=into, what=what)
+            run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
         except CommandError:
+            log.warning("%s: not fetched; asking for new package lists and trying once more", what)
             self._update()  # lists may be older than the mirror
             try:
-                run(command, timeout=600, cwd=into, what=what)
+                run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
             except CommandError as error:
                 raise BenchError(f"{error}\n{self._offered(what.split()[-1].split('=')[0])}") from None
 
@@ -238,10 +239,17 @@ class PrivateApt:
         (self.directory / "updated").unlink(missing_ok=True)
         self._write_config()
         try:
-            run([*self._with_config("apt-get"), "-q", "update"], timeout=300, what="package lists")
+            run(
+                [*self._with_config("apt-get"), "-q", "update"],
+                timeout=300,
+                what="package lists",
+                needs=processes.NETWORK,
+            )
         except CommandError as error:
-            log.warning("%s", error)
             self._was_asked = True
+            first = next((line.strip() for line in str(error).splitlines() if line.strip().startswith("E: ")), "")
+            log.warning("some package lists could not be fetched (%s); going on with those that are there", first)
+            log.info("%s", error)
             return
         (self.directory / "updated").write_text(self._sources_text(), encoding="utf-8")
 

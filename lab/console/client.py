@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from lab.base.errors import BenchError, WaitTimeout
+from lab.base.errors import BoardError, WaitTimeout
 from lab.console import LOG_TROUBLE
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def next_record(board: str, host: str, lines_port: int, *, timeout: float = 2.0)
             link.sendall(b'{"mark": true}\n')
             return int(json.loads(stream.readline())["next"])
     except (OSError, ValueError, KeyError) as error:
-        raise BenchError(f"{board}: console: no recorder answers: {error}") from None
+        raise BoardError(board, f"console: no recorder answers: {error}") from None
 
 
 class Console:
@@ -107,7 +107,7 @@ class Console:
         number = int(self._ask_mark()["next"])
         if threading.current_thread() is not self._follower:  # a listener would wait for itself
             if not self._await_number(number - 1, _ANSWER_TIMEOUT):
-                raise BenchError(f"{self._board}: console: the recorder's lines do not arrive")
+                raise BoardError(self._board, "console: the recorder's lines do not arrive")
         return number
 
     def lines(self, since: int, until: int | None = None) -> list[ConsoleLine]:
@@ -135,7 +135,9 @@ class Console:
                     return line
             since = max([since, *(line.n + 1 for line in lines[-1:])])
             if not self._await_number(since, deadline - time.monotonic()):
-                raise WaitTimeout(f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words())
+                raise WaitTimeout(
+                    f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words(), board=self._board
+                )
 
     def quiet(self, seconds: float = 0.3, limit: float = 3.0) -> None:
         """Wait until nothing has come for so long: what was being printed, a dump say, is whole. At most ``limit``.
@@ -173,7 +175,7 @@ class Console:
                 while link.recv(65536):
                     pass
         except OSError as error:
-            raise BenchError(f"{self._board}: console: input not taken: {error}") from None
+            raise BoardError(self._board, f"console: input not taken: {error}") from None
 
     def is_connected(self) -> bool:
         """Whether the recorder is reached and has its source."""
@@ -191,10 +193,10 @@ class Console:
                     answer = json.loads(stream.readline())
                     if isinstance(answer.get("next"), int):
                         return dict(answer)
-                    raise BenchError(f"{self._board}: console: the recorder answers {answer}")
+                    raise BoardError(self._board, f"console: the recorder answers {answer}")
             except (OSError, ValueError) as error:
                 if time.monotonic() > deadline:
-                    raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
+                    raise BoardError(self._board, f"console: no recorder answers: {error}") from None
             time.sleep(_AGAIN)
 
     def _fetch(self, since: int, until: int) -> Iterator[ConsoleLine]:
@@ -210,7 +212,7 @@ class Console:
                     if line.n >= until - 1:
                         return
         except (OSError, ValueError) as error:
-            raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
+            raise BoardError(self._board, f"console: no recorder answers: {error}") from None
 
     def _request(self, request: dict[str, object]) -> socket.socket:
         link = socket.create_connection((self._host, self._lines_port), _CONNECT_TIMEOUT)

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import serial
 
-from lab.base import credentials, paths
+from lab.base import credentials, paths, processes
 from lab.base.credentials import Credential
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.inventory import BmcSpec, ConsoleSpec
@@ -358,9 +358,8 @@ class SolSource(ProgramSource):
         """The beginning of each command, and its environment."""
         bmc = self._bmc
         credential = self._credential(bmc.credential)
-        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-        environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-        environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
+        # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
+        environment = processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
         suite = 17 if bmc.cipher is None else bmc.cipher
         where = ("-I", "lanplus", "-C", str(suite), "-L", bmc.privilege.upper(), "-H", bmc.host, "-p", str(bmc.port))
         return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
@@ -447,14 +446,14 @@ class SshSource(ProgramSource):
             f"LocalCommand=echo '{_CONNECTED}'",
         ]
         options = [part for word in words for part in ("-o", word)]
-        environment = dict(os.environ) | {
+        environment = processes.environment() | {
             "XENLAB_CONSOLE_PASSWORD": credential.password,
             "SSH_ASKPASS": str(_ASKPASS),
             "SSH_ASKPASS_REQUIRE": "force",
             "TERM": "vt100",
         }
         self._is_entered = not console.entry
-        where = ["-p", str(console.port), "-l", credential.user, console.host]
+        where = ["-p", str(console.port), "-l", credential.user, "--", console.host]
         self._start(["ssh", "-F", "none", "-tt", *options, *where], environment)
 
     def read(self) -> bytes:

@@ -174,7 +174,9 @@ class MainsBackedBmc:
         except (BmcUnreachable, PowerTimeout) as error:
             self._log.warning("cutting the mains: %s", error)
             self._mains.cycle()
-            wait_until(self._answers, BMC_START, f"{self.board}: the BMC answers after its mains were cut")
+            wait_until(
+                self._answers, BMC_START, f"{self.board}: the BMC answers after its mains were cut", board=self.board
+            )
             command()
 
     def _answers(self) -> bool:

@@ -1,7 +1,7 @@
-"""The serial console as the last resort: what a board still says when its dom0 does not answer over SSH.
+"""What a board's serial console tells when its dom0 does not answer over SSH.
 
-A login on the console (pexpect over labgrid's SerialDriver), Xen's debug keys behind its ``conswitch``, and when even
-Xen does not answer the BMC's diagnostic interrupt. After a crash, what its kdump kernel leaves.
+First a login on the console is tried (pexpect over labgrid's SerialDriver), then Xen's debug keys behind ``conswitch``,
+and when even Xen does not answer, the BMC's diagnostic interrupt (NMI). After a crash: what the kdump kernel has left.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pexpect
 
@@ -19,10 +20,15 @@ from lab.base.wait import wait_until
 from lab.grid import pulse
 from lab.results.record import Evidence
 
+if TYPE_CHECKING:
+    from labgrid.driver import SerialDriver
+
+    from lab.grid.board import Board
+
 log = logging.getLogger(__name__)
 
 LOGIN_LIMIT = 15.0  # seconds to a prompt
-# Interrupts twice: which of them still come is seen by the difference.
+# Interrupts are printed twice: the difference shows which of them still come.
 COMMANDS = (
     "uptime; timeout 5 xl list; ip -br addr; ip -s link; ps -e | grep -c sshd; cat /proc/interrupts; "
     "dmesg | tail -n 15; timeout 5 xl dmesg | tail; sleep 3; cat /proc/interrupts"
@@ -44,40 +50,61 @@ KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 
-def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
-    """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What was learnt about a board whose dom0 does not answer."""
 
-    Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
-    one. What could not be had is said in the evidence; nothing is raised.
+    evidence: tuple[Evidence, ...]
+    pulse: pulse.Pulse
+    after_nmi: tuple[str, ...] | None = None  # console lines that followed an NMI; None: none was sent
 
-    :param interrupt: the board is lost anyway: if Xen answers nothing, it gets an NMI, which makes a debug build say
-        where each CPU is, and die.
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing explains the silence from outside: the BMC says that the power is on, and the recorder has
+        its source; but neither dom0 nor the hypervisor answered on it, when asked twice."""
+        return self.pulse.is_powered is True and self.pulse.voice is pulse.Voice.SILENT and not self.pulse.is_reachable
+
+
+def collect(board: Board, *, interrupt: bool = False) -> Rescue:
+    """Take the board's pulse, log in on its console and look around, then ask Xen itself.
+
+    A console on which nobody answers is not asked further. It takes at most two minutes, mostly half a minute. Nothing
+    is raised: the evidence says what failed.
+
+    :param interrupt: the board is lost anyway. If Xen does not answer, the board gets an NMI: a debug build then prints
+        where each CPU is, and dies.
     """
     felt = pulse.take(board)
+    if felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+        felt = pulse.take(board)  # a machine that is slow, or about to boot, has something to say by now
     found = [felt.as_evidence()]
+    said: tuple[str, ...] | None = None
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
-        return [*found, *(_interrupted(board) if is_heard else ())]
+        if interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
+        return Rescue(tuple(found), felt, said)
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
         for title, ask in (("dom0, over the console", _ask_dom0), ("Xen's debug keys, over the console", _ask_xen)):
             try:
-                body = ask(serial, board.spec.bmc.credential)
+                answer: str | None = ask(serial, board.spec.bmc.credential)
             except pexpect.TIMEOUT:
-                body = NO_ANSWER
-            found.append(Evidence("console", title, body, time.time(), board.name))
-        if interrupt and body == NO_ANSWER:
-            found += _interrupted(board)
+                answer = None
+            found.append(Evidence("console", title, answer or NO_ANSWER, time.time(), board.name))
+        if interrupt and answer is None:
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
         board.target.deactivate(serial)
-    return found
+    return Rescue(tuple(found), felt, said)
 
 
-def _ask_dom0(serial: Any, credential: str) -> str:
-    """A login as root; the password, where one is asked, is the credential ``CREDENTIAL-console``."""
+def _ask_dom0(serial: SerialDriver, credential: str) -> str:
+    """Log in as root, run :data:`COMMANDS` and log out. The password is the credential ``CREDENTIAL-console``."""
     serial.sendline("")
     deadline = time.monotonic() + LOGIN_LIMIT
     while time.monotonic() < deadline:
@@ -101,7 +128,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
     return _text(before)
 
 
-def _ask_xen(serial: Any, credential: str) -> str:
+def _ask_xen(serial: SerialDriver, credential: str) -> str:
     serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
@@ -121,17 +148,18 @@ def _ask_xen(serial: Any, credential: str) -> str:
     return _text(said)
 
 
-def _interrupted(board: Any) -> list[Evidence]:
-    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
+def _after_nmi(board: Board, said: tuple[str, ...] | None) -> Evidence:
+    body = "the BMC sends none" if said is None else "\n".join(said)[-6000:] or "nothing"
+    return Evidence("console", "after an NMI from the BMC", body, time.time(), board.name)
 
 
-def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence:
-    """Leave a crashed board alone until its kdump kernel has written a dump and has rebooted it; what is there then.
+def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Evidence:
+    """Wait until a crashed board's kdump kernel has written a dump and rebooted the board; list what it wrote.
 
-    At most ``spec.kdump`` seconds; nothing is raised. The dump itself stays on the board's disk.
+    The wait is at most ``spec.kdump`` seconds, and nothing is raised. The dump itself stays on the board's disk.
 
-    :param since: when it crashed, by this machine's clock. What dom0 has in ``directory`` from a later time is the
-        dump, in the layout of Debian's kdump-tools: a folder a crash, in it ``dump.*`` and ``dmesg.*``.
+    :param since: when the board crashed, by this machine's clock. Newer files in dom0's ``directory`` are the dump, in
+        the layout of Debian's kdump-tools: one folder for each crash, with ``dump.*`` and ``dmesg.*`` in it.
     """
     started, limit = time.monotonic(), board.spec.kdump
 
@@ -143,7 +171,7 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
         return bool(done.status == 0)
 
     try:
-        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0)
+        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0, board=board.name)
         new = f"find . -mindepth 2 -type f -mmin -{int(time.time() - since) // 60 + 1}"
         last = f"{new} -name 'dmesg*' | sort | tail -n 1 | xargs -r tail -n 40"
         script = f"cd {directory} && {new} -exec ls -l {{}} + && {last}"
@@ -154,8 +182,8 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
     return Evidence("command", title, said[-12000:], time.time(), board.name)
 
 
-def nmi(board: Any) -> str:
-    """Interrupt the board by its BMC, and give what its console says then."""
+def nmi(board: Board) -> tuple[str, ...] | None:
+    """Interrupt the board by its BMC, and give the lines that its console shows then. None: the BMC sends no NMI."""
     mark = board.console.mark()
     try:
         board.power.nmi()
@@ -163,11 +191,11 @@ def nmi(board: Any) -> str:
         board.console.wait_for(r"Reboot in|Manual reset required", NMI_LIMIT, since=mark)  # its last words
     except WaitTimeout:
         pass
-    except LabError as error:  # none there, or the BMC is gone, too
-        return str(error)
-    said = "\n".join(line.text for line in board.console.lines(mark))
-    return said[-6000:] or "nothing"
+    except LabError as error:  # it has none to send, or the BMC is gone, too
+        log.info("%s: no NMI: %s", board.name, error)
+        return None
+    return tuple(line.text for line in board.console.lines(mark) if line.kind in ("line", "partial"))
 
 
 def _text(raw: bytes) -> str:
-    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"
+    return re.sub(r"(?<!\r)\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"

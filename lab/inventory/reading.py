@@ -11,10 +11,11 @@ from typing import Any
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import Key, Problems, at, did_you_mean, read_yaml, validate
+from lab.inventory import capabilities, structure
 from lab.inventory.entries import BmcFile, BoardFile, LabFile
+from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_PORTS,
-    CAPABILITIES,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -31,7 +32,7 @@ _HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_in
 
 
 def load(path: Path) -> Lab:
-    """Read an inventory file.
+    """Read an inventory file; the lab's ports are where its state folder has moved them (:mod:`lab.inventory.ports`).
 
     Boards are the hosts that have the key ``xenlab``, in whatever group they stand; other hosts are Ansible's alone.
 
@@ -39,8 +40,10 @@ def load(path: Path) -> Lab:
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("all"), dict):
-        raise UsageError(f"{path}:1: must be an Ansible inventory: a mapping with the key all")
+        structure.check(path, tree)
     problems = Problems()
+    with problems.gathered():
+        structure.check(path, tree)
     unknown = [key for key in tree["all"] if key not in ("vars", "hosts", "children")]
     for key in unknown:
         with problems.gathered():
@@ -54,7 +57,7 @@ def load(path: Path) -> Lab:
             raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
     shapes = _shapes(path, tree, head, problems)
     found: dict[str, tuple[Key, BoardSpec | None]] = {}
-    for key in _hosts(path, tree, ("all",), problems):
+    for key in _hosts(tree, ("all",)):
         host = _node(tree, key) or {}
         if not isinstance(host, dict) or "xenlab" not in host:
             continue
@@ -80,7 +83,7 @@ def load(path: Path) -> Lab:
     assert head is not None
     boards = {name: board for name, (_, board) in sorted(found.items()) if board}
     yields = Daytime.read(head.nightly_yields)
-    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot)
+    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot))
 
 
 def _shapes(path: Path, tree: Any, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
@@ -92,23 +95,17 @@ def _shapes(path: Path, tree: Any, head: LabFile | None, problems: Problems) -> 
     return shapes
 
 
-def _hosts(path: Path, tree: Any, key: Key, problems: Problems) -> Iterator[Key]:
+def _hosts(tree: Any, key: Key, depth: int = 0) -> Iterator[Key]:
     group = _node(tree, key) or {}
-    if not isinstance(group, dict):
-        with problems.gathered():
-            raise UsageError(f"{at(path, tree, key)}: must be a mapping with hosts, vars or children")
-        return
     for part in ("hosts", "children"):
-        inner = group.get(part) or {}
-        if not isinstance(inner, dict):
-            with problems.gathered():
-                raise UsageError(f"{at(path, tree, (*key, part))}: must be a mapping of names")
-            continue
-        for name in inner:
+        members = group.get(part) if isinstance(group, dict) else None
+        if not isinstance(members, dict) or depth > structure.DEPTH:
+            continue  # lab.inventory.structure says so
+        for name in members:
             if part == "hosts":
                 yield (*key, "hosts", name)
             else:
-                yield from _hosts(path, tree, (*key, "children", name), problems)
+                yield from _hosts(tree, (*key, "children", name), depth + 1)
 
 
 def _node(tree: Any, key: Key) -> Any:
@@ -188,10 +185,7 @@ def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -
     problems = Problems()
     for index, word in enumerate(words):
         with problems.gathered():
-            if word not in CAPABILITIES:
-                hint = did_you_mean(word, list(CAPABILITIES))
-                where = at(path, tree, (*key, "capabilities", index))
-                raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+            capabilities.check(word, at(path, tree, (*key, "capabilities", index)))
     problems.raise_all()
 
 

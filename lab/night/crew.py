@@ -1,8 +1,8 @@
-"""The boards of a night: had under leases, looked at before use, worked on, and given back.
+"""The boards of a nightly run: acquired under leases, checked before use, worked on, and given back.
 
-Pairs are had whole; where somebody has one board of a pair, the other is had alone until that one is free. A unit whose
-boards are wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it
-leaves is for the others, or for later.
+The two boards of a pair are acquired together. While somebody else holds one of them, the other is used alone. When a
+unit's boards are wanted back, or one of them falls sick, the unit finishes the cases that are running and stops. Its
+other cases go to other units, or are run later.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
-from lab.base import processes as machine
 from lab.base.errors import WaitTimeout
+from lab.base.processes import mark
 from lab.base.wait import wait_until
 from lab.boards import health
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
-from lab.leases.ledger import Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
 from lab.night.planning import Share, Unit
 
-LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
+LEASE_SECONDS = 900.0  # of a nightly lease, which is extended during the run
 KEEP_INTERVAL = 60.0
-PATIENCE = 60.0  # seconds for boards that nobody is seen to hold: what the last holder left is switched off first
-RETRY = 1.0  # seconds between two times that boards are asked for
-HOPE = 60.0  # seconds for a first board where no deadline says how long: somebody sits and waits for an answer
-WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
-DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may come to their end
+PATIENCE = 60.0  # seconds to wait for free boards: the reaper first powers off what the last holder left on
+RETRY = 1.0  # seconds between two requests for boards
+HOPE = 60.0  # seconds to wait for a first board in a run without a deadline, where somebody waits for the answer
+WORKER_GRACE = 40.0  # seconds for a worker to release its boards after an interrupt
+DEADLINE_GRACE = 120.0  # seconds after the deadline in which running cases may end
 
 Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the lease to work under
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended; ``why``: why its unit was to stop, if it was."""
+    """How a worker ended; ``why_stopped``: why its boards were taken from it, if they were."""
 
     share: Share
     status: int
-    why: str
+    why_stopped: str | None
 
 
 class Crew:
-    """``start`` begins a worker; ``say`` is told, once, what a reader of the run must know."""
+    """``start`` starts a worker; ``say`` is told what a reader of the run must know, each thing once."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Crew:
         hope: float | None = None,
         examine: Callable[[BoardSpec, int], bool] | None = None,
     ) -> None:
-        """``deadline``: seconds since the epoch; ``hope``: seconds to wait for a first board.
+        """``deadline`` is in seconds since the epoch, ``hope`` in seconds to wait for a first board.
 
-        ``examine``: a thorough check of a board under a lease; else it is looked at from outside only.
+        ``examine`` checks a board thoroughly, under a lease. Without it, boards are checked from outside only.
         """
         self._hope = HOPE if hope is None else hope
         self._lab, self._ledger, self._start, self._deadline = lab, ledger, start, deadline
@@ -80,14 +80,14 @@ class Crew:
     # -- having boards -------------------------------------------------------------------------------------------
 
     def possible(self) -> list[Unit]:
-        """The boards that there could be: all but the sick ones."""
+        """The units of all boards that are not in quarantine, whoever holds them."""
         states = self._ledger.boards(self._lab.boards)
         return queue.units(self._lab, frozenset(name for name in states if not states[name].quarantine))
 
     def muster(self, suffices: Callable[[list[Unit]], bool] = bool) -> list[Unit]:
-        """All boards that are healthy and can be had now; in the time that there is for it, such that ``suffices``."""
-        give_up = time.time() + self._hope
-        while True:
+        """Acquire every healthy free board; retry until ``suffices(units)`` or the wait limit. Gives all held units."""
+
+        def has_enough() -> bool:
             asked = self._ask()
             try:
                 self._await(asked)
@@ -95,21 +95,23 @@ class Crew:
                 for unit, number in asked.items():
                     self._settle(unit, number)
             self._check([unit for unit in asked if unit in self._held])
-            if suffices(list(self._held)) or time.time() >= give_up:
-                return list(self._held)
-            time.sleep(RETRY)
+            return suffices(list(self._held))
+
+        with suppress(WaitTimeout):
+            wait_until(has_enough, self._hope, "boards for the night", interval=RETRY)
+        return list(self._held)
 
     def _ask(self) -> dict[Unit, int]:
-        """Ask for every unit of healthy boards that we do not have. What others have is asked for as it is."""
+        """Request every unit of healthy boards that this run does not hold, also those that others hold now."""
         states = self._ledger.boards(self._lab.boards)
         for name, state in states.items():
             if state.quarantine:
                 self._say(f"{name} is {state.health}: not used")
         names = {name for name, state in states.items() if not state.quarantine}
         held = self._ledger.leases("held")
-        mine = [one for one in held if one.holder == booking.caller()]
+        mine = [one for one in held if one.holder == caller()]
         mine = [one for one in mine if one.request.kind == "person"]
-        if number := os.environ.get(booking.LEASE):
+        if number := os.environ.get(LEASE):
             mine = [one for one in mine if str(one.id) == number]
             names &= {board for one in mine for board in one.boards}
         taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
@@ -119,10 +121,10 @@ class Crew:
         for unit in [*queue.units(self._lab, free - taken), *queue.units(self._lab, free & taken)]:
             wanted = {board.name for board in unit}
             if lease := next((one for one in mine if wanted <= set(one.boards)), None):
-                self._held[unit] = lease.id  # of who called us: they give it back
+                self._held[unit] = lease.id  # the caller's own lease, which the caller gives back
                 continue
-            holder = booking.caller().partition("/")[0] + "/nightly"
-            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=machine.mark(os.getpid()))
+            holder = caller().partition("/")[0] + "/nightly"
+            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
             asked[unit] = self._ledger.ask(request)
         return asked
 
@@ -133,10 +135,8 @@ class Crew:
             free = [unit for unit, number in asked.items() if number in waiting and not _names(unit) & held]
             return not free
 
-        try:
+        with suppress(WaitTimeout):  # the ledger does not know their holder, or no reaper runs
             wait_until(is_settled, PATIENCE, "boards for the night", interval=0.3)
-        except WaitTimeout:
-            pass  # somebody has them whom the ledger does not know, or nobody gives boards out
 
     def _settle(self, unit: Unit, number: int) -> None:
         lease = self._ledger.lease(number)
@@ -150,21 +150,21 @@ class Crew:
             for one in self._ledger.leases("held")
             if set(one.boards) & _names(unit)
         ]
-        self._ledger.end(number, "not waited for")
+        self._ledger.end(number, "the run stopped waiting")
         if lease.why_ended:
             self._say(f"{names}: {lease.why_ended}")
         else:
-            self._say(f"{names}: not to be had: {'; '.join(has) or 'taken by labgrid-client, or not exported'}")
+            self._say(f"{names}: not acquired: {'; '.join(has) or 'held through labgrid-client, or not exported'}")
 
     def _rejoin(self, names: AbstractSet[str]) -> None:
-        """Give back a board that we have alone when its partner is to be had again: the two are had whole."""
+        """Give back a board that is held alone when its partner is free again, so that both are acquired together."""
         for pair in self._lab.pairs():
             if _names(pair) <= names:
                 for board in pair:
                     self._let_go((board,), "its partner is back")
 
     def _check(self, units: Sequence[Unit]) -> None:
-        """Look at boards before use; a sick one goes into quarantine, and its unit back."""
+        """Check boards before use. A sick one goes into quarantine, and its unit is given back."""
         boards = [(unit, board) for unit in units for board in unit]
         with ThreadPoolExecutor(8) as threads:
             good = list(threads.map(lambda one: self._examine(one[1], self._held[one[0]]), boards))
@@ -188,51 +188,57 @@ class Crew:
     def dismiss(self) -> None:
         """Give all boards back."""
         for unit in list(self._held):
-            self._let_go(unit, "the night is over")
+            self._let_go(unit, "the run is over")
 
     # -- working on them -----------------------------------------------------------------------------------------
 
     def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[Ended]:
-        """Work through the stages of each unit; the shares that were begun, and how their workers ended.
+        """Work through the stages of each unit. Returns the shares that were begun, and how their workers ended.
 
-        ``watch`` is called all the while.
+        ``watch`` is called again and again meanwhile.
         """
         left = {unit: list(turns) for unit, turns in stages.items() if unit in self._held}
         running: dict[Unit, list[tuple[Share, subprocess.Popen[bytes]]]] = {}
         ended: list[Ended] = []
-        try:
-            while left:
-                for unit in list(left):
-                    if any(process.poll() is None for _, process in running.get(unit, ())):
-                        continue
+
+        def is_done() -> bool:
+            for unit in list(left):
+                if all(process.poll() is not None for _, process in running.get(unit, ())):
                     why = self._why_stop(unit)
-                    ended += [Ended(share, process.returncode, why) for share, process in running.pop(unit, ())]
-                    if why:
-                        self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why}")
-                        self._let_go(unit, why)
-                    if why or not left[unit]:
-                        del left[unit]
-                    else:
-                        turn = left[unit].pop(0)
+                    ended.extend(Ended(share, process.returncode, why) for share, process in running.pop(unit, ()))
+                    if turn := self._next_turn(unit, why, left):
                         running[unit] = [(share, self._start(share, self._held[unit])) for share in turn]
-                watch()
-                self._keep()
-                if time.time() > self._deadline + DEADLINE_GRACE:
-                    break
-                time.sleep(0.3)
+            watch()
+            self._keep()
+            return not left
+
+        limit = self._deadline + DEADLINE_GRACE - time.time()
+        try:
+            with suppress(WaitTimeout):
+                wait_until(is_done, limit, "the workers are done", interval=0.3)
         finally:
             end([process for pairs in running.values() for _, process in pairs])
             watch()
         why = "the deadline"
         return ended + [Ended(share, one.returncode, why) for pairs in running.values() for share, one in pairs]
 
-    def _why_stop(self, unit: Unit) -> str:
+    def _next_turn(self, unit: Unit, why_stop: str | None, left: dict[Unit, list[list[Share]]]) -> list[Share]:
+        """The shares that a unit begins now, taken off ``left``; none when it is done or must stop."""
+        if why_stop:
+            self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why_stop}")
+            self._let_go(unit, why_stop)
+        if why_stop or not left[unit]:
+            del left[unit]
+            return []
+        return left[unit].pop(0)
+
+    def _why_stop(self, unit: Unit) -> str | None:
         if self.is_over:
             return "the deadline"
         return self._ledger.why_stop(self._held[unit], _names(unit))
 
     def _keep(self) -> None:
-        """Extend our leases, and see the end of those that others ended."""
+        """Extend the run's leases that are still held."""
         if time.monotonic() - self._kept < KEEP_INTERVAL:
             return
         self._kept = time.monotonic()
@@ -250,7 +256,7 @@ class Crew:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Interrupt what still runs, so that it releases its boards; kill what does not listen."""
+    """Interrupt processes that still run, so that they release their boards; kill those that do not end."""
     alive = [process for process in processes if process.poll() is None]
     for process in alive:
         process.send_signal(signal.SIGINT)

@@ -1,19 +1,16 @@
 """A run from nothing to a verdict: set up, bring the lab up, plan, run the cases, report.
 
-Cases run in worker processes, one per set of boards: single-board cases on all boards side by side, and on each pair
-the cases of pairs as soon as both its boards are done. A worker that dies takes no finished result with it; what
-boards leave that were wanted back or fell sick is planned anew, onto those that are left.
+Cases run in worker processes, one for each set of boards. Single-board cases run on all boards side by side; the cases
+of pairs run on a pair as soon as both its boards are done. Finished results survive the death of a worker. When boards
+are wanted back or fall sick, the cases that they leave are planned anew onto the boards that remain.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,35 +18,34 @@ from functools import partial
 from pathlib import Path
 
 from lab import builds, inventory
-from lab.base import paths, processes
-from lab.base.errors import BenchError, LabError, UsageError
-from lab.base.wait import wait_until
-from lab.builds import matrix
+from lab.base import paths
+from lab.base.errors import BenchError, BuildFailed, UsageError
+from lab.builds import Build, matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
 from lab.leases.ledger import Ledger
-from lab.night import planning, publishing
+from lab.night import planning, progress, publishing
 from lab.night.crew import Crew, Ended
-from lab.night.options import NightlyOptions
+from lab.night.lab_services import in_use, lab_shape, prepare
+from lab.night.options import DEFAULT_BUILD, NightlyOptions
 from lab.night.planning import Case, Share
-from lab.reporting import html, terminal
-from lab.results import run_folder, verdicts
-from lab.results.record import Phase, RunHeader, Verdict
+from lab.night.workers import pytest_command, root_of, spawn
+from lab.reporting import terminal
+from lab.results import run_folder, summary, verdicts
+from lab.results.record import Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BUILD = "pv32-debug"
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
+BUILD_CASE = "build::can_be_made"  # stands for a case where a build fails before any case can run
 ATTEMPTS = 3  # at a case whose boards fell sick
-RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
 
 
 def run(options: NightlyOptions) -> int:
-    """The whole job; its exit status: 1 any FAIL or ERROR, else 3 any MISS or an area without PASS, else 0.
+    """Do a whole run. Exit status: 1 for any FAIL or ERROR, else 3 for any MISS or an area without PASS, else 0.
 
     :raises UsageError: bad inventory, build, or selection; or a port is taken.
     """
@@ -60,7 +56,7 @@ def run(options: NightlyOptions) -> int:
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
-        raise UsageError("no case matches the selection")
+        raise UsageError(planning.none_found(options, select))
     header = RunHeader(
         run_id=run_folder.new_id(),
         started=time.time(),
@@ -70,6 +66,7 @@ def run(options: NightlyOptions) -> int:
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
         repeat=options.repeat,
+        root=None if (root := root_of(options.paths)) == paths.SHIPPED else str(root),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
     folder.write_builds({variant.name: variant.facts() for variant in variants})
@@ -77,48 +74,51 @@ def run(options: NightlyOptions) -> int:
 
 
 def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
-    """What is to be run, and why some of the matrix is not.
+    """The variants to run, and why others of the matrix are left out.
 
     :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
     """
     if not options.matrix:
-        for name in options.builds:
-            builds.recipe(name)  # unknown names are said before anything is set up
-        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+        return _plain(options.builds or (DEFAULT_BUILD,)), []
     if options.builds:
         raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
     return matrix.runnable(options.matrix, lab)
 
 
+def _plain(given: Sequence[str]) -> list[Variant]:
+    """The builds that are given by name or recipe file, each once.
+
+    :raises UsageError: an unknown one, a wrong recipe, or two different ones of one name.
+    """
+    found: dict[str, Variant] = {}
+    for build in given:
+        builds.recipe(build)  # a wrong name or recipe is reported before anything is set up
+        variant = Variant.plain(build)
+        other = found.setdefault(variant.name, variant)
+        if other != variant:
+            raise UsageError(f"{other.build} and {build} are both called {variant.name}: rename one of the recipes")
+    return list(found.values())
+
+
 def _resume(options: NightlyOptions, lab: Lab) -> int:
-    """Run what has no result yet in a run that broke off; what was asked of it stays as it was."""
+    """Go on with a run that broke off: run the cases that have no result yet, as the run's options were."""
     assert options.resume is not None
     folder = RunFolder.open(options.resume)
     header = folder.header()
     if left := folder.due():
         cases = planning.collect(
-            replace(options, paths=tuple(dict.fromkeys(one.case for one in left)), keyword="", marker=""),
+            replace(
+                options,
+                paths=tuple(str(header.cases_root() / case) for case in dict.fromkeys(one.case for one in left)),
+                keyword="",
+                marker="",
+            ),
             "weekly",
         )
     else:
         cases = []
     folder.write_header(replace(header, finished=None, exit_status=None))
     return Night(options, lab, folder, cases).run()
-
-
-def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
-    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
-
-    :raises BenchError: one of them cannot be made.
-    """
-    from lab.xen.payloads import build_payloads, kernel_roots
-
-    if lab.is_virtual:
-        from lab.virtual import image
-
-        image.make(progress=progress)
-    build_payloads(paths.cache() / "payloads", kernel_roots())
-    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
 
 
 class Night:
@@ -131,12 +131,12 @@ class Night:
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
         self._notes = [note for note in self._header.notes if not note.startswith(publishing.HISTORY_NOTE)]
-        self._has_failed = False  # in a way that no result shows
+        self._has_failed = False  # the bench failed in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.due()))
         self._shown = len(list(folder.results()))
 
     def run(self, said: Sequence[str] = ()) -> int:
-        """All of it; ``said`` is shown first. Gives the exit status."""
+        """Do the run; ``said`` is shown first. Returns the exit status."""
         interrupted = False
         with self._say:
             for note in said:
@@ -144,13 +144,8 @@ class Night:
             try:
                 with ExitStack() as stack:
                     self._set_up()
-                    stack.enter_context(self._lab_up())
-                    crew = stack.enter_context(self._crew())
-                    for build in self._builds:
-                        self._run_build(build, crew)
-                    if crew.is_over and (left := self.folder.due()):
-                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
-                        self._note(f"stopped at {clock}: {len(left)} did not run")
+                    if self._builds:
+                        self._run_builds(stack)
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -164,47 +159,70 @@ class Night:
         status = self._finish(130 if interrupted else None)
         return status
 
+    def _run_builds(self, stack: ExitStack) -> None:
+        stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
+        crew = stack.enter_context(self._crew())
+        for build in self._builds:
+            self._run_build(build, crew)
+        if crew.is_over and (left := self.folder.due()):
+            clock = time.strftime("%H:%M", time.localtime(self._deadline))
+            self._note(f"stopped at {clock}: {len(left)} did not run")
+
     # -- phases --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         started, clock = time.time(), time.monotonic()
         self._say.phase(name)
-        self._written("night.json", lambda: self._note_running(name))
+        self._written(progress.RUNNING, lambda: progress.note(self._lab, self.folder.path, name))
         try:
             yield
         finally:
             self._phases.append(Phase(name, started, time.monotonic() - clock))
 
     def _set_up(self) -> None:
+        """Make what the run needs. A build that fails is left out, and has a FAIL of its own."""
         with self._phase("set-up"):
             noted = self.folder.builds()
             variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
-            names = list(dict.fromkeys(variant.build for variant in variants))
-            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
-            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
+            prepare(self._lab, self._say.note)
+            made: dict[str, Build] = {}
+            failed: dict[str, BuildFailed] = {}
+            for recipe in dict.fromkeys(variant.build for variant in variants):
+                try:
+                    made[recipe] = builds.make(recipe, progress=self._say.note)
+                except BuildFailed as error:
+                    failed[recipe] = error
+            facts = {one.name: one.facts() | (made[one.build].facts() if one.build in made else {}) for one in variants}
+            self.folder.write_builds(facts)
+            for one in variants:
+                if one.build in failed:
+                    self._note_failed_build(one, failed[one.build])
+            self._builds = tuple(one.name for one in variants if one.build in made)
 
-    @contextmanager
-    def _lab_up(self) -> Iterator[None]:
-        """A lab that is up is used and left up; else ours comes up for this run."""
-        directory = services.directory(self._lab)
-        if services.status(directory).processes:  # one that restarts a service just now is up, too
-            what = f"lab {self._lab.name} whole (`xenlab lab status`)"
-            wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
-            self._say.note("using the lab that is up")
-            yield
-            return
-        with self._phase("lab up"):
-            lab_up(self._lab, detach=False, progress=self._say.note)
-        try:
-            yield
-        finally:
-            with self._phase("lab down"):
-                lab_down(self._lab)
+    def _note_failed_build(self, variant: Variant, error: BuildFailed) -> None:
+        decision = verdicts.decide(verdicts.Observation(error))
+        before = [one for one in self.folder.results() if (one.case, one.build) == (BUILD_CASE, variant.name)]
+        result = TestResult(
+            case=BUILD_CASE,
+            area="build",
+            verdict=decision.verdict,
+            rule=decision.rule,
+            reason=decision.reason,
+            started=time.time(),
+            seconds=0.0,
+            build=variant.name,
+            attempt=len(before) + 1,
+            doc="The source of the build under test compiles, and its patches apply.",
+            evidence=decision.evidence,
+        )
+        self.folder.append(result)
+        self._show_new()
+        self._note(f"no case ran with {variant.name}: {error.what}")
 
     @contextmanager
     def _crew(self) -> Iterator[Crew]:
-        """The boards, given back at the end."""
+        """The boards of the run, which are given back at the end of the block."""
         ledger = Ledger(services.directory(self._lab))
         crew = Crew(
             self._lab,
@@ -223,7 +241,7 @@ class Night:
     def _run_build(self, build: str, crew: Crew) -> None:
         shaped = planning.plan_shaped(self._cases, list(self._lab.boards.values()), build)
         reshaped = {nodeid for share in shaped for nodeid in share.cases}
-        lost: set[str] = set()  # cases that took their worker with them
+        lost: set[str] = set()  # cases whose worker died
         while not crew.is_over:
             cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
             if not cases:
@@ -233,15 +251,17 @@ class Night:
                 raise BenchError("there is no board to work on")
             sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
             if sick:
-                self._fail(f"{len(sick)} cases with {build} did not run: boards that they need are in quarantine")
+                self._fail(f"{len(sick)} cases with {build} did not run: the boards that they need are in quarantine")
                 lost |= {one.nodeid for one in sick}
                 continue
-            wanted = [one for one in cases if planning.is_able(all_there, one)]  # the others say what the lab lacks
+            wanted = [
+                one for one in cases if planning.is_able(all_there, one)
+            ]  # other cases are run to say what the lab lacks
             with self._phase("boards"):
                 units = crew.muster(partial(planning.can_begin, wanted) if wanted else bool)
             now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
             if not units or not now:
-                raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
+                raise BenchError(f"no board could be acquired for the {len(cases)} cases that are left")
             known = planning.durations() | planning.took(self.folder.results())
             with self._phase("cases"):
                 ended = crew.work(planning.plan(now, units, build, known), self._show_new)
@@ -270,10 +290,10 @@ class Night:
         return {one.case for one in self.folder.results() if (one.build, one.attempt) == (share.build, attempt)}
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
-        """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
+        """Cases to run with a build: those without a result, those that a rule retries, and MISSes of sick boards."""
         due = {one.case for one in self.folder.due() if one.build == build}
         again = {}
-        for (case, of), tried in run_folder.by_case(self.folder.results()).items():
+        for (case, of), tried in summary.by_case(self.folder.results()).items():
             if of != build:
                 continue
             sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
@@ -286,11 +306,11 @@ class Night:
         ]
 
     def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
-        """Say how workers ended that should not have; the cases that nobody shall try again."""
+        """Note each worker that died. Returns its cases without a result, which are not tried again."""
         lost: set[str] = set()
         done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
-            if not one.share.cases or one.status in (0, 1) or one.why:
+            if not one.share.cases or one.status in (0, 1) or one.why_stopped:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
@@ -300,7 +320,7 @@ class Night:
 
     @contextmanager
     def _reshaped(self, share: Share, crew: Crew) -> Iterator[None]:
-        """The share's board has its shape, and the others are off."""
+        """Within the block, the share's board has the share's shape, and the other virtual boards are off."""
         self._say.note(f"{share.boards[0]} becomes {share.shape}; the other virtual boards are off meanwhile")
         crew.dismiss()
         lab_shape(self._lab, share.boards[0], share.shape)
@@ -311,28 +331,21 @@ class Night:
             lab_shape(self._lab, share.boards[0], "")
 
     def _examine(self, board: BoardSpec, lease: int) -> bool:
-        """The thorough check, by a process of its own: labgrid allows one session a process."""
+        """Check a board from within, in a process of its own, since labgrid allows one session per process."""
         command = [sys.executable, "-P", "-m", "lab.cli", "board", "check", board.name]
         log_file = self.folder.path / f"check-{board.name}.log"
-        process = _spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
+        process = spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
         return process.wait() == 0
 
     def _fail(self, text: str) -> None:
-        """Note that the bench failed: the run is not good, whatever its results say."""
+        """Note that the bench failed. The run is then not good, whatever its results are."""
         self._has_failed = True
         self._note(text)
 
     def _note(self, text: str) -> None:
-        """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
+        """Note what a reader of the run must know, such as a sick board whose cases ran elsewhere."""
         self._notes.append(text)
         self._say.note(text)
-
-    def _note_running(self, phase: str) -> None:
-        """For `xenlab status`: what goes on in this lab."""
-        content = {"folder": str(self.folder.path), "process": processes.mark(os.getpid()), "phase": phase}
-        folder = services.directory(self._lab)
-        folder.mkdir(parents=True, exist_ok=True)
-        run_folder.replace_file(folder / RUNNING, json.dumps({**content, "since": time.time()}))
 
     def _show_new(self) -> None:
         results = list(self.folder.results())
@@ -345,26 +358,25 @@ class Night:
         return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
 
     def _start(self, share: Share, lease: int) -> subprocess.Popen[bytes]:
-        """A worker; for a share without cases one that only brings its board up."""
+        """Start a worker. For a share without cases it only brings its board up."""
         if not share.cases:
             command = [sys.executable, "-P", "-m", "lab.case.ready", str(self._options.inventory), share.boards[0]]
             log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
-            return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
+            return spawn([*command, share.build, str(self.folder.path)], log_file, lease)
         arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}"]
-        command += ["-c", str(paths.CHECKOUT / "tox.ini"), "-q", "-p", "no:cacheprovider"]
-        command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
-        command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
-        command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
-        command += [f"--stop-at={self._deadline}", f"@{arguments}"]
-        return _spawn(command, self._worker_log(share), lease)
+        root, options = self._header.cases_root(), self._options
+        words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
+        words += [f"--xtf={options.xtf}"] if options.xtf else []
+        words += [f"--stop-at={self._deadline}", f"@{arguments}"]
+        command = pytest_command(root, options.inventory, share.boards, words)
+        return spawn(command, self._worker_log(share), lease, root)
 
     def _finish(self, forced: int | None) -> int:
-        results = self.folder.final_results()
-        for text in run_folder.short_of_repeats(self._header, self.folder.results()):
+        run = self.folder.summary()
+        for text in summary.short_of_repeats(self._header, run.everything):
             self._fail(text)
-        status = run_folder.exit_status(self._header, results) if forced is None else forced
+        status = summary.exit_status(self._header, run.results) if forced is None else forced
         if forced is None and self._has_failed and status == 0:
             status = 3
         self._header = replace(
@@ -376,61 +388,19 @@ class Night:
         )
         written = [
             self._written("run.json", lambda: self.folder.write_header(self._header)),
-            self._written("durations", lambda: planning.note_durations(results)),
+            self._written("durations", lambda: planning.note_durations(run.results)),
         ]
         written.append(publishing.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3
 
     def _written(self, what: str, write: Callable[[], object]) -> bool:
-        """Whether it could be written: a full disk costs the report, not the results that are there."""
+        """Write a file of the run. False, and a note, when the disk is full: the results so far stay."""
         try:
             write()
         except OSError as error:
             self._say.note(f"{what} is not written: {error.strerror or error}: {self.folder.path}")
             return False
         return True
-
-
-def progress(lab: Lab) -> list[str]:
-    """What the run that goes on in this lab is doing; empty when none does."""
-    try:
-        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
-        folder = RunFolder.open(Path(noted["folder"]))
-    except (OSError, ValueError, UsageError):
-        return []
-    if not processes.is_alive(noted["process"]):
-        return []
-    now, header, results = time.time(), folder.header(), folder.final_results()
-    due = folder.due()
-    counts = Counter(result.verdict for result in results)
-    known, working = planning.durations(), folder.now()
-    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in due) / max(1, len(working))
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    lines = [
-        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
-        f"{len(due)} to go, about {html.seconds_text(left)}",
-    ]
-    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
-    return lines
-
-
-def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:
-    """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone.
-
-    Also where SIGINT was ignored when we were started, as in a shell's background job: it would go on with boards that
-    are somebody else's by then.
-    """
-    with open(log_file, "ab") as output:
-        return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "INT", "env", "--default-signal=INT", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=paths.CHECKOUT,
-            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
-        )
 
 
 def _facts(board: BoardSpec) -> dict[str, str]:
@@ -440,56 +410,3 @@ def _facts(board: BoardSpec) -> dict[str, str]:
         "console": board.console.via,
         "capabilities": " ".join(sorted(board.capabilities)),
     }
-
-
-# -- the lab ---------------------------------------------------------------------------------------------------
-
-
-def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
-    """Start boards (if they are virtual), coordinator, exporter and recorders.
-
-    :raises UsageError: a port is taken.
-    :raises BenchError: a part did not come up.
-    """
-    directory = services.directory(lab)
-    directory.mkdir(parents=True, exist_ok=True)
-    if services.status(directory).processes:
-        raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
-    if lab.network_booted():
-        from lab.virtual import served
-
-        served.write(lab, progress=progress)
-    if lab.is_virtual:
-        from lab.virtual import boards
-
-        boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
-        boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
-    try:
-        services.start(lab, directory, detach=detach)
-    except LabError:
-        lab_down(lab)
-        raise
-
-
-def lab_shape(lab: Lab, name: str, shape: str) -> None:
-    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
-
-    :raises UsageError: no such board or shape.
-    :raises BenchError: the lab is not up, or somebody has one of the boards.
-    """
-    from lab.grid import session
-    from lab.virtual import boards
-
-    directory = services.directory(lab)
-    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
-        boards.reshape(lab, directory / "boards", name, shape)
-
-
-def lab_down(lab: Lab) -> None:
-    """Stop all of it; boards made of QEMU lose power."""
-    directory = services.directory(lab)
-    services.stop(directory)
-    if lab.is_virtual:
-        from lab.virtual import boards
-
-        boards.stop(directory / "boards")

@@ -9,8 +9,9 @@ from typing import Literal
 from lab.base import paths
 
 Selection = Literal["quick", "full", "weekly"]
+DEFAULT_BUILD = "pv32-debug"
 NAMED = 3  # files and cases in a heading
-VIRTUAL_LAB = paths.CHECKOUT / "inventory" / "virtual.yaml"
+VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,16 @@ class NightlyOptions:
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
-    resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    resume: Path | None = None  # a run folder to go on with: only cases without a result there are run
     xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
-    deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
+    deadline: float | None = None  # seconds since the epoch; None: lab.night.nightly.RUN_LIMIT after the start
     checks: bool = False  # each board is checked from within before use, which takes a boot
     repeat: int = 1  # times that each case is run
-    is_remembered: bool = True  # the history takes the run over when it ends
+    is_remembered: bool = True  # the run is imported into the history when it ends
 
     def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""
-        named = [path.removeprefix(f"{paths.CHECKOUT}/") for path in self.paths]
+        named = [path.removeprefix(f"{paths.SHIPPED}/") for path in self.paths]
         words = [select, *named[:NAMED]]
         words += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
         words += [f"-k {self.keyword}"] if self.keyword else []

@@ -1,28 +1,35 @@
-"""A night planned: which cases there are, how long they take here, and which boards run which."""
+"""The plan of a run: which cases there are, how long they take here, and which boards run which."""
 
 from __future__ import annotations
 
 import configparser
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from lab.base import paths
+from lab.base import paths, processes, shape
 from lab.base.errors import UsageError
+from lab.base.files import did_you_mean
+from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
+from lab.night.workers import pytest_words, root_of
 from lab.results.record import TestResult, Verdict
 
-GUESSED_SECONDS = 30.0  # a case that never ran here
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
+NAMED = 10  # cases in a message
+GUESSED_SECONDS = 30.0  # for a case that never passed here
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What planning knows of a case. ``attempt``: the number that the next attempt at it has."""
+    """What planning knows about a case. ``attempt`` is the number of the next attempt at it."""
 
     nodeid: str
     area: str
@@ -37,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The cases one worker runs on its boards."""
+    """The cases that one worker runs on its boards."""
 
     boards: tuple[str, ...]
     build: str
@@ -54,12 +61,8 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
 
     :raises UsageError: a path or expression that pytest refuses; carries its words.
     """
-    command = [
-        *(sys.executable, "-P", "-m", "lab.night.collecting"),
-        f"--rootdir={paths.CHECKOUT}",
-        "-c",
-        str(paths.CHECKOUT / "tox.ini"),
-    ]
+    root = root_of(options.paths)
+    command = [sys.executable, "-P", "-m", "lab.night.collecting", *pytest_words(root)]
     command += [f"--select={select}", *([f"-k={options.keyword}"] if options.keyword else [])]
     command += [f"--xtf={options.xtf}"] if options.xtf else []
     command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
@@ -69,15 +72,61 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         text=True,
         timeout=120,
         check=False,
-        cwd=paths.CHECKOUT,
-        env=paths.environment(),
+        cwd=root,
+        env=processes.environment(processes.PYTHON),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line and line not in lines]
-        raise UsageError("the cases cannot be collected:\n" + "\n".join(said)[-1500:])
+        raise UsageError(f"the cases cannot be collected: {_told(done.stdout + done.stderr)}")
     found = [json.loads(line) for line in lines]
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
+
+
+_COUNT = re.compile(r"\S+\.py: \d+|\{.*")  # of `--collect-only -qq`, and the listing itself
+
+
+def _told(text: str) -> str:
+    """What pytest said is wrong, without the counts of the cases that it did find."""
+    said = [line for line in text.splitlines() if line and not _COUNT.fullmatch(line)]
+    wrong = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    return "\n".join(wrong or said)[-1500:]
+
+
+def none_found(options: NightlyOptions, select: Selection) -> str:
+    """Why no case was collected, and in which larger selection there are some."""
+    words = [*options.paths]
+    words += [f"-k {options.keyword!r}"] if options.keyword else []
+    words += [f"-m {options.marker!r}"] if options.marker else []
+    asked = " ".join(words) or "the cases"
+    for larger in SELECTIONS[SELECTIONS.index(select) + 1 :]:
+        if number := len(collect(options, larger)):
+            some = "1 case" if number == 1 else f"{number} cases"
+            return f"{asked}: no case in the selection {select}; --select {larger} has {some}"
+    return f"{asked}: no case matches"
+
+
+def find(text: str) -> Case:
+    """The one case that a user names: a node id, or the end of one (``test_s3_rtc_wake``).
+
+    :raises UsageError: no such case, or several.
+    """
+    file = Path(text.partition("::")[0])
+    is_path = (paths.SHIPPED / file).exists()  # an absolute path stays what it is
+    cases = collect(NightlyOptions(paths=(text,) if is_path else ()), "weekly")
+    fits = cases if is_path else [one for one in cases if _is_named(one.nodeid, text)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = [one.nodeid for one in fits[:NAMED]]
+        more = f" and {len(fits) - NAMED} more" if len(fits) > NAMED else ""
+        raise UsageError(f"{text!r} names {len(fits)} cases, and one is needed: {', '.join(names)}{more}")
+    short = {one.nodeid.rpartition("::")[2]: one.nodeid for one in cases}
+    raise UsageError(f"there is no case {text!r}{did_you_mean(text, [*short, *short.values()])}")
+
+
+def _is_named(nodeid: str, text: str) -> bool:
+    whole = (nodeid, function_of(nodeid))
+    return any(one == text or one.endswith((f"::{text}", f"/{text}")) for one in whole)
 
 
 def function_of(nodeid: str) -> str:
@@ -101,12 +150,12 @@ def can_begin(cases: Iterable[Case], units: Sequence[Unit]) -> bool:
 def plan(
     cases: Sequence[Case], units: Sequence[Unit], build: str, durations: Mapping[str, float]
 ) -> dict[Unit, list[list[Share]]]:
-    """What each unit does: stages one after the other, the shares of a stage side by side.
+    """Spread cases over units. Each unit works through stages in order; the shares of a stage run side by side.
 
-    Longest first, onto the least loaded boards that can run it: first the cases of pairs onto the pairs, then those of
-    single boards, which so go rather to boards that no pair case waits for. A unit's single boards come before its
-    pair. A case that nobody can run goes to the first board, where it will say what is missing. Cases that ask for the
-    same options of Xen stay together, so that one board reboots once.
+    The longest cases are placed first, each on the least loaded boards that can run it. The cases of pairs are placed
+    before those of single boards, which so tend to boards that no pair case waits for. A unit's single boards run
+    before its pair. A case that no board can run goes to the first board, where it says what is missing. Cases with
+    the same options of Xen stay together, so that they share one reboot.
     """
     pairs = [unit for unit in units if len(unit) == 2]
     load: dict[str, float] = {board.name: 0.0 for unit in units for board in unit}
@@ -129,7 +178,7 @@ def plan(
         together = _shares(names, build, mine.get(names, []), order) if len(names) == 2 else []
         depth = max(map(len, singles))
         here = [[shares[turn] for shares in singles if turn < len(shares)] for turn in range(depth)]
-        if together and not here:  # the worker of a pair would bring them up one after the other
+        if together and not here:  # bring both boards up side by side; a pair's worker would do it one after the other
             here = [[Share((name,), build, ()) for name in names]]
         here += [[share] for share in together]
         if here:
@@ -138,9 +187,9 @@ def plan(
 
 
 def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) -> list[Share]:
-    """The single-board cases that no board can run as it is, but one in another shape can: a share for each shape.
+    """Shares for the single-board cases that need another shape of a virtual board: one share for each shape.
 
-    What a shape declares decides, so a board of steel is left as it is, and a case that it can run stays there.
+    A case that some board can run as it is stays there. The capabilities that a shape declares decide.
     """
     shares: dict[tuple[str, str], list[str]] = {}
     for case in cases:
@@ -157,7 +206,7 @@ def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) 
 
 
 def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: Mapping[str, int]) -> list[Share]:
-    """One for each number of attempt; the boot cases come first on their boards."""
+    """One share for each attempt number; boot cases come first."""
     ordered = sorted(cases, key=lambda case: (case.area != "boot", order[case.nodeid]))
     attempts = sorted({case.attempt for case in ordered})
     return [
@@ -167,7 +216,7 @@ def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: M
 
 
 def _together(cases: Iterable[Case]) -> list[list[Case]]:
-    """Cases that must not be spread: those of the same options of Xen; any other is alone."""
+    """Groups of cases that must stay together: those with the same options of Xen. Any other case is alone."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.xen_options or case.nodeid, []).append(case)
@@ -180,26 +229,26 @@ def _seconds(group: Sequence[Case], durations: Mapping[str, float]) -> float:
 
 
 def required_areas(options: NightlyOptions) -> tuple[str, ...]:
-    """Areas that must have a PASS: those tox.ini lists, unless the user picked cases by hand."""
+    """Areas that must have a PASS: those listed in tox.ini, unless the user named cases by hand."""
     if options.paths or options.keyword or options.marker:
         return ()
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(paths.CHECKOUT / "tox.ini", encoding="utf-8")
+    parser.read(paths.PYTEST_SETTINGS, encoding="utf-8")
     text = parser.get("xenlab", "required_areas", fallback="")
     return tuple(word for word in text.replace(",", " ").split() if word)
 
 
 def durations() -> dict[str, float]:
-    """Seconds that each case took here when it passed last."""
+    """Seconds that each case took when it last passed here."""
     try:
-        return {str(k): float(v) for k, v in json.loads(_durations_file().read_text(encoding="utf-8")).items()}
+        return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
         return {}
 
 
 def took(results: Iterable[TestResult]) -> dict[str, float]:
-    """Seconds that each case took that passed."""
-    return {result.case: round(result.seconds, 1) for result in results if result.verdict is Verdict.PASS}
+    """Seconds that each passed case took, without provisioning, since any case may be the first on a board."""
+    return {result.case: round(result.own_seconds, 1) for result in results if result.verdict is Verdict.PASS}
 
 
 def note_durations(results: Iterable[TestResult]) -> None:

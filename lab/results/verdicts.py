@@ -1,17 +1,14 @@
-"""How a verdict is decided: :data:`RULES`, the first that applies. Evidence outranks the exception.
+"""How a verdict is decided: the first rule of :data:`RULES` that applies. Evidence outranks the exception.
 
-A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where
-several things went wrong at once (an exception group), the gravest verdict counts.
+A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where several
+things went wrong at once (an exception group), the gravest verdict counts.
 """
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -21,6 +18,8 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    BuildFailed,
+    CaseTimeout,
     HypervisorCrash,
     MissingCapability,
     PowerTimeout,
@@ -30,85 +29,61 @@ from lab.base.errors import (
 )
 from lab.console import crashes
 from lab.console.crashes import Crash
-from lab.console.patterns import classify
-from lab.results.record import ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.console.patterns import classify, crash_excerpt
+from lab.results.observation import Decision, Hang, Observation, Rule
+from lab.results.record import (
+    BENCH,
+    HOST_SILENT,
+    ITSELF,
+    NESTED_GUEST_CRASH,
+    TRANSIENT,
+    Evidence,
+    GuestConsole,
+    TestResult,
+    Verdict,
+)
 
-# What comes and goes: sessions and packets are lost, BMCs are busy.
+__all__ = ["RULES", "Decision", "Hang", "Observation", "Rule", "decide", "guest_crash", "is_tried_again"]
+
+# Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
+_TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
 REASON_LIMIT = 300  # characters
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known of a case that ended."""
-
-    outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
-    skipped: str = ""  # pytest.skip's reason
-    crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
-    expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
-    seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
-    guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
-    crashed_before: bool = False  # that was seen at an earlier attempt, too
-    lease_over: str = ""  # why the lease on its boards was over before it ended
-    leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
-    console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
-    symbols: Path | None = None  # the hypervisor's ELF with symbols
-    at: float = field(default_factory=time.time)  # when; seconds since the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict, the name of the rule that decided, and why, on one line."""
-
-    verdict: Verdict
-    rule: str
-    reason: str
-    evidence: tuple[Evidence, ...] = ()
-    fingerprint: str = ""  # of the crash that decided
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``why`` gives the reason when the rule applies, else None; ``when`` says the same to readers."""
-
-    name: str
-    verdict: Verdict
-    when: str
-    why: Callable[[Observation], str | None]
-    evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
-    fingerprint: Callable[[Observation], str] = lambda observation: ""
+# Signatures of lab.console.patterns by which Xen reports a guest's death, and by which Linux reports its own.
+XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
+LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
+NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a cause (docs/virtual-lab.md)
 
 
 def is_tried_again(attempts: Sequence[TestResult]) -> bool:
-    """Whether there is to be one more attempt at a case, after these, oldest first.
+    """Whether a case gets one more attempt after these, oldest first.
 
-    - what failed: never
-    - NESTED_GUEST_CRASH: twice
-    - TRANSIENT: once
+    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_SILENT once.
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
     rules = [one.rule for one in attempts]
     if NESTED_GUEST_CRASH in rules:
         return len(rules) - rules.index(NESTED_GUEST_CRASH) <= 2
-    return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
+    return rules[-1] in _TRIED_ONCE_MORE and sum(rule in _TRIED_ONCE_MORE for rule in rules) == 1
 
 
-def guest_crash(evidence: Iterable[Evidence], consoles: Iterable[str]) -> str:
-    """The line by which a Linux guest in hardware virtualisation says that it dies; empty if Xen says anything of it.
+def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
+    """The line in which a Linux guest in hardware virtualisation reports its death. None if Xen reports it, too.
 
-    :param evidence: what a case kept: guests' consoles among it.
+    :param guests: the guest consoles that the case kept.
     :param consoles: lines of the boards' consoles.
     """
     for line in consoles:
-        if (found := classify(line)) and (found.kind == "crash" or found.name in ("guest-crash", "domain-crash")):
-            return ""
-    for one in evidence:
-        if one.kind == "console" and re.search(r"\blinux-(pvh|hvm)\b", one.title):
-            for line in one.body.splitlines():
-                if (found := classify(line)) and found.name in ("linux-panic", "linux-oops", "linux-bug"):
-                    return f"{one.board}: {one.title}: {line.strip()}"
-    return ""
+        if (found := classify(line)) and (found.kind == "crash" or found.name in XEN_TELLS):
+            return None
+    for guest in guests:
+        if guest.system != NESTED_SYSTEM or guest.kind == "pv":
+            continue
+        for line in guest.lines:
+            if (found := classify(line)) and found.name in LINUX_DIES:
+                return f"{guest.board}: console of {guest.guest}: {line.strip()}"
+    return None
 
 
 def decide(observation: Observation) -> Decision:
@@ -123,7 +98,8 @@ def _decide(observation: Observation) -> Decision:
         reason = rule.why(observation)
         if reason is not None:
             found = rule.evidence(observation)
-            return Decision(rule.verdict, rule.name, one_line(reason), found, one_line(rule.fingerprint(observation)))
+            fingerprint = one_line(rule.fingerprint(observation))
+            return Decision(rule.verdict, rule.name, one_line(reason), found, fingerprint, observation.outcome)
     raise AssertionError("the last rule applies to all")
 
 
@@ -154,7 +130,7 @@ def _said(error: BaseException, *, first_line: bool = False) -> str:
 
 
 def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
-    """Those on the consoles; else the one that was raised, though another exception came over it."""
+    """The crashes on the consoles; else the one that was raised, even if another exception followed it."""
     if observation.crashes:
         return observation.crashes
     if isinstance(observation.outcome, HypervisorCrash):
@@ -196,6 +172,41 @@ def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
     return crashes.with_symbols(crashes.parse(crash.signature, crash.lines), observation.symbols)
 
 
+def _hypervisor_hang(observation: Observation) -> str | None:
+    hang = _proved(observation)
+    if hang is None:
+        return None
+    return f"{hang.board}: the hypervisor hangs with interrupts off: {_after_nmi(observation, hang).label}"
+
+
+def _hang_fingerprint(observation: Observation) -> str:
+    hang = _proved(observation)
+    return _after_nmi(observation, hang).fingerprint if hang else ""
+
+
+def _proved(observation: Observation) -> Hang | None:
+    return next((one for one in observation.hangs if one.is_proved), None)
+
+
+def _after_nmi(observation: Observation, hang: Hang) -> Crash:
+    """The dump that the NMI made, read as that of a crash."""
+    at = next((index for index, line in enumerate(hang.after_nmi) if classify(line)), 0)
+    crash = crashes.parse("xen-fatal-trap", crash_excerpt([_Text(line) for line in hang.after_nmi], at))
+    return crashes.with_symbols(crash, observation.symbols)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+
+
+def _host_silent(observation: Observation, *, repeats: bool) -> str | None:
+    hang = next((one for one in observation.hangs if one.comes_back), None)
+    if hang is None or observation.hung_before is not repeats:
+        return None
+    return f"{hang.board}: the host fell silent: power on, console open, no answer; it is sound after a power cycle"
+
+
 def _expected_crash_missing(observation: Observation) -> str | None:
     gone = observation.expected_crashes - observation.seen_crashes
     if not gone or observation.outcome is not None or observation.skipped:
@@ -204,10 +215,8 @@ def _expected_crash_missing(observation: Observation) -> str | None:
 
 
 def _case_timeout(observation: Observation) -> str | None:
-    if not isinstance(observation.outcome, pytest.fail.Exception):
-        return None
-    text = _said(observation.outcome, first_line=True)
-    return text if re.match(r"Timeout \(?>", text) else None  # pytest-timeout's words
+    error = observation.outcome
+    return _said(error) if isinstance(error, CaseTimeout) else None
 
 
 def _assertion(observation: Observation) -> str | None:
@@ -231,6 +240,19 @@ def _product_timeout_evidence(observation: Observation) -> tuple[Evidence, ...]:
 def _product_failure(observation: Observation) -> str | None:
     error = observation.outcome
     return _said(error) if isinstance(error, ProductFailure) else None
+
+
+def _build_failed(observation: Observation) -> str | None:
+    error = observation.outcome
+    return ": ".join(filter(None, (error.what, error.cause))) if isinstance(error, BuildFailed) else None
+
+
+def _build_failed_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    error = observation.outcome
+    if not isinstance(error, BuildFailed) or not error.lines:
+        return ()
+    more = [f"log: {error.log}"] if error.log else []
+    return (Evidence("command", error.what, "\n".join((*error.lines, *more)), observation.at),)
 
 
 def _build_does_not_boot(observation: Observation) -> str | None:
@@ -294,7 +316,7 @@ def _passed(observation: Observation) -> str:
 
 
 def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ...]:
-    """What did not decide and a reader must know all the same."""
+    """What did not decide the verdict, but a reader must know."""
     found = []
     outcome = observation.outcome
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
@@ -311,7 +333,7 @@ RULES: tuple[Rule, ...] = (
         "lease-over",
         Verdict.MISS,
         "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
-        lambda observation: observation.lease_over or None,
+        lambda observation: observation.lease_over,
     ),
     Rule(
         "console-crash",
@@ -322,6 +344,26 @@ RULES: tuple[Rule, ...] = (
         _crash_fingerprint,
     ),
     Rule(
+        "hypervisor-hang",
+        Verdict.FAIL,
+        "a host fell silent, its power on and its console open, and an NMI found the hypervisor with interrupts off",
+        _hypervisor_hang,
+        fingerprint=_hang_fingerprint,
+    ),
+    Rule(
+        "host-silent-again",
+        Verdict.FAIL,
+        "the next rule's silence, at an earlier attempt of the run too",
+        partial(_host_silent, repeats=True),
+    ),
+    Rule(
+        HOST_SILENT,
+        Verdict.MISS,
+        "a host fell silent, no NMI told where it is, and the known-good build found the board sound after a power "
+        "cycle; tried once more",
+        partial(_host_silent, repeats=False),
+    ),
+    Rule(
         "expected-crash-missing",
         Verdict.FAIL,
         "the case declares a crash and passed, but the console shows none",
@@ -330,7 +372,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "case-timeout",
         Verdict.ERROR,
-        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        "the case exceeded its time limit and was ended; cause unknown",
         _case_timeout,
     ),
     Rule(
@@ -354,6 +396,13 @@ RULES: tuple[Rule, ...] = (
         _product_timeout_evidence,
     ),
     Rule(
+        "build-failed",
+        Verdict.FAIL,
+        "the build under test cannot be made: its source does not compile, or a patch does not apply (BuildFailed)",
+        _build_failed,
+        _build_failed_evidence,
+    ),
+    Rule(
         "product",
         Verdict.FAIL,
         "the product failed at what it was asked for: its toolstack, for one (ProductFailure)",
@@ -374,7 +423,7 @@ RULES: tuple[Rule, ...] = (
         "the BMC, the power or the network did not do its part; tried once more",
         _transient,
     ),
-    Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
+    Rule(BENCH, Verdict.MISS, "the bench failed (BenchError)", _bench),
     Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
     Rule("exception", Verdict.ERROR, "any other exception", _exception),
     Rule(
