@@ -1,4 +1,4 @@
-"""What is read from hypervisor images: the GNU build id, as Xen itself reports it in ``xl info``; symbols."""
+"""Reads hypervisor images: the GNU build id, which Xen itself reports in ``xl info``, and symbols."""
 
 from __future__ import annotations
 

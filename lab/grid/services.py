@@ -305,7 +305,10 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
+            "XenStrategy": {
+                "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
+                "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),
+            },
         },
     }
 

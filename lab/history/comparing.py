@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lab.base.errors import UsageError
 from lab.history.gate import Comparison, Finding
-from lab.history.store import Build, History, Selected
+from lab.history.records import Build, Selected
+from lab.history.store import History
+from lab.results.build_source import Source
 from lab.results.run_folder import RunFolder, visible_line
 
 
@@ -42,6 +44,8 @@ def as_data(found: Comparison) -> dict[str, object]:
     return {
         "new": _selected(found.new),
         "base": _selected(found.base) if found.base else None,
+        "verdict": found.verdict,
+        "incomplete": found.incomplete,
         "findings": [_finding(one) for one in found.findings],
     }
 
@@ -57,6 +61,7 @@ def _build(build: Build) -> dict[str, object]:
         "build_id": build.build_id,
         "version": build.version,
         "accepted": build.accepted,
+        "source": {name: getattr(build.source, name) for name in Source.__slots__} if build.source else None,
     }
 
 
@@ -66,4 +71,6 @@ def _finding(one: Finding) -> dict[str, object]:
         "board_class": one.series.board_class or None,
         "change": one.change.value,
         "why": one.why,
+        "failure": one.failure or None,
+        "known": list(one.known),
     }

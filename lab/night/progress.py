@@ -1,4 +1,4 @@
-"""What the run that goes on in a lab is doing: noted by the run, shown by ``xenlab status``."""
+"""What a lab's current run is doing: the run notes it, and ``xenlab status`` shows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.base.errors import UsageError
 from lab.grid import services
 from lab.inventory import Lab
 from lab.night import planning
-from lab.reporting import html
+from lab.reporting.words import seconds_text
 from lab.results.record import Time, Verdict
 from lab.results.run_folder import RunFolder, replace_file
 
@@ -32,7 +32,7 @@ class _Running:
 
 
 def note(lab: Lab, run: Path, phase: str) -> None:
-    """Note that this process is in that phase of the run in the folder ``run``."""
+    """Note the phase of this process's run, whose folder is ``run``."""
     content = _Running(str(run), processes.mark(os.getpid()), phase, time.time())
     folder = services.directory(lab)
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def note(lab: Lab, run: Path, phase: str) -> None:
 
 
 def progress(lab: Lab) -> list[str]:
-    """What the run that goes on in this lab is doing; empty when none does."""
+    """What the lab's current run is doing, in lines; none when there is no run."""
     try:
         noted = shape.read(_Running, (services.directory(lab) / RUNNING).read_bytes())
         folder = RunFolder.open(Path(noted.folder))
@@ -56,8 +56,8 @@ def progress(lab: Lab) -> list[str]:
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     lines = [
         f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted.phase} for {html.seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
-        f"{len(due)} to go, about {html.seconds_text(left)}",
+        f"{noted.phase} for {seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
+        f"{len(due)} to go, about {seconds_text(left)}",
     ]
-    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
+    lines += [f"{boards}: {case}, {seconds_text(now - since)}" for boards, (case, since) in working.items()]
     return lines

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestSuite
 from junitparser.junitparser import JUnitXmlError
@@ -151,7 +150,7 @@ def _count(reports: Path, status: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     for file in sorted(reports.rglob("*.xml")):
         try:
-            content: Any = JUnitXml.fromfile(str(file))
+            content: JUnitXml | TestSuite = JUnitXml.fromfile(str(file))  # or one suite
         except (JUnitXmlError, SyntaxError):  # a writer that was killed; xml's ParseError is a SyntaxError
             continue
         for suite in [content] if isinstance(content, TestSuite) else content:
