@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from postgres import PASSWORD, Server, binaries, serve
@@ -21,7 +24,7 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.cli.main import main
-from lab.history import gate, importing, known_issues, news, pages, schema, store
+from lab.history import database, gate, importing, known_issues, news, pages, schema, store
 from lab.history.records import Place
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
@@ -1027,3 +1030,47 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
     assert finish(RunFolder.open(folder.path)) == 0
     assert folder.header().notes == ()
+
+
+def all_connections(server: Server) -> list[psycopg.Connection]:
+    """Those that there are, until it refuses another one."""
+    taken: list[psycopg.Connection] = []
+    with suppress(psycopg.OperationalError):
+        while len(taken) < 100:
+            taken.append(server.connect())
+    assert 10 < len(taken) < 100
+    return taken
+
+
+def test_a_server_that_has_no_connection_left_is_asked_again(server: Server, runs: Runs) -> None:
+    """As when several runs end at the same time; each needs its connection for a moment only."""
+    history, run = History(server.url()), runs.write(result())
+    taken = all_connections(server)
+
+    def give_back() -> None:
+        for connection in taken:
+            connection.close()
+
+    later = threading.Timer(2.0, give_back)
+    later.start()
+    try:
+        began = time.monotonic()
+        assert history.import_run(run.path) == "new"
+        assert time.monotonic() - began > 1.0
+    finally:
+        later.join()
+        give_back()
+
+
+def test_a_server_that_stays_full_is_a_bench_failure_in_the_end(
+    server: Server, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 1.0)
+    history = History(server.url())
+    taken = all_connections(server)
+    try:
+        with pytest.raises(BenchError, match="too many clients|connection slots"):
+            history.import_run(runs.write(result()).path)
+    finally:
+        for connection in taken:
+            connection.close()

@@ -179,6 +179,8 @@ class Bench:
         strategy = running.seats[line.board].board.strategy
         if not strategy.is_under_test or line.n < strategy.since:
             return  # a crash of the known-good build says nothing about the case
+        if strategy.is_old_news(signature.name, line.text):
+            return
         running.crash_numbers.setdefault(line.board, set()).add(line.n)
         running.crash_time = line.time
         running.crash = HypervisorCrash(line.board, signature.name, (line.text,))

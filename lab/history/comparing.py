@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lab.base.errors import UsageError
@@ -31,7 +32,7 @@ def pairs(store: History, old: str, new: str) -> list[tuple[Selected, Selected]]
 def _selections(store: History, text: str) -> list[Selected]:
     """The builds of a run that has several; of anything else the one that :meth:`History.select` finds."""
     name = text
-    if (Path(text) / "run.json").is_file():
+    if os.path.isfile(Path(text) / "run.json"):
         store.import_run(Path(text))
         name = visible_line(RunFolder.open(Path(text)).header().run_id)
     of_run = store.of_run(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def run_folders(path: Path) -> list[Path]:
 
     :raises UsageError: neither.
     """
-    found = [path] if (path / FILES[0]).is_file() else sorted(file.parent for file in path.glob(f"*/{FILES[0]}"))
+    found = [path] if os.path.isfile(path / FILES[0]) else sorted(file.parent for file in path.glob(f"*/{FILES[0]}"))
     if not found:
         raise UsageError(f"{path}: no run folder, and none in it")
     return found

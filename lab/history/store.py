@@ -15,10 +15,11 @@ from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError, UsageError, WaitTimeout
 from lab.base.files import did_you_mean
+from lab.base.wait import wait_until
 from lab.history import database, importing, schema
 from lab.history.database import SETTING
 from lab.history.records import COUNTED, Build, Entry, Run, Seen, Selected, Series, Tally
@@ -64,12 +65,32 @@ class History:
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
         """A connection whose statements take effect together, or not at all."""
         try:
-            with self._engine.connect().execution_options(xenlab_writes=writes) as connection, connection.begin():
+            with self._connect().execution_options(xenlab_writes=writes) as connection, connection.begin():
                 if writes and self._url.get_backend_name() == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield connection
         except SQLAlchemyError as error:
             raise BenchError(f"history {self.where}: {self._said(error)}") from None
+
+    def _connect(self) -> Connection:
+        """A connection; a server that has none left is asked again for a while."""
+        refused: list[OperationalError] = []
+
+        def connected() -> Connection | None:
+            try:
+                return self._engine.connect()
+            except OperationalError as error:
+                if not database.has_no_connection_left(error):
+                    raise
+                refused.append(error)
+                return None
+
+        try:
+            made = wait_until(connected, database.PATIENCE, "a connection", interval=0.5)
+        except WaitTimeout:
+            raise refused[-1] from None
+        assert made is not None  # wait_until gives what is true
+        return made
 
     def _said(self, error: SQLAlchemyError) -> str:
         text = visible_line(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])
@@ -127,7 +148,7 @@ class History:
         :raises UsageError: no such thing, or several.
         """
         head, at, tail = text.partition("@")
-        if head and (Path(head) / importing.FILES[0]).is_file():
+        if head and os.path.isfile(Path(head) / importing.FILES[0]):
             self.import_run(Path(head))
             head = visible_line(RunFolder.open(Path(head)).header().run_id)
         there = self.builds()
