@@ -80,7 +80,7 @@ def _page_size(size: str) -> Callable[[Facts], bool]:
 
 def _has_high_memory(facts: Facts) -> bool:
     """A node's size is that of the addresses it spans, holes included (xen/common/sysctl.c, XEN_SYSCTL_numainfo)."""
-    sizes = re.findall(r"(?m)^\s*\d+:\s+(\d+)\s+\d+\s", facts.numa)
+    sizes = re.findall(r"(?m)^[ \t]*\d+:[ \t]+(\d+)[ \t]+\d+\s", facts.numa)
     return sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 

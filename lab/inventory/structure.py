@@ -9,16 +9,20 @@ from pathlib import Path
 from lab.base.errors import UsageError
 from lab.base.files import Key, at
 
+NAME_LIMIT = 63  # characters of a host's or a lab's name, which becomes that of files; a DNS label has as many
 DEPTH = 20  # groups within groups; an alias could make a group its own child
 # Each is a word of ssh's, rsync's or ipmitool's command line: not an option, not two words.
 _HOST = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]-]*")
+# labgrid's models take URLs, some with {index} in them; `@` is refused later.
+_PDU = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]@/~{}?=&-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _WORDS = {
     ("ansible_host",): (_HOST, "a host name or address"),
     ("ansible_user",): (_USER, "a user's name"),
     ("xenlab", "bmc", "host"): (_HOST, "a host name or address"),
     ("xenlab", "console", "host"): (_HOST, "a host name or address"),
-    ("xenlab", "pdu", "host"): (_HOST, "a host name or address"),
+    ("xenlab", "console", "ipmi", "host"): (_HOST, "a host name or address"),
+    ("xenlab", "pdu", "host"): (_PDU, "a host name, an address or an http URL"),
     ("xenlab", "switch", "host"): (_HOST, "a host name or address"),
 }
 
@@ -36,6 +40,9 @@ def check(path: Path, tree: object) -> None:
 
 def _wrong(tree: dict[object, object]) -> Iterator[tuple[Key, str]]:
     variables = tree["all"].get("vars")  # type: ignore[attr-defined]  # seen to be a mapping
+    named = variables.get("xenlab") if isinstance(variables, dict) else None
+    if isinstance(named, dict) and len(str(named.get("lab", ""))) > NAME_LIMIT:
+        yield ("all", "vars", "xenlab", "lab"), f"must be a name of at most {NAME_LIMIT} characters"
     if variables is not None and not isinstance(variables, dict):
         yield ("all", "vars"), "must be a mapping of variables"
     elif variables:
@@ -61,6 +68,8 @@ def _group(key: Key, group: object, depth: int) -> Iterator[tuple[Key, str]]:
             continue
         for name, member in members.items():
             inner = (*key, part, name)
+            if len(str(name)) > NAME_LIMIT:
+                yield inner, f"must be a name of at most {NAME_LIMIT} characters"
             if part == "children":
                 yield from _group(inner, member, depth + 1)
             elif member is not None and not isinstance(member, dict):
