@@ -171,8 +171,11 @@ def test_a_flaky_failure_makes_good_ones_pass_often(lab: Lab, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("series", "words"),
     [
-        ([("start", BROKEN), ("tidy", GOOD), ("break", BROKEN)], "the good one is not good: .* start: failed 1 of 1"),
-        ([("start", GOOD), ("tidy", GOOD), ("end", GOOD)], "the bad one is not seen to fail: .* end: passed 3 of 3"),
+        (
+            [("start", BROKEN), ("tidy", GOOD), ("break", BROKEN)],
+            "the good revision does not pass: .* start: failed 1 of 1",
+        ),
+        ([("start", GOOD), ("tidy", GOOD), ("end", GOOD)], "the bad revision does not fail: .* end: passed 3 of 3"),
         ([("start", DOES_NOT_COMPILE), ("tidy", GOOD), ("end", BROKEN)], "start cannot be judged: .*error: expected"),
     ],
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.main
 from run_folders import PV32, Runs, result
 from shared_lab import Shared, lab_of_four_fixture, shared_fixture  # noqa: F401
 
@@ -121,7 +122,7 @@ def test_shell_completes_commands_and_options(xenlab: Xenlab) -> None:
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
 def test_manual_page_has_every_command_and_no_roff_mistake(xenlab: Xenlab) -> None:
     text = xenlab("man").out
-    assert text == page(app)
+    assert text == page(typer.main.get_command(app))
     done = subprocess.run(
         ["groff", "-man", "-Tascii", "-ww", "-P-c"], input=text, capture_output=True, text=True, timeout=60, check=True
     )

@@ -154,6 +154,8 @@ def test_a_prefix_more_on_each_line_changes_no_fingerprint(disguise: str) -> Non
         ("(XEN) [   12.345678] ", "xen"),
         ("lab4 login: (XEN) ", "xen"),
         ("[   12.345678] sshd[812]: Accepted publick(XEN) ", "xen"),
+        (" * Starting xenconsoled, which handles closed rings ...(XEN) ", "xen"),
+        ("[    1.0] systemd[1]: Starting the tail of cat.service...(XEN) ", "xen"),
         ("(EN) ", "xen"),
         ("XEN) ", "xen"),
         ("(XEN) (d0v0) ", "linux"),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from lab.base.errors import UsageError
 
@@ -26,20 +26,46 @@ class Strict(pydantic.BaseModel):
 
 
 def read_yaml(file: Path) -> Any:
-    """The file's content, with the lines its keys stand on (see :func:`at`).
+    """The file's content, with the lines its keys stand on (see :func:`at`). Keys are plain words or numbers.
 
-    :raises UsageError: unreadable, not YAML, or a key twice.
+    :raises UsageError: unreadable, not YAML, nested too deeply, or a key twice.
     """
     try:
-        return YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        tree = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:  # duplicate keys are among these
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{file}{line}: {str(error.problem or error.context).splitlines()[0]}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: not YAML: {error}") from None
+        raise UsageError(f"{file}{line}: {_first_line(error.problem or error.context)}") from None
+    except RecursionError:
+        raise UsageError(f"{file}: not YAML that can be read: nested too deeply") from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
+    except Exception as error:  # ruamel lets its own mistakes through: KeyError for `%YAML 9.9`, TypeError for odd keys
+        raise UsageError(f"{file}: not YAML: {_first_line(error) or type(error).__name__}") from None
+    _check_keys(file, tree)
+    return tree
+
+
+def _first_line(said: object) -> str:
+    return (str(said or "").splitlines() or [""])[0]
+
+
+def _check_keys(file: Path, tree: object) -> None:
+    """A key that is a list or a mapping fits nowhere. Aliases may make a tree endless, so each node is seen once."""
+    seen, waiting = set[int](), [tree]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, dict | list):
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            for key in node:
+                if isinstance(key, dict | list | tuple | set):
+                    line = node.lc.line + 1 if hasattr(node, "lc") else 1
+                    raise UsageError(f"{file}:{line}: a key must be a plain word, not a list or a mapping")
+            waiting.extend(node.values())
+        else:
+            waiting.extend(node)
 
 
 def at(file: Path, tree: Any, key: Key) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc import Bmc
@@ -21,6 +21,9 @@ from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
 from lab.leases.ledger import Ledger
 from lab.xen.dom0 import Dom0
+
+if TYPE_CHECKING:
+    from lab.grid.switch import SwitchPort
 
 CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
@@ -117,7 +120,7 @@ def _recorder(spec: BoardSpec) -> str:
         return f"recorded, {console.mark()} lines"
 
 
-def _switch_port(port: Any) -> str:
+def _switch_port(port: SwitchPort) -> str:
     if not port.is_up():
         raise BenchError(f"{port.name} is switched off: the lab link is cut")
     return f"{port.name} is on"

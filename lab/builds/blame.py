@@ -19,7 +19,7 @@ _OF_THE_MACHINE = re.compile(
     r"|Cannot allocate memory|virtual memory exhausted|out of memory allocating|Too many open files"
     r"|: (command )?not found$|Permission denied$"
 )
-_QUOTED = re.compile(r"^\s*\d*\s*\||#\s*(error|warning)\b")  # source text that a compiler shows
+_QUOTED = re.compile(r"^\s*(?:\d+\s*)?\||#\s*(error|warning)\b")  # source text that a compiler shows
 
 
 def of_build(error: CommandError, what: str, place: Path) -> LabError:

@@ -22,11 +22,20 @@ class CommandError(BenchError):
     """A command on this machine failed.
 
     ``what`` is the first line of the message. ``ended`` is False when the command was cut off, and may have left a
-    mess. ``output`` is all that it printed, ``log`` the file that has it too.
+    mess. ``status`` is its exit status, None when it was not run or cut off. ``output`` is all that it printed, ``log``
+    the file that has it too.
     """
 
-    def __init__(self, what: str, *, ended: bool, output: Sequence[str] = (), log: Path | None = None) -> None:
-        self.what, self.ended, self.output, self.log = what, ended, tuple(output), log
+    def __init__(
+        self,
+        what: str,
+        *,
+        ended: bool,
+        status: int | None = None,
+        output: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
+        self.what, self.ended, self.status, self.output, self.log = what, ended, status, tuple(output), log
         more = "".join(f"\n  {line}" for line in self.lines) + (f"\nlog: {log}" if log else "")
         super().__init__(f"{what}{more}")
 
@@ -110,7 +119,7 @@ def run(
         raise CommandError(f"{what}: not done after {timeout:.0f} s", ended=False, output=output, log=log)
     if status:
         what = f"{what}: {command[0]} ended with status {status}"
-        raise CommandError(what, ended=status > 0, output=output, log=log)
+        raise CommandError(what, ended=status > 0, status=status, output=output, log=log)
     return "".join(output)
 
 

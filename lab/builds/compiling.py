@@ -1,4 +1,4 @@
-"""A hypervisor compiled from source, in a tree that is kept: what did not change is not compiled again."""
+"""Compiles a hypervisor from source, in a tree that is kept, so that unchanged files are not compiled again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Run(Protocol):
 
 
 class Paced:
-    """Hands texts on to ``progress``, at most one in 15 seconds unless ``now``."""
+    """Passes texts on to ``progress``, at most one every 15 seconds unless ``now``."""
 
     def __init__(self, name: str, progress: Callable[[str], None] | None) -> None:
         self._name, self._progress, self._last = name, progress, 0.0
@@ -41,7 +41,7 @@ class Paced:
 
 @functools.cache
 def version_of(compiler: str) -> str:
-    """What the compiler says it is. :raises BenchError: it cannot be run."""
+    """The first line of ``COMPILER --version``. :raises BenchError: the compiler cannot be run."""
     try:
         said = run([compiler, "--version"], timeout=20)
     except CommandError as error:
@@ -120,7 +120,7 @@ def compile_into(
 
 
 def _configure(recipe: Recipe, config: Path, make: _Run, report: Paced) -> None:
-    """Resolve the configuration, unless the tree's own is already what comes of the same."""
+    """Resolve the configuration, unless the tree's was resolved from the same inputs."""
     whole = Path(recipe.config) if Path(recipe.config).is_absolute() else None
     xen = config.parent
     parts = [
@@ -159,7 +159,7 @@ def _compiler_arguments(compiler: str) -> list[str]:
 
 
 def _environment(tree: trees.Tree) -> Mapping[str, str]:
-    """What would otherwise be this machine's name and this minute (xen/Makefile)."""
+    """Values for what xen/Makefile would take from this machine's name and clock."""
     dated = datetime.fromtimestamp(tree.epoch, UTC)
     return {
         "XEN_WHOAMI": "xenlab",

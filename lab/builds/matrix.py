@@ -1,8 +1,9 @@
-"""The matrix of a night: builds x Xen's command lines x modes of dom0, read from a file."""
+"""The matrix of a nightly run, read from a file: builds x Xen command lines x dom0 modes."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,14 @@ from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.builds.recipes import name_of, recipe
 from lab.inventory import Lab
 
-PLAIN = "plain"  # the command line that adds nothing
-DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode: what it is on Xen's command line
-NEEDED = {"pv": "", "pvh": "pvh-dom0"}  # mode: the capability that all boards must declare
+PLAIN = "plain"  # name of the command line that adds nothing
+DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode -> its words on Xen's command line
+NEEDED = {"pv": "", "pvh": "pvh-dom0"}  # mode -> the capability that all boards must declare
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One build as it is run: results stand under ``name``, a column of the report."""
+    """A build with options: one column of the report, under ``name``."""
 
     name: str
     build: str  # a recipe, by name or file
@@ -31,17 +32,17 @@ class Variant:
 
     @classmethod
     def plain(cls, build: str) -> Variant:
-        """A build as its recipe has it, by the recipe's name: where a recipe file lies is no part of its history."""
+        """A build without further options, under its recipe's name: a recipe file that moves keeps its history."""
         return cls(name_of(build), build)
 
     def facts(self) -> dict[str, str]:
-        """What a run folder keeps of it; :meth:`of_facts` reads it back."""
+        """The facts that a run folder keeps; :meth:`of_facts` reads them back."""
         facts = {"recipe": self.build} if self.build != self.name else {}
         return facts | ({"xen options": self.xen_options} if self.xen_options else {})
 
     @classmethod
     def of_facts(cls, name: str, facts: Mapping[str, str]) -> Variant:
-        """A variant out of a run folder; a run without notes of it has plain builds."""
+        """A variant from the facts of a run folder; without facts, a plain build."""
         return cls(name, facts.get("recipe", name), facts.get("xen options", ""))
 
 
@@ -96,7 +97,7 @@ def runnable(file: Path, lab: Lab) -> tuple[list[Variant], list[str]]:
 
 def _located(build: str, file: Path) -> str:
     """Names stay; the path of a recipe is relative to the matrix file."""
-    return str((file.parent / Path(build).expanduser()).resolve()) if build.endswith(".yaml") else build
+    return os.path.realpath(file.parent / os.path.expanduser(build)) if build.endswith(".yaml") else build
 
 
 # What the file may hold.

@@ -179,6 +179,8 @@ class Bench:
         strategy = running.seats[line.board].board.strategy
         if not strategy.is_under_test or line.n < strategy.since:
             return  # a crash of the known-good build says nothing about the case
+        if strategy.is_old_news(signature.name, line.text):
+            return
         running.crash_numbers.setdefault(line.board, set()).add(line.n)
         running.crash_time = line.time
         running.crash = HypervisorCrash(line.board, signature.name, (line.text,))
@@ -246,7 +248,7 @@ class Bench:
 
 
 def _is_interrupted() -> bool:
-    """Whether an interrupt is ending the running case: its guests lose their devices then, so a fault proves nothing."""
+    """Whether an interrupt ends the running case. Its guests lose their devices then, so a fault proves nothing."""
     error = sys.exception()
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

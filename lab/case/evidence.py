@@ -12,7 +12,7 @@ import pytest
 
 from lab.base.errors import HypervisorCrash, NotProved
 from lab.case.rig import Seat
-from lab.reporting.figures import timeline_svg
+from lab.reporting.figures import relocation_svg
 from lab.results.record import Evidence, GuestConsole
 from lab.xen.domain import Domain
 from lab.xen.migration import Migration
@@ -57,7 +57,7 @@ class CaseLog:
         self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
 
     def figure(self, name: str, value: float | None) -> None:
-        """Keep a number; the name ends in its unit (``downtime_s``). None, for what could not be measured, is dropped."""
+        """Keep a number; its name ends in its unit (``downtime_s``). None (it could not be measured) is dropped."""
         if value is not None:
             self._running.figures[name] = float(value)
 
@@ -72,9 +72,7 @@ class CaseLog:
         self.add("what passed between the hosts", migration.text(), kind="note", board=board)
         if spans := migration.spans():
             title = f"relocation of {migration.domain.name}"
-            kinds = {"hand over": "warn", "state": "bad", "guest silent": "bad"}
-            coloured = [(*span, kinds.get(span[0], "neutral")) for span in spans]
-            self.picture(title, timeline_svg(title, coloured, migration.marks()))
+            self.picture(title, relocation_svg(title, spans, migration.marks()))
 
     def unproved(self, why: str) -> NoReturn:
         """End the case because its precondition could not be established: verdict MISS.

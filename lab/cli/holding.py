@@ -147,5 +147,5 @@ def _case(word: str) -> str:
 
     if word.startswith("-") or located(word) != word:
         return located(word)
-    is_shipped = word.startswith("testcases") and (paths.SHIPPED / word.partition("::")[0]).exists()
+    is_shipped = word.startswith("testcases") and os.path.exists(paths.SHIPPED / word.partition("::")[0])
     return str(paths.SHIPPED / word) if is_shipped else word

@@ -53,12 +53,11 @@ def version() -> None:
 
 
 @app.command("man", rich_help_panel=MACHINE)
-def manual() -> None:
+def manual(context: typer.Context) -> None:
     """Print the manual page. To read it: xenlab man | man -l -"""
-    from lab.cli.main import app as whole
     from lab.cli.manual import page
 
-    typer.echo(page(whole), nl=False)
+    typer.echo(page(context.find_root().command), nl=False)
 
 
 def version_text() -> str:

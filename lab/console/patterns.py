@@ -38,6 +38,7 @@ class Signature:
     by: Speaker | None
     formats: tuple[str, ...]
     unless: tuple[str, ...] = ()
+    is_marked: bool = False  # Linux has the same words: without Xen's mark they are not Xen's
 
     @property
     def pattern(self) -> str:
@@ -97,6 +98,7 @@ SIGNATURES = (
             *("[VT-D]DMAR:[%s] Request device", "[VT-D]INTR-REMAP: Request device"),  # drivers/passthrough/vtd/iommu.c
             *("[VT-D]UNKNOWN: Request device", "DMAR:[%s] Request device", "AMD-Vi: IO_PAGE_FAULT"),
         ),
+        is_marked=True,
     ),
     # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
     Signature("crash", "firmware-exception", "linux", ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
@@ -107,8 +109,8 @@ SIGNATURES = (
         "linux-bug",
         "linux",
         (
-            *("kernel BUG at %w", "BUG: Bad page map in process", "BUG: Bad page state in process"),
-            *("BUG: scheduling while atomic: ", "BUG: KASAN: ", "BUG: KFENCE: ", "BUG: stack guard page was hit"),
+            *("kernel BUG at %w", "BUG: Bad page %w in process", "BUG: scheduling while atomic: ", "BUG: KASAN: "),
+            *("BUG: KFENCE: ", "BUG: stack guard page was hit", "BUG: %w stack guard page was hit"),
             *("BUG: spinlock lockup suspected", "BUG: spinlock bad magic"),
         ),
     ),
@@ -123,7 +125,8 @@ SIGNATURES = (
             *("general protection fault%s [#%d]", "invalid opcode: %x [#%d]", "divide error: %x [#%d]"),
             *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
-            *("bounds: %x [#%d]", "Bad pagetable: %x [#%d]"),
+            *("bounds: %x [#%d]", "overflow: %x [#%d]", "iret exception: %x [#%d]", "fpu exception: %x [#%d]"),
+            "Bad pagetable: %x [#%d]",
         ),
     ),
     Signature(
@@ -184,7 +187,14 @@ SIGNATURES = (
             *("Non-responding CPUs", "stuck while starting up"),  # arch/x86/traps.c, smpboot.c
         ),
     ),
+    Signature("warning", "cpu-lost", "xen", ("Stuck ??", "Not responding.")),  # arch/x86/smpboot.c of 4.8 to 4.17
     Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
+    Signature(  # drivers/passthrough/vtd/qinval.c, amd/iommu_cmd.c
+        "warning",
+        "iommu-slow",
+        "xen",
+        ("wait descriptor taking too long", "completion wait taking too long"),
+    ),
     Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
     Signature(
         "warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")
@@ -327,8 +337,8 @@ def _is_said_by(signature: Signature, before: str) -> bool:
     if signature.by == "linux":
         return said != "other"  # dom0's words may come through Xen without a mark
     # A console that was copied without Xen's mark has nothing else there.
-    is_bare = signature.kind == "crash" and said == "linux" and not before.isspace() and not message(before)
-    return said == "xen" or is_bare
+    is_bare = said == "linux" and not before.isspace() and not message(before)
+    return said == "xen" or (is_bare and signature.kind == "crash" and not signature.is_marked)
 
 
 # -- what stands around a line -----------------------------------------------------------------------------------

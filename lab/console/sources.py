@@ -452,7 +452,7 @@ class SshSource(ProgramSource):
             "TERM": "vt100",
         }
         self._is_entered = not console.entry
-        where = ["-p", str(console.port), "-l", credential.user, console.host]
+        where = ["-p", str(console.port), "-l", credential.user, "--", console.host]
         self._start(["ssh", "-F", "none", "-tt", *options, *where], environment)
 
     def read(self) -> bytes:

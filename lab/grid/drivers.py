@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Literal
 
 import attr
 from labgrid.driver import Driver
 from labgrid.factory import target_factory
 from labgrid.protocol import PowerProtocol, ResetProtocol
+from labgrid.resource import NetworkService
 from labgrid.step import step
 
 from lab import bmc
@@ -96,7 +97,7 @@ class RecordedConsoleDriver(Driver):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        recorder: Any = self.recorder
+        recorder: resources.ConsoleRecorder = self.recorder
         self.console = Console(self.target.name, recorder.host, recorder.serve_port, recorder.lines_port)
 
     def on_activate(self) -> None:
@@ -115,15 +116,15 @@ class Dom0Driver(Driver):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        service: Any = self.service
+        service: NetworkService = self.service
         self.ssh = Ssh(self.target.name, service.address, service.port, service.username)
 
     def on_deactivate(self) -> None:
         self.ssh.close()
 
 
-def _spec(port: Any) -> BmcSpec:
+def _spec(port: resources.IPMIPort | resources.RedfishPort) -> BmcSpec:
     """A labgrid resource as what it was generated from (:func:`lab.grid.services.exported`)."""
-    protocol: Any = "redfish" if port.__class__.__name__.endswith("RedfishPort") else "ipmi"
+    protocol: Literal["ipmi", "redfish"] = "redfish" if port.__class__.__name__.endswith("RedfishPort") else "ipmi"
     names = {field.name for field in fields(BmcSpec)} - {"protocol"}
     return BmcSpec(protocol=protocol, **{name: getattr(port, name) for name in names if hasattr(port, name)})

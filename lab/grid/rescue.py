@@ -198,4 +198,4 @@ def nmi(board: Board) -> tuple[str, ...] | None:
 
 
 def _text(raw: bytes) -> str:
-    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"
+    return re.sub(r"(?<!\r)\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"

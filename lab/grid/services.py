@@ -32,6 +32,8 @@ from lab.inventory import BMC_KEYS, BoardSpec, Lab
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
+# A tag of every place. A reservation that asks for it is the reaper's; people's own do not.
+MADE_BY, XENLAB = "managed-by", "xenlab"
 SILENCE_SHOWN = 15.0  # seconds without a sign of life that `xenlab lab status` says
 STARTING = "starting.lock"  # held while services are brought up
 
@@ -279,7 +281,7 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
-    tags = {**board.tags, "lab": lab.name, **dict.fromkeys(board.capabilities, "yes")}
+    tags = {**board.tags, "lab": lab.name, MADE_BY: XENLAB, **dict.fromkeys(board.capabilities, "yes")}
     if board.link:
         tags["link"] = board.link
     match = {"exporter": "*", "group": board.name, "cls": "*", "name": None, "rename": None}
@@ -303,7 +305,10 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
+            "XenStrategy": {
+                "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
+                "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),
+            },
         },
     }
 

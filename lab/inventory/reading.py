@@ -14,7 +14,7 @@ import pydantic
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import Key, Strict, at, did_you_mean, read_yaml, validate
-from lab.inventory import capabilities
+from lab.inventory import capabilities, structure
 from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_KEYS,
@@ -224,8 +224,7 @@ def load(path: Path) -> Lab:
     :raises UsageError: file, line and key of each thing that is wrong, and what would be right.
     """
     tree = read_yaml(path)
-    if not isinstance(tree, dict) or not isinstance(tree.get("all"), dict):
-        raise UsageError(f"{path}:1: must be an Ansible inventory: a mapping with the key all")
+    structure.check(path, tree)
     if unknown := [key for key in tree["all"] if key not in ("vars", "hosts", "children")]:
         known = "vars, hosts, children"
         raise UsageError(f"{at(path, tree, ('all', unknown[0]))}: unknown key; known here: {known}")
@@ -261,8 +260,6 @@ def load(path: Path) -> Lab:
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
     group = _node(tree, key) or {}
-    if not isinstance(group, dict):
-        raise UsageError(f"{at(path, tree, key)}: must be a mapping with hosts, vars or children")
     for name in group.get("hosts") or {}:
         yield (*key, "hosts", name)
     for name in group.get("children") or {}:

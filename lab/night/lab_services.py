@@ -1,4 +1,4 @@
-"""A lab brought up and down as a whole, and what a run needs besides: image, payloads, builds."""
+"""Brings a lab up and down as a whole, and makes what its boards need: the image and the guest payloads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_use(
     progress: Callable[[str], None],
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Iterator[None]:
-    """Within, the lab is up. A lab that was up before is left up; else it goes down at the end.
+    """Have the lab up within the block. A lab that was up before stays up; else it goes down at the end.
 
     ``phase`` times the two parts ``lab up`` and ``lab down``.
 
@@ -98,7 +98,7 @@ def lab_shape(lab: Lab, name: str, shape: str) -> None:
 
 
 def lab_down(lab: Lab) -> None:
-    """Stop all of it; boards made of QEMU lose power."""
+    """Stop all services of the lab. Virtual boards lose power."""
     directory = services.directory(lab)
     services.stop(directory)
     if lab.is_virtual:

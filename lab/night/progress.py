@@ -1,4 +1,4 @@
-"""What the run that goes on in a lab is doing: noted by the run, shown by ``xenlab status``."""
+"""What a lab's current run is doing: the run notes it, and ``xenlab status`` shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.base.errors import UsageError
 from lab.grid import services
 from lab.inventory import Lab
 from lab.night import planning
-from lab.reporting import html
+from lab.reporting.words import seconds_text
 from lab.results.record import Time, Verdict
 from lab.results.run_folder import RunFolder, replace_file
 
@@ -33,7 +33,7 @@ class _Running:
 
 
 def note(lab: Lab, run: Path, phase: str) -> None:
-    """Note that this process is in that phase of the run in the folder ``run``."""
+    """Note the phase of this process's run, whose folder is ``run``."""
     content = _Running(str(run), processes.mark(os.getpid()), phase, time.time())
     folder = services.directory(lab)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,9 +70,9 @@ class GoingOn:
         done = f"{sum(self.verdicts.values())} done ({said or 'none'})"
         return [
             f"run {self.run}, {self.selection}, {', '.join(self.builds)}: {self.folder}",
-            f"{self.phase} for {html.seconds_text(self.phase_seconds)}; {done}, "
-            f"{self.to_go} to go, about {html.seconds_text(self.seconds_left)}",
-            *(f"{one.boards}: {one.case}, {html.seconds_text(one.seconds)}" for one in self.working),
+            f"{self.phase} for {seconds_text(self.phase_seconds)}; {done}, "
+            f"{self.to_go} to go, about {seconds_text(self.seconds_left)}",
+            *(f"{one.boards}: {one.case}, {seconds_text(one.seconds)}" for one in self.working),
         ]
 
 

@@ -1,7 +1,7 @@
-"""How a verdict is decided: :data:`RULES`, the first that applies. Evidence outranks the exception.
+"""How a verdict is decided: the first rule of :data:`RULES` that applies. Evidence outranks the exception.
 
-A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where
-several things went wrong at once (an exception group), the gravest verdict counts.
+A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where several
+things went wrong at once (an exception group), the gravest verdict counts.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ from lab.results.record import (
 
 __all__ = ["RULES", "Decision", "Hang", "Observation", "Rule", "decide", "guest_crash", "is_tried_again"]
 
-# What comes and goes: sessions and packets are lost, BMCs are busy.
+# Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
 _TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
 REASON_LIMIT = 300  # characters
-# Signatures of lab.console.patterns: Xen tells of a guest's death, and Linux of its own.
+# Signatures of lab.console.patterns by which Xen reports a guest's death, and by which Linux reports its own.
 XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
 LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
-NESTED_SYSTEM = "linux"  # the guest's system of which such deaths without a cause are known (docs/virtual-lab.md)
+NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a cause (docs/virtual-lab.md)
 
 
 def is_tried_again(attempts: Sequence[TestResult]) -> bool:
-    """Whether there is to be one more attempt at a case, after these, oldest first.
+    """Whether a case gets one more attempt after these, oldest first.
 
-    - what failed: never
-    - NESTED_GUEST_CRASH: twice
-    - TRANSIENT, HOST_SILENT: once
+    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_SILENT once.
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
@@ -71,9 +69,9 @@ def is_tried_again(attempts: Sequence[TestResult]) -> bool:
 
 
 def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
-    """The line by which a Linux guest in hardware virtualisation says that it dies; None if Xen says anything of it.
+    """The line in which a Linux guest in hardware virtualisation reports its death. None if Xen reports it, too.
 
-    :param guests: what the case kept of its guests' consoles.
+    :param guests: the guest consoles that the case kept.
     :param consoles: lines of the boards' consoles.
     """
     for line in consoles:
@@ -132,7 +130,7 @@ def _said(error: BaseException, *, first_line: bool = False) -> str:
 
 
 def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
-    """Those on the consoles; else the one that was raised, though another exception came over it."""
+    """The crashes on the consoles; else the one that was raised, even if another exception followed it."""
     if observation.crashes:
         return observation.crashes
     if isinstance(observation.outcome, HypervisorCrash):
@@ -318,7 +316,7 @@ def _passed(observation: Observation) -> str:
 
 
 def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ...]:
-    """What did not decide and a reader must know all the same."""
+    """What did not decide the verdict, but a reader must know."""
     found = []
     outcome = observation.outcome
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):

@@ -115,8 +115,8 @@ def test_board_that_is_somebody_elses_is_never_green(
         for name in ("virt1", "virt2"):
             client("-p", name, "release")
     said = notes(run)
-    assert "virt1, virt2: not to be had: taken by labgrid-client" in said, said  # a pair is asked for whole
-    assert re.search(r"no board was to be had for the [1-9]\d* cases that are left", said), said
+    assert "virt1, virt2: not acquired: held through labgrid-client" in said, said  # a pair is asked for whole
+    assert re.search(r"no board could be acquired for the [1-9]\d* cases that are left", said), said
 
 
 def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_no_lab_is_never_green(xenlab: CommandLine, tmp_path: Path, monkeypatch:
     said = notes(run)
     for name in ("virt1", "virt2"):
         assert re.search(rf"^{name} is quarantined: power: {name}: BMC .*: no answer", said, re.MULTILINE), said
-    assert re.search(r"no board was to be had for the [1-9]\d* cases that are left", said), said
+    assert re.search(r"no board could be acquired for the [1-9]\d* cases that are left", said), said
 
 
 @pytest.mark.slow
