@@ -89,15 +89,17 @@ class Comparison:
     def verdict(self) -> str:
         """The gate's decision in words."""
         counted = len(self.findings) - len(self.of(*UNCOUNTED))
+        words = []
         if self.of(Change.NEW_FAILURE):
-            return f"blocked; incomplete: {self.incomplete}" if self.incomplete else "blocked"
+            words.append("blocked")
+        elif self.base is None and counted:
+            words.append(f"{self.failed} failed" if self.failed else f"{counted} passed")
+            words.append("no baseline yet")
         if self.incomplete:
-            return f"incomplete: {self.incomplete}"
-        if not counted:
-            return "nothing to judge: no case passed or failed"
-        if self.base is None:
-            return f"{self.failed} failed; no baseline yet" if self.failed else f"{counted} passed; no baseline yet"
-        return "pass"
+            words.append(f"incomplete: {self.incomplete}")
+        if not words:
+            words.append("pass" if counted else "nothing to judge: no case passed or failed")
+        return "; ".join(words)
 
 
 def compare(history: History, new: Selected, base: Selected | None) -> Comparison:

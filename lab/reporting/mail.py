@@ -84,7 +84,7 @@ def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> 
     blocking = found.of(*BLOCKING)
     besides = [one for one in found.findings if one.is_failure and one.change not in BLOCKING]
     excused = [one for one in found.findings if one.known and not one.is_failure]
-    uncounted = found.of(Change.NOT_COUNTED, Change.MISSING)
+    uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link)
     for fault in news.worse:
