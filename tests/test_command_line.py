@@ -138,7 +138,7 @@ def test_nightly_refuses_a_folder_without_xtf(xenlab: Xenlab, tmp_path: Path) ->
     said = xenlab("nightly", "--xtf", "/nope")
     assert (said.status, said.err) == (2, "xenlab: --xtf /nope: there is no such folder\n")
     said = xenlab("nightly", "--xtf", str(tmp_path))
-    assert said.status == 2 and "no built XTF: there is no tests/NAME/info.json in it" in said.err
+    assert said.status == 2 and "no built XTF: it has no tests/NAME/info.json" in said.err
     assert not (tmp_path / "state" / "xenlab" / "runs").exists()
 
 

@@ -81,7 +81,14 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
 @pytest.mark.timeout(400)
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
-    case_lines = wait_until(lambda: progress.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
+
+    def working() -> list[str]:
+        found = progress.going_on(shared.lab)
+        return found.lines()[2:] if found else []
+
+    case_lines = wait_until(working, 90, "a case that runs", interval=0.05)
+    data = json.loads(shared.xenlab("status", "--json"))["run"]
+    assert data["folder"] == str(night.run) and set(data["verdicts"]) <= set(Verdict)
     assert "test_leases.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
     shown = shared.xenlab("status")
     assert f"soak, one, two: {night.run}" in shown and "to go" in shown

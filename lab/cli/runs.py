@@ -117,14 +117,14 @@ def _check_xtf(folder: Path) -> None:
 def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
     """Show what the run in this lab is doing now. Exit status 3: no run is going on."""
     from lab.inventory import load
-    from lab.night.progress import progress
+    from lab.night.progress import going_on
 
-    lines = progress(load(inventory))
+    found = going_on(load(inventory))
     if as_json:
-        show_json({"is_running": bool(lines), "lines": lines})
+        show_json({"run": found})
     else:
-        typer.echo("\n".join(lines) or "no run is going on")
-    raise typer.Exit(0 if lines else 3)
+        typer.echo("\n".join(found.lines()) if found else "no run is going on")
+    raise typer.Exit(0 if found else 3)
 
 
 @dataclass(frozen=True)
