@@ -210,7 +210,7 @@ def test_service_that_was_killed_is_there_again(lab_up: Callable[..., SmallLab])
         lab = lab_up(
             {
                 "bmc": {"protocol": "none"},
-                "pdu": {"model": "rest", "host": "h", "outlet": 1},
+                "pdu": {"model": "rest", "host": "http://h/{index}", "outlet": 1},
                 "console": ports(wire.port),
             }
         )
