@@ -114,10 +114,10 @@ def mutated(dice: random.Random, data: Any) -> Any:
 
 def write_reports(folder: Path, root: Path) -> None:
     """All that is made of a run folder. :raises UsageError: it is none."""
-    one = RunFolder.open(folder)
-    html.write(one)
-    ctrf.write(one)
-    ET.fromstring(junit.write(one).read_bytes())
+    run = RunFolder.open(folder).summary()
+    html.write(run)
+    ctrf.write(run)
+    ET.fromstring(junit.write(run).read_bytes())
     store = History(f"sqlite:///{root}/h.sqlite")
     store.import_run(folder)
     site.write(store, root / "site")

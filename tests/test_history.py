@@ -608,6 +608,9 @@ def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(hist
     assert finding.change is Change.KNOWN_FINDING
     assert "the known finding incoming-left-paused, which is listed for the baseline's release" in finding.why
     assert found.exit_status == 0
+    back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
+    assert [one.change for one in back.findings] == [Change.KNOWN_FINDING]
+    assert back.findings[0].why.startswith("not fixed: it is listed for this release")
     other = replace(excused(FAIL), evidence=(Evidence("note", "checks", "where: BAD: nowhere", 1.0),))
     history.import_run(runs.write(other, key="cc").path)
     found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@aa"))

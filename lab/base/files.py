@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pydantic
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -23,6 +25,55 @@ class Strict(pydantic.BaseModel):
     """Base of what a file may hold: unknown keys and wrong types are errors."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with these keys together, each in words; ``raw`` is as it stands in the file, unchecked."""
+        yield from ()
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _whole(cls, raw: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+        """All that is wrong, at once: pydantic's own findings, and the contradictions."""
+        found: list[InitErrorDetails] = []
+        if isinstance(raw, Mapping):
+            found = [_detail((), raw, "contradiction", said) for said in cls.contradictions(raw)]
+        try:
+            made = handler(raw)
+        except pydantic.ValidationError as error:
+            if not found:
+                raise
+            own = [_detail(one["loc"], one["input"], one["type"], one["msg"]) for one in error.errors()]
+            raise pydantic.ValidationError.from_exception_data(cls.__name__, own + found) from None
+        if found:
+            raise pydantic.ValidationError.from_exception_data(cls.__name__, found)
+        return made
+
+
+def _detail(where: tuple[str | int, ...], raw: Any, kind: str, said: str) -> InitErrorDetails:
+    # In braces pydantic looks for a value; what is said holds none.
+    error = PydanticCustomError(kind, "{said}", {"said": said})
+    return InitErrorDetails(type=error, loc=where, input=raw)
+
+
+class Problems:
+    """What is wrong with a file, gathered so that all of it can be said at once."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep a :class:`UsageError` of the body, and go on behind it."""
+        try:
+            yield
+        except UsageError as error:
+            self._found.append(str(error))
+
+    def raise_all(self) -> None:
+        """:raises UsageError: a line for each thing that is wrong."""
+        if self._found:
+            raise UsageError("\n".join(self._found))
 
 
 def read_yaml(file: Path) -> Any:

@@ -7,7 +7,7 @@ where it lifts a quarantine or begins one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,7 @@ CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
 ROOM_MIB = 100  # what a build, its symbols and the payloads need on the board's disk
 ECHO_TIMEOUT = 10.0
+UNREAD_SHOWN = 3  # sensors that could not be read, in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def look(spec: BoardSpec) -> list[Finding]:
     """
     control, port = power_of(spec), switch_port(spec)
     return [
-        _finding("power", lambda: "on" if control.is_powered() else "off"),
+        _finding("power", lambda: _power(control)),
         _finding("BMC clock", lambda: _clock(control)),
-        _finding("BMC sensors", lambda: _sensors(control)),
+        _finding("BMC sensors", lambda: sensors(spec.name, control, spec.accepted_faults)),
         _finding("console", lambda: _recorder(spec)),
         *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]
@@ -97,6 +98,10 @@ def _finding(subject: str, ask: Callable[[], str]) -> Finding:
         return Finding(subject, False, " ".join(str(error).split()))
 
 
+def _power(control: Bmc) -> str:
+    return "; ".join(("on" if control.is_powered() else "off", *control.remarks))
+
+
 def _clock(control: Bmc) -> str:
     told = control.clock()
     told = told if told.tzinfo else told.replace(tzinfo=UTC)
@@ -106,13 +111,33 @@ def _clock(control: Bmc) -> str:
     return f"{off:+.0f} s"
 
 
-def _sensors(control: Bmc) -> str:
+def sensors(board: str, control: Bmc, accepted: Mapping[str, str]) -> str:
+    """What is to be said of the readings. ``accepted``: sensors that are known to be bad, and why.
+
+    :raises BenchError: a sensor that nobody accepted is critical, or none could be read.
+    :raises MissingCapability: the board has no sensors.
+    """
     readings = control.sensors()
+    if not readings and not readings.unread:
+        raise MissingCapability(board, "bmc-sensors")
+    unread = f"not read: {'; '.join(readings.unread[:UNREAD_SHOWN])}" if readings.unread else ""
+    if len(readings.unread) > UNREAD_SHOWN:
+        unread += f"; and {len(readings.unread) - UNREAD_SHOWN} more"
     # ipmitool's words for critical and non-recoverable, and Redfish's.
-    grave = ("[cr]", "[nr]", "[Critical]")
-    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
-        raise BenchError("critical: " + ", ".join(bad))
-    return f"{len(readings)} readings"
+    bad = {name: value for name, value in readings.items() if value.endswith(("[cr]", "[nr]", "[Critical]"))}
+    if new := [f"{name} {value}" for name, value in bad.items() if name not in accepted]:
+        raise BenchError("; ".join(filter(None, ("critical: " + ", ".join(new), unread))))
+    if not readings:
+        raise BenchError(unread)
+    known = [f"{name} {bad[name]} ({why})" for name, why in accepted.items() if name in bad]
+    over = [name for name in accepted if name not in bad]
+    words = (
+        f"{len(readings)} readings",
+        "accepted: " + ", ".join(known) if known else "",
+        "accepted in the inventory, but not bad: " + ", ".join(over) if over else "",
+        unread,
+    )
+    return "; ".join(filter(None, words))
 
 
 def _recorder(spec: BoardSpec) -> str:

@@ -145,7 +145,7 @@ class Bench:
 
     def why_stop(self) -> str | None:
         """Why this process must begin no further case: the deadline, or its boards are wanted back, lost or sick."""
-        if 0.0 < self.config.getoption("--stop-at") <= time.time():
+        if 0.0 < self.config.getoption("--stop-at") <= time.clock_gettime(time.CLOCK_BOOTTIME):
             return "the deadline"
         if number := os.environ.get(ledger.LEASE):
             return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)

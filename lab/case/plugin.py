@@ -47,7 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
     group.addoption("--xtf", default="", help="directory of built XTF tests; without it there are no cases of XTF")
-    group.addoption("--stop-at", type=float, default=0.0, help="begin no case after this time, seconds since the epoch")
+    group.addoption(
+        "--stop-at", type=float, default=0.0, help="begin no case after this time, seconds of CLOCK_BOOTTIME"
+    )
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 

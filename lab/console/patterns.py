@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, Protocol
 
 from lab.console.lines import Speaker, clean, message, own_words, speaker
@@ -283,45 +282,59 @@ _TRIES = 8  # how many places of one line are judged for a signature
 
 def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
-    if _PLACES.search(text) is None:
+    place = _PLACES.search(text)
+    if place is None:
         return None
-    found = find(text)
-    return found.signature if found else None
+    said = clean(own_words(text))
+    first = _first(said, place.start() if said is text else 0, "")
+    return first[1] if first else None
 
 
 def find(text: str, name: str = "") -> Found | None:
-    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for.
+    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for."""
+    said = clean(own_words(text))
+    first = _first(said, 0, name)
+    return Found(first[1], said[first[0] :]) if first else None
+
+
+def _first(text: str, begin: int, name: str) -> tuple[int, Signature] | None:
+    """Where in the line a message begins, and its signature. No word of any stands before ``begin``.
 
     Of several crashes on one line the first that is told counts: what follows from it is told behind.
     """
-    text = clean(own_words(text))
     first: tuple[int, Signature] | None = None
-    for index in sorted(_candidates(text)):
+    for index in sorted(_candidates(text, begin)):
         signature = SIGNATURES[index]
-        if (first and signature.kind != "crash") or name not in ("", signature.name):
+        if (first and signature.kind != "crash") or (name and signature.name != name):
             continue
         start = _start(index, text)
         if start >= 0 and (first is None or start < first[0]):
             first = (start, signature)
             if signature.kind != "crash":
                 break
-    return Found(first[1], text[first[0] :]) if first else None
+    return first
 
 
 def _start(index: int, text: str) -> int:
     """Where in the line a signature's text begins; -1: it does not say it."""
     signature = SIGNATURES[index]
-    if not any(other in text for other in signature.unless):
-        for match in islice(_COMPILED[index].finditer(text), _TRIES):
-            if _is_said_by(signature, text[: match.start()]):
-                return match.start()
+    if signature.unless and any(other in text for other in signature.unless):
+        return -1
+    search, at = _COMPILED[index].search, 0
+    for _ in range(_TRIES):
+        match = search(text, at)
+        if match is None:
+            break
+        if signature.by is None or _is_said_by(signature, text[: match.start()]):
+            return match.start()
+        at = match.end()
     return -1
 
 
-def _candidates(text: str) -> set[int]:
+def _candidates(text: str, begin: int) -> set[int]:
     """Signatures of which a word stands in the text."""
     found = set[int]()
-    for place in _PLACES.finditer(text):
+    for place in _PLACES.finditer(text, begin):
         start = place.start()
         for word, at, signatures in _BY_LETTER[text[start]]:
             if text.startswith(word, start - at):
@@ -331,8 +344,6 @@ def _candidates(text: str) -> set[int]:
 
 def _is_said_by(signature: Signature, before: str) -> bool:
     """Whether it is the signature's speaker who says what follows ``before``."""
-    if signature.by is None:
-        return True
     said = speaker(before)
     if signature.by == "linux":
         return said != "other"  # dom0's words may come through Xen without a mark

@@ -360,7 +360,8 @@ class SolSource(ProgramSource):
         credential = self._credential(bmc.credential)
         # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
         environment = processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
-        where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
+        suite = 17 if bmc.cipher is None else bmc.cipher
+        where = ("-I", "lanplus", "-C", str(suite), "-L", bmc.privilege.upper(), "-H", bmc.host, "-p", str(bmc.port))
         return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
 
     def _deactivate(self, command: list[str], environment: dict[str, str]) -> None:

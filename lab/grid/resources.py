@@ -15,7 +15,10 @@ class IPMIPort(Resource):
     host: str = attr.ib(validator=attr.validators.instance_of(str))
     port: int = attr.ib(default=623, converter=int)
     interface: str = attr.ib(default="lanplus", validator=attr.validators.instance_of(str))
-    cipher: int = attr.ib(default=17, converter=int)
+    # None: 17, and 3 where the BMC refuses that. Such a key is not offered, for labgrid takes scalars alone.
+    cipher: int | None = attr.ib(default=None, converter=attr.converters.optional(int))
+    privilege: str = attr.ib(default="administrator", validator=attr.validators.instance_of(str))
+    firmware: str = attr.ib(default="bios", validator=attr.validators.instance_of(str))
     credential: str = attr.ib(default="", validator=attr.validators.instance_of(str))
 
 

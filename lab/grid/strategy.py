@@ -34,6 +34,7 @@ from lab.console.fault_baseline import SIGNATURE as IOMMU_FAULT
 from lab.console.fault_baseline import FaultBaseline
 from lab.console.patterns import crash_excerpt
 from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
+from lab.grid.client_errors import shown_by_client
 from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class XenStrategy(Strategy):
         return self.entry == "under-test"
 
     @step(args=["status"])
+    @shown_by_client()
     def transition(
         self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Step | None = None
     ) -> None:

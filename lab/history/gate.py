@@ -89,15 +89,17 @@ class Comparison:
     def verdict(self) -> str:
         """The gate's decision in words."""
         counted = len(self.findings) - len(self.of(*UNCOUNTED))
+        words = []
         if self.of(Change.NEW_FAILURE):
-            return f"blocked; incomplete: {self.incomplete}" if self.incomplete else "blocked"
+            words.append("blocked")
+        elif self.base is None and counted:
+            words.append(f"{self.failed} failed" if self.failed else f"{counted} passed")
+            words.append("no baseline yet")
         if self.incomplete:
-            return f"incomplete: {self.incomplete}"
-        if not counted:
-            return "nothing to judge: no case passed or failed"
-        if self.base is None:
-            return f"{self.failed} failed; no baseline yet" if self.failed else f"{counted} passed; no baseline yet"
-        return "pass"
+            words.append(f"incomplete: {self.incomplete}")
+        if not words:
+            words.append("pass" if counted else "nothing to judge: no case passed or failed")
+        return "; ".join(words)
 
 
 def compare(history: History, new: Selected, base: Selected | None) -> Comparison:
@@ -235,6 +237,9 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         words = [f"{shown.reason} ({shown.rule})", *words, *_boards(now, before)]
     elif known:
         words.insert(0, f"passed with the known finding {', '.join(known)}")
+        if change is Change.FIXED and _is_only_excused(now.tallies, before.tallies):
+            change = Change.KNOWN_FINDING
+            words.insert(0, "not fixed: it is listed for this release, and not for the baseline's")
     return Finding(
         series=now.tallies[0].series,
         change=change,
@@ -248,6 +253,13 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
 
 def _known(tallies: Iterable[Tally]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.name for tally in tallies for one in tally.known))
+
+
+def _is_only_excused(now: Iterable[Tally], before: Iterable[Tally]) -> bool:
+    """Whether what failed in the baseline are only checks that a known finding excuses now."""
+    excused = {check for tally in now for one in tally.known for check in one.checks}
+    failed = [tally for tally in before if tally.verdict is Verdict.FAIL]
+    return bool(failed) and all(tally.bad and set(tally.bad) <= excused for tally in failed)
 
 
 def _listed_elsewhere(failed: Sequence[Tally], before: Sequence[Tally]) -> str | None:

@@ -13,13 +13,15 @@ NAME_LIMIT = 63  # characters of a host's or a lab's name, which becomes that of
 DEPTH = 20  # groups within groups; an alias could make a group its own child
 # Each is a word of ssh's, rsync's or ipmitool's command line: not an option, not two words.
 _HOST = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]-]*")
-_PDU = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]@/~-]*")  # labgrid's models take URLs; `@` is refused later
+# labgrid's models take URLs, some with {index} in them; `@` is refused later.
+_PDU = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]@/~{}?=&-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 _WORDS = {
     ("ansible_host",): (_HOST, "a host name or address"),
     ("ansible_user",): (_USER, "a user's name"),
     ("xenlab", "bmc", "host"): (_HOST, "a host name or address"),
     ("xenlab", "console", "host"): (_HOST, "a host name or address"),
+    ("xenlab", "console", "ipmi", "host"): (_HOST, "a host name or address"),
     ("xenlab", "pdu", "host"): (_PDU, "a host name, an address or an http URL"),
     ("xenlab", "switch", "host"): (_HOST, "a host name or address"),
 }

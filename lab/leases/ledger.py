@@ -14,6 +14,7 @@ import getpass
 import os
 import re
 import socket
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,12 @@ MISSES_TO_QUARANTINE = 2  # bench misses in a row, with as many different builds
 LEASE = "XENLAB_LEASE"  # the variable that names the lease a process works under
 FILE = "booking.sqlite"
 _VERSION = 2
-# SQLite's words for a file that was overwritten or cut off, beside its own error for that.
-_DAMAGED = re.compile(r"no such (table|column)|malformed")
+# SQLite's result codes (sqlite.org/rescode.html) by which the file may well be whole; all others say that it is not.
+_WHOLE = frozenset(
+    (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    + (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT)
+    + (sqlite3.SQLITE_CONSTRAINT,)
+)
 
 _tables = sa.MetaData()
 _leases = sa.Table(
@@ -256,12 +261,12 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            if _DAMAGED.search(str(error.orig)):
-                raise LedgerDamaged(self.path, error.orig) from None
-            raise BenchError(f"{self.path}: {error.orig}") from None
-        except (sa.exc.DatabaseError, TypeError, ValueError) as error:  # values of other types than they were written
-            raise LedgerDamaged(self.path, getattr(error, "orig", error)) from None
+        except sa.exc.DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
+                raise BenchError(f"{self.path}: {error.orig}") from None
+            raise LedgerDamaged(self.path, error.orig) from None
+        except (TypeError, ValueError) as error:  # values of other types than were written
+            raise LedgerDamaged(self.path, error) from None
 
     # -- leases --------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from lab.base.daytime import Deadline
 from lab.base.errors import WaitTimeout
 from lab.base.processes import mark
 from lab.base.wait import wait_until
@@ -56,11 +57,11 @@ class Crew:
         start: Start,
         say: Callable[[str], None],
         *,
-        deadline: float,
+        deadline: Deadline,
         hope: float | None = None,
         examine: Callable[[BoardSpec, int], bool] | None = None,
     ) -> None:
-        """``deadline`` is in seconds since the epoch, ``hope`` in seconds to wait for a first board.
+        """``hope`` is in seconds to wait for a first board.
 
         ``examine`` checks a board thoroughly, under a lease. Without it, boards are checked from outside only.
         """
@@ -75,7 +76,7 @@ class Crew:
     @property
     def is_over(self) -> bool:
         """Whether the deadline has come."""
-        return time.time() >= self._deadline
+        return self._deadline.left <= 0
 
     # -- having boards -------------------------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class Crew:
             self._keep()
             return not left
 
-        limit = self._deadline + DEADLINE_GRACE - time.time()
+        limit = self._deadline.left + DEADLINE_GRACE
         try:
             with suppress(WaitTimeout):
                 wait_until(is_done, limit, "the workers are done", interval=0.3)

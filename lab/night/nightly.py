@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
+from lab.base.daytime import Deadline
 from lab.base.errors import BenchError, BuildFailed, UsageError
 from lab.builds import Build, matrix
 from lab.builds.matrix import Variant
@@ -126,7 +127,7 @@ class Night:
 
     def __init__(self, options: NightlyOptions, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
         self._options, self._lab, self.folder, self._cases = options, lab, folder, cases
-        self._deadline = options.deadline or time.time() + RUN_LIMIT
+        self._deadline = Deadline.at(options.deadline or time.time() + RUN_LIMIT)
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
@@ -165,7 +166,7 @@ class Night:
         for build in self._builds:
             self._run_build(build, crew)
         if crew.is_over and (left := self.folder.due()):
-            clock = time.strftime("%H:%M", time.localtime(self._deadline))
+            clock = self._deadline.clock
             self._note(f"stopped at {clock}: {len(left)} did not run")
 
     # -- phases --------------------------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class Night:
             self._start,
             self._note,
             deadline=self._deadline,
-            hope=None if self._options.deadline is None else self._deadline - time.time(),
+            hope=None if self._options.deadline is None else self._deadline.left,
             examine=self._examine if self._options.checks else None,
         )
         try:
@@ -368,7 +369,7 @@ class Night:
         root, options = self._header.cases_root(), self._options
         words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
         words += [f"--xtf={options.xtf}"] if options.xtf else []
-        words += [f"--stop-at={self._deadline}", f"@{arguments}"]
+        words += [f"--stop-at={self._deadline.boottime}", f"@{arguments}"]
         command = pytest_command(root, options.inventory, share.boards, words)
         return spawn(command, self._worker_log(share), lease, root)
 

@@ -297,7 +297,7 @@ def spread_svg(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> str
     low = 0.0 if 0 <= low < high / 2 else low
     room = (high - low) or abs(high) or 1.0
     tall, step, left, top = 96.0, 34.0, 64.0, 24.0
-    width = max(left + step * len(groups) + 10, 320.0)
+    width = max(left + step * len(groups) + 30, 320.0)
     height = top + tall + 44
 
     def y(value: float) -> float:

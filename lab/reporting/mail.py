@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from lab.history.gate import Comparison, Finding
 from lab.history.news import News
-from lab.history.records import Build, Place, day
+from lab.history.records import Build, day
 from lab.history.regression import Change
-from lab.reporting import ci
+from lab.reporting import ci, html
 from lab.reporting.ci import headline
-from lab.results.run_folder import file_name, visible_line
+from lab.reporting.site_places import case_page, result_place
+from lab.results.record import Verdict
+from lab.results.run_folder import visible_line
 from lab.results.summary import RunSummary
 
 WIDTH = 76  # columns of a line; names and links may be longer
@@ -44,13 +45,15 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     :param site: the folder of the pages, to which each result is linked; else each links to the run's report.
     """
 
-    def link(place: Place | None) -> str:
-        if site is None or place is None or place.ordinal < 0:
-            return (run.path / "report.html").as_uri()
-        return f"{site.absolute().as_uri()}/runs/{quote(file_name(place.run))}/to-{place.ordinal}.html"
+    def link(one: Finding) -> str:
+        if site is None:
+            return (run.path / html.NAME).as_uri()
+        has_page = one.place is not None and one.place.ordinal >= 0 and one.failure
+        page = result_place(one.place, Verdict.FAIL, one.series.case) if has_page and one.place else ""
+        return f"{site.absolute().as_uri()}/{page or case_page(one.series.case)}"
 
     lines = [f"run {run.header.run_id}, {run.header.selection}, {day(run.header.started)} UTC"]
-    lines.append((run.path / "report.html").as_uri())
+    lines.append((run.path / html.NAME).as_uri())
     lines += ["", _tail(run, news), run.counted() + "."]
     if run.progress:
         lines.append(f"{run.progress}.")
@@ -77,11 +80,11 @@ def _tail(run: RunSummary, news: News) -> str:
     return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."
 
 
-def _of_build(found: Comparison, news: News, link: Callable[[Place | None], str]) -> Iterator[str]:
+def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> Iterator[str]:
     blocking = found.of(*BLOCKING)
     besides = [one for one in found.findings if one.is_failure and one.change not in BLOCKING]
     excused = [one for one in found.findings if one.known and not one.is_failure]
-    uncounted = found.of(Change.NOT_COUNTED, Change.MISSING)
+    uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link)
     for fault in news.worse:
@@ -95,14 +98,14 @@ def _of_build(found: Comparison, news: News, link: Callable[[Place | None], str]
         yield f" {one.series.case}  PASS, FAIL in {base}"
 
 
-def _section(title: str, findings: Sequence[Finding], base: str, link: Callable[[Place | None], str]) -> Iterator[str]:
+def _section(title: str, findings: Sequence[Finding], base: str, link: Callable[[Finding], str]) -> Iterator[str]:
     if not findings:
         return
     yield ""
     yield title
     for one in findings[: ci.ROWS]:
         yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}"
-        yield f"   {link(one.place)}"
+        yield f"   {link(one)}"
     if len(findings) > ci.ROWS:
         yield f" and {len(findings) - ci.ROWS} more"
 

@@ -334,7 +334,7 @@ class _Site:
 GROUPS = (
     ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
     ("Fails as before", "it failed with the baseline, too", (Change.STILL_FAILING,)),
-    ("Never passed", "nothing before passed", (Change.NEVER_PASSED,)),
+    ("Never passed", "it fails, and no build before it passed", (Change.NEVER_PASSED,)),
     ("Flaky", "passes and fails with the same build: within chance", (Change.FLAKY,)),
 )
 
@@ -348,10 +348,13 @@ def headline(told: News) -> tuple[str, str]:
         return f"{faults} new: {cases} case{'s' if cases > 1 else ''} got worse", "FAIL"
     if not told.comparisons:
         return "No run yet", "MISS"
+    words = [f"{failed} failed"] if failed else []
+    words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
     if incomplete := [found for found in told.comparisons if found.incomplete]:
-        return f"Incomplete: {incomplete[0].incomplete}", "MISS"
-    if any(found.base is None for found in told.comparisons):
-        return (f"{failed} failed; no baseline yet" if failed else "No baseline yet"), "MISS"
+        words.append(f"incomplete: {incomplete[0].incomplete}")
+    if words != [f"{failed} failed"] and words:
+        text = "; ".join(words)
+        return text[0].upper() + text[1:], "MISS"
     if any(found.exit_status for found in told.comparisons):
         return "Nothing to judge: no case passed or failed", "MISS"
     if failed:

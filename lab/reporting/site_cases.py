@@ -78,7 +78,7 @@ def _of_series(page: CasePage) -> OfSeries:
     last = {entry.failure: entry for entry in entries if entry.failure}
     strip = [(build, tuple(of)) for build, of in groupby(entries, key=lambda entry: entry.build)]
     durations = figures.durations_svg(
-        f"seconds of the last {len(entries)} attempts, without provisioning",
+        f"seconds of {len(entries)} attempts",
         [(entry.seconds, entry.verdict.value, f"{entry.build.title} {entry.run}") for entry in entries],
     )
     return OfSeries(

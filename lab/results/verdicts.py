@@ -176,7 +176,8 @@ def _hypervisor_hang(observation: Observation) -> str | None:
     hang = _proved(observation)
     if hang is None:
         return None
-    return f"{hang.board}: the hypervisor hangs with interrupts off: {_after_nmi(observation, hang).label}"
+    crash = _after_nmi(observation, hang)
+    return f"{hang.board}: the hypervisor hangs with interrupts off in {' from '.join(crash.functions) or crash.label}"
 
 
 def _hang_fingerprint(observation: Observation) -> str:
