@@ -456,7 +456,9 @@ def _left(row: sa.Row[tuple[object, ...]]) -> float:
 
 
 def _lease(row: sa.Row[tuple[object, ...]], boards: Sequence[str]) -> Lease:
-    request = Request(row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row._mapping["count"], row.job)
+    request = Request(
+        row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row._mapping["count"], row.job
+    )
     state: State = row.state
     return Lease(
         row.id,
