@@ -44,9 +44,11 @@ BOOT_SOURCES = {"None": "none", "Pxe": "pxe", "Hdd": "default", "Cd": "cdrom", "
 BOOT_MODES = {"Legacy": 0, "UEFI": 1}
 
 
-_System = TypedDict(  # a ComputerSystem as sushy-tools tells it: what is added to
-    "_System", {"Boot": dict[str, object], "Actions": dict[str, dict[str, object]]}
-)
+class _System(TypedDict):
+    """What is changed of a ComputerSystem as sushy-tools tells it."""
+
+    Boot: dict[str, object]
+    Actions: dict[str, dict[str, object]]
 
 
 class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
