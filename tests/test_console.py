@@ -37,8 +37,9 @@ from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
 from lab.console import sources
 from lab.console.client import Console, ConsoleLine
+from lab.console.config import RecorderConfig
+from lab.console.lines import LINE_LIMIT
 from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
-from lab.console.recorder import LINE_LIMIT, RecorderConfig
 from lab.console.sources import SourceLost
 from lab.inventory import BmcSpec, ConsoleSpec
 
@@ -385,9 +386,8 @@ def test_a_dump_that_is_being_printed_is_waited_for(wire: Wire, console: Console
         printing.result()
 
 
-def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.console.client._ANSWER_TIMEOUT", 0.3)
-    console = Console("virt1", "127.0.0.1", free_port(), free_port())
+def test_unreachable_recorder_is_the_benchs_fault() -> None:
+    console = Console("virt1", "127.0.0.1", free_port(), free_port(), answer_timeout=0.3)
     with pytest.raises(BenchError, match="virt1: console: no recorder answers"):
         console.open()
     with pytest.raises(BenchError, match="virt1: console: input not taken"):
@@ -713,8 +713,7 @@ def test_sol_session_that_was_not_closed_is_taken_over(
 
 def test_sol_session_ended_by_another_is_a_loss(sol: Sol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", sol.environment["XENLAB_CREDENTIAL_TEST"])
-    monkeypatch.setattr(sources, "_ASK_AFTER", 0.3)
-    source = sources.SolSource(sol.simulator.spec)
+    source = sources.SolSource(sol.simulator.spec, ask_after=0.3)
     source.open()
     try:
         deadline = time.monotonic() + 2.0

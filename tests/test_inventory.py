@@ -477,7 +477,7 @@ def test_labgrids_environment_reads_its_file(lab: inventory.Lab, folder: Path) -
 
 
 def test_recorders_read_their_files(lab: inventory.Lab, folder: Path) -> None:
-    from lab.console.recorder import RecorderConfig
+    from lab.console.config import RecorderConfig
 
     for board in lab.boards.values():
         config = RecorderConfig.read(services.recorder_config(folder, board.name))

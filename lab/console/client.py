@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from lab.base.errors import BenchError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.console import LOG_TROUBLE
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 HELD = 200_000  # lines in memory; older ones are asked of the recorder again
 LAST_LINES = 8  # how many a WaitTimeout shows
 _CONNECT_TIMEOUT = 5.0
-_ANSWER_TIMEOUT = 10.0  # over the time a supervisor needs to start a recorder anew
+ANSWER_TIMEOUT = 10.0  # seconds; over the time a supervisor needs to start a recorder anew
 _AGAIN = 0.1  # seconds between two attempts to reach the recorder
 _POLL = 0.2  # how soon the follower notices close()
 
@@ -40,6 +41,23 @@ class ConsoleLine:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How far a recorder is."""
+
+    next: int  # number of the next record
+    is_source_open: bool
+
+    @classmethod
+    def read(cls, answer: bytes) -> _Mark:
+        """:raises ValueError: it is no answer to a request for a mark."""
+        try:
+            said = json.loads(answer)
+            return cls(int(said["next"]), bool(said["open"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"not a mark: {answer[:100]!r}") from None
+
+
 def next_record(board: str, host: str, lines_port: int, *, timeout: float = 2.0) -> int:
     """The number the next record will have, asked once.
 
@@ -48,16 +66,18 @@ def next_record(board: str, host: str, lines_port: int, *, timeout: float = 2.0)
     try:
         with socket.create_connection((host, lines_port), timeout=timeout) as link, link.makefile("rb") as stream:
             link.sendall(b'{"mark": true}\n')
-            return int(json.loads(stream.readline())["next"])
-    except (OSError, ValueError, KeyError) as error:
+            return _Mark.read(stream.readline()).next
+    except (OSError, ValueError) as error:
         raise BenchError(f"{board}: console: no recorder answers: {error}") from None
 
 
 class Console:
     """Follows a recorder in a thread of its own. All methods may be called from any thread."""
 
-    def __init__(self, board: str, host: str, serve_port: int, lines_port: int) -> None:
-        self._board, self._host = board, host
+    def __init__(
+        self, board: str, host: str, serve_port: int, lines_port: int, *, answer_timeout: float = ANSWER_TIMEOUT
+    ) -> None:
+        self._board, self._host, self._answer_timeout = board, host, answer_timeout
         self._serve_port, self._lines_port = serve_port, lines_port
         self._changed = threading.Condition()
         self._held: list[ConsoleLine] = []  # guarded by _changed, as are the four below
@@ -75,11 +95,10 @@ class Console:
         if self._follower:
             return
         self._stop.clear()
-        answer = self._ask_mark()
+        mark = self._ask_mark()
         with self._changed:
             self._held.clear()
-            self._next = answer["next"]
-            self._is_source_open = bool(answer.get("open"))
+            self._next, self._is_source_open = mark.next, mark.is_source_open
         self._follower = threading.Thread(target=self._follow, name=f"console {self._board}", daemon=True)
         self._follower.start()
 
@@ -104,9 +123,9 @@ class Console:
 
         :raises BenchError: no recorder answers within 10 s.
         """
-        number = int(self._ask_mark()["next"])
+        number = self._ask_mark().next
         if threading.current_thread() is not self._follower:  # a listener would wait for itself
-            if not self._await_number(number - 1, _ANSWER_TIMEOUT):
+            if not self._await_number(number - 1, self._answer_timeout):
                 raise BenchError(f"{self._board}: console: the recorder's lines do not arrive")
         return number
 
@@ -182,20 +201,29 @@ class Console:
 
     # Asking the recorder
 
-    def _ask_mark(self) -> dict[str, Any]:
+    def _ask_mark(self) -> _Mark:
         """The recorder's answer, if need be after it was started anew."""
-        deadline = time.monotonic() + _ANSWER_TIMEOUT
-        while True:
+        why = ""
+
+        def answered() -> _Mark | None:
+            nonlocal why
             try:
-                with self._request({"mark": True}) as link, link.makefile("rb") as stream:
-                    answer = json.loads(stream.readline())
-                    if isinstance(answer.get("next"), int):
-                        return dict(answer)
-                    raise BenchError(f"{self._board}: console: the recorder answers {answer}")
+                return self._ask_mark_once()
             except (OSError, ValueError) as error:
-                if time.monotonic() > deadline:
-                    raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
-            time.sleep(_AGAIN)
+                why = str(error)
+                return None
+
+        try:
+            mark = wait_until(answered, self._answer_timeout, "the recorder's answer", interval=_AGAIN)
+        except WaitTimeout:
+            raise BenchError(f"{self._board}: console: no recorder answers: {why}") from None
+        assert mark
+        return mark
+
+    def _ask_mark_once(self) -> _Mark:
+        """:raises OSError, ValueError: no recorder answers, or it answers something else."""
+        with self._request({"mark": True}) as link, link.makefile("rb") as stream:
+            return _Mark.read(stream.readline())
 
     def _fetch(self, since: int, until: int) -> Iterator[ConsoleLine]:
         """Records before ``until``, of a connection of its own."""
@@ -214,7 +242,7 @@ class Console:
 
     def _request(self, request: dict[str, object]) -> socket.socket:
         link = socket.create_connection((self._host, self._lines_port), _CONNECT_TIMEOUT)
-        link.settimeout(_ANSWER_TIMEOUT)
+        link.settimeout(self._answer_timeout)
         try:
             link.sendall(json.dumps(request).encode() + b"\n")
         except BaseException:
@@ -240,10 +268,9 @@ class Console:
 
     def _check_numbering(self) -> None:
         """Do not wait for old numbers when the records were deleted and begin at 1 again."""
-        with self._request({"mark": True}) as link, link.makefile("rb") as stream:
-            answer = json.loads(stream.readline())
+        mark = self._ask_mark_once()
         with self._changed:
-            if answer["next"] < self._next:
+            if mark.next < self._next:
                 _log.warning("%s: the recorder numbers from 1 again", self._board)
                 self._held.clear()
                 self._next = 1

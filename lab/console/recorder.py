@@ -15,28 +15,25 @@ import logging
 import os
 import queue
 import signal
-import stat
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UsageError
 from lab.console import LOG_TROUBLE, sources
+from lab.console.config import RecorderConfig
+from lab.console.lines import Lines
+from lab.console.log import Log
 from lab.console.sources import SourceLost
-from lab.inventory import BmcSpec, ConsoleSpec
 
 _log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
-LINE_LIMIT = 8192  # bytes; longer lines are split
-ROTATE_BYTES = 16 << 20
-ROTATED_KEPT = 4
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
 REMEMBERED = 50_000  # records held in memory; older ones are read back from the files
 
@@ -44,235 +41,6 @@ REMEMBERED = 50_000  # records held in memory; older ones are read back from the
 # nothing by it: it asks again from where it was.
 RAW_LAG = 1 << 20
 LINES_LAG = 8 << 20
-UNSAVED_LIMIT = 16 << 20  # bytes waiting for room on the disk
-_SAVE_AGAIN = 1.0  # seconds between two attempts to write to a disk that refused
-
-
-@dataclass(frozen=True, slots=True)
-class RecorderConfig:
-    """What a recorder is told. Holds no secret: the BMC's credential is named."""
-
-    board: str
-    console: ConsoleSpec
-    bmc: BmcSpec
-    directory: Path
-    rotate_bytes: int = ROTATE_BYTES
-
-    def write(self, path: Path) -> None:
-        """Save as JSON for :meth:`read`."""
-        values = asdict(self) | {"directory": str(self.directory)}
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> RecorderConfig:
-        """Load what :meth:`write` saved.
-
-        :raises UsageError: unreadable, or something is missing, unknown or of the wrong type.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: {error}") from None
-        own = _checked(path, "", values, cls)
-        own["console"] = ConsoleSpec(**_checked(path, "console.", own["console"], ConsoleSpec))
-        own["bmc"] = BmcSpec(**_checked(path, "bmc.", own["bmc"], BmcSpec))
-        own["directory"] = Path(own["directory"])
-        return cls(**own)
-
-
-def _checked(path: Path, prefix: str, values: object, wanted: type[Any]) -> dict[str, Any]:
-    """``values`` as keyword arguments of the dataclass ``wanted``."""
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: {prefix or 'the file'} must be an object")
-    known = {field.name: field for field in fields(wanted)}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {prefix}{key}; known: {', '.join(known)}")
-    for key, field in known.items():
-        kind = {"str": str, "int": int, "Path": str}.get(str(field.type))
-        if key in values and kind and type(values[key]) is not kind:
-            raise UsageError(f"{path}: {prefix}{key}: must be {'a number' if kind is int else 'text'}")
-    try:
-        wanted(**values)
-    except TypeError as error:
-        raise UsageError(f"{path}: {prefix or 'the file'}: {error}") from None
-    return dict(values)
-
-
-class Lines:
-    """Cuts bytes into lines. What is not UTF-8 is kept as ``\\xNN``; all else, NUL too, as it came."""
-
-    def __init__(self) -> None:
-        self._pending = bytearray()
-        self._told = 0  # how much of it a partial record has shown
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completed."""
-        self._pending += data
-        *whole, rest = bytes(self._pending).split(b"\n")
-        pieces = [piece for line in whole for piece in _pieces(line)]
-        *long, rest = _pieces(rest)
-        self._pending = bytearray(rest)
-        if whole or long:
-            self._told = 0
-        return [_text(piece.rstrip(b"\r")) for piece in [*pieces, *long]]
-
-    def partial(self) -> str:
-        """What waits for its newline, if it was not told yet."""
-        if len(self._pending) == self._told:
-            return ""
-        self._told = len(self._pending)
-        return _text(bytes(self._pending))
-
-    def cut(self) -> str:
-        """What waits for its newline, which will not come."""
-        rest, self._pending, self._told = bytes(self._pending), bytearray(), 0
-        return _text(rest.rstrip(b"\r"))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="backslashreplace")
-
-
-def _pieces(line: bytes) -> list[bytes]:
-    """A line as pieces no longer than LINE_LIMIT, not cut within a character."""
-    pieces = []
-    while len(line) > LINE_LIMIT:
-        cut = LINE_LIMIT
-        while cut > LINE_LIMIT - 4 and line[cut] & 0xC0 == 0x80:
-            cut -= 1
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return [*pieces, line]
-
-
-class Log:
-    """The records of one board on disk, one JSON object a line, numbered on over restarts."""
-
-    def __init__(self, path: Path, rotate_bytes: int) -> None:
-        self._path, self._rotate_bytes = path, rotate_bytes
-        self._handle = -1
-        self._size = 0
-        self._unsaved = bytearray()
-        self._again_at = 0.0
-        self.trouble = ""  # why records wait in memory for the disk
-
-    def open(self) -> int:
-        """Begin to append; the number of the next record.
-
-        :raises OSError: the directory or the file cannot be had.
-        """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        last, torn = 0, 0
-        for path in self._files():
-            tail = _tail(path)
-            if path == self._path:
-                torn = len(tail) - (tail.rfind(b"\n") + 1)
-                tail = tail[: len(tail) - torn]
-            last = max([last, *(number for line in tail.splitlines() if (number := _number(line)) is not None)])
-        self._open()
-        if torn:  # by a crash, before anybody was told of it
-            self._size -= torn
-            os.ftruncate(self._handle, self._size)
-        return last + 1
-
-    def append(self, records: bytes) -> None:
-        """Write whole lines. A disk that refuses is tried again later; nothing is raised."""
-        self._unsaved += records
-        if self.trouble and time.monotonic() < self._again_at:
-            self._shed()
-            return
-        try:
-            if self._handle < 0:
-                self._open()
-            while self._unsaved:
-                written = os.write(self._handle, self._unsaved)
-                del self._unsaved[:written]
-                self._size += written
-            self.trouble = ""
-        except OSError as error:
-            self.trouble = error.strerror or str(error)
-            self._again_at = time.monotonic() + _SAVE_AGAIN
-            self._shed()
-
-    def is_due(self) -> bool:
-        """Whether it is time to rotate."""
-        return self._size >= self._rotate_bytes and not self.trouble
-
-    def rotate(self) -> bool:
-        """Put the file away as ``.1``, and forget the oldest; whether that could be done."""
-        try:
-            for number in range(ROTATED_KEPT - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(self._numbered(number), self._numbered(number + 1))
-            os.replace(self._path, self._numbered(1))
-            self.close()
-            self._open()
-        except OSError as error:
-            self.trouble = error.strerror or str(error)
-            self._again_at = time.monotonic() + _SAVE_AGAIN
-            return False
-        return True
-
-    def close(self) -> None:
-        """Stop writing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def read(self, since: int, until: int) -> Iterator[bytes]:
-        """Records from ``since`` to before ``until``, oldest first, as they stand in the files."""
-        for path in self._files():
-            if _last_number(path) < since:
-                continue
-            try:
-                with path.open("rb") as stream:
-                    for line in stream:
-                        number = _number(line)
-                        if number is not None and since <= number < until and line.endswith(b'"}\n'):
-                            yield line
-            except FileNotFoundError:  # rotated away meanwhile
-                continue
-
-    def _open(self) -> None:
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._size = os.fstat(self._handle).st_size
-
-    def _files(self) -> list[Path]:
-        """What there is, oldest first."""
-        paths = [self._numbered(number) for number in range(ROTATED_KEPT, 0, -1)] + [self._path]
-        return [path for path in paths if path.exists() and stat.S_ISREG(path.stat().st_mode)]
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
-
-    def _shed(self) -> None:
-        """Forget the oldest whole lines, when too many wait."""
-        if len(self._unsaved) > UNSAVED_LIMIT:
-            cut = self._unsaved.find(b"\n", len(self._unsaved) - UNSAVED_LIMIT // 2)
-            del self._unsaved[:cut]  # the newline stays, and ends a line the disk took half of
-
-
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 8 * LINE_LIMIT))
-        return stream.read()
-
-
-def _last_number(path: Path) -> int:
-    try:
-        numbers = [number for line in _tail(path).splitlines() if (number := _number(line)) is not None]
-    except FileNotFoundError:
-        return -1
-    return numbers[-1] if numbers else -1
-
-
-def _number(line: bytes) -> int | None:
-    """The number of a record, which stands first; None for what is no record."""
-    head, _, rest = line.partition(b":")
-    digits = rest.partition(b",")[0].strip()
-    return int(digits) if head == b'{"n"' and digits.isdigit() else None
 
 
 class Feed:

@@ -24,7 +24,7 @@ from lab.base import paths
 from lab.base import processes as machine
 from lab.base.errors import BenchError, UsageError
 from lab.base.wait import wait_until
-from lab.console.recorder import RecorderConfig
+from lab.console.config import RecorderConfig
 from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 
