@@ -17,7 +17,8 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
-from lab.console.patterns import classify
+from lab.reporting import console_lines
+from lab.reporting.console_lines import Line
 from lab.reporting.figures import Tile, heat_map, timeline_svg
 from lab.reporting.junit import shortened
 from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
@@ -27,19 +28,17 @@ from lab.results.run_folder import (
     exit_status,
     final,
     is_flaky,
+    kinds_path,
     missing,
     replace_file,
     shortfalls,
     stamp,
     visible,
-    visible_line,
 )
 
 NAME = "report.html"
 BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
 PASS_CONSOLE_LIMIT = 16 * 1024  # the same of a case that passed
-LINE_LIMIT = 2000  # characters of a console line
-AROUND = 15  # console lines shown around a crash
 PICTURE_LIMIT = 2 * 2**20  # bytes
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
@@ -145,16 +144,6 @@ class Fact:
     time: float
     body: str
     is_folded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A console line; ``mark`` is crash, warning, milestone, gap, note or nothing."""
-
-    time: str
-    text: str
-    mark: str = ""
-    stamp: str = ""  # with the day; empty where a line has no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,46 +372,9 @@ def _slice(folder: RunFolder, result: TestResult, board: str, path: str) -> Slic
     file = _inside(folder, path)
     if file is None:
         return Slice(board, path, (Line("", "the slice is not in the run folder", "note"),), 0, 0)
-    lines = []
-    with open(file, encoding="utf-8", errors="replace", newline="\n") as text:
-        for raw in text:
-            when, _, said = raw.rstrip("\n").partition(" ")
-            if said.startswith("--- ") and said.endswith(" ---"):
-                mark = "gap"
-            else:
-                signature = classify(said)
-                mark = signature.kind if signature else ""
-            lines.append(Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when))
-    marks = [line.mark for line in lines]
     limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
-    return Slice(board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning"))
-
-
-def _most_telling(lines: Sequence[Line], limit: int) -> list[Line]:
-    """All lines, or what fits of: around crashes, then the end and the beginning; gaps are said."""
-    if sum(len(line.text) + 14 for line in lines) <= limit:
-        return list(lines)
-    crashes = [index for index, line in enumerate(lines) if line.mark == "crash"]
-    wanted = [near for index in crashes for near in range(index - AROUND, index + AROUND + 1)]
-    wanted += [index for index, line in enumerate(lines) if line.mark in ("warning", "gap")]
-    for step in range(len(lines)):
-        wanted += [len(lines) - 1 - step, step]
-    kept, left = set[int](), limit
-    for index in wanted:
-        if 0 <= index < len(lines) and index not in kept:
-            left -= len(lines[index].text) + 14
-            if left < 0:
-                break
-            kept.add(index)
-    told: list[Line] = []
-    before = -1
-    for index in [*sorted(kept), len(lines)]:
-        if index - before > 1:
-            told.append(Line("", f"… {index - before - 1} lines left out; the file has them …", "note"))
-        if index < len(lines):
-            told.append(lines[index])
-        before = index
-    return told
+    told = console_lines.told(file, _inside(folder, str(kinds_path(Path(path)))), limit)
+    return Slice(board, path, told.lines, told.crashes, told.warnings)
 
 
 def _pictures(folder: RunFolder, result: TestResult) -> list[tuple[str, str]]:
