@@ -3,6 +3,3 @@
 ``recorder`` is a process of its own (``python -m lab.console.recorder``); ``client.Console`` follows it;
 ``patterns`` tells crashes, warnings and milestones.
 """
-
-# A `gap` record whose text begins so tells of the log file, not of the source: listeners lost nothing.
-LOG_TROUBLE = "log: "

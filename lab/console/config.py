@@ -12,6 +12,15 @@ from lab.inventory import BmcSpec, ConsoleSpec
 
 ROTATE_BYTES = 16 << 20  # size of a board's log file at which the recorder begins a new one
 
+# A field's type as it is written, what JSON has for it, and how a message calls it.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "str | None": ((str, type(None)), "text or null"),
+    "int": ((int,), "a number"),
+    "bool": ((bool,), "true or false"),
+    "Path": ((str,), "text"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RecorderConfig:
@@ -22,6 +31,7 @@ class RecorderConfig:
     bmc: BmcSpec
     directory: Path
     rotate_bytes: int = ROTATE_BYTES
+    group: str | None = None  # Unix group whose members may use the console, beside root and the lab's user
 
     def write(self, path: Path) -> None:
         """Save as JSON for :meth:`read`."""
@@ -54,9 +64,9 @@ def _checked(path: Path, prefix: str, values: object, wanted: type[Any]) -> dict
         if key not in known:
             raise UsageError(f"{path}: unknown key {prefix}{key}; known: {', '.join(known)}")
     for key, field in known.items():
-        kind = {"str": str, "int": int, "Path": str}.get(str(field.type))
-        if key in values and kind and type(values[key]) is not kind:
-            raise UsageError(f"{path}: {prefix}{key}: must be {'a number' if kind is int else 'text'}")
+        kinds, words = _KINDS.get(str(field.type), (None, ""))
+        if key in values and kinds and type(values[key]) not in kinds:
+            raise UsageError(f"{path}: {prefix}{key}: must be {words}")
     try:
         wanted(**values)
     except TypeError as error:

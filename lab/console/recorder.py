@@ -15,19 +15,22 @@ import logging
 import os
 import queue
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UsageError
-from lab.console import LOG_TROUBLE, sources
+from lab.base.loopback import Admission, check_group, listener_uid, user
+from lab.console import sources
 from lab.console.config import RecorderConfig
-from lab.console.lines import Lines
+from lab.console.lines import LINE_LIMIT, Lines
 from lab.console.log import Log
+from lab.console.recent import Recent
 from lab.console.sources import SourceLost
 
 _log = logging.getLogger(__name__)
@@ -35,48 +38,10 @@ _log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
-REMEMBERED = 50_000  # records held in memory; older ones are read back from the files
-
-# A listener that lags by more is dropped, so that one that sleeps cannot fill our memory. One of lines loses
-# nothing by it: it asks again from where it was.
-RAW_LAG = 1 << 20
-LINES_LAG = 8 << 20
-
-
-class Feed:
-    """One listener of lines: first the history it asked for, then what comes."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._backlog: list[bytes] | None = []  # what came while history was sent
-        self._lag = 0
-
-    def tell(self, records: bytes) -> bool:
-        """Pass new records on; whether the listener keeps up."""
-        if self._backlog is None:
-            self._writer.write(records)
-            self._lag = self._writer.transport.get_write_buffer_size()
-        else:
-            self._backlog.append(records)
-            self._lag += len(records)
-        if self._lag > LINES_LAG:
-            self._writer.transport.abort()
-            return False
-        return True
-
-    async def send_history(self, history: list[bytes]) -> None:
-        """Send what is older than everything told."""
-        for start in range(0, len(history), 500):
-            self._writer.write(b"".join(history[start : start + 500]))
-            await self._writer.drain()
-
-    async def go_live(self) -> None:
-        """Send what came meanwhile, and from now on what comes."""
-        while self._backlog:
-            pending, self._backlog, self._lag = b"".join(self._backlog), [], 0
-            self._writer.write(pending)
-            await self._writer.drain()
-        self._backlog = None
+RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
+SYNC_AFTER = 1.0  # seconds until a record is on the disk for good: what a power cut of the lab machine may cost
+INPUT_LIMIT = 1000  # pieces of input that wait for a source which takes none
+_PIECE = 4096  # bytes that are taken from the source at once: of empty lines, so many records that a mark waits 10 ms
 
 
 class Recorder:
@@ -86,25 +51,31 @@ class Recorder:
         self._config = config
         self._source = sources.of(config.console, config.bmc)
         self._log = Log(config.directory / f"{config.board}.jsonl", config.rotate_bytes)
+        self._admission = Admission(config.group)
         self._ready = config.directory / f"{config.board}.ready"
         self._lines = Lines()
-        self._next = 1
-        self._recent: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
+        self._recent = Recent()
         self._last_byte = 0.0  # time of it
         self._silence: asyncio.TimerHandle | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._sync_timer: asyncio.TimerHandle | None = None
         self._is_source_open = False
-        self._disk_told = False
+        self._why_lost: str | None = "the source was not opened yet"
+        self._is_disk_told = False
         self._raw: set[asyncio.StreamWriter] = set()
-        self._feeds: dict[asyncio.StreamWriter, Feed] = {}
+        self._listeners: set[asyncio.StreamWriter] = set()
+        self._news: set[asyncio.Event] = set()  # one a listener, set when there are new records
+        self._refused: set[str] = set()  # who was told of in the log
         self._stop = threading.Event()
+        self._taken = threading.Semaphore(0)  # the loop has dealt with what the source said
         self._source_lock = threading.Lock()  # held while writing and while closing: a descriptor is reused at once
-        self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=1000)
+        self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=INPUT_LIMIT)
         self._loop: asyncio.AbstractEventLoop
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
-        :raises UsageError: a port is taken, or the directory cannot be written.
+        :raises UsageError: a port is taken, there is no such group, or the directory cannot be written.
         """
         self._loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
@@ -113,6 +84,8 @@ class Recorder:
         console, servers = self._config.console, []
         threads = [threading.Thread(target=self._follow_source, name="source", daemon=True)]
         threads += [threading.Thread(target=self._feed_source, name="input", daemon=True)]
+        if self._config.group is not None:
+            check_group(self._config.group)
         try:
             # The log is touched only once the ports are ours: another recorder may be writing it.
             serve = await _listen(self._on_raw, console.serve_port, "serve_port", self._config.board)
@@ -120,10 +93,10 @@ class Recorder:
             lines = await _listen(self._on_lines, console.lines_port, "lines_port", self._config.board)
             servers.append(lines)
             try:
-                self._next = self._log.open()
+                self._recent.begin(self._log.open())
             except OSError as error:
                 raise UsageError(f"{self._config.board}: {self._config.directory}: {error.strerror}") from None
-            if self._next > 1:
+            if self._recent.next > 1:
                 self._tell([("gap", time.time(), "the recorder was started anew")])
             for server in servers:
                 try:
@@ -141,11 +114,13 @@ class Recorder:
             if threads[0].is_alive():
                 await asyncio.to_thread(threads[0].join, 15.0)
             self._cut()
-            for writer in [*self._raw, *self._feeds]:
+            for writer in [*self._raw, *self._listeners]:
                 writer.close()
             if self._is_announced():
                 self._ready.unlink(missing_ok=True)
-            self._log.close()
+            if self._sync_timer:
+                self._sync_timer.cancel()
+            await asyncio.to_thread(self._log.close)
             await asyncio.sleep(0)  # lets the transports close
 
     def _announce(self) -> None:
@@ -170,7 +145,7 @@ class Recorder:
                 self._post(self._on_open)
                 while not self._stop.is_set():
                     if data := self._source.read():
-                        self._post(self._on_bytes, data, time.time())
+                        self._hand_over(data, time.time())
             except SourceLost as error:
                 why = str(error)
             except Exception as error:  # one reader a board: it must not end for a bug in a driver
@@ -187,6 +162,17 @@ class Recorder:
             backoff = min(backoff * 2, BACKOFF[1])
         with self._source_lock:
             self._source.close()
+
+    def _hand_over(self, data: bytes, at: float) -> None:
+        """Give the loop what came, piece by piece, each when the last one is dealt with.
+
+        So a source that floods is held up, as a serial line holds up who writes to it, and fills no memory.
+        """
+        for start in range(0, len(data), _PIECE):
+            self._post(self._on_bytes, data[start : start + _PIECE], at)
+            while not self._taken.acquire(timeout=sources.POLL):
+                if self._stop.is_set() and not self._loop.is_running():
+                    return
 
     def _feed_source(self) -> None:
         while not self._stop.is_set():
@@ -207,15 +193,27 @@ class Recorder:
     # What the source says, in the loop
 
     def _on_open(self) -> None:
-        self._is_source_open = True
+        self._is_source_open, self._why_lost = True, None
         self._tell([("open", time.time(), "")])
 
     def _on_lost(self, why: str, at: float) -> None:
-        self._is_source_open = False
+        self._is_source_open, self._why_lost = False, why[:LINE_LIMIT]
         self._cut()
-        self._tell([("gap", at, why)])
+        self._tell([("gap", at, why[:LINE_LIMIT])])
 
     def _on_bytes(self, data: bytes, at: float) -> None:
+        try:
+            self._pass_on(data)
+            self._last_byte = at
+            if lines := self._lines.feed(data):
+                self._tell([("line", at, text) for text in lines])
+            if self._silence:
+                self._silence.cancel()
+            self._silence = self._loop.call_later(SILENCE, self._on_silence)
+        finally:
+            self._taken.release()
+
+    def _pass_on(self, data: bytes) -> None:
         for writer in list(self._raw):
             if writer.transport.get_write_buffer_size() > RAW_LAG:
                 _log.warning("%s: a listener of bytes is too slow: dropped", self._config.board)
@@ -223,12 +221,6 @@ class Recorder:
                 writer.transport.abort()
             else:
                 writer.write(data)
-        self._last_byte = at
-        if lines := self._lines.feed(data):
-            self._tell([("line", at, text) for text in lines])
-        if self._silence:
-            self._silence.cancel()
-        self._silence = self._loop.call_later(SILENCE, self._on_silence)
 
     def _on_silence(self) -> None:
         if text := self._lines.partial():
@@ -242,36 +234,62 @@ class Recorder:
             self._tell([("line", self._last_byte, text)])
 
     def _tell(self, records: list[tuple[str, float, str]]) -> None:
-        """Number the records, keep them, and pass them on."""
-        encoded = b"".join(self._encode(*record) for record in records)
+        """Number the records, keep them, and wake those who listen."""
+        encoded = b"".join([self._encode(*record) for record in records])
         self._log.append(encoded)  # first: a number that was told must not be given again after a crash
-        if self._log.trouble and not self._disk_told:
-            self._disk_told = True
+        if self._log.trouble and not self._is_disk_told:
+            self._is_disk_told = True
             _log.error("%s: records are not saved: %s", self._config.board, self._log.trouble)
-            note = self._encode("gap", time.time(), f"{LOG_TROUBLE}not saved: {self._log.trouble}")
-            self._log.append(note)
-            encoded += note
-        elif self._disk_told and not self._log.trouble:
-            self._disk_told = False
+            self._log.append(self._encode("note", time.time(), f"log: not saved: {self._log.trouble}"))
+        elif self._is_disk_told and not self._log.trouble:
+            self._is_disk_told = False
             _log.info("%s: records are saved again", self._config.board)
         if self._log.is_due() and self._log.rotate():
-            note = self._encode("rotate", time.time(), "")
-            self._log.append(note)
-            encoded += note
-        for writer, feed in list(self._feeds.items()):
-            if not feed.tell(encoded):
-                _log.warning("%s: a listener of lines is too slow: dropped", self._config.board)
-                del self._feeds[writer]
+            self._log.append(self._encode("rotate", time.time(), ""))
+        if not self._sync_timer and not self._log.is_synced:
+            self._sync_timer = self._loop.call_later(SYNC_AFTER, self._sync)
+        for news in self._news:
+            news.set()
 
     def _encode(self, kind: str, at: float, text: str) -> bytes:
-        number, self._next = self._next, self._next + 1
-        record = json.dumps({"n": number, "t": round(at, 6), "kind": kind, "text": text}).encode() + b"\n"
-        self._recent.append((number, record))
+        number, quoted = self._recent.next, json.dumps(text)
+        record = f'{{"n": {number}, "t": {at:.6f}, "kind": "{kind}", "text": {quoted}}}\n'.encode("ascii")
+        self._recent.add(record)
         return record
+
+    def _sync(self) -> None:
+        """In a thread, since a disk may take long."""
+        if self._syncing and not self._syncing.done():
+            self._sync_timer = self._loop.call_later(SYNC_AFTER, self._sync)
+            return
+        self._sync_timer = None
+        self._syncing = asyncio.ensure_future(asyncio.to_thread(self._sync_log))
+
+    def _sync_log(self) -> None:
+        try:
+            self._log.sync()
+        except OSError as error:
+            _log.error("%s: the log is not on the disk: %s", self._config.board, error.strerror)
 
     # Listeners
 
+    def _is_admitted(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether who connected may use the board's console. Nothing was read from it, or sent to it, before."""
+        link: socket.socket = writer.get_extra_info("socket")
+        why = self._admission.why_refused(link)
+        if why is None:
+            return True
+        if why not in self._refused:
+            self._refused.add(why)
+            _log.warning("%s: a connection is refused: %s", self._config.board, why)
+        # Without a wait for its end: strangers could fill the kernel's tables with such ends.
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        return False
+
     async def _on_raw(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._is_admitted(writer):
+            return
         self._raw.add(writer)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
@@ -283,37 +301,71 @@ class Recorder:
         writer.close()
 
     async def _on_lines(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._is_admitted(writer):
+            return
+        self._listeners.add(writer)
         try:
             request = json.loads(await reader.readline())
             if not isinstance(request, dict):
                 raise ValueError("not an object")
             if request.get("mark"):
-                answer: dict[str, object] = {"next": self._next, "open": self._is_source_open}
+                answer: dict[str, object] = {"next": self._recent.next, "open": self._is_source_open}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+            elif request.get("source"):
+                heard = self._last_byte or self._log.last_heard()
+                answer = {"open": self._is_source_open, "why": self._why_lost, "heard": heard}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             else:
-                await self._serve_lines(int(request["since"]), reader, writer)
+                since = request["since"]
+                if type(since) is not int:
+                    raise ValueError("since must be a whole number")
+                await self._serve_lines(since, reader, writer)
         except ConnectionError:
             pass
-        except (ValueError, KeyError, TypeError) as error:
-            answer = {"error": f'want {{"since": N}} or {{"mark": true}}: {error}'}
+        except (ValueError, KeyError, RecursionError) as error:
+            answer = {"error": f'want {{"since": N}}, {{"mark": true}} or {{"source": true}}: {error}'}
             writer.write(json.dumps(answer).encode() + b"\n")
         finally:
-            self._feeds.pop(writer, None)
+            self._listeners.discard(writer)
             writer.close()
 
     async def _serve_lines(self, since: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = since if since >= 0 else self._next + since + 1
-        # No await from here to the next comment: history and what comes must meet without a seam.
-        feed = self._feeds[writer] = Feed(writer)
-        held_from = self._recent[0][0] if self._recent else self._next
-        held = [record for number, record in self._recent if number >= first] if first < self._next else []
-        # The rest of history is older than anything told from now on.
-        if first < held_from:
-            await feed.send_history(await asyncio.to_thread(lambda: list(self._log.read(first, held_from))))
-        await feed.send_history(held)
-        await feed.go_live()
-        while await reader.read(4096):  # ends when the listener goes
+        """Records from ``since`` on, those there are and those to come; to one who says no more only those there are.
+
+        A listener takes them at its own pace: one that is slow is given them from the files.
+        """
+        number = since if since >= 0 else self._recent.next + since + 1
+        news = asyncio.Event()
+        self._news.add(news)
+        leaving = asyncio.ensure_future(_end_of(reader))
+        leaving.add_done_callback(lambda _: news.set())
+        try:
+            while True:
+                news.clear()
+                if number < (first := self._recent.first):
+                    with self._log.history(number, first) as blocks:
+                        while block := await asyncio.to_thread(next, blocks, b""):
+                            writer.write(block)
+                            await writer.drain()
+                    number = first
+                elif records := self._recent.since(number):
+                    number += len(records)
+                    writer.write(b"".join(records))
+                    await writer.drain()
+                elif leaving.done():
+                    return
+                else:
+                    await news.wait()
+        finally:
+            self._news.discard(news)
+            leaving.cancel()
+
+
+async def _end_of(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(4096):
             pass
 
 
@@ -324,7 +376,9 @@ async def _listen(
         return await asyncio.start_server(handler, HOST, port, start_serving=False)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise UsageError(f"{board}: console.{what} {port}: {reason}") from None
+        holder = listener_uid(HOST, port)
+        by = f" by {user(holder)}" if holder not in (None, os.geteuid()) else ""
+        raise UsageError(f"{board}: console.{what} {port}: {reason}{by}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
