@@ -64,7 +64,7 @@ def record_fixture(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
         *,
         bmc: BmcSpec = NO_BMC,
         environment: dict[str, str] | None = None,
-        **other: int,
+        **other: Any,
     ) -> Recording:
         console = replace(console, serve_port=free_port(), lines_port=free_port())
         recording = Recording(RecorderConfig("virt1", console, bmc, tmp_path, **other), environment)

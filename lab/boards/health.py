@@ -113,7 +113,7 @@ def _sensors(control: Bmc) -> str:
 
 
 def _recorder(spec: BoardSpec) -> str:
-    with Console(spec.name, "127.0.0.1", spec.console.serve_port, spec.console.lines_port) as console:
+    with Console.of(spec) as console:
         return f"recorded, {console.mark()} lines"
 
 

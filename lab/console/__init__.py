@@ -3,3 +3,5 @@
 ``recorder`` is a process of its own (``python -m lab.console.recorder``); ``client.Console`` follows it;
 ``patterns`` tells crashes, warnings and milestones.
 """
+
+HOST = "127.0.0.1"  # where recorders listen, and nowhere else

@@ -20,6 +20,8 @@ from typing import Self, TypeVar
 from lab.base.errors import BenchError, WaitTimeout
 from lab.base.loopback import require_owner
 from lab.base.wait import wait_until
+from lab.console import HOST
+from lab.inventory import BoardSpec
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -80,39 +82,31 @@ class SourceState:
             raise ValueError(f"not a source's state: {answer[:100]!r}") from None
 
 
-def next_record(board: str, host: str, lines_port: int, *, owner: int | None = None, timeout: float = 2.0) -> int:
-    """The number the next record will have, asked once. ``owner`` as for :class:`Console`.
+def next_record(board: BoardSpec, *, timeout: float = 2.0) -> int:
+    """The number the next record will have, asked once, of a recorder that runs as this process or as root.
 
-    :raises BenchError: the recorder does not answer now.
+    :raises BenchError: the recorder does not answer within ``timeout`` seconds.
     """
-    return _ask_once(board, host, lines_port, owner, timeout, {"mark": True}, _Mark.read).next
+    return _ask_once(board, timeout, {"mark": True}, _Mark.read).next
 
 
-def source_state(
-    board: str, host: str, lines_port: int, *, owner: int | None = None, timeout: float = 2.0
-) -> SourceState:
-    """How the recorder is with its source, asked once. ``owner`` as for :class:`Console`.
+def source_state(board: BoardSpec, *, timeout: float = 2.0) -> SourceState:
+    """How the recorder is with its source, asked once, of a recorder that runs as this process or as root.
 
-    :raises BenchError: the recorder does not answer now.
+    :raises BenchError: the recorder does not answer within ``timeout`` seconds.
     """
-    return _ask_once(board, host, lines_port, owner, timeout, {"source": True}, SourceState.read)
+    return _ask_once(board, timeout, {"source": True}, SourceState.read)
 
 
 def _ask_once(
-    board: str,
-    host: str,
-    port: int,
-    owner: int | None,
-    timeout: float,
-    request: dict[str, object],
-    read: Callable[[bytes], _Answer],
+    board: BoardSpec, timeout: float, request: dict[str, object], read: Callable[[bytes], _Answer]
 ) -> _Answer:
     try:
-        with _connect(host, port, owner, timeout) as link, link.makefile("rb") as stream:
+        with _connect(HOST, board.console.lines_port, None, timeout) as link, link.makefile("rb") as stream:
             link.sendall(json.dumps(request).encode() + b"\n")
             return read(stream.readline())
     except (OSError, ValueError) as error:
-        raise BenchError(f"{board}: console: no recorder answers: {error}") from None
+        raise BenchError(f"{board.name}: console: no recorder answers: {error}") from None
 
 
 def _connect(host: str, port: int, owner: int | None, timeout: float) -> socket.socket:
@@ -157,6 +151,11 @@ class Console:
         self._listeners: list[Callable[[ConsoleLine], None]] = []
         self._stop = threading.Event()
         self._follower: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, board: BoardSpec) -> Self:
+        """A board's console, of a recorder that runs as this process or as root."""
+        return cls(board.name, HOST, board.console.serve_port, board.console.lines_port)
 
     def open(self) -> None:
         """Begin to follow, from now on; what was before is fetched when asked for.

@@ -148,10 +148,10 @@ class Log:
     def last_heard(self) -> float | None:
         """When the newest line of the board was recorded, in seconds since the epoch; None if there is none."""
         for path in reversed(self._files()):
-            for kind in ("line", "partial"):
-                # In a record's text quotes are escaped, so this is found nowhere else.
-                if (record := _last_record(path, f'"kind": "{kind}"'.encode())).number:
-                    return record.time
+            # In a record's text quotes are escaped, so these are found nowhere else.
+            newest = max(_last_record(path, f'"kind": "{kind}"'.encode()) for kind in ("line", "partial"))
+            if newest.number:
+                return newest.time
         return None
 
     def _open(self) -> None:

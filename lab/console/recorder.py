@@ -26,7 +26,7 @@ from typing import Any
 
 from lab.base.errors import UsageError
 from lab.base.loopback import Admission, check_group, listener_uid, user
-from lab.console import sources
+from lab.console import HOST, sources
 from lab.console.config import RecorderConfig
 from lab.console.lines import LINE_LIMIT, Lines
 from lab.console.log import Log
@@ -35,7 +35,6 @@ from lab.console.sources import SourceLost
 
 _log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
 RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
@@ -56,6 +55,7 @@ class Recorder:
         self._lines = Lines()
         self._recent = Recent()
         self._last_byte = 0.0  # time of it
+        self._heard: float | None = None  # the same, with what was before this recorder; None: never a byte
         self._silence: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Future[None] | None = None
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -94,6 +94,7 @@ class Recorder:
             servers.append(lines)
             try:
                 self._recent.begin(self._log.open())
+                self._heard = self._log.last_heard()
             except OSError as error:
                 raise UsageError(f"{self._config.board}: {self._config.directory}: {error.strerror}") from None
             if self._recent.next > 1:
@@ -204,7 +205,7 @@ class Recorder:
     def _on_bytes(self, data: bytes, at: float) -> None:
         try:
             self._pass_on(data)
-            self._last_byte = at
+            self._last_byte = self._heard = at
             if lines := self._lines.feed(data):
                 self._tell([("line", at, text) for text in lines])
             if self._silence:
@@ -313,8 +314,7 @@ class Recorder:
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             elif request.get("source"):
-                heard = self._last_byte or self._log.last_heard()
-                answer = {"open": self._is_source_open, "why": self._why_lost, "heard": heard}
+                answer = {"open": self._is_source_open, "why": self._why_lost, "heard": self._heard}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             else:

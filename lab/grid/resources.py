@@ -42,6 +42,7 @@ class ConsoleRecorder(Resource):
     host: Any = attr.ib(validator=attr.validators.instance_of(str))
     serve_port: Any = attr.ib(converter=int)
     lines_port: Any = attr.ib(converter=int)
+    owner: Any = attr.ib(default=None, converter=attr.converters.optional(int))  # uid that it runs as, if not as root
 
 
 @target_factory.reg_resource

@@ -23,7 +23,9 @@ from lab import netboot
 from lab.base import paths
 from lab.base import processes as machine
 from lab.base.errors import BenchError, UsageError
+from lab.base.loopback import check_group
 from lab.base.wait import wait_until
+from lab.console import HOST
 from lab.console.config import RecorderConfig
 from lab.grid.supervisor import NETBOOT_COMMAND
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
@@ -56,9 +58,11 @@ def directory(lab: Lab) -> Path:
 def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """Write what the services are configured by, and start them; they end with this process unless ``detach``.
 
-    :raises UsageError: a port is taken.
+    :raises UsageError: a port is taken, or the lab's group does not exist here.
     :raises BenchError: a service did not come up; carries what it said.
     """
+    if lab.group is not None:
+        check_group(lab.group)
     folder.mkdir(parents=True, exist_ok=True)
     if taken := ports_in_use(lab):
         raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
@@ -163,7 +167,9 @@ def write_files(lab: Lab, folder: Path) -> None:
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
-        config = RecorderConfig(board=board.name, console=board.console, bmc=board.bmc, directory=consoles)
+        config = RecorderConfig(
+            board=board.name, console=board.console, bmc=board.bmc, directory=consoles, group=lab.group
+        )
         config.write(recorder_config(folder, board.name))
 
 
@@ -182,13 +188,14 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     return {
         **power,
         "NetworkSerialPort": {
-            "host": "127.0.0.1",
+            "host": HOST,
             "port": board.console.serve_port,
             "speed": board.console.speed,
             "protocol": "raw",
         },
         "ConsoleRecorder": {
-            "host": "127.0.0.1",
+            "host": HOST,
+            "owner": os.geteuid(),
             "serve_port": board.console.serve_port,
             "lines_port": board.console.lines_port,
         },

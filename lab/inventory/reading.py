@@ -208,6 +208,7 @@ class _LabFile(Strict):
     shapes: dict[_Name, _ShapeFile] = {}
     netboot: _NetbootFile | None = None
     nightly_yields: str = "Mon-Fri 07:00-20:00"
+    group: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
 
     @pydantic.field_validator("nightly_yields")
     @classmethod
@@ -255,7 +256,7 @@ def load(path: Path) -> Lab:
             _check_network_boot(path, tree, key, board, netboot)
     boards = {name: board for name, (_, board) in sorted(found.items())}
     yields = Daytime.read(head.nightly_yields)
-    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot)
+    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group)
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:

@@ -185,6 +185,7 @@ class Lab:
     coordinator: str = "127.0.0.1:20408"
     nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
     netboot: NetbootSpec | None = None
+    group: str | None = None  # Unix group of the lab machine whose members may use the consoles; None: nobody else
 
     @property
     def is_virtual(self) -> bool:

@@ -220,6 +220,7 @@ class Daemon:
         control = self._directory / "control.sock"
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._control, str(control))
+        control.chmod(0o600)
         self._simulator = await bmc.start_simulator(self._directory, self._config)
         parts = {asyncio.create_task(self._bmc_ended()): "the BMC ended by itself with status %s; see bmc.log"}
         if self._segment:

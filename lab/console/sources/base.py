@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import select
 from abc import ABC, abstractmethod
 
 from lab.base.errors import BenchError
+from lab.base.loopback import listener_uid, user
 
 POLL = 0.2  # seconds that read() may block when nothing comes; how soon a stop is noticed
 CHUNK = 16384  # bytes of one read
+_FIRST_PERSON = 1000  # users below are the system's own (login.defs(5), UID_MIN)
 CONNECT_TIMEOUT = 5.0  # seconds
 WRITE_TIMEOUT = 10.0  # seconds; over a few retransmissions of a SOL packet
 
@@ -44,6 +47,19 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of it. Harmless twice."""
+
+
+def check_server(name: str, host: str, port: int) -> None:
+    """See that a console server on this machine is not what some account has put in the place of a dead one.
+
+    :raises SourceLost: it runs neither as root, nor as a system account, nor as the lab's own user.
+    """
+    uid = listener_uid(host, port)
+    if uid is not None and uid >= _FIRST_PERSON and uid != os.geteuid():
+        raise SourceLost(
+            f"{name}: the port is held by {user(uid)}: a console server on this machine must run as root, "
+            "as a system account, or as the lab's own user"
+        )
 
 
 def is_readable(handle: int) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import urllib.parse
 from typing import Any
 
 import serial
 
-from lab.console.sources.base import POLL, WRITE_TIMEOUT, Source, SourceLost, reason
+from lab.console.sources.base import POLL, WRITE_TIMEOUT, Source, SourceLost, check_server, reason
 
 
 class SerialSource(Source):
@@ -21,6 +22,8 @@ class SerialSource(Source):
         # Nobody else may read the device: each byte goes to one reader only. RFC 2217 knows neither option.
         own: dict[str, Any] = {"exclusive": True, "write_timeout": WRITE_TIMEOUT}
         options = {} if "://" in self._url else own
+        if server := urllib.parse.urlsplit(self._url).hostname:
+            check_server(self._url, server, urllib.parse.urlsplit(self._url).port or 0)
         try:
             self._port = serial.serial_for_url(self._url, baudrate=self._speed, timeout=POLL, **options)
         except (OSError, ValueError) as error:  # SerialException is an OSError

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import socket
 
-from lab.console.sources.base import CHUNK, CONNECT_TIMEOUT, WRITE_TIMEOUT, Source, SourceLost, is_readable, reason
+from lab.console.sources.base import (
+    CHUNK,
+    CONNECT_TIMEOUT,
+    WRITE_TIMEOUT,
+    Source,
+    SourceLost,
+    check_server,
+    is_readable,
+    reason,
+)
 
 
 class TcpSource(Source):
@@ -15,6 +24,7 @@ class TcpSource(Source):
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
+        check_server(f"tcp {self._host}:{self._port}", self._host, self._port)
         try:
             link = socket.create_connection((self._host, self._port), timeout=CONNECT_TIMEOUT)
         except OSError as error:
