@@ -314,7 +314,7 @@ def test_source_that_is_not_there_yet_is_one_gap(record: Callable[..., Recording
     port = free_port()
     recording = record(ConsoleSpec(via="tcp", serve_port=0, lines_port=0, host="127.0.0.1", port=port))
     with recording.console() as console:
-        gap = console.lines(0) or [console.wait_for("", 0.1, since=0)]
+        gap = wait_until(lambda: console.lines(0), 10.0, "the gap", interval=0.01)
         assert gap[0].kind == "gap" and f"tcp 127.0.0.1:{port}: Connection refused" in gap[0].text
         assert not console.is_connected()
         time.sleep(1.0)  # a few attempts

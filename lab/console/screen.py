@@ -21,6 +21,7 @@ _CSI = r"(?:\x1b\[|\x9b)"
 _TOKEN = re.compile(
     rf"(?P<string>{_STRING}[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c|(?=[\x00-\x1f\x7f-\x9f])))"
     rf"|(?P<csi>{_CSI}[0-?]*[ -/]*[@-~])"
+    rf"|(?P<torn>{_CSI}[0-?]*[ -/]*)"
     r"|(?P<escape>\x1b[ -/]*[0-OQ-WYZ\\`-~])"
     r"|(?P<control>[\x00-\x1f\x7f-\x9f])"
     r"|(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
@@ -58,8 +59,9 @@ class Screen:
 
 
 def _is_shown_csi(sequence: str) -> bool:
-    body = sequence.removeprefix("\x1b[").removeprefix("\x9b")
-    parameters, final = body[:-1], body[-1]
+    if not sequence.startswith("\x1b["):
+        return False  # of C1: in UTF-8 nobody means it
+    parameters, final = sequence[2:-1], sequence[-1]
     if not _PARAMETERS.match(parameters):
         return False
     if parameters.startswith("?"):
@@ -70,6 +72,7 @@ def _is_shown_csi(sequence: str) -> bool:
 _SHOWN: dict[str, Callable[[str], bool]] = {
     "string": lambda _: False,
     "csi": _is_shown_csi,
+    "torn": lambda _: False,
     "escape": lambda sequence: bool(_SHOWN_ESCAPES.match(sequence)),
     "control": lambda character: character in _SHOWN_CONTROLS,
     "text": lambda _: True,
