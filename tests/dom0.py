@@ -49,6 +49,7 @@ class Dom0:
             subprocess.run(command, check=True, timeout=30, stdin=subprocess.DEVNULL)
         shutil.copyfile(key.with_suffix(".pub"), folder / "authorized_keys")
         kind, public, *_ = (folder / "host_key.pub").read_text().split()
+        paths.config().mkdir(parents=True, exist_ok=True)
         (paths.config() / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {public}\n")
         (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=self.port))
         if os.geteuid() == 0:

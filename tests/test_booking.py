@@ -23,9 +23,8 @@ from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
-from lab.leases import ledger as booking
-from lab.leases import queue as queueing
-from lab.leases.ledger import BoardState, Ledger, Request
+from lab.leases.ledger import BoardState, Kind, Lease, Ledger, Request, seconds_of
+from lab.leases.queue import choose, in_order, yields
 from lab.virtual import simulated
 
 # -- a lease -------------------------------------------------------------------------------------------------------
@@ -379,18 +378,18 @@ def test_the_nightly_is_asked_to_yield_to_a_person_by_day(shared: Shared) -> Non
 NEVER, ALWAYS = Daytime.read("never"), Daytime.read("always")
 
 
-def lease(number: int, kind: booking.Kind, boards: Sequence[str] = (), until: float | None = None) -> booking.Lease:
+def lease(number: int, kind: Kind, boards: Sequence[str] = (), until: float | None = None) -> Lease:
     request = Request(kind, "desk/x", 60.0)
-    return booking.Lease(number, request, "held" if boards else "waiting", 0.0, "", None, until, "", "", tuple(boards))
+    return Lease(number, request, "held" if boards else "waiting", 0.0, "", None, until, "", "", tuple(boards))
 
 
 def test_by_night_it_is_first_come_first_served() -> None:
     queue = [lease(1, "nightly"), lease(2, "person")]
-    assert [one.id for one in queueing.in_order(queue, is_day=True)] == [2, 1]
-    assert [one.id for one in queueing.in_order(queue, is_day=False)] == [1, 2]
-    assert not queueing.yields(lease(1, "nightly", ["a"]), False, "person")
-    assert not queueing.yields(lease(1, "nightly", ["a"]), True, "nightly")
-    assert queueing.yields(lease(1, "nightly", ["a"]), True, "person")
+    assert [one.id for one in in_order(queue, is_day=True)] == [2, 1]
+    assert [one.id for one in in_order(queue, is_day=False)] == [1, 2]
+    assert not yields(lease(1, "nightly", ["a"]), False, "person")
+    assert not yields(lease(1, "nightly", ["a"]), True, "nightly")
+    assert yields(lease(1, "nightly", ["a"]), True, "person")
 
 
 @pytest.fixture
@@ -398,24 +397,24 @@ def four(tmp_path: Path) -> Lab:
     return simulated.lab(tmp_path / "four.yaml", 5)
 
 
-def choose(
+def chosen_for(
     lab: Lab, ill: Sequence[str] = (), free: dict[str, float] | None = None, kept: Sequence[str] = (), **request: Any
 ) -> Any:
     states = {name: BoardState(name, quarantine="ill" if name in ill else "") for name in lab.boards}
     asked = Request("person", "desk/x", 60.0, **request)
-    return queueing.choose(asked, lab, states, free or {}, set(kept))
+    return choose(asked, lab, states, free or {}, set(kept))
 
 
 def test_a_choice_leaves_pairs_whole_and_the_sick_alone(four: Lab) -> None:
-    assert choose(four) == ("sim5",), "it has no peer"
-    assert choose(four, kept=["sim5", "sim1"]) == ("sim2",), "its peer is gone already"
-    assert choose(four, ill=["sim5"]) == ("sim1",)
+    assert chosen_for(four) == ("sim5",), "it has no peer"
+    assert chosen_for(four, kept=["sim5", "sim1"]) == ("sim2",), "its peer is gone already"
+    assert chosen_for(four, ill=["sim5"]) == ("sim1",)
     pair = {"needs": frozenset({"migration-pair"}), "count": 2}
-    assert choose(four, **pair) == ("sim1", "sim2")
-    assert choose(four, ill=["sim2"], **pair) == ("sim3", "sim4")
-    assert choose(four, free={"sim2": 50.0, "sim3": 20.0}, **pair) == ("sim3", "sim4"), "that is free sooner"
-    assert choose(four, kept=["sim1", "sim4"], **pair) is None, "two that are not joined are no pair"
-    assert choose(four, count=6) is None
+    assert chosen_for(four, **pair) == ("sim1", "sim2")
+    assert chosen_for(four, ill=["sim2"], **pair) == ("sim3", "sim4")
+    assert chosen_for(four, free={"sim2": 50.0, "sim3": 20.0}, **pair) == ("sim3", "sim4"), "that is free sooner"
+    assert chosen_for(four, kept=["sim1", "sim4"], **pair) is None, "two that are not joined are no pair"
+    assert chosen_for(four, count=6) is None
 
 
 @pytest.mark.parametrize(
@@ -444,13 +443,13 @@ def test_a_rule_that_cannot_be_read(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("2h30m", 9000), ("1d", 86400), ("5s", 5)])
 def test_lengths_of_time(text: str, seconds: float) -> None:
-    assert booking.seconds_of(text) == seconds
+    assert seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2h ", "-1h", "1.5h"])
 def test_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError, match="want 90m"):
-        booking.seconds_of(text)
+        seconds_of(text)
 
 
 # -- a board's health ----------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from run_folders import LINE, PV32, S3, Runs, result
 
 from lab.base import paths
-from lab.history import store as stores
-from lab.history.store import History
+from lab.history.store import SETTING, History
 from lab.night import publishing
 from lab.reporting import ci, ctrf, notify
 from lab.results.record import Evidence, Verdict
@@ -32,7 +31,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(paths, "state", lambda: tmp_path)
     for name in ("GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS", "CI_JOB_URL", "CI_PROJECT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv(stores.SETTING, raising=False)
+    monkeypatch.delenv(SETTING, raising=False)
     monkeypatch.delenv(notify.SETTING, raising=False)
     return Runs(tmp_path / "runs")
 

@@ -48,7 +48,7 @@ ASSERTION = f"""\
 (XEN) Assertion 'x' failed at common/sched/core.c:123
 (XEN) ****************************************
 """
-ASSERTION_LABEL = "xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo < bar < baz"
+ASSERTION_LABEL = "xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo from bar from baz"
 
 # xen/arch/x86/traps.c: do_page_fault, show_page_walk
 PAGE_FAULT = f"""\
@@ -132,7 +132,7 @@ def test_one_crash_has_one_fingerprint_on_two_releases_and_cpus() -> None:
     assert (old.cpu, new.cpu) == (1, 3)
     assert old.fingerprint == new.fingerprint
     assert re.fullmatch(
-        "[0-9a-f]{10} xen-protection-fault: GENERAL PROTECTION FAULT / mwait_idle_with_hints < acpi_processor_idle",
+        "[0-9a-f]{10} xen-protection-fault: GENERAL PROTECTION FAULT / mwait_idle_with_hints from acpi_processor_idle",
         old.fingerprint,
     )
 
@@ -175,13 +175,13 @@ def test_the_panic_of_an_assertion_tells_the_same_as_its_first_line() -> None:
 def test_a_bug() -> None:  # xen/arch/x86/traps.c, do_invalid_op; 4.20: xen/common/bug.c, do_bug_frame
     crash = read(ASSERTION.replace("Assertion 'x' failed at", "Xen BUG at"))
     assert (crash.kind, crash.where) == ("xen-bug", "common/sched/core.c:123")
-    assert crash.label == "xen-bug: Xen BUG at common/sched/core.c / do_foo < bar < baz"
+    assert crash.label == "xen-bug: Xen BUG at common/sched/core.c / do_foo from bar from baz"
 
 
 def test_a_fatal_page_fault() -> None:
     crash = read(PAGE_FAULT)
     assert (crash.kind, crash.message, crash.cpu) == ("xen-page-fault", "FATAL PAGE FAULT", 0)
-    assert crash.label == "xen-page-fault: FATAL PAGE FAULT / p2m_lookup < do_memory_op"
+    assert crash.label == "xen-page-fault: FATAL PAGE FAULT / p2m_lookup from do_memory_op"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_fatal_page_fault() -> None:
 )
 def test_a_panic_is_told_by_its_message(said: str, label: str) -> None:
     crash = read(PAGE_FAULT.replace("FATAL PAGE FAULT", said))
-    assert (crash.message, crash.label) == (said, f"{label} / p2m_lookup < do_memory_op")
+    assert (crash.message, crash.label) == (said, f"{label} / p2m_lookup from do_memory_op")
 
 
 def test_words_of_others_amid_a_dump_do_not_matter() -> None:
@@ -217,7 +217,7 @@ def test_of_two_dumps_that_of_the_crash_is_taken() -> None:
 def test_a_watchdog_and_a_double_fault() -> None:  # xen/arch/x86/nmi.c; xen/arch/x86/x86_64/traps.c: do_double_fault
     rest = ASSERTION.partition("\n")[2]
     crash = read(f"(XEN) Watchdog timer detects that CPU7 is stuck!\n{rest}")
-    assert crash.label == "xen-watchdog: Watchdog timer detects that CPU# is stuck! / do_foo < bar < baz"
+    assert crash.label == "xen-watchdog: Watchdog timer detects that CPU# is stuck! / do_foo from bar from baz"
     assert crash.cpu == 7
     assert read(f"(XEN) *** DOUBLE FAULT ***\n{rest}").label.startswith(
         "xen-double-fault: *** DOUBLE FAULT *** / do_foo"
@@ -253,7 +253,7 @@ def test_an_oops_of_dom0() -> None:
     assert crash.tainted == "G        W"
     assert crash.label == (
         "linux-oops: BUG: kernel NULL pointer dereference, address: # / "
-        "evtchn_interrupt < __handle_irq_event_percpu < handle_irq_event"
+        "evtchn_interrupt from __handle_irq_event_percpu from handle_irq_event"
     )
 
 
@@ -268,7 +268,7 @@ def test_a_panic_of_dom0_without_an_oops() -> None:  # kernel/panic.c: the trace
     assert crash.cpu == 0
     assert crash.label == (
         "linux-panic: Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(#,#) / "
-        "mount_root < mount_block_root < prepare_namespace"
+        "mount_root from mount_block_root from prepare_namespace"
     )
 
 

@@ -21,7 +21,7 @@ from lab.bmc import Bmc, ipmi
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
-from lab.cli import main as cli
+from lab.cli.main import main
 from lab.console.config import RecorderConfig
 from lab.grid import services
 from lab.inventory import ConsoleSpec
@@ -219,7 +219,7 @@ def test_command_says_what_is_wrong(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["lab", "fault", *words])
+        main(["lab", "fault", *words])
     assert ended.value.code == status and said in capsys.readouterr().err
 
 
@@ -233,5 +233,5 @@ def test_bmc_of_a_board_that_somebody_holds_is_left_alone(
         monkeypatch.setenv("LG_HOSTNAME", "desk")
         monkeypatch.setenv("LG_USERNAME", caller)
         with pytest.raises(SystemExit):
-            cli.main(["lab", "fault", "virt1", "silent"])
+            main(["lab", "fault", "virt1", "silent"])
         assert said in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_shipped_inventories_load(path: Path) -> None:
     assert lab.path == path and lab.boards
     assert [len(pair) for pair in lab.pairs()] == [2]
     for board in lab.boards.values():
-        assert board.capabilities <= inventory.CAPABILITIES.keys()
+        assert board.capabilities <= inventory.capabilities.TABLE.keys()
         assert ("migration-pair" in board.capabilities) == bool(board.link)
         assert ("spare-nic" in board.capabilities) == ("spare" in board.nics)
 

@@ -49,15 +49,15 @@ LEFT = (
 
 
 def owed(text: str) -> list[str]:
-    return list(leftovers._owed(leftovers.parse(text), leftovers.parse(CLEAN)))
+    return list(leftovers.not_given_back(leftovers.parse(text), leftovers.parse(CLEAN)))
 
 
 def test_everything_that_a_case_can_leave_is_seen() -> None:
     before, now = leftovers.parse(CLEAN), leftovers.parse(LEFT)
-    assert leftovers._is_as(before, before)
-    assert not leftovers._is_as(now, before)
+    assert leftovers.is_as(before, before)
+    assert not leftovers.is_as(now, before)
     assert now.dead == {"6 (--p--d)"}
-    assert leftovers._more(now, before) == [
+    assert leftovers.left_behind(now, before) == [
         "guest: pvh64-7-1",
         "process: libxl-save-helper --restore-domain",
         "process: xl create /run/pvh64-7-1.cfg",
@@ -67,7 +67,7 @@ def test_everything_that_a_case_can_leave_is_seen() -> None:
         "xenstore: /local/domain/5",
         "xenstore: /vm/a6c1",
     ]
-    assert sorted(leftovers._new_processes(now, before)) == [901, 902]
+    assert sorted(leftovers.new_processes(now, before)) == [901, 902]
     assert owed(LEFT) == [
         "dead domain 6 (--p--d)",
         "33 MiB not given back (1184 MiB free before, 1151 after)",
@@ -81,7 +81,7 @@ def test_memory_that_breathes_is_no_leak(free: int) -> None:
 
 def test_after_a_boot_the_same_processes_have_other_numbers() -> None:
     booted = leftovers.parse(CLEAN.replace("    560 qemu", "    733 qemu"))
-    assert leftovers._is_as(booted, leftovers.parse(CLEAN))
+    assert leftovers.is_as(booted, leftovers.parse(CLEAN))
     [again] = [line for line in CLEAN.splitlines() if "qemu-system-i38" in line]
     twice = CLEAN.replace("== devices", f"{again.replace('560', '734')}\n== devices")
-    assert list(leftovers._new_processes(leftovers.parse(twice), leftovers.parse(CLEAN))) == [734]
+    assert list(leftovers.new_processes(leftovers.parse(twice), leftovers.parse(CLEAN))) == [734]

@@ -13,7 +13,7 @@ import pytest
 from lab.base import paths
 from lab.base.errors import BenchError
 from lab.xen import reach
-from lab.xen.host import DomainRow
+from lab.xen.dom0 import DomainRow
 from lab.xen.migration import Migration
 
 START = 1000.0

@@ -18,18 +18,19 @@ from lab.night.options import VIRTUAL_LAB
 from lab.night.planning import Case
 from lab.results.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
-from lab.selfcheck import mutants
-from lab.selfcheck.mutants import Judgement, Ledger, Mutant, Trial
+from lab.selfcheck import mutant_manifest, mutants
+from lab.selfcheck.mutant_manifest import Mutant
+from lab.selfcheck.mutants import Judgement, Judgements, Trial
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
 TWIN = "testcases/guest32/test_pv32.py::test_pv32_answers_as_pv64"
 SLEEP = "testcases/sleep/test_s3.py::test_s3_with_a_guest_running"
 
 
-@pytest.mark.parametrize("area", mutants.areas())
+@pytest.mark.parametrize("area", mutant_manifest.areas())
 def test_the_manifests_are_sound(area: str) -> None:
     """Each mutant names a case file of its own area, and its patch is one."""
-    found = mutants.load(area)
+    found = mutant_manifest.load(area)
     assert found
     for mutant in found:
         assert mutant.cases[0].startswith(f"testcases/{area}/"), mutant.label
@@ -63,26 +64,26 @@ ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
 )
 def test_a_wrong_manifest_is_refused_by_line(tmp_path: Path, text: str, patches: tuple[str, ...], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        mutants.load("area", manifest(tmp_path, text, *patches))
+        mutant_manifest.load("area", manifest(tmp_path, text, *patches))
 
 
 def test_an_unknown_area_is_refused(tmp_path: Path) -> None:
     manifest(tmp_path, f"mutants:\n  one:\n{ENTRY}", "one")
     with pytest.raises(UsageError, match=r"did you mean area\?.*areas: area"):
-        mutants.load("arae", tmp_path)
+        mutant_manifest.load("arae", tmp_path)
 
 
 def test_one_mutant_can_be_chosen_by_its_name(tmp_path: Path) -> None:
     manifest(tmp_path, f"mutants:\n  one:\n{ENTRY}  two:\n{ENTRY}", "one", "two")
 
     def labels(*names: str) -> list[list[str]]:
-        return [[mutant.label for mutant in of_area] for of_area in mutants.chosen(names, tmp_path)]
+        return [[mutant.label for mutant in of_area] for of_area in mutant_manifest.chosen(names, tmp_path)]
 
     assert labels() == labels("area") == [["area/one", "area/two"]]
     assert labels("area/two") == [["area/two"]]
     assert labels("area/two", "area") == [["area/two", "area/one"]]
     with pytest.raises(UsageError, match=r"area has no mutant 'tow' \(did you mean two\?\); mutants: one, two"):
-        mutants.chosen(["area/tow"], tmp_path)
+        mutant_manifest.chosen(["area/tow"], tmp_path)
 
 
 @pytest.fixture(name="mutant")
@@ -229,19 +230,19 @@ def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, m
         Judgement(*trials[1].name, mutants.key(trials[1]), "left alone", "", 1.0),
     ]
     for one in judged:
-        Ledger(file).append(one)
+        Judgements(file).append(one)
     with open(file, "a", encoding="utf-8") as opened:
         opened.write('{"label": "guest32/one", "ke')  # killed here
-    assert [Ledger(file).find(trial) for trial in trials] == judged
-    assert Ledger(file).find(replace(trials[1], cases=(SLEEP, TWIN))) is None
+    assert [Judgements(file).find(trial) for trial in trials] == judged
+    assert Judgements(file).find(replace(trials[1], cases=(SLEEP, TWIN))) is None
     mutant.patch.write_text("--- a/xen/y\n", encoding="utf-8")
-    assert [Ledger(file).find(trial) for trial in trials] == [None, None]
+    assert [Judgements(file).find(trial) for trial in trials] == [None, None]
 
 
 @pytest.mark.parametrize("outcome", ["missed", "turned red", "not judged"])
 def test_what_did_not_go_as_it_must_is_tried_again(tmp_path: Path, mutant: Mutant, outcome: mutants.Outcome) -> None:
-    Ledger(tmp_path / "l").append(Judgement(*own(mutant).name, mutants.key(own(mutant)), outcome, "", 1.0))
-    assert Ledger(tmp_path / "l").find(own(mutant)) is None
+    Judgements(tmp_path / "l").append(Judgement(*own(mutant).name, mutants.key(own(mutant)), outcome, "", 1.0))
+    assert Judgements(tmp_path / "l").find(own(mutant)) is None
 
 
 def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) -> None:

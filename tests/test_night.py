@@ -21,7 +21,7 @@ from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.inventory import Lab
 from lab.leases import queue
-from lab.night import nightly, planning
+from lab.night import planning, progress
 from lab.night.planning import Case
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
@@ -35,6 +35,7 @@ class Night:
 
     def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
+        self.script = NIGHT
         words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -78,7 +79,7 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
 @pytest.mark.timeout(400)
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
-    case_lines = wait_until(lambda: nightly.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
+    case_lines = wait_until(lambda: progress.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
     assert "test_leases.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
     shown = shared.xenlab("status")
     assert f"soak, one, two: {night.run}" in shown and "to go" in shown
@@ -230,7 +231,7 @@ def test_the_next_time_a_clock_shows(text: str, then: str) -> None:
 
 @pytest.mark.parametrize("text", ["24:00", "7", "07:60", "noon"])
 def test_no_time_of_day(text: str) -> None:
-    with pytest.raises(UsageError, match="want HH:MM"):
+    with pytest.raises(UsageError, match="use HH:MM"):
         daytime.next_time(text, 0.0)
 
 
@@ -262,9 +263,9 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 CARELESS = """
 import signal, sys, time
 from pathlib import Path
-from lab import nightly
+from lab.night import workers
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
-print(nightly._spawn(["sleep", "600"], Path(sys.argv[1]), 1).pid, flush=True)
+print(workers.spawn(["sleep", "600"], Path(sys.argv[1]), 1).pid, flush=True)
 time.sleep(600)
 """
 

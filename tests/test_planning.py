@@ -15,7 +15,7 @@ from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.night.planning import Case, Share
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
-from lab.selfcheck import case_history, case_table, mutants
+from lab.selfcheck import case_history, case_table, mutant_manifest
 
 
 def shares(*cases: Case) -> list[Share]:
@@ -43,7 +43,7 @@ def test_collecting_puts_cases_with_xen_options_behind_the_others() -> None:
     switched_off = next(case for case in cases if "switched_off" in case.nodeid)
     assert (switched_off.needs, switched_off.selection) == (("pv32",), "full")
     assert "xl create" not in switched_off.doc
-    assert switched_off.doc.startswith("Booted with")
+    assert switched_off.doc.startswith("With `pv=no-32`")
 
 
 def test_the_table_of_cases_is_current() -> None:
@@ -54,16 +54,19 @@ def test_the_table_of_cases_is_current() -> None:
 def test_each_case_is_proved_to_bite_or_says_why_not(area: str) -> None:
     functions = {case.nodeid.partition("[")[0] for case in case_table.every() if case.area == area}
     proved = {
-        case.partition("[")[0] for one in mutants.areas() for mutant in mutants.load(one) for case in mutant.cases
+        case.partition("[")[0]
+        for one in mutant_manifest.areas()
+        for mutant in mutant_manifest.load(one)
+        for case in mutant.cases
     }
-    assert mutants.unproved(area).keys() == functions - proved
+    assert mutant_manifest.unproved(area).keys() == functions - proved
 
 
 def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     narrow = Case("t.py::test_a[pv32]", "x", 1, ("hap", "pv32"), doc="It\n  holds.\n\nMore.", evidence=("log",))
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
     monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
-    monkeypatch.setattr(mutants, "areas", lambda: ())
+    monkeypatch.setattr(mutant_manifest, "areas", lambda: ())
     monkeypatch.setattr(case_history, "FILE", tmp_path / "reference.yaml")
     row = "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  | not seen |"
     assert case_table.text().splitlines()[-1] == row

@@ -115,8 +115,8 @@ def test_tools_come_in_by_the_kernels_command_line(wanted: provision.Wanted) -> 
 
 PLAY = """\
 import sys
-from lab import provision
-provision._play({"private_data_dir": sys.argv[1], "playbook": sys.argv[2], "inventory": "localhost,", "quiet": True})
+from lab.provision.playbook import play
+play({"private_data_dir": sys.argv[1], "playbook": sys.argv[2], "inventory": "localhost,", "quiet": True})
 """
 PLAYBOOK = """\
 - hosts: localhost

@@ -24,7 +24,7 @@ from lab import inventory
 from lab.bmc import ipmi
 from lab.bmc.redfish import SshConsole
 from lab.boards import probe
-from lab.cli import main as cli
+from lab.cli.main import main
 from lab.grid import services
 from lab.grid.ssh import CommandResult
 from lab.inventory import BmcSpec
@@ -39,8 +39,7 @@ SERVER = """\
 @cpus 32
 @nodes 2
 @iommu 5
-@sleep freeze mem disk s2idle [deep]
-@rtc yes
+@can s3 s5 rtcwake
 @ipmi yes
 @reached 192.0.2.9 51000 192.0.2.13 22
 @serial 0 1
@@ -52,13 +51,13 @@ SERVER = """\
 
 
 def look(text: str) -> probe.Machine:
-    return probe.look("", "192.0.2.13", 22, lambda command: CommandResult(command, 0, text, "", 0.1))
+    return probe.look("", "192.0.2.13", 22, lambda command, **_: CommandResult(command, 0, text, "", 0.1))
 
 
 def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """``xenlab WORDS`` in this process: exit status, stdout, stderr."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
+        main(list(words))
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
 
@@ -96,8 +95,9 @@ def test_port_that_was_reached_manages_and_one_without_address_is_spare() -> Non
         ("pdpe1gb", "", {"sp1g"}),
         ("@iommu 5", "@iommu 0", {"iommu"}),
         ("@nodes 2", "@nodes 1", {"numa"}),
-        ("[deep]", "", {"s3"}),
-        ("@rtc yes\n", "", {"rtcwake"}),
+        ("@can s3", "@can", {"s3"}),
+        ("s5", "", {"s5"}),
+        ("rtcwake", "", {"rtcwake"}),
         ("@cpus 32", "@cpus 1", {"cpu-offline"}),
     ],
 )

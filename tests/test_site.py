@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from run_folders import LINE, PV32, S3, Runs, result
 
 from lab.base.errors import UsageError
-from lab.cli import main as cli
+from lab.cli.main import main
 from lab.history.store import History
 from lab.reporting import site
 from lab.results import run_folder
@@ -363,7 +363,7 @@ def test_the_command_takes_over_what_is_new_and_says_where_the_page_is(
     monkeypatch.delenv("XENLAB_HISTORY_URL", raising=False)
     Runs(tmp_path / "xenlab" / "runs").write(result(PV32), key="aa")
     with pytest.raises(SystemExit) as end:
-        cli.main(["report", "--site", str(tmp_path / "site")])
+        main(["report", "--site", str(tmp_path / "site")])
     assert end.value.code == 0
     page = tmp_path / "site" / "index.html"
     assert capsys.readouterr().out == f"{page}\n"

@@ -12,10 +12,10 @@ import pytest
 from lab.base.errors import BenchError
 from lab.grid.pulse import Voice
 from lab.on_board import poke
+from lab.xen.dom0 import BOOT_LOG, added
 from lab.xen.domain import node_pages, nodes_free
-from lab.xen.host import _BOOT_LOG, added
 from lab.xen.pci import DmaDevice, iommu_orders
-from lab.xen.sleep import Night
+from lab.xen.sleep import Sleep
 
 GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True, "waited": 60.0}
 
@@ -25,7 +25,7 @@ GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True
     [
         (GOOD, ""),
         ({}, "never slept: Xen did not say"),
-        ({"entered": True, "seen_asleep": True, "waited": 68.0}, "never woke: no word from Xen within 68 s"),
+        ({"entered": True, "seen_asleep": True, "waited": 68.0}, "never woke: Xen said nothing for 68 s"),
         ({"entered": True, "seen_asleep": True, "rebooted": True}, "rebooted instead of waking"),
         (GOOD | {"seen_asleep": False}, "never slept: Xen said so, but the board was never in S3"),
         (GOOD | {"answered": False}, "woke without its dom0"),
@@ -38,9 +38,9 @@ GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True
     ],
 )
 def test_a_sleep_that_failed_says_how(seen: dict[str, object], said: str) -> None:
-    night = Night(**seen)  # type: ignore[arg-type]
-    assert night.failure().startswith(said)
-    assert bool(night.failure()) == bool(said)
+    failure = Sleep(**seen).failure() or ""  # type: ignore[arg-type]
+    assert failure.startswith(said)
+    assert bool(failure) == bool(said)
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def test_the_library_of_the_tools_in_use_is_taken(tools: Path) -> None:
     library(tools / "x86-gnu", "libxenctrl.so.4.17")
     boards = library(tools / "x86-gnu", "libxenctrl.so.4.20")
     library(tools / "xen-4.17", "libxenctrl.so.4.20")
-    assert poke._library("libxenctrl.so.{}") == boards
+    assert poke.library_file("libxenctrl.so.{}") == boards
     own = library(tools / "xen-4.20", "libxenctrl.so.4.20")
-    assert poke._library("libxenctrl.so.{}") == own
+    assert poke.library_file("libxenctrl.so.{}") == own
 
 
 def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_tools_with_a_c_library_of_their_own_are_used_by_it(tools: Path, monkeyp
     loader.write_text("#!/bin/sh\necho $XENLAB_LOADER $*\n", encoding="ascii")
     loader.chmod(0o755)
     code = (
-        "import sys; from lab.xen import poke; sys.argv = ['poke', 'resume', '7'];"
+        "import sys; from lab.on_board import poke; sys.argv = ['poke', 'resume', '7'];"
         f"poke.VERSION, poke.LIBRARIES = {str(tools)!r}, ({f'{tools}/xen-{{}}'!r},); poke.main(sys.argv[1:])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
@@ -180,7 +180,7 @@ def test_whose_memory_is_on_which_node(dump: str) -> None:
     assert nodes_free(dump) == {0: 853502, 1: 1006764}
     assert node_pages(dump, 0) == {0: 174281, 1: 22327}
     assert node_pages(dump, 2) == {0: 16401, 1: 0}
-    with pytest.raises(BenchError, match="nothing of d1"):
+    with pytest.raises(BenchError, match="does not have d1"):
         node_pages(dump, 1)
 
 
@@ -210,7 +210,7 @@ def test_the_log_of_xens_boot_outlives_its_ring(tmp_path: Path) -> None:
 
     def boot_log(ring: str) -> str:
         (tmp_path / "ring").write_text(ring, encoding="ascii")
-        script = _BOOT_LOG.replace("/run/xenlab", f"{tmp_path}/run")
+        script = BOOT_LOG.replace("/run/xenlab", f"{tmp_path}/run")
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
         return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
 

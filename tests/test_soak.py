@@ -23,7 +23,7 @@ from lab.base import paths, processes
 from lab.base.errors import WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid.coordinator import CoordinatorLost
-from lab.leases import ledger as booking
+from lab.leases.ledger import Request, seconds_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 
@@ -80,7 +80,7 @@ class Soak:
                 seconds = 1.5 if how == "time ends" else 600.0
                 wish = dice.choice(wishes)
                 mark = processes.mark(job.pid)
-                number = ledger.ask(booking.Request("person", f"desk/{name}", seconds, job=mark, **wish))  # type: ignore[arg-type]
+                number = ledger.ask(Request("person", f"desk/{name}", seconds, job=mark, **wish))  # type: ignore[arg-type]
                 try:
                     boards = self.shared.held(number, timeout=90.0)
                     self._use(number, boards, how, dice)
@@ -192,7 +192,7 @@ class Soak:
 def test_nothing_is_lost_or_doubled(
     shared: Shared, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
-    seconds = booking.seconds_of(request.config.getoption("--soak"))
+    seconds = seconds_of(request.config.getoption("--soak"))
     soak = Soak(shared, tmp_path / "run", cases=max(6, min(500, round(seconds / SECONDS_A_CASE))))
     night, watch, technician = map(soak.guarded, (soak.nightly, soak.watch, soak.technician))
     people = [soak.guarded(soak.person, name) for name in ("alice", "bob")]

@@ -119,7 +119,7 @@ def test_the_answers_are_found() -> None:
     [
         (b"x" * 100, "sender", "XL_HEADER"),
         (BANNER + b"x" * 50, "receiver", "READY"),
-        (stream() + b"more", "sender", "more than the protocol has"),
+        (stream() + b"more", "sender", "bytes after the end of the protocol"),
     ],
 )
 def test_what_is_not_the_protocol_is_said_and_goes_by(data: bytes, side: str, why: str) -> None:

@@ -13,18 +13,21 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    CaseTimeout,
     CommandFailed,
     HypervisorCrash,
     LabError,
     MissingCapability,
+    NotProved,
     PowerTimeout,
     ProductTimeout,
     UsageError,
     WaitTimeout,
 )
-from lab.case.plugin import Bench, Running
-from lab.results.record import NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
-from lab.results.verdicts import RULES, Observation, decide, guest_crash, is_tried_again
+from lab.case.bench import Bench
+from lab.case.evidence import Running
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
+from lab.results.verdicts import RULES, Hang, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
 
@@ -45,16 +48,17 @@ def caught(function: object, *arguments: object) -> BaseException:
         (caught(pytest.fail, "no"), Verdict.FAIL, "assertion"),
         (PANIC, Verdict.FAIL, "console-crash"),
         (ProductTimeout("guest pv1 up", 30.0, "paused"), Verdict.FAIL, "product-timeout"),
-        (BuildDoesNotBoot("virt1: no"), Verdict.MISS, "build-does-not-boot"),
+        (BuildDoesNotBoot("virt1", "no"), Verdict.MISS, "build-does-not-boot"),
         (MissingCapability("virt1", "iommu"), Verdict.SKIP, "missing-capability"),
         (caught(pytest.skip, "not today"), Verdict.SKIP, "skipped"),
         (WaitTimeout("BMC answers", 3.0), Verdict.MISS, "bench"),
         (PowerTimeout("virt1", "on", 3.0), Verdict.MISS, "transient"),
-        (BoardUnreachable("virt1: ssh: timeout"), Verdict.MISS, "transient"),
-        (BmcUnreachable("virt1: no session"), Verdict.MISS, "transient"),
+        (BoardUnreachable("virt1", "ssh: timeout"), Verdict.MISS, "transient"),
+        (BmcUnreachable("virt1", "no session"), Verdict.MISS, "transient"),
         (CommandFailed("virt1", "xl list", 1, "no"), Verdict.MISS, "bench"),
         (UsageError("no such build"), Verdict.ERROR, "usage"),
-        (caught(pytest.fail, "Timeout (>600.0s) from pytest-timeout."), Verdict.ERROR, "case-timeout"),
+        (CaseTimeout(600.0), Verdict.ERROR, "case-timeout"),
+        (caught(pytest.fail, "Timeout (>9 s) of the guest's own clock"), Verdict.FAIL, "assertion"),
         (KeyboardInterrupt(), Verdict.MISS, "interrupted"),
         (caught(pytest.exit, "enough"), Verdict.MISS, "interrupted"),
         (KeyError("x"), Verdict.ERROR, "exception"),
@@ -78,7 +82,7 @@ def test_a_skip_says_whether_the_board_was_to_have_it(is_declared: bool, more: s
     "outcome",
     [
         None,
-        BoardUnreachable("ssh"),
+        BoardUnreachable("virt1", "ssh"),
         UsageError("x"),
         KeyError("x"),
         KeyboardInterrupt(),
@@ -103,7 +107,7 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
 def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cause: type[BaseException]) -> None:
     """An interrupt takes a guest's device away in the middle of its work: that fault must not be a FAIL."""
     bench = object.__new__(Bench)
-    bench._armed = True
+    bench.is_armed = True
     bench.running = cast(Running, SimpleNamespace(crash=PANIC, crash_time=0.0, figures={}))
 
     def clear_up() -> None:
@@ -114,7 +118,7 @@ def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cau
                 try:
                     raise KeyError
                 finally:
-                    bench._on_crash_signal(0, None)
+                    bench.on_crash_signal(0, None)
 
     with pytest.raises(KeyboardInterrupt if cause is KeyboardInterrupt else HypervisorCrash):
         clear_up()
@@ -125,7 +129,7 @@ def test_a_crash_that_another_exception_came_over_still_counts() -> None:
         try:
             raise PANIC
         finally:
-            raise BoardUnreachable("virt1: ssh")
+            raise BoardUnreachable("virt1", "ssh")
 
     decision = decide(Observation(caught(lose_the_board)))
     assert (decision.verdict, decision.rule) == (Verdict.FAIL, "console-crash")
@@ -196,6 +200,29 @@ def test_boards_that_were_lost_on_the_way_say_nothing(outcome: BaseException | N
     assert (decision.verdict, decision.rule, decision.reason) == (Verdict.MISS, "lease-over", over)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "failed"),
+    [
+        (BoardUnreachable("virt2", "ssh: timeout"), {"virt2"}),
+        (PowerTimeout("virt2", "on", 3.0), {"virt2"}),
+        (WaitTimeout("dom0 answers", 3.0, board="virt2"), {"virt2"}),
+        (
+            ExceptionGroup("end", [MissingCapability("virt1", "s3"), BmcUnreachable("virt2", "no session")]),
+            {"virt2"},
+        ),
+        (BenchError("virt2: the text alone blames nobody"), set()),
+        (NotProved("virt2: the fault missed its step"), None),
+        (ProductTimeout("guest up", 3.0, board="virt2"), None),
+        (AssertionError("virt2: no"), None),
+        (None, None),
+    ],
+)
+def test_a_bench_failure_is_blamed_on_the_board_that_the_error_carries(
+    outcome: BaseException | None, failed: set[str] | None
+) -> None:
+    assert decide(Observation(outcome)).failed_boards == failed
+
+
 def test_rules_can_be_listed() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.when and isinstance(rule.verdict, Verdict) for rule in RULES)
@@ -219,27 +246,28 @@ def test_what_xen_owes_fails_a_case_that_passed_and_no_other() -> None:
 OOPS = "[   12.3] Kernel panic - not syncing: Fatal exception in interrupt"
 
 
-def console(title: str = "console of linux-pvh-7-1, when the case failed", body: str = f"up\n{OOPS}") -> Evidence:
-    return Evidence("console", title, body, 1.0, "virt1")
+def console(system: str | None = "linux", kind: str = "pvh", *lines: str) -> GuestConsole:
+    return GuestConsole("virt1", f"{system}-{kind}-7-1", kind, system, lines or ("up", OOPS))
 
 
 @pytest.mark.parametrize(
-    ("evidence", "consoles", "is_found"),
+    ("guest", "consoles", "is_found"),
     [
         (console(), (), True),
         (console(), ("(XEN) Domain 5 (vcpu#0) crashed on cpu#1:",), False),  # Xen says why
         (console(), ("(XEN) Panic on CPU 0:",), False),
         (console(), ("(XEN) HVM d5v0 save: CPU",), True),
-        (console("console of linux-pv-7-1, when the case failed"), (), False),  # no hardware virtualisation
-        (console("console of pvh64-7-1, when the case failed"), (), False),  # no Linux
-        (console(body="up and well"), (), False),
-        (Evidence("command", "linux-pvh-7-1", OOPS, 1.0), (), False),
+        (console("linux", "hvm"), (), True),
+        (console("linux", "pv"), (), False),  # no hardware virtualisation
+        (console("linux32", "pvh"), (), False),
+        (console(None, "pvh"), (), False),  # no Linux
+        (console("linux", "pvh", "up and well"), (), False),
     ],
 )
 def test_a_guest_crash_in_doubt_is_a_linux_that_xen_says_nothing_of(
-    evidence: Evidence, consoles: tuple[str, ...], is_found: bool
+    guest: GuestConsole, consoles: tuple[str, ...], is_found: bool
 ) -> None:
-    assert bool(guest_crash([evidence], consoles)) is is_found
+    assert (guest_crash([guest], consoles) is not None) is is_found
 
 
 def test_a_guest_crash_in_doubt_is_a_miss_until_it_repeats() -> None:
@@ -271,6 +299,8 @@ def attempt(word: str) -> TestResult:
         ("SKIP", False),
         ("MISS:bench", False),
         (f"MISS:{TRANSIENT}", True),
+        (f"MISS:{HOST_SILENT}", True),
+        (f"MISS:{TRANSIENT} MISS:{HOST_SILENT}", False),
         (f"MISS:{TRANSIENT} MISS:{TRANSIENT}", False),
         (f"MISS:{TRANSIENT} PASS", False),
         (f"MISS:{TRANSIENT} FAIL", False),
@@ -284,3 +314,54 @@ def attempt(word: str) -> TestResult:
 )
 def test_only_what_a_rule_names_is_tried_again(attempts: str, again: bool) -> None:
     assert is_tried_again([attempt(word) for word in attempts.split()]) is again
+
+
+# -- a host that falls silent --------------------------------------------------------------------------------
+
+NMI_DUMP = """\
+(XEN) [  121.500000] NMI watchdog or button
+(XEN) ----[ Xen-4.17.5  x86_64  debug=y  Not tainted ]----
+(XEN) CPU:    0
+(XEN) RIP:    e008:[<ffff82d0402062c1>] domain_kill+0x41/0x130
+(XEN) RFLAGS: {flags}   CONTEXT: {context}
+(XEN) Xen call trace:
+(XEN)    [<ffff82d0402062c1>] R domain_kill+0x41/0x130
+(XEN)    [<ffff82d04022f0c1>] F do_domctl+0x1ad1/0x2340
+(XEN)    [<ffff82d0402f1a3e>] F pv_hypercall+0x3f3/0x4a0
+(XEN)
+(XEN) ****************************************
+(XEN) Panic on CPU 0:
+(XEN) FATAL TRAP: vec 2, NMI[0000]
+(XEN) ****************************************
+(XEN) Reboot in five seconds...
+"""
+OFF, ON = "0000000000000046", "0000000000000246"
+
+
+def after_nmi(flags: str, context: str = "hypervisor (d0v0)") -> tuple[str, ...]:
+    return tuple(NMI_DUMP.format(flags=flags, context=context).splitlines())
+
+
+@pytest.mark.parametrize("outcome", [BoardUnreachable("virt1", "ssh: timeout"), WaitTimeout("job", 3.0), None])
+def test_a_hypervisor_found_by_an_nmi_with_interrupts_off_is_a_hang(outcome: BaseException | None) -> None:
+    decision = decide(Observation(outcome=outcome, hangs=(Hang("virt1", after_nmi(OFF)),)))
+    assert (decision.verdict, decision.rule) == (Verdict.FAIL, "hypervisor-hang")
+    assert "domain_kill" in decision.reason and decision.fingerprint
+
+
+@pytest.mark.parametrize(
+    "lines", [after_nmi(ON), after_nmi(OFF, "pv guest (d0v0)"), ("(XEN) RFLAGS: garbled   CONTEXT: hypervisor",), ()]
+)
+def test_without_that_proof_a_silence_fails_only_when_it_repeats_on_a_sound_board(lines: tuple[str, ...]) -> None:
+    lost = BoardUnreachable("virt1", "ssh: timeout")
+    unsound = Observation(outcome=lost, hangs=(Hang("virt1", lines),))
+    assert decide(unsound).rule == TRANSIENT
+    first = decide(Observation(outcome=lost, hangs=(Hang("virt1", lines, comes_back=True),)))
+    assert (first.verdict, first.rule) == (Verdict.MISS, HOST_SILENT)
+    again = decide(Observation(outcome=lost, hangs=(Hang("virt1", lines, comes_back=True),), hung_before=True))
+    assert (again.verdict, again.rule) == (Verdict.FAIL, "host-silent-again")
+
+
+def test_a_crash_on_the_console_outranks_the_silence_after_it() -> None:
+    decision = decide(Observation(crashes=(PANIC,), hangs=(Hang("virt1", after_nmi(OFF)),)))
+    assert decision.rule == "console-crash"

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 
-from lab.base import paths
-from lab.base import processes as machine
+from lab.base import paths, processes
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, Lab, NicSpec, VirtualSpec
 from lab.virtual import boards, chassis, identity, image, qemu
 from lab.virtual.cable import SerialCable
@@ -57,13 +56,13 @@ def wiring(**changes: object) -> qemu.Wiring:
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 def test_a_port_is_taken_once_somebody_has_it(kind: socket.SocketKind, address: str) -> None:
     port = free_port(kind)
-    assert not machine.port_is_taken(port, kind)
+    assert not processes.port_is_taken(port, kind)
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as owner:
         owner.bind((address, port))
         if kind is socket.SOCK_STREAM:
             owner.listen()
-        assert machine.port_is_taken(port, kind)
-    assert not machine.port_is_taken(port, kind)
+        assert processes.port_is_taken(port, kind)
+    assert not processes.port_is_taken(port, kind)
 
 
 def test_who_waits_for_a_port_never_takes_it() -> None:

@@ -67,7 +67,7 @@ def test_cases_are_collected_with_needs_and_selection(tree: Path) -> None:
 
 def test_a_configuration_keeps_all_but_name_and_place(tree: Path) -> None:
     instance = next(one for one in xtf.instances(tree) if one.name == "pv64-good~one")
-    host: Any = Host(SimpleNamespace(name="virt1"))
+    host: Any = Host(SimpleNamespace(name="virt1", run=None))
     text = xtf.config(host, instance).text()
     assert 'kernel="/var/lib/xenlab/guests/xtf/good/test-pv64-good"' in text
     assert 'extra="work=mode xtf=1"' in text
@@ -78,14 +78,14 @@ def test_a_configuration_keeps_all_but_name_and_place(tree: Path) -> None:
 
 def test_the_kernel_of_an_hvm_test_is_its_firmware(tree: Path) -> None:
     instance = next(one for one in xtf.instances(tree) if one.name == "hvm32-firmware")
-    host: Any = Host(SimpleNamespace(name="virt1"))
+    host: Any = Host(SimpleNamespace(name="virt1", run=None))
     config = xtf.config(host, instance)
     assert config.kind == "hvm" and instance.needs == ("hvm", "qemu")
     assert 'firmware_override="/var/lib/xenlab/guests/xtf/firmware/test-hvm32-firmware"' in config.text()
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no built XTF: there is no tests/NAME/info\.json"):
+    with pytest.raises(UsageError, match=r"no built XTF: it has no tests/NAME/info\.json"):
         xtf.instances(tmp_path)
     with pytest.raises(UsageError, match="no built XTF"):
         collect(NightlyOptions(xtf=tmp_path), "full")

@@ -19,6 +19,7 @@ import pytest
 from free_ports import free_port
 
 from lab import bmc
+from lab.base import processes
 from lab.base.paths import CHECKOUT
 from lab.base.wait import wait_until
 from lab.bmc import Bmc
@@ -53,9 +54,17 @@ class VirtualBoard:
             subprocess.run([*command, "1M"], check=True, timeout=60)
         kcs = free_port() if protocol == "ipmi" else 0
         write_config(folder / "daemon.json", DaemonConfig(self.spec, kcs_port=kcs, link_peer_port=0))
+        owner = processes.mark(os.getpid())
         with open(folder / "daemon.log", "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lab.virtual.daemon", str(folder / "daemon.json"), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "lab.virtual.daemon",
+                    str(folder / "daemon.json"),
+                    owner,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -12,9 +12,8 @@ static u64 scale(u64 ticks, s8 shift, u32 multiplier)
     return (((u64)(u32)ticks * multiplier) >> 32) + (ticks >> 32) * multiplier;
 }
 
-u64 system_time(void)
+u64 time_by(struct vcpu_time_info *time)
 {
-    struct vcpu_time_info *time = &shared->vcpu_info[0].time;
     u32 version, low, high;
     u64 now;
 
@@ -28,6 +27,11 @@ u64 system_time(void)
         barrier();
     } while (version & 1 || version != VOLATILE(time->version));
     return now;
+}
+
+u64 system_time(void)
+{
+    return time_by(&shared->vcpu_info[0].time);
 }
 
 u64 wall_time(void)

@@ -146,6 +146,8 @@ static void suspend(void)
             offer_port();
     }
     print("XL resume INFO cancelled=%d\n", cancelled);
+    registers_look();
+    vcpus_resume(cancelled);
     if (!memory_verify())
         print("XL verified INFO pages=%lu sum=0x%llx\n", memory_pages, memory_sum);
 }
@@ -208,6 +210,8 @@ static void heart(ulong count)
         micros = divide(&wall, 1000000);
         print("XL HB %u %llu %llu.%06u\n", ++beat, now, wall, micros);
         memory_beat(dirty_kib);
+        registers_look();
+        vcpus_look();
         done = system_time();
         live(done > now && done - now < pause ? pause - (done - now) : 1);
     } while (!count || beat < count);
@@ -257,6 +261,7 @@ void payload(void *information)
         line[i] = command_line[i] < ' ' ? ' ' : command_line[i];
     echo = option("echo", 0);
     call3(vcpu_op, VCPUOP_stop_periodic_timer, 0, 0);
+    registers_load(0);
     if (store_ring)
         xenbus_start(0);
     works = word("work");
@@ -276,6 +281,10 @@ void payload(void *information)
             platform_frames();
         else if (is(works, n, "hostile"))
             hostile_checks();
+        else if (is(works, n, "registers"))
+            registers_work();
+        else if (is(works, n, "vcpus"))
+            vcpus_work();
         else if (is(works, n, "tlb"))
             tlb_work();
         else if (is(works, n, "give"))

@@ -45,6 +45,9 @@ void platform_start(void *information);
 void platform_mode(void);
 /* Stop for the toolstack; 1 when it was cancelled. Afterwards everything above is right again. */
 int platform_suspend(void);
+/* Start a vCPU at secondary_entry (start-*.S): 0 or -errno. */
+long platform_start_vcpu(u32 vcpu);
+int platform_started_by_ipi(void); /* no hypercall starts it */
 /* Where `count` <= WINDOW pages from `pfn` can be seen; the next call may take the view away. */
 void *window(ulong pfn, unsigned count);
 void window_close(void);
@@ -75,6 +78,7 @@ ulong length(const char *text);
 
 /* --- clock.c */
 u64 system_time(void);
+u64 time_by(struct vcpu_time_info *time); /* system time, by this copy of what Xen tells */
 u64 wall_time(void); /* ns since 1970 */
 /* Block until a port is pending (it is cleared) or system time reaches `until`: the port, or NO_PORT. */
 u32 wait_ports(const u32 *ports, u32 count, u64 until);
@@ -109,6 +113,18 @@ void hypercall_checks(void);
 void hostile_checks(void);
 void features_work(void);
 void tlb_work(void);
+
+/* --- registers.c */
+#define MAX_VCPUS 8
+void registers_work(void);
+void registers_load(u32 vcpu);
+const char *registers_broken(u32 vcpu, ulong *got, ulong *want);
+void registers_look(void); /* prints when vCPU 0's are not as they were */
+
+/* --- vcpus.c */
+void vcpus_work(void);
+void vcpus_look(void);
+void vcpus_resume(int cancelled);
 
 /* --- main.c */
 void result(const char *name, int passed, const char *format, ...) __attribute__((format(printf, 3, 4)));

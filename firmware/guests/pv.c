@@ -21,6 +21,7 @@ unsigned free_count;
 
 extern const ulong trap_entries[20];
 static struct start_info *start;
+static struct trap_info traps[21];
 static ulong *p2m, page_count;
 static page_t shared_page __attribute__((aligned(4096)));
 static page_t view[WINDOW] __attribute__((aligned(4096)));
@@ -76,7 +77,6 @@ static void attach(void)
 
 void platform_start(void *information)
 {
-    static struct trap_info traps[21];
     ulong boot_end;
 
     start = information;
@@ -140,6 +140,33 @@ int platform_suspend(void)
     }
     attach();
     return cancelled;
+}
+
+extern char secondary_entry[], *secondary_stack;
+
+/* Flat segments and the page tables of vCPU 0; the traps are its own, so that a fault is told. Linux: xen/smp_pv.c. */
+long platform_start_vcpu(u32 vcpu)
+{
+    static struct vcpu_guest_context context;
+    ulong root = frame_of((void *)start->pt_base);
+    long error;
+
+    memset(&context, 0, sizeof(context));
+    context.flags = VGCF_in_kernel;
+    context.user_regs.ip = (ulong)secondary_entry;
+    context.user_regs.cs = FLAT_KERNEL_CS;
+    context.user_regs.ss = context.user_regs.ds = context.user_regs.es = context.kernel_ss = FLAT_KERNEL_SS;
+    context.user_regs.flags = 0x1000;
+    context.user_regs.sp = context.kernel_sp = (ulong)secondary_stack;
+    memcpy(context.traps, traps, sizeof(traps));
+    context.ctrlreg[3] = sizeof(ulong) == 8 ? root << 12 : root << 12 | root >> 20;
+    error = call3(vcpu_op, VCPUOP_initialise, vcpu, &context);
+    return error ? error : call3(vcpu_op, VCPUOP_up, vcpu, 0);
+}
+
+int platform_started_by_ipi(void)
+{
+    return 0;
 }
 
 void *window(ulong pfn, unsigned count)

@@ -73,20 +73,20 @@ static void attach(void)
     call2(hvm_op, HVMOP_set_param, &callback);
 }
 
+struct {
+    u16 limit;
+    ulong base;
+} __attribute__((packed)) gates_pointer = {sizeof(gates) - 1, (ulong)gates};
+
 static void set_traps(void)
 {
-    struct {
-        u16 limit;
-        ulong base;
-    } __attribute__((packed)) table = {sizeof(gates) - 1, (ulong)gates};
-
     for (unsigned i = 0; i < 20; i++) {
         gates[i].low = trap_entries[i];
         gates[i].selector = 8;
         gates[i].flags = 0x8e00;
         gates[i].middle = trap_entries[i] >> 16;
     }
-    __asm__ volatile("lidt %0" : : "m"(table));
+    __asm__ volatile("lidt %0" : : "m"(gates_pointer));
 }
 
 static int are_words(const char *text)
@@ -167,6 +167,76 @@ int platform_suspend(void)
     attach();
     return 0;
 }
+
+extern char secondary_entry[], *secondary_stack;
+
+#ifdef HVM
+/*
+ * As a processor is started on a board: INIT and a start-up IPI from the local APIC, with the page where the new one
+ * begins in real mode. Source: Intel SDM 3A, 8.4 and 10.6; the ID of a vCPU's APIC is twice its number (libxl).
+ */
+#define LOCAL_APIC 0xfee00000ul
+#define TRAMPOLINE 0x8000ul
+extern char trampoline[], trampoline_end[];
+
+static void apic_write(ulong offset, u32 value)
+{
+    *(volatile u32 *)(LOCAL_APIC + offset) = value;
+}
+
+long platform_start_vcpu(u32 vcpu)
+{
+    memcpy((void *)TRAMPOLINE, trampoline, trampoline_end - trampoline);
+    apic_write(0xf0, 0x1ff); /* enabled */
+    apic_write(0x310, vcpu * 2 << 24);
+    apic_write(0x300, 0x4500); /* INIT */
+    apic_write(0x310, vcpu * 2 << 24);
+    apic_write(0x300, 0x4600 | TRAMPOLINE / PAGE);
+    return 0;
+}
+
+int platform_started_by_ipi(void)
+{
+    return 1;
+}
+#else
+/* The mode that vCPU 0 is in; segments are flat. Source: hvm/hvm_vcpu.h, xen/arch/x86/hvm/domain.c. */
+long platform_start_vcpu(u32 vcpu)
+{
+    static struct vcpu_hvm_context context;
+    long error;
+
+    memset(&context, 0, sizeof(context));
+#ifdef __x86_64__
+    context.mode = VCPU_HVM_MODE_64B;
+    context.x86_64.rip = (ulong)secondary_entry;
+    context.x86_64.rsp = (ulong)secondary_stack;
+    context.x86_64.rflags = 2;
+    context.x86_64.cr0 = 0x80000011; /* PG, ET, PE */
+    __asm__ volatile("mov %%cr3, %0" : "=r"(context.x86_64.cr3));
+    context.x86_64.cr4 = 0x20;     /* PAE */
+    context.x86_64.efer = 0x500;   /* LMA, LME */
+#else
+    context.mode = VCPU_HVM_MODE_32B;
+    context.x86_32.eip = (ulong)secondary_entry;
+    context.x86_32.esp = (ulong)secondary_stack;
+    context.x86_32.eflags = 2;
+    context.x86_32.cr0 = 0x11; /* ET, PE */
+    context.x86_32.cs_limit = context.x86_32.ds_limit = context.x86_32.ss_limit = context.x86_32.es_limit = ~0u;
+    context.x86_32.tr_limit = 0x67;
+    context.x86_32.cs_ar = 0xc9b;
+    context.x86_32.ds_ar = context.x86_32.ss_ar = context.x86_32.es_ar = 0xc93;
+    context.x86_32.tr_ar = 0x8b;
+#endif
+    error = call3(vcpu_op, VCPUOP_initialise, vcpu, &context);
+    return error ? error : call3(vcpu_op, VCPUOP_up, vcpu, 0);
+}
+
+int platform_started_by_ipi(void)
+{
+    return 0;
+}
+#endif
 
 void *window(ulong pfn, unsigned count)
 {

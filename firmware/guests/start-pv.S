@@ -33,4 +33,13 @@ _start:
 #endif
 1:  ud2
     jmp 1b
+
+/* Another vCPU begins here; its stack is set already. */
+    .globl secondary_entry
+secondary_entry:
+    cld
+    xor %ebp, %ebp
+    call secondary
+2:  ud2
+    jmp 2b
     .section .note.GNU-stack, "", @progbits

@@ -74,6 +74,84 @@ _start:
 4:  ud2
     jmp 4b
 
+/* Another vCPU begins here, in the mode and with the stack that it was started with. */
+    .globl secondary_entry
+secondary_entry:
+    cld
+    lgdt gdt_pointer
+    lidt gates_pointer
+#ifdef __x86_64__
+    push $8
+    push $5f
+    lretq
+#else
+    ljmp $8, $5f
+#endif
+5:  mov $16, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    xor %eax, %eax
+    mov %eax, %fs
+    mov %eax, %gs
+    xor %ebp, %ebp
+    call secondary
+6:  ud2
+    jmp 6b
+
+#ifdef HVM
+/* What a start-up IPI begins with, copied to TRAMPOLINE (pvh.c): real mode, cs is its page, all else is zero. */
+    .code16
+    .globl trampoline, trampoline_end
+trampoline:
+    cli
+    cld
+    mov %cs, %ax
+    mov %ax, %ds
+    lgdtl trampoline_pointer - trampoline
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    ljmpl $8, $7f
+    .balign 8
+trampoline_gdt:
+    .quad 0
+    .quad 0x00cf9b000000ffff /* 8: code, 32 bit */
+    .quad 0x00cf93000000ffff /* 16: data */
+trampoline_pointer:
+    .word . - trampoline_gdt - 1
+    .long trampoline_gdt
+trampoline_end:
+
+    .code32
+7:  mov $16, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov secondary_stack, %esp
+#ifdef __x86_64__
+    mov %cr4, %eax
+    or $0x20, %eax
+    mov %eax, %cr4
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx
+    rdmsr
+    or $0x100, %eax
+    wrmsr
+    mov %cr0, %eax
+    or $0x80000001, %eax
+    mov %eax, %cr0
+    lgdt gdt_pointer
+    ljmp $8, $secondary_entry
+#else
+    jmp secondary_entry
+#endif
+#ifdef __x86_64__
+    .code64
+#endif
+#endif
+
     .section .data, "aw"
     .balign 8
 gdt:

@@ -17,6 +17,7 @@ typedef unsigned long ulong;
 #define __HYPERVISOR_set_trap_table 0
 #define __HYPERVISOR_mmu_update 1
 #define __HYPERVISOR_set_gdt 2
+#define __HYPERVISOR_fpu_taskswitch 5
 #define __HYPERVISOR_memory_op 12
 #define __HYPERVISOR_multicall 13
 #define __HYPERVISOR_update_va_mapping 14
@@ -42,6 +43,7 @@ typedef unsigned long ulong;
 #define XEN_ESRCH 3
 #define XEN_EFAULT 14
 #define XEN_EBUSY 16
+#define XEN_EEXIST 17
 #define XEN_EINVAL 22
 #define XEN_ENOSYS 38
 
@@ -103,6 +105,7 @@ struct xen_machphys_mapping {
 #define EVTCHNOP_send 4
 #define EVTCHNOP_status 5
 #define EVTCHNOP_alloc_unbound 6
+#define EVTCHNOP_bind_ipi 7
 #define EVTCHNSTAT_closed 0
 #define EVTCHNSTAT_unbound 1
 struct evtchn_bind_interdomain {
@@ -111,6 +114,9 @@ struct evtchn_bind_interdomain {
 };
 struct evtchn_bind_virq {
     u32 virq, vcpu, port;
+};
+struct evtchn_bind_ipi {
+    u32 vcpu, port;
 };
 struct evtchn_alloc_unbound {
     u16 dom, remote_dom;
@@ -142,12 +148,20 @@ struct sched_poll {
 };
 
 /* vcpu.h */
+#define VCPUOP_initialise 0
+#define VCPUOP_up 1
+#define VCPUOP_down 2
 #define VCPUOP_is_up 3
 #define VCPUOP_set_periodic_timer 6
 #define VCPUOP_get_runstate_info 4
+#define VCPUOP_register_runstate_memory_area 5
+#define VCPUOP_register_vcpu_time_memory_area 13
 #define VCPUOP_stop_periodic_timer 7
 #define VCPUOP_set_singleshot_timer 8
 #define VCPU_SSHOTTMR_future 1
+struct vcpu_register_area {
+    u64 address;
+};
 struct vcpu_runstate_info {
     int state;
     u64 state_entry_time, time[4];
@@ -253,13 +267,69 @@ struct start_info {
 /* arch-x86/xen-x86_{32,64}.h, arch-x86/xen.h */
 #ifdef __x86_64__
 #define FLAT_KERNEL_CS 0xe033
+#define FLAT_KERNEL_SS 0xe02b
 #else
 #define FLAT_KERNEL_CS 0xe019
+#define FLAT_KERNEL_SS 0xe021
 #endif
 struct trap_info {
     u8 vector, flags;
     u16 cs;
     ulong address;
+};
+/* What a vCPU of a PV guest begins with. */
+#define VGCF_in_kernel 4
+struct cpu_user_regs {
+#ifdef __x86_64__
+    ulong r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+    u32 error_code, entry_vector;
+    ulong ip;
+    u16 cs, pad0;
+    u8 saved_upcall_mask, pad1[3];
+    ulong flags, sp;
+    u16 ss, pad2[3], es, pad3[3], ds, pad4[3], fs, pad5[3], gs, pad6[3];
+#else
+    ulong ebx, ecx, edx, esi, edi, ebp, eax;
+    u16 error_code, entry_vector;
+    ulong ip;
+    u16 cs;
+    u8 saved_upcall_mask, pad0;
+    ulong flags, sp;
+    u16 ss, pad1, es, pad2, ds, pad3, fs, pad4, gs, pad5;
+#endif
+};
+struct vcpu_guest_context {
+    char fpu[512];
+    ulong flags;
+    struct cpu_user_regs user_regs;
+    struct trap_info traps[256];
+    ulong ldt_base, ldt_ents, gdt_frames[16], gdt_ents, kernel_ss, kernel_sp, ctrlreg[8], debugreg[8];
+#ifdef __x86_64__
+    ulong event_callback_eip, failsafe_callback_eip, syscall_callback_eip, vm_assist;
+    ulong fs_base, gs_base_kernel, gs_base_user;
+#else
+    ulong event_callback_cs, event_callback_eip, failsafe_callback_cs, failsafe_callback_eip, vm_assist;
+#endif
+};
+
+/* hvm/hvm_vcpu.h: the same for PVH and HVM guests */
+#define VCPU_HVM_MODE_32B 0
+#define VCPU_HVM_MODE_64B 1
+struct vcpu_hvm_x86_32 {
+    u32 eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags, cr0, cr3, cr4, pad1;
+    u64 efer;
+    u32 cs_base, ds_base, ss_base, es_base, tr_base, cs_limit, ds_limit, ss_limit, es_limit, tr_limit;
+    u16 cs_ar, ds_ar, ss_ar, es_ar, tr_ar, pad2[3];
+};
+struct vcpu_hvm_x86_64 {
+    u64 rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, rip, rflags, cr0, cr3, cr4, efer;
+};
+struct vcpu_hvm_context {
+    u32 mode, pad;
+    union {
+        struct vcpu_hvm_x86_32 x86_32;
+        struct vcpu_hvm_x86_64 x86_64;
+    };
 };
 
 /* arch-x86/hvm/start_info.h */
@@ -297,6 +367,16 @@ struct xenstore_domain_interface {
     u32 req_cons, req_prod, rsp_cons, rsp_prod;
 };
 
+#ifdef __x86_64__
+_Static_assert(sizeof(struct vcpu_runstate_info) == 48, "vcpu_runstate_info");
+_Static_assert(sizeof(struct cpu_user_regs) == 200, "cpu_user_regs");
+_Static_assert(sizeof(struct vcpu_guest_context) == 5168, "vcpu_guest_context");
+#else
+_Static_assert(sizeof(struct vcpu_runstate_info) == 44, "vcpu_runstate_info");
+_Static_assert(sizeof(struct cpu_user_regs) == 68, "cpu_user_regs");
+_Static_assert(sizeof(struct vcpu_guest_context) == 2800, "vcpu_guest_context");
+#endif
+_Static_assert(sizeof(struct vcpu_hvm_x86_32) == 120, "vcpu_hvm_x86_32");
 _Static_assert(sizeof(struct vcpu_info) == 64, "vcpu_info");
 _Static_assert(sizeof(struct vcpu_time_info) == 32, "vcpu_time_info");
 _Static_assert(sizeof(struct hvm_start_info) == 56, "hvm_start_info");

@@ -56,7 +56,7 @@ def next_time(text: str, now: float) -> float:
     """
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
     if not match:
-        raise UsageError(f"{text!r} is no time of day: want HH:MM")
+        raise UsageError(f"invalid time of day {text!r}; use HH:MM")
     today = time.localtime(now)
     parts = (int(match[1]), int(match[2]), 0, 0, 0, -1)
     then = time.mktime((today.tm_year, today.tm_mon, today.tm_mday, *parts))

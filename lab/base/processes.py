@@ -1,13 +1,58 @@
-"""This machine's processes and ports, as what is started here must know them."""
+"""This machine's processes and ports, and the environment that a process started from here is given."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import fnmatch
 import os
 import socket
+import struct
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from lab.base import paths
 from lab.base.errors import UsageError
+
+# A child is given the variables it needs, by name, and no others: a user's environment holds BMC passwords, the URL of
+# a database, tokens of CI, and whatever else there is. Each name may be a pattern of fnmatch.
+_ALWAYS = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*"),
+    *("TMPDIR", "XDG_*", "LD_LIBRARY_PATH"),
+)
+# For programs that reach other machines: git, apt, ssh. A proxy's URL may hold a password, so a compiler has none.
+NETWORK = (
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
+    *("SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS"),
+)
+ANSIBLE = ("ANSIBLE_CONFIG", "ANSIBLE_VAULT_PASSWORD_FILE")  # paths of files
+# For processes of this project; environment() puts this checkout first on their path.
+PYTHON = (
+    *("PYTHON*", "VIRTUAL_ENV", "PYTEST_*", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "GRPC_*"),
+    *("LG_COORDINATOR", "LG_ENV", "LG_HOSTNAME", "LG_USERNAME", "LG_PROXY"),
+    *("XENLAB_LEASE", "XENLAB_PASS_ENV", "XENLAB_PYTHON", "XENLAB_REPORTS"),
+)
+CREDENTIALS = ("XENLAB_CREDENTIAL_*",)  # for processes of this project that speak to BMCs
+PASS_ENV = "XENLAB_PASS_ENV"  # the user's own additions: names or patterns, separated by blanks
+
+
+def environment(*needs: Sequence[str]) -> dict[str, str]:
+    """The environment for a child process: what every program needs, and what is named by ``needs``.
+
+    ``needs`` are among :data:`NETWORK`, :data:`ANSIBLE`, :data:`PYTHON` and :data:`CREDENTIALS`. A user adds names by
+    the variable :data:`PASS_ENV`.
+    """
+    patterns = [*_ALWAYS, *(name for names in needs for name in names), *os.environ.get(PASS_ENV, "").split()]
+    found = {
+        name: value for name, value in os.environ.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    }
+    if PYTHON in needs:
+        found["PYTHONPATH"] = paths.environment()["PYTHONPATH"]
+    return found
 
 
 def has_ended(pid: int, timeout: float) -> bool:
@@ -39,13 +84,77 @@ def mark(pid: int) -> str:
 
 
 def is_alive(marked: str) -> bool:
-    """Whether the process that :func:`mark` saw still runs; one that only waits for its parent does not."""
-    pid = int(marked.split(":")[1])
+    """Whether the process that :func:`mark` saw still runs; one that only waits for its parent does not.
+
+    Text that is no mark is nobody's.
+    """
+    parts = marked.split(":")
+    if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdigit()):
+        return False
+    pid = int(parts[1])
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return stat.rpartition(")")[2].split()[0] not in ("Z", "X") and mark(pid) == marked
     except (OSError, UsageError):
         return False
+
+
+def hold_for_life(path: Path) -> bool:
+    """Take the exclusive lock on this file for as long as this process lives; False: another process has it.
+
+    It is a record lock of fcntl(2): the kernel knows the holder (:func:`holder_of`) and takes the lock from whoever
+    ends, however that is. Nothing is written, so a full disk is no hindrance once the file exists. The file must not
+    be opened by this process again: closing it would give the lock back.
+
+    :raises OSError: the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    _held.append(descriptor)
+    return True
+
+
+_held: list[int] = []  # descriptors that stay open until this process ends
+_FLOCK = "hhqqi"  # struct flock of Linux on 64 bits: type, whence, start, length, pid
+
+
+def holder_of(path: Path) -> int | None:
+    """The process that has the lock of :func:`hold_for_life`, or None. The lock is not touched."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+ALIVE = "XENLAB_SIGN_OF_LIFE"  # the file by which a service shows that it is alive; set by the supervisor
+
+
+def give_sign_of_life() -> None:
+    """Say that this service is alive, if a supervisor asked for it: its main loop calls this at least every 5 s.
+
+    The sign is the time of change of a file, so it needs no room on the disk. Cheap: it is given once a second.
+    """
+    global _last_sign
+    path, now = os.environ.get(ALIVE), time.monotonic()
+    if path and now - _last_sign >= 1.0:
+        _last_sign = now
+        with suppress(OSError):
+            os.utime(path)
+
+
+_last_sign = -1.0
 
 
 def port_is_taken(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:

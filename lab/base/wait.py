@@ -11,10 +11,13 @@ from lab.base.errors import WaitTimeout
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float, what: str, *, interval: float = 0.2) -> T:
+def wait_until(
+    predicate: Callable[[], T], timeout: float, what: str, *, interval: float = 0.2, board: str | None = None
+) -> T:
     """Poll ``predicate`` until it returns something true, and return that.
 
-    ``timeout`` and ``interval`` are seconds. The predicate is asked once more at the deadline.
+    ``timeout`` and ``interval`` are seconds. The predicate is asked once more at the deadline. ``board``: the one
+    that is waited for, if it is one.
 
     :raises WaitTimeout: never true in time; carries what was seen last.
     """
@@ -25,5 +28,5 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str, *, interva
             return value
         left = deadline - time.monotonic()
         if left <= 0:
-            raise WaitTimeout(what, timeout, value)
+            raise WaitTimeout(what, timeout, value, board=board)
         time.sleep(min(interval, left))

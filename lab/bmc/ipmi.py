@@ -7,7 +7,6 @@ text. The password travels in the environment (``IPMI_PASSWORD``, ``-E``), never
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import time
@@ -15,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from lab.base import processes
 from lab.base.credentials import Credential
 from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
 from lab.base.wait import wait_until
@@ -257,12 +257,12 @@ class IpmiBmc:
             return stdout
         if exchange.status is None:
             raise BmcUnreachable(
-                f"{self.board}: BMC {self._address}: `{_shown(command)}` did not end within {timeout:.0f} s"
+                self.board, f"BMC {self._address}: `{_shown(command)}` did not end within {timeout:.0f} s"
             )
         if _NO_SESSION in exchange.output or _LOGIN_REFUSED.search(exchange.output):
             raise self._no_session(exchange)
         if _FELL_SILENT in exchange.output:
-            raise BmcUnreachable(f"{self.board}: BMC {self._address} fell silent: `{_shown(command)}` had no answer")
+            raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         raise CommandFailed(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:
@@ -271,17 +271,18 @@ class IpmiBmc:
         who = f"user {self._credential.user!r}, credential {self._spec.credential!r}"
         if match := _LOGIN_REFUSED.search(told):
             return BmcRefused(
-                f"{self.board}: BMC {self._address} refused the login ({match[1] or match[0]}): "
-                f"check user and password; {who}"
+                self.board,
+                f"BMC {self._address} refused the login ({match[1] or match[0]}): check user and password; {who}",
             )
         if match := _SESSION_REFUSED.search(told):
             return BmcRefused(
-                f"{self.board}: BMC {self._address} refused the session ({(match[1] or match[2]).strip()}): "
-                f"check bmc.cipher ({self._spec.cipher}) in the inventory; {who}"
+                self.board,
+                f"BMC {self._address} refused the session ({(match[1] or match[2]).strip()}): "
+                f"check bmc.cipher ({self._spec.cipher}) in the inventory; {who}",
             )
         if "Address lookup" in told:
-            return BmcUnreachable(f"{self.board}: BMC {self._address}: host name not known")
-        return BmcUnreachable(f"{self.board}: BMC {self._address}: no answer within {failed.seconds:.0f} s")
+            return BmcUnreachable(self.board, f"BMC {self._address}: host name not known")
+        return BmcUnreachable(self.board, f"BMC {self._address}: no answer within {failed.seconds:.0f} s")
 
     @property
     def _address(self) -> str:
@@ -323,9 +324,8 @@ class IpmiBmc:
 
     def _environment(self) -> dict[str, str]:
         """Not kept in a variable of the caller's frame: tracebacks may show those."""
-        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-        inherited = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-        return inherited | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
+        # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
+        return processes.environment() | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
 
 
 def _shown(command: tuple[str, ...]) -> str:

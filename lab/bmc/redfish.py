@@ -291,18 +291,20 @@ class RedfishBmc:
             self._system = None
             said = str(error)
             if "ingerprints did not match" in said:
-                raise BmcRefused(f"{self.board}: BMC {self._url}: has another certificate than bmc.ca_file") from None
+                raise BmcRefused(self.board, f"BMC {self._url}: has another certificate than bmc.ca_file") from None
             if "CERTIFICATE_VERIFY_FAILED" in said:
                 raise BmcRefused(
-                    f"{self.board}: BMC {self._url}: its certificate is not trusted: name the one it is signed by in "
-                    "bmc.ca_file, or its own with bmc.tls: pinned"
+                    self.board,
+                    f"BMC {self._url}: its certificate is not trusted: name the one it is signed by in "
+                    "bmc.ca_file, or its own with bmc.tls: pinned",
                 ) from None
-            raise BmcUnreachable(f"{self.board}: BMC {self._url}: {what}: no answer: {_reason(said)}") from None
+            raise BmcUnreachable(self.board, f"BMC {self._url}: {what}: no answer: {_reason(said)}") from None
         except exceptions.AccessError as error:
             self._system = None
             raise BmcRefused(
-                f"{self.board}: BMC {self._url} refused the login (HTTP {error.status_code}): check user and password; "
-                f"user {self._credential.user!r}, credential {self._spec.credential!r}"
+                self.board,
+                f"BMC {self._url} refused the login (HTTP {error.status_code}): check user and password; "
+                f"user {self._credential.user!r}, credential {self._spec.credential!r}",
             ) from None
         except exceptions.HTTPError as error:
             raise CommandFailed(self.board, f"Redfish: {what}", error.status_code, str(error)) from None

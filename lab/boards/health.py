@@ -20,7 +20,7 @@ from lab.grid.board import Board, switch_port
 from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
 from lab.leases.ledger import Ledger
-from lab.xen.host import Host
+from lab.xen.dom0 import Dom0
 
 CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
@@ -65,7 +65,7 @@ def examine(board: Board) -> list[Finding]:
         findings.append(_finding("console echo", lambda: _echo(board)))
         findings.append(_finding("disk", lambda: _disk(board)))
         for role, nic in board.spec.nics.items():
-            findings.append(_finding(f"port {role}", partial(Host(board).pci_of, nic.mac)))
+            findings.append(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)))
     return findings
 
 

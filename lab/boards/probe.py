@@ -7,10 +7,8 @@ port's number, which port goes to the peer, whether a diagnostic interrupt reset
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
-from typing import Any
 
 import yaml
 
@@ -18,8 +16,10 @@ from lab import bmc
 from lab.base import credentials
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc.redfish import SshConsole
-from lab.inventory import BMC_KEYS, BMC_PORTS, CAPABILITIES, BmcSpec
-from lab.xen.host import Host
+from lab.inventory import BMC_KEYS, BMC_PORTS, BmcSpec
+from lab.inventory.capabilities import TABLE, conditions
+from lab.xen import capabilities
+from lab.xen.dom0 import Runner, Toolstack
 
 # One round trip; a section a line that begins with @. Standard tools only: it may be any Linux.
 SCRIPT = r"""
@@ -29,8 +29,6 @@ echo "@flags $(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | head -n 1)"
 echo "@cpus $(grep -c ^processor /proc/cpuinfo)"
 echo "@nodes $(ls -d /sys/devices/system/node/node* 2>/dev/null | wc -l)"
 echo "@iommu $(ls /sys/class/iommu /sys/firmware/acpi/tables 2>/dev/null | grep -cE '^(dmar|ivhd|DMAR$|IVRS$)')"
-echo "@sleep $(cat /sys/power/state /sys/power/mem_sleep 2>/dev/null | tr '\n' ' ')"
-test -e /sys/class/rtc/rtc0/wakealarm && echo "@rtc yes"
 test -e /dev/ipmi0 && echo "@ipmi yes"
 echo "@reached ${SSH_CONNECTION:-}"
 echo "@serial $(grep -E 'uart:1' /proc/tty/driver/serial 2>/dev/null | cut -d: -f1 | tr '\n' ' ')"
@@ -42,8 +40,8 @@ for d in /sys/class/net/*; do
         "$(ip -4 -o addr show dev $n 2>/dev/null | sed -n 's/.*inet \([0-9.]*\/[0-9]*\).*/\1/p' | head -n 1)"
 done
 command -v xl >/dev/null && xl info >/dev/null 2>&1 && echo "@xen yes"
-true
-"""
+echo "@can $({ CONDITIONS } | tr '\n' ' ')"
+""".replace("CONDITIONS", conditions(without_xen=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class Machine:
     remarks: list[str] = field(default_factory=list)
 
 
-def look(name: str, host: str, port: int, run: Callable[[str], Any]) -> Machine:
+def look(name: str, host: str, port: int, run: Runner) -> Machine:
     """Ask a machine over SSH; ``run`` is :meth:`lab.grid.ssh.Ssh.run`.
 
     :raises BenchError: it does not answer, or is no Linux.
@@ -96,13 +94,13 @@ def look(name: str, host: str, port: int, run: Callable[[str], Any]) -> Machine:
     reached = first["reached"].split()[2:3]
     _sort_nics(found, [_nic(line) for line in said.get("nic", [])], reached[0] if reached else "")
     if "xen" in first:
-        seen = Host(SimpleNamespace(name=found.name, run=run))
-        found.capabilities = {word for word in seen.capabilities() if word in CAPABILITIES}
-        found.nodes = int(seen.info().get("nr_nodes", found.nodes))
+        dom0 = Toolstack(found.name, run)
+        found.capabilities = set(capabilities.of_toolstack(dom0, found.nics))
+        found.nodes = int(dom0.info().get("nr_nodes", found.nodes))
     else:
         found.capabilities = _of_linux(first)
         found.remarks.append(
-            "no Xen runs there: what needs it (pv32, shadow, qemu, ...) is to be probed again under it"
+            "no Xen runs there: probe it again under Xen for what needs one (pv, pv32, shadow, qemu, ...)"
         )
     if "hap" in found.capabilities:
         found.capabilities.add("pae-guests")  # no machine is known that lacks it
@@ -165,7 +163,7 @@ def add_bmc(machine: Machine, address: str, credential: str) -> None:
 
 def entry(machine: Machine, *, serve_port: int) -> str:
     """The machine as a host of an inventory, with remarks; ``serve_port`` and the next are its console's."""
-    keys: dict[str, Any] = {}
+    keys: dict[str, object] = {}
     if spec := machine.bmc:
         default = BmcSpec(spec.host, spec.credential, spec.protocol, port=BMC_PORTS[spec.protocol])
         names = ("port", *BMC_KEYS[spec.protocol])
@@ -180,12 +178,12 @@ def entry(machine: Machine, *, serve_port: int) -> str:
         role: {"mac": nic.mac, **({"address": nic.address} if nic.address else {})}
         for role, nic in machine.nics.items()
     }
-    keys["capabilities"] = [word for word in CAPABILITIES if word in machine.capabilities]
+    keys["capabilities"] = [word for word in TABLE if word in machine.capabilities]
     keys["tags"] = {"class": re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")[:40] or "server"}
     is_by_bmc = machine.has_sol or machine.ssh_console
     if is_by_bmc:
         keys["xen_options"] = "com2=115200,8n1 console=com2 dom0_mem=4096M,max:4096M"
-    host: dict[str, Any] = {"ansible_host": machine.host}
+    host: dict[str, object] = {"ansible_host": machine.host}
     if machine.port != 22:
         host["ansible_port"] = machine.port
     host["xenlab"] = keys
@@ -203,7 +201,7 @@ def entry(machine: Machine, *, serve_port: int) -> str:
     return "".join(f"# {' '.join(line.split())}\n" for line in about) + text
 
 
-def _console(machine: Machine) -> dict[str, Any]:
+def _console(machine: Machine) -> dict[str, object]:
     if machine.has_sol:
         return {"via": "sol"}
     if (ssh := machine.ssh_console) and machine.bmc:
@@ -236,7 +234,7 @@ def _sort_nics(machine: Machine, nics: list[Nic], reached: str) -> None:
 
 def _of_linux(said: Mapping[str, str]) -> set[str]:
     """What a processor and a firmware promise, without a hypervisor to confirm it."""
-    flags, sleep = set(said["flags"].split()), said.get("sleep", "").replace("[", " ").replace("]", " ").split()
+    flags = set(said["flags"].split())
     found = {
         "hvm": bool(flags & {"svm", "vmx"}),
         "hap": bool(flags & {"npt", "ept"}),
@@ -245,8 +243,5 @@ def _of_linux(said: Mapping[str, str]) -> set[str]:
         "iommu": int(said["iommu"]) > 0,
         "numa": int(said["nodes"]) > 1,
         "cpu-offline": int(said["cpus"]) > 1,
-        "s3": "deep" in sleep,
-        "s5": True,
-        "rtcwake": "rtc" in said,
     }
-    return {word for word, is_so in found.items() if is_so}
+    return {word for word, is_so in found.items() if is_so} | set(said.get("can", "").split())

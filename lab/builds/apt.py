@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.command import CommandError, run
@@ -206,11 +206,12 @@ class PrivateApt:
         if not self._is_fresh():
             self._update()
         try:
-            run(command, timeout=600, cwd=into, what=what)
+            run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
         except CommandError:
+            log.warning("%s: not fetched; asking for new package lists and trying once more", what)
             self._update()  # lists may be older than the mirror
             try:
-                run(command, timeout=600, cwd=into, what=what)
+                run(command, timeout=600, cwd=into, what=what, needs=processes.NETWORK)
             except CommandError as error:
                 raise BenchError(f"{error}\n{self._offered(what.split()[-1].split('=')[0])}") from None
 
@@ -238,10 +239,17 @@ class PrivateApt:
         (self.directory / "updated").unlink(missing_ok=True)
         self._write_config()
         try:
-            run([*self._with_config("apt-get"), "-q", "update"], timeout=300, what="package lists")
+            run(
+                [*self._with_config("apt-get"), "-q", "update"],
+                timeout=300,
+                what="package lists",
+                needs=processes.NETWORK,
+            )
         except CommandError as error:
-            log.warning("%s", error)
             self._was_asked = True
+            first = next((line.strip() for line in str(error).splitlines() if line.strip().startswith("E: ")), "")
+            log.warning("some package lists could not be fetched (%s); going on with those that are there", first)
+            log.info("%s", error)
             return
         (self.directory / "updated").write_text(self._sources_text(), encoding="utf-8")
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lab.base import processes
 from lab.base.errors import BenchError
 
 _TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference", re.IGNORECASE)
@@ -32,6 +33,7 @@ def run(
     log: Path | None = None,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    needs: Sequence[str] = (),
     keep: Sequence[int] = (),
     on_line: Callable[[str], None] | None = None,
     what: str = "",
@@ -39,8 +41,9 @@ def run(
     """Run ``command`` and give its output (stdout and stderr as they came).
 
     It gets a process group of its own, which is ended when the caller is interrupted or ``timeout`` seconds
-    are over. ``log`` is appended to. ``keep`` are file descriptors the children inherit (locks). ``what``
-    begins the error message.
+    are over. Of this process's environment it gets what :func:`lab.base.processes.environment` gives for ``needs``;
+    ``environment`` is added to that. ``log`` is appended to. ``keep`` are file descriptors the children inherit
+    (locks). ``what`` begins the error message.
 
     :raises CommandError: a status other than 0, or too late; carries the telling lines and the log path.
     """
@@ -52,7 +55,7 @@ def run(
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=dict(os.environ) | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
+            env=processes.environment(needs) | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

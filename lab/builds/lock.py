@@ -6,7 +6,7 @@ import fcntl
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,25 +23,32 @@ class LockHeld(BenchError):
 
 
 @contextmanager
-def held(path: Path, timeout: float, what: str) -> Iterator[int]:
+def held(path: Path, timeout: float, what: str, *, has_to_go: Callable[[], bool] = bool) -> Iterator[int]:
     """Hold ``path`` (flock, exclusive) for the block; gives its file descriptor.
 
     The kernel drops the lock with its last descriptor, so a dead holder blocks nobody; a child that is given
     the descriptor keeps the lock as long as it lives. ``what`` names the locked thing in the error.
+    ``has_to_go``: asked when the block ends, whether the file is removed; not while a child may keep the lock. A lock
+    counts only on the file that ``path`` names: who waited for one that was removed meanwhile opens it anew.
 
     :raises LockHeld: not free within ``timeout`` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    descriptor = _open(path)
 
-        def taken() -> bool:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
+    def taken() -> bool:
+        nonlocal descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if _is_at(descriptor, path):
             return True
+        os.close(descriptor)
+        descriptor = _open(path)
+        return False
 
+    try:
         try:
             wait_until(taken, timeout, what)
         except WaitTimeout:
@@ -49,7 +56,23 @@ def held(path: Path, timeout: float, what: str) -> Iterator[int]:
             raise LockHeld(what, timeout, holder) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} ({shlex.join(sys.argv)[:300]})\n".encode(), 0)
-        yield descriptor
-        os.ftruncate(descriptor, 0)
+        try:
+            yield descriptor
+            os.ftruncate(descriptor, 0)
+        finally:
+            if has_to_go():
+                path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` still names the opened file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

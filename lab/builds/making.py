@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
-from lab.builds import compiling, elf, kconfig, lock, tools, trees
+from lab.builds import compiling, elf, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
-from lab.builds.recipes import recipe as read_recipe
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     :raises UsageError: no such build, a wrong recipe, a configuration that Kconfig does not accept.
     :raises BenchError: no source to be had, a tool is missing, or it does not compile (last lines, log path).
     """
-    recipe = read_recipe(name) if isinstance(name, str) else name
+    recipe = recipes.recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
     source = trees.identify(recipe.source)
     toolstack = tools.identify(recipe)
@@ -98,7 +97,8 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     if build := _kept(recipe, key, directory):
         return build
     report = Paced(recipe.name, progress)
-    with lock.held(directory.with_name(f"{key}.lock"), trees.LONGEST_BUILD, f"build {recipe.name} ({key})"):
+    lock_file = directory.with_name(f"{key}.lock")
+    with lock.held(lock_file, trees.LONGEST_BUILD, f"build {recipe.name} ({key})", has_to_go=lambda: True):
         if build := _kept(recipe, key, directory):  # somebody else made it meanwhile
             return build
         started = time.monotonic()
@@ -215,7 +215,11 @@ def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: Paced
     with tempfile.TemporaryDirectory(dir=work.parent, prefix="package-") as scratch:
         package = PrivateApt(suite=recipe.suite).fetch_binary(recipe.source.package, version, Path(scratch))
         unpack = subprocess.run(
-            ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, timeout=120, check=False
+            ["dpkg-deb", "--fsys-tarfile", str(package)],
+            capture_output=True,
+            timeout=120,
+            env=processes.environment(),
+            check=False,
         )
         if unpack.returncode:
             raise BenchError(f"{package.name}: cannot be unpacked: {unpack.stderr.decode(errors='replace')[-400:]}")

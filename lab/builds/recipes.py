@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 
@@ -14,8 +15,8 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 
-RECIPES = paths.CHECKOUT / "firmware" / "builds"
-FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
+RECIPES = paths.FIRMWARE / "builds"
+FRAGMENTS = paths.FIRMWARE / "kconfig"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,10 @@ class _GitFile(Strict):
     def _one_place(self) -> _GitFile:
         if (self.url is None) == (self.path is None):
             raise ValueError("give either url or path")
+        parts = urlsplit(self.url or "")
+        if parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None):
+            # It would be in argv, in build logs and in what a run keeps.
+            raise ValueError("url must not hold a login: give it to git, by a credential helper")
         return self
 
 

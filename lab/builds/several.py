@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lab.base import paths
+from lab.base import processes
 from lab.base.wait import wait_until
 from lab.builds.recipes import recipe
 
@@ -34,7 +34,8 @@ def make_all(names: Sequence[str]) -> int:
             statuses.append(process.returncode)
         while todo and len(running) < AT_ONCE:
             command = [sys.executable, "-P", "-m", "lab.cli", "build", todo.pop(0)]
-            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=paths.environment()))
+            environment = processes.environment(processes.PYTHON, processes.NETWORK)
+            running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment))
         return not running
 
     try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
@@ -86,7 +86,12 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         name = "src-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     trees = paths.cache() / "trees"
     directory = trees / name
-    with lock.held(trees / f"{name}.lock", LONGEST_BUILD, f"source tree {directory}") as descriptor:
+    lock_file = trees / f"{name}.lock"
+
+    def is_gone() -> bool:
+        return not directory.exists()
+
+    with lock.held(lock_file, LONGEST_BUILD, f"source tree {directory}", has_to_go=is_gone) as descriptor:
         if (directory / _BUSY).exists():
             log.info("%s: left in the middle of a build, made anew", directory)
             shutil.rmtree(directory)
@@ -185,7 +190,8 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
 
 
 def _git(*arguments: str, timeout: float = 120.0) -> str:
-    return run(["git", *arguments], timeout=timeout, environment={"GIT_TERMINAL_PROMPT": "0"})
+    quiet = {"GIT_TERMINAL_PROMPT": "0"}  # a question would never be answered
+    return run(["git", *arguments], timeout=timeout, environment=quiet, needs=processes.NETWORK)
 
 
 def _repository(location: str) -> Path:
@@ -220,7 +226,10 @@ def _commit(repository: Path, revision: str) -> str:
 
 
 def _refresh(url: str, mirror: Path) -> None:
-    with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}"):
+    def is_gone() -> bool:
+        return not mirror.exists()
+
+    with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}", has_to_go=is_gone):
         if mirror.exists():
             try:
                 _git("-C", str(mirror), "fetch", "--quiet", "--prune", "origin", timeout=600)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from lab.base.errors import (
     BenchError,
     BmcRefused,
     BmcUnreachable,
+    BoardError,
     BuildDoesNotBoot,
     HypervisorCrash,
     LabError,
@@ -28,13 +29,17 @@ from lab.builds.matrix import Variant
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
-from lab.results.record import Evidence, Phase
+from lab.inventory.capabilities import TABLE
+from lab.results.record import Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
-from lab.xen import leftovers, xtf
+from lab.results.verdicts import Hang
+from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
+
+Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Seat:
     """One board in this process: the live handle and what is known of it."""
 
     board: Board
+    host: Host
     proof: provision.Proof | None = None
     boot_id: str = ""  # of the dom0 that gave it
     capabilities: frozenset[str] = frozenset()  # without the options of a case
@@ -50,30 +56,37 @@ class Seat:
     options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
     refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
     before: leftovers.Seen | None = None  # what there was on it before the case
-    host: Host = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.host = Host(self.board)
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case; ``leaks``: what Xen owes still, for the verdict."""
+    """What was found on a board after a case. ``leaks``: what Xen still owes; ``hang``: the host fell silent."""
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
+    hang: Hang | None = None
 
 
 class Rig:
     """Boards of one process and the build that is wanted on them."""
 
-    def __init__(self, lab: Lab, boards: Mapping[str, Board], wanted: provision.Wanted, run_directory: Path) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        boards: Mapping[str, Board],
+        wanted: provision.Wanted,
+        run_directory: Path,
+        keep: Keep | None = None,
+    ) -> None:
+        """``keep`` takes what a guest has printed, for the running case; without it nothing is kept."""
         self._lab = lab
-        self.seats = {name: Seat(board) for name, board in boards.items()}
+        self._keep = keep
+        self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
         self.phases: list[Phase] = []
         self.evidence: list[Evidence] = []
+        self._proved: set[str] = set()
 
     @property
     def build(self) -> builds.Build:
@@ -95,10 +108,11 @@ class Rig:
         """
         seat = self.seats[name]
         if options in seat.refused:
-            raise BuildDoesNotBoot(f"{name}: {self.build.name} did not boot before: {seat.refused[options]}")
+            raise BuildDoesNotBoot(name, f"{self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
+            self._proved.add(name)
             return seat
         with self.phase("provision"):
             self._bring_up(seat)
@@ -109,7 +123,7 @@ class Rig:
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
         if not seat.capabilities:
-            seat.capabilities = self._capabilities(seat)
+            self._probe(seat)
         seat.host.destroy_all()
         seat.before = leftovers.look(seat.host)
 
@@ -143,12 +157,12 @@ class Rig:
         except (HypervisorCrash, ProductFailure) as error:
             seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductFailure):
-                self.evidence += rescue.collect(board)  # where it hangs, as Xen sees it
+                self.evidence += rescue.collect(board).evidence  # where it hangs, as Xen sees it
             raise
         seat.suspect = ""
         if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
-            raise BenchError(f"{board.name}: came up, but is not what was wanted: {'; '.join(missing)}")
+            raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
     def _boot_known_good(self, seat: Seat) -> None:
         """The bench's own boot may fail once; what the board said then stays as evidence.
@@ -164,7 +178,7 @@ class Rig:
                 raise
             except BenchError as error:
                 title = f"the known-good build did not boot at attempt {attempt}"
-                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board)]
+                self.evidence += [_note(seat.board.name, title, str(error)), *rescue.collect(seat.board).evidence]
                 if attempt == 2:
                     raise
 
@@ -190,6 +204,8 @@ class Rig:
             return False
         seat.proof = proof
         self.evidence.append(proof.as_evidence())
+        if not proof.mismatches:
+            self._proved.add(seat.board.name)
         return not proof.mismatches
 
     def _wanted_on(self, seat: Seat) -> provision.Wanted:
@@ -208,33 +224,19 @@ class Rig:
         title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
         self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
-    def _capabilities(self, seat: Seat) -> frozenset[str]:
-        probed = set(seat.host.capabilities())
-        nics = seat.board.spec.nics
-        if "spare" in nics:
-            probed.add("spare-nic")
-        if seat.board.spec.link:
-            probed.add("migration-pair")
-        try:
-            seat.board.power.sleep_state()
-            probed.add("bmc-sleep-state")
-        except LabError:
-            pass
-        declared = seat.board.spec.capabilities
-        lacking = {name for name in declared - probed if name in PROBED}
-        seat.host.lacking = frozenset(lacking)
+    def _probe(self, seat: Seat) -> None:
+        """Find out what the board can do under this build, and which capabilities it declares and lacks."""
+        probed, declared = capabilities.of_board(seat.host), seat.board.spec.capabilities
+        by_racker = {word for word in declared if not TABLE[word].is_probed}
+        lacking = declared - probed - by_racker
+        seat.capabilities = probed | by_racker
+        seat.host = Host(seat.board, self, lacking=lacking)
         if lacking:
-            log.warning("%s: declared but not found: %s", seat.board.name, ", ".join(sorted(lacking)))
+            words = ", ".join(sorted(lacking))
+            log.warning("%s: declared but not found: %s", seat.board.name, words)
             self.evidence.append(
-                Evidence(
-                    "note",
-                    f"{seat.board.name} lacks what it declares",
-                    ", ".join(sorted(lacking)),
-                    time.time(),
-                    seat.board.name,
-                )
+                Evidence("note", f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
             )
-        return frozenset(probed | {name for name in declared if name not in PROBED})
 
     # -- after a case ----------------------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class Rig:
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return After(tuple(rescue.collect(seat.board, interrupt=True)))
+            return self._after_silence(seat)
         if seat.before is None:  # it never came up for the case
             return After()
         try:
@@ -263,6 +265,35 @@ class Rig:
         ]
         return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
 
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
+        if self._keep is not None:
+            self._keep(title, guest)
+
+    def _after_silence(self, seat: Seat) -> After:
+        """Find out why dom0 does not answer. A host that is silent for no reason of the bench's is a hang.
+
+        An NMI's dump shows where the hypervisor is. Where there is none, a power cycle into the known-good build proves
+        the board sound: power, console and network do their part there.
+        """
+        was_up = seat.proof is not None and not seat.proof.mismatches
+        found = rescue.collect(seat.board, interrupt=True)
+        if not (was_up and found.is_silent):
+            return After(found.evidence)
+        hang = Hang(seat.board.name, found.after_nmi or ())
+        if hang.is_proved:
+            return After(found.evidence, hang=hang)
+        evidence = list(found.evidence)
+        try:
+            with self.phase("boot"):
+                seat.board.strategy.reboot(entry="known-good")
+            hang = replace(hang, comes_back=True)
+            said = "power, console and dom0's network do their part"
+        except LabError as error:
+            said = str(error)
+        evidence.append(_note(seat.board.name, "the known-good build after the silence", said))
+        return After(tuple(evidence), hang=hang)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of what is going on."""
@@ -277,6 +308,11 @@ class Rig:
         taken, self.phases = tuple(self.phases), []
         return taken
 
+    def take_proved(self) -> tuple[str, ...]:
+        """Boards on which the build under test was proved to run since the last call."""
+        taken, self._proved = tuple(sorted(self._proved)), set()
+        return taken
+
     def take_evidence(self) -> tuple[Evidence, ...]:
         """Evidence since the last call."""
         taken, self.evidence = tuple(self.evidence), []
@@ -289,11 +325,17 @@ def variant_of(folder: RunFolder, build: str) -> Variant:
 
 
 def take(
-    lab: Lab, names: Sequence[str], variant: Variant, directory: Path, xtf_directory: str = ""
+    lab: Lab,
+    names: Sequence[str],
+    variant: Variant,
+    directory: Path,
+    xtf_directory: str = "",
+    keep: Keep | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[session.Session, Rig]:
-    """Acquire these boards for this process. They run this variant of a build; the payloads, XTF among them, are there.
+    """Make or find the build and the guest payloads, and acquire these boards for this process.
 
-    ``directory`` is where provisioning leaves what it did: the run folder.
+    ``directory`` is where provisioning leaves its output: the run folder. ``progress`` is told what is being built.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
@@ -301,18 +343,9 @@ def take(
     payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
-    wanted = provision.Wanted(builds.make(variant.build), variant.xen_options, payloads)
+    wanted = provision.Wanted(builds.make(variant.build, progress=progress), variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
-    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory)
-
-
-# What Rig probes itself; other declared capabilities are taken from the inventory.
-PROBED = frozenset(
-    (
-        "pv hvm hap shadow iommu pv32 no-pv32 hvm32 high-memory shim numa cpu-offline memory-8g s3 no-s3 s5 rtcwake "
-        "qemu sp2m sp1g spare-nic migration-pair pstate cstate dma-device self-ssh bmc-sleep-state"
-    ).split()
-)
+    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
 
 
 def boot_id(board: Board) -> str:

@@ -1,4 +1,4 @@
-"""Commands for a board that is new: what it is, and whether it does what its entry says."""
+"""Commands for whoever racks boards: what a new board is, whether it does what its entry says, its health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Annotated
 import typer
 
 from lab.base.errors import BenchError, UsageError
+from lab.cli.arguments import RACK, Board, Inventory
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
+
+app = typer.Typer()
+board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+app.add_typer(board_app, name="board", rich_help_panel=RACK)
 
 FIRST_PORT = 22212  # of the consoles, when no inventory says which are taken
 STEP = 10  # from one board's ports to the next one's
@@ -19,6 +24,7 @@ PAIR_CASES = ("relocation/test_live.py",)
 LACKS = "lacks what it declares"  # lab.case.rig's note
 
 
+@board_app.command()
 def probe(
     address: Annotated[
         str, typer.Argument(metavar="ADDRESS", help="Where its system answers over SSH; USER@ is root@.")
@@ -34,49 +40,48 @@ def probe(
     ] = None,
 ) -> None:
     """Look at a machine, and print its entry for an inventory. Nothing is changed, and nothing is powered."""
-    from lab import inventory as inventories
-    from lab.boards import probe as probing
+    from lab.boards.probe import add_bmc, entry, look
     from lab.grid.ssh import Ssh
+    from lab.inventory import load
 
     if bmc and not credential:
         raise UsageError("--bmc needs --credential: the name of who logs in there")
     user, _, host = address.rpartition("@")
-    boards = inventories.load(inventory).boards if inventory else {}
+    boards = load(inventory).boards if inventory else {}
     shell = Ssh(name or host, host, port, user or "root")
     try:
-        found = probing.look(name, host, port, shell.run)
+        found = look(name, host, port, shell.run)
     finally:
         shell.close()
     if found.name in boards:
         raise UsageError(f"{inventory} has a board {found.name} already: --name gives this one another")
     if bmc:
-        probing.add_bmc(found, bmc, credential)
+        add_bmc(found, bmc, credential)
     taken = [board.console.serve_port for board in boards.values()]
-    text = probing.entry(found, serve_port=max(taken) + STEP if taken else FIRST_PORT)
+    text = entry(found, serve_port=max(taken) + STEP if taken else FIRST_PORT)
     _check(text)
     typer.echo(text, nl=False)
 
 
+@board_app.command()
 def accept(
     boards: Annotated[list[str], typer.Argument(metavar="BOARD...", help="One, or the two ends of a pair.")],
     build: Annotated[str, typer.Option(metavar="NAME", help="Hypervisor build.")] = "pv32-debug",
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
     ] = None,
-    inventory: Annotated[
-        Path, typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True)
-    ] = VIRTUAL_LAB,
+    inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Try a board by the quick cases; 0: it can do all that it declares, 3: it cannot, 1: a case failed on it."""
-    from lab import inventory as inventories
     from lab.base import paths
     from lab.grid import services
-    from lab.leases import ledger as booking
-    from lab.night import nightly as night
+    from lab.inventory import load
+    from lab.leases.ledger import Ledger
+    from lab.night.nightly import run
     from lab.results import run_folder
 
-    lab = inventories.load(inventory)
-    ledger = booking.Ledger(services.directory(lab))
+    lab = load(inventory)
+    ledger = Ledger(services.directory(lab))
     for name, state in ledger.boards(lab.restricted(boards).boards).items():
         if state.quarantine:  # a run would wait for it to become a good one
             raise BenchError(f"{name} is in quarantine ({state.quarantine}): `xenlab board check {name}` comes first")
@@ -91,7 +96,7 @@ def accept(
         select="quick",
         boards=tuple(boards),
     )
-    status = night.run(options)
+    status = run(options)
     notes = [note for result in run_folder.RunFolder.open(folder).results() for note in result.evidence]
     if lacking := sorted({f"{note.title}: {note.body}" for note in notes if LACKS in note.title}):
         raise BenchError("\n".join(lacking))
@@ -100,15 +105,64 @@ def accept(
     raise typer.Exit(status)
 
 
+@board_app.command()
+def quarantine(
+    board: Board,
+    cause: Annotated[str, typer.Argument(metavar="CAUSE", help="What ails it, for the others.")],
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Keep a board from everybody who does not ask for it by name."""
+    from lab.cli.leased import open_lab
+
+    _, ledger = open_lab(inventory, board)
+    ledger.quarantine(board, cause)
+    typer.echo(f"{board} is {ledger.board(board).health}")
+
+
+@board_app.command()
+def check(
+    board: Board,
+    quick: Annotated[bool, typer.Option("--quick", help="From outside only: no boot; lifts no quarantine.")] = False,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Look whether a board can be used: a good one gets out of quarantine, a bad one into it. Exit status 3: bad."""
+    from lab.boards import health
+    from lab.cli.leased import open_lab
+    from lab.grid import services, session
+
+    lab, ledger = open_lab(inventory, board, must_be_up=True)
+    spec = lab.boards[board]
+    if quick:
+        findings = health.look(spec)
+    else:
+        with session.acquire(lab, [board], services.directory(lab), kind="check") as held:
+            findings = health.examine(held.board(board))
+    typer.echo("\n".join(map(str, findings)))
+    is_good = health.conclude(ledger, board, findings, is_whole=not quick)
+    typer.echo(f"{board} is {ledger.board(board).health}")
+    raise typer.Exit(0 if is_good else 3)
+
+
+@board_app.command()
+def clear(board: Board, inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Lift a quarantine without looking; `xenlab board check` looks."""
+    from lab.cli.leased import open_lab
+    from lab.leases.ledger import caller
+
+    _, ledger = open_lab(inventory, board)
+    ledger.clear(board, f"by {caller()}, unseen", checked=False)
+    typer.echo(f"{board} is {ledger.board(board).health}")
+
+
 def _check(text: str) -> None:
     """An entry that could not be read back would be our own mistake: better said here than later.
 
     :raises UsageError: the inventory would refuse it.
     """
-    from lab import inventory as inventories
+    from lab.inventory import load
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "entry.yaml"
         indented = "".join(f"    {line}\n" for line in text.splitlines())
         path.write_text(f"all:\n  vars: {{xenlab: {{lab: probe}}}}\n  hosts:\n{indented}", encoding="utf-8")
-        inventories.load(path)
+        load(path)

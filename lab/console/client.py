@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
-from lab.base.errors import BenchError, WaitTimeout
+from lab.base.errors import BoardError, WaitTimeout
 from lab.base.loopback import require_owner
 from lab.base.wait import wait_until
 from lab.console import HOST
@@ -106,7 +106,7 @@ def _ask_once(
             link.sendall(json.dumps(request).encode() + b"\n")
             return read(stream.readline())
     except (OSError, ValueError) as error:
-        raise BenchError(f"{board.name}: console: no recorder answers: {error}") from None
+        raise BoardError(board.name, f"console: no recorder answers: {error}") from None
 
 
 def _connect(host: str, port: int, owner: int | None, timeout: float) -> socket.socket:
@@ -196,7 +196,7 @@ class Console:
         number = self._ask_mark().next
         if threading.current_thread() is not self._follower:  # a listener would wait for itself
             if not self._await_number(number - 1, self._answer_timeout):
-                raise BenchError(f"{self._board}: console: the recorder's lines do not arrive")
+                raise BoardError(self._board, "console: the recorder's lines do not arrive")
         return number
 
     def lines(self, since: int, until: int | None = None) -> list[ConsoleLine]:
@@ -224,7 +224,9 @@ class Console:
                     return line
             since = max([since, *(line.n + 1 for line in lines[-1:])])
             if not self._await_number(since, deadline - time.monotonic()):
-                raise WaitTimeout(f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words())
+                raise WaitTimeout(
+                    f"{self._board}: console /{wanted.pattern}/", timeout, self._last_words(), board=self._board
+                )
 
     def quiet(self, seconds: float = 0.3, limit: float = 3.0) -> None:
         """Wait until nothing has come for so long: what was being printed, a dump say, is whole. At most ``limit``.
@@ -262,7 +264,7 @@ class Console:
                 while link.recv(65536):
                     pass
         except OSError as error:
-            raise BenchError(f"{self._board}: console: input not taken: {error}") from None
+            raise BoardError(self._board, f"console: input not taken: {error}") from None
 
     def attach(self) -> socket.socket:
         """A connection to the raw console: what is read from it the board printed, what is sent to it is typed.
@@ -272,7 +274,7 @@ class Console:
         try:
             return self._connect_raw()
         except OSError as error:
-            raise BenchError(f"{self._board}: no recorder on port {self._serve_port}: {error}") from None
+            raise BoardError(self._board, f"no recorder on port {self._serve_port}: {error}") from None
 
     def is_connected(self) -> bool:
         """Whether the recorder is reached and has its source."""
@@ -296,7 +298,7 @@ class Console:
         try:
             mark = wait_until(answered, self._answer_timeout, "the recorder's answer", interval=_AGAIN)
         except WaitTimeout:
-            raise BenchError(f"{self._board}: console: no recorder answers: {why}") from None
+            raise BoardError(self._board, f"console: no recorder answers: {why}") from None
         assert mark
         return mark
 
@@ -318,7 +320,7 @@ class Console:
                     if line.n >= until - 1:
                         return
         except (OSError, ValueError) as error:
-            raise BenchError(f"{self._board}: console: no recorder answers: {error}") from None
+            raise BoardError(self._board, f"console: no recorder answers: {error}") from None
 
     def _connect_raw(self) -> socket.socket:
         return _connect(self._host, self._serve_port, self._owner, _CONNECT_TIMEOUT)

@@ -1,40 +1,28 @@
 """What a crash on a console was: read from its dump, and named so that the same crash has the same name.
 
-Formats are those of Xen 4.17 to 4.20 on x86 (the source file stands beside) and of Linux 5 to 6.
+Formats are those of Xen 4.8 to 4.23 on x86 (the source file stands beside) and of Linux 4.4 to 7.x.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.builds.elf import symbolise
-from lab.console.patterns import DUMP_BEGINS, classify, own_words
+from lab.console import linux_oops, patterns, xen_dump
+from lab.console.frames import Frame, distinct
+from lab.console.lines import XEN, after_xen, clean, message, own_words, until_next_writer
+from lab.console.naming import normalised, plain_name
+
+__all__ = ("LABEL_LIMIT", "Crash", "Frame", "normalised", "parse", "with_symbols")
 
 FRAMES_THAT_COUNT = 3  # of those that differ; what is below them is how one got there
 GUESSES_THAT_COUNT = 1  # of frames that Xen only guesses: the rest may be what is left of earlier calls
 LABEL_LIMIT = 200  # characters
-_LINES_LIMIT, _LINE_LIMIT, _MESSAGE_LIMIT, _FRAMES_LIMIT = 600, 1000, 300, 64
-_NAME_LIMIT = 100  # characters of a function
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A place in code. ``function`` is "" where only the address is known; ``is_sure`` is not what was guessed."""
-
-    function: str
-    offset: int | None = None
-    address: int | None = None
-    is_sure: bool = True
-
-    def __str__(self) -> str:
-        text = self.function or "?"
-        text += f"+{self.offset:#x}" if self.offset is not None else ""
-        text += f"  [<{self.address:016x}>]" if self.address is not None else ""
-        return text if self.is_sure else f"{text}  (guessed)"
+_LINES_LIMIT, _LINE_LIMIT, _MESSAGE_LIMIT = 600, 1000, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +37,10 @@ class Crash:
     version: str = ""  # of Xen
     is_debug: bool | None = None
     tainted: str = ""
+    beside: str = (
+        ""  # what else tells this crash from others: where a dom0 was that Xen ended, or that Xen was in firmware
+    )
+    guesses: int = GUESSES_THAT_COUNT  # how many guessed frames count
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -56,25 +48,27 @@ class Crash:
         found = list[str]()
         guesses = 0
         for frame in self.frames:
-            name = _plain_name(frame.function)
+            name = plain_name(frame.function)
             if not name or name in found:
                 continue
             guesses += not frame.is_sure
-            if guesses <= GUESSES_THAT_COUNT or frame.is_sure:
+            if guesses <= self.guesses or frame.is_sure:
                 found.append(name)
         return tuple(found[:FRAMES_THAT_COUNT])
 
     @property
     def label(self) -> str:
-        """``xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo < bar < baz``"""
+        """``xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo from bar from baz``"""
         text = ": ".join(part for part in (self.kind, normalised(self.message)) if part)
-        text = " / ".join(part for part in (text, " < ".join(self.functions)) if part)
+        text = " / ".join(part for part in (text, " from ".join(self.functions), self.beside) if part)
         return text if len(text) <= LABEL_LIMIT else text[: LABEL_LIMIT - 1] + "…"
 
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits and the label: without addresses, offsets, numbers, lines. One crash, one name."""
-        parts = "\0".join((self.kind, normalised(self.message), *self.functions))
+        parts = "\0".join(
+            (self.kind, normalised(self.message), *self.functions, *([self.beside] if self.beside else []))
+        )
         return f"{hashlib.sha256(parts.encode(errors='replace')).hexdigest()[:10]} {self.label}"
 
     def text(self) -> str:
@@ -97,18 +91,18 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
 
     ``lines`` are as of :func:`lab.console.patterns.crash_excerpt`; or just the dump, from the telling line on.
     """
-    texts = [_words(line) for line in lines[:_LINES_LIMIT]]
-    raw = list(lines[:_LINES_LIMIT])
-    if not texts:
+    raw = [clean(own_words(line[:_LINE_LIMIT])) for line in lines[:_LINES_LIMIT]]
+    if not raw:
         return Crash(signature, "")
     at = 0
     if raw[0] in raw[1:]:  # it stands before its context, too
         at = raw.index(raw[0], 1) - 1
-        texts, raw = texts[1:], raw[1:]
-    crash = Crash(signature, _short(texts[at]), _cpu(texts[at]))
-    if signature.startswith("linux-"):
-        return _linux(crash, texts, at)
-    return _xen(crash, texts, raw, at)
+        raw = raw[1:]
+    raw, at = _without_beginnings(raw, at)
+    found = patterns.find(raw[at], signature)
+    said = until_next_writer(found.text) if found else message(raw[at])
+    crash = Crash(signature, _short(said), _cpu(said))
+    return _linux(crash, raw, at) if signature.startswith("linux-") else _xen(crash, raw, at)
 
 
 def with_symbols(crash: Crash, elf: Path | None) -> Crash:
@@ -119,48 +113,27 @@ def with_symbols(crash: Crash, elf: Path | None) -> Crash:
     for frame in crash.frames:
         known = None if frame.function or frame.address is None else symbolise(frame.address, elf)
         frames.append(replace(frame, function=known[0], offset=known[1]) if known else frame)
-    where = crash.where or next((frame.function for frame in frames if frame.function), "")
-    return replace(crash, frames=tuple(frames), where=where)
+    named = replace(crash, frames=tuple(frames))
+    return replace(named, where=crash.where or _where(named))
 
 
-def normalised(message: str) -> str:
-    """A message without what differs from one time to the next."""
-    for pattern, instead in _VARIABLE:
-        message = pattern.sub(instead, message)
-    return message.strip()
-
-
-_VARIABLE = tuple(
-    (re.compile(pattern), instead)
-    for pattern, instead in (
-        (r"[\w./-]+#(?=[A-Za-z_])", ""),  # file.c#function: how much of the path is told depends on the build
-        (r"\+(?:0x[0-9a-f]+|0)/(?:0x)?[0-9a-f]+", ""),
-        (r"(\.[chS]):\d+", r"\1"),
-        (r"\b(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b", "#"),  # PCI
-        (r"\b(?:0x)?[0-9a-fA-F]{8,}\b", "#"),
-        (r"\b(CPU|cpu|dom|d|v)\d+(?:v\d+)?\b", r"\1#"),
-        (r"#?\b\d\w*", "#"),
-        (r"\s+", " "),
-    )
-)
-
-# -- lines -------------------------------------------------------------------------------------------------------
-
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
-_PREFIX = re.compile(r"\s*(?:\((?:XEN|d0(?:v\d+)?)\)\s?)?(?:\[ *[0-9][0-9.: -]*\]\s?)?(?:\[ *[TC]\d+\]\s?)?")
-
-
-def _words(line: str) -> str:
-    """A line without prefix, time stamp, control characters and guests' words."""
-    text = _CONTROL.sub("", own_words(line[:_LINE_LIMIT]))
-    return text[match.end() :] if (match := _PREFIX.match(text)) else text
+def _without_beginnings(lines: Sequence[str], at: int) -> tuple[list[str], int]:
+    """Without lines that are the beginning of the one after: a console that stalls within a line tells it twice."""
+    kept = list[str]()
+    for index, line in enumerate(lines):
+        if index == at:
+            at_kept = len(kept)
+        following = lines[index + 1] if index + 1 < len(lines) else ""
+        if not (line and following.startswith(line)):
+            kept.append(line)
+    return kept, min(at_kept, len(kept) - 1)
 
 
 def _short(text: str) -> str:
     return text.strip()[:_MESSAGE_LIMIT]
 
 
-_CPUS = re.compile(r"Panic on CPU (\d{1,5}):|crashed on cpu#(\d{1,5})|\bCPU#?:?\s*(\d{1,5})\b|\bon cpu#(\d{1,5})")
+_CPUS = re.compile(r"Panic on CPU (\d{1,5}):|crashed on cpu#(\d{1,5})|\bCPU#?:?\s*(\d{1,5})\b|\bon cpu[ #](\d{1,5})")
 
 
 def _cpu(text: str) -> int | None:
@@ -171,149 +144,123 @@ def _cpu(text: str) -> int | None:
 _FILE = re.compile(r"\b(?:at|from) ([\w./-]{1,200}\.[chS](?::\d+)?)")
 
 
-def _where(message: str, frames: Sequence[Frame]) -> str:
-    """The file that the message names, else the innermost function."""
-    if match := _FILE.search(message):
+def _where(crash: Crash) -> str:
+    """The file that the message names, else the innermost function that is known."""
+    if match := _FILE.search(crash.message):
         return match[1]
-    return next((frame.function for frame in frames if frame.function), "")
-
-
-def _plain_name(function: str) -> str:
-    """Without the file, and what a compiler appends: ``core.c#foo.isra.0`` is ``foo``."""
-    return re.sub(r"\.(?:cold|isra|constprop|part|lto_priv|llvm)\b.*", "", function.rpartition("#")[2])
+    named = [frame for frame in crash.frames if frame.function and (frame.is_sure or crash.guesses)]
+    return named[0].function if named else ""
 
 
 # -- Xen ---------------------------------------------------------------------------------------------------------
 
-_PLACE = r"([^\s+]+)(?:\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+)?"  # %pS: function+offset/size
-_HEADER = re.compile(r"----\[ Xen-(\S+)\s+\S+\s+(?:debug=([yn]))?")  # arch/x86/x86_64/traps.c: print_xen_info
-_RIP = re.compile(rf"RIP:\s+[0-9a-f]{{4}}:\[<([0-9a-f]{{6,16}})>\](?:\s+{_PLACE})?")  # same: _show_registers
-_FRAME = re.compile(rf"^\s*\[<([0-9a-f]{{6,16}})>\] ([A-Z])\??(?:\s+{_PLACE})?")  # arch/x86/traps.c: show_trace
-_TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
-_FAULT_AT = re.compile(rf"(?:fault at|Early fatal page fault at \w{{4}}:)\s*([0-9a-f]{{6,16}})(?: {_PLACE})?")
-_DUMP_BEFORE = ("xen-panic", "xen-fatal-trap", "xen-page-fault", "xen-protection-fault")  # the dump comes first
-_DUMP_NEVER = ("iommu-fault", "guest-watchdog", "pod-exhausted")
-_CRASHED = re.compile(r"crashed on cpu#|reported crashed by domain")
+_DUMP_NEVER = ("iommu-fault", "guest-watchdog", "pod-exhausted", "machine-check", "firmware-exception")
+_ENDED = re.compile(r"crashed on cpu#|reported crashed by domain|d0v\d+ Triple fault")  # a domain was
+_WHO_ENDED_IT = re.compile(  # include/xen/sched.h: domain_crash; x86_64/entry.S; some callers have words of their own
+    r"domain_crash(?:_sync)? called from |#NM but vCR0\.TS clear|Attempt to set \S+ activity_state"
+)
+_UNHANDLED = re.compile(r"d0v\d+ (Unhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
+_NEAR = 12  # lines between the panic's head and its message, or a domain's end and its cause: others may talk between
 
 
-def _xen(crash: Crash, texts: Sequence[str], raw: Sequence[str], at: int) -> Crash:
-    kind, message, cpu = crash.kind, crash.message, crash.cpu
-    if "Panic on CPU" in texts[at]:
-        message = _panic_message(texts, raw, at)
-        grave = classify(message)
-        kind = grave.name if grave and grave.kind == "crash" and kind == "xen-panic" else kind
-    elif _CRASHED.search(texts[at]):  # common/domain.c; who called it stands before: include/xen/sched.h
-        called = [text for text in texts[max(0, at - 6) : at] if "domain_crash" in text and "called from" in text]
-        message = _short(called[-1]) if called else message
-    dump: Sequence[str] = ()
-    if kind not in _DUMP_NEVER:
-        dump = _dump(texts, at, first_before=kind in _DUMP_BEFORE or "Panic on CPU" in texts[at])
-    header = _HEADER.search(dump[0]) if dump else None
-    tainted = _TAINTED.search(dump[0]) if dump else None
-    if cpu is None:
-        cpu = next((found for text in dump[1:4] if (found := _cpu(text)) is not None), None)
-    frames = _distinct(_xen_frames([message], dump))
-    return replace(
-        crash,
-        kind=kind,
-        message=message,
-        cpu=cpu,
-        where=_where(message, frames),
-        frames=frames,
-        version=header[1][:40] if header else "",
-        is_debug=header[2] == "y" if header and header[2] else None,
-        tainted=tainted[1].strip() if tainted else "",
+def _xen(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    if patterns.PANIC.search(raw[at]):
+        return _panic(crash, raw, at)
+    if crash.kind in ("dom0-crash", "guest-crash"):
+        return _domain(crash, raw, at)
+    before = xen_dump.dump_of_panic(raw, at, None, crash.message) if _is_panics_message(raw, at) else None
+    dump = before or xen_dump.dump_after(raw, at)
+    return _with_dump(crash, None if crash.kind in _DUMP_NEVER else dump)
+
+
+def _panic(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    said = _panic_message(raw, at)
+    grave = patterns.find(f"{XEN} {said}")
+    kind = (
+        grave.signature.name if grave and grave.signature.kind == "crash" and crash.kind == "xen-panic" else crash.kind
     )
+    if kind == "machine-check":  # arch/x86/cpu/mcheck/mce.c: the panic only says "HARDWARE ERROR"
+        told = [message(line) for line in raw[max(0, at - 24) : at] if "Fatal machine check:" in line]
+        said = told[-1] if told else said
+    crash = replace(crash, kind=kind, message=_short(said))
+    dump = None if kind in _DUMP_NEVER else xen_dump.dump_of_panic(raw, at, crash.cpu, said)
+    return _with_dump(crash, dump)
 
 
-def _panic_message(texts: Sequence[str], raw: Sequence[str], at: int) -> str:
+def _is_panics_message(raw: Sequence[str], at: int) -> bool:
+    return any(patterns.PANIC.search(line) for line in raw[max(0, at - _NEAR) : at])
+
+
+def _panic_message(raw: Sequence[str], at: int) -> str:
     """drivers/char/console.c: it begins on the line after. Lines of dom0 may come between."""
-    marked = "(XEN)" in raw[at]
-    for text, line in zip(texts[at + 1 : at + 8], raw[at + 1 : at + 8], strict=True):
-        if text.strip(" *") and (not marked or "(XEN)" in line):
-            return _short(text)
+    same_line = raw[at][panic.end() :] if (panic := patterns.PANIC.search(raw[at])) else ""
+    if said := message(same_line).strip(" *"):  # a newline was lost
+        return said
+    is_marked = after_xen(raw[at]) >= 0
+    for line in raw[at + 1 : at + _NEAR]:
+        if (after_xen(line) >= 0 or not is_marked) and (said := until_next_writer(message(line))).strip(" *"):
+            return said
     return ""
 
 
-def _dump(texts: Sequence[str], at: int, *, first_before: bool) -> Sequence[str]:
-    """The register dump that belongs to the line ``at``: to the next dump, or the panic."""
-    heads = [index for index, text in enumerate(texts) if DUMP_BEGINS in text]
-    before, after = [head for head in heads if head < at][-1:], [head for head in heads if head > at][:1]
-    chosen = (before or after) if first_before else (after or before)
-    if not chosen:
-        return ()
-    first = chosen[0]
-    ends = (i for i in range(first + 1, len(texts)) if DUMP_BEGINS in texts[i] or "Panic on CPU" in texts[i])
-    return texts[first : next(ends, len(texts))]
+def _domain(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    """A domain that Xen ended, or dom0 itself: common/domain.c, then common/shutdown.c."""
+    if not _ENDED.search(raw[at]):  # the host's end; dom0's own may have come before
+        ends = [index for index in range(at) if _ENDED.search(raw[index])]
+        if crash.kind != "dom0-crash" or not ends:
+            return crash
+        at = ends[-1]
+        crash = replace(crash, message=_short(message(raw[at])), cpu=_cpu(raw[at]))
+    who = [message(line) for line in raw[max(0, at - _NEAR) : at] if _WHO_ENDED_IT.search(line)]
+    message_ = who[-1] if who else re.sub(r"^d\d+v\d+ (?=Triple)", "", crash.message)
+    dump = xen_dump.dump_after(raw, at)
+    crash = _with_dump(replace(crash, message=_short(message_)), dump if dump and dump.is_guest else None)
+    if fault := xen_dump.fault_frame(crash.message):
+        crash = replace(crash, frames=distinct([fault, *crash.frames]))
+    if crash.kind == "dom0-crash" and not re.search(r"called from \S+\.c", crash.message):
+        unhandled = [match[1] for line in raw[max(0, at - 40) : at] if (match := _UNHANDLED.search(line))]
+        crash = replace(crash, beside=_dom0_at(crash.frames) or (normalised(unhandled[-1]) if unhandled else ""))
+    return crash
 
 
-def _xen_frames(messages: Iterable[str], dump: Sequence[str]) -> Iterator[Frame]:
-    for text in messages:
-        if match := _FAULT_AT.search(text):  # x86_64/entry.S: domain_crash_page_fault; traps.c: early_page_fault
-            yield _frame(match[1], match[2], match[3])
-    is_trace = False
-    for text in dump:
-        is_trace = is_trace or "Xen call trace" in text
-        if match := _RIP.search(text):
-            yield _frame(match[1], match[2], match[3])
-        elif is_trace and (match := _FRAME.search(text)):
-            yield _frame(match[1], match[3], match[4], is_sure=match[2] != "S")
+def _dom0_at(frames: Sequence[Frame]) -> str:
+    """Where dom0's kernel was: a PV dom0 is not relocated, so its build and this address tell the place."""
+    for frame in frames:
+        if frame.address is not None and not frame.function and not 1 << 32 <= frame.address < 0xFFFF800000000000:
+            return f"dom0 at {frame.address:016x}"
+    return ""
 
 
-def _frame(address: str | None, function: str | None, offset: str | None, *, is_sure: bool = True) -> Frame:
-    name = (function or "")[:_NAME_LIMIT]
-    if re.fullmatch(r"(?:0x)?[0-9a-f]{6,16}", name) or not re.search(r"[A-Za-z_]", name):
-        name = ""
-    return Frame(name, int(offset, 16) if offset and name else None, int(address, 16) if address else None, is_sure)
-
-
-def _distinct(frames: Iterable[Frame]) -> tuple[Frame, ...]:
-    """RIP stands in the registers and again in the trace."""
-    return tuple(dict.fromkeys(frames))[:_FRAMES_LIMIT]
+def _with_dump(crash: Crash, dump: xen_dump.Dump | None) -> Crash:
+    if dump is None:
+        return replace(crash, where=_where(crash))
+    crash = replace(
+        crash,
+        cpu=dump.cpu if crash.cpu is None else crash.cpu,
+        frames=distinct(dump.frames()),
+        version=dump.version,
+        is_debug=dump.is_debug,
+        tainted=dump.tainted,
+        beside="outside Xen" if dump.is_outside_xen else "",
+        guesses=dump.guesses_that_count(GUESSES_THAT_COUNT),
+    )
+    return replace(crash, where=_where(crash))
 
 
 # -- Linux -------------------------------------------------------------------------------------------------------
 
-_LINUX_RIP = re.compile(r"RIP: [0-9a-f]{4}:\s*(?:\[<([0-9a-f]{6,16})>\]\s*)*([^\s+]+)\+(0x[0-9a-f]{1,8})/0x")
-_LINUX_FRAME = re.compile(
-    r"^\s*(?:\[<([0-9a-f]{6,16})>\]\s*)?(\? )?([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+"
-)
-_TRACE_ENDS = re.compile(r"</TASK>|RIP: 00[23]3:|Modules linked in|^Code:|---\[ end|Kernel panic")
-_MACHINERY = re.compile(  # how an oops is told, not where it was
-    r"(?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|nmi)|dump_stack\w*"
-    r"|show_stack\w*|show_trace\w*|panic|vpanic|n?mi_panic|oops_\w+|__?die\w*|page_fault_oops|watchdog_timer_fn"
-)
+_LINUX_TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
+_LINUX_CPU = re.compile(r"\bCPU:? *(\d{1,5})\b")
 
 
-def _linux(crash: Crash, texts: Sequence[str], at: int) -> Crash:
-    found = _distinct(_linux_frames(texts[at:])) or _distinct(_linux_frames(texts[:at]))
-    cpu = crash.cpu
-    told = next((text for text in texts[at : at + 30] if "ainted" in text and "CPU:" in text), "")
-    tainted = _TAINTED.search(told)
-    if cpu is None:
-        cpu = _cpu(told)
-    return replace(
+def _linux(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    frames = linux_oops.frames(crash.kind, raw[at:]) or linux_oops.frames(crash.kind, raw[:at])
+    told = next((line for line in raw[at : at + 30] if "ainted" in line and _LINUX_CPU.search(line)), "")
+    tainted, cpu = _LINUX_TAINTED.search(told), _LINUX_CPU.search(told)
+    crash = replace(
         crash,
-        cpu=cpu,
-        where=_where(crash.message, found),
-        frames=found,
+        cpu=int(cpu[1]) if crash.cpu is None and cpu else crash.cpu,
+        frames=distinct(frames),
         tainted=tainted[1].strip() if tainted else "",
     )
-
-
-def _linux_frames(texts: Sequence[str]) -> Iterator[Frame]:
-    """RIP's and those of the first trace that are no guesses (``?``)."""
-    is_trace, has_rip = False, False
-    for text in texts:
-        if not has_rip and (match := _LINUX_RIP.search(text)):
-            has_rip = True
-            yield _frame(match[1], match[2], match[3])
-        elif "Call Trace:" in text:
-            if is_trace:
-                return
-            is_trace = True
-        elif is_trace and _TRACE_ENDS.search(text):
-            return
-        elif is_trace and (match := _LINUX_FRAME.search(text)) and not match[2]:
-            if not _MACHINERY.fullmatch(_plain_name(match[3])):
-                yield _frame(match[1], match[3], match[4])
+    return replace(crash, where=_where(crash))

@@ -1,52 +1,147 @@
-"""A console's bytes, cut into lines."""
+"""One console line: a run of prefixes, who speaks, and a message.
+
+Many writers share one serial line: firmware, the boot loader, Xen, dom0's kernel, programs of dom0 and, through
+Xen, guests. Console servers put stamps in front, a login prompt or half a line of dom0 may stand before Xen's
+words, and a bad line loses a letter. So nothing here expects a message at a fixed place: :func:`speaker` judges
+whose words they are by what stands before them.
+"""
 
 from __future__ import annotations
 
-LINE_LIMIT = 8192  # bytes; a longer line is split into several
+import re
+from typing import Literal
+
+Speaker = Literal["xen", "linux", "other"]
+
+_WINDOW = 300  # characters looked at on either end of what stands before a message
+
+# Xen relays a guest's console as "(d1) ..." or "(d1v0) ...". All that follows is the guest's, though it says "(XEN)"
+# as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
+_GUESTS_WORDS = re.compile(r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*", re.DOTALL)
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+
+XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
+# The same with one letter lost or wrong.
+_NEARLY_XEN = re.compile(r"\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
+_DOM0 = re.compile(r"\(d0(?:v\d{1,4})?\)")
+
+_KERNEL_STAMP = r"\[ *\d{1,7}\.\d{1,6}\](?: ?\[ *[TC]\d{1,7}\])?"  # printk.time, CONFIG_PRINTK_CALLER
+# "[   12.345678] watchdog: " at the end of what stands before a message: nothing but the kernel's own prefixes.
+_STAMPED = re.compile(rf"({_KERNEL_STAMP}) ?(?:[\w/.:-]{{1,24}}(?: [\w/.:-]{{1,24}})?: ){{0,2}}$")
+# "sshd[812]: ", "(udev-worker)[331]: "; the kernel is no program.
+_PROGRAM = re.compile(r"(?:^|(?<=[\s>]))(?!kernel\b)[\w.@/+()-]{1,64}\[\d{1,8}\]: ")
+_SYSLOG = re.compile(  # RFC 3164 or ISO 8601 time, host, tag; without a process id
+    r"\s*(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?)"
+    r" [\w.-]{1,64} (?!kernel\b)([\w.@/+()-]{1,64}): "
+)
+_RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
+_IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
+_PROSE = re.compile(
+    r"\baudit(?::|\()"  # words of a command within an audit record
+    r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
+    r"|\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "
+    r"|\b(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)\b"  # somebody at a shell
+    r"|[\w/-]\.(?:log|txt|service|gz|md):"  # grep's output, a unit's name
+)
 
 
-class Lines:
-    """Cuts bytes into lines. What is not UTF-8 is kept as ``\\xNN``; all else, NUL too, as it came."""
-
-    def __init__(self) -> None:
-        self._pending = bytearray()
-        self._told = 0  # how much of it a partial record has shown
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completed."""
-        self._pending += data
-        *whole, rest = bytes(self._pending).split(b"\n")
-        pieces = [piece for line in whole for piece in _pieces(line)]
-        *long, rest = _pieces(rest)
-        self._pending = bytearray(rest)
-        if whole or long:
-            self._told = 0
-        return [_text(piece.rstrip(b"\r")) for piece in [*pieces, *long]]
-
-    def partial(self) -> str:
-        """What waits for its newline, if it was not told yet."""
-        if len(self._pending) == self._told:
-            return ""
-        self._told = len(self._pending)
-        return _text(bytes(self._pending))
-
-    def cut(self) -> str:
-        """What waits for its newline, which will not come."""
-        rest, self._pending, self._told = bytes(self._pending), bytearray(), 0
-        return _text(rest.rstrip(b"\r"))
+def clean(line: str) -> str:
+    """A line without control characters, colours and what terminals would reorder."""
+    return line if line.isprintable() else _CONTROL.sub("", line)
 
 
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="backslashreplace")
+def own_words(text: str) -> str:
+    """A line without what a guest said in it."""
+    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text else text
 
 
-def _pieces(line: bytes) -> list[bytes]:
-    """A line as pieces no longer than LINE_LIMIT, not cut within a character."""
-    pieces = []
-    while len(line) > LINE_LIMIT:
-        cut = LINE_LIMIT
-        while cut > LINE_LIMIT - 4 and line[cut] & 0xC0 == 0x80:
-            cut -= 1
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return [*pieces, line]
+def after_xen(text: str) -> int:
+    """Where the last ``(XEN)`` of a text ends, or one with a letter lost or wrong; -1: there is none."""
+    at = text.rfind(XEN)
+    if at >= 0:
+        return at + len(XEN)
+    found = [match.end() for match in _NEARLY_XEN.finditer(text[:_WINDOW])]
+    return found[-1] if found else -1
+
+
+def speaker(before: str) -> Speaker:
+    """Whose words a message is, judged by all that stands before it in its line, guests' words excepted.
+
+    ``other`` is a program of dom0 that says or relays it, a quotation, a changelog, a command that somebody types.
+    A line that a program was writing when Xen or the kernel broke in is Xen's or the kernel's.
+    """
+    end = after_xen(before)
+    if end >= 0:
+        lead, rest = before[: max(0, end - len(XEN))], before[end:]
+        if _program_end(rest) >= 0 or _is_relayed(lead) or _IS_QUOTED_END.search(rest[-4:]):
+            return "other"
+        return "linux" if _DOM0.search(rest[:_WINDOW]) else "xen"
+    if _DOM0.search(before[:_WINDOW]):
+        return "linux"
+    stamped = _STAMPED.search(before[-_WINDOW:])
+    stamp = len(before) - min(len(before), _WINDOW) + stamped.start() if stamped else -1
+    if (tag := _program_end(before)) >= 0:
+        return "linux" if stamp > tag and _broke_in(before[tag:stamp]) else "other"
+    if syslog := _SYSLOG.match(before[:_WINDOW]):
+        said = before[syslog.end() : stamp] if stamp >= syslog.end() else None
+        is_console_server = said == "" and syslog[1] not in _RELAYERS
+        return "linux" if is_console_server or (said and _broke_in(said)) else "other"
+    if stamped:
+        return "linux"
+    is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
+    return "other" if is_quoted or _PROSE.search(before[:_WINDOW]) else "linux"
+
+
+def _program_end(before: str) -> int:
+    """Where the last tag of a program, such as ``sshd[812]: ``, ends; -1: there is none."""
+    if "]: " not in before:
+        return -1
+    tail = max(0, len(before) - _WINDOW)
+    found = [match.end() + tail for match in _PROGRAM.finditer(before[tail:])]
+    found = found or [match.end() for match in _PROGRAM.finditer(before[:_WINDOW])]
+    return found[-1] if found else -1
+
+
+def _is_relayed(lead: str) -> bool:
+    """Whether a program or a quotation brings the words that follow, and did not lose the line to them."""
+    if not lead or lead.isspace():
+        return False
+    if _IS_QUOTED_END.search(lead[-4:]) or _PROSE.search(lead[:_WINDOW]):
+        return True
+    if (tag := _program_end(lead)) >= 0:
+        return not _broke_in(lead[tag:])
+    syslog = _SYSLOG.match(lead[:_WINDOW])
+    return bool(syslog and syslog[1] in _RELAYERS and not _broke_in(lead[syslog.end() :]))
+
+
+def _broke_in(said: str) -> bool:
+    """Whether ``said``, the words of a program, was broken off: one that relays a line ends with a colon."""
+    said = re.sub(rf"\s*{_KERNEL_STAMP}\s*$|<\d>\s*$", "", said).rstrip()
+    return bool(said) and said[-1] not in ":>|\"'"
+
+
+# -- the message of a line ---------------------------------------------------------------------------------------
+
+# What may stand before a message: a stamp in brackets (Xen's boot, date, datems and raw, Linux's, a console
+# server's), a level, a caller, another's relay. A letter within a stamp may be wrong.
+_PREFIX = re.compile(
+    r"\s*(?:\[(?=[^\]]*\d[^\]]*\d)[\w.:, +/-]{4,34}\]|\[ *[TC]\d{1,7}\]|<\d{1,3}>|\(d0(?:v\d{1,4})?\))"
+)
+
+
+def message(line: str) -> str:
+    """What a line says, without its prefixes, control characters and guests' words."""
+    text = clean(own_words(line))
+    at = max(0, after_xen(text))
+    while match := _PREFIX.match(text, at):
+        at = match.end()
+    return text[at:].strip()
+
+
+_NEXT_WRITER = re.compile(rf"\(XEN\)|\s*{_KERNEL_STAMP} ")
+
+
+def until_next_writer(text: str) -> str:
+    """A message without what another writer put behind it on the same line."""
+    match = _NEXT_WRITER.search(text)
+    return text[: match.start()] if match else text

@@ -1,176 +1,394 @@
 """What the lines of a console mean: crashes, warnings and milestones of Xen and of its dom0.
 
-Texts are those of Xen 4.17 to 4.20 and of Linux; the source file stands beside those of Xen. What a guest
-printed, as Xen relays it (``(d1) ...``), means nothing here; ``(XEN) d1v0 ...`` is Xen's own about a guest.
+A new pattern is one row of :data:`SIGNATURES`, and nothing else. Texts are those of Xen 4.8 to 4.23 and of
+Linux 5.10 to 7.x; the source file stands beside those of Xen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
+from lab.console.lines import Speaker, clean, message, own_words, speaker
+
 Kind = Literal["crash", "warning", "milestone"]
+
+_PLACEHOLDERS = {  # all bounded: a hostile line must not make a search slow
+    "%d": r"-?\d{1,20}",
+    "%x": r"[0-9a-fA-F]{1,32}",
+    "%w": r"\S{1,120}?",
+    "%s": r".{1,160}?",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One thing a console line can say."""
+    """One thing that a console line can say.
+
+    ``formats`` are the texts that say it, as in a printk: ``%d`` is a number, ``%x`` a hexadecimal one, ``%s`` any
+    text, ``%w`` any text without blanks. A crash's message begins where its format does. ``by`` is whose words
+    they must be; None: anybody's. A line that has one of ``unless`` does not say it.
+    """
 
     kind: Kind
     name: str
-    pattern: str  # regular expression, searched for in what remains of a line without guests' words
+    by: Speaker | None
+    formats: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of its formats."""
+        return "|".join(_regex(text) for text in self.formats)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A signature, and where in the line its text begins."""
+
+    signature: Signature
+    text: str  # the line from there on
 
 
 class HasText(Protocol):
-    """A console line, as far as it matters here."""
+    """A console line, as far as it matters here. One that has a ``kind`` "partial" is a line's beginning."""
 
     @property
     def text(self) -> str: ...
 
 
-_IOMMU_FAULT = (
-    r"DMAR: ?\[(?:DMA|INTR)[^\]]*\] ?Request device"  # drivers/passthrough/vtd/iommu.c; Linux has the blank
-    r"|INTR-REMAP: ?Request device"
-    r"|AMD-Vi: (?:Event logged \[)?IO_PAGE_FAULT"  # drivers/passthrough/amd/iommu_init.c
-)
-
-# The first that matches is the answer, so crashes stand before warnings. No text is told from another by
-# where it stands in the line: two writers share the wire, and one's words land in the middle of the other's.
+# The first that matches is the answer, so crashes stand before warnings, and these before milestones.
 SIGNATURES = (
     # Xen
-    Signature("crash", "xen-panic", r"Panic on CPU \d+:"),  # drivers/char/console.c
-    Signature("crash", "xen-fatal-trap", r"FATAL TRAP: vec"),  # arch/x86/traps.c
-    Signature("crash", "xen-page-fault", r"FATAL PAGE FAULT|Early fatal page fault"),
-    Signature("crash", "xen-protection-fault", r"GENERAL PROTECTION FAULT|CONTROL-FLOW PROTECTION FAULT"),
-    Signature("crash", "xen-double-fault", r"\*\*\* DOUBLE FAULT \*\*\*|DOUBLE FAULT -- system shutdown"),
-    Signature("crash", "xen-bug", r"Xen BUG at "),  # common/bug.c
-    Signature("crash", "xen-assertion", r"Assertion '.*' failed at "),  # debug builds only
-    Signature("crash", "xen-watchdog", r"Watchdog timer detects that CPU\d+ is stuck"),  # arch/x86/nmi.c
-    Signature(  # arch/x86/cpu/mcheck/mce.c; "Hardware Error Registers" of the boot is something else
+    Signature("crash", "xen-panic", "xen", ("Panic on CPU %d:",)),  # drivers/char/console.c
+    Signature("crash", "xen-fatal-trap", "xen", ("FATAL TRAP: ve", "FATAL TRAP: type %d")),  # arch/x86/traps.c
+    Signature("crash", "xen-page-fault", "xen", ("FATAL PAGE FAULT", "Early fatal page fault")),
+    Signature("crash", "xen-protection-fault", "xen", ("GENERAL PROTECTION FAULT", "CONTROL-FLOW PROTECTION FAULT")),
+    Signature("crash", "xen-double-fault", "xen", ("*** DOUBLE FAULT ***", "DOUBLE FAULT -- system shutdown")),
+    Signature("crash", "xen-bug", "xen", ("Xen BUG at ",)),  # common/bug.c
+    Signature("crash", "xen-assertion", "xen", ("Assertion '%s' failed at ",), unless=(", function ",)),  # debug builds
+    Signature("crash", "xen-watchdog", "xen", ("Watchdog timer detects that CPU%d is stuck",)),  # arch/x86/nmi.c
+    Signature(  # arch/x86/cpu/mcheck/mce.c
         "crash",
         "machine-check",
-        r"Fatal machine check:|MCE: Fatal error happened|HARDWARE ERROR|CPU ?\d+: Machine Check Exception",
+        "xen",
+        ("Fatal machine check: ", "MCE: Fatal error happened", "HARDWARE ERROR", "CPU%d: Machine Check Exception:"),
+        unless=("HARDWARE ERROR.", "HARDWARE ERROR "),  # mcelog's, others'
     ),
-    Signature("crash", "dom0-watchdog", r"Hardware Dom0 shutdown: watchdog"),  # common/shutdown.c
+    Signature("crash", "dom0-watchdog", "xen", ("Hardware Dom%d shutdown: watchdog",)),  # common/shutdown.c
     Signature(
         "crash",
         "dom0-crash",
-        r"Hardware Dom0 crashed|Domain 0 \(vcpu#\d+\) crashed on cpu|Domain 0 reported crashed by domain",
+        "xen",
+        (
+            *("Hardware Dom%d crashed", "Hardware Dom%d shutdown (unknown reason", "did unsupported soft reset"),
+            *("Domain 0 (vcpu#%d) crashed on cpu", "Domain 0 reported crashed by domain"),  # common/domain.c
+            "d0v%d Triple fault - invoking HVM shutdown",  # arch/x86/hvm/hvm.c
+        ),
     ),
-    Signature("crash", "iommu-fault", rf"(?:\(XEN\)|\[VT-D\]).*(?:{_IOMMU_FAULT})"),
+    Signature(
+        "crash",
+        "iommu-fault",
+        "xen",
+        (
+            *("[VT-D]DMAR:[%s] Request device", "[VT-D]INTR-REMAP: Request device"),  # drivers/passthrough/vtd/iommu.c
+            *("[VT-D]UNKNOWN: Request device", "DMAR:[%s] Request device", "AMD-Vi: IO_PAGE_FAULT"),
+        ),
+    ),
+    # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
+    Signature("crash", "firmware-exception", "linux", ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
     # Linux in dom0
-    Signature("crash", "linux-panic", r"Kernel panic - not syncing"),
-    Signature("crash", "linux-bug", r"kernel BUG at "),
-    Signature("crash", "linux-soft-lockup", r"BUG: soft lockup"),
-    Signature("crash", "linux-hard-lockup", r"Watchdog detected hard LOCKUP"),
+    Signature("crash", "linux-panic", "linux", ("Kernel panic - not syncing",)),
+    Signature(
+        "crash",
+        "linux-bug",
+        "linux",
+        (
+            *("kernel BUG at %w", "BUG: Bad page map in process", "BUG: Bad page state in process"),
+            *("BUG: scheduling while atomic: ", "BUG: KASAN: ", "BUG: KFENCE: ", "BUG: stack guard page was hit"),
+            *("BUG: spinlock lockup suspected", "BUG: spinlock bad magic"),
+        ),
+    ),
+    Signature("crash", "linux-soft-lockup", "linux", ("BUG: soft lockup - CPU#%d stuck for",)),
+    Signature("crash", "linux-hard-lockup", "linux", ("Watchdog detected hard LOCKUP on cpu",)),
     Signature(
         "crash",
         "linux-oops",
-        r"\bOops:|BUG: unable to handle|BUG: kernel NULL pointer|general protection fault[,:].*\[#\d+\]",
+        "linux",
+        (
+            *("Oops: %s [#%d]", "BUG: unable to handle ", "BUG: kernel NULL pointer", "PANIC: double fault"),
+            *("general protection fault%s [#%d]", "invalid opcode: %x [#%d]", "divide error: %x [#%d]"),
+            *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
+            *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
+            *("bounds: %x [#%d]", "Bad pagetable: %x [#%d]"),
+        ),
     ),
-    Signature("crash", "linux-hung-task", r"INFO: task .* blocked for more than \d+ seconds"),
-    Signature("crash", "linux-rcu-stall", r"INFO: rcu\w* (?:self-)?detected (?:expedited )?stall"),
+    Signature(
+        "crash",
+        "linux-hung-task",
+        "linux",
+        ("INFO: task %s blocked for more than %d sec", "INFO: task %s blocked in I/O wait for more than %d sec"),
+    ),
+    Signature(
+        "crash",
+        "linux-rcu-stall",
+        "linux",
+        ("INFO: rcu%w self-detected stall", "INFO: rcu%w detected stall", "INFO: rcu%w detected expedited stall"),
+    ),
+    Signature(  # fatal, or on the way to it: MCG_STATUS, the number, is 0 for what a poll or the last boot left
+        "crash",
+        "machine-check",
+        "linux",
+        ("CPU %d: Machine Check Exception: ",),
+        unless=(" 0 Bank ",),
+    ),
     # Marked, and the test goes on
-    Signature("warning", "iommu-fault", _IOMMU_FAULT),  # Linux says so
-    Signature("warning", "xen-warn", r"Xen WARN at "),
+    Signature(  # Linux's
+        "warning",
+        "iommu-fault",
+        None,
+        ("DMAR: [%s] Request device", "INTR-REMAP: Request device", "AMD-Vi: Event logged [", "AMD-Vi: IO_PAGE_FAULT"),
+    ),
+    Signature(  # drivers/passthrough/amd/iommu_init.c: those that name no fault of a device
+        "warning",
+        "iommu-fault",
+        "xen",
+        (
+            *("ILLEGAL_DEV_TABLE_ENTRY %x %x", "DEV_TABLE_HW_ERROR %x %x", "PAGE_TABLE_HW_ERROR %x %x"),
+            *("ILLEGAL_COMMAND_ERROR %x %x", "COMMAND_HW_ERROR %x %x", "IOTLB_INV_TIMEOUT %x %x"),
+            *("INVALID_DEV_REQUEST %x %x", "event %x %x %x %x"),
+        ),
+    ),
+    Signature("warning", "xen-warn", "xen", ("Xen WARN at ",)),
     Signature(  # common/domain.c: the guest's fault, the host is fine
         "warning",
         "guest-crash",
-        r"Domain \d+ \(vcpu#\d+\) crashed on cpu|Domain \d+ reported crashed by domain",
+        "xen",
+        (
+            *("Domain %d (vcpu#%d) crashed on cpu", "Domain %d reported crashed by domain"),
+            "Triple fault - invoking HVM shutdown",
+        ),
     ),
-    Signature("warning", "domain-crash", r"domain_crash(?:_sync)? called from"),  # sched.h, entry.S
-    Signature("warning", "guest-watchdog", r"Watchdog timer fired for domain"),
-    Signature("warning", "pod-exhausted", r"out of PoD memory!"),
-    Signature("warning", "cpu-lost", r"Error bringing CPU|Non-responding CPUs"),
-    Signature("warning", "iommu-ats", r"ATS device .* flush failed"),
-    Signature("warning", "lines-lost", r"printk: \d+ messages suppressed"),
-    Signature("warning", "linux-warning", r"WARNING: CPU: "),
-    Signature("warning", "oom-killer", r"Out of memory: Kill|invoked oom-killer"),
-    Signature("warning", "ext4-error", r"EXT4-fs error"),
-    Signature("warning", "io-error", r"I/O error, dev|Buffer I/O error"),
+    Signature("warning", "domain-crash", "xen", ("domain_crash called from", "domain_crash_sync called from")),
+    Signature("warning", "guest-watchdog", "xen", ("Watchdog timer fired for domain",)),
+    Signature("warning", "pod-exhausted", "xen", ("out of PoD memory!",)),
+    Signature(
+        "warning",
+        "cpu-lost",
+        None,
+        (
+            *("Error bringing CPU%d up", "Error taking CPU%d down", "Failed to bring up CPU"),  # common/cpu.c
+            *("Non-responding CPUs", "stuck while starting up"),  # arch/x86/traps.c, smpboot.c
+        ),
+    ),
+    Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
+    Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
+    Signature(
+        "warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")
+    ),
+    Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
+    Signature("warning", "oom-killer", "linux", ("Out of memory: Kill", "invoked oom-killer")),
+    Signature("warning", "ext4-error", "linux", ("EXT4-fs error",)),
+    Signature("warning", "io-error", "linux", ("I/O error, dev", "Buffer I/O error")),
     # Milestones
-    Signature("milestone", "press-any-key", r"[Pp]ress any key"),
-    Signature("milestone", "grub-menu", r"GNU GRUB"),
-    Signature("milestone", "xen-banner", r"\(XEN\).* Xen version \d"),  # Linux says "Xen version: 4.17"
-    Signature("milestone", "xen-cmdline", r"\(XEN\).* Command line: "),
-    Signature("milestone", "iommu-enabled", r"I/O virtualisation enabled"),
-    Signature("milestone", "dom0-building", r"\*\*\* Building a PVH? Dom0 \*\*\*"),
-    Signature("milestone", "dom0-linux", r"Linux version \d"),
-    Signature("milestone", "dom0-up", r"xenlab: dom0 is up|(?<!Last )\blogin:"),
-    Signature("milestone", "s3-prepare", r"Preparing system for ACPI S3 state"),  # arch/x86/acpi/power.c
-    Signature("milestone", "s3-enter", r"Entering ACPI S3 state"),
-    Signature("milestone", "s3-finish", r"Finishing wakeup from ACPI S3 state"),
+    Signature("milestone", "press-any-key", None, ("Press any key", "press any key")),
+    Signature("milestone", "grub-menu", None, ("GNU GRUB",)),
+    Signature("milestone", "xen-banner", "xen", (" Xen version %d",)),  # Linux says "Xen version: 4.17"
+    Signature("milestone", "xen-cmdline", "xen", (" Command line: ",)),
+    Signature("milestone", "iommu-enabled", None, ("I/O virtualisation enabled",)),
+    Signature("milestone", "dom0-building", None, ("*** Building a PV Dom0 ***", "*** Building a PVH Dom0 ***")),
+    Signature("milestone", "dom0-linux", None, ("Linux version %d",)),
+    Signature("milestone", "dom0-up", None, ("xenlab: dom0 is up", "login:"), unless=("Last login:",)),
+    Signature("milestone", "s3-prepare", None, ("Preparing system for ACPI S3 state",)),  # arch/x86/acpi/power.c
+    Signature("milestone", "s3-enter", None, ("Entering ACPI S3 state",)),
+    Signature("milestone", "s3-finish", None, ("Finishing wakeup from ACPI S3 state",)),
 )
 
 # In the order in which a boot, and then a sleep, passes them.
 MILESTONES = tuple(signature.name for signature in SIGNATURES if signature.kind == "milestone")
 
-# Words of which a line must have one to match any signature at all: nearly all lines have none.
-_WORDS = (
-    *("Panic on CPU", "FATAL ", "y fatal page fault", "PROTECTION FAULT", "DOUBLE FAULT", "Xen BUG", "Assertion '"),
-    *("Watchdog ", "achine ", "MCE: Fatal", "HARDWARE ERROR", "Hardware Dom0", "crashed ", "Request device"),
-    *("IO_PAGE_FAULT", "Kernel panic", "kernel BUG", "BUG: ", "Oops:", "[#", "INFO: ", "Xen WARN", "domain_crash"),
-    *("PoD memory", "ing CPU", "flush failed", "printk: ", "WARNING: CPU", "Out of memory", "oom-killer"),
-    *("EXT4-fs error", "I/O error", "ress any key", "GNU GRUB", "Xen version ", "Command line: "),
-    *("I/O virtualisation", "Building a PV", "Linux version ", "xenlab: dom0 is up", "login:", "ACPI S3 state"),
-)
-# What consoles print, the rarest first; what is not here is rarer still.
+
+# -- how a line is searched --------------------------------------------------------------------------------------
+
+
+def _pieces(text: str) -> list[str]:
+    return re.split(r"(%[dxws])", text)
+
+
+def _regex(text: str) -> str:
+    """A format as a regular expression."""
+    return "".join(_PLACEHOLDERS.get(piece) or re.escape(piece) for piece in _pieces(text))
+
+
+# How rare a character is on consoles, the rarest first; one that is not here is rarer still. It decides speed only.
 _BY_RARITY = "Z?!%W\"@J+YzQ;*'K/qGLwkFO=U,ByTDhSHVRxAM_-vIPpCgbuXmc])([N.El:fdnotsirae 0123456789"
+_NEW_LETTER = 4  # how much dearer one more letter is than one at which a line is looked at anyway
 
 
-def _prefilter(words: Sequence[str]) -> str:
-    """The words as one pattern that begins with each one's rarest character.
+def _words(formats: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """For each format a part that a line has as it stands, and which of its letters is looked for.
 
-    ``re`` stops at each character with which something could begin: in most lines, at very few of them.
+    Letters that are rare on consoles are chosen, and as few of them as possible.
     """
-    by_rarest: dict[str, list[str]] = {}
-    for word in words:
-        at = min(range(len(word)), key=lambda index: _BY_RARITY.find(word[index]))
-        rest = f"(?<={re.escape(word[: at + 1])}){re.escape(word[at + 1 :])}"
-        by_rarest.setdefault(word[at], []).append(rest)
-    return "|".join(f"{re.escape(first)}(?:{'|'.join(rests)})" for first, rests in by_rarest.items())
+
+    def places(text: str) -> list[tuple[str, int]]:
+        parts = [part for part in _pieces(text)[::2] if len(part) > 4 or "#" in part]
+        return [(part, at) for part in parts for at in range(len(part))]
+
+    def cost(place: tuple[str, int]) -> int:
+        letter = place[0][place[1]]
+        return (_BY_RARITY.find(letter) + 2) * (1 if letter in letters else _NEW_LETTER)
+
+    letters = set[str]()
+    chosen = dict[str, tuple[str, int]]()
+    for text in sorted(formats, key=lambda text: min(map(cost, places(text))), reverse=True):  # with least choice first
+        chosen[text] = min(places(text), key=cost)
+        letters.add(chosen[text][0][chosen[text][1]])
+    return chosen
 
 
-_may_say = re.compile(_prefilter(_WORDS)).search
+def _prefilter(words: Iterable[tuple[str, int]]) -> str:
+    """One pattern that finds the letters of the words where they stand in their words.
+
+    ``re`` stops at these letters only, in most lines at few.
+    """
+    by_letter: dict[str, list[str]] = {}
+    for word, at in words:
+        by_letter.setdefault(word[at], []).append(f"(?<={re.escape(word[: at + 1])})(?={re.escape(word[at + 1 :])})")
+    return "|".join(f"{re.escape(letter)}(?:{'|'.join(rests)})" for letter, rests in by_letter.items())
+
+
+_CHOSEN = _words([text for signature in SIGNATURES for text in signature.formats])
+_PLACES = re.compile(_prefilter(dict.fromkeys(_CHOSEN.values())))
 _COMPILED = tuple(re.compile(signature.pattern) for signature in SIGNATURES)
-# Each alternative of a pattern has one of the words, as it stands; so a word leads to what it may be a part of.
-_BY_WORD = tuple(
-    (word, tuple(index for index, signature in enumerate(SIGNATURES) if word in signature.pattern)) for word in _WORDS
-)
-
-DUMP_BEGINS = "----[ Xen-"  # arch/x86/x86_64/traps.c
-_DUMP_LINES = 120  # no dump is longer
-
-# What a guest said: to the end of the line, though it says "(XEN) Panic" there, as a PV shim would. dom0 may
-# print through Xen too: (d0) is no guest.
-_GUESTS_WORDS = re.compile(r"(?:\(d[1-9]\d*(?:v\d+)?\)|\bxenconsoled(?:\[\d+\])?:)\s.*", re.DOTALL)
+_BY_LETTER: dict[str, list[tuple[str, int, tuple[int, ...]]]] = {}  # a word, the letter's place, the signatures
+for _place in dict.fromkeys(_CHOSEN.values()):
+    _signatures = (i for i, one in enumerate(SIGNATURES) if _place in (_CHOSEN[text] for text in one.formats))
+    _BY_LETTER.setdefault(_place[0][_place[1]], []).append((*_place, tuple(_signatures)))
+_TRIES = 8  # how many places of one line are judged for a signature
 
 
 def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
-    if _may_say(text) is None:
+    if _PLACES.search(text) is None:
         return None
-    text = own_words(text)
-    for index in sorted({index for word, indices in _BY_WORD if word in text for index in indices}):
-        if _COMPILED[index].search(text):
-            return SIGNATURES[index]
-    return None
+    found = find(text)
+    return found.signature if found else None
 
 
-def own_words(text: str) -> str:
-    """A line without what a guest said in it."""
-    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text else text
+def find(text: str, name: str = "") -> Found | None:
+    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for.
+
+    Of several crashes on one line the first that is told counts: what follows from it is told behind.
+    """
+    text = clean(own_words(text))
+    first: tuple[int, Signature] | None = None
+    for index in sorted(_candidates(text)):
+        signature = SIGNATURES[index]
+        if (first and signature.kind != "crash") or name not in ("", signature.name):
+            continue
+        start = _start(index, text)
+        if start >= 0 and (first is None or start < first[0]):
+            first = (start, signature)
+            if signature.kind != "crash":
+                break
+    return Found(first[1], text[first[0] :]) if first else None
+
+
+def _start(index: int, text: str) -> int:
+    """Where in the line a signature's text begins; -1: it does not say it."""
+    signature = SIGNATURES[index]
+    if not any(other in text for other in signature.unless):
+        for match in islice(_COMPILED[index].finditer(text), _TRIES):
+            if _is_said_by(signature, text[: match.start()]):
+                return match.start()
+    return -1
+
+
+def _candidates(text: str) -> set[int]:
+    """Signatures of which a word stands in the text."""
+    found = set[int]()
+    for place in _PLACES.finditer(text):
+        start = place.start()
+        for word, at, signatures in _BY_LETTER[text[start]]:
+            if text.startswith(word, start - at):
+                found.update(signatures)
+    return found
+
+
+def _is_said_by(signature: Signature, before: str) -> bool:
+    """Whether it is the signature's speaker who says what follows ``before``."""
+    if signature.by is None:
+        return True
+    said = speaker(before)
+    if signature.by == "linux":
+        return said != "other"  # dom0's words may come through Xen without a mark
+    # A console that was copied without Xen's mark has nothing else there.
+    is_bare = signature.kind == "crash" and said == "linux" and not before.isspace() and not message(before)
+    return said == "xen" or is_bare
+
+
+# -- what stands around a line -----------------------------------------------------------------------------------
+
+DUMP_BEGINS = "----[ Xen-"  # arch/x86/traps.c: print_xen_info
+PANIC = re.compile(r"Panic on CPU (\d{1,5}):")
+DUMP_CPU = re.compile(r"\bCPU:\s+(\d{1,5})\s*$")  # the line after
+_BEFORE, _DUMP_LINES = 16, 120  # no dump of one processor is longer
+_FAR = 20_000  # lines; before a panic each other processor may have told where it is, or dumped
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    text: str
 
 
 def crash_excerpt(lines: Sequence[HasText], index: int, before: int | None = None, after: int = 80) -> tuple[str, ...]:
     """The text of ``lines[index]``, and then those around it, itself included, in order.
 
-    Without ``before`` it is 8, or what it takes to have Xen's register dump, which comes ahead of a panic.
+    Where ``lines[index]`` is a partial record, the whole line is taken once it is there. Without ``before`` it is
+    16, or what it takes to have Xen's register dump, which comes ahead of a panic: of one that is far ahead its
+    lines, and a note of how many are left out.
     """
-    if before is None:
-        dump = (back for back in range(9, min(index, _DUMP_LINES) + 1) if DUMP_BEGINS in lines[index - back].text)
-        before = next(dump, 6) + 2
-    context = lines[max(0, index - before) : index + after + 1]
-    return (lines[index].text, *(line.text for line in context))
+    index = _whole(lines, index)
+    context: list[HasText] = list(lines[index : index + after + 1])
+    if before is not None:
+        context[:0] = lines[max(0, index - before) : index]
+    else:
+        near = max(0, index - _BEFORE)
+        head = _dump_before(lines, index)
+        if head is not None and index - head > _DUMP_LINES + _BEFORE:
+            left_out = _LeftOut(f"--- {near - head - _DUMP_LINES} lines are left out here ---")
+            context[:0] = [*lines[max(0, head - 4) : head + _DUMP_LINES], left_out, *lines[near:index]]
+        else:
+            context[:0] = lines[near if head is None else max(0, min(near, head - 4)) : index]
+    told = [line for at, line in enumerate(context) if context[_whole(context, at)] is line]
+    return (lines[index].text, *(line.text for line in told))
+
+
+def _whole(lines: Sequence[HasText], index: int) -> int:
+    """The record that has all of a line of which ``lines[index]`` is the beginning: a partial record, until then."""
+    for at in range(index, min(index + 8, len(lines))):
+        if getattr(lines[at], "kind", "line") == "line" and lines[at].text.startswith(lines[index].text):
+            return at
+    return index
+
+
+def _dump_before(lines: Sequence[HasText], index: int) -> int | None:
+    """Where the register dump of a panic begins: that of its own processor, and of several in a row the first."""
+    panic = PANIC.search(lines[index].text)
+    reach = max(0, index - (_FAR if panic else _DUMP_LINES))
+    found: int | None = None
+    for at in range(index - 1, reach - 1, -1):
+        if found is not None and found - at > _DUMP_LINES:
+            break
+        if DUMP_BEGINS not in lines[at].text or own_words(lines[at].text) != lines[at].text:
+            continue
+        said = next((match for line in lines[at + 1 : at + 5] if (match := DUMP_CPU.search(line.text))), None)
+        if panic is None:
+            return at
+        if said is None or said[1] == panic[1]:
+            found = at
+    return found

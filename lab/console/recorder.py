@@ -28,7 +28,7 @@ from lab.base.errors import UsageError
 from lab.base.loopback import Admission, check_group, listener_uid, user
 from lab.console import HOST, sources
 from lab.console.config import RecorderConfig
-from lab.console.lines import LINE_LIMIT, Lines
+from lab.console.cutting import LINE_LIMIT, Lines
 from lab.console.log import Log
 from lab.console.recent import Recent
 from lab.console.sources import SourceLost

@@ -23,6 +23,7 @@ from lab.grid import services
 from lab.inventory import BoardSpec
 
 TIMEOUT = 15.0  # seconds for one call; an exporter may take 10 s over one resource
+ACTING_TIMEOUT = 45.0  # seconds that somebody is spoken for: less than the silence that is taken for a hang
 
 
 class CoordinatorLost(BenchError):
@@ -85,7 +86,7 @@ class Coordinator:
         sync.sync.id = 1
         for message in (startup, subscribe, sync):
             outgoing.put(message)
-        stream = own._stub.ClientStream(iter(outgoing.get, None), timeout=120.0)
+        stream = own._stub.ClientStream(iter(outgoing.get, None), timeout=ACTING_TIMEOUT)
         try:
             yield Holder(own, _offered(stream))
         finally:

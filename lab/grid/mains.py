@@ -76,7 +76,7 @@ class Outlet:
         try:
             return action()
         except Exception as error:  # each of labgrid's backends has errors of its own
-            raise BmcUnreachable(f"{self._board}: PDU {self.name}: {type(error).__name__}: {error}") from error
+            raise BmcUnreachable(self._board, f"PDU {self.name}: {type(error).__name__}: {error}") from error
 
 
 class MainsBmc:
@@ -171,7 +171,9 @@ class MainsBackedBmc:
         except (BmcUnreachable, PowerTimeout) as error:
             self._log.warning("cutting the mains: %s", error)
             self._mains.cycle()
-            wait_until(self._answers, BMC_START, f"{self.board}: the BMC answers after its mains were cut")
+            wait_until(
+                self._answers, BMC_START, f"{self.board}: the BMC answers after its mains were cut", board=self.board
+            )
             command()
 
     def _answers(self) -> bool:

@@ -10,11 +10,14 @@ import enum
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.base.errors import BenchError, LabError, WaitTimeout
 from lab.console.client import Console
 from lab.results.record import Evidence
+
+if TYPE_CHECKING:
+    from lab.grid.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ class Pulse:
         return Evidence("note", "pulse", body, self.time, self.board)
 
 
-def take(board: Any) -> Pulse:
+def take(board: Board) -> Pulse:
     """Feel a :class:`lab.grid.board.Board`'s pulse; up to 20 s for a dead one. Nothing is raised.
 
     A newline is typed on its console, and if nothing comes, the switch of Xen's console is pressed, twice.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import inventory
+from lab.base import processes
 from lab.base.errors import BenchError, LabError
 from lab.console.client import Console, next_record
 from lab.grid.coordinator import Coordinator, CoordinatorLost, Refused
@@ -61,6 +62,7 @@ class Reaper:
         leases = self.ledger.leases()
         places = self._coordinator.places()
         for lease in leases:
+            processes.give_sign_of_life()
             try:
                 if lease.state == "ending":
                     self._take_back(lease)
@@ -125,6 +127,7 @@ class Reaper:
         waiting = queue.in_order(self.ledger.leases("waiting"), is_day)
         kept: set[str] = set()
         for lease in waiting:
+            processes.give_sign_of_life()
             held = self.ledger.leases("held", "ending")
             free = queue.free_at(held, now, is_day, lease.request.kind)
             states = self.ledger.boards(self._lab.boards)
@@ -279,6 +282,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ending.set())
     lost = ""
     while not ending.wait(INTERVAL):
+        processes.give_sign_of_life()
         try:
             reaper.look()
             lost = ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pexpect
 
@@ -18,6 +19,11 @@ from lab.base.errors import LabError, UsageError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import pulse
 from lab.results.record import Evidence
+
+if TYPE_CHECKING:
+    from labgrid.driver import SerialDriver
+
+    from lab.grid.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +50,23 @@ KEYS_LIMIT = 10.0
 NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 
-def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
-    """Log in on the console of a :class:`lab.grid.board.Board` and look around; then ask Xen itself.
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What could be had of a board whose dom0 does not answer."""
+
+    evidence: tuple[Evidence, ...]
+    pulse: pulse.Pulse
+    after_nmi: tuple[str, ...] | None = None  # console lines that followed an NMI; None: none was sent
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing explains the silence from outside: the BMC says that the power is on, and the recorder has
+        its source; but neither dom0 nor the hypervisor answered on it, when asked twice."""
+        return self.pulse.is_powered is True and self.pulse.voice is pulse.Voice.SILENT and not self.pulse.is_reachable
+
+
+def collect(board: Board, *, interrupt: bool = False) -> Rescue:
+    """Log in on the console and look around; then ask Xen itself.
 
     Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
     one. What could not be had is said in the evidence; nothing is raised.
@@ -54,10 +75,15 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
         where each CPU is, and die.
     """
     felt = pulse.take(board)
+    if felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+        felt = pulse.take(board)  # a machine that is slow, or about to boot, has something to say by now
     found = [felt.as_evidence()]
+    said: tuple[str, ...] | None = None
     if felt.voice in (pulse.Voice.SILENT, pulse.Voice.LOST):
-        is_heard = interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False
-        return [*found, *(_interrupted(board) if is_heard else ())]
+        if interrupt and felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
+        return Rescue(tuple(found), felt, said)
     serial = board.target.get_driver("SerialDriver", activate=False)
     try:
         board.target.activate(serial)
@@ -68,15 +94,16 @@ def collect(board: Any, *, interrupt: bool = False) -> list[Evidence]:
                 body = NO_ANSWER
             found.append(Evidence("console", title, body, time.time(), board.name))
         if interrupt and body == NO_ANSWER:
-            found += _interrupted(board)
+            said = nmi(board)
+            found.append(_after_nmi(board, said))
     except (pexpect.EOF, OSError) as error:
         found.append(Evidence("console", "console", f"cannot be written to: {error}", time.time(), board.name))
     finally:
         board.target.deactivate(serial)
-    return found
+    return Rescue(tuple(found), felt, said)
 
 
-def _ask_dom0(serial: Any, credential: str) -> str:
+def _ask_dom0(serial: SerialDriver, credential: str) -> str:
     """A login as root; the password, where one is asked, is the credential ``CREDENTIAL-console``."""
     serial.sendline("")
     deadline = time.monotonic() + LOGIN_LIMIT
@@ -101,7 +128,7 @@ def _ask_dom0(serial: Any, credential: str) -> str:
     return _text(before)
 
 
-def _ask_xen(serial: Any, credential: str) -> str:
+def _ask_xen(serial: SerialDriver, credential: str) -> str:
     serial.write(pulse.SWITCH)
     serial.expect("Serial input to Xen", timeout=KEYS_LIMIT)
     said = b""
@@ -121,11 +148,12 @@ def _ask_xen(serial: Any, credential: str) -> str:
     return _text(said)
 
 
-def _interrupted(board: Any) -> list[Evidence]:
-    return [Evidence("console", "after an NMI from the BMC", nmi(board), time.time(), board.name)]
+def _after_nmi(board: Board, said: tuple[str, ...] | None) -> Evidence:
+    body = "the BMC sends none" if said is None else "\n".join(said)[-6000:] or "nothing"
+    return Evidence("console", "after an NMI from the BMC", body, time.time(), board.name)
 
 
-def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence:
+def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Evidence:
     """Leave a crashed board alone until its kdump kernel has written a dump and has rebooted it; what is there then.
 
     At most ``spec.kdump`` seconds; nothing is raised. The dump itself stays on the board's disk.
@@ -143,7 +171,7 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
         return bool(done.status == 0)
 
     try:
-        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0)
+        wait_until(is_back, limit, f"{board.name} is back from its kdump kernel", interval=1.0, board=board.name)
         new = f"find . -mindepth 2 -type f -mmin -{int(time.time() - since) // 60 + 1}"
         last = f"{new} -name 'dmesg*' | sort | tail -n 1 | xargs -r tail -n 40"
         script = f"cd {directory} && {new} -exec ls -l {{}} + && {last}"
@@ -154,8 +182,8 @@ def dump(board: Any, *, since: float, directory: str = "/var/crash") -> Evidence
     return Evidence("command", title, said[-12000:], time.time(), board.name)
 
 
-def nmi(board: Any) -> str:
-    """Interrupt the board by its BMC, and give what its console says then."""
+def nmi(board: Board) -> tuple[str, ...] | None:
+    """Interrupt the board by its BMC, and give the lines that its console shows then. None: the BMC sends no NMI."""
     mark = board.console.mark()
     try:
         board.power.nmi()
@@ -163,10 +191,10 @@ def nmi(board: Any) -> str:
         board.console.wait_for(r"Reboot in|Manual reset required", NMI_LIMIT, since=mark)  # its last words
     except WaitTimeout:
         pass
-    except LabError as error:  # none there, or the BMC is gone, too
-        return str(error)
-    said = "\n".join(line.text for line in board.console.lines(mark))
-    return said[-6000:] or "nothing"
+    except LabError as error:  # it has none to send, or the BMC is gone, too
+        log.info("%s: no NMI: %s", board.name, error)
+        return None
+    return tuple(line.text for line in board.console.lines(mark) if line.kind in ("line", "partial"))
 
 
 def _text(raw: bytes) -> str:

@@ -5,7 +5,7 @@ They run under one supervisor (:mod:`lab.grid.supervisor`), all on loopback. Not
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shlex
 import shutil
@@ -13,25 +13,29 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lab import netboot
-from lab.base import paths
-from lab.base import processes as machine
+from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, UsageError
 from lab.base.loopback import check_group
 from lab.base.wait import wait_until
 from lab.console import HOST
 from lab.console.config import RecorderConfig
-from lab.grid.supervisor import NETBOOT_COMMAND
+from lab.grid.service import GRACE, SIGNS
+from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
+SILENCE_SHOWN = 15.0  # seconds without a sign of life that `xenlab lab status` says
+STARTING = "starting.lock"  # held while services are brought up
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,19 @@ class Status:
     coordinator: str
     processes: dict[str, int]  # name -> pid, of those alive
     wanted: tuple[str, ...]
+    silent: Mapping[str, float] = field(default_factory=dict)  # seconds without a sign of life, of those that should
 
     def __str__(self) -> str:
         if not self.wanted:
             return "not up"
-        rows = [f"{name:<24} {self.processes.get(name, 'GONE')}" for name in self.wanted]
+        rows = [f"{name:<24} {self._of(name)}" for name in self.wanted]
         return "\n".join([f"{'up' if self.is_up else 'NOT WHOLE'}, coordinator {self.coordinator}", *rows])
+
+    def _of(self, name: str) -> str:
+        pid, silent = self.processes.get(name), self.silent.get(name)
+        if pid is None:
+            return "GONE"
+        return str(pid) if silent is None else f"{pid}, no sign of life for {silent:.0f} s"
 
 
 def directory(lab: Lab) -> Path:
@@ -58,38 +69,56 @@ def directory(lab: Lab) -> Path:
 def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """Write what the services are configured by, and start them; they end with this process unless ``detach``.
 
-    :raises UsageError: a port is taken, or the lab's group does not exist here.
+    :raises UsageError: they are up already, another process starts them just now, a port is taken, or this machine
+        does not have the lab's Unix group.
     :raises BenchError: a service did not come up; carries what it said.
     """
     if lab.group is not None:
         check_group(lab.group)
+    with alone(folder, STARTING, f"lab {lab.name}"):
+        if holder(folder) is not None:
+            raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+        if taken := ports_in_use(lab):
+            raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`--ports free` finds other ports")
+        try:
+            _start(lab, folder, None if detach else processes.mark(os.getpid()))
+        except OSError as error:
+            raise BenchError(f"{folder}: the services cannot be started: {error.strerror or error}") from None
+
+
+@contextmanager
+def alone(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Be the only one who brings this up, by a lock on the file ``name`` in the lab's folder.
+
+    :raises UsageError: another process does just now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+    with open(folder / name, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{what} is being brought up by another process just now") from None
+        yield
+
+
+def _start(lab: Lab, folder: Path, owner: str | None) -> None:
     write_files(lab, folder)
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     with open(folder / "supervisor.log", "wb") as output:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "lab.grid.supervisor",
-                str(folder),
-                *([] if detach else [str(os.getpid())]),
-            ],
+            [sys.executable, "-P", "-m", "lab.grid.supervisor", str(folder), *([owner] if owner else [])],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             cwd=folder,
-            env=paths.environment(),
+            env=processes.environment(*SPEAKS_TO_BMCS),
         )
     try:
         wait_until(lambda: ready.exists() or process.poll() is not None, START_TIMEOUT, f"services of lab {lab.name}")
     finally:
-        if not ready.exists():
+        if not ready.exists() and holder(folder) == process.pid:
             stop(folder)
     if process.poll() is not None:
         said = (folder / "supervisor.log").read_text(errors="replace").strip()[-800:]
@@ -97,29 +126,81 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
 
 
 def stop(folder: Path, *, timeout: float = 20.0) -> None:
-    """End the services; no error when they are not up."""
-    pid = _supervisor(folder)
+    """End the services; no error when they are not up.
+
+    The supervisor ends them. One that does not end in ``timeout`` seconds is killed, and the services with it.
+    """
+    pid = holder(folder)
     if pid is None:
         return
-    os.kill(pid, signal.SIGTERM)
-    if not machine.has_ended(pid, timeout) and _supervisor(folder) == pid:
-        os.kill(pid, signal.SIGKILL)
-    (folder / "ready").unlink(missing_ok=True)
+    _send(folder, pid, signal.SIGTERM)
+    if processes.has_ended(pid, timeout):
+        return
+    left = _noted(folder).marks.values()
+    _send(folder, pid, signal.SIGKILL)
+    processes.has_ended(pid, timeout)
+    for mark in filter(None, left):
+        one = int(mark.split(":")[1])
+        if processes.is_alive(mark) and not processes.has_ended(one, GRACE) and processes.is_alive(mark):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+    for name in ("ready", "services.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _send(folder: Path, pid: int, number: signal.Signals) -> None:
+    """Signal the supervisor, if it is still this process: its number cannot become another's meanwhile."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if holder(folder) == pid:
+            signal.pidfd_send_signal(process, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(process)
 
 
 def status(folder: Path) -> Status:
     """What runs of the services that were started in this folder."""
-    try:
-        said = json.loads((folder / "services.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    said = _noted(folder)
+    supervisor = holder(folder)
+    if supervisor is None and not said.processes:
         return Status(False, "", {}, ())
-    alive = {name: pid for name, pid in said["processes"].items() if _is(pid, said["marks"][name])}
-    supervisor = _supervisor(folder)
+    living = {name for name, mark in said.marks.items() if mark and processes.is_alive(mark)}
+    alive = {name: pid for name, pid in said.processes.items() if name in living}
     if supervisor is None:
-        return Status(False, said["coordinator"], alive, tuple(said["processes"]) if alive else ())
+        return Status(False, said.coordinator, alive, tuple(said.processes) if alive else ())
     alive["supervisor"] = supervisor
-    wanted = ("supervisor", *said["processes"])
-    return Status(set(wanted) <= set(alive), said["coordinator"], alive, wanted)
+    wanted = ("supervisor", *said.processes)
+    silent = {name: age for name in alive if (age := _silence(folder, name)) > SILENCE_SHOWN}
+    return Status(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What the supervisor wrote of its services; see :mod:`lab.grid.supervisor`."""
+
+    coordinator: str
+    processes: Mapping[str, int]
+    marks: Mapping[str, str | None]
+
+
+def _noted(folder: Path) -> _Noted:
+    try:
+        return shape.read(_Noted, (folder / "services.json").read_bytes())
+    except (OSError, ValueError):
+        return _Noted("", {}, {})
+
+
+def _silence(folder: Path, name: str) -> float:
+    """Seconds since a service's last sign of life; 0 for one that gives none."""
+    try:
+        return max(0.0, time.time() - (folder / SIGNS / name).stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def ports_in_use(lab: Lab) -> list[str]:
@@ -130,7 +211,7 @@ def ports_in_use(lab: Lab) -> list[str]:
             (board.console.serve_port, f"{board.name} console"),
             (board.console.lines_port, f"{board.name} lines"),
         ]
-    return [f"{port} ({what})" for port, what in wanted if machine.port_is_taken(port)]
+    return [f"{port} ({what})" for port, what in wanted if processes.port_is_taken(port)]
 
 
 # -- what labgrid and the recorders read ---------------------------------------------------------------------
@@ -142,7 +223,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
-        f"import sys\n\nsys.path.insert(0, {str(paths.CHECKOUT)!r})\nfrom lab.grid import drivers  # noqa\n",
+        f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
         encoding="utf-8",
     )
     _dump(
@@ -239,17 +320,6 @@ def _dump(path: Path, content: Any) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _supervisor(folder: Path) -> int | None:
-    try:
-        pid = int((folder / "supervisor.pid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return pid if _is(pid, f"lab.grid.supervisor\0{folder}") else None
-
-
-def _is(pid: int, mark: str) -> bool:
-    """Whether the process is still the one that was started, by its command line."""
-    try:
-        return mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def holder(folder: Path) -> int | None:
+    """The lab's supervisor, as the kernel knows it."""
+    return processes.holder_of(folder / LOCK)

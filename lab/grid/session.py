@@ -12,20 +12,20 @@ from typing import Any
 
 import grpc
 from labgrid import Environment
+from labgrid.remote.client import ClientSession, ServerError, ensure_event_loop
 from labgrid.remote.client import Error as LabgridError
-from labgrid.remote.client import ServerError, start_session
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
 from labgrid.resource.remote import RemotePlaceManager
+from labgrid.util.proxy import proxymanager
 
 from lab.base import processes
-from lab.base.errors import BenchError, WaitTimeout
+from lab.base.errors import BenchError, BoardError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
-from lab.leases import ledger as booking
-from lab.leases.ledger import Kind, Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Kind, Lease, Ledger, Request, caller
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again 
 SYNC_TIMEOUT = 10.0
 
 
-class PlaceTaken(BenchError):
+class PlaceTaken(BoardError):
     """The board is somebody else's."""
 
     def __init__(self, board: str, holder: str) -> None:
-        super().__init__(f"{board}: held by {holder}")
-        self.board, self.holder = board, holder
+        super().__init__(board, f"held by {holder}")
+        self.holder = holder
 
 
 def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0, kind: Kind = "run") -> Session:
@@ -69,18 +69,18 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
 
 
 def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
-    if number := os.environ.get(booking.LEASE):
+    if number := os.environ.get(LEASE):
         lease = ledger.lease(int(number)) if number.isdigit() else None
         if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
             has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is no number"
-            raise BenchError(f"{booking.LEASE}={number} {has}, and {', '.join(names)} is wanted")
+            raise BenchError(f"{LEASE}={number} {has}, and {', '.join(names)} is wanted")
         return lease
-    mine = (lease for lease in ledger.leases("held") if lease.holder == booking.caller())
+    mine = (lease for lease in ledger.leases("held") if lease.holder == caller())
     return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
 
 
 def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
-    request = Request(kind, booking.caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
+    request = Request(kind, caller(), RUN_LIMIT, tuple(sorted(names)), job=processes.mark(os.getpid()))
     number = ledger.ask(request)
     try:
         return wait_for(ledger, number, timeout)
@@ -115,6 +115,18 @@ def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
     return lease
 
 
+class _HolderSession(ClientSession):
+    """labgrid's client in the name of a lease's holder. labgrid's own takes its name from the environment."""
+
+    holder: str  # HOST/USER
+
+    def gethostname(self) -> str:
+        return self.holder.partition("/")[0]
+
+    def getuser(self) -> str:
+        return self.holder.partition("/")[2]
+
+
 class Session:
     """Boards that are held; a context manager."""
 
@@ -125,7 +137,6 @@ class Session:
         self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
         self._names = tuple(names)
         self._boards: dict[str, Board] = {}
-        os.environ["LG_HOSTNAME"], os.environ["LG_USERNAME"] = lease.holder.split("/", 1)
         self._environment: Any = Environment(str(directory / "env.yaml"))
         self._client: Any = None
         try:
@@ -156,10 +167,10 @@ class Session:
         try:
             return self._environment.get_target(name)
         except LabgridError as error:
-            raise BenchError(f"{name}: {' '.join(str(error).split())}") from error
+            raise BoardError(name, f"{' '.join(str(error).split())}") from error
 
-    def why_stop(self) -> str:
-        """Why no further case shall be begun under this lease, or nothing."""
+    def why_stop(self) -> str | None:
+        """Why no further case may begin under this lease; None: it may."""
         return self.ledger.why_stop(self.lease.id, self._names)
 
     def close(self) -> None:
@@ -173,25 +184,28 @@ class Session:
         self._disconnect()
 
     def _await_ours(self) -> None:
-        """See the places as ours at the coordinator. It may be coming back just now, and the reaper puts it right then.
+        """Wait until the coordinator lists the places as ours.
+
+        It may be restarting; the reaper then acquires them for us anew.
 
         :raises BenchError: not within :data:`RESTORE_TIMEOUT`; says what is wrong.
         """
-        last = ""
+        last: BenchError | None = None
 
         def is_ours() -> bool:
             nonlocal last
             try:
                 self._connect()
-                last = next(filter(None, map(self._problem, self._names)), "")
+                last = next(filter(None, map(self._problem, self._names)), None)
             except (ConnectionError, ServerError, grpc.aio.AioRpcError, OSError) as error:
-                last = f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}"
-            return not last
+                last = BenchError(f"no labgrid coordinator at {self._lab.coordinator}: {_words(error)}")
+            return last is None
 
         try:
             wait_until(is_ours, RESTORE_TIMEOUT, "boards", interval=0.3)
         except WaitTimeout:
-            raise BenchError(last) from None
+            assert last is not None
+            raise last from None
 
     def _connect(self) -> None:
         """Have a session with the coordinator that is up to date."""
@@ -201,7 +215,11 @@ class Session:
                 if self._client.loop.run_until_complete(synced):
                     return
         self._disconnect()
-        self._client = start_session(self._lab.coordinator, extra={"env": self._environment})
+        loop = ensure_event_loop()
+        address = proxymanager.get_grpc_address(self._lab.coordinator, default_port=20408)
+        self._client = _HolderSession(address, loop, env=self._environment)
+        self._client.holder = self.lease.holder
+        loop.run_until_complete(self._client.start())
         manager = RemotePlaceManager.get()
         manager.env, manager.url = self._environment, self._lab.coordinator
         manager.session, manager.loop = self._client, self._client.loop
@@ -213,17 +231,17 @@ class Session:
                 self._client.loop.run_until_complete(self._client.close())
             self._client = None
 
-    def _problem(self, name: str) -> str:
-        """Why the board cannot be driven yet, or nothing."""
+    def _problem(self, name: str) -> BoardError | None:
+        """Why the board cannot be driven yet, if so."""
         place = self._client.places.get(name)
         if place is None:
-            return f"{name}: the coordinator has no such place"
+            return BoardError(name, "the coordinator has no such place")
         if place.acquired != self.lease.holder:
-            return f"{name}: acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}"
+            return BoardError(name, f"acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}")
         groups = [groups.get(name, {}) for groups in self._client.resources.values()]
         offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
         missing = lacking(self._lab.boards[name], offered)
-        return f"{name}: no exporter offers its {missing}" if missing else ""
+        return BoardError(name, f"no exporter offers its {missing}") if missing else None
 
 
 def _words(error: BaseException) -> str:

@@ -8,12 +8,11 @@ import logging
 import os
 import shlex
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
 from lab.base.wait import wait_until
 
@@ -21,6 +20,7 @@ log = logging.getLogger(__name__)
 
 ALIVE = ("ServerAliveInterval=5", "ServerAliveCountMax=4")  # a lost board is noticed after 20 s
 LOST = 255  # ssh's own exit status for a connection that failed
+LATE = 9  # exit status of a script that waits by `until` in vain
 
 
 def key_file() -> Path:
@@ -43,6 +43,19 @@ def options() -> list[str]:
         *ALIVE,
     ]
     return ["-F", "none", *(part for word in words for part in ("-o", word))]
+
+
+def until(condition: str, timeout: float, *, interval: float = 0.2) -> str:
+    """Shell commands that wait until ``condition`` (a command) has status 0; the shell exits with :data:`LATE` if not.
+
+    The board itself does the waiting, so that a slow one is not asked over and over. The limit is counted by the
+    board's uptime, in whole seconds and rounded up. Nothing but ``sleep`` is started for it.
+    """
+    now = "read -r now _ < /proc/uptime"
+    return (
+        f"{now}; end=$(( ${{now%.*}} + {int(timeout) + 1} )); until {condition}; do "
+        f"{now}; [ ${{now%.*}} -lt $end ] || exit {LATE}; sleep {interval}; done"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +111,13 @@ class Ssh:
                 stdin=None if input is not None else subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout + connect_timeout,
+                env=processes.environment(processes.NETWORK),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             self.close()
             said = (error.stdout or b"")[-300:].decode(errors="replace")
-            raise WaitTimeout(f"{self.board}: `{_short(command)}`", timeout, said or None) from None
+            raise WaitTimeout(f"{self.board}: `{_short(command)}`", timeout, said or None, board=self.board) from None
         result = CommandResult(
             command,
             done.returncode,
@@ -116,9 +130,11 @@ class Ssh:
             self.close()
             reasons = result.stderr.strip().splitlines()  # the last line has the reason, if there is one
             why = f": {reasons[-1].strip()}" if reasons else ""
-            raise BoardUnreachable(f"{self.board}: dom0 does not answer over SSH at {self._host}:{self._port}{why}")
+            raise BoardUnreachable(self.board, f"dom0 does not answer over SSH at {self._host}:{self._port}{why}")
         if result.status in (124, 137) and result.seconds > timeout:
-            raise WaitTimeout(f"{self.board}: `{_short(command)}`", timeout, result.stdout[-300:] or None)
+            raise WaitTimeout(
+                f"{self.board}: `{_short(command)}`", timeout, result.stdout[-300:] or None, board=self.board
+            )
         if check and result.status:
             raise CommandFailed(self.board, _short(command), result.status, result.stderr or result.stdout)
         return result
@@ -136,12 +152,18 @@ class Ssh:
         argv = ["rsync", "-s", "--inplace", "-e", words, *ends]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=processes.environment(processes.NETWORK),
+                check=False,
             )
         except subprocess.TimeoutExpired:
-            raise WaitTimeout(f"{self.board}: copy {' to '.join(ends)}", timeout) from None
+            raise WaitTimeout(f"{self.board}: copy {' to '.join(ends)}", timeout, board=self.board) from None
         if done.returncode in (LOST, 12, 30):
-            raise BoardUnreachable(f"{self.board}: connection lost while copying: {done.stderr.strip()[-200:]}")
+            raise BoardUnreachable(self.board, f"connection lost while copying: {done.stderr.strip()[-200:]}")
         if done.returncode:
             raise CommandFailed(self.board, f"rsync {' '.join(ends)}", done.returncode, done.stderr)
 
@@ -162,17 +184,14 @@ class Ssh:
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=5,
+                    env=processes.environment(),
                     check=False,
                 )
             control.unlink(missing_ok=True)  # one that hangs is left to its own keepalive
 
     def _words(self, connect_timeout: float) -> list[str]:
         if self._control is None:
-            # Not in the state folder: a unix socket's path has room for about 100 characters.
-            folder = Path(tempfile.gettempdir()) / f"xenlab-{os.getuid()}"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():
-                raise BoardUnreachable(f"{folder} belongs to somebody else")
+            folder = paths.runtime()  # not in the state folder: a Unix socket's path has room for 107 characters
             self._control = folder / f"{os.getpid()}-{next(self._generations)}"
         multiplex = (f"ControlPath={self._control}", "ControlMaster=auto", "ControlPersist=120")
         words = (*multiplex, f"ConnectTimeout={max(1, round(connect_timeout))}")
@@ -202,19 +221,16 @@ class Job:
         return int(text) if text else None
 
     def wait(self, timeout: float) -> int:
-        """Its exit status. The board waits, so that a slow one is not asked over and over.
+        """Its exit status.
 
         :raises WaitTimeout: still running after ``timeout`` seconds; carries the end of its output.
         """
-        ticks = max(1, int(timeout * 5))
-        script = (
-            f"i=0; while [ ! -s {self._folder}/status ] && [ $i -lt {ticks} ]; do sleep 0.2; i=$((i+1)); done; "
-            f"cat {self._folder}/status 2>/dev/null || true"
-        )
-        text = self._ssh.run(script, timeout=timeout * 2 + 30).stdout.strip()
-        if not text:
-            raise WaitTimeout(f"{self._ssh.board}: job", timeout, self.output()[-400:])
-        return int(text)
+        status = f"{self._folder}/status"
+        script = f"{until(f'[ -s {status} ]', timeout)}; cat {status}"
+        done = self._ssh.run(script, timeout=timeout + 30, check=False)
+        if done.status == LATE:
+            raise WaitTimeout(f"{self._ssh.board}: job", timeout, self.output()[-400:], board=self._ssh.board)
+        return int(done.stdout)
 
     def output(self) -> str:
         """What it has printed so far, both streams."""
@@ -231,7 +247,9 @@ class Job:
 
 def wait_reachable(ssh: Ssh, timeout: float) -> None:
     """:raises WaitTimeout: dom0 did not answer in time."""
-    wait_until(lambda: ssh.is_reachable(3.0), timeout, f"{ssh.board}: dom0 answers over SSH", interval=1.0)
+    wait_until(
+        lambda: ssh.is_reachable(3.0), timeout, f"{ssh.board}: dom0 answers over SSH", interval=1.0, board=ssh.board
+    )
 
 
 def _short(command: str) -> str:

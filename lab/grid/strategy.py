@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -24,30 +23,23 @@ from labgrid.strategy import Strategy, StrategyError
 from lab import netboot
 from lab.base.errors import (
     BenchError,
+    BoardError,
     HypervisorCrash,
     MissingCapability,
     ProductFailure,
-    ProductTimeout,
-    ToolstackFailed,
     WaitTimeout,
 )
-from lab.console.client import Console, ConsoleLine
-from lab.console.patterns import classify, crash_excerpt
+from lab.base.wait import wait_until
+from lab.console.client import Console
+from lab.console.patterns import crash_excerpt
+from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
 from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
 
 HOTKEYS = {"known-good": b"k", "under-test": b"t"}  # firmware/image/grub.cfg, firmware/provision
 ENTRY_ID = "xenlab-under-test"
-MENU_TIMEOUT = 90.0  # firmware of a steel board takes a minute to its boot loader
-XEN_TIMEOUT = 60.0  # from the menu to the hypervisor's first line
-DOM0_TIMEOUT = 240.0  # from there to a dom0 that answers
-TOOLS_TIMEOUT = 20.0  # a dom0 that answers, until its toolstack does
-XEN_SILENCE = 90.0  # a hypervisor that says nothing more, and no dom0 yet: it hangs
-SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up and not say so there
 MENU = "GNU GRUB"
-LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
-LOADER_ERROR = re.compile(r"\berror: ")
 
 
 class Status(enum.Enum):
@@ -143,10 +135,10 @@ class XenStrategy(Strategy):
             self.power.on(proof=lambda: bool(self.console.lines(self.since)))
             if by_menu:
                 self._choose(entry)
-            self._wait_booted(started, until)
+            self._wait_booted(entry, started, until)
         except (HypervisorCrash, ProductFailure) as error:
             if entry == "known-good":
-                raise BenchError(f"{self.target.name}: the known-good build does not boot: {error}") from error
+                raise BoardError(self.target.name, f"the known-good build does not boot: {error}") from error
             raise
         finally:
             if by_menu:
@@ -180,75 +172,39 @@ class XenStrategy(Strategy):
             self.serial.expect(MENU, timeout=MENU_TIMEOUT)
         except (pexpect.TIMEOUT, pexpect.EOF):
             raise WaitTimeout(
-                f"{self.target.name}: boot loader's menu on the console", MENU_TIMEOUT, self._tail()
+                f"{self.target.name}: boot loader's menu on the console",
+                MENU_TIMEOUT,
+                tail(self.console.lines(self.since)),
+                board=self.target.name,
             ) from None
         self.serial.write(HOTKEYS[entry])
 
-    def _wait_booted(self, started: float, until: Status) -> None:
-        """Follow the console from power on; SSH is asked when it says that dom0 is up, or falls silent."""
-        seen, deadline, asked, spoke = self.since, started + MENU_TIMEOUT + XEN_TIMEOUT, 0.0, started
-        refused = 0.0  # when dom0 first answered and its toolstack did not work
-        has_banner = is_up = False
-        loaded: list[str] = []  # entries, as the boot loader names them when it starts them
-        lines: list[ConsoleLine] = []
-        while True:
-            fresh = self.console.lines(seen)
-            lines += fresh
-            for index, line in enumerate(fresh, len(lines) - len(fresh)):
-                seen = line.n + 1
-                if match := LOADED.search(line.text):
-                    loaded += [match[1]] if match[1] not in loaded else []  # a prompt's record, then the line's
-                    deadline = time.time() + XEN_TIMEOUT
-                elif loaded and not has_banner and LOADER_ERROR.search(line.text):
-                    loaded.append("error")
-                if loaded[:1] == ["under-test"] == [self.entry] and "known-good" in loaded:
-                    raise ProductFailure(f"{self.target.name}: the build reset the board before dom0 was up")
-                signature = classify(line.text)
-                if signature is None:
-                    continue
-                if signature.kind == "crash":
-                    self.console.quiet()  # the rest of the dump
-                    lines += self.console.lines(seen)
-                    raise HypervisorCrash(self.target.name, signature.name, crash_excerpt(lines, index))
-                if signature.name == "dom0-up" and not has_banner:
-                    continue  # an old login prompt, ended by the first newline after power on
-                if signature.kind == "milestone":
-                    self.milestones.setdefault(signature.name, line.time - started)
-                    if signature.name == "xen-banner" and not has_banner:
-                        has_banner, deadline = True, time.time() + DOM0_TIMEOUT
-                        if until is Status.hypervisor:
-                            return
-                    is_up = is_up or signature.name == "dom0-up"
-            now = time.time()
-            spoke = now if fresh else spoke
-            # A console that says nothing of a login: asked unbidden, but not while the boot goes on printing, for a
-            # question that nobody hears yet holds up what comes meanwhile.
-            is_silent = "dom0-linux" in self.milestones and now - max(spoke, asked) > SILENCE
-            if is_up or is_silent:
-                asked = now
-                answer = self._ask()
-                if answer and answer.status == 0:
-                    self.milestones["ready"] = time.time() - started
-                    return
-                refused = (refused or now) if answer else 0.0
-                if answer and now - refused > TOOLS_TIMEOUT:
-                    raise ToolstackFailed(self.target.name, "xl info", answer.status, answer.stderr or answer.stdout)
-            hangs = has_banner and "dom0-linux" not in self.milestones and now - spoke > XEN_SILENCE
-            if now > deadline or hangs:
-                what = f"{self.target.name}: {'dom0 answers' if has_banner else 'hypervisor starts'} ({self.entry})"
-                # A hypervisor that the boot loader has started, and that never says a word, is wrong.
-                kind = ProductTimeout if has_banner or loaded == [self.entry] else WaitTimeout
-                raise kind(what, now - started, self._tail())
-            time.sleep(0.05 if not is_up else 0.3)
+    def _wait_booted(self, entry: netboot.Entry, started: float, until: Status) -> None:
+        """Follow the console from power on; dom0 is asked when it says that it is up, or falls silent."""
+        boot = Boot(self.target.name, entry, started, self.milestones)
+        what = f"{boot.board}: boot of {entry}"
+        wait_until(lambda: self._is_booted(boot, until), LIMIT, what, interval=0.05, board=boot.board)
+
+    def _is_booted(self, boot: Boot, until: Status) -> bool:
+        now = time.time()
+        fresh = self.console.lines(boot.lines[-1].n + 1 if boot.lines else self.since)
+        if found := boot.read(fresh, now):
+            signature, index = found
+            self.console.quiet()  # the rest of the dump
+            lines = [*boot.lines, *self.console.lines(boot.lines[-1].n + 1)]
+            raise HypervisorCrash(boot.board, signature.name, crash_excerpt(lines, index))
+        if boot.has_banner and until is Status.hypervisor:
+            return True
+        if boot.is_to_be_asked(now) and boot.take_answer(self._ask(), now, time.time()):
+            return True
+        if overdue := boot.overdue(now):
+            raise overdue
+        return False
 
     def _ask(self) -> CommandResult | None:
-        """What dom0 says to ``xl info``; None when nobody is there to say it."""
+        """What dom0 answers to ``xl info``; None if nobody answers."""
         try:
             answer: CommandResult = self.dom0.ssh.run("xl info", timeout=20, connect_timeout=5.0, check=False)
         except BenchError:
             return None
         return answer
-
-    def _tail(self) -> str:
-        lines = [line.text for line in self.console.lines(self.since) if line.text.strip()]
-        return "\n".join(lines[-6:]) or "nothing on the console since power on"

@@ -1,7 +1,11 @@
-"""``python -m lab.grid.supervisor DIRECTORY [OWNER-PID]``: keeps the services of a lab running.
+"""``python -m lab.grid.supervisor DIRECTORY [OWNER]``: keeps the services of a lab running.
 
-What ends is started again (labgrid's exporter ends with status 100 when it loses its coordinator). Ends itself, and
-all of them, on SIGTERM or when its owner is gone.
+A service that ends is started again (labgrid's exporter ends with status 100 when it loses its coordinator), and so is
+one that hangs (:mod:`lab.grid.service`). The supervisor ends itself, and all services, on SIGTERM or when its owner is
+gone; ``OWNER`` is that process's :func:`lab.base.processes.mark`.
+
+There is one supervisor a lab: it holds the lock on ``supervisor.lock`` for its whole life, and the kernel says who that
+is. A disk that is full ends neither it nor a service: what cannot be written is said once and tried again.
 """
 
 from __future__ import annotations
@@ -11,140 +15,144 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import yaml
 
+from lab.base import processes
+from lab.grid.service import SIGNS, Service
 from lab.netboot import SERVING
 
 log = logging.getLogger("supervisor")
 
-BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before a start is tried again
-STEADY = 30.0  # who lived so long starts anew at the short end
+LOCK = "supervisor.lock"
 NETBOOT_COMMAND = "netboot.yaml"  # there if machines boot by network: the argv of what serves them by HTTP
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-
-
-class Service:
-    """One process."""
-
-    def __init__(self, name: str, command: list[str], mark: str, directory: Path) -> None:
-        self.name, self.command, self.mark, self._directory = name, command, mark, directory
-        self.process: subprocess.Popen[bytes] | None = None
-        self._started, self._failures, self._not_before = 0.0, 0, 0.0
-
-    def keep(self) -> bool:
-        """Start it if it is not running; True when that changed anything."""
-        if self.process and self.process.poll() is None:
-            return False
-        now = time.monotonic()
-        if self.process:
-            lived = now - self._started
-            self._failures = 0 if lived > STEADY else self._failures + 1
-            wait = BACKOFF[min(self._failures, len(BACKOFF) - 1)]
-            log.warning("%s ended with status %s; again in %.1f s", self.name, self.process.returncode, wait)
-            self.process, self._not_before = None, now + wait
-        if now < self._not_before:
-            return False
-        with open(self._directory / f"{self.name}.log", "ab") as output:
-            self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self._directory,
-            )
-        self._started = now
-        return True
-
-    @property
-    def is_failing(self) -> bool:
-        return self._failures >= 2 and self.process is None
-
-    def end(self) -> None:
-        if self.process and self.process.poll() is None:
-            try:
-                self.process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+INTERVAL = 0.5  # seconds between two looks at the services; a fifth of it until all are up
+PAUSE = 5.0  # seconds between two looks after which it was the supervisor that did not run
+OURS = (processes.PYTHON,)
+SPEAKS_TO_BMCS = (processes.PYTHON, processes.NETWORK, processes.CREDENTIALS)
 
 
 def services(directory: Path) -> list[Service]:
     """What there is to run, from the files in ``directory``."""
-    binaries = Path(sys.executable).parent
     environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
     address = environment["options"]["coordinator_address"]
-    coordinator = str(binaries / "labgrid-coordinator")
-    exporter = str(binaries / "labgrid-exporter")
-    found = [Service("coordinator", [coordinator, "-l", address], coordinator, directory)]
+    labgrid = [sys.executable, "-P", "-m", "lab.grid.labgrid_service"]
+    found = [Service("coordinator", [*labgrid, "coordinator", "-l", address], directory, OURS)]
     for board in environment["targets"]:
         config = directory / "console" / f"{board}.recorder.json"
         command = [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(config)]
-        found.append(Service(f"recorder-{board}", command, str(config), directory))
+        found.append(Service(f"recorder-{board}", command, directory, SPEAKS_TO_BMCS))
     if (directory / NETBOOT_COMMAND).exists():
         words = yaml.safe_load((directory / NETBOOT_COMMAND).read_text(encoding="utf-8"))
-        found.append(Service("netboot", words, words[-3], directory))
-    words = [exporter, "-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
-    found.append(Service("exporter", words, exporter, directory))
+        found.append(Service("netboot", words, directory, OURS))
+    words = ["-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
+    found.append(Service("exporter", [*labgrid, "exporter", *words], directory, OURS))
     reaper = [sys.executable, "-P", "-m", "lab.grid.reaper", str(directory)]
-    found.append(Service("reaper", reaper, f"lab.grid.reaper\0{directory}", directory))
+    found.append(Service("reaper", reaper, directory, SPEAKS_TO_BMCS))
     return found
 
 
 def main() -> int:
     directory = Path(sys.argv[1])
-    owner = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    owner = sys.argv[2] if len(sys.argv) > 2 else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    (directory / "supervisor.pid").write_text(str(os.getpid()), encoding="ascii")
+    logging.raiseExceptions = False  # a log that cannot be written to is no reason to say more
+    if not processes.hold_for_life(directory / LOCK):
+        sys.stdout.write(f"the lab in {directory} is up already\n")
+        return 2
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
     for file in (directory / "console").glob("*.ready"):
         file.unlink()
+    (directory / SIGNS).mkdir(exist_ok=True)
     kept = services(directory)
-    ending: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda caught, _: ending.append(caught))
-    ready = False
-    status = 0
     try:
-        while not ending:
-            changed = [service.keep() for service in kept]
-            if any(changed):
-                _write_state(directory, kept)
-            if not ready and _is_ready(directory, kept):
-                (directory / "ready").touch()
-                ready = True
-            if not ready and (failing := [service for service in kept if service.is_failing]):
-                tail = (directory / f"{failing[0].name}.log").read_text(errors="replace").strip()[-600:]
-                sys.stdout.write(f"{failing[0].name} does not start: {tail}\n")
-                status = 1
-                break
-            if owner is not None and not Path(f"/proc/{owner}").exists():
-                log.info("the owner (pid %d) is gone", owner)
-                break
-            time.sleep(0.1 if not ready else 0.5)
+        return _supervise(directory, kept, owner, ending)
     finally:
         for service in reversed(kept):
             if service.process and service.process.poll() is None:
                 service.process.terminate()
         for service in reversed(kept):
             service.end()
-        for name in ("ready", "services.json", "supervisor.pid"):
+        for name in ("ready", "services.json"):
             (directory / name).unlink(missing_ok=True)
-    return status
+
+
+def _supervise(directory: Path, kept: list[Service], owner: str | None, ending: threading.Event) -> int:
+    """Until it is told to end: the exit status."""
+    notes, ready, looked = Notes(directory, kept), False, time.monotonic()
+    while not ending.is_set():
+        now = time.monotonic()
+        if now - looked > PAUSE:
+            for service in kept:
+                service.forgive()
+        looked = now
+        for service in kept:
+            notes.are_due |= service.keep()
+        notes.write()
+        if not ready and _is_ready(directory, kept):
+            ready = notes.is_written(directory / "ready")
+        if not ready and (failing := [service for service in kept if service.is_failing]):
+            sys.stdout.write(f"{failing[0].name} does not start: {_last_words(directory, failing[0])}\n")
+            return 1
+        if owner is not None and not processes.is_alive(owner):
+            log.info("the owner (%s) is gone", owner)
+            return 0
+        ending.wait(INTERVAL if ready else INTERVAL / 5)
+    return 0
+
+
+class Notes:
+    """What the supervisor writes for others: which processes there are. Tried again until there is room for it."""
+
+    def __init__(self, directory: Path, kept: list[Service]) -> None:
+        self._directory, self._kept = directory, kept
+        self._told: str | None = None
+        self.are_due = False
+
+    def write(self) -> None:
+        if self.are_due and not (trouble := self._try()):
+            self.are_due, self._told = False, None
+        elif self.are_due and trouble != self._told:
+            self._told = trouble
+            log.warning("%s: %s; tried again until it can be written", self._directory, trouble)
+
+    def is_written(self, path: Path) -> bool:
+        """Make an empty file; whether it could be."""
+        try:
+            path.touch()
+        except OSError:
+            return False
+        return True
+
+    def _try(self) -> str | None:
+        try:
+            _write_state(self._directory, self._kept)
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+
+def _last_words(directory: Path, service: Service) -> str:
+    try:
+        return (directory / f"{service.name}.log").read_text(errors="replace").strip()[-600:]
+    except OSError as error:
+        return f"its log cannot be read: {error.strerror}"
 
 
 def _is_ready(directory: Path, kept: list[Service]) -> bool:
     boards = [service.name.removeprefix("recorder-") for service in kept if service.name.startswith("recorder-")]
     if not all((directory / "console" / f"{board}.ready").exists() for board in boards):
         return False
-    served = [Path(service.mark) for service in kept if service.name == "netboot"]
+    served = [Path(service.command[-3]) for service in kept if service.name == "netboot"]
     if not all((folder / SERVING).exists() for folder in served):
         return False
-    environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
-    host, _, port = environment["options"]["coordinator_address"].rpartition(":")
+    host, _, port = _coordinator(directory).rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1):
             return True
@@ -152,10 +160,14 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
         return False
 
 
-def _write_state(directory: Path, kept: list[Service]) -> None:
+def _coordinator(directory: Path) -> str:
     environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
+    return str(environment["options"]["coordinator_address"])
+
+
+def _write_state(directory: Path, kept: list[Service]) -> None:
     state = {
-        "coordinator": environment["options"]["coordinator_address"],
+        "coordinator": _coordinator(directory),
         "processes": {service.name: service.process.pid if service.process else 0 for service in kept},
         "marks": {service.name: service.mark for service in kept},
     }

@@ -8,8 +8,6 @@ from lab.inventory.reading import load
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
-    XEN_OPTIONS,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -21,11 +19,11 @@ from lab.inventory.specs import (
     SwitchSpec,
     VirtualSpec,
 )
+from lab.inventory.xen_command_line import XEN_OPTIONS
 
 __all__ = [
     "BMC_KEYS",
     "BMC_PORTS",
-    "CAPABILITIES",
     "XEN_OPTIONS",
     "BmcSpec",
     "BoardSpec",

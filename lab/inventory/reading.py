@@ -14,10 +14,11 @@ import pydantic
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import Key, Strict, at, did_you_mean, read_yaml, validate
+from lab.inventory import capabilities
+from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
-    CAPABILITIES,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
@@ -217,7 +218,7 @@ class _LabFile(Strict):
 
 
 def load(path: Path) -> Lab:
-    """Read an inventory file.
+    """Read an inventory file; the lab's ports are where its state folder has moved them (:mod:`lab.inventory.ports`).
 
     Boards are the hosts that have the key ``xenlab``, in whatever group they stand; other hosts are Ansible's alone.
 
@@ -256,7 +257,7 @@ def load(path: Path) -> Lab:
             _check_network_boot(path, tree, key, board, netboot)
     boards = {name: board for name, (_, board) in sorted(found.items())}
     yields = Daytime.read(head.nightly_yields)
-    return Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group)
+    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group))
 
 
 def _hosts(path: Path, tree: Any, key: Key) -> Iterator[Key]:
@@ -321,10 +322,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
 
 def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
     for index, word in enumerate(words):
-        if word not in CAPABILITIES:
-            hint = did_you_mean(word, list(CAPABILITIES))
-            where = at(path, tree, (*key, "capabilities", index))
-            raise UsageError(f"{where}: unknown capability {word!r}{hint}; there are: {', '.join(CAPABILITIES)}")
+        capabilities.check(word, at(path, tree, (*key, "capabilities", index)))
 
 
 def _bmc(path: Path, data: _BmcFile) -> BmcSpec:

@@ -10,6 +10,7 @@ from typing import Literal
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
+from lab.inventory.xen_command_line import command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,6 @@ class VirtualSpec:
         return replace(self, **form)
 
 
-# Serial console on the first port, everything logged; a board whose console is elsewhere says so in its xen_options,
-# which come later and win.
-# A console ring that holds the boot whatever is said after it: capabilities are probed from what boot printed there.
-XEN_OPTIONS = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all conring_size=256k dom0_mem=768M,max:768M"
-
-
 @dataclass(frozen=True, slots=True)
 class NetbootSpec:
     """The lab machine's port on the network that boards boot from: there it serves DHCP, TFTP and HTTP."""
@@ -162,7 +157,7 @@ class BoardSpec:
 
     def xen_command_line(self, *later: str) -> str:
         """Xen's options on this board, in the order in which later ones win."""
-        return " ".join(part for part in (XEN_OPTIONS, self.xen_options, *later) if part)
+        return command_line(self.xen_options, *later)
 
     @property
     def board_class(self) -> str:
@@ -217,39 +212,3 @@ class Lab:
             if self.boards[name].link:
                 links.setdefault(self.boards[name].link, []).append(self.boards[name])
         return tuple((ends[0], ends[1]) for ends in links.values() if len(ends) == 2)
-
-
-# What a board can be said to be able to do. Those that the lab probes itself are marked: a board that lacks one it
-# declares is reported; the others are taken from the inventory as they are.
-CAPABILITIES: Mapping[str, str] = {
-    "pv32": "probed: 32-bit PV guests (xen_caps has xen-3.0-x86_32p); a matter of the build",
-    "no-pv32": "probed: no 32-bit PV guests",
-    "hvm": "probed: hardware virtualisation",
-    "hvm32": "probed: 32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
-    "high-memory": "probed: memory at machine addresses above 4 GiB",
-    "shim": "probed: Xen's PV shim is installed in dom0 (xen-shim); a matter of the build",
-    "hap": "probed: nested paging",
-    "shadow": "probed: shadow paging; a matter of the build",
-    "pae-guests": "guests of PAE and user mode run on nested paging, and after a restore (all but QEMU)",
-    "sp2m": "probed: 2 MiB pages in nested paging",
-    "sp1g": "probed: 1 GiB pages in nested paging",
-    "iommu": "probed: DMA remapping in use",
-    "numa": "probed: more than one NUMA node",
-    "cpu-offline": "probed: more than one CPU",
-    "memory-8g": "probed: 8 GiB of memory",
-    "s3": "probed: suspend to RAM",
-    "no-s3": "probed: no suspend to RAM",
-    "s5": "probed: soft off",
-    "rtcwake": "probed: the RTC can wake it",
-    "qemu": "probed: a device model for HVM guests in dom0",
-    "spare-nic": "probed: a network port to pass through (nics.spare)",
-    "self-ssh": "probed: root gets into localhost by SSH, for relocations from a board to itself",
-    "migration-pair": "probed: joined to another board by a lab link",
-    "bmc-sleep-state": "probed: the BMC tells the ACPI power state",
-    "bmc-nmi": "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
-    "pvh-dom0": "Xen boots with dom0=pvh on it",
-    "pstate": "probed: CPU frequency control by Xen",
-    "cstate": "probed: idle states deeper than C1",
-    "sriov": "a network port with virtual functions",
-    "dma-device": "probed: a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
-}

@@ -198,7 +198,7 @@ def seconds_of(text: str) -> float:
     """
     parts = re.findall(r"(\d+)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise UsageError(f"{text!r} is no length of time: want 90m, 2h, 1d or 2h30m")
+        raise UsageError(f"invalid duration {text!r}; use 90m, 2h, 1d or 2h30m")
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
@@ -338,13 +338,13 @@ class Ledger:
             if connection.execute(change.values(wanted_back=why)).rowcount:
                 _note(connection, number, "", "wanted back", why)
 
-    def why_stop(self, number: int, boards: Iterable[str]) -> str:
-        """Why no further case shall be begun on these boards under this lease, or nothing."""
+    def why_stop(self, number: int, boards: Iterable[str]) -> str | None:
+        """Why no further case may begin on these boards under this lease; None: it may."""
         lease = self.lease(number)
         if lease.state != "held":
             return f"lease {number} is over: {lease.why_ended}"
         ill = [state for state in self.boards(boards).values() if state.quarantine]
-        return lease.wanted_back or "; ".join(f"{state.board} is {state.health}" for state in ill)
+        return lease.wanted_back or "; ".join(f"{state.board} is {state.health}" for state in ill) or None
 
     def mark_of(self, board: str) -> int | None:
         """The first console record of the lease the board is under."""

@@ -15,7 +15,7 @@ from lab.base.errors import UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.leases.ledger import BoardState, Lease, Request
 
-YIELDS_WITHIN = 600.0  # seconds; a case that takes longer is ended
+CASE_LIMIT = 600.0  # seconds for the body of a case without a timeout marker; so soon a run can give its boards back
 
 
 def in_order(waiting: Sequence[Lease], is_day: bool) -> list[Lease]:
@@ -28,7 +28,7 @@ def free_at(held: Sequence[Lease], now: float, is_day: bool, for_kind: str) -> d
     found = {}
     for lease in held:
         soon = lease.state == "ending" or yields(lease, is_day, for_kind)
-        until = now + YIELDS_WITHIN if soon else lease.until or now
+        until = now + CASE_LIMIT if soon else lease.until or now
         found.update(dict.fromkeys(lease.boards, until))
     return found
 

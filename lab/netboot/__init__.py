@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from lab.base import paths
-from lab.base.errors import BenchError
+from lab.base import paths, processes
+from lab.base.errors import BenchError, BoardError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
 Entry = Literal["known-good", "under-test"]
@@ -119,7 +119,7 @@ def publish(
     assert lab.netboot
     own = home(lab, board)
     if not own.is_dir():
-        raise BenchError(f"{board.name}: nothing is served to it: {own} is not there; is the lab up?")
+        raise BoardError(board.name, f"nothing is served to it: {own} is not there; is the lab up?")
     new, offered = own / "under-test.new", own / "under-test"
     marker = f"{title} {digest}\n"
     if (offered / "marker").exists() and (offered / "marker").read_text(encoding="utf-8") == marker:
@@ -244,7 +244,9 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
+        )
     except FileNotFoundError as error:
         raise BenchError(f"{command[0]} is not installed; `xenlab doctor` says what is missing") from error
     if done.returncode:

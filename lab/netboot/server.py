@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lab import netboot
+from lab.base import processes
 from lab.base.errors import WaitTimeout
 from lab.base.wait import wait_until
 
@@ -99,13 +100,20 @@ def _unacknowledged(connection: socket.socket) -> int:
     return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
+class Server(ThreadingHTTPServer):
+    """A thread a request; the loop that takes them shows that it turns."""
+
+    def service_actions(self) -> None:
+        processes.give_sign_of_life()
+
+
 def listen(folder: Path, address: str, port: int) -> ThreadingHTTPServer:
     """A server for what is in ``folder``, bound and not yet serving.
 
     :raises OSError: the address is not this machine's, the port is taken or may not be had.
     """
     handler = type("BoundHandler", (Handler,), {"folder": folder})
-    server = ThreadingHTTPServer((address, port), handler)
+    server = Server((address, port), handler)
     server.daemon_threads = True
     return server
 

@@ -23,15 +23,16 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from lab import builds
-from lab.base import paths
-from lab.base.errors import BenchError, UsageError
+from lab.base import paths, shape
+from lab.base.errors import BenchError, LabError, UsageError
 from lab.base.files import read_yaml
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
 from lab.night import nightly, planning
-from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions
+from lab.night.workers import root_of
 from lab.reporting import html
-from lab.results.record import TestResult, Verdict
+from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, replace_file, visible_line
 
 TRIES = 3  # attempts by which it is known how often the bad one fails
@@ -57,11 +58,12 @@ class Asked:
     case: str  # node id
     good: str  # revisions, or names of builds
     bad: str
-    recipe: str = nightly.DEFAULT_BUILD  # how a revision is built
+    recipe: str = DEFAULT_BUILD  # how a revision is built
     source: str = ""  # repository; empty: the recipe's own
     among: tuple[str, ...] = ()  # builds, the oldest first, instead of revisions
     inventory: Path = VIRTUAL_LAB
     tries: int = TRIES
+    root: Path = paths.SHIPPED  # folder that the node id is relative to
 
     def folder(self) -> Path:
         """Where what was seen is kept: the same words have the same folder."""
@@ -88,6 +90,14 @@ class Judged:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file holds."""
+
+    attempts: Mapping[str, tuple[Attempt, ...]]
+    judged: Mapping[str, Judged]
+
+
 @dataclass
 class _Memory:
     """What is kept on disk."""
@@ -100,10 +110,12 @@ class _Memory:
     def read(cls, file: Path) -> _Memory:
         memory = cls(file)
         if file.exists():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            for revision, found in data["attempts"].items():
-                memory.attempts[revision] = [Attempt(**{**one, "boards": tuple(one["boards"])}) for one in found]
-            memory.judged = {key: Judged(Word(one["word"]), one["why"]) for key, one in data["judged"].items()}
+            try:
+                kept = shape.read(_Kept, file.read_bytes())
+            except ValueError as error:
+                raise UsageError(f"{file}: damaged: {error}; remove it to begin the bisection anew") from None
+            memory.attempts = {revision: list(found) for revision, found in kept.attempts.items()}
+            memory.judged = dict(kept.judged)
         return memory
 
     def save(self) -> None:
@@ -125,7 +137,7 @@ def run_case(asked: Asked) -> Runner:
 
     def runner(recipe: str, folder: Path) -> None:
         options = NightlyOptions(
-            paths=(asked.case,),
+            paths=(str(asked.root / asked.case),),
             inventory=asked.inventory,
             output=folder,
             builds=(recipe,),
@@ -151,9 +163,15 @@ class _Bisection:
     def __init__(self, asked: Asked, runner: Runner, say: Callable[[str], None]) -> None:
         self._asked, self._runner, self._say = asked, runner, say
         self._folder = asked.folder()
+        is_new = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
-        self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        try:
+            self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
+            self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
+        except LabError:
+            if is_new:  # nothing was seen that another call could go on from
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self._memory = _Memory.read(self._folder / "state.json")
         self._needed = 1  # passes by which one is good
         self._came_up = True  # whether the bad one does
@@ -284,12 +302,7 @@ def _seen(folder: Path, case: str) -> Attempt:
     if result is None:
         return Attempt("", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder))
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return Attempt(result.verdict.value, reason, str(folder), result.boards, _came_up(result))
-
-
-def _came_up(result: TestResult) -> bool:
-    """Whether a proof of the build under test is among the evidence."""
-    return any(one.kind == "provision" and one.title.endswith(": as wanted") for one in result.evidence)
+    return Attempt(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
 
 
 def _counts(attempt: Attempt) -> bool:
@@ -438,12 +451,7 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
-    cases = planning.collect(NightlyOptions(paths=(asked.case,)), "weekly")
-    if len(cases) != 1:
-        raise UsageError(
-            f"{asked.case}: one case is wanted; it names {', '.join(one.nodeid for one in cases) or 'none'}"
-        )
-    asked = replace(asked, case=cases[0].nodeid)
+    asked = replace(asked, case=planning.find(asked.case).nodeid, root=root_of([asked.case]))
     found = find(asked, run_case(asked), say)
     for line in found.lines:
         say(line)

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 
 import pytest
 
-KEPT = re.compile(r"evidence\.(?:add|console|figure)\(\s*f?\"([^\"]+)\"")
-
-
-def kept_by(item: pytest.Item) -> list[str]:
-    """Titles of what a case puts beside its verdict, as they stand in its source."""
-    function = getattr(item, "obj", None)
-    return list(dict.fromkeys(KEPT.findall(inspect.getsource(function)))) if function else []
+from lab.case import markers
+from lab.night.kept import kept_by
 
 
 class Listing:
     """Prints the collected cases."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        from lab.case import plugin
-
         for item in session.items:
-            needs = [name for marker in item.iter_markers("needs") for name in marker.args]
             case = {
                 "nodeid": item.nodeid,
-                "area": plugin.area_of(item),
-                "boards": plugin.boards_wanted(item),
-                "needs": needs,
-                "xen_options": plugin.xen_options_of(item),
-                "selection": plugin.selection_of(item),
+                "area": markers.area_of(item),
+                "boards": markers.boards_wanted(item),
+                "needs": markers.needs_of(item),
+                "xen_options": markers.xen_options_of(item),
+                "selection": markers.selection_of(item),
                 "doc": (getattr(item, "obj", None).__doc__ or "").strip(),
                 "evidence": kept_by(item),
             }

@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
-from lab.base import processes as machine
 from lab.base.errors import WaitTimeout
+from lab.base.processes import mark
 from lab.base.wait import wait_until
 from lab.boards import health
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
-from lab.leases.ledger import Lease, Ledger, Request
+from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
 from lab.night.planning import Share, Unit
 
 LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
@@ -39,11 +39,11 @@ Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the le
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended; ``why``: why its unit was to stop, if it was."""
+    """How a worker ended; ``why_stopped``: why its boards were taken from it, if they were."""
 
     share: Share
     status: int
-    why: str
+    why_stopped: str | None
 
 
 class Crew:
@@ -85,9 +85,9 @@ class Crew:
         return queue.units(self._lab, frozenset(name for name in states if not states[name].quarantine))
 
     def muster(self, suffices: Callable[[list[Unit]], bool] = bool) -> list[Unit]:
-        """All boards that are healthy and can be had now; in the time that there is for it, such that ``suffices``."""
-        give_up = time.time() + self._hope
-        while True:
+        """Acquire every healthy free board; retry until ``suffices(units)`` or the wait limit. Gives all held units."""
+
+        def has_enough() -> bool:
             asked = self._ask()
             try:
                 self._await(asked)
@@ -95,9 +95,11 @@ class Crew:
                 for unit, number in asked.items():
                     self._settle(unit, number)
             self._check([unit for unit in asked if unit in self._held])
-            if suffices(list(self._held)) or time.time() >= give_up:
-                return list(self._held)
-            time.sleep(RETRY)
+            return suffices(list(self._held))
+
+        with suppress(WaitTimeout):
+            wait_until(has_enough, self._hope, "boards for the night", interval=RETRY)
+        return list(self._held)
 
     def _ask(self) -> dict[Unit, int]:
         """Ask for every unit of healthy boards that we do not have. What others have is asked for as it is."""
@@ -107,9 +109,9 @@ class Crew:
                 self._say(f"{name} is {state.health}: not used")
         names = {name for name, state in states.items() if not state.quarantine}
         held = self._ledger.leases("held")
-        mine = [one for one in held if one.holder == booking.caller()]
+        mine = [one for one in held if one.holder == caller()]
         mine = [one for one in mine if one.request.kind == "person"]
-        if number := os.environ.get(booking.LEASE):
+        if number := os.environ.get(LEASE):
             mine = [one for one in mine if str(one.id) == number]
             names &= {board for one in mine for board in one.boards}
         taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
@@ -121,8 +123,8 @@ class Crew:
             if lease := next((one for one in mine if wanted <= set(one.boards)), None):
                 self._held[unit] = lease.id  # of who called us: they give it back
                 continue
-            holder = booking.caller().partition("/")[0] + "/nightly"
-            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=machine.mark(os.getpid()))
+            holder = caller().partition("/")[0] + "/nightly"
+            request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
             asked[unit] = self._ledger.ask(request)
         return asked
 
@@ -133,10 +135,8 @@ class Crew:
             free = [unit for unit, number in asked.items() if number in waiting and not _names(unit) & held]
             return not free
 
-        try:
+        with suppress(WaitTimeout):  # somebody has them whom the ledger does not know, or nobody gives boards out
             wait_until(is_settled, PATIENCE, "boards for the night", interval=0.3)
-        except WaitTimeout:
-            pass  # somebody has them whom the ledger does not know, or nobody gives boards out
 
     def _settle(self, unit: Unit, number: int) -> None:
         lease = self._ledger.lease(number)
@@ -195,38 +195,44 @@ class Crew:
     def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[Ended]:
         """Work through the stages of each unit; the shares that were begun, and how their workers ended.
 
-        ``watch`` is called all the while.
+        ``watch`` is called again and again meanwhile.
         """
         left = {unit: list(turns) for unit, turns in stages.items() if unit in self._held}
         running: dict[Unit, list[tuple[Share, subprocess.Popen[bytes]]]] = {}
         ended: list[Ended] = []
-        try:
-            while left:
-                for unit in list(left):
-                    if any(process.poll() is None for _, process in running.get(unit, ())):
-                        continue
+
+        def is_done() -> bool:
+            for unit in list(left):
+                if all(process.poll() is not None for _, process in running.get(unit, ())):
                     why = self._why_stop(unit)
-                    ended += [Ended(share, process.returncode, why) for share, process in running.pop(unit, ())]
-                    if why:
-                        self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why}")
-                        self._let_go(unit, why)
-                    if why or not left[unit]:
-                        del left[unit]
-                    else:
-                        turn = left[unit].pop(0)
+                    ended.extend(Ended(share, process.returncode, why) for share, process in running.pop(unit, ()))
+                    if turn := self._next_turn(unit, why, left):
                         running[unit] = [(share, self._start(share, self._held[unit])) for share in turn]
-                watch()
-                self._keep()
-                if time.time() > self._deadline + DEADLINE_GRACE:
-                    break
-                time.sleep(0.3)
+            watch()
+            self._keep()
+            return not left
+
+        limit = self._deadline + DEADLINE_GRACE - time.time()
+        try:
+            with suppress(WaitTimeout):
+                wait_until(is_done, limit, "the workers are done", interval=0.3)
         finally:
             end([process for pairs in running.values() for _, process in pairs])
             watch()
         why = "the deadline"
         return ended + [Ended(share, one.returncode, why) for pairs in running.values() for share, one in pairs]
 
-    def _why_stop(self, unit: Unit) -> str:
+    def _next_turn(self, unit: Unit, why_stop: str | None, left: dict[Unit, list[list[Share]]]) -> list[Share]:
+        """The shares that a unit begins now, taken off ``left``; none when it is done or must stop."""
+        if why_stop:
+            self._say(f"{', '.join(sorted(_names(unit)))}: stopped: {why_stop}")
+            self._let_go(unit, why_stop)
+        if why_stop or not left[unit]:
+            del left[unit]
+            return []
+        return left[unit].pop(0)
+
+    def _why_stop(self, unit: Unit) -> str | None:
         if self.is_over:
             return "the deadline"
         return self._ledger.why_stop(self._held[unit], _names(unit))

@@ -7,13 +7,10 @@ boards leave that were wanted back or fell sick is planned anew, onto those that
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,31 +18,29 @@ from functools import partial
 from pathlib import Path
 
 from lab import builds, inventory
-from lab.base import paths, processes
-from lab.base.errors import BenchError, LabError, UsageError
-from lab.base.wait import wait_until
+from lab.base import paths
+from lab.base.errors import BenchError, UsageError
 from lab.builds import matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
-from lab.leases import ledger as booking
 from lab.leases import queue
 from lab.leases.ledger import Ledger
-from lab.night import planning, publishing
+from lab.night import planning, progress, publishing
 from lab.night.crew import Crew, Ended
-from lab.night.options import NightlyOptions
+from lab.night.lab_services import in_use, lab_shape, prepare
+from lab.night.options import DEFAULT_BUILD, NightlyOptions
 from lab.night.planning import Case, Share
-from lab.reporting import html, terminal
+from lab.night.workers import pytest_command, root_of, spawn
+from lab.reporting import terminal
 from lab.results import run_folder, verdicts
 from lab.results.record import Phase, RunHeader, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BUILD = "pv32-debug"
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
 ATTEMPTS = 3  # at a case whose boards fell sick
-RUNNING = "night.json"  # in the lab's folder: which run is going on, for `xenlab status`
 
 
 def run(options: NightlyOptions) -> int:
@@ -60,7 +55,7 @@ def run(options: NightlyOptions) -> int:
     select = options.select or ("quick" if lab.is_virtual else "full")
     cases = planning.collect(options, select)
     if not cases:
-        raise UsageError("no case matches the selection")
+        raise UsageError(planning.none_found(options, select))
     header = RunHeader(
         run_id=run_folder.new_id(),
         started=time.time(),
@@ -70,6 +65,7 @@ def run(options: NightlyOptions) -> int:
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
         repeat=options.repeat,
+        root=None if (root := root_of(options.paths)) == paths.SHIPPED else str(root),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
     folder.write_builds({variant.name: variant.facts() for variant in variants})
@@ -97,28 +93,18 @@ def _resume(options: NightlyOptions, lab: Lab) -> int:
     header = folder.header()
     if left := folder.due():
         cases = planning.collect(
-            replace(options, paths=tuple(dict.fromkeys(one.case for one in left)), keyword="", marker=""),
+            replace(
+                options,
+                paths=tuple(str(header.cases_root() / case) for case in dict.fromkeys(one.case for one in left)),
+                keyword="",
+                marker="",
+            ),
             "weekly",
         )
     else:
         cases = []
     folder.write_header(replace(header, finished=None, exit_status=None))
     return Night(options, lab, folder, cases).run()
-
-
-def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
-    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
-
-    :raises BenchError: one of them cannot be made.
-    """
-    from lab.xen.payloads import build_payloads, kernel_roots
-
-    if lab.is_virtual:
-        from lab.virtual import image
-
-        image.make(progress=progress)
-    build_payloads(paths.cache() / "payloads", kernel_roots())
-    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
 
 
 class Night:
@@ -144,7 +130,7 @@ class Night:
             try:
                 with ExitStack() as stack:
                     self._set_up()
-                    stack.enter_context(self._lab_up())
+                    stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
                     crew = stack.enter_context(self._crew())
                     for build in self._builds:
                         self._run_build(build, crew)
@@ -170,7 +156,7 @@ class Night:
     def _phase(self, name: str) -> Iterator[None]:
         started, clock = time.time(), time.monotonic()
         self._say.phase(name)
-        self._written("night.json", lambda: self._note_running(name))
+        self._written(progress.RUNNING, lambda: progress.note(self._lab, self.folder.path, name))
         try:
             yield
         finally:
@@ -183,24 +169,6 @@ class Night:
             names = list(dict.fromkeys(variant.build for variant in variants))
             made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
             self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
-
-    @contextmanager
-    def _lab_up(self) -> Iterator[None]:
-        """A lab that is up is used and left up; else ours comes up for this run."""
-        directory = services.directory(self._lab)
-        if services.status(directory).processes:  # one that restarts a service just now is up, too
-            what = f"lab {self._lab.name} whole (`xenlab lab status`)"
-            wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
-            self._say.note("using the lab that is up")
-            yield
-            return
-        with self._phase("lab up"):
-            lab_up(self._lab, detach=False, progress=self._say.note)
-        try:
-            yield
-        finally:
-            with self._phase("lab down"):
-                lab_down(self._lab)
 
     @contextmanager
     def _crew(self) -> Iterator[Crew]:
@@ -290,7 +258,7 @@ class Night:
         lost: set[str] = set()
         done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
-            if not one.share.cases or one.status in (0, 1) or one.why:
+            if not one.share.cases or one.status in (0, 1) or one.why_stopped:
                 continue
             tail = self._worker_log(one.share).read_text(errors="replace")[-1500:]
             boards = ",".join(one.share.boards)
@@ -314,7 +282,7 @@ class Night:
         """The thorough check, by a process of its own: labgrid allows one session a process."""
         command = [sys.executable, "-P", "-m", "lab.cli", "board", "check", board.name]
         log_file = self.folder.path / f"check-{board.name}.log"
-        process = _spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
+        process = spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
         return process.wait() == 0
 
     def _fail(self, text: str) -> None:
@@ -326,13 +294,6 @@ class Night:
         """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
         self._notes.append(text)
         self._say.note(text)
-
-    def _note_running(self, phase: str) -> None:
-        """For `xenlab status`: what goes on in this lab."""
-        content = {"folder": str(self.folder.path), "process": processes.mark(os.getpid()), "phase": phase}
-        folder = services.directory(self._lab)
-        folder.mkdir(parents=True, exist_ok=True)
-        run_folder.replace_file(folder / RUNNING, json.dumps({**content, "since": time.time()}))
 
     def _show_new(self) -> None:
         results = list(self.folder.results())
@@ -349,16 +310,15 @@ class Night:
         if not share.cases:
             command = [sys.executable, "-P", "-m", "lab.case.ready", str(self._options.inventory), share.boards[0]]
             log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
-            return _spawn([*command, share.build, str(self.folder.path)], log_file, lease)
+            return spawn([*command, share.build, str(self.folder.path)], log_file, lease)
         arguments = self._worker_log(share).with_suffix(".args")
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", f"--rootdir={paths.CHECKOUT}"]
-        command += ["-c", str(paths.CHECKOUT / "tox.ini"), "-q", "-p", "no:cacheprovider"]
-        command += [f"--inventory={self._options.inventory}", f"--boards={','.join(share.boards)}"]
-        command += [f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
-        command += [f"--xtf={self._options.xtf}"] if self._options.xtf else []
-        command += [f"--stop-at={self._deadline}", f"@{arguments}"]
-        return _spawn(command, self._worker_log(share), lease)
+        root, options = self._header.cases_root(), self._options
+        words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
+        words += [f"--xtf={options.xtf}"] if options.xtf else []
+        words += [f"--stop-at={self._deadline}", f"@{arguments}"]
+        command = pytest_command(root, options.inventory, share.boards, words)
+        return spawn(command, self._worker_log(share), lease, root)
 
     def _finish(self, forced: int | None) -> int:
         results = self.folder.final_results()
@@ -391,48 +351,6 @@ class Night:
         return True
 
 
-def progress(lab: Lab) -> list[str]:
-    """What the run that goes on in this lab is doing; empty when none does."""
-    try:
-        noted = json.loads((services.directory(lab) / RUNNING).read_text(encoding="utf-8"))
-        folder = RunFolder.open(Path(noted["folder"]))
-    except (OSError, ValueError, UsageError):
-        return []
-    if not processes.is_alive(noted["process"]):
-        return []
-    now, header, results = time.time(), folder.header(), folder.final_results()
-    due = folder.due()
-    counts = Counter(result.verdict for result in results)
-    known, working = planning.durations(), folder.now()
-    left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in due) / max(1, len(working))
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    lines = [
-        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted['phase']} for {html.seconds_text(now - noted['since'])}; {len(results)} done ({said or 'none'}), "
-        f"{len(due)} to go, about {html.seconds_text(left)}",
-    ]
-    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
-    return lines
-
-
-def _spawn(command: Sequence[str], log_file: Path, lease: int) -> subprocess.Popen[bytes]:
-    """A process of this run under a lease, what it says appended to a file. It is interrupted when we are gone.
-
-    Also where SIGINT was ignored when we were started, as in a shell's background job: it would go on with boards that
-    are somebody else's by then.
-    """
-    with open(log_file, "ab") as output:
-        return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "INT", "env", "--default-signal=INT", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=paths.CHECKOUT,
-            start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
-            env=paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1", booking.LEASE: str(lease)},
-        )
-
-
 def _facts(board: BoardSpec) -> dict[str, str]:
     return {
         "class": board.board_class,
@@ -440,56 +358,3 @@ def _facts(board: BoardSpec) -> dict[str, str]:
         "console": board.console.via,
         "capabilities": " ".join(sorted(board.capabilities)),
     }
-
-
-# -- the lab ---------------------------------------------------------------------------------------------------
-
-
-def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
-    """Start boards (if they are virtual), coordinator, exporter and recorders.
-
-    :raises UsageError: a port is taken.
-    :raises BenchError: a part did not come up.
-    """
-    directory = services.directory(lab)
-    directory.mkdir(parents=True, exist_ok=True)
-    if services.status(directory).processes:
-        raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
-    if lab.network_booted():
-        from lab.virtual import served
-
-        served.write(lab, progress=progress)
-    if lab.is_virtual:
-        from lab.virtual import boards
-
-        boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
-        boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
-    try:
-        services.start(lab, directory, detach=detach)
-    except LabError:
-        lab_down(lab)
-        raise
-
-
-def lab_shape(lab: Lab, name: str, shape: str) -> None:
-    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
-
-    :raises UsageError: no such board or shape.
-    :raises BenchError: the lab is not up, or somebody has one of the boards.
-    """
-    from lab.grid import session
-    from lab.virtual import boards
-
-    directory = services.directory(lab)
-    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
-        boards.reshape(lab, directory / "boards", name, shape)
-
-
-def lab_down(lab: Lab) -> None:
-    """Stop all of it; boards made of QEMU lose power."""
-    directory = services.directory(lab)
-    services.stop(directory)
-    if lab.is_virtual:
-        from lab.virtual import boards
-
-        boards.stop(directory / "boards")

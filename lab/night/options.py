@@ -9,8 +9,9 @@ from typing import Literal
 from lab.base import paths
 
 Selection = Literal["quick", "full", "weekly"]
+DEFAULT_BUILD = "pv32-debug"
 NAMED = 3  # files and cases in a heading
-VIRTUAL_LAB = paths.CHECKOUT / "inventory" / "virtual.yaml"
+VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class NightlyOptions:
 
     def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""
-        named = [path.removeprefix(f"{paths.CHECKOUT}/") for path in self.paths]
+        named = [path.removeprefix(f"{paths.SHIPPED}/") for path in self.paths]
         words = [select, *named[:NAMED]]
         words += [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
         words += [f"-k {self.keyword}"] if self.keyword else []

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from lab.base import paths
+from lab.base import paths, processes, shape
 from lab.base.errors import UsageError
+from lab.base.files import did_you_mean
+from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
+from lab.night.workers import pytest_words, root_of
 from lab.results.record import TestResult, Verdict
 
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
+NAMED = 10  # cases in a message
 GUESSED_SECONDS = 30.0  # a case that never ran here
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 
@@ -54,12 +61,8 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
 
     :raises UsageError: a path or expression that pytest refuses; carries its words.
     """
-    command = [
-        *(sys.executable, "-P", "-m", "lab.night.collecting"),
-        f"--rootdir={paths.CHECKOUT}",
-        "-c",
-        str(paths.CHECKOUT / "tox.ini"),
-    ]
+    root = root_of(options.paths)
+    command = [sys.executable, "-P", "-m", "lab.night.collecting", *pytest_words(root)]
     command += [f"--select={select}", *([f"-k={options.keyword}"] if options.keyword else [])]
     command += [f"--xtf={options.xtf}"] if options.xtf else []
     command += [*([f"-m={options.marker}"] if options.marker else []), *(options.paths or ("testcases",))]
@@ -69,15 +72,61 @@ def collect(options: NightlyOptions, select: Selection) -> list[Case]:
         text=True,
         timeout=120,
         check=False,
-        cwd=paths.CHECKOUT,
-        env=paths.environment(),
+        cwd=root,
+        env=processes.environment(processes.PYTHON),
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode not in (0, 5) or (done.returncode == 0 and not lines):
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line and line not in lines]
-        raise UsageError("the cases cannot be collected:\n" + "\n".join(said)[-1500:])
+        raise UsageError(f"the cases cannot be collected: {_told(done.stdout + done.stderr)}")
     found = [json.loads(line) for line in lines]
     return [Case(**one | {key: tuple(one[key]) for key in ("needs", "evidence")}) for one in found]
+
+
+_COUNT = re.compile(r"\S+\.py: \d+|\{.*")  # of `--collect-only -qq`, and the listing itself
+
+
+def _told(text: str) -> str:
+    """What pytest said is wrong, without the counts of the cases that it did find."""
+    said = [line for line in text.splitlines() if line and not _COUNT.fullmatch(line)]
+    wrong = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+    return "\n".join(wrong or said)[-1500:]
+
+
+def none_found(options: NightlyOptions, select: Selection) -> str:
+    """Why no case was collected, and in which larger selection there are some."""
+    words = [*options.paths]
+    words += [f"-k {options.keyword!r}"] if options.keyword else []
+    words += [f"-m {options.marker!r}"] if options.marker else []
+    asked = " ".join(words) or "the cases"
+    for larger in SELECTIONS[SELECTIONS.index(select) + 1 :]:
+        if number := len(collect(options, larger)):
+            some = "1 case" if number == 1 else f"{number} cases"
+            return f"{asked}: no case in the selection {select}; --select {larger} has {some}"
+    return f"{asked}: no case matches"
+
+
+def find(text: str) -> Case:
+    """The one case that a user names: a node id, or the end of one (``test_s3_rtc_wake``).
+
+    :raises UsageError: no such case, or several.
+    """
+    file = Path(text.partition("::")[0])
+    is_path = (paths.SHIPPED / file).exists()  # an absolute path stays what it is
+    cases = collect(NightlyOptions(paths=(text,) if is_path else ()), "weekly")
+    fits = cases if is_path else [one for one in cases if _is_named(one.nodeid, text)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = [one.nodeid for one in fits[:NAMED]]
+        more = f" and {len(fits) - NAMED} more" if len(fits) > NAMED else ""
+        raise UsageError(f"{text!r} names {len(fits)} cases, and one is needed: {', '.join(names)}{more}")
+    short = {one.nodeid.rpartition("::")[2]: one.nodeid for one in cases}
+    raise UsageError(f"there is no case {text!r}{did_you_mean(text, [*short, *short.values()])}")
+
+
+def _is_named(nodeid: str, text: str) -> bool:
+    whole = (nodeid, function_of(nodeid))
+    return any(one == text or one.endswith((f"::{text}", f"/{text}")) for one in whole)
 
 
 def function_of(nodeid: str) -> str:
@@ -184,7 +233,7 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
     if options.paths or options.keyword or options.marker:
         return ()
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(paths.CHECKOUT / "tox.ini", encoding="utf-8")
+    parser.read(paths.PYTEST_SETTINGS, encoding="utf-8")
     text = parser.get("xenlab", "required_areas", fallback="")
     return tuple(word for word in text.replace(",", " ").split() if word)
 
@@ -192,7 +241,7 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
 def durations() -> dict[str, float]:
     """Seconds that each case took here when it passed last."""
     try:
-        return {str(k): float(v) for k, v in json.loads(_durations_file().read_text(encoding="utf-8")).items()}
+        return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
         return {}
 

@@ -1,18 +1,18 @@
-"""What cases do in dom0 that no tool of Xen's does: a device's registers, a domain's pages, a hypercall, an alarm.
+"""What cases do in dom0 and no tool of Xen's does: a device's registers, a domain's pages, a hypercall, an alarm.
 
-``python3 -m lab.on_board.poke WORD...`` in dom0, with the standard library and Xen's own libraries alone. The answer is
-on stdout, a refusal is ``refused: ERRNO-NAME`` there, both with status 0.
+``python3 -m lab.on_board.poke WORD...`` in dom0, with the standard library and Xen's own libraries alone. It prints the
+answer on stdout. A refusal is ``refused: ERRNO-NAME`` there. Both have status 0.
 
 =====================================  ==================================================================
-``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, past dom0's kernel
-``alarm SECONDS``                      a timer of dom0's that wakes the machine; says when it expired
+``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, without dom0's kernel
+``alarm SECONDS``                      a timer of dom0's kernel that wakes the machine; prints when it expired
 ``crash DOMID``                        SHUTDOWN_crash, as the guest itself would ask for it
-``resume DOMID``                       a suspended domain goes on, its suspend cancelled: ``xl resume`` of 4.20
-``page DOMID MFN``                     SHA-256 of the beginning of a page of a domain
-``fill DOMID MFN TEXT``                write TEXT again and again over the beginning of a page of a domain
-``dma BDF from|to MFN``                the device reads a page (its beginning) into its buffer, or writes that to one
-``storm BDF MFN SECONDS``              the device writes to a page again and again; says how often
-``tables DOMID``                       pages that the tables of a guest's nested paging take
+``resume DOMID``                       cancels the suspend of a domain, as ``xl resume`` of 4.20
+``page DOMID MFN``                     SHA-256 of the beginning of a domain's page
+``fill DOMID MFN TEXT``                fills the beginning of a domain's page with repetitions of TEXT
+``dma BDF from|to MFN``                the device reads the beginning of a page into its buffer, or writes it
+``storm BDF MFN SECONDS``              the device writes to a page again and again; prints how often
+``tables DOMID``                       prints how many pages the tables of a guest's nested paging take
 =====================================  ==================================================================
 
 The device is QEMU's "edu" or one with the same registers (QEMU's docs/specs/edu.rst): BAR 0 has the DMA engine's
@@ -32,27 +32,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-POKE = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.on_board.poke"  # how it is run in dom0
+from lab.on_board import RUN
+
+POKE = f"{RUN} lab.on_board.poke"  # the command in dom0; words follow
 
 PAGE = 4096
 DEVICES = "/sys/bus/pci/devices"
 ID, SOURCE, DESTINATION, COUNT, COMMAND = 0x00, 0x80, 0x88, 0x90, 0x98
 START, TO_MEMORY = 1, 2  # bits of COMMAND; START is cleared when it is done
 BUFFER = 0x40000
-SPAN = 2048  # bytes that one DMA moves, and that are looked at; QEMU 7.2 takes the whole buffer for more than it has
+SPAN = 2048  # bytes that one DMA copies and that are compared; QEMU 7.2 refuses a DMA of the whole buffer
 DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
 PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
 SHUTDOWN_CRASH, FAST = 3, 1  # xen/include/public/sched.h; xenctrl.h, xc_domain_resume: the suspend returns 1
 VERSION = "/sys/hypervisor/version"
-LIBRARIES = ("/usr/lib/xen-{}/lib", "/usr/lib/*-linux-gnu", "/usr/local/lib")  # a build's own tools before the board's
+LIBRARIES = ("/usr/lib/xen-{}/lib", "/usr/lib/*-linux-gnu", "/usr/local/lib")  # a build's own tools come first
 LOADER = "ld-linux-x86-64.so.2"
 BOOTTIME_ALARM = 9  # CLOCK_BOOTTIME_ALARM: include/uapi/linux/time.h
 
 
 class DmaDevice:
-    """The DMA engine of a device, through its BAR."""
+    """The DMA engine of a device, driven through its BAR."""
 
     def __init__(self, address: str) -> None:
         self._device = f"{DEVICES}/{address}"
@@ -65,7 +67,7 @@ class DmaDevice:
             raise SystemExit(f"{address}: its identification register holds {found:#x}")
 
     def enable(self) -> None:
-        """Have it answer and do DMA, whatever whoever had it last left."""
+        """Have the device answer and do DMA, whatever its last user left in its command register."""
         with open(f"{self._device}/config", "r+b", buffering=0) as config:
             config.seek(CONFIG_COMMAND)
             command = int.from_bytes(config.read(2), "little") | MEMORY_AND_MASTER
@@ -76,7 +78,7 @@ class DmaDevice:
         ctypes.c_uint64.from_buffer(self._registers, register).value = value  # one store of 8 bytes
 
     def run(self, address: int, *, to_memory: bool) -> None:
-        """What the buffer holds to machine address ``address``, as the device sees it; or the other way."""
+        """Copy the buffer to ``address``, as the device sees it, or the other way."""
         source, destination = (BUFFER, address) if to_memory else (address, BUFFER)
         self._put(SOURCE, source)
         self._put(DESTINATION, destination)
@@ -90,7 +92,7 @@ class DmaDevice:
 
 
 def _with_page(domid: int, mfn: int, use: Callable[[int], object]) -> None:
-    """Give ``use`` the address at which a page of a domain is mapped meanwhile."""
+    """Map a domain's page, and call ``use`` with the address at which it is mapped."""
     library = ctypes.CDLL("libxenforeignmemory.so.1", use_errno=True)
     library.xenforeignmemory_open.restype = library.xenforeignmemory_map.restype = ctypes.c_void_p
     handle = ctypes.c_void_p(library.xenforeignmemory_open(None, 0))
@@ -105,21 +107,21 @@ def _with_page(domid: int, mfn: int, use: Callable[[int], object]) -> None:
 
 
 def page(domid: int, mfn: int) -> str:
-    """SHA-256 of the beginning of the page."""
+    """SHA-256 of the beginning of a page."""
     found: list[bytes] = []
     _with_page(domid, mfn, lambda at: found.append(ctypes.string_at(at, SPAN)))
     return hashlib.sha256(found[0]).hexdigest()
 
 
 def fill(domid: int, mfn: int, text: str) -> str:
-    """Write the beginning of the page; its SHA-256."""
+    """Fill the beginning of a page with repetitions of ``text``; its SHA-256."""
     data = (text.encode() * SPAN)[:SPAN]
     _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, SPAN))
     return hashlib.sha256(data).hexdigest()
 
 
 def acpi_sleep(state: int) -> str:
-    """Ask Xen for an ACPI sleep state with nothing prepared for it; what it answered."""
+    """Ask Xen for an ACPI sleep state that nothing is prepared for; Xen's answer."""
     library = ctypes.CDLL("libxencall.so.1", use_errno=True)
     library.xencall_open.restype = library.xencall_alloc_buffer.restype = ctypes.c_void_p
     handle = ctypes.c_void_p(library.xencall_open(None, 0))
@@ -137,8 +139,8 @@ def _refused() -> str:
     return f"refused: {errno.errorcode.get(ctypes.get_errno(), ctypes.get_errno())}"
 
 
-def _library(pattern: str) -> str:
-    """The library of the tools in use: what asks for a domctl speaks to one version of Xen only."""
+def library_file(pattern: str) -> str:
+    """The library of the tools in use; a library that issues domctls fits one version of Xen only."""
     version = ".".join(Path(VERSION, part).read_text(encoding="ascii").strip() for part in ("major", "minor"))
     folders = [one.format(version) for one in LIBRARIES]
     found = [path for folder in folders for path in glob.glob(f"{folder}/{pattern.format(version)}")]
@@ -148,8 +150,8 @@ def _library(pattern: str) -> str:
 
 
 def _xenctrl() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
-    """libxenctrl and a handle of it. Where it came with a C library of its own, this program starts anew on that."""
-    path = _library("libxenctrl.so.{}")
+    """libxenctrl and a handle. If it came with a C library of its own, this program restarts itself with that one."""
+    path = library_file("libxenctrl.so.{}")
     loader = Path(path).with_name(LOADER)
     if loader.exists() and "XENLAB_LOADER" not in os.environ:
         words = [str(loader), "--library-path", str(loader.parent), sys.executable, "-S", "-m", "lab.on_board.poke"]
@@ -163,11 +165,11 @@ def _xenctrl() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
 
 
 def tables(domid: int) -> str:
-    """How many pages a guest's tables take: what is left of its paging pool when all that is free in it is taken away.
+    """How many pages a guest's tables take: the rest of its paging pool after all free pages are taken from the pool.
 
-    The guest is paused meanwhile, so it misses nothing, and gets its pool back. With HAP these are the tables from
-    guest to machine memory, one more for each 2 MiB that is not mapped by one entry, a page for each vCPU, and the
-    bitmap of log-dirty mode (xen/arch/x86/mm/hap/hap.c, hap_set_allocation). Xen tells them apart from 4.17 on.
+    The guest is paused meanwhile, and gets its pool back. With HAP these pages are the tables from guest to machine
+    memory (one more for each 2 MiB that is not mapped by one entry), a page for each vCPU, and the bitmap of log-dirty
+    mode (xen/arch/x86/mm/hap/hap.c, hap_set_allocation). Xen 4.17 is the first one to report the pool's size.
     """
     library, handle = _xenctrl()
     if not hasattr(library, "xc_get_paging_mempool_size"):
@@ -177,36 +179,36 @@ def tables(domid: int) -> str:
         return _refused()
     library.xc_domain_pause(handle, domain)
     try:
-        # ENOMEM tells that the pool cannot be made as small as that, and comes after all that is free was freed.
+        # It fails with ENOMEM, since the pool cannot become so small, but frees all free pages first.
         library.xc_set_paging_mempool_size(handle, domain, ctypes.c_uint64(0))
         library.xc_get_paging_mempool_size(handle, domain, ctypes.byref(taken))
         if library.xc_set_paging_mempool_size(handle, domain, pool):
-            raise SystemExit(f"d{domid}: its paging pool is not to be had back: {os.strerror(ctypes.get_errno())}")
+            raise SystemExit(f"d{domid}: Xen does not give its paging pool back: {os.strerror(ctypes.get_errno())}")
     finally:
         library.xc_domain_unpause(handle, domain)
     return str(taken.value // PAGE)
 
 
 def crash(domid: int) -> str:
-    """Have a domain shut down as one that crashed."""
+    """Have a domain shut down as if it crashed."""
     library, handle = _xenctrl()
     return _refused() if library.xc_domain_shutdown(handle, ctypes.c_uint32(domid), SHUTDOWN_CRASH) else "done"
 
 
 def resume(domid: int) -> str:
-    """Let a suspended domain go on where it was, and tell xenstored, which else does not see it die once more."""
+    """Let a suspended domain go on, and tell xenstored, which otherwise would not notice when it dies again."""
     _, handle = _xenctrl()
-    guest = ctypes.CDLL(_library("libxenguest.so.{}"), use_errno=True)
+    guest = ctypes.CDLL(library_file("libxenguest.so.{}"), use_errno=True)
     if guest.xc_domain_resume(handle, ctypes.c_uint32(domid), FAST):
         return _refused()
-    store = ctypes.CDLL(_library("libxenstore.so.*"), use_errno=True)
+    store = ctypes.CDLL(library_file("libxenstore.so.*"), use_errno=True)
     store.xs_open.restype = ctypes.c_void_p
     store.xs_resume_domain.restype = ctypes.c_bool
     return "done" if store.xs_resume_domain(ctypes.c_void_p(store.xs_open(0)), ctypes.c_uint(domid)) else _refused()
 
 
 def alarm(seconds: int) -> str:
-    """Wait for a timer of CLOCK_BOOTTIME_ALARM: it runs on over a suspend, and the kernel sets the RTC by it."""
+    """Wait for a timer of CLOCK_BOOTTIME_ALARM, which runs on during a suspend; the kernel sets the RTC for it."""
     libc = ctypes.CDLL(None, use_errno=True)
     timer = libc.timerfd_create(BOOTTIME_ALARM, 0)
     setting = (ctypes.c_long * 4)(0, 0, seconds, 0)  # struct itimerspec: interval, value
@@ -218,7 +220,7 @@ def alarm(seconds: int) -> str:
 
 
 def storm(address: str, mfn: int, seconds: float) -> str:
-    """Write to the page for some time, as a device does that no reset reaches."""
+    """Write to a page for so many seconds, as a device that no reset reaches would."""
     device, count, deadline = DmaDevice(address), 0, time.monotonic() + seconds
     while time.monotonic() < deadline:
         device.enable()
@@ -230,7 +232,7 @@ def storm(address: str, mfn: int, seconds: float) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Do one thing and print what came of it."""
+    """Do what the words ask for, and print the answer."""
     answer = "done"
     match words:
         case ["acpi-sleep", state]:

@@ -1,30 +1,30 @@
-"""Stands in the middle of a live migration, in the source's dom0, and breaks it at an exact point.
+"""Stands between xl and its transport in the source's dom0, and breaks a live migration at an exact point.
 
 ``python3 -m lab.on_board.proxy --log FILE --control DIR [--action KIND@WHERE[=ARGUMENT]]... -- COMMAND...``
 
-COMMAND is the transport (``ssh PEER xl migrate-receive``); stdin is the sender's stream, stdout the receiver's answers.
-An action happens once, before the bytes at WHERE are passed on:
+COMMAND is the transport (``ssh PEER xl migrate-receive``). stdin has the sender's stream, stdout gets the receiver's
+answers. An action is taken once, before the bytes at WHERE are passed on:
 
-``STEP``, ``STEP:N``  the first (N-th) such step, of either direction
+``STEP``, ``STEP:N``  the first (N-th) such step, in either direction
 ``PAGE_DATA:passN``   the first record of the N-th pass over memory
 ``>B``, ``<B``        byte B of what the sender (the receiver) writes, from 0
 
-``cut``        the transport is killed, both ways; what was passed on before has left it by then
-``truncate``   half of the step is passed on (or ARGUMENT bytes), then as ``cut``
-``hold``       this direction stands still until DIR/release exists, at most ARGUMENT seconds (60)
-``delay``      from here on each piece of this direction comes ARGUMENT seconds later (0.1)
+``cut``        the transport is killed, in both directions, when it has sent what was passed on before
+``truncate``   half of the step (or ARGUMENT bytes) is passed on; then as ``cut``
+``hold``       this direction stands still until DIR/release exists, for at most ARGUMENT seconds (60)
+``delay``      from here on each piece in this direction comes ARGUMENT seconds later (0.1)
 ``throttle``   from here on ARGUMENT bytes a second (1000000) pass in this direction
 ``drop``       the step is swallowed (at a byte: ARGUMENT bytes, 1)
 ``duplicate``  the step is sent twice (at a byte: ARGUMENT bytes, 1)
 ``corrupt``    ARGUMENT ``OFFSET[.BIT]`` (0.0): that bit is turned over; a negative OFFSET counts from the step's end.
                ``magic``: bit 0 of its first byte. ``type``: a record's type becomes one that nobody knows.
                ``length``: a record's length becomes more than 2 GiB
-``run``        the shell command ARGUMENT is run, and waited for
+``run``        the shell command ARGUMENT is run to its end
 
-The log has a JSON line for each step (``t``, ``way``, ``step``, ``n``, ``length``, ``offset``), where PAGE_DATA of one
-pass and second share a line (``records``, ``until``, ``pass``, ``pages`` and ``data``, of which the content is there),
-for each action that was taken (``action``, ``asked``, ``ahead``: bytes the writer was ahead of this point), and at the
-end for each that was not (``missed``).
+The log has a JSON line for each step (``t``, ``way``, ``step``, ``n``, ``length``, ``offset``). PAGE_DATA records of
+one pass and one second share a line (``records``, ``until``, ``pass``, ``pages``, and ``data``: pages whose contents
+were sent). Each action that was taken has a line (``action``, ``asked``, ``ahead``: bytes that the writer was ahead of
+this point), and at the end each action that was not taken (``missed``).
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import IO, NamedTuple
 
 from lab.on_board.stream import ANSWERS, Mark, Scanner, Step
 
 KINDS = ("cut", "truncate", "hold", "delay", "throttle", "drop", "duplicate", "corrupt", "run")
 FIELDS = {"magic": {0: 0x01}, "type": {0: 0x70}, "length": {7: 0x80}}  # offset in the step -> bits to turn
 SMALL, LARGE = 65536, 1 << 20  # bytes read at a time
-SETTLING, IDLE = 15.0, 1.0  # seconds a cut may wait for the transport; seconds of idleness that are enough
-NOTED = 1.0  # seconds of PAGE_DATA that may share a line
+SETTLING, IDLE = 15.0, 1.0  # seconds that a cut may wait for the transport; seconds after which that is idle
+NOTED = 1.0  # PAGE_DATA records of so many seconds share a line
 _ACTION = re.compile(r"([a-z]+)@(?:([A-Z0-9_]+)(?::(pass)?(\d+))?|([<>])(\d+))(?:=(.*))?", re.DOTALL)
 _BIT = re.compile(r"(-?\d+)(?:\.([0-7]))?")
 
 
 class Action(NamedTuple):
-    """One thing to do, once: at a step (its ``number``-th, or the first of pass ``turn``), or at a ``byte``."""
+    """One action, taken once: at the ``number``-th such step, the first record of pass ``turn``, or a ``byte``."""
 
     asked: str
     kind: str
@@ -68,7 +68,7 @@ class Action(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Action:
-        """:raises ValueError: not an action; says what would be."""
+        """Read ``KIND@WHERE[=ARGUMENT]``. :raises ValueError: it is no action; says what would be one."""
         match = _ACTION.fullmatch(text)
         if not match or match[1] not in KINDS:
             raise ValueError(f"{text!r}: must be KIND@WHERE[=ARGUMENT], KIND one of {', '.join(KINDS)}")
@@ -86,7 +86,7 @@ class Action(NamedTuple):
         return cls(text, kind, argument, way, step, 0 if turn else int(number or 1), int(number) if turn else 0)
 
     def is_at(self, mark: Mark, number: int) -> bool:
-        """Whether this step, the ``number``-th of its kind, is the one."""
+        """Whether the action is taken at this step, the ``number``-th of its kind."""
         if self.step is not mark.step:
             return False
         if self.turn:
@@ -112,48 +112,72 @@ def _check(kind: str, argument: str, is_at_byte: bool) -> None:
 
 
 class Cut(Exception):
-    """The transport shall die now."""
+    """The transport must die now."""
 
 
 class Log:
-    """Lines of JSON, each written out at once."""
+    """Lines of JSON, each flushed at once."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file, self._lock = file, threading.Lock()
 
-    def note(self, **fields: Any) -> None:
+    def note(self, **fields: object) -> None:
         line = json.dumps({"t": time.time(), **fields}) + "\n"
         with self._lock:
             self._file.write(line)
             self._file.flush()
 
 
+class _PagesLine:
+    """PAGE_DATA records of one pass that share a line of the log."""
+
+    def __init__(self, first: Mapping[str, object], turn: int) -> None:
+        self._first, self._turn, self._began = first, turn, time.time()
+        self._records = self._length = self._pages = self._data = 0
+
+    def takes(self, mark: Mark) -> bool:
+        """Whether the record belongs to the same pass, and comes soon enough."""
+        return mark.pages is not None and mark.pages.turn == self._turn and time.time() - self._began < NOTED
+
+    def add(self, mark: Mark) -> None:
+        assert mark.pages
+        self._records += 1
+        self._length += mark.length
+        self._pages += mark.pages.pfns
+        self._data += mark.pages.data
+
+    def fields(self) -> dict[str, object]:
+        """The line, as of now."""
+        sums = {"records": self._records, "length": self._length, "pages": self._pages, "data": self._data}
+        return {**self._first, "t": self._began, "until": time.time(), "pass": self._turn, **sums}
+
+
 class Flow:
-    """One direction: what comes from ``source`` goes to ``target``, and what is done to it on the way."""
+    """One direction: passes bytes from ``source`` to ``target``, and takes its actions on the way."""
 
     def __init__(self, way: str, source: int, target: int, actions: Sequence[Action], log: Log, control: str) -> None:
         self._way, self._source, self._target, self._log, self._control = way, source, target, log, control
         self._actions = [action for action in actions if action.way == way]
         self._scanner = Scanner.of_sender() if way == ">" else Scanner.of_receiver()
         self._counts: dict[Step, int] = {}
-        self._buffer, self._base = b"", 0  # what is not passed on yet, and what came with it; offset of its first byte
-        self._at = 0  # what lies before was passed on, or swallowed
+        self._buffer, self._base = b"", 0  # bytes that are not passed on yet, and their read; offset of the first one
+        self._at = 0  # all bytes before this offset were passed on or swallowed
         self._bits: dict[int, int] = {}  # offset -> bits to turn over
         self._drop_until = self._copy_until = 0
         self._copy = bytearray()
         self._cut_at = -1
         self._pause, self._rate = 0.0, 0.0
-        self._pages: dict[str, Any] = {}  # the line of PAGE_DATA that is being added up
+        self._pages: _PagesLine | None = None  # the line of PAGE_DATA that is being added up
         self._can_splice = hasattr(os, "splice")
 
     @property
     def missed(self) -> list[Action]:
-        """The actions it did not come to."""
+        """The actions that were not taken."""
         return self._actions
 
     def run(self) -> None:
-        """Pass on what comes until the end. :raises Cut: / :raises OSError: one end is gone."""
-        # A small read keeps the sender near: what it has written beyond a fault's place would blur the fault.
+        """Pass bytes on until the end. :raises Cut: an action says so. :raises OSError: one end is gone."""
+        # Small reads keep the sender near: bytes that it wrote beyond a fault's place would blur the fault.
         size = SMALL if self._actions else LARGE
         while True:
             if self._scanner.idle >= SMALL and self._is_untouched():
@@ -175,7 +199,7 @@ class Flow:
             self._send(self._scanner.safe)
 
     def _is_untouched(self) -> bool:
-        """Whether nothing is done, or yet to be done, to bytes within a step."""
+        """Whether no action changes bytes within a step, now or later."""
         return (
             self._can_splice
             and self._at == self._scanner.fed
@@ -186,7 +210,7 @@ class Flow:
         )
 
     def _splice(self) -> None:
-        """From pipe to pipe within the kernel: bodies of PAGE_DATA, which are nearly all there is."""
+        """Move bodies of PAGE_DATA, which are nearly all bytes, from pipe to pipe within the kernel."""
         try:
             while self._scanner.idle >= SMALL:
                 moved = os.splice(self._source, self._target, min(self._scanner.idle, LARGE))
@@ -200,7 +224,7 @@ class Flow:
             self._can_splice = False
 
     def _send(self, end: int) -> None:
-        """Pass on up to this offset."""
+        """Pass bytes on up to this offset."""
         while self._at < end:
             for action in [action for action in self._actions if action.byte == self._at]:
                 self._act(action, None, int(action.argument or 1) if action.kind in ("drop", "duplicate") else 0)
@@ -234,35 +258,30 @@ class Flow:
                 time.sleep(count / self._rate)
 
     def _meet(self, mark: Mark) -> None:
-        """A step begins here."""
+        """Take the actions of a step that begins here, and log the step."""
         number = self._counts[mark.step] = self._counts.get(mark.step, 0) + 1
         for action in [action for action in self._actions if action.is_at(mark, number)]:
             self._act(action, mark, mark.length)
-        pages = self._pages
-        if mark.pages and pages and pages["pass"] == mark.pages.turn and time.time() - pages["t"] < NOTED:
-            pages["records"] += 1
-            pages["length"] += mark.length
-            pages["pages"] += mark.pages.pfns
-            pages["data"] += mark.pages.data
+        if mark.pages and self._pages and self._pages.takes(mark):
+            self._pages.add(mark)
             return
         self.note_pages()
-        fields: dict[str, Any] = {"way": self._way, "step": mark.step.value, "n": number}
-        fields |= {"length": mark.length, "offset": mark.offset}
+        fields = {"way": self._way, "step": mark.step.value, "n": number, "length": mark.length, "offset": mark.offset}
         if mark.pages:
-            fields |= {"pass": mark.pages.turn, "pages": mark.pages.pfns, "data": mark.pages.data}
-            self._pages = {"t": time.time(), "records": 1, **fields}
+            self._pages = _PagesLine(fields, mark.pages.turn)
+            self._pages.add(mark)
         else:
             self._log.note(**fields)
 
     def note_pages(self) -> None:
-        """Write down what was added up of PAGE_DATA."""
+        """Log the line of PAGE_DATA that was added up."""
         if self._pages:
-            self._log.note(until=time.time(), **self._pages)
-            self._pages = {}
+            self._log.note(**self._pages.fields())
+            self._pages = None
 
     def _act(self, action: Action, mark: Mark | None, length: int) -> None:
         self._actions.remove(action)
-        fields: dict[str, Any] = {"action": action.kind, "asked": action.asked, "argument": action.argument}
+        fields: dict[str, object] = {"action": action.kind, "asked": action.asked, "argument": action.argument}
         if mark:
             fields |= {"step": mark.step.value, "n": self._counts[mark.step], "length": mark.length}
             if mark.pages:
@@ -298,7 +317,7 @@ class Flow:
         while not os.path.exists(release) and time.monotonic() < deadline:
             time.sleep(0.02)
         with contextlib.suppress(OSError):
-            os.unlink(release)  # it was for this one
+            os.unlink(release)  # it was meant for this hold
         self._log.note(way=self._way, event="released", by_lab=time.monotonic() < deadline)
 
 
@@ -312,10 +331,10 @@ def _bits(argument: str, length: int) -> dict[int, int]:
 
 
 def _settles(pid: int, pipe: int) -> bool:
-    """Wait until the transport has nothing left to do; whether it came to that.
+    """Wait until the transport is idle; whether it became idle in time.
 
-    A killed ssh takes with it what it has read and not sent, and its peer what it has not handed on: the cut would
-    fall before its place. Idle is who lets processor time and an empty pipe stand for a while.
+    A killed ssh loses what it has read and not sent, and its peer what it has not handed on, so that the cut would fall
+    before its place. The transport is idle when it uses no processor time and its pipe is empty for a while.
     """
     deadline, idle_since, before = time.monotonic() + SETTLING, time.monotonic(), ""
     while time.monotonic() < deadline:
@@ -333,7 +352,7 @@ def _settles(pid: int, pipe: int) -> bool:
 
 
 def _waiting(descriptor: int) -> int:
-    """Bytes that lie in a pipe, unread."""
+    """Bytes in a pipe that nobody has read yet."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))[0])
     except OSError:
@@ -341,12 +360,12 @@ def _waiting(descriptor: int) -> int:
 
 
 def run(command: list[str], actions: Sequence[Action], file: IO[str], control: str) -> int:
-    """Until the transport ends. The exit status is the transport's, or 99 after a cut."""
+    """Run the transport to its end. Exits with its status, or with 99 after a cut."""
     log = Log(file)
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    # Woken by each record, the proxy would take a processor from the sender a thousand times for a guest that is all
-    # holes. Under SCHED_BATCH nobody is interrupted for it: it gets its turn when the sender waits, or its time is up.
-    # Not so the transport, which has been started already.
+    # If each record woke the proxy, it would take a processor from the sender a thousand times for a guest that is all
+    # holes. Under SCHED_BATCH the proxy interrupts nobody: it runs when the sender waits, or when the sender's time
+    # slice is over. The transport is started before this, and keeps the usual policy.
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     assert child.stdin
@@ -378,7 +397,7 @@ def run(command: list[str], actions: Sequence[Action], file: IO[str], control: s
     answers.start()
     threading.Thread(target=pump, args=(forth, ">", (child.stdin.fileno(),)), daemon=True).start()
     status = child.wait()
-    answers.join(60)  # what the receiver has said is passed on, be it held
+    answers.join(60)  # the receiver's answers are passed on, even if they are held
     for action in (*forth.missed, *back.missed):
         log.note(missed=action.kind, asked=action.asked)
     log.note(event="end", status=status, cut=was_cut.is_set())

@@ -1,7 +1,7 @@
-"""Xen's live-migration protocol, taken apart as its bytes pass. Standard library only: it runs in dom0 too.
+"""Xen's live-migration protocol, split into its steps as the bytes pass. Standard library only: it runs in dom0 too.
 
 Sources: docs/specs/libxc-migration-stream.pandoc and libxl-migration-stream.pandoc, tools/xl/xl_migrate.c,
-tools/xl/xl.h of Xen 4.17; the code writes HVM_CONTEXT before HVM_PARAMS, unlike the specification.
+tools/xl/xl.h of Xen 4.17. The code writes HVM_CONTEXT before HVM_PARAMS, unlike the specification.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
-    """What passes, in order. The point of no return is GO."""
+    """The steps of a migration, in order. The point of no return is GO."""
 
     BANNER = "BANNER"  # receiver: ready
     XL_HEADER = "XL_HEADER"
@@ -21,14 +21,14 @@ class Step(str, Enum):  # noqa: UP042  (dom0's Python may be older than StrEnum)
     LIBXC_CONTEXT = "LIBXC_CONTEXT"
     IMAGE_HEADER = "IMAGE_HEADER"
     DOMAIN_HEADER = "DOMAIN_HEADER"
-    PAGE_DATA = "PAGE_DATA"  # many: passes over live memory, then, with the guest suspended, the rest
+    PAGE_DATA = "PAGE_DATA"  # many: passes over live memory, and then the rest while the guest is suspended
     X86_PV_INFO = "X86_PV_INFO"
     X86_PV_P2M_FRAMES = "X86_PV_P2M_FRAMES"
     X86_PV_VCPU_BASIC = "X86_PV_VCPU_BASIC"
     X86_PV_VCPU_EXTENDED = "X86_PV_VCPU_EXTENDED"
     X86_PV_VCPU_XSAVE = "X86_PV_VCPU_XSAVE"
     SHARED_INFO = "SHARED_INFO"
-    TSC_INFO = "TSC_INFO"  # the first record that is sure to come after the guest was suspended
+    TSC_INFO = "TSC_INFO"  # the first record that surely comes after the guest was suspended
     HVM_CONTEXT = "HVM_CONTEXT"
     HVM_PARAMS = "HVM_PARAMS"
     TOOLSTACK = "TOOLSTACK"
@@ -83,7 +83,7 @@ LIBXL = {
     5: Step.CHECKPOINT_STATE,
 }
 
-ANSWERS = (Step.BANNER, Step.READY, Step.REPORT, Step.STATUS, Step.GIVE_BACK)  # what the receiver writes
+ANSWERS = (Step.BANNER, Step.READY, Step.REPORT, Step.STATUS, Step.GIVE_BACK)  # the receiver writes these
 
 BANNER = b"xl migration receiver ready, send binary domain data.\n"
 READY = b"domain received, ready to unpause\0"
@@ -97,25 +97,25 @@ RECORD_HEADER = 8
 _PAGE_DATA = struct.Struct("<IIIIQ")  # type, length, count, reserved, first pfn
 BATCH = 1024  # pfns in a full PAGE_DATA record: MAX_BATCH_SIZE, tools/libs/guest/xg_save_restore.h
 PAGE = 4096
-_PFN = (1 << 52) - 1  # the rest of an entry is the page's type
+_PFN = (1 << 52) - 1  # the upper bits of an entry are the page's type
 
 
 class StreamError(ValueError):
-    """The bytes are not what the protocol says."""
+    """The bytes do not follow the protocol."""
 
 
-class Pages(NamedTuple):  # these two come by the thousand
-    """What a PAGE_DATA record carries. ``turn`` is the pass over memory it belongs to, from 1."""
+class Pages(NamedTuple):  # a migration makes thousands of these and of Mark
+    """What a PAGE_DATA record carries. ``turn`` is the number of its pass over memory, from 1."""
 
     turn: int
     starts_turn: bool
-    pfns: int  # named
-    data: int  # pages whose content is there: some types have none
+    pfns: int  # how many the record names
+    data: int  # pages whose contents it has: some types of page have none
     first: int  # the lowest pfn
 
 
 class Mark(NamedTuple):
-    """A step begins at ``offset`` of its direction and takes ``length`` bytes, header and padding included."""
+    """A step that begins at ``offset`` of its direction and has ``length`` bytes, header and padding included."""
 
     step: Step
     offset: int
@@ -126,44 +126,44 @@ class Mark(NamedTuple):
 class Scanner:
     """Finds the steps in one direction of a migration while somebody else passes the bytes on.
 
-    Passes over memory have no marker in the stream. They are found by what the sender does: it walks the dirty bitmap
-    upwards, and a record of less than ``BATCH`` pfns ends the walk (xg_sr_save.c, send_dirty_pages and flush_batch).
-    So a record begins a pass when the one before was not full, or when it goes back to lower pfns. A pass of a whole
-    number of batches that is followed by one which begins higher would be taken for one.
+    Passes over memory have no marker in the stream. The sender walks the dirty bitmap upwards, and a record of fewer
+    than ``BATCH`` pfns ends the walk (xg_sr_save.c, send_dirty_pages and flush_batch). So a record begins a pass if the
+    record before it was not full, or if it goes back to lower pfns. Two passes are taken for one if the first has a
+    whole number of batches and the second begins at a higher pfn.
     """
 
     def __init__(self, side: str) -> None:
         self._held = bytearray()
         self._marks: list[Mark] = []
-        self._begun = 0  # where the step begins of which not enough is known
-        self._is_known = False  # the bytes asked for belong to a step that was marked
+        self._begun = 0  # offset of the step that is not known yet
+        self._is_known = False  # the bytes asked for belong to a step that is marked already
         self._is_at_record = False  # the bytes asked for are the header of a libxc record
         self._turn, self._last, self._was_full = 0, 0, False
         self.fed = 0  # bytes seen so far
-        self.idle = 0  # that many bytes need not be looked at
-        self.error = ""  # why the rest is not understood
+        self.idle = 0  # so many bytes need not be looked at
+        self.error: str | None = None  # why the rest is not understood
         self._script = self._sender() if side == "sender" else self._receiver()
         self._want = next(self._script)
 
     @classmethod
     def of_sender(cls) -> Scanner:
-        """For what the sender writes."""
+        """A scanner for what the sender writes."""
         return cls("sender")
 
     @classmethod
     def of_receiver(cls) -> Scanner:
-        """For what the receiver answers."""
+        """A scanner for what the receiver answers."""
         return cls("receiver")
 
     @property
     def safe(self) -> int:
-        """Up to this offset all bytes belong to steps that were marked: they may be passed on."""
+        """All bytes before this offset belong to marked steps, and may be passed on."""
         return self.fed if self.idle or self._is_known or not self._held and self._begun == self.fed else self._begun
 
     def feed(self, data: bytes) -> list[Mark]:
-        """Look at what came; the steps that begin in it, or whose beginning is complete by now.
+        """Look at the next bytes; the steps that begin in them, or whose beginning is complete now.
 
-        What is not this protocol sets ``error`` and is from there on one step UNKNOWN.
+        Bytes that do not follow the protocol set ``error``; everything from there on is one step UNKNOWN.
         """
         at, size = 0, len(data)
         while at < size:
@@ -185,9 +185,9 @@ class Scanner:
         return marks
 
     def _pages_at(self, data: bytes, at: int) -> int:
-        """Take whole heads of PAGE_DATA records off at once: a sparse guest has a thousand with hardly a page in them.
+        """Read whole heads of PAGE_DATA records at once: a sparse guest has a thousand with hardly a page in them.
 
-        One that has not come in full is left to :meth:`_page_data`, which asks for it bit by bit.
+        A head that is not complete yet is left to :meth:`_page_data`, which asks for its parts.
         """
         size = len(data)
         while size - at >= _PAGE_DATA.size:
@@ -208,7 +208,7 @@ class Scanner:
         return at
 
     def skipped(self, count: int) -> None:
-        """``count`` of the ``idle`` bytes went by unseen."""
+        """Note that ``count`` of the ``idle`` bytes passed without being looked at."""
         self.idle -= count
         self.fed += count
 
@@ -217,7 +217,7 @@ class Scanner:
         try:
             self._want = self._script.send(held)
         except StopIteration:
-            self._ignore("more than the protocol has")
+            self._ignore("bytes after the end of the protocol")
         except StreamError as error:
             self._ignore(str(error))
 
@@ -233,7 +233,7 @@ class Scanner:
         self._begun, self._is_known = self.fed + self.idle, False
 
     def _mark(self, step: Step, length: int) -> None:
-        """The step is known; what of it was not read yet need not be."""
+        """Mark a step; the rest of it need not be looked at."""
         self._marks.append(Mark(step, self._begun, length))
         self.idle = self._begun + length - self.fed
 
@@ -241,17 +241,17 @@ class Scanner:
         self._begin()
         data = yield size
         if not data.startswith(prefix):
-            raise StreamError(f"not what {step.value} begins with")
+            raise StreamError(f"these bytes do not begin a {step.value}")
         self._mark(step, size)
 
     def _sender(self) -> Generator[int, bytes, None]:
         self._begin()
         head = yield 48
         if head[:32] != XL_MAGIC:
-            raise StreamError("not what XL_HEADER begins with")
+            raise StreamError("these bytes do not begin an XL_HEADER")
         size = int(struct.unpack("<I", head[44:48])[0])
         if size:
-            yield size  # whole: xl writes two parts and exits when the second fails (save_domain_core_writeconfig)
+            yield size  # whole: xl writes two parts, and exits if the second one fails (save_domain_core_writeconfig)
         self._mark(Step.XL_HEADER, 48 + size)
         yield from self._whole(Step.LIBXL_HEADER, 16, LIBXL_MAGIC)
         while True:
@@ -289,7 +289,7 @@ class Scanner:
         self._mark_pages(count, max(size - 8 - 8 * count, 0) // PAGE, first, first, length)
         self.idle = self._begun + length - self.fed
         if 1 < count <= (size - 8) // 8:
-            after = length - 24 - 8 * (count - 1)  # what follows the last pfn
+            after = length - 24 - 8 * (count - 1)  # bytes behind the last pfn
             self.idle, self._is_known = 8 * (count - 2), True
             self._last = struct.unpack("<Q", (yield 8))[0] & _PFN
             self.idle = after

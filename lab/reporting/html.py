@@ -332,7 +332,7 @@ def _cells(case: Shown) -> list[Mapping[str, object]]:
         if fact.kind == "cell":
             try:
                 cell = json.loads(fact.body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(cell, dict):
                 found.append(cell)

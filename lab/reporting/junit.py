@@ -44,7 +44,7 @@ def write(folder: RunFolder) -> Path:
     for one in gone:
         _missing(suite, names, one)
     if header.notes:
-        ET.SubElement(suite, "system-err").text = visible("\n".join(header.notes))
+        ET.SubElement(suite, "system-err").text = "\n".join(header.notes)
 
     verdicts = [result.verdict for result in results]
     counts = {
@@ -60,10 +60,19 @@ def write(folder: RunFolder) -> Path:
     suite.set("timestamp", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(header.started)))
 
     path = folder.path / NAME
+    _make_readable(suites)
     ET.indent(suites, " ")
     text = ET.tostring(suites, encoding="unicode")
     replace_file(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
     return path
+
+
+def _make_readable(root: ET.Element) -> None:
+    """Show what XML cannot carry, in every text and attribute: ElementTree checks nothing of what it writes."""
+    for element in root.iter():
+        element.text = visible(element.text) if element.text else None
+        for name, value in element.attrib.items():
+            element.set(name, visible_line(value))
 
 
 class _Names:
@@ -104,8 +113,8 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
     _properties(case, {key: value for key, value in facts.items() if value})
     if result.verdict in _CONTAINERS:
         tag, kind = _CONTAINERS[result.verdict]
-        reason = visible_line(result.reason) or result.rule
-        inner = ET.SubElement(case, tag, message=reason, type=kind or visible_line(result.rule))
+        reason = result.reason or result.rule
+        inner = ET.SubElement(case, tag, message=reason, type=kind or result.rule)
         decisive = [
             one
             for one in result.evidence
@@ -113,16 +122,16 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         ]
         where = f" on {', '.join(result.boards)}" if result.boards else ""
         said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
-        inner.text = visible("\n\n".join([said, *(_evidence(one) for one in decisive)]))
+        inner.text = "\n\n".join([said, *(_evidence(one) for one in decisive)])
     output = [_attempt(one) for one in others] + [_evidence(one) for one in result.evidence]
     output += [f"console of {board}: {path}" for board, path in result.consoles.items()]
     if output:
-        ET.SubElement(case, "system-out").text = visible("\n\n".join(output))
+        ET.SubElement(case, "system-out").text = "\n\n".join(output)
 
 
 def _missing(suite: ET.Element, names: _Names, one: Missing) -> None:
     case = ET.SubElement(suite, "testcase", names.of(one.case, one.build), time="0.000")
-    _properties(case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": visible_line(one.build)})
+    _properties(case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": one.build})
     inner = ET.SubElement(case, "error", message="did not run", type="miss")
     inner.text = "planned, but the run has no result of it"
 
@@ -141,7 +150,7 @@ def _facts(header: RunHeader) -> dict[str, str]:
 def _properties(parent: ET.Element, facts: dict[str, str]) -> None:
     properties = ET.SubElement(parent, "properties")
     for name, value in facts.items():
-        ET.SubElement(properties, "property", name=visible_line(name), value=visible_line(value))
+        ET.SubElement(properties, "property", name=name, value=value)
 
 
 def _attempt(result: TestResult) -> str:

@@ -127,7 +127,7 @@ class _State:
             read = json.loads(self._file.read_text(encoding="utf-8"))
             if read["version"] == _version():
                 self.runs = {str(name): (str(key), int(number)) for name, (key, number) in read["runs"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # all is rendered anew
 
     def save(self) -> None:
@@ -170,11 +170,23 @@ class Judged:
     groups: tuple[tuple[str, str, tuple[Told, ...]], ...]
 
 
+def _is_there(run: Run) -> bool:
+    """Whether the run's folder can be shown; one that is broken is said, and hides no other."""
+    if not (run.folder / "run.json").is_file():
+        return False
+    try:
+        RunFolder.open(run.folder)
+    except UsageError as error:
+        log.warning("not shown: %s", error)
+        return False
+    return True
+
+
 class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
         self._state = _State(where)
-        self._runs = [run for run in store.runs(RUNS_SHOWN) if (run.folder / "run.json").is_file()]
+        self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
 
     def write(self) -> Path:
         touched = self._bring_up_to_date()

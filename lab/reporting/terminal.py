@@ -40,6 +40,7 @@ class Progress:
         self._live: Live | None = None
         self._phase, self._since = "", time.monotonic()
         self._counts: Counter[Verdict] = Counter()
+        self._ended: set[tuple[str, str]] = set()  # case and build, however often they were tried
         self._last: deque[Text] = deque(maxlen=SHOWN)
 
     def __enter__(self) -> Progress:
@@ -78,8 +79,11 @@ class Progress:
     def result(self, result: TestResult) -> None:
         """A case ended."""
         self._counts[result.verdict] += 1
+        self._ended.add((result.case, result.build))
         line = result_line(result)
         self._last.append(line)
+        if not self._live:
+            line = Text(f"{len(self._ended):>{len(str(self._planned))}} of {self._planned}  ", "dim").append_text(line)
         if not self._live or result.verdict not in (Verdict.PASS, Verdict.SKIP):
             self._say(line)
 

@@ -7,7 +7,16 @@ import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated
+
+from lab.base import paths, shape
+from lab.base.shape import Between
+
+# Seconds since the epoch, from the year 1 to the year 9999: those that a date can be made of.
+Time = Annotated[float, Between(-62135596800.0, 253402300799.0, "seconds since the epoch, of a year from 1 to 9999")]
+Seconds = Annotated[float, Between(-1e9, 1e9)]  # a duration; negative if the clock was set back meanwhile
+REPEATS = 10_000  # attempts at each case that can be asked for
 
 
 class Verdict(enum.StrEnum):
@@ -26,7 +35,9 @@ class Verdict(enum.StrEnum):
 
 
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
+BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
+HOST_SILENT = "host-silent"  # a MISS that is tried once more, and FAIL if the host falls silent again
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
 ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
@@ -44,8 +55,23 @@ class Evidence:
     kind: str
     title: str
     body: str
-    time: float
+    time: Time
     board: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConsole:
+    """What a guest had printed when its case kept that, or failed. It is evidence, and verdicts read it."""
+
+    board: str
+    guest: str
+    kind: str  # pv, pvh or hvm
+    system: str | None  # the Linux that it runs, a name of lab.xen.payloads.LINUXES; None: a small program
+    lines: tuple[str, ...]
+
+    def as_evidence(self, title: str, when: float) -> Evidence:
+        """For the record of the case."""
+        return Evidence("console", title, "\n".join(self.lines) or "nothing", when, self.board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +79,8 @@ class Phase:
     """A named part of a case's time: boot, create, wait, provision, collect..."""
 
     name: str
-    started: float
-    seconds: float
+    started: Time
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +94,11 @@ class TestResult:
     verdict: Verdict
     rule: str  # the verdict rule that decided, e.g. "assertion", "console-crash"
     reason: str  # one line; empty only for PASS
-    started: float  # seconds since the epoch
-    seconds: float
+    started: Time  # seconds since the epoch
+    seconds: Seconds
     boards: tuple[str, ...] = ()
     build: str = ""
-    attempt: int = 1
+    attempt: Annotated[int, Between(0, 2**31 - 1)] = 1
     doc: str = ""  # the case's docstring: what it proves
     phases: tuple[Phase, ...] = ()
     evidence: tuple[Evidence, ...] = ()
@@ -80,6 +106,7 @@ class TestResult:
     consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
     fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
+    proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
@@ -87,19 +114,11 @@ class TestResult:
 
     @classmethod
     def from_json(cls, line: str) -> TestResult:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote. Types and ranges of all fields are checked here, and nowhere else.
 
-        :raises ValueError: not a record of this shape.
+        :raises ValueError: not a record of this shape; names the field.
         """
-        try:
-            data: dict[str, Any] = json.loads(line)
-            data["verdict"] = Verdict(data["verdict"])
-            data["boards"] = tuple(data["boards"])
-            data["phases"] = tuple(Phase(**p) for p in data["phases"])
-            data["evidence"] = tuple(Evidence(**e) for e in data["evidence"])
-            return cls(**data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a test record: {error}") from error
+        return shape.read(cls, line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +126,30 @@ class RunHeader:
     """What was asked of a run and on what it ran; ``run.json`` in the run folder."""
 
     run_id: str  # "20261123-083353-1a2b"
-    started: float
+    started: Time
     selection: str  # quick, full, weekly, or the pytest expression used
     builds: tuple[str, ...]
     boards: Mapping[str, Mapping[str, str]]  # board -> facts worth showing (kind, build id, qemu version...)
     planned: tuple[str, ...]  # node ids that were to run
     required_areas: tuple[str, ...]
-    finished: float | None = None  # None: still running, or died
-    exit_status: int | None = None
+    finished: Time | None = None  # None: still running, or died
+    exit_status: Annotated[int, Between(0, 255)] | None = None
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
-    repeat: int = 1  # attempts that were asked for at each case
+    repeat: Annotated[int, Between(1, REPEATS)] = 1  # attempts that were asked for at each case
+    root: str | None = None  # folder that the node ids are relative to; None: the cases that xenlab ships
+
+    def cases_root(self) -> Path:
+        """The folder that the node ids are relative to."""
+        return Path(self.root) if self.root else paths.SHIPPED
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RunHeader:
-        """:raises ValueError: not a run header."""
-        try:
-            data: dict[str, Any] = json.loads(text)
-            for key in ("builds", "planned", "required_areas", "notes"):
-                data[key] = tuple(data[key])
-            data["phases"] = tuple(Phase(**p) for p in data["phases"])
-            return cls(**data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a run header: {error}") from error
+        """Read what :meth:`to_json` wrote. Types and ranges of all fields are checked here, and nowhere else.
+
+        :raises ValueError: not a run header; names the field.
+        """
+        return shape.read(cls, text)

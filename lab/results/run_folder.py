@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lab.base import processes
+from lab.base import processes, shape
 from lab.base.errors import UsageError
-from lab.results.record import NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, RunHeader, TestResult, Time, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,15 @@ class Missing:
 
     case: str
     build: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What :meth:`RunFolder.note_now` writes."""
+
+    case: str
+    since: Time
+    process: str
 
 
 def new_id() -> str:
@@ -170,7 +179,7 @@ class RunFolder:
         try:
             read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
             return {str(name): {str(k): str(v) for k, v in facts.items()} for name, facts in read.items()}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
     def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
@@ -242,10 +251,10 @@ class RunFolder:
         """The cases that run: boards, the case, and since when."""
         found = {}
         for path in sorted(self.path.glob("now-*.json")):
-            with suppress(OSError, ValueError, KeyError):
-                said = json.loads(path.read_text(encoding="utf-8"))
-                if processes.is_alive(said["process"]):
-                    found[path.stem.removeprefix("now-")] = (str(said["case"]), float(said["since"]))
+            with suppress(OSError, ValueError):
+                said = shape.read(_Now, path.read_bytes())
+                if processes.is_alive(said.process):
+                    found[path.stem.removeprefix("now-")] = (said.case, said.since)
         return found
 
     # What cases leave
@@ -316,13 +325,13 @@ def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
 
 
 def deciding(attempts: Sequence[TestResult]) -> TestResult:
-    """The attempt at a case that decides: the last FAIL; else the guest crash that is in doubt; else the last.
+    """The attempt at a case that decides: the last FAIL; else a guest crash or a silence in doubt; else the last.
 
     So nothing that failed passes by being tried again.
     """
 
     def weight(one: TestResult) -> tuple[bool, bool, int]:
-        return one.verdict is Verdict.FAIL, one.rule == NESTED_GUEST_CRASH, one.attempt
+        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_SILENT), one.attempt
 
     return max(reversed(attempts), key=weight)
 

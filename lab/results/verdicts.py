@@ -21,8 +21,11 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    CaseTimeout,
     HypervisorCrash,
+    LabError,
     MissingCapability,
+    NotProved,
     PowerTimeout,
     ProductFailure,
     ProductTimeout,
@@ -30,12 +33,50 @@ from lab.base.errors import (
 )
 from lab.console import crashes
 from lab.console.crashes import Crash
-from lab.console.patterns import classify
-from lab.results.record import ITSELF, NESTED_GUEST_CRASH, TRANSIENT, Evidence, TestResult, Verdict
+from lab.console.patterns import classify, crash_excerpt
+from lab.results.record import (
+    BENCH,
+    HOST_SILENT,
+    ITSELF,
+    NESTED_GUEST_CRASH,
+    TRANSIENT,
+    Evidence,
+    GuestConsole,
+    TestResult,
+    Verdict,
+)
 
 # What comes and goes: sessions and packets are lost, BMCs are busy.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
+_TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
 REASON_LIMIT = 300  # characters
+# Signatures of lab.console.patterns: Xen tells of a guest's death, and Linux of its own.
+XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
+LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
+NESTED_SYSTEM = "linux"  # the guest's system of which such deaths without a cause are known (docs/virtual-lab.md)
+
+
+# The registers that xen/arch/x86/x86_64/traps.c prints; bit 9 of RFLAGS is IF.
+_FLAGS = re.compile(r"RFLAGS: (?P<flags>[0-9a-f]{16})\s+CONTEXT: (?P<context>\w+)")
+INTERRUPT_FLAG = 1 << 9
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A host that had been up and fell silent: the power is on, the recorder has its console, and nobody answers."""
+
+    board: str
+    after_nmi: tuple[str, ...] = ()  # what its console showed after an NMI from the BMC
+    comes_back: bool = False  # a power cycle brought it into the known-good build, which answers on console and network
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the NMI found the hypervisor itself with interrupts off: a live one, however slow, has them on."""
+        return any(
+            match["context"] == "hypervisor" and not int(match["flags"], 16) & INTERRUPT_FLAG
+            for line in self.after_nmi
+            if (match := _FLAGS.search(line))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +84,15 @@ class Observation:
     """What is known of a case that ended."""
 
     outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
-    skipped: str = ""  # pytest.skip's reason
+    skipped: str | None = None  # pytest.skip's reason
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
-    guest_crash: str = ""  # on nested emulation: a Linux guest that died without any sign from Xen
+    hangs: tuple[Hang, ...] = ()
+    hung_before: bool = False  # a host fell silent at an earlier attempt, too
+    guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
-    lease_over: str = ""  # why the lease on its boards was over before it ended
+    lease_over: str | None = None  # why the lease on its boards was over before it ended
     leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
@@ -65,6 +108,15 @@ class Decision:
     reason: str
     evidence: tuple[Evidence, ...] = ()
     fingerprint: str = ""  # of the crash that decided
+    outcome: BaseException | None = None  # the one exception that was judged, also out of a group
+
+    @property
+    def failed_boards(self) -> frozenset[str] | None:
+        """The boards that the bench failed with; None where it did not fail, empty where no single board is named."""
+        if self.rule not in (BENCH, TRANSIENT) or isinstance(self.outcome, NotProved):
+            return None
+        named = self.outcome.board if isinstance(self.outcome, LabError) else None
+        return frozenset({named} if named else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +136,32 @@ def is_tried_again(attempts: Sequence[TestResult]) -> bool:
 
     - what failed: never
     - NESTED_GUEST_CRASH: twice
-    - TRANSIENT: once
+    - TRANSIENT, HOST_SILENT: once
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
     rules = [one.rule for one in attempts]
     if NESTED_GUEST_CRASH in rules:
         return len(rules) - rules.index(NESTED_GUEST_CRASH) <= 2
-    return rules[-1] == TRANSIENT and rules.count(TRANSIENT) == 1
+    return rules[-1] in _TRIED_ONCE_MORE and sum(rule in _TRIED_ONCE_MORE for rule in rules) == 1
 
 
-def guest_crash(evidence: Iterable[Evidence], consoles: Iterable[str]) -> str:
-    """The line by which a Linux guest in hardware virtualisation says that it dies; empty if Xen says anything of it.
+def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
+    """The line by which a Linux guest in hardware virtualisation says that it dies; None if Xen says anything of it.
 
-    :param evidence: what a case kept: guests' consoles among it.
+    :param guests: what the case kept of its guests' consoles.
     :param consoles: lines of the boards' consoles.
     """
     for line in consoles:
-        if (found := classify(line)) and (found.kind == "crash" or found.name in ("guest-crash", "domain-crash")):
-            return ""
-    for one in evidence:
-        if one.kind == "console" and re.search(r"\blinux-(pvh|hvm)\b", one.title):
-            for line in one.body.splitlines():
-                if (found := classify(line)) and found.name in ("linux-panic", "linux-oops", "linux-bug"):
-                    return f"{one.board}: {one.title}: {line.strip()}"
-    return ""
+        if (found := classify(line)) and (found.kind == "crash" or found.name in XEN_TELLS):
+            return None
+    for guest in guests:
+        if guest.system != NESTED_SYSTEM or guest.kind == "pv":
+            continue
+        for line in guest.lines:
+            if (found := classify(line)) and found.name in LINUX_DIES:
+                return f"{guest.board}: console of {guest.guest}: {line.strip()}"
+    return None
 
 
 def decide(observation: Observation) -> Decision:
@@ -123,7 +176,8 @@ def _decide(observation: Observation) -> Decision:
         reason = rule.why(observation)
         if reason is not None:
             found = rule.evidence(observation)
-            return Decision(rule.verdict, rule.name, one_line(reason), found, one_line(rule.fingerprint(observation)))
+            fingerprint = one_line(rule.fingerprint(observation))
+            return Decision(rule.verdict, rule.name, one_line(reason), found, fingerprint, observation.outcome)
     raise AssertionError("the last rule applies to all")
 
 
@@ -196,6 +250,41 @@ def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
     return crashes.with_symbols(crashes.parse(crash.signature, crash.lines), observation.symbols)
 
 
+def _hypervisor_hang(observation: Observation) -> str | None:
+    hang = _proved(observation)
+    if hang is None:
+        return None
+    return f"{hang.board}: the hypervisor hangs with interrupts off: {_after_nmi(observation, hang).label}"
+
+
+def _hang_fingerprint(observation: Observation) -> str:
+    hang = _proved(observation)
+    return _after_nmi(observation, hang).fingerprint if hang else ""
+
+
+def _proved(observation: Observation) -> Hang | None:
+    return next((one for one in observation.hangs if one.is_proved), None)
+
+
+def _after_nmi(observation: Observation, hang: Hang) -> Crash:
+    """The dump that the NMI made, read as that of a crash."""
+    at = next((index for index, line in enumerate(hang.after_nmi) if classify(line)), 0)
+    crash = crashes.parse("xen-fatal-trap", crash_excerpt([_Text(line) for line in hang.after_nmi], at))
+    return crashes.with_symbols(crash, observation.symbols)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+
+
+def _host_silent(observation: Observation, *, repeats: bool) -> str | None:
+    hang = next((one for one in observation.hangs if one.comes_back), None)
+    if hang is None or observation.hung_before is not repeats:
+        return None
+    return f"{hang.board}: the host fell silent: power on, console open, no answer; it is sound after a power cycle"
+
+
 def _expected_crash_missing(observation: Observation) -> str | None:
     gone = observation.expected_crashes - observation.seen_crashes
     if not gone or observation.outcome is not None or observation.skipped:
@@ -204,10 +293,8 @@ def _expected_crash_missing(observation: Observation) -> str | None:
 
 
 def _case_timeout(observation: Observation) -> str | None:
-    if not isinstance(observation.outcome, pytest.fail.Exception):
-        return None
-    text = _said(observation.outcome, first_line=True)
-    return text if re.match(r"Timeout \(?>", text) else None  # pytest-timeout's words
+    error = observation.outcome
+    return _said(error) if isinstance(error, CaseTimeout) else None
 
 
 def _assertion(observation: Observation) -> str | None:
@@ -311,7 +398,7 @@ RULES: tuple[Rule, ...] = (
         "lease-over",
         Verdict.MISS,
         "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
-        lambda observation: observation.lease_over or None,
+        lambda observation: observation.lease_over,
     ),
     Rule(
         "console-crash",
@@ -322,6 +409,26 @@ RULES: tuple[Rule, ...] = (
         _crash_fingerprint,
     ),
     Rule(
+        "hypervisor-hang",
+        Verdict.FAIL,
+        "a host fell silent, its power on and its console open, and an NMI found the hypervisor with interrupts off",
+        _hypervisor_hang,
+        fingerprint=_hang_fingerprint,
+    ),
+    Rule(
+        "host-silent-again",
+        Verdict.FAIL,
+        "the next rule's silence, at an earlier attempt of the run too",
+        partial(_host_silent, repeats=True),
+    ),
+    Rule(
+        HOST_SILENT,
+        Verdict.MISS,
+        "a host fell silent, no NMI told where it is, and the known-good build found the board sound after a power "
+        "cycle; tried once more",
+        partial(_host_silent, repeats=False),
+    ),
+    Rule(
         "expected-crash-missing",
         Verdict.FAIL,
         "the case declares a crash and passed, but the console shows none",
@@ -330,7 +437,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "case-timeout",
         Verdict.ERROR,
-        "the case was ended by the overall time limit: whose fault it is cannot be told",
+        "the case exceeded its time limit and was ended; cause unknown",
         _case_timeout,
     ),
     Rule(
@@ -374,7 +481,7 @@ RULES: tuple[Rule, ...] = (
         "the BMC, the power or the network did not do its part; tried once more",
         _transient,
     ),
-    Rule("bench", Verdict.MISS, "the bench failed (BenchError)", _bench),
+    Rule(BENCH, Verdict.MISS, "the bench failed (BenchError)", _bench),
     Rule("interrupted", Verdict.MISS, "the run was interrupted", _interrupted),
     Rule("exception", Verdict.ERROR, "any other exception", _exception),
     Rule(

@@ -24,8 +24,6 @@ from typing import Literal
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 
-DIRECTORY = paths.CHECKOUT / "benchmarks"
-
 Measure = Callable[[], float | Mapping[str, float]]
 
 
@@ -97,12 +95,13 @@ def benchmark(
     return register
 
 
-def load(directory: Path = DIRECTORY) -> dict[str, Benchmark]:
+def load(directory: Path | None = None) -> dict[str, Benchmark]:
     """Every benchmark in the folder's modules, by name.
 
-    :raises UsageError: two of one name.
+    :raises UsageError: two of one name, or an installed xenlab, which has no benchmarks.
     """
     _loading.clear()
+    directory = directory or paths.checkout("bench") / "benchmarks"
     for file in sorted(directory.glob("[!_]*.py")):
         spec = importlib.util.spec_from_file_location(f"xenlab_benchmarks_{file.stem}", file)
         assert spec
@@ -115,7 +114,7 @@ def run(
     names: Sequence[str],
     json_file: Path | None = None,
     *,
-    directory: Path = DIRECTORY,
+    directory: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Run these (``all`` for all), a line for each figure; without names, list what there is.

@@ -19,7 +19,7 @@ from lab.results import run_folder
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
-FILE = paths.CHECKOUT / "testcases" / "reference.yaml"
+FILE = paths.TESTCASES / "reference.yaml"
 HEAD = """\
 # How each case has ended on the virtual boards, and how often in a row (0: in one run it ended in more than one way).
 # The last verdict counts; a SKIP only where there is no other. Written by `xenlab cases --write --seen RUN-FOLDER`,

@@ -9,9 +9,9 @@ from lab.base import paths
 from lab.night import planning
 from lab.night.options import NightlyOptions
 from lab.night.planning import Case
-from lab.selfcheck import case_history, mutants
+from lab.selfcheck import case_history, mutant_manifest
 
-FILE = paths.CHECKOUT / "docs" / "case-table.md"
+FILE = paths.SHIPPED / "docs" / "case-table.md"
 HEAD = """\
 # The cases
 
@@ -36,9 +36,9 @@ def text() -> str:
     cases = every()
     rows = case_history.read()
     biting: dict[str, list[str]] = {}
-    for area in mutants.areas():
-        biting |= {case: [f"({why})"] for case, why in mutants.unproved(area).items()}
-        for mutant in mutants.load(area):
+    for area in mutant_manifest.areas():
+        biting |= {case: [f"({why})"] for case, why in mutant_manifest.unproved(area).items()}
+        for mutant in mutant_manifest.load(area):
             for function in dict.fromkeys(map(planning.function_of, mutant.cases)):
                 biting.setdefault(function, []).append(mutant.name)
     parts = [HEAD]
@@ -67,7 +67,7 @@ def _rows(
             " ".join(variants[0].doc.split("\n\n")[0].split()),
             _needs(variants),
             selection,
-            ", ".join(variants[0].evidence),
+            ", ".join(variants[0].evidence).replace("<", "&lt;"),
             ", ".join(biting.get(function, [])),
             case_history.text(rows, [case.nodeid for case in variants]),
         )

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError, UsageError
 
 PACKAGES_OF_TESTS = "# --- what the framework's own tests need"  # begins the last section of the list
-PACKAGES = paths.CHECKOUT / "firmware" / "packages.txt"
+PACKAGES = paths.FIRMWARE / "packages.txt"
+CHECKED = "XENLAB_PACKAGES_CHECKED"  # set by ./xenlab
 CACHE_GIB = 6.0  # image, builds, payloads, environment; see README.md
 MEMORY_GIB = 7.0  # two virtual boards of 3 GiB and the rest
 
@@ -71,7 +72,9 @@ def missing_packages(listing: Path = PACKAGES) -> list[Package]:
     """
     command = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
+        )
     except FileNotFoundError:
         raise UsageError("this is no Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
     except subprocess.TimeoutExpired as error:
@@ -80,6 +83,17 @@ def missing_packages(listing: Path = PACKAGES) -> list[Package]:
         raise BenchError(f"dpkg-query ended with status {done.returncode}: {done.stderr.strip()[-400:]}")
     installed = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
     return [package for package in packages(listing) if package.name not in installed]
+
+
+def demand_packages() -> None:
+    """See that everything a run starts is installed. ``./xenlab`` has looked already, and says so.
+
+    :raises UsageError: something is missing; the message is the command that installs it.
+    """
+    if os.environ.get(CHECKED):
+        return
+    if missing := missing_packages():
+        raise UsageError(f"this machine lacks packages; as root: {install_command(missing)}")
 
 
 def install_command(missing: Sequence[Package]) -> str:
@@ -158,6 +172,7 @@ def _namespaces() -> Finding:
             text=True,
             timeout=20,
             check=False,
+            env=processes.environment(),
         )
     except subprocess.TimeoutExpired:
         return Finding("image building", False, "unshare did not end within 20 s", remedy)

@@ -1,4 +1,4 @@
-"""Proof that cases bite: hypervisors broken on purpose, and the cases that must say FAIL to each.
+"""Proof that cases can fail: hypervisors broken on purpose, and the cases that must say FAIL to each.
 
 ``tests/mutants/AREA.yaml`` names the mutants of an area, ``tests/mutants/AREA/NAME.patch`` is how one is broken. Each
 is built, run on the boards of the lab as any build is, and its verdict kept: the next run goes on from there. Cases
@@ -16,57 +16,32 @@ import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Literal, NoReturn
 
-import pydantic
 from ruamel.yaml import YAML
 
 from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
-from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base.files import did_you_mean, read_yaml
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
-from lab.grid import services
 from lab.night import nightly, planning
+from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.results.record import ITSELF
 from lab.results.run_folder import RunFolder
+from lab.selfcheck.mutant_manifest import Mutant, areas, chosen, load, unproved
 from lab.xen.payloads import SOURCES
-
-MUTANTS = paths.CHECKOUT / "tests" / "mutants"
 
 Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]
 GOOD = ("caught", "left alone")
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A build broken on purpose. ``says``: its cases, and what is searched for in the reason of each one's FAIL, or in
-    what the case itself found where a crash outranks it; ``may``: other areas of which some case may turn red by right,
-    and what its reason must have then."""
-
-    area: str
-    name: str
-    why: str
-    says: Mapping[str, str]
-    build: str
-    patch: Path
-    may: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        return f"{self.area}/{self.name}"
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        return tuple(self.says)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,88 +78,6 @@ class Judgement:
         return self.label, self.area
 
 
-def areas(directory: Path = MUTANTS) -> tuple[str, ...]:
-    """The areas that have mutants."""
-    return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
-
-
-def load(area: str, directory: Path = MUTANTS) -> list[Mutant]:
-    """The mutants of an area, in the order of its file.
-
-    :raises UsageError: no such area, or the file is wrong; says file, line, key and what would be right.
-    """
-    if area not in areas(directory):
-        known = ", ".join(areas(directory)) or "none"
-        raise UsageError(f"no area {area!r} has mutants{did_you_mean(area, areas(directory))}; areas: {known}")
-    file = directory / f"{area}.yaml"
-    tree = read_yaml(file)
-    data = validate(_File, file, tree)
-    found = []
-    for name, entry in data.mutants.items():
-        patch = directory / area / f"{name}.patch"
-        if not patch.is_file():
-            raise UsageError(f"{at(file, tree, ('mutants', name))}: its patch is not there ({patch})")
-        says = {entry.case: entry.says, **entry.also}
-        foretold: dict[tuple[str, ...], str] = {("says",): entry.says}
-        foretold |= {("also", case): expression for case, expression in entry.also.items()}
-        foretold |= {("may", other): expression for other, expression in entry.may.items()}
-        for where, expression in foretold.items():
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise UsageError(
-                    f"{at(file, tree, ('mutants', name, *where))}: not a regular expression: {error}"
-                ) from None
-        found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch, entry.may))
-    if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys():
-        raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
-    return found
-
-
-def chosen(names: Sequence[str], directory: Path = MUTANTS) -> list[list[Mutant]]:
-    """The mutants of these areas, in lists; of ``AREA/NAME`` that one. Of all areas where nothing is named.
-
-    :raises UsageError: no such area or mutant, or a file is wrong.
-    """
-    wanted: dict[str, list[Mutant]] = {}
-    for name in names or areas(directory):
-        area, _, one = name.partition("/")
-        of_area = load(area, directory)
-        by_name = {mutant.name: mutant for mutant in of_area}
-        if one and one not in by_name:
-            raise UsageError(
-                f"{area} has no mutant {one!r}{did_you_mean(one, list(by_name))}; mutants: {', '.join(by_name)}"
-            )
-        found = wanted.setdefault(area, [])
-        found += [mutant for mutant in ([by_name[one]] if one else of_area) if mutant not in found]
-    return list(wanted.values())
-
-
-def unproved(area: str, directory: Path = MUTANTS) -> dict[str, str]:
-    """The cases of an area that no mutant can fail, variants aside, and why. :raises UsageError: a wrong file."""
-    file = directory / f"{area}.yaml"
-    return dict(validate(_File, file, read_yaml(file)).unproved)
-
-
-_Case = Annotated[str, pydantic.StringConstraints(pattern=r"^testcases/\S+\.py::\S+$")]
-_Says = Annotated[str, pydantic.StringConstraints(min_length=3)]
-
-
-class _Entry(Strict):
-    why: Annotated[str, pydantic.StringConstraints(min_length=10, pattern=r"^[^\n]+$")]
-    case: _Case
-    says: _Says
-    also: dict[_Case, _Says] = {}
-    may: dict[str, _Says] = {}
-    build: str = ""
-
-
-class _File(Strict):
-    build: str = nightly.DEFAULT_BUILD
-    mutants: dict[Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z0-9-]+$")], _Entry]
-    unproved: dict[_Case, Annotated[str, pydantic.StringConstraints(min_length=10)]] = {}
-
-
 # -- running them ------------------------------------------------------------------------------------------------------
 
 
@@ -202,45 +95,57 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
-        for case in mutant.cases:
-            if case not in known:
-                near = did_you_mean(case, sorted(known))
-                raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {case}{near}")
-        others = sorted({case.area for case in known.values()} - {mutant.area})
-        for area in mutant.may:
-            if area not in others:
-                near = did_you_mean(area, others) or f"; it may be one of {', '.join(others)}"
-                raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is no other area{near}")
+        _check(mutant, known)
     if is_sample:
         trials = [Trial(mutant, mutant.area, mutant.cases[:1]) for mutant in mutants]
     else:
         trials = [trial for mutant in mutants for trial in _trials(mutant, known.values())]
-    ledger = Ledger(paths.state() / "mutants.jsonl")
-    judged = {trial.name: before for trial in trials if (before := ledger.find(trial))}
+    before = Judgements(paths.state() / "mutants.jsonl")
+    judged = {trial.name: found for trial in trials if (found := before.find(trial))}
     left = [trial for trial in trials if trial.name not in judged]
     if judged:
         whole = len(mutants) - len({trial.mutant.label for trial in left})
         say(f"{whole} of {len(mutants)} were judged before")
     interrupted = False
     if left:
-        with _lab_up(lab):
+        with in_use(lab, progress=partial(print, flush=True)):
             try:
                 for of_one in _tried(left, lab, inventory_file, known):
                     judged |= {found.trial: found for found in of_one}
                     for found in of_one:
-                        ledger.append(found)
+                        before.append(found)
                     for line in _lines(of_one):
                         say(f"{line} ({of_one[0].seconds:.0f} s)")
             except KeyboardInterrupt:
                 interrupted = True
-    outcomes = [judged[trial.name].outcome if trial.name in judged else "not judged" for trial in trials]
     named = [area for area in dict.fromkeys(mutant.area for mutant in mutants) if area in (names or areas())]
     for line in [*_table(trials, judged), *_not_proved(named, known)]:
         say(line)
+    outcomes = [judged[trial.name].outcome if trial.name in judged else "not judged" for trial in trials]
     say(f"{outcomes.count('caught')} of {len(mutants)} mutants caught")
-    if interrupted:
-        return 130
-    return 1 if {"missed", "turned red"} & set(outcomes) else 3 if "not judged" in outcomes else 0
+    return 130 if interrupted else _exit_status(outcomes)
+
+
+def _exit_status(outcomes: Collection[Outcome]) -> int:
+    if {"missed", "turned red"} & set(outcomes):
+        return 1
+    return 3 if "not judged" in outcomes else 0
+
+
+def _check(mutant: Mutant, known: Mapping[str, planning.Case]) -> None:
+    """See that the cases and areas a mutant names exist.
+
+    :raises UsageError: one does not.
+    """
+    for case in mutant.cases:
+        if case not in known:
+            near = did_you_mean(case, sorted(known))
+            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: there is no case {case}{near}")
+    others = sorted({case.area for case in known.values()} - {mutant.area})
+    for area in mutant.may:
+        if area not in others:
+            near = did_you_mean(area, others) or f"; it may be one of {', '.join(others)}"
+            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is no other area{near}")
 
 
 def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
@@ -444,33 +349,20 @@ def _write_recipe(file: Path, mutant: Mutant) -> None:
         YAML(typ="rt").dump(data, opened)
 
 
-@contextmanager
-def _lab_up(lab: inventory.Lab) -> Iterator[None]:
-    """One lab for all of them; one that is up is used and left up."""
-    if services.status(services.directory(lab)).is_up:
-        yield
-        return
-    nightly.lab_up(lab, detach=False, progress=partial(print, flush=True))
-    try:
-        yield
-    finally:
-        nightly.lab_down(lab)
-
-
 # -- what was judged ---------------------------------------------------------------------------------------------------
 
 
 def key(trial: Trial) -> str:
     """Names what a judgement depends on: patch, recipe, the cases and their files, the payloads, what is foretold."""
     mutant = trial.mutant
-    case_files = sorted({paths.CHECKOUT / case.partition("::")[0] for case in trial.cases})
+    case_files = sorted({paths.SHIPPED / case.partition("::")[0] for case in trial.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
     content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
     foretold = {case: mutant.says.get(case) or mutant.may.get(trial.area, "") for case in trial.cases}
     return hashlib.sha256(f"{content}\0{foretold}".encode()).hexdigest()[:16]
 
 
-class Ledger:
+class Judgements:
     """Judgements, a line of JSON each; those that went as they must: the rest is tried again."""
 
     def __init__(self, file: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.inventory import BoardSpec
 from lab.virtual import bare, qemu
 
@@ -55,7 +55,8 @@ def proved(
 
 
 def _qemu_version() -> str:
-    done = subprocess.run([qemu.BINARY, "--version"], capture_output=True, text=True, timeout=20, check=True)
+    command, environment = [qemu.BINARY, "--version"], processes.environment()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, env=environment)
     return done.stdout.splitlines()[0]
 
 

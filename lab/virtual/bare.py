@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.base import processes
 from lab.inventory import BoardSpec
 from lab.virtual import qemu
 
@@ -42,7 +43,7 @@ def booted(
     started = time.monotonic()
     argv = qemu.arguments(board, board.virtual, wiring)
     with open(wiring.uart.with_suffix(".qemu.log"), "wb") as log:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=processes.environment())
     uart: socket.socket | None = None
     stop = threading.Event()
     drain: threading.Thread | None = None

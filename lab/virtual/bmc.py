@@ -18,7 +18,7 @@ from lab.base.errors import BenchError
 from lab.virtual.qemu import DIE_WITH_PARENT
 from lab.virtual.spec import DaemonConfig
 
-EXTENSION = paths.CHECKOUT / "firmware" / "bmc"
+EXTENSION = paths.FIRMWARE / "bmc"
 CHASSIS = Path(__file__).with_name("chassis.py")
 
 START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two
@@ -49,6 +49,7 @@ def extension() -> Path:
             capture_output=True,
             text=True,
             timeout=120,
+            env=processes.environment(),
             check=False,
         )
         if done.returncode:
@@ -80,7 +81,7 @@ async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subp
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=paths.environment(),
+                env=processes.environment(processes.PYTHON, processes.CREDENTIALS),
                 process_group=0,  # with what it runs for a command, which has its sockets as well: see end()
             )
         except FileNotFoundError as error:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from lab import netboot
-from lab.base import credentials, paths
-from lab.base import processes as machine
+from lab.base import credentials, paths, processes
 from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean
 from lab.base.wait import wait_until
 from lab.inventory import BoardSpec, Lab
-from lab.virtual import accelerator as accelerators
 from lab.virtual import bmc, chassis, identity, image, qemu, segment
+from lab.virtual.accelerator import proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     disk = home / "disk.qcow2"
     disk.unlink(missing_ok=True)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(disk)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=processes.environment())
 
 
 def _fresh_variables(home: Path, board: BoardSpec) -> None:
@@ -101,7 +100,7 @@ def _proved(
     first = replace(asking[0], boot="disk")
     home = directory / first.name
     _fresh_disk(home, base)
-    found = accelerators.proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
+    found = proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
     _fresh_disk(home, base)
     return found
 
@@ -167,13 +166,13 @@ def ports_in_use(lab: Lab) -> list[str]:
         ]
         if kcs := _kcs_port(board):
             wanted.append((socket.SOCK_STREAM, kcs, "bmc system interface"))
-        taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if machine.port_is_taken(port, kind)]
+        taken += [f"{port} ({board.name} {what})" for kind, port, what in wanted if processes.port_is_taken(port, kind)]
     return taken
 
 
 def _check_ports(lab: Lab) -> None:
     if taken := ports_in_use(lab):
-        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`xenlab lab status`)")
+        raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? `--ports free` finds other ports")
 
 
 def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, int]:
@@ -184,7 +183,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
     """
     _check_ports(lab)
     pids: dict[str, int] = {}
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    daemons: dict[str, subprocess.Popen[bytes]] = {}
     for board in lab.boards.values():
         if board.virtual is None:
             continue
@@ -197,18 +196,18 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
                     "-m",
                     "lab.virtual.daemon",
                     str(home / "daemon.json"),
-                    *([str(owner)] if owner else []),
+                    *([processes.mark(owner)] if owner else []),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 cwd=home,
-                env=paths.environment(),
+                env=processes.environment(processes.PYTHON, processes.CREDENTIALS),
             )
-        processes[board.name], pids[board.name] = process, process.pid
-        (home / "pid").write_text(str(process.pid), encoding="ascii")
-    for name, process in processes.items():
+        daemons[board.name], pids[board.name] = process, process.pid
+        (home / "pid").write_text(processes.mark(process.pid), encoding="ascii")
+    for name, process in daemons.items():
         ready = directory / name / "ready"
 
         def up(ready: Path = ready, process: subprocess.Popen[bytes] = process) -> bool:
@@ -261,13 +260,9 @@ def running(directory: Path) -> dict[str, int]:
     """Boards whose daemon lives: name -> pid. A pid that is somebody else's by now does not count."""
     found = {}
     for file in sorted(directory.glob("*/pid")):
-        pid = int(file.read_text(encoding="ascii") or "0")
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(file.parent / "daemon.json").encode() in command:
-            found[file.parent.name] = pid
+        mark = file.read_text(encoding="ascii", errors="replace")
+        if processes.is_alive(mark):
+            found[file.parent.name] = int(mark.split(":")[1])
     return found
 
 
@@ -297,7 +292,7 @@ def stop(directory: Path, *, timeout: float = 20.0) -> None:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout
     for name, pid in pids.items():
-        if not machine.has_ended(pid, max(0.0, deadline - time.monotonic())):
+        if not processes.has_ended(pid, max(0.0, deadline - time.monotonic())):
             log.warning("%s: board daemon %d did not end in %.0f s: killed", name, pid, timeout)
             _signal(pid, signal.SIGKILL)
         (directory / name / "pid").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER-PID]``.
+"""One virtual board: ``python -m lab.virtual.daemon CONFIG.json [OWNER]``.
 
 Holds the board's serial cable, its BMC (``ipmi_sim`` or a Redfish service), the network it boots from if it has no
 disk, and, while powered, its QEMU machine. The BMC owns power: it asks this daemon over the control socket
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
+from lab.base import processes
 from lab.base.errors import UsageError
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
@@ -87,7 +88,7 @@ class Machine:
             output.flush()
             self._process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=() if self.tap < 0 else (self.tap,),
+                env=processes.environment(), pass_fds=() if self.tap < 0 else (self.tap,),
             )  # fmt: skip
         try:
             await asyncio.wait_for(server.accept(), 10)
@@ -193,7 +194,7 @@ async def _restore_chipset(client: QMPClient, values: dict[int, int]) -> None:
 class Daemon:
     """Cable, control socket, BMC simulator and machine of one board."""
 
-    def __init__(self, config: Path, owner: int | None = None) -> None:
+    def __init__(self, config: Path, owner: str | None = None) -> None:
         self._config = read_config(config)
         self._owner = owner
         self._directory = config.parent
@@ -345,11 +346,11 @@ class Daemon:
         return "ok"
 
 
-async def _watch_owner(owner: int | None, stop: asyncio.Event) -> None:
+async def _watch_owner(owner: str | None, stop: asyncio.Event) -> None:
     """A board that was started for one run ends with it, even if the run was killed."""
     while owner is not None and not stop.is_set():
-        if not Path(f"/proc/{owner}").exists():
-            log.info("the owner (pid %d) is gone", owner)
+        if not processes.is_alive(owner):
+            log.info("the owner (%s) is gone", owner)
             stop.set()
         await asyncio.sleep(1.0)
 
@@ -358,7 +359,7 @@ def main() -> int:
     """Entry point; the log goes to stderr, which whoever starts this sends to a file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("qemu.qmp").setLevel(logging.WARNING)
-    return asyncio.run(Daemon(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None).run())
+    return asyncio.run(Daemon(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None).run())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from lab.base import processes
 from lab.inventory import BoardSpec, Lab
 
 SECTOR = 512
@@ -26,6 +27,7 @@ def make_key(path: Path, comment: str) -> None:
             check=True,
             capture_output=True,
             timeout=30,
+            env=processes.environment(),
         )
 
 

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
+from lab.inventory.xen_command_line import command_line
 
 log = logging.getLogger(__name__)
 
-FIRMWARE = paths.CHECKOUT / "firmware" / "image"
+FIRMWARE = paths.FIRMWARE / "image"
 SUITE = "bookworm"
 ROOT_MIB = 1600
 ESP_MIB = 8
@@ -36,6 +37,8 @@ GRUB_MODULES = (
     "part_msdos ext2 normal configfile linux multiboot2 loadenv serial terminal test echo ls cat "
     "search search_label search_fs_uuid sleep reboot halt boot minicmd gzio true regexp probe help"
 ).split()
+# The known-good entry's command line: the lab's, and what QEMU 7.2's emulation needs of any Xen (docs/virtual-lab.md).
+XEN_OPTIONS = command_line("spec-ctrl=no iommu=no-sharept")
 # Firmware numbers its disks as it likes, so under UEFI the root is looked for by its label.
 EFI_START = "search.fs_label xenlab-root root\nset prefix=($root)/boot/grub\n"
 
@@ -69,7 +72,7 @@ def make(*, progress: Callable[[str], None] | None = None) -> DiskImage:
 
 
 def _key() -> str:
-    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES} {EFI_START}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES} {EFI_START} {XEN_OPTIONS}".encode())
     for file in sorted(FIRMWARE.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
@@ -131,7 +134,8 @@ def _bootstrap(work: Path) -> None:
         "-",
         *_debian_sources(),
     ]
-    environment = os.environ | {"FIRMWARE": str(FIRMWARE), "ROOT_MIB": str(ROOT_MIB), "INITRD": "No"}
+    environment = processes.environment(processes.NETWORK)
+    environment |= {"FIRMWARE": str(FIRMWARE), "ROOT_MIB": str(ROOT_MIB), "XEN_OPTIONS": XEN_OPTIONS, "INITRD": "No"}
     _run(command, timeout=1200, environment=environment)
 
 
@@ -190,6 +194,7 @@ def _assemble(root: Path, core: Path, esp: Path, disk: Path) -> None:
 
 def _run(command: list[str], *, timeout: float, environment: dict[str, str] | None = None) -> None:
     log.debug("running %s", command)
+    environment = environment or processes.environment()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
     except FileNotFoundError as error:

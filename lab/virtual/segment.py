@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from lab import netboot
-from lab.base import paths
+from lab.base import processes
 from lab.base.errors import BenchError
 from lab.inventory import BoardSpec, NetbootSpec
 from lab.virtual.qemu import DIE_WITH_PARENT
@@ -51,8 +51,8 @@ class Segment:
         log = self._directory / "segment.log"
         with ours, theirs, listener, open(log, "wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=paths.environment(),
-                pass_fds=(theirs.fileno(), listener.fileno()),
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                env=processes.environment(processes.PYTHON), pass_fds=(theirs.fileno(), listener.fileno()),
             )  # fmt: skip
             theirs.close()
             ours.settimeout(START_TIMEOUT)
@@ -80,11 +80,15 @@ async def _inside(folder: Path, address: str, interface: str, board: str, handov
     tap = os.open(TUN, os.O_RDWR)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", interface.encode(), IFF_TAP | IFF_NO_PI))
     for words in ("link set lo up", f"address add {address} dev {interface}", f"link set {interface} up"):
-        subprocess.run(["ip", *words.split()], check=True, timeout=10)
+        subprocess.run(["ip", *words.split()], check=True, timeout=10, env=processes.environment())
     # In the foreground and as it is: here there is no other user to become.
     dnsmasq = ["dnsmasq", "--no-daemon", f"--conf-file={folder / 'dnsmasq.conf'}"]
     server = [sys.executable, "-P", "-m", "lab.netboot.server", str(folder), address.split("/")[0], str(netboot.PORT)]
-    parts = [await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command) for command in (dnsmasq, server)]
+    environment = processes.environment(processes.PYTHON)
+    parts = [
+        await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command, env=environment)
+        for command in (dnsmasq, server)
+    ]
     ended = {asyncio.create_task(part.wait()) for part in parts}
     while not _is_served(folder):
         if (await asyncio.wait(ended, timeout=0.1, return_when=asyncio.FIRST_COMPLETED))[0]:

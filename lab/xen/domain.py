@@ -1,4 +1,4 @@
-"""A domain (guest): its xl configuration, its life and what it says on its console."""
+"""A domain (guest): its xl configuration, its life, and what it prints on its console."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from lab.base.errors import BenchError, MissingCapability, ProductFailure, ProductTimeout, ToolstackFailed
+from lab.grid.ssh import CommandResult, until
 from lab.on_board.poke import POKE
+from lab.results.record import GuestConsole
+from lab.xen.dom0 import Dom0
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
-
-if TYPE_CHECKING:
-    from lab.xen.host import Host
 
 CONSOLE_DIR = "/var/log/xen/console"
 _LAST_BEAT = '{ i = index($0, "XL HB ") } i { n = int(substr($0, i + 6)) } END { print n + 0 }'  # awk; its number
@@ -22,7 +22,7 @@ _LAST_BEAT = '{ i = index($0, "XL HB ") } i { n = int(substr($0, i + 6)) } END {
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """What ``xl create`` is given. Paths are paths on the board."""
+    """What ``xl create`` reads. Paths are paths on the board."""
 
     name: str
     kind: Literal["pv", "pvh", "hvm"]
@@ -33,7 +33,8 @@ class DomainConfig:
     cmdline: str = ""
     pci: tuple[str, ...] = ()
     more: Mapping[str, str] = field(default_factory=dict)  # further xl.cfg lines: key -> value as written
-    files: Mapping[str, str] = field(default_factory=dict)  # what it needs beside: path on the board -> text
+    files: Mapping[str, str] = field(default_factory=dict)  # further files it needs: path on the board -> text
+    system: str | None = None  # the Linux that it runs, a name of lab.xen.payloads.LINUXES; None: a small program
 
     def text(self) -> str:
         """The xl.cfg(5) file."""
@@ -56,19 +57,19 @@ class DomainConfig:
 
 
 class Domain:
-    """One guest on one host. Follows the guest when it is relocated (:meth:`on`)."""
+    """One guest on one host. After a migration :meth:`on` is the same guest on the other host."""
 
-    def __init__(self, host: Host, config: DomainConfig) -> None:
+    def __init__(self, host: Dom0, config: DomainConfig) -> None:
         self.host = host
         self.config = config
         self.name = config.name
-        self.builder_output = ""  # what `xl -vvv create` said: page orders, ELF notes
+        self.builder_output = ""  # what `xl -vvv create` printed: page orders, ELF notes
 
     def __repr__(self) -> str:
         return f"<Domain {self.name} on {self.host.name}>"
 
-    def create(self, *, paused: bool = False, timeout: float = 60.0) -> Any:
-        """``xl -vvv create``. :raises ToolstackFailed: refused; the message carries the end of xl's words."""
+    def create(self, *, paused: bool = False, timeout: float = 60.0) -> CommandResult:
+        """``xl -vvv create``. :raises ToolstackFailed: xl refused; the message has the end of what xl printed."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
         files = {path: self.config.text(), **self.config.files}
@@ -83,7 +84,7 @@ class Domain:
 
     @contextlib.contextmanager
     def saved(self) -> Iterator[str]:
-        """Within, the guest is in a file of dom0 and nowhere else; :meth:`restore` takes it from there. Gives the path.
+        """Within the block the guest is in a file of dom0 and nowhere else, for :meth:`restore`. Yields the path.
 
         :raises ToolstackFailed: ``xl save`` failed.
         """
@@ -94,20 +95,20 @@ class Domain:
         finally:
             self.host.run(f"rm -f {shlex.quote(path)}")
 
-    def restore(self, path: str) -> Any:
-        """``xl restore``. :raises ToolstackFailed: it failed."""
+    def restore(self, path: str) -> CommandResult:
+        """``xl restore``. :raises ToolstackFailed: xl failed."""
         return self.host.xl("restore", path, timeout=180)
 
     def destroy(self) -> None:
-        """Have it gone; no error when it is."""
+        """Destroy it; no error when it is not there."""
         self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
 
-    def on(self, host: Host) -> Domain:
-        """The same guest seen on another host, after a relocation."""
+    def on(self, host: Dom0) -> Domain:
+        """The same guest seen on another host, after a migration."""
         return Domain(host, self.config)
 
     def domid(self) -> int:
-        """Its number, which it keeps until it is relocated or restarted. :raises ToolstackFailed: it is not there."""
+        """Its number, which changes by a migration or a restart. :raises ToolstackFailed: it is not there."""
         return int(self.host.xl("domid", self.name).stdout)
 
     @property
@@ -116,11 +117,11 @@ class Domain:
         return self.name in self.host.domains()
 
     def table_pages(self) -> int:
-        """Pages of 4 KiB that Xen's tables of its memory take: one more for each 2 MiB that no single entry maps.
+        """Pages of 4 KiB that its paging tables take: one for each 2 MiB that no single entry maps, and a few more.
 
-        :raises MissingCapability: Xen does not tell (before 4.17), or it is a PV guest, which has no such tables.
+        :raises MissingCapability: Xen does not report it (before 4.17), or a PV guest has no such tables.
         """
-        said = str(self.host.run(f"{POKE} tables {self.domid()}").stdout).strip()
+        said = self.host.run(f"{POKE} tables {self.domid()}").stdout.strip()
         if not said.isdigit():
             raise MissingCapability(self.host.name, f"a count of paging tables ({said})")
         return int(said)
@@ -128,45 +129,45 @@ class Domain:
     # -- console ---------------------------------------------------------------------------------------------
 
     def _logs(self) -> str:
-        """What ``cat`` is to be given for all it has said on this host, the log that grew last at the end."""
+        """Arguments of ``cat`` that print all the guest said on this host; the log that grew last comes last."""
         files = " ".join(f"{CONSOLE_DIR}/guest-{shlex.quote(name)}.log" for name in self.host.log_names(self.name))
         return f"/dev/null $(ls -tr {files} 2>/dev/null)"
 
     def console(self) -> list[str]:
-        """All lines the guest has printed on this host (xenconsoled's log)."""
+        """All lines that the guest printed on this host (xenconsoled's log)."""
         text = self.host.run(f"cat {self._logs()} 2>/dev/null; true").stdout
-        return str(text).replace("\r", "").splitlines()  # a PV shim begins lines with it
+        return text.replace("\r", "").splitlines()  # a PV shim begins lines with it
+
+    def printed(self) -> GuestConsole:
+        """:meth:`console`, to be kept beside a verdict."""
+        return GuestConsole(self.host.name, self.name, self.config.kind, self.config.system, tuple(self.console()))
 
     def wait_for(self, pattern: str, timeout: float, *, after: int = 0) -> str:
-        """The first console line matching the extended regular expression, seen within ``timeout`` seconds.
+        """Wait for a console line that matches the extended regular expression; the first one.
 
-        The board itself does the waiting, so that a slow machine is not asked over and over. ``after`` skips lines.
+        ``after`` skips so many lines.
 
-        :raises ProductTimeout: not printed in time; carries the last lines.
+        :raises ProductTimeout: no line matched within ``timeout`` seconds; carries the last lines.
         """
-        script = (
-            f"end=$(( $(cut -d. -f1 /proc/uptime) + {int(timeout) + 1} )); "
-            f"while :; do cat {self._logs()} 2>/dev/null | tail -n +{after + 1} "
-            f"| tr -d '\\r' | grep -m1 -aE {shlex.quote(pattern)} && exit 0; "
-            f"[ $(cut -d. -f1 /proc/uptime) -ge $end ] && exit 9; sleep 0.2; done"
-        )
+        lines = f"cat {self._logs()} 2>/dev/null | tail -n +{after + 1} | tr -d '\\r'"
+        script = until(f"{lines} | grep -m1 -aE {shlex.quote(pattern)}", timeout)
         with self.host.phase("wait"):
             result = self.host.run(script, timeout=timeout + 30, check=False)
         if result.status:
             raise ProductTimeout(
                 f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:])
             )
-        return str(result.stdout).strip("\r\n")
+        return result.stdout.strip("\r\n")
 
     def payload_lines(self) -> list[PayloadLine | Heartbeat]:
-        """What a payload reported so far."""
+        """What the payload has reported so far."""
         return [parsed for line in self.console() if (parsed := parse_line(line)) is not None]
 
     def results(self, timeout: float = 30.0) -> dict[str, PayloadLine]:
-        """Wait for a payload's final line and give its results by case.
+        """Wait for the payload's final line; its results by case.
 
-        :raises ProductTimeout: no final line in time.
-        :raises ProductFailure: it faulted, or could not go on; carries its last word.
+        :raises ProductTimeout: no final line within ``timeout`` seconds.
+        :raises ProductFailure: the payload faulted, or could not go on; carries its last line.
         """
         last = self.wait_for(r"^XL (done|trap|window|start) ", timeout)
         if not last.startswith("XL done"):
@@ -174,37 +175,33 @@ class Domain:
         return {line.case: line for line in self.payload_lines() if isinstance(line, PayloadLine)}
 
     def heartbeats(self) -> list[Heartbeat]:
-        """All heartbeats seen on this host, in order."""
+        """All heartbeats on this host, in order."""
         return [line for line in self.payload_lines() if isinstance(line, Heartbeat)]
 
     def beats(self, more: int = 3, timeout: float = 20.0) -> Heartbeat:
-        """Wait until the heart has beaten ``more`` times from now on; the last beat.
+        """Wait for ``more`` heartbeats from now on; the last one.
 
-        :raises ProductTimeout: it stands still.
+        :raises ProductTimeout: they did not come within ``timeout`` seconds; carries the last one.
         """
-        script = (
-            f"read -r now _ < /proc/uptime; end=$(( ${{now%.*}} + {int(timeout) + 1} )); "
-            f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} )); "
-            "while [ $(last) -lt $wanted ]; do read -r now _ < /proc/uptime; [ ${now%.*} -lt $end ] || exit 9; "
-            "sleep 0.2; done"
-        )
+        last = f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} ))"
+        script = f"{last}; {until('[ $(last) -ge $wanted ]', timeout)}"
         with self.host.phase("wait"):
             result = self.host.run(script, timeout=timeout + 30, check=False)
             beats = self.heartbeats()
         if result.status or not beats:
-            seen = f"beat {beats[-1].n}" if beats else "no beat at all"
+            seen = f"beat {beats[-1].n}" if beats else "no heartbeat at all"
             raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, seen)
         return beats[-1]
 
 
 def assert_unbroken(beats: list[Heartbeat]) -> None:
-    """No heartbeat number lost or doubled. :raises AssertionError: naming the first that is."""
+    """No heartbeat is lost or doubled. :raises AssertionError: names the first one that is."""
     for before, after in zip(beats, beats[1:], strict=False):
         assert after.n == before.n + 1, f"heartbeat {before.n} is followed by {after.n}"
 
 
 def numbers(detail: str) -> dict[str, int]:
-    """The ``key=NUMBER`` words of a payload's detail, decimal or 0x: ``{"pages": 512, "high": 0x13ffff}``."""
+    """The ``KEY=NUMBER`` words of a payload's detail, decimal or 0x: ``{"pages": 512, "high": 0x13ffff}``."""
     return {key: int(value, 0) for key, value in re.findall(r"(\w+)=(-?(?:0x[0-9a-f]+|\d+))\b", detail)}
 
 
@@ -216,7 +213,7 @@ def page_orders(builder_output: str) -> dict[str, int]:
 
     Source: tools/libs/guest/xg_dom_x86.c, meminit_hvm. PV guests print none.
 
-    :raises BenchError: the output has no such summary (xl was not run with -vvv).
+    :raises BenchError: the output has no summary of them (xl was not run with -vvv).
     """
     found = {size: int(count, 16) for size, count in _ALLOCATION.findall(builder_output)}
     if not found:
@@ -228,24 +225,24 @@ _NODE_FREE = re.compile(r"\bNODE(\d+) start->\d+ size->\d+ free->(\d+)")
 
 
 def nodes_free(dump: str) -> dict[int, int]:
-    """Free pages of each NUMA node, of what debug key ``u`` wrote. Source: xen/arch/x86/numa.c, dump_numa."""
+    """Free pages of each NUMA node, read from the output of debug key ``u`` (xen/arch/x86/numa.c, dump_numa)."""
     return {int(node): int(pages) for node, pages in _NODE_FREE.findall(dump)}
 
 
 def node_pages(dump: str, domid: int) -> dict[int, int]:
-    """A domain's pages on each NUMA node, of what debug key ``u`` wrote. Source: xen/arch/x86/numa.c, dump_numa.
+    """A domain's pages on each NUMA node, read from the output of debug key ``u`` (xen/arch/x86/numa.c, dump_numa).
 
-    :raises BenchError: it tells nothing of the domain.
+    :raises BenchError: the output does not have the domain.
     """
     head = re.search(rf"(?:Domain |\bd){domid} \(total: \d+\):", dump)
     if head is None:
-        raise BenchError(f"debug key u tells nothing of d{domid}: {dump[-300:]}")
+        raise BenchError(f"the output of debug key u does not have d{domid}: {dump[-300:]}")
     rest = re.split(r"\(total: \d+\):", dump[head.end() :])[0]
     return {int(node): int(pages) for node, pages in re.findall(r"\bNode (\d+): (\d+)", rest)}
 
 
 def assert_unhurt(*guests: Domain) -> None:
-    """None of them has reported a failure, on this host. :raises AssertionError: naming the first that has."""
+    """No guest has reported a failure on its host. :raises AssertionError: names the first one that has."""
     for guest in guests:
         for line in guest.payload_lines():
             is_bad = isinstance(line, PayloadLine) and line.outcome == "FAIL"

@@ -1,30 +1,44 @@
-"""Ready-made guests out of the payloads that provisioning put on the board."""
+"""Ready-made configurations of guests, made of the payloads that provisioning puts on a board."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
+from lab.on_board import GUESTS
 from lab.xen.domain import DomainConfig
-from lab.xen.host import GUESTS, Host
+from lab.xen.host import Host
 
 HEADLESS = {"vga": '"none"', "vnc": "0", "sdl": "0", "nographic": "1"}
-LINUX_MIB = 192  # what Debian's kernel and a small initramfs need to come up
+LINUX_MIB = 192  # Debian's kernel and a small initramfs need this to come up
 
 
 def payload(
-    host: Host, kind: str, work: str, *, memory_mib: int = 16, pci: tuple[str, ...] = (), **options: object
+    host: Host,
+    kind: str,
+    work: str,
+    *,
+    memory_mib: int = 16,
+    vcpus: int = 1,
+    pci: tuple[str, ...] = (),
+    **options: object,
 ) -> DomainConfig:
-    """A payload guest: ``kind`` is one of :data:`lab.xen.payloads.KERNELS`; options go to its command line."""
+    """A payload guest: ``kind`` is one of :data:`lab.xen.payloads.KERNELS`; options go to its command line.
+
+    Of several vCPUs the payload uses those beyond the first only if ``vcpus`` is among its works.
+    """
+    if vcpus > 1:
+        options = {"vcpus": vcpus, **options}
     words = " ".join((f"work={work}", *(f"{key}={value}" for key, value in options.items())))
-    return named(host.unique(kind), kind, words, memory_mib=memory_mib, pci=pci)
+    return replace(named(host.unique(kind), kind, words, memory_mib=memory_mib, pci=pci), vcpus=vcpus)
 
 
 def named(name: str, kind: str, words: str, *, memory_mib: int, pci: tuple[str, ...] = ()) -> DomainConfig:
-    """The payload of this kind under this name, with these words on its command line.
+    """A payload guest of this kind with this name and these words on its command line.
 
     In an HVM guest the payload is the firmware, which gets no command line: the words are in the file that xl loads
-    for a BIOS (libxl_dom.c, libxl__domain_firmware). Its device model has nothing to show.
+    for a BIOS (libxl_dom.c, libxl__domain_firmware). The device model of such a guest has no display.
     """
     path = f"{GUESTS}/{kind}"
     if kind.startswith("hvm"):
@@ -56,4 +70,5 @@ def linux(
         cmdline=f"console=hvc0 quiet mitigations=off xl_work={work} {cmdline}".strip(),
         pci=pci,
         more={**(HEADLESS if kind == "hvm" else {}), **(more or {})},
+        system=sort,
     )

@@ -1,4 +1,4 @@
-"""What a case leaves in dom0 and in Xen: looked for with one command before and after, and cleared away.
+"""What a case leaves behind in dom0 and in Xen: found by one command before and after the case, and removed.
 
 A grant that is still mapped keeps its domain from dying, so it shows as a dead domain.
 """
@@ -15,11 +15,11 @@ from lab.base.errors import WaitTimeout
 from lab.base.wait import wait_until
 from lab.xen.host import Host
 
-SETTLING = 10.0  # seconds that a dying domain, its memory and its processes are waited for
-TOLERANCE_MIB = 2  # Xen's own heap breathes
-PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38", "xen-qemu-system")  # as ps has them, cut at 15 letters
+SETTLING = 10.0  # seconds in which a dying domain, its memory and its processes must go
+TOLERANCE_MIB = 2  # Xen's own heap grows and shrinks by so much
+PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38", "xen-qemu-system")  # ps cuts names at 15 letters
 
-# Everything in one go: a connection costs more than all of these.
+# One command for everything: a connection costs more than all of these.
 _LOOK = """
 echo '== domains'; xl list
 echo '== memory'; xl info | grep free_memory
@@ -33,10 +33,10 @@ _STORE = re.compile(r"^(/local/domain/[1-9]\d*|/libxl/[1-9]\d*|/vm/[^/ ]+|/local
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is at a moment. Domains are those beside dom0: ``NAME (ID, STATE)``."""
+    """What there is at one moment. Domains are listed without dom0."""
 
     domains: frozenset[str]
-    dead: frozenset[str]  # those whose name is gone already
+    dead: frozenset[str]  # ``ID (STATE)`` of domains whose name is gone already
     free_mib: int
     xenstore: frozenset[str]
     processes: dict[int, str]
@@ -45,8 +45,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a case left. ``cleared``: what could be taken away; ``kept``: what could not, so that the board is none for
-    the next case; ``stuck``: what Xen owes and did not come back."""
+    """What a case left behind.
+
+    ``cleared`` was removed. ``kept`` could not be removed, so the next case cannot use the board as it is. ``stuck`` is
+    what Xen did not give back: dead domains, and memory.
+    """
 
     cleared: tuple[str, ...]
     kept: tuple[str, ...]
@@ -54,15 +57,15 @@ class Left:
 
 
 def look(host: Host) -> Seen:
-    """Ask dom0, in one command.
+    """Ask dom0 by one command.
 
-    :raises BenchError: it does not answer, or a tool of it fails.
+    :raises BenchError: dom0 does not answer, or one of its tools fails.
     """
     return parse(str(host.run(_LOOK).stdout))
 
 
 def parse(text: str) -> Seen:
-    """Read what the command printed."""
+    """Read the output of that command."""
     parts: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
@@ -84,11 +87,10 @@ def parse(text: str) -> Seen:
 
 
 def clear(host: Host, before: Seen) -> Left:
-    """Bring the board back to what it was: what was left, and what of it could not be brought back.
+    """Bring the board back to what it was before the case; what was left behind.
 
-    Guests are destroyed, processes of the toolstack killed, devices given back to dom0, and xenstore entries of domains
-    that are gone removed. That is for the next case; only what Xen itself owes after it counts as stuck: dead domains,
-    and memory.
+    Guests are destroyed, processes of the toolstack are killed, devices are given back to dom0, and xenstore entries of
+    domains that are gone are removed.
 
     :raises LabError: dom0 does not answer, or its toolstack fails.
     """
@@ -98,30 +100,30 @@ def clear(host: Host, before: Seen) -> Left:
         found += [f"guest: {name}" for name in guests]
         host.destroy_all()
         now = look(host)
-    if not _is_as(now, before):
+    if not is_as(now, before):
         now = _settled(host, before)
-    found += _more(now, before)
-    if processes := _new_processes(now, before):
+    found += left_behind(now, before)
+    if processes := new_processes(now, before):
         host.run(f"kill -9 {' '.join(map(str, sorted(processes)))}", check=False)
     for device in sorted(now.devices - before.devices):
         host.xl("pci-assignable-remove", "-r", device, check=False)
     if entries := sorted(now.xenstore - before.xenstore):
         host.run(f"xenstore-rm {shlex.join(entries)}", check=False)
-    if found and not _is_as(now, before):
+    if found and not is_as(now, before):
         now = _settled(host, before)
-    kept = tuple(_more(now, before))
-    return Left(tuple(one for one in dict.fromkeys(found) if one not in kept), kept, tuple(_owed(now, before)))
+    kept = tuple(left_behind(now, before))
+    return Left(tuple(one for one in dict.fromkeys(found) if one not in kept), kept, tuple(not_given_back(now, before)))
 
 
 def _settled(host: Host, before: Seen) -> Seen:
-    """What there is when it is as before; else after a while."""
+    """What there is as soon as it is as before, or after :data:`SETTLING`."""
     seen = [look(host)]
 
     def is_as_before() -> bool:
         seen.append(look(host))
-        return _is_as(seen[-1], before)
+        return is_as(seen[-1], before)
 
-    if not _is_as(seen[0], before):
+    if not is_as(seen[0], before):
         try:
             wait_until(is_as_before, SETTLING, f"{host.name}: nothing is left", interval=1.0)
         except WaitTimeout:
@@ -129,22 +131,24 @@ def _settled(host: Host, before: Seen) -> Seen:
     return seen[-1]
 
 
-def _is_as(now: Seen, before: Seen) -> bool:
-    return not _more(now, before) and not list(_owed(now, before))
+def is_as(now: Seen, before: Seen) -> bool:
+    """Whether nothing was left behind, and Xen gave everything back."""
+    return not left_behind(now, before) and not list(not_given_back(now, before))
 
 
-def _more(now: Seen, before: Seen) -> list[str]:
-    """What is there and was not before, as it is reported; what Xen owes is not of it."""
+def left_behind(now: Seen, before: Seen) -> list[str]:
+    """What is there and was not before, as it is reported, without what Xen did not give back."""
     new = {
         "guest": now.domains - before.domains,
-        "process": _new_processes(now, before).values(),
+        "process": new_processes(now, before).values(),
         "device assignable": now.devices - before.devices,
         "xenstore": now.xenstore - before.xenstore,
     }
     return [f"{kind}: {one}" for kind, ones in new.items() for one in sorted(ones)]
 
 
-def _owed(now: Seen, before: Seen) -> Iterable[str]:
+def not_given_back(now: Seen, before: Seen) -> Iterable[str]:
+    """Dead domains and memory that Xen did not give back."""
     for one in sorted(now.dead - before.dead):
         yield f"dead domain {one}"
     if now.free_mib < before.free_mib - TOLERANCE_MIB:
@@ -152,8 +156,8 @@ def _owed(now: Seen, before: Seen) -> Iterable[str]:
         yield f"{short} MiB not given back ({before.free_mib} MiB free before, {now.free_mib} after)"
 
 
-def _new_processes(now: Seen, before: Seen) -> dict[int, str]:
-    """Told by their words: after a boot the same have other numbers."""
+def new_processes(now: Seen, before: Seen) -> dict[int, str]:
+    """Processes that were not there before, by command line: after a boot the same processes have other numbers."""
     spare = Counter(before.processes.values())
     found = {}
     for number, words in now.processes.items():

@@ -1,4 +1,7 @@
-"""Live relocation (migration) of a domain, watched and broken at an exact point by :mod:`lab.on_board.proxy`."""
+"""Live migration of a domain, watched and broken at an exact point by :mod:`lab.on_board.proxy`.
+
+``xl migrate`` is Xen's live migration. The area of its cases is called relocation.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,43 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from lab.base.errors import BenchError, ProductTimeout, WaitTimeout
+from lab.grid.ssh import LATE, until
+from lab.on_board import RUN
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
+from lab.xen.dom0 import Dom0
 from lab.xen.domain import Domain
-from lab.xen.host import Host
 
-# A silent cut would hang xl for ever: it has no timeout on any read. It is ssh that notices a lost peer.
-# Its default key exchange takes an emulated board most of a second longer: the other one is preferred, not demanded.
+# xl has no timeout on any read, so a silent cut would hang it for ever; ssh notices a lost peer. ssh's default key
+# exchange takes an emulated board most of a second longer, so another one is preferred, but not required.
 TRANSPORT = (
     "ssh -o ServerAliveInterval=%d -o ServerAliveCountMax=3 -o BatchMode=yes -o ConnectTimeout=30"
     " -o KexAlgorithms=^curve25519-sha256"
 )
-PATIENCE = 60.0  # seconds after which it does: an emulated board may be slow to answer
-SSH = "^ssh .*xl migrate-receive"  # what pkill and pgrep find it by
-PROXY = "env PYTHONPATH=/usr/lib/xenlab/python python3 -S -m lab.on_board.proxy"
+PATIENCE = 60.0  # seconds after which ssh gives up a lost peer: an emulated board may be slow to answer
+SSH = "^ssh .*xl migrate-receive"  # the pattern by which pkill and pgrep find the transport
+PROXY = f"{RUN} lab.on_board.proxy"
 
 
 class Ending(enum.Enum):
-    """How ``xl migrate`` ended, by its last words (tools/xl/xl_migrate.c)."""
+    """How ``xl migrate`` ended, by the last line it printed (tools/xl/xl_migrate.c)."""
 
     SUCCESS = "Migration successful."
     RESUMED_AT_SENDER = "Migration failed, resuming at sender."
-    GIVEN_BACK = "Migration failed due to problems at target."  # it was the target's, and was given back and resumed
+    GIVEN_BACK = "Migration failed due to problems at target."  # the target had it, gave it back, and it was resumed
     NOT_SUSPENDED = "Migration failed, failed to suspend at sender."
-    UNDEFINED = "** Migration failed during final handshake **"  # may be suspended here and there; nothing resumed
+    UNDEFINED = "** Migration failed during final handshake **"  # it may be suspended on both sides; nothing resumed
     REFUSED = ""  # failed before anything was sent
     KILLED = "killed"
-    LOST = "the source is gone"  # and xl with it: nobody has seen its end
+    LOST = "the source is gone"  # and xl with it, so nobody saw its end
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A step of the protocol that went through the proxy, or some records. ``time`` by the source dom0's clock."""
+    """A step of the protocol that passed the proxy, or several records. ``time`` is by the source dom0's clock."""
 
     time: float
     step: Step
@@ -55,14 +60,33 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A pass over memory, as :class:`lab.on_board.stream.Scanner` tells them apart. Times are seconds since
-    the start.
-    """
+    """A pass over memory, as :class:`lab.on_board.stream.Scanner` finds it. Times are seconds since the start."""
 
     number: int
     start: float
     end: float
-    pages: int  # whose contents were sent
+    pages: int  # pages whose contents were sent
+
+
+# One line of the proxy's log; its module says which line has which keys.
+LogLine = TypedDict(
+    "LogLine",
+    {
+        "t": float,
+        "way": str,
+        "step": str,
+        "n": int,
+        "length": int,
+        "records": int,
+        "pass": int,
+        "data": int,
+        "until": float,
+        "action": str,
+        "asked": str,
+        "event": str,
+    },
+    total=False,
+)
 
 
 def words(
@@ -75,11 +99,11 @@ def words(
     is_proxied: bool = True,
     patience: float = PATIENCE,
 ) -> list[str]:
-    """The command that migrates ``name`` to ``peer`` with the proxy in between; its log is ``FOLDER/log``.
+    """The command that migrates ``name`` to ``peer`` with the proxy in between; the proxy's log is ``FOLDER/log``.
 
-    ``patience`` is the seconds after which the transport gives a silent peer up.
+    A shell makes its background jobs ignore SIGINT; ``env`` undoes that, so that xl dies of it as at a terminal.
 
-    A shell that starts a job in the background has it ignore SIGINT; xl shall die of it as at a terminal.
+    :param patience: seconds after which the transport gives up a silent peer.
     """
     proxy = f"{PROXY} --log {folder}/log --control {folder} "
     proxy += " ".join(f"--action {shlex.quote(action)}" for action in actions)
@@ -89,14 +113,14 @@ def words(
 
 
 class Migration:
-    """One ``xl migrate`` that is under way, or over."""
+    """One ``xl migrate``, while it runs and afterwards."""
 
     _numbers = itertools.count(1)
 
     def __init__(
         self,
         domain: Domain,
-        destination: Host,
+        destination: Dom0,
         actions: Sequence[str],
         options: Sequence[str],
         is_proxied: bool,
@@ -104,32 +128,31 @@ class Migration:
     ) -> None:
         self.domain, self.source, self.destination = domain, domain.host, destination
         for action in actions:
-            Action.parse(action)  # a mistake is found here, not on the board
+            Action.parse(action)  # raises for a mistake here, and not on the board
         self._folder = f"/run/xenlab/migration-{next(self._numbers)}-{int(time.time()) % 100000}"
         peer = destination.link_name
         command = words(domain.name, peer, self._folder, actions, options, is_proxied=is_proxied, patience=patience)
         self.actions_asked = tuple(actions)
         ahead = self.source.lag()
         self.skew = destination.lag() - ahead  # seconds the destination's clock is ahead of the source's
-        self.started = time.time() + ahead  # by the source's
-        self._job: Any = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(command)}")
-        self._status: int | None = None
-        self._log: list[dict[str, Any]] = []  # once it is whole
+        self.started = time.time() + ahead  # seconds since the epoch, by the source's clock
+        self._job = self.source.board.spawn(f"mkdir -p {self._folder}; exec {shlex.join(command)}")
+        self._log: list[LogLine] = []  # filled once the log is whole
 
     def ending(self, timeout: float = 120.0) -> Ending:
-        """Wait for the end.
+        """Wait until ``xl migrate`` has ended; how it ended.
 
-        :raises ProductTimeout: ``xl migrate`` still runs, and is killed.
+        :raises ProductTimeout: it still runs after ``timeout`` seconds; it is killed then.
         """
         try:
-            self._status = self._job.wait(timeout)
+            status = self._job.wait(timeout)
         except WaitTimeout as error:
             self._job.kill()
             raise ProductTimeout(f"xl migrate of {self.domain.name} ends", timeout, error.last) from None
         output = self.output()
-        if self._status == 0 and Ending.SUCCESS.value in output:
+        if status == 0 and Ending.SUCCESS.value in output:
             return Ending.SUCCESS
-        if self._status is not None and self._status > 128:
+        if status > 128:
             return Ending.KILLED
         for ending in (Ending.UNDEFINED, Ending.GIVEN_BACK, Ending.NOT_SUSPENDED, Ending.RESUMED_AT_SENDER):
             if ending.value in output:
@@ -140,23 +163,25 @@ class Migration:
         return self._job.poll() is not None
 
     def ends_within(self, timeout: float) -> bool:
-        """Wait; whether it came to an end. It goes on if not."""
+        """Wait at most so many seconds; whether ``xl migrate`` ended. It goes on if not."""
         with contextlib.suppress(WaitTimeout):
             self._job.wait(timeout)
             return True
         return False
 
     def break_off(self) -> None:
-        """End the transport, as an administrator does who has waited long enough."""
+        """Kill the transport, as an administrator does who has waited long enough."""
         self.source.run(f"pkill -KILL -f '{SSH}'", check=False)
 
     def release(self) -> None:
-        """Let go of what a ``hold`` action holds."""
+        """Release what a ``hold`` action of the proxy holds."""
         self.source.run(f"touch {self._folder}/release")
 
     def phase(self) -> str:
-        """Where it stands, by the stream, the domain's state and xl: ``set-up``, ``pre-copy N`` (the pass),
-        ``stop-and-copy``, ``handshake: STEP`` (the last that has passed or is held) or ``over``.
+        """The phase it is in, by the stream, the domain's state and xl.
+
+        ``set-up``, ``pre-copy N`` (the pass), ``stop-and-copy``, ``handshake: STEP`` (the last one that passed or is
+        held) or ``over``.
         """
         if self.is_over():
             return "over"
@@ -171,8 +196,10 @@ class Migration:
         return f"pre-copy {max(turns)}" if turns else "set-up"
 
     def stopped(self) -> tuple[float, float] | None:
-        """When the guest stood still by the stream, as seconds since the start: from the pass that follows its suspend
-        to the report that it goes on. None: it did not come to that.
+        """When the guest stood still according to the stream, as two times in seconds since the start.
+
+        From the beginning of the pass that follows the suspend to the report that the guest goes on. None: the stream
+        never got that far.
         """
         first = {step.step: step.time - self.started for step in reversed(self.passed())}
         passes = self.passes()
@@ -181,23 +208,23 @@ class Migration:
         return passes[-1].start, first[Step.REPORT]
 
     def output(self) -> str:
-        """All that xl and the receiver have said."""
-        return str(self._job.output())
+        """All that xl and the receiver have printed."""
+        return self._job.output()
 
     def kill(self) -> None:
-        """Kill ``xl migrate`` and all it has started."""
+        """Kill ``xl migrate`` and every process it started."""
         with contextlib.suppress(WaitTimeout):
             self._job.kill()
 
     # -- what passed -------------------------------------------------------------------------------------------
 
-    def log(self) -> list[dict[str, Any]]:
-        """The proxy's log, in the order of time: a line that is added up is written late."""
+    def log(self) -> list[LogLine]:
+        """The proxy's log in the order of time; the proxy writes a line that adds up records late."""
         if self._log:
             return self._log
         text = self.source.run(f"cat {self._folder}/log 2>/dev/null || true").stdout
-        found = []
-        for line in str(text).splitlines():
+        found: list[LogLine] = []
+        for line in text.splitlines():
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         found.sort(key=lambda line: line["t"])
@@ -206,40 +233,38 @@ class Migration:
         return found
 
     def passed(self) -> list[Passed]:
-        """The steps that were passed on, in order."""
+        """The steps that the proxy passed on, in order."""
         return [_passed(line) for line in self.log() if "step" in line and "action" not in line]
 
     def acted(self) -> list[tuple[str, Step]]:
-        """The actions that were taken, and where: the proof that a fault fell where a case says."""
+        """The actions that were taken, and at which step: the proof that a fault fell where a case says."""
         return [(line["action"], Step(line["step"])) for line in self.log() if "action" in line]
 
     def actions(self) -> list[tuple[float, str]]:
-        """The actions that were taken: seconds since the start, and what was asked for."""
+        """The actions that were taken: the time in seconds since the start, and the action as it was asked for."""
         return [(line["t"] - self.started, line["asked"]) for line in self.log() if "action" in line]
 
     def not_taken(self) -> list[str]:
-        """The actions that were asked for and did not come to pass."""
+        """The actions that were asked for and were not taken."""
         taken = [asked for _, asked in self.actions()]
         return [action for action in self.actions_asked if action not in taken]
 
     def wait_acted(self, timeout: float = 60.0, *, kind: str = "") -> None:
         """Wait until an action was taken: any, one of a ``kind`` (``hold``), or one that begins so (``hold@TSC_INFO``).
 
-        :raises WaitTimeout: it did not come to it, in time or before the end.
+        :raises WaitTimeout: none was taken within ``timeout`` seconds, or before the migration ended.
         """
-        pattern = shlex.quote(f'"action": "[a-z]*", "asked": "{kind}')
-        script = (
-            f"i=0; until grep -q {pattern} {self._folder}/log 2>/dev/null; do i=$((i+1)); "
-            f"[ $i -lt {int(timeout * 10)} ] || exit 9; "
-            # Both may have come since the first look: the last step's action and the end are close together.
-            f'grep -q \'"event": "end"\' {self._folder}/log 2>/dev/null && '
-            f"{{ grep -q {pattern} {self._folder}/log && exit 0; exit 8; }}; sleep 0.1; done"
-        )
-        if self.source.run(script, timeout=timeout * 2 + 30, check=False).status:
+        log = f"{self._folder}/log"
+        pattern = f'"action": "[a-z]*", "asked": "{kind}'
+        acted = f"grep -q {shlex.quote(pattern)} {log} 2>/dev/null"
+        # The last step's action and the end are close together: both may have come since the first look.
+        is_over = f'grep -q \'"event": "end"\' {log} 2>/dev/null'
+        condition = f"{{ {acted} || {{ {is_over} && {{ {acted} && exit 0; exit {LATE}; }}; }}; }}"
+        if self.source.run(until(condition, timeout, interval=0.1), timeout=timeout + 30, check=False).status:
             raise WaitTimeout(f"{self.domain.name}: the migration comes to the step", timeout, self.output()[-300:])
 
     def passes(self) -> list[Pass]:
-        """The passes over memory; the last one goes out when the guest is suspended, if it has sent any pages."""
+        """The passes over memory. The last one went out while the guest was suspended, if it sent any pages."""
         found: dict[int, Pass] = {}
         for line in self.log():
             if "pass" in line and "action" not in line:
@@ -249,7 +274,7 @@ class Migration:
         return list(found.values())
 
     def text(self) -> str:
-        """What passed, for the evidence: one line a step, runs of PAGE_DATA in one."""
+        """What passed, for the evidence: a line for each step, and one for a run of PAGE_DATA."""
         rows: list[str] = []
         run: list[Passed] = []
 
@@ -276,7 +301,7 @@ class Migration:
         return "\n".join(rows)
 
     def spans(self) -> list[tuple[str, float, float]]:
-        """Phases for a timeline: name, start and end in seconds since ``xl migrate`` was called."""
+        """Phases for a timeline: name, and start and end in seconds since ``xl migrate`` was called."""
         first: dict[Step, float] = {}
         for step in self.passed():
             first.setdefault(step.step, step.time - self.started)
@@ -299,7 +324,7 @@ class Migration:
         return spans
 
     def marks(self) -> list[tuple[float, str]]:
-        """Instants for a timeline: what each side said, and what the proxy did."""
+        """Instants for a timeline: what each side said, and what the proxy did, in seconds since the start."""
         said = {Step.BANNER: "receiver", Step.READY: "receiver", Step.GO: "sender", Step.STATUS: "receiver"}
         marks = [
             (one.time - self.started, f"{said[one.step]}: {one.step.value}")
@@ -309,39 +334,40 @@ class Migration:
         return sorted([*marks, *self.actions()])
 
     def silence(self) -> tuple[float, float] | None:
-        """The longest time without a heartbeat, on whatever side, as seconds since the start by the source's clock."""
+        """The longest time without a heartbeat on either side, from when to when in seconds since the start."""
         beats: list[float] = []
         for host, skew in ((self.source, 0.0), (self.destination, self.skew)):
-            with contextlib.suppress(BenchError):  # a board may be off
+            with contextlib.suppress(BenchError):  # the board may be off
                 beats += [beat.wall - skew - self.started for beat in self.domain.on(host).heartbeats()]
         beats = sorted(beat for beat in beats if beat > -1.0)
         return max(zip(beats, beats[1:], strict=False), key=lambda pair: pair[1] - pair[0], default=None)
 
 
-def _passed(line: dict[str, Any]) -> Passed:
+def _passed(line: LogLine) -> Passed:
     return Passed(line["t"], Step(line["step"]), line["n"], line["length"], line.get("records", 1))
 
 
 def start_migration(
     domain: Domain,
-    destination: Host,
+    destination: Dom0,
     *,
     actions: Sequence[str] = (),
     options: Sequence[str] = (),
     is_proxied: bool = True,
     patience: float = PATIENCE,
 ) -> Migration:
-    """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's (``cut@TSC_INFO``)."""
+    """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's, as ``cut@TSC_INFO``."""
     return Migration(domain, destination, actions, options, is_proxied, patience)
 
 
 def downtime(migration: Migration, interval: float) -> float | None:
-    """Seconds for which the guest's heart stood still beyond one ``interval``, by the two hosts' wall clocks.
+    """Seconds between the last heartbeat at the source and the first one at the destination, beyond one ``interval``.
 
-    The clocks' difference is measured before the migration and taken out; what is left of it is below 0.1 s.
+    The two hosts' wall clocks are compared before the migration, and their difference is taken out; the error that is
+    left is below 0.1 s. None: one of the hosts has no heartbeat.
     """
     before = migration.domain.heartbeats()
     after = migration.domain.on(migration.destination).heartbeats()
     if not before or not after:
         return None
-    return float(after[0].wall - migration.skew - before[-1].wall - interval)
+    return after[0].wall - migration.skew - before[-1].wall - interval

@@ -1,4 +1,4 @@
-"""Guest payloads: what they print on their console, and how they are built out of ``firmware/guests``.
+"""Guest payloads: what they print on their console, and how they are built from ``firmware/guests``.
 
 The payload kernels and the Linux initramfs report by lines ``XL CASE PASS|FAIL|INFO detail`` and heartbeats
 ``XL HB number system_ns wall``; firmware/guests/README.md says which work prints what.
@@ -21,17 +21,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 from lab.builds import lock
 from lab.builds.apt import PrivateApt
 
 log = logging.getLogger(__name__)
 
-SOURCES = paths.CHECKOUT / "firmware" / "guests"
+SOURCES = paths.FIRMWARE / "guests"
 KERNELS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
 BUSYBOX = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
-FORMAT = 2  # counts when what is kept, or how it is made, changes
+FORMAT = 2  # to be raised when the kept files, or the way they are made, change
 LONGEST_BUILD = 180.0
 
 
@@ -39,10 +39,10 @@ LONGEST_BUILD = 180.0
 class Linux:
     """A Debian kernel with the project's initramfs: payloads ``NAME-kernel`` and ``NAME-initrd``."""
 
-    package: str  # which depends on the kernel's own
-    architecture: str  # Debian's word; empty: the machine's, and so is the busybox
-    modules: tuple[str, ...]  # what the initramfs may load; the same names stand in linux/init
-    programs: tuple[str, ...] = ()  # of linux/, in the initramfs
+    package: str  # the package that depends on the kernel's package
+    architecture: str  # Debian's word; empty: this machine's, with this machine's busybox
+    modules: tuple[str, ...]  # the initramfs may load these; linux/init has the same names
+    programs: tuple[str, ...] = ()  # programs of linux/ that go into the initramfs
 
 
 LINUXES = {
@@ -54,12 +54,12 @@ LINUXES = {
     ),
     "linux32": Linux("linux-image-686-pae", "i386", ("xen-netfront",)),
 }
-LAST_32_BIT = "bookworm"  # the last release of Debian that has a kernel of 32 bit
+LAST_32_BIT = "bookworm"  # the last release of Debian with a 32-bit kernel
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadLine:
-    """One result: ``outcome`` is PASS, FAIL or INFO."""
+    """One result of a payload; ``outcome`` is PASS, FAIL or INFO."""
 
     case: str
     outcome: str
@@ -68,21 +68,21 @@ class PayloadLine:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """One beat: its number since the guest began, Xen's system time, seconds since 1970."""
+    """One heartbeat: its number since the guest began, Xen's system time, and seconds since 1970."""
 
     n: int
     system_ns: int
     wall: float
 
 
-# Before it there may be what Linux's printk or a console server stamps on a line.
+# Linux's printk or a console server may put a stamp before the line.
 _STAMP = r"(?:\[[^\]]{1,40}\]\s*|<\d{1,3}>)*"
 _BEAT = re.compile(_STAMP + r"XL HB ([0-9]{1,10}) ([0-9]{1,20}) ([0-9]{1,12}\.[0-9]{1,9})", re.ASCII)
 _RESULT = re.compile(_STAMP + r"XL ([A-Za-z0-9][\w.:+-]*) (PASS|FAIL|INFO)(?: (.*))?", re.ASCII)
 
 
 def parse_line(line: str) -> PayloadLine | Heartbeat | None:
-    """What a console line says; None when it is not a payload's, or is damaged."""
+    """What a console line says; None: it is no payload's line, or it is damaged."""
     line = line.strip()
     if beat := _BEAT.fullmatch(line):
         return Heartbeat(int(beat[1]), int(beat[2]), float(beat[3]))
@@ -92,13 +92,13 @@ def parse_line(line: str) -> PayloadLine | Heartbeat | None:
 
 
 def build_payloads(cache: Path, roots: Mapping[str, Path]) -> dict[str, Path]:
-    """The payloads by name: from ``cache``, or made now (seconds).
+    """The payloads by name, from ``cache`` or built now, which takes seconds.
 
-    :data:`KERNELS`; and for each of :data:`LINUXES` in ``roots``, where its kernel is (``boot/vmlinuz-*``,
-    ``lib/modules``, and ``bin/busybox`` where it is not the machine's), that one's two. Safe to call from several
-    processes at once.
+    These are :data:`KERNELS`, and a kernel and an initrd for each of :data:`LINUXES` that ``roots`` has. A root has
+    ``boot/vmlinuz-*``, ``lib/modules``, and ``bin/busybox`` if its architecture is not this machine's. Several
+    processes may call this at once.
 
-    :raises BenchError: it does not compile (the compiler's words), or a kernel or busybox is missing.
+    :raises BenchError: a payload does not compile (carries the compiler's output), or a kernel or busybox is missing.
     """
     kernels = {name: _kernel_in(root, LINUXES[name]) for name, root in roots.items()}
     key = _key(kernels)
@@ -112,11 +112,11 @@ def build_payloads(cache: Path, roots: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def kernel_roots() -> dict[str, Path]:
-    """Where the kernels of :data:`LINUXES` are. They are fetched once, but for the virtual boards' own.
+    """The folders with the kernels of :data:`LINUXES`. A kernel is fetched once; virtual boards bring their own.
 
-    One of another architecture is left out where the machine's mirrors do not have it.
+    A kernel of another architecture is left out if the machine's mirrors do not have it.
 
-    :raises BenchError: the machine's own cannot be had.
+    :raises BenchError: the kernel of this machine's architecture cannot be fetched.
     """
     known = sorted((paths.cache() / "images").glob("*/kernel"), key=lambda path: path.stat().st_mtime)
     roots = {}
@@ -126,7 +126,7 @@ def kernel_roots() -> dict[str, Path]:
         except BenchError as error:
             if not linux.architecture:
                 raise
-            log.warning("%s: not to be had: %s", linux.package, error)
+            log.warning("%s: cannot be fetched: %s", linux.package, error)
     return roots
 
 
@@ -137,7 +137,7 @@ def _fetched(linux: Linux) -> Path:
             apt = PrivateApt(suite=LAST_32_BIT, architecture=linux.architecture) if linux.architecture else PrivateApt()
             kernel = next((name for name in apt.depends(linux.package) if name.startswith("linux-image-")), "")
             if not kernel:
-                raise BenchError(f"{linux.package}: names no kernel")
+                raise BenchError(f"{linux.package}: depends on no kernel package")
             with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
                 for package in (kernel, *(("busybox-static",) if linux.architecture else ())):
                     into = Path(scratch) / package
@@ -171,7 +171,7 @@ def _kernel_in(root: Path, linux: Linux) -> _Kernel:
 def _busybox(places: Sequence[Path]) -> Path:
     """The static busybox.
 
-    :raises BenchError: none there, or it is dynamic and would not run in an initramfs.
+    :raises BenchError: there is no busybox, or it is dynamic and would not run in an initramfs.
     """
     for path in places:
         if path.is_file():
@@ -210,9 +210,7 @@ def _make_in(directory: Path, kernels: Mapping[str, _Kernel]) -> None:
 
 
 def _run(command: list[str], *, timeout: float) -> str:
-    environment = os.environ | {"LC_ALL": "C"}
-    for name in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "LDFLAGS"):
-        environment.pop(name, None)
+    environment = processes.environment() | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             command,
@@ -237,7 +235,7 @@ def _run(command: list[str], *, timeout: float) -> str:
 
 
 def _module_files(modules: Path, wanted: Iterable[str]) -> list[Path]:
-    """The files of these modules and of all they depend on, in the order to load them."""
+    """The files of these modules and of their dependencies, in the order to load them."""
     files = {_module_name(path): path for path in sorted(modules.rglob("*.ko*"))}
     order: list[Path] = []
 
@@ -276,7 +274,7 @@ def _module_bytes(path: Path) -> bytes:
 
 
 def _initramfs(kernel: _Kernel, linux: Linux, made: Path) -> bytes:
-    """A newc archive; nothing in it depends on when, where or by whom it was made."""
+    """A newc archive. Its bytes do not depend on when, where or by whom it was made."""
     entries: list[tuple[str, int, bytes, int]] = [
         (name, stat.S_IFDIR | 0o755, b"", 0)
         for name in ("bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "sys", "tmp")
@@ -324,7 +322,7 @@ def _newc(entries: Iterable[tuple[str, int, bytes, int]]) -> Iterator[bytes]:
 
 
 def _gzip(data: bytes) -> bytes:
-    """gzip without name and time of day (RFC 1952)."""
+    """gzip without a file name and a time (RFC 1952)."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     body = deflate.compress(data) + deflate.flush()
     return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""PCI devices that a guest may be given, and one that does DMA where a case wants it to."""
+"""PCI devices that can be given to a guest, and one that does DMA where a case wants it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lab.on_board.poke import POKE
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 
-DMA_DEVICE = "1234:11e8"  # vendor and device; its registers: lab/on_board/poke.py
+DMA_DEVICE = "1234:11e8"  # vendor and device; lab/on_board/poke.py has its registers
 PAGE = 4096
 LONGEST_STORM = 120  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of a board."""
+    """A PCI device of a board."""
 
     address: str  # 0000:00:04.0
-    interface: str = ""  # its name in dom0, before it was taken away; of network ports
+    interface: str = ""  # of a network port: its name in dom0 before it was taken from dom0
 
 
 @contextlib.contextmanager
 def assignable(host: Host, role: str) -> Iterator[Device]:
-    """Take the board's network port of this role from dom0 (``xl pci-assignable-add``) and give it back at the end.
+    """Take the board's network port of this role from dom0 (``xl pci-assignable-add``), and give it back at the end.
 
-    :raises MissingCapability: the board has none.
+    :raises MissingCapability: the board has no port of this role.
     :raises ToolstackFailed: xl refused.
     """
     device = port(host, role)
@@ -48,18 +48,18 @@ def assignable(host: Host, role: str) -> Iterator[Device]:
 
 
 def port(host: Host, role: str) -> Device:
-    """The board's network port of this role, which dom0 has. :raises MissingCapability: the board has none."""
+    """The board's network port of this role, while dom0 has it. :raises MissingCapability: there is none."""
     nic = host.board.spec.nics.get(role)
     if nic is None:
         raise MissingCapability(host.name, f"{role}-nic")
     address = nic.pci or host.pci_of(nic.mac)
-    return Device(address, str(host.run(f"ls /sys/bus/pci/devices/{address}/net").stdout).strip())
+    return Device(address, host.run(f"ls /sys/bus/pci/devices/{address}/net").stdout.strip())
 
 
 @contextlib.contextmanager
 def dma_device(host: Host) -> Iterator[DmaDevice]:
-    """The board's DMA device, taken from dom0 as :func:`assignable` does. :raises MissingCapability: it has none."""
-    found = str(host.run(f"lspci -Dn -d {DMA_DEVICE}").stdout).split()
+    """The board's DMA device, taken from dom0 until the end. :raises MissingCapability: there is none."""
+    found = host.run(f"lspci -Dn -d {DMA_DEVICE}").stdout.split()
     if not found:
         raise MissingCapability(host.name, "dma-device")
     with _lent(host, found[0]):
@@ -72,7 +72,7 @@ def _lent(host: Host, address: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(LabError):  # what went wrong first is what there is to say
+        with contextlib.suppress(LabError):  # the first error is the one to report
             _take_back(host, address)
         raise
     _take_back(host, address)
@@ -83,29 +83,32 @@ def _take_back(host: Host, address: str) -> None:
     driver = f"/sys/bus/pci/devices/{address}/driver"
 
     def back() -> bool:
-        return "pciback" not in str(host.run(f"readlink {driver} || true").stdout)
+        return "pciback" not in host.run(f"readlink {driver} || true").stdout
 
     wait_until(back, 15, f"{host.name}: {address} is out of pciback's hands")
 
 
 @dataclass(frozen=True, slots=True)
 class DmaDevice:
-    """A device that moves half a page between its buffer and where dom0 tells it; whose it is, the IOMMU knows."""
+    """A device that copies half a page between its buffer and a machine address that dom0 tells it.
+
+    The IOMMU applies the rights of the guest that owns the device.
+    """
 
     host: Host
     address: str
 
     def read(self, frame: int) -> None:
-        """Have it read a page into its buffer."""
+        """Have the device read a page into its buffer."""
         self.host.run(f"{POKE} dma {self.address} from {frame:#x}")
 
     def write(self, frame: int) -> None:
-        """Have it write its buffer to a page. Where the IOMMU stops it, nothing tells but the console."""
+        """Have the device write its buffer to a page. If the IOMMU stops that, only the console says so."""
         self.host.run(f"{POKE} dma {self.address} to {frame:#x}")
 
     @contextlib.contextmanager
     def storming(self, frame: int) -> Iterator[None]:
-        """Within, it writes to a page all the time, whoever takes its right to do DMA away."""
+        """Within the block the device writes to a page again and again, even if somebody forbids it DMA in between."""
         job = self.host.board.spawn(f"{POKE} storm {self.address} {frame:#x} {LONGEST_STORM}")
         try:
             wait_until(lambda: "begun" in job.output(), 15.0, f"{self.host.name}: {self.address} writes")
@@ -115,7 +118,7 @@ class DmaDevice:
             job.clean()
 
     def fault_at(self, frame: int) -> str:
-        """The pattern of Xen's report that this device's write to the page was stopped.
+        """A pattern for the console: Xen reports that it stopped this device's write to the page.
 
         Source: xen/drivers/passthrough/vtd/iommu.c, amd/iommu_init.c.
         """
@@ -125,12 +128,12 @@ class DmaDevice:
 
 
 def iommu_orders(dump: str, domid: int) -> dict[str, int]:
-    """How many entries of which size map a domain's memory for its devices, of what debug key ``o`` wrote.
+    """How many IOMMU table entries of each size map a domain's memory, read from the output of debug key ``o``.
 
-    A level of the tables is a blank more before the entry. Source: xen/drivers/passthrough/vtd/iommu.c and
+    Each level of the tables is indented by one more blank. Source: xen/drivers/passthrough/vtd/iommu.c and
     amd/pci_amd_iommu.c, *_dump_page_table_level.
 
-    :raises ValueError: the domain has no tables of its own there.
+    :raises ValueError: the output has no tables of this domain.
     """
     tables = re.split(r"(?m)^.*\b(d\d+) table has (\d+) levels", dump)
     for name, levels, table in zip(tables[1::3], tables[2::3], tables[3::3], strict=True):
@@ -147,33 +150,33 @@ _ENTRY = re.compile(r"pfn=(0x[0-9a-f]+) ==> mfn=(0x[0-9a-f]+) \(type 0x0\)")
 def frames(domain: Domain, count: int) -> list[int]:
     """Machine frames of ordinary pages from the middle of a PV guest's memory (``xen-mfndump dump-p2m``).
 
-    :raises BenchError: it has not that many.
+    :raises BenchError: the guest does not have so many.
     """
-    text = str(domain.host.run(f"xen-mfndump dump-p2m $(xl domid {shlex.quote(domain.name)})").stdout)
+    text = domain.host.run(f"xen-mfndump dump-p2m $(xl domid {shlex.quote(domain.name)})").stdout
     found = [int(match[2], 16) for match in _ENTRY.finditer(text)]
     middle = len(found) // 2
     if len(found) < count + 1:
-        raise BenchError(f"{domain.name}: xen-mfndump tells of {len(found)} ordinary pages: {text[-200:]}")
+        raise BenchError(f"{domain.name}: xen-mfndump lists only {len(found)} ordinary pages: {text[-200:]}")
     return found[middle : middle + count]
 
 
 def page_digest(domain: Domain, frame: int) -> str:
-    """SHA-256 of the beginning of a page of a guest, as it is now; as much as a DMA moves."""
-    return str(domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}").stdout).strip()
+    """SHA-256 of the beginning of a guest's page as it is now: of as many bytes as one DMA moves."""
+    return domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}").stdout.strip()
 
 
 def fill_page(domain: Domain, frame: int, text: str) -> str:
-    """Write ``text`` again and again over the beginning of a page of a guest; its SHA-256 then.
+    """Fill the beginning of a guest's page with repetitions of ``text``; the SHA-256 of it.
 
-    Only what was written to is in a PV guest's IOMMU tables: Xen maps a page there when it becomes a writable one
-    (xen/arch/x86/mm.c, _get_page_type).
+    A PV guest's IOMMU tables have only the pages that were written to: Xen maps a page there when the page becomes
+    writable (xen/arch/x86/mm.c, _get_page_type).
     """
     command = f"{POKE} fill $(xl domid {shlex.quote(domain.name)}) {frame:#x} {shlex.quote(text)}"
-    return str(domain.host.run(command).stdout).strip()
+    return domain.host.run(command).stdout.strip()
 
 
 def owner(host: Host, address: str) -> str:
-    """Whose the device is, in the words of Xen's debug key Q: ``d0``, ``d7``, ``DomIO:8001``; empty when it knows none.
+    """The owner of a device as Xen's debug key Q prints it: ``d0``, ``d7``, ``DomIO:8001``; empty: Xen knows none.
 
     Source: xen/drivers/passthrough/pci.c, _dump_pci_devices.
     """

@@ -1,4 +1,4 @@
-"""A guest's network as its peers see it: a bridge in dom0, and echo requests that it answers, or not."""
+"""A guest's network as its peers see it: a bridge in dom0, and echo requests that the guest answers or not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Any
 
 from lab.base.errors import LabError
-from lab.xen.host import Host
+from lab.grid.ssh import Job
+from lab.xen.dom0 import Dom0
 
 BRIDGE = "xenlab0"
 PERIOD = 0.1  # seconds between two requests
@@ -18,8 +18,8 @@ _ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from ")
 
 
 @contextlib.contextmanager
-def bridge(host: Host, address: str) -> Iterator[str]:
-    """A bridge in dom0 with an address (``192.0.2.1/24``) for guests' ports; its name. Gone at the end."""
+def bridge(host: Dom0, address: str) -> Iterator[str]:
+    """Make a bridge with an address (``192.0.2.1/24``) in dom0 for guests' ports, until the end; yields its name."""
     host.run(
         f"modprobe bridge; ip link add {BRIDGE} type bridge forward_delay 0 && "
         f"ip addr add {shlex.quote(address)} dev {BRIDGE} && ip link set {BRIDGE} up"
@@ -34,23 +34,24 @@ def bridge(host: Host, address: str) -> Iterator[str]:
 class Pinging:
     """Echo requests to an address, ten a second, until the block ends."""
 
-    def __init__(self, host: Host, address: str) -> None:
+    def __init__(self, host: Dom0, address: str) -> None:
         self.host, self.address = host, address
-        self._job: Any = None
+        self._job: Job | None = None
 
     def __enter__(self) -> Pinging:
-        # A shell that starts a job in the background has it ignore SIGINT, at which ping would end.
+        # A shell makes its background jobs ignore SIGINT, by which ping is ended.
         command = f"exec env --default-signal=INT stdbuf -oL ping -D -n -i {PERIOD} {shlex.quote(self.address)}"
         self._job = self.host.board.spawn(command)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(LabError):
-            self._job.kill("INT")
+        if self._job:
+            with contextlib.suppress(LabError):
+                self._job.kill("INT")
 
     def answers(self) -> list[float]:
         """When each answer came, in seconds since the epoch by the host's clock."""
-        return answered(str(self._job.output()))
+        return answered(self._job.output()) if self._job else []
 
 
 def answered(text: str) -> list[float]:

@@ -1,7 +1,7 @@
-"""Tests of XTF, Xen's own test framework, out of a directory of built ones.
+"""Tests of XTF, Xen's own test framework, from a directory of built tests.
 
-The layout is XTF's: ``tests/NAME/info.json`` says what there is, ``tests/NAME/test-ENV-NAME`` is a kernel,
-``tests/NAME/test-ENV-NAME[~VARIATION].cfg`` what xl is told. Sources: xtf-runner, build/mkinfo.py and
+The layout is XTF's: ``tests/NAME/info.json`` describes a test, ``tests/NAME/test-ENV-NAME`` is its kernel, and
+``tests/NAME/test-ENV-NAME[~VARIATION].cfg`` is its configuration for xl. Sources: xtf-runner, build/mkinfo.py and
 config/default-*.cfg.in of https://github.com/andyhhp/xtf.
 """
 
@@ -18,23 +18,24 @@ import pydantic
 
 from lab.base.errors import UsageError, WaitTimeout
 from lab.base.wait import wait_until
+from lab.on_board import GUESTS
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.host import GUESTS, Host
+from lab.xen.host import Host
 
 Outcome = Literal["SUCCESS", "SKIP", "ERROR", "FAILURE", "CRASH"]
-OUTCOMES: tuple[Outcome, ...] = ("SUCCESS", "SKIP", "ERROR", "FAILURE")  # what a test says of itself
+OUTCOMES: tuple[Outcome, ...] = ("SUCCESS", "SKIP", "ERROR", "FAILURE")  # as a test reports them
 ON_BOARD = "xtf"  # below the folder of guest payloads
-BY_DEFAULT = ("functional", "xsa")  # categories that xtf-runner --all runs; the others are for the weekly selection
-TIMEOUT = 120.0  # seconds; xtf-runner has none, and a test that hangs would be waited for without end
+BY_DEFAULT = ("functional", "xsa")  # categories that xtf-runner --all runs; the others are in the weekly selection
+TIMEOUT = 120.0  # seconds; xtf-runner has no limit, and would wait for a test that hangs without end
 
 
 class XtfError(Exception):
-    """The test could not do its work, by its own account: verdict ERROR."""
+    """The test reports that it could not do its work: verdict ERROR."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One test in one environment. Named as its domain is, without ``test-``."""
+    """One test in one environment, and one variation if it has any."""
 
     test: str
     category: str
@@ -45,11 +46,12 @@ class Instance:
 
     @property
     def name(self) -> str:
+        """The name of its domain, without ``test-``."""
         return f"{self.environment}-{self.test}" + (f"~{self.variation}" if self.variation else "")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Capabilities, as xtf-runner asks for them; HVM guests want a device model besides."""
+        """Capabilities that it needs, as xtf-runner asks for them; an HVM guest also needs a device model."""
         first = ("hvm", "qemu") if self.environment.startswith("hvm") else ("pv",)
         narrow = ("pv32",) if self.environment.startswith("pv32") else ()
         paging = (self.variation,) if self.variation in ("hap", "shadow") else ()
@@ -62,7 +64,7 @@ class Instance:
 
 
 class _Info(pydantic.BaseModel):
-    """info.json. What a later XTF may add is passed over."""
+    """info.json. Keys that a later XTF may add are ignored."""
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     category: str
@@ -73,11 +75,11 @@ class _Info(pydantic.BaseModel):
 def instances(directory: Path) -> list[Instance]:
     """All instances of a directory of built tests, by name.
 
-    :raises UsageError: it is none, or something of a test is missing; says what.
+    :raises UsageError: the directory has no built XTF, or a file of a test is missing; names it.
     """
     files = sorted((directory / "tests").glob("*/info.json"))
     if not files:
-        raise UsageError(f"{directory}: no built XTF: there is no tests/NAME/info.json in it")
+        raise UsageError(f"{directory}: no built XTF: it has no tests/NAME/info.json")
     return [instance for file in files for instance in _instances_of(file)]
 
 
@@ -102,13 +104,13 @@ def _instances_of(file: Path) -> list[Instance]:
 
 
 def payloads(directory: Path) -> Mapping[str, Path]:
-    """What must be among the payloads on a board: name there -> file here."""
+    """The payloads that a board needs for all tests: name on the board -> file here."""
     return {instance.on_board: instance.kernel for instance in instances(directory)}
 
 
 @dataclass(frozen=True, slots=True)
 class XtfConfig(DomainConfig):
-    """A configuration as XTF wrote it."""
+    """A configuration that XTF wrote."""
 
     written: str = ""
 
@@ -117,7 +119,7 @@ class XtfConfig(DomainConfig):
 
 
 def config(host: Host, instance: Instance) -> XtfConfig:
-    """Its own configuration, with the place of the kernel on this board and a name nobody had before."""
+    """The test's own configuration, with the kernel's path on this board and a name that was never used there."""
     name, kernel = host.unique(f"xtf-{instance.name.replace('~', '-')}"), f"{GUESTS}/{instance.on_board}"
     written = instance.cfg.read_text(encoding="utf-8")
     written = re.sub(rf"""(["'])[^"'\n]*/{re.escape(instance.kernel.name)}\1""", f'"{kernel}"', written)
@@ -127,9 +129,9 @@ def config(host: Host, instance: Instance) -> XtfConfig:
 
 
 def outcome(guest: Domain, timeout: float = TIMEOUT) -> tuple[Outcome, str]:
-    """Wait for the test's result: what it is, and the line that says so.
+    """Wait for the test's result; the result and the line that says so.
 
-    CRASH, as in xtf-runner: the guest is gone, or the time is over, and there is none.
+    CRASH, as in xtf-runner: the guest is gone, or ``timeout`` seconds are over, and it printed no result.
     """
 
     def result() -> str:

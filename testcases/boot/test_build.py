@@ -1,25 +1,27 @@
-"""The build under test comes up, and is the one that was wanted."""
+"""The build under test boots, and it is the build that was wanted."""
 
 import pytest
 
-from lab.xen.host import OF_THE_BUILD, added
+from lab.inventory.capabilities import OF_THE_BUILD
+from lab.xen.dom0 import added
 
 pytestmark = pytest.mark.quick
 
 
 def test_build_under_test_runs(host, build, evidence):
-    """The running hypervisor's build id is that of the build file; dom0 is there and Xen knows its memory."""
+    """The running hypervisor has the build id of the build file; dom0 runs, and Xen counts the machine's memory."""
     info = host.info()
     evidence.add("xl info", "\n".join(f"{key}: {value}" for key, value in info.items()), board=host.name)
-    assert info["build_id"] == build.build_id, f"runs build id {info['build_id']}, wanted {build.build_id}"
+    assert info["build_id"] == build.build_id, f"Xen has build id {info['build_id']}, wanted {build.build_id}"
     assert int(info["total_memory"]) > 1024, f"Xen counts {info['total_memory']} MiB in the machine"
-    assert host.domains() == {}, "guests are there right after boot"
+    assert host.domains() == {}, "guests exist right after boot"
 
 
 def test_nothing_that_the_board_can_do_is_lost(host, evidence):
-    """The board can do under this build what its inventory entry says; else cases that need it would SKIP unnoticed.
+    """Under this build the board has every capability that its inventory entry declares.
 
-    But for what a build has by its configuration, or has not.
+    A lost capability would make the cases that need it SKIP unnoticed. Capabilities that depend on the build's
+    configuration do not count.
     """
     evidence.add("xl dmesg", host.boot_log(), board=host.name)
     lost = sorted(host.lacking - OF_THE_BUILD)
@@ -27,7 +29,7 @@ def test_nothing_that_the_board_can_do_is_lost(host, evidence):
 
 
 def test_hypervisor_log_is_clean(host, evidence):
-    """Xen booted without a word of a crash, a failed assertion, undefined behaviour or a warning of its own."""
+    """Xen's boot log has no crash, no failed assertion, no undefined behaviour and no warning of Xen."""
     log = host.boot_log()
     log += added(log, host.xl("dmesg").stdout)
     if "Xen version" not in log:

@@ -1,4 +1,4 @@
-"""What a 32-bit guest is shown of a 64-bit processor."""
+"""What a 32-bit guest sees of a 64-bit processor."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 
 @pytest.mark.needs("pv32")
 def test_pv32_sees_a_32_bit_processor(host, evidence):
-    """CPUID shows PAE and NX, and neither long mode nor superpages; the NX bit, in an entry's upper half, forbids."""
+    """CPUID shows a 32-bit PV guest PAE and NX, but no long mode and no superpages; an NX page cannot execute."""
     with host.domain(payload(host, "pv32", "features")) as guest:
         results = guest.results()
         evidence.console("guest console", guest)
@@ -23,7 +23,7 @@ def test_pv32_sees_a_32_bit_processor(host, evidence):
 
 @pytest.mark.needs("hap", "hvm32")
 def test_pvh32_boots_and_says_what_it_is(host, evidence):
-    """A PVH guest runs in 32-bit protected mode without paging, and CPUID shows it the whole processor."""
+    """A PVH guest starts in 32-bit protected mode without paging, and CPUID shows it the whole processor."""
     with host.domain(payload(host, "pvh32", "mode,features,hypercalls")) as guest:
         results = guest.results()
         evidence.console("guest console", guest)
@@ -31,4 +31,6 @@ def test_pvh32_boots_and_says_what_it_is(host, evidence):
         assert not failed, "; ".join(failed)
         assert numbers(results["mode"].detail)["bits"] == 32
         seen = numbers(results["features"].detail)
-        assert (seen["pse"], seen["lm"]) == (1, 1), f"not the whole processor: {results['features'].detail}"
+        assert (seen["pse"], seen["lm"]) == (1, 1), (
+            f"CPUID does not show the whole processor: {results['features'].detail}"
+        )

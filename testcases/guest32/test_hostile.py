@@ -1,4 +1,4 @@
-"""Hypercalls with arguments no honest guest would pass; those of a 32-bit guest are translated on the way."""
+"""Hypercalls with arguments that no honest guest passes. Xen translates those of a 32-bit guest on the way."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def answers(host, evidence, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_arguments(host, evidence, kind):
-    """Too many, too far, nobody's, twice the same: each is answered by its error, and the guest owns what it owned."""
+    """Out-of-range, foreign and duplicate hypercall arguments return the documented errors; ownership is unchanged."""
     found = answers(host, evidence, kind)
     failed = [f"{name}: {line.detail}" for name, line in found.items() if line.outcome == "FAIL"]
     assert not failed, "; ".join(failed)
@@ -31,7 +31,7 @@ def test_hostile_arguments(host, evidence, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_answers_are_those_of_64_bit(host, evidence, kind):
-    """The twin of 64 bit gets the same answers: translation neither adds an error nor hides one."""
+    """A 32-bit guest gets the same answers to hostile hypercalls as its 64-bit twin."""
     narrow, wide = (answers(host, evidence, one) for one in (kind, kind.replace("32", "64")))
     common = narrow.keys() & wide.keys()
     different = [
@@ -45,7 +45,7 @@ def test_hostile_answers_are_those_of_64_bit(host, evidence, kind):
 
 @pytest.mark.needs("pv32")
 def test_host_is_unharmed(host, evidence):
-    """After hostile guests the next one boots, no memory is missing, and Xen has said nothing grave."""
+    """After guests that made hostile hypercalls, the next guest boots, no memory is lost and Xen reports no bug."""
     before = host.free_memory_mib()
     host.xl("dmesg", "-c")
     for _ in range(3):
@@ -57,4 +57,4 @@ def test_host_is_unharmed(host, evidence):
     evidence.add("xl dmesg", host.xl("dmesg").stdout, board=host.name)
     assert not host.grave(), host.grave()[0]
     after = host.free_memory_mib()
-    assert after >= before - 1, f"{before} MiB before, {after} MiB after"
+    assert after >= before - 1, f"free memory: {before} MiB before, {after} MiB after"

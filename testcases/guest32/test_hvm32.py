@@ -1,4 +1,4 @@
-"""32-bit HVM guests: with a device model in dom0, and hypercalls through the compat layer."""
+"""32-bit HVM guests: their device model in dom0, and their hypercalls through the compat layer."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("hvm32", "hap", "qemu")]
 
 
 def test_hvm32_runs_and_says_what_it_is(host, evidence):
-    """It finds itself in 32-bit protected mode without PAE, and its device model in dom0 runs."""
+    """A 32-bit HVM guest runs in protected mode without PAE, and its device model runs in dom0."""
     with host.domain(payload(host, "hvm32", "mode")) as guest:
         results = guest.results(60.0)
         evidence.console("guest console", guest)
@@ -23,7 +23,7 @@ def test_hvm32_runs_and_says_what_it_is(host, evidence):
 
 
 def test_hvm32_answers_as_hvm64(host, evidence):
-    """Each hypercall group gives what the ABI promises, and the same to the guest's 64-bit twin."""
+    """Each group of hypercalls gives a 32-bit HVM guest what the ABI promises, and the same as its 64-bit twin."""
     with (
         host.domain(payload(host, "hvm32", "hypercalls")) as narrow,
         host.domain(payload(host, "hvm64", "hypercalls")) as wide,

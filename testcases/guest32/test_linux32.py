@@ -1,4 +1,4 @@
-"""Debian's kernel of 32 bit, with PAE paging and drivers of its own, as a PVH and as an HVM guest."""
+"""Debian's 32-bit kernel, with PAE paging and drivers of its own, as a PVH and as an HVM guest."""
 
 import contextlib
 
@@ -19,13 +19,13 @@ PAGING = [
 
 @contextlib.contextmanager
 def running(host, evidence, kind, hap):
-    """The guest, which is in 32-bit mode with PAE and NX, and has reached dom0 by its network port."""
+    """A guest that is in 32-bit mode with PAE and NX, and that has reached dom0 by its network port."""
     with bridge(host, f"{DOM0}/24") as name:
         more = {"hap": hap, "vif": f'[ "type=vif,bridge={name},mac=00:16:3e:00:00:03" ]'}
         words = f"ip={GUEST}/24 peer={DOM0} count=3"
         config = linux(host, kind, "mode,cpu,netfront,heartbeat", sort="linux32", cmdline=words, more=more)
         if host.run(f"test -e {config.kernel}", check=False).status:
-            evidence.unproved("no kernel of 32 bit was put onto the board: no mirror of this machine had it")
+            evidence.unproved("the board has no 32-bit kernel, because no mirror of this machine has one")
         with host.domain(config) as guest:
             results = guest.results(150.0)
             evidence.console("guest console", guest)
@@ -40,7 +40,7 @@ def running(host, evidence, kind, hap):
 @pytest.mark.parametrize("hap", PAGING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_linux_of_32_bit(kind, hap, host, evidence):
-    """Debian's kernel boots, finds PAE and NX, runs user mode, and reaches dom0 by its network port."""
+    """Debian's 32-bit kernel boots as a guest, finds PAE and NX, runs user mode and reaches dom0 by its network."""
     with running(host, evidence, kind, hap) as guest:
         assert guest.is_there
 
@@ -48,7 +48,7 @@ def test_linux_of_32_bit(kind, hap, host, evidence):
 @pytest.mark.needs("pae-guests")
 @pytest.mark.parametrize("kind", KINDS)
 def test_linux_of_32_bit_is_saved_and_restored(kind, host, evidence):
-    """After `xl save` and `xl restore` it lives on, and answers on its network port."""
+    """After `xl save` and `xl restore` a 32-bit Linux guest runs on, and answers on its network port."""
     with running(host, evidence, kind, "1") as guest:
         with guest.saved() as path:
             guest.restore(path)

@@ -1,4 +1,4 @@
-"""Memory of 32-bit guests: where it lies, that it holds, and that it comes and goes."""
+"""Memory of 32-bit guests: where it lies, that it keeps its contents, and that it can be given back and taken."""
 
 import contextlib
 
@@ -16,8 +16,8 @@ KINDS = [
 
 @pytest.mark.needs("pv32", "high-memory")
 def test_memory_above_4_gib(host, evidence):
-    """A 32-bit guest owns machine frames above 4 GiB, maps them by entries of 64 bit, and they hold what is written."""
-    host.wait_scrubbed()  # or Xen hands out clean frames from lower down first
+    """A 32-bit PV guest owns machine frames above 4 GiB, maps them, and they keep what is written."""
+    host.wait_scrubbed()  # otherwise Xen first hands out clean frames at lower addresses
     with host.domain(payload(host, "pv32", "frames,memory", memory_mib=128)) as guest:
         results = guest.results(90.0)
         evidence.console("guest console", guest)
@@ -31,7 +31,7 @@ def test_memory_above_4_gib(host, evidence):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_balloon_down_and_up(host, evidence, kind):
-    """`xl mem-set` takes half of the memory and gives it back: both sides count the same, and the rest is untouched."""
+    """`xl mem-set` takes half of a 32-bit guest's memory and gives it back; both count the same, the rest is intact."""
     with host.domain(payload(host, kind, "memory,balloon,heartbeat", memory_mib=64)) as guest:
         guest.results(60.0)
         full, free = host.domains()[guest.name].memory_mib, host.free_memory_mib()
@@ -45,8 +45,8 @@ def test_balloon_down_and_up(host, evidence, kind):
         evidence.console("guest console", guest)
         back = host.domains()[guest.name].memory_mib
         evidence.add("memory by `xl list`", f"{full} MiB, {small} MiB at 32, {back} MiB at 64", board=host.name)
-        assert full - small >= 31, f"it still owns {small} of {full} MiB"
-        assert back == full, f"{full} MiB before, {back} MiB after"
+        assert full - small >= 31, f"the guest still owns {small} of {full} MiB"
+        assert back == full, f"the guest had {full} MiB before, and has {back} MiB after"
         assert abs(host.free_memory_mib() - free) <= 1
         assert_unhurt(guest)
         assert_unbroken(guest.heartbeats())
@@ -54,7 +54,7 @@ def test_balloon_down_and_up(host, evidence, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_address_range_goes_and_comes_back(host, evidence, kind):
-    """Four MiB out of the middle go page by page; all other memory holds its pattern, then the hole is filled again."""
+    """A 32-bit guest gives 4 MiB of its memory back and takes them again; all other memory keeps its pattern."""
     work = "memory,give,take"
     with host.domain(payload(host, kind, work, memory_mib=32, first_kib=8192, kib=4096)) as guest:
         results = guest.results(60.0)
@@ -67,7 +67,7 @@ def test_an_address_range_goes_and_comes_back(host, evidence, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_save_and_restore(host, evidence, kind):
-    """`xl save` and `xl restore`: no heartbeat is lost or doubled, and all memory is as it was."""
+    """After `xl save` and `xl restore` a 32-bit guest has lost no heartbeat, and its memory is intact."""
     with host.domain(payload(host, kind, "memory,heartbeat", memory_mib=32, seed=7)) as guest:
         written = numbers(guest.results(60.0)["memory"].detail)["pages"]
         guest.beats(5)
@@ -88,7 +88,7 @@ def test_save_and_restore(host, evidence, kind):
 
 @pytest.mark.needs("pv32")
 def test_twenty_small_guests_at_once(host, evidence):
-    """Twenty 32-bit guests run side by side, each with a pattern of its own; none disturbs another, nothing is lost."""
+    """Twenty 32-bit guests run side by side, each keeps its own memory pattern, and Xen gets all memory back."""
     before = host.free_memory_mib()
     with contextlib.ExitStack() as stack:
         guests = [
@@ -104,4 +104,4 @@ def test_twenty_small_guests_at_once(host, evidence):
         bad = [f"{guest.name}: {line}" for guest in guests for line in guest.console() if " FAIL " in line]
         evidence.add("free memory with twenty guests", f"{host.free_memory_mib()} of {before} MiB", board=host.name)
         assert not bad, bad[0]
-    host.expect(lambda: host.free_memory_mib() >= before - 1, 30.0, "memory of twenty guests back")
+    host.expect(lambda: host.free_memory_mib() >= before - 1, 30.0, "Xen has the memory of twenty guests back")

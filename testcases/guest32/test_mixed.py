@@ -1,4 +1,4 @@
-"""Guests of all kinds on the same CPUs: what one of them leaves in a processor must not reach the next."""
+"""Guests of all kinds on the same CPUs: what one guest leaves in a processor must not reach the next."""
 
 import contextlib
 
@@ -8,12 +8,12 @@ from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
 
 KINDS = ("pv32", "pv64", "pvh32", "pvh64", "hvm32", "hvm64")
-BEATS = 30  # of half a second
+BEATS = 30  # heartbeats of half a second
 
 
 @pytest.mark.needs("pv32", "hvm32", "hap", "qemu")
 def test_all_kinds_side_by_side(host, evidence):
-    """PV, PVH and HVM guests of 32 and 64 bit take turns on one CPU: all hearts beat, all memory holds, Xen is calm."""
+    """PV, PVH and HVM guests of 32 and 64 bit share one CPU: no heartbeat or memory is lost, Xen reports no bug."""
     before = host.free_memory_mib()
     host.xl("dmesg", "-c")
     with contextlib.ExitStack() as stack:
@@ -33,4 +33,4 @@ def test_all_kinds_side_by_side(host, evidence):
         assert_unhurt(*guests)
     evidence.add("xl dmesg", host.xl("dmesg").stdout, board=host.name)
     assert not host.grave(), host.grave()[0]
-    host.expect(lambda: host.free_memory_mib() >= before - 1, 30.0, "the guests' memory is back")
+    host.expect(lambda: host.free_memory_mib() >= before - 1, 30.0, "Xen has the guests' memory back")

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.quick, pytest.mark.needs("pv32")]
 
 
 def test_pv32_runs_and_says_what_it_is(host, evidence):
-    """The builder takes it for a 32-bit PAE guest, and the guest itself finds 32-bit PAE mode under Xen."""
+    """The domain builder finds a 32-bit PAE kernel, and the PV guest itself runs in 32-bit PAE mode."""
     with host.domain(payload(host, "pv32", "mode")) as guest:
         results = guest.results()
         evidence.add("guest console", "\n".join(guest.console()), kind="console", board=host.name)
@@ -20,7 +20,7 @@ def test_pv32_runs_and_says_what_it_is(host, evidence):
 
 
 def test_pv32_hypercalls(host, evidence):
-    """Each hypercall group a 32-bit guest reaches through the compat layer gives what the ABI promises."""
+    """Each group of hypercalls that a 32-bit PV guest makes through the compat layer gives what the ABI promises."""
     with host.domain(payload(host, "pv32", "mode,hypercalls")) as guest:
         results = guest.results(60.0)
         evidence.add("guest console", "\n".join(guest.console()), kind="console", board=host.name)
@@ -31,7 +31,7 @@ def test_pv32_hypercalls(host, evidence):
 
 
 def test_pv32_answers_as_pv64(host, evidence):
-    """A 32-bit guest and its 64-bit twin pass the same hypercall checks, side by side."""
+    """A 32-bit PV guest and its 64-bit twin get the same results from the same hypercall checks."""
     with (
         host.domain(payload(host, "pv32", "hypercalls")) as narrow,
         host.domain(payload(host, "pv64", "hypercalls")) as wide,

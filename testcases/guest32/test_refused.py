@@ -1,4 +1,4 @@
-"""Where 32-bit PV guests are not to be had, they are refused in the right words; and where a shim brings them back."""
+"""Where Xen has no 32-bit PV guests, they are refused with the right message; and a PV shim runs them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ REFUSAL = "guest type xen-3.0-x86_32p not supported by xen kernel, sorry"  # too
 
 
 def assert_refused(host, evidence):
-    """`xl create` of a 32-bit PV guest fails at once, says why, and leaves nothing."""
+    """`xl create` of a 32-bit PV guest fails at once, says why, and leaves nothing behind."""
     config = payload(host, "pv32", "mode")
     before = host.free_memory_mib()
     done = host.run(
@@ -20,9 +20,9 @@ def assert_refused(host, evidence):
     said = done.stdout + done.stderr
     evidence.add("xl create", said, board=host.name)
     evidence.add("xl info xen_caps", host.info()["xen_caps"], board=host.name)
-    assert done.status != 0, "it was created"
-    assert REFUSAL in said, f"refused in other words: {said[-300:]}"
-    assert not host.domains(), "a domain was left"
+    assert done.status != 0, "the guest was created"
+    assert REFUSAL in said, f"xl refused it with another message: {said[-300:]}"
+    assert not host.domains(), "a domain was left behind"
     assert host.free_memory_mib() >= before - 1
     with host.domain(payload(host, "pv64", "mode")) as guest:
         assert guest.results()["mode"].outcome == "PASS"
@@ -31,20 +31,20 @@ def assert_refused(host, evidence):
 @pytest.mark.needs("pv32")
 @pytest.mark.xen_options("pv=no-32")
 def test_switched_off_on_the_command_line(host, evidence):
-    """Booted with `pv=no-32`, Xen does not offer 32-bit PV; one is refused, not hung, and a 64-bit one runs."""
-    assert "xen-3.0-x86_32p" not in host.info()["xen_caps"].split(), "still offered"
+    """With `pv=no-32`, Xen offers no 32-bit PV: such a guest is refused at once, and a 64-bit PV guest runs."""
+    assert "xen-3.0-x86_32p" not in host.info()["xen_caps"].split(), "Xen still offers 32-bit PV"
     assert_refused(host, evidence)
 
 
 @pytest.mark.needs("no-pv32")
 def test_not_compiled_in(host, evidence):
-    """On a build without CONFIG_PV32 a 32-bit PV guest is refused, not hung, and a 64-bit one runs."""
+    """A build without CONFIG_PV32 refuses a 32-bit PV guest at once, and runs a 64-bit PV guest."""
     assert_refused(host, evidence)
 
 
 @pytest.mark.needs("hap", "shim")
 def test_pv32_in_a_shim(host, evidence):
-    """Inside the PV shim, a Xen of its own in a PVH guest, a 32-bit PV kernel passes its hypercall checks."""
+    """A 32-bit PV kernel inside the PV shim, which is a Xen in a PVH guest, passes its hypercall checks."""
     plain = payload(host, "pv32", "mode,hypercalls", memory_mib=128)
     config = DomainConfig(plain.name, "pvh", plain.kernel, memory_mib=128, cmdline=plain.cmdline, more={"pvshim": "1"})
     with host.domain(config) as guest:

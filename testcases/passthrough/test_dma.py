@@ -1,4 +1,4 @@
-"""A device that does DMA on purpose: what its owner's memory is open to, and all other memory is not."""
+"""A device that does DMA on purpose: it reaches the memory of the guest that owns it, and no other memory."""
 
 import pytest
 
@@ -14,14 +14,14 @@ pytestmark = [
 
 
 def assert_quarantined(host, evidence, device):
-    """Nobody has the device any more: it is DomIO's."""
+    """Nobody owns the device any more: it is DomIO's."""
     after = owner(host, device.address)
     evidence.add("owner after the guest", after, board=host.name)
     assert after.startswith("DomIO"), f"the device belongs to {after}, not to DomIO"
 
 
 def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
-    """A guest's device reaches its guest's memory, and no other guest's: Xen names device and address of the fault."""
+    """A guest's device reaches that guest's memory alone; Xen reports the device and address of a forbidden DMA."""
     with dma_device(host) as device:
         owning = payload(host, "pv64", "heartbeat", hb_ms=200, pci=(device.address,))
         with host.domain(payload(host, "pv64", "memory,heartbeat", hb_ms=200)) as victim, host.domain(owning) as guest:
@@ -47,8 +47,8 @@ def test_dma_outside_the_guest_is_stopped_and_reported(host, evidence):
 
 @pytest.mark.needs("hap", "qemu")
 def test_a_device_of_an_hvm_guest_uses_guest_addresses(host, evidence):
-    """The IOMMU translates as nested paging does: a guest's addresses reach its pages, and one past them nothing."""
-    inside, outside = (12 << 20) // PAGE, (64 << 20) // PAGE  # frames of a guest of 16 MiB, and of none
+    """The IOMMU translates an HVM guest's addresses as nested paging does, and stops DMA beyond its memory."""
+    inside, outside = (12 << 20) // PAGE, (64 << 20) // PAGE  # a frame of a guest of 16 MiB, and a frame of no guest
     with dma_device(host) as device:
         with host.domain(payload(host, "hvm64", "heartbeat", hb_ms=200, pci=(device.address,))) as guest:
             guest.beats()
@@ -68,7 +68,7 @@ def test_a_device_of_an_hvm_guest_uses_guest_addresses(host, evidence):
 
 
 def test_device_in_quarantine_does_no_dma(host, evidence):
-    """A device that nobody has is DomIO's, and its DMA, to memory of whoever had it before, is stopped."""
+    """A device that no guest has belongs to DomIO, and Xen stops its DMA to its last owner's memory."""
     with dma_device(host) as device:
         with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
             guest.beats()
@@ -84,7 +84,7 @@ def test_device_in_quarantine_does_no_dma(host, evidence):
 
 
 def test_guest_killed_with_dma_in_flight(host, evidence):
-    """A guest dies while its device writes to its memory: all of it goes, and the device reaches nothing more."""
+    """A guest dies while its device writes to its memory: all its memory is freed, and the device reaches nothing."""
     with dma_device(host) as device:
         free = host.free_memory_mib()
         with host.domain(payload(host, "pv64", "heartbeat", pci=(device.address,))) as guest:
@@ -96,6 +96,8 @@ def test_guest_killed_with_dma_in_flight(host, evidence):
                 host.xl("destroy", guest.name)
                 fault = host.expect_console(device.fault_at(page), 15.0, since=mark)
                 evidence.add("the first fault", fault.text, kind="console", board=host.name)
-                assert f"General information for domain {domid}:" not in host.debug_keys("q"), "the domain is not gone"
+                assert f"General information for domain {domid}:" not in host.debug_keys("q"), (
+                    "the dead domain still exists"
+                )
         assert_quarantined(host, evidence, device)
         host.expect(lambda: host.free_memory_mib() >= free - 1, 10.0, f"{free} MiB free, as before")

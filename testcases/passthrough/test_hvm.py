@@ -1,4 +1,4 @@
-"""When an HVM guest gets no device: what a device would undo, and who says so."""
+"""When an HVM guest must get no device: Xen or the toolstack refuses, and says why."""
 
 import dataclasses
 import errno
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic", "hap", "
 
 @pytest.mark.needs("self-ssh")
 def test_no_device_during_a_relocation(host, evidence):
-    """While a guest's writes are logged it gets no device, whose writes are not: EXDEV; and it is relocated whole.
+    """While Xen logs a guest's writes it refuses to give the guest a device (EXDEV); the migration is unharmed.
 
-    Source: xen/drivers/passthrough/x86/iommu.c, arch_iommu_use_permitted.
+    A device's writes would not be logged. Source: xen/drivers/passthrough/x86/iommu.c, arch_iommu_use_permitted.
     """
     moved = payload(host, "hvm64", "memory,heartbeat", hb_ms=100, dirty_kib=64)
     moved = dataclasses.replace(moved, more={**moved.more, "passthrough": '"enabled"'})
@@ -38,8 +38,8 @@ def test_no_device_during_a_relocation(host, evidence):
         ending = migration.ending(180)
         evidence.migration(migration)
         assert said.status != 0, "xl says that it gave a device to a guest whose writes are logged"
-        assert owning.startswith("DomIO"), f"the device is {owning}'s"
-        assert os.strerror(errno.EXDEV) in said.stderr, f"it failed, but not as Xen refuses: {said.stderr[-400:]}"
+        assert owning.startswith("DomIO"), f"the device belongs to {owning}"
+        assert os.strerror(errno.EXDEV) in said.stderr, f"xl failed, but not by Xen's refusal: {said.stderr[-400:]}"
         assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
         there = guest.on(destination)
         there.beats(5, 60)
@@ -47,7 +47,10 @@ def test_no_device_during_a_relocation(host, evidence):
 
 
 def test_no_device_with_memory_on_demand(host, evidence):
-    """A guest that is populated on demand gets no device, in so many words. Source: tools/libs/light/libxl_create.c."""
+    """A guest with populate-on-demand memory is refused a device, and xl says why.
+
+    Source: tools/libs/light/libxl_create.c.
+    """
     config = payload(host, "hvm64", "idle")
     with assignable(host, "spare") as device:
         config = dataclasses.replace(config, pci=(device.address,), more={**config.more, "maxmem": "64"})
@@ -56,4 +59,4 @@ def test_no_device_with_memory_on_demand(host, evidence):
         evidence.add("xl create", refused.value.output[-2000:], board=host.name)
         assert "not supported together with PoD" in refused.value.output
         assert owner(host, device.address).startswith("DomIO")
-        assert not host.domains(), "a domain is left"
+        assert not host.domains(), "a domain was left behind"

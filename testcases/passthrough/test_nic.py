@@ -1,4 +1,4 @@
-"""A network port passed through to a guest behind the IOMMU, and back."""
+"""A network port passed through to a guest behind the IOMMU, and given back."""
 
 import re
 import shlex
@@ -11,19 +11,19 @@ from lab.xen.pci import assignable, owner, port
 
 pytestmark = [pytest.mark.needs("iommu", "spare-nic")]
 
-GUEST, PEER = "10.0.2.15/24", "10.0.2.2"  # at the spare port: docs/rack.md
-PACKETS = 400  # of 1400 bytes, there and back
-LEAST = 0.1  # of dom0's own rate: a guest that is slower waits for interrupts that do not come
+GUEST, PEER = "10.0.2.15/24", "10.0.2.2"  # addresses on the spare port: docs/rack.md
+PACKETS = 400  # round trips of 1400 bytes
+LEAST = 0.1  # share of dom0's own rate: a slower guest waits for interrupts that do not come
 
 
 def driving(host, work, *addresses, kind="pv", **options):
-    """A Linux guest that is to drive the port."""
+    """A Linux guest that drives the port."""
     words = f"iommu=soft ip={GUEST} peer={PEER} count=5 packets={PACKETS}"
     return linux(host, kind, work, cmdline=words, pci=addresses, **options)
 
 
 def assert_passed(guest, evidence, *cases):
-    """The guest's results, all of them there and good. Linux on an emulated board takes its time."""
+    """The guest has all the results, and all are PASS. Linux on an emulated board takes its time."""
     results = guest.results(120.0)
     evidence.console(f"console of {guest.name}", guest)
     for case in cases:
@@ -32,14 +32,14 @@ def assert_passed(guest, evidence, *cases):
 
 
 def assert_msix(results):
-    """The interrupts that came were MSI-X, by the guest's own list of them."""
+    """The interrupts that came were MSI-X, by the guest's own list of vectors."""
     detail = results["nic-irq"].detail
-    assert re.search("msi-?x", detail, re.IGNORECASE), f"not by MSI-X: {detail}"
+    assert re.search("msi-?x", detail, re.IGNORECASE), f"the interrupts were no MSI-X: {detail}"
 
 
 @pytest.mark.quick
 def test_assign_and_give_back(host, evidence):
-    """A device made assignable leaves dom0's driver for quarantine, and comes back to its driver."""
+    """A device that is made assignable leaves dom0's driver for quarantine, and later returns to that driver."""
     before = host.run("ls /sys/class/net").stdout.split()
     with assignable(host, "spare") as device:
         listed = host.xl("pci-assignable-list").stdout
@@ -48,13 +48,13 @@ def test_assign_and_give_back(host, evidence):
         evidence.add("owner by debug key Q", owning, board=host.name)
         assert device.address in listed
         assert owning.startswith("DomIO"), f"the device is not in quarantine, but {owning}'s"
-    assert host.run("ls /sys/class/net").stdout.split() == before, "dom0's driver has not got it back"
+    assert host.run("ls /sys/class/net").stdout.split() == before, "dom0's driver does not have the port back"
     assert owner(host, device.address) == "d0"
 
 
 @pytest.mark.quick
 def test_nic_works_in_a_guest(host, evidence):
-    """A guest drives the network port: MSI-X interrupts arrive and packets are answered; then dom0 has it back."""
+    """A PV guest drives a network port: MSI-X interrupts and packets arrive; then dom0 has the port back."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic", device.address)) as guest:
             assert_msix(assert_passed(guest, evidence, "nic-ping", "nic-irq"))
@@ -65,7 +65,7 @@ def test_nic_works_in_a_guest(host, evidence):
 @pytest.mark.full
 @pytest.mark.needs("hap", "qemu")
 def test_nic_works_in_an_hvm_guest(host, evidence):
-    """The same in an HVM guest, whose device model shows it the port: MSI-X interrupts and packets arrive."""
+    """An HVM guest drives a network port that its device model shows it: MSI-X interrupts and packets arrive."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic", device.address, kind="hvm")) as guest:
             assert_msix(assert_passed(guest, evidence, "nic-ping", "nic-irq"))
@@ -77,7 +77,7 @@ def test_nic_works_in_an_hvm_guest(host, evidence):
 
 @pytest.mark.full
 def test_reassigned_to_another_guest(host, evidence):
-    """One guest after the other drives the port; between them it is in quarantine, and in the end it is dom0's."""
+    """Two guests drive a port one after the other; in between it is in quarantine, and at the end dom0 has it."""
     with assignable(host, "spare") as device:
         for number in (1, 2):
             with host.domain(driving(host, "nic", device.address)) as guest:
@@ -90,7 +90,7 @@ def test_reassigned_to_another_guest(host, evidence):
 
 @pytest.mark.full
 def test_hot_add_and_remove(host, evidence):
-    """A guest that runs gets the port, drives it, and has it taken away again."""
+    """A running guest is given a network port, drives it, and loses it again."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic,unplug", more={"passthrough": '"enabled"'})) as guest:
             guest.wait_for("XL pci INFO waits", 60.0)
@@ -100,13 +100,13 @@ def test_hot_add_and_remove(host, evidence):
             host.xl("pci-detach", guest.name, device.address)
             assert_passed(guest, evidence, "nic-ping", "nic-irq", "unplug")
             owning = owner(host, device.address)
-            assert owning.startswith("DomIO"), f"the device that was taken away is {owning}'s"
+            assert owning.startswith("DomIO"), f"after hot removal the device is {owning}'s"
             assert device.address not in host.xl("pci-list", guest.name).stdout
 
 
 @pytest.mark.full
 def test_rate_and_interrupts_against_dom0(host, evidence):
-    """What the port does for a guest, beside what it does for dom0 itself: round trips a second, interrupts a trip."""
+    """A guest with a network port does at least a tenth of dom0's own round trips a second, and gets interrupts."""
     device = port(host, "spare")
     own = f"ip netns exec xenlab sh -c {shlex.quote(_dom0_pings(device.interface))}"
     host.run(f"ip netns add xenlab && ip link set {device.interface} netns xenlab")
@@ -118,14 +118,16 @@ def test_rate_and_interrupts_against_dom0(host, evidence):
     host.expect(lambda: device.interface in host.run("ls /sys/class/net").stdout.split(), 10.0, "the port is back")
     with assignable(host, "spare") as device, host.domain(driving(host, "nic,rate", device.address)) as guest:
         detail = assert_passed(guest, evidence, "nic-ping", "nic-irq", "rate")["rate"].detail
-    rates = {"dom0": _rate(said), "guest": _rate(detail)}
-    for who, (rate, interrupts) in rates.items():
-        evidence.figure(f"{who}_round_trips_per_s", rate)
-        evidence.figure(f"{who}_interrupts_per_round_trip", interrupts)
-    share = rates["guest"][0] / rates["dom0"][0]
-    evidence.figure("guest_rate_ratio", share)
-    assert rates["guest"][1] > 0, "the guest got no interrupt"
-    assert share > LEAST, f"{rates['guest'][0]:.0f} round trips a second in the guest, {rates['dom0'][0]:.0f} in dom0"
+    (dom0_rate, dom0_interrupts), (guest_rate, guest_interrupts) = _rate(said), _rate(detail)
+    evidence.figure("dom0_round_trips_per_s", dom0_rate)
+    evidence.figure("dom0_interrupts_per_round_trip", dom0_interrupts)
+    evidence.figure("guest_round_trips_per_s", guest_rate)
+    evidence.figure("guest_interrupts_per_round_trip", guest_interrupts)
+    evidence.figure("guest_rate_ratio", guest_rate / dom0_rate)
+    assert guest_interrupts > 0, "the guest got no interrupt"
+    assert guest_rate > LEAST * dom0_rate, (
+        f"{guest_rate:.0f} round trips a second in the guest, {dom0_rate:.0f} in dom0"
+    )
 
 
 def _dom0_pings(interface):
@@ -142,7 +144,7 @@ def _dom0_pings(interface):
 
 
 def _rate(text):
-    """Round trips a second and interrupts a round trip, out of what was said."""
+    """Round trips a second and interrupts a round trip, read from what was printed."""
     seconds = float(re.search(r"to=([\d.]+)", text)[1]) - float(re.search(r"from=([\d.]+)", text)[1])
     answered = int(re.search(r"(\d+) packets received", text)[1])
     return answered / seconds, int(re.search(r"interrupts=(\d+)", text)[1]) / answered
@@ -150,7 +152,7 @@ def _rate(text):
 
 @pytest.mark.full
 def test_a_guest_has_it_alone(host, evidence):
-    """A device that a guest has is not given to a second one, and the first goes on with it."""
+    """A device that one guest has is refused to a second guest, and the first goes on using it."""
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic,heartbeat", device.address)) as guest:
             guest.wait_for("XL nic-irq PASS", 90.0)
@@ -165,7 +167,7 @@ def test_a_guest_has_it_alone(host, evidence):
 @pytest.mark.full
 @pytest.mark.needs("hap")
 def test_pvh_guests_get_none(host, evidence):
-    """Passthrough to a PVH guest is refused in so many words. Source: tools/libs/light/libxl_x86.c."""
+    """A PVH guest is refused a passed-through device, and xl says why. Source: tools/libs/light/libxl_x86.c."""
     with assignable(host, "spare") as device:
         with (
             pytest.raises(ToolstackFailed) as refused,
@@ -175,13 +177,13 @@ def test_pvh_guests_get_none(host, evidence):
         evidence.add("xl create", refused.value.output[-2000:], board=host.name)
         assert "passthrough not yet supported for x86 PVH guests" in refused.value.output
         assert owner(host, device.address).startswith("DomIO")
-        assert not host.domains(), "a domain is left"
+        assert not host.domains(), "a domain was left behind"
 
 
 @pytest.mark.full
 @pytest.mark.needs("shadow")
 def test_no_relocation_with_a_device(host, evidence):
-    """A guest with a device is not relocated: Xen refuses log-dirty mode, and the guest goes on where it is.
+    """A guest with a device does not migrate: Xen refuses log-dirty mode, and the guest runs on where it is.
 
     Source: xen/arch/x86/mm/paging.c, paging_log_dirty_enable; tools/libs/guest/xg_sr_save.c.
     """
@@ -190,17 +192,17 @@ def test_no_relocation_with_a_device(host, evidence):
             guest.wait_for("XL nic-irq PASS", 90.0)
             said = host.run(f"xl migrate -s '' {guest.name} 'xl migrate-receive'", timeout=120, check=False)
             evidence.add("xl migrate", f"status {said.status}\n{said.stdout}{said.stderr}", board=host.name)
-            assert said.status != 0, "xl says that it relocated a guest with a device"
+            assert said.status != 0, "xl says that it migrated a guest with a device"
             refused = "Failed to enable logdirty" in said.stderr
-            assert refused, f"it failed, but Xen did not refuse log-dirty mode: {said.stderr[-400:]}"
-            assert list(host.domains()) == [guest.name], f"what is there now: {list(host.domains())}"
+            assert refused, f"xl failed, but Xen did not refuse log-dirty mode: {said.stderr[-400:]}"
+            assert list(host.domains()) == [guest.name], f"the guests are now: {list(host.domains())}"
             assert owner(host, device.address) == f"d{guest.domid()}"
             guest.beats(3)
 
 
 @pytest.mark.full
 def test_driver_domain_serves_another_guest(host, evidence):
-    """A guest that owns the port is the network backend of another guest, whose packets go out through it."""
+    """A guest that has the network port is the network backend of another guest, whose packets go out through it."""
     with assignable(host, "spare") as device:
         driver = driving(host, "backend", device.address, more={"driver_domain": "1"})
         with host.domain(driver) as backend:

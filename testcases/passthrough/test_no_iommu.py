@@ -1,4 +1,4 @@
-"""A board whose IOMMU is not used: no guest gets a device."""
+"""A board on which Xen does not use the IOMMU: no guest gets a device."""
 
 import pytest
 
@@ -10,12 +10,15 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("spare-nic"), pytest.mark.xen_
 
 
 def test_no_device_without_an_iommu(host, evidence):
-    """Where Xen uses no IOMMU no guest gets a device, in so many words. Source: tools/libs/light/libxl_create.c."""
+    """Without an IOMMU in use, a guest is refused a device, and xl says why.
+
+    Source: tools/libs/light/libxl_create.c.
+    """
     device = port(host, "spare")
     assert not {"pv_directio", "hvm_directio"} & set(host.info()["virt_caps"].split())
     with pytest.raises(ToolstackFailed) as refused, host.domain(linux(host, "pv", "idle", pci=(device.address,))):
         pass
     evidence.add("xl create", refused.value.output[-2000:], board=host.name)
     assert "passthrough not supported on this platform" in refused.value.output
-    assert not host.domains(), "a domain is left"
+    assert not host.domains(), "a domain was left behind"
     assert device.interface in host.run("ls /sys/class/net").stdout.split(), "dom0 has lost the port"

@@ -1,4 +1,4 @@
-"""Streams that are broken field by field, given to a receiver."""
+"""Migration streams that are broken field by field, fed to a receiver."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
 from lab.xen.migration_matrix import fuzz
 
-pytestmark = [pytest.mark.weekly]
+pytestmark = [pytest.mark.weekly, pytest.mark.timeout(3600, func_only=True)]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
@@ -18,10 +18,11 @@ pytestmark = [pytest.mark.weekly]
     ],
 )
 def test_host_survives_broken_streams(kind, seed, host, evidence):
-    """The receiver refuses what it cannot take, or takes it; host and bystander live on, and no memory is lost.
+    """Fed with broken migration streams, host and bystander live on and no memory is lost.
 
-    Each field of each kind of step in every way that is known to be nasty, and by chance: 300 to 350 variants, which
-    take an emulated board five to seven minutes. All seeds together are an hour.
+    The receiver may refuse a stream or take it. Each field of each kind of step is broken in every way that is known to
+    be nasty, and by chance: 300 to 350 variants, which take an emulated board five to seven minutes. All seeds together
+    take an hour.
     """
     with host.domain(payload(host, "pvh64", "memory,heartbeat", hb_ms=500)) as bystander:
         with host.domain(payload(host, kind, "memory,idle", memory_mib=8)) as guest:

@@ -1,4 +1,4 @@
-"""Live relocation between two boards: one that works, and one that fails in the middle."""
+"""Live migration between two boards: one that works, and one that fails in the middle."""
 
 import pytest
 
@@ -13,7 +13,7 @@ BEAT = 0.1  # seconds
 
 
 def test_relocation_brings_the_guest_over(source, destination, evidence):
-    """A guest goes to the other board: it runs there and only there, no heartbeat lost or doubled, memory intact."""
+    """A guest migrates to another board and runs there alone, with no heartbeat lost and its memory intact."""
     with source.domain(payload(source, "pvh64", "memory,heartbeat", hb_ms=round(BEAT * 1000))) as guest:
         guest.beats(5)
         migration = start_migration(guest, destination)
@@ -37,7 +37,7 @@ def test_relocation_brings_the_guest_over(source, destination, evidence):
 
 
 def test_cut_in_stop_and_copy_resumes_at_the_source(source, destination, evidence):
-    """The transport dies after the guest was suspended and before GO: the source resumes it, and only the source."""
+    """If the transport dies between a guest's suspend and GO, the source resumes the guest, and only the source."""
     with source.domain(payload(source, "pvh64", "memory,heartbeat", hb_ms=round(BEAT * 1000))) as guest:
         guest.beats(5)
         migration = start_migration(guest, destination, actions=("cut@TSC_INFO",))
@@ -51,5 +51,5 @@ def test_cut_in_stop_and_copy_resumes_at_the_source(source, destination, evidenc
         assert_unbroken(guest.heartbeats())
         assert not source.domains()[guest.name].is_suspended
         left = [name for name in destination.domains() if name.startswith(guest.name)]
-        assert not left, f"left at the destination: {left}"
+        assert not left, f"left behind at the destination: {left}"
         assert_unhurt(guest)

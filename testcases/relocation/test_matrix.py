@@ -1,15 +1,15 @@
-"""Live relocation that fails: each cell of the matrix of faults, steps of the protocol and kinds of guest."""
+"""Live migrations that fail: each cell of the matrix of faults, steps of the protocol and kinds of guest."""
 
 from pathlib import Path
 
 import pytest
 
-from lab.xen.migration_matrix import attempt, cells, known_findings
-from lab.xen.migration_matrix import checks as oracle
+from lab.xen.migration_matrix import attempt, cells, checks, known_findings
 from lab.xen.migration_matrix.expected import expected
 from lab.xen.migration_matrix.one_board import on_one_board
+from lab.xen.migration_matrix.strikes import Ends
 
-KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.RELOCATION, oracle.CHECKS)
+KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), known_findings.MIGRATION, checks.CHECKS)
 
 
 def case(cell):
@@ -25,40 +25,43 @@ def those_on(boards):
 
 @those_on(2)
 def test_relocation_fails_well(cell, source, destination, evidence):
-    """A relocation is broken at one step: the guest runs on where the protocol says, once, whole; nothing is left."""
+    """Exactly one intact guest survives a broken migration, on the side the protocol names; nothing is left behind."""
     judge(cell, source, destination, evidence)
 
 
 @those_on(1)
 def test_relocation_fails_well_on_one_board(cell, host, evidence):
-    """The same from a board to itself, for what needs no second one: any number of boards work side by side."""
+    """Exactly one intact guest survives a broken migration from a board to itself; nothing is left behind.
+
+    This is for faults that need no second board, so that any number of boards work side by side.
+    """
     judge(cell, *on_one_board(host), evidence)
 
 
 def judge(cell, source, destination, evidence):
     wanted = expected(cell)
-    evidence.add("what must come of it", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
-    before = oracle.Before.of(source, destination)
+    evidence.add("how it must end", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
+    before = checks.Before.of(source, destination)
     with source.domain(attempt.config(cell, source)) as guest:
         try:
             guest.beats(10, 60)
-            outcome = attempt.attempt(cell, guest, destination)
+            outcome = attempt.attempt(cell, Ends(guest, source, destination))
             evidence.migration(outcome.migration)
             for title, text in outcome.said.items():
                 evidence.add(title, text)
             if outcome.unproved:
-                evidence.add(cell.id, oracle.record(cell, outcome, []), kind="cell")
+                evidence.add(cell.id, checks.record(cell, outcome, []), kind="cell")
                 evidence.unproved(outcome.unproved)
             version = source.info()["xen_version"]
-            checks = oracle.examine(cell, guest, destination, outcome, before)
-            checks = oracle.excused(checks, cell, version, KNOWN)
-            evidence.add("checks", "\n".join(check.line() for check in checks), kind="note")
-            evidence.add(cell.id, oracle.record(cell, outcome, checks), kind="cell")
-            for finding in oracle.no_longer(checks, cell, version, KNOWN):
+            found = checks.examine(cell, guest, destination, outcome, before)
+            found = checks.excused(found, cell, version, KNOWN)
+            evidence.add("checks", "\n".join(check.line() for check in found), kind="note")
+            evidence.add(cell.id, checks.record(cell, outcome, found), kind="cell")
+            for finding in checks.no_longer(found, cell, version, KNOWN):
                 evidence.add("known finding no longer shows", finding, kind="note")
             for side, there in (("source", guest), ("destination", guest.on(destination))):
                 evidence.console(f"guest at the {side}", there)
-            bad = [f"{check.name}: {check.said}" for check in checks if check.is_bad]
+            bad = [f"{check.name}: {check.said}" for check in found if check.is_bad]
             assert not bad, "; ".join(bad)
         finally:
             attempt.clean_up(guest, destination)

@@ -1,4 +1,4 @@
-"""A guest with a network port is relocated: the port is reconnected, and its peers see how long it was away."""
+"""A guest with a network port migrates: the port is reconnected, and its peers measure how long it was away."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from lab.xen.reach import Pinging, bridge, silence
 pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh", "hap")]
 
 DOM0, GUEST = "192.168.231.1", "192.168.231.2"
-LIMIT = 60.0  # seconds in which an emulated board must have the port back
+LIMIT = 60.0  # seconds in which the port of a guest on an emulated board must be back
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ LIMIT = 60.0  # seconds in which an emulated board must have the port back
     ],
 )
 def test_network_is_back_after_a_relocation(action, ending, host, evidence):
-    """Where the guest goes on it answers on the network again: at the destination, or at the source when it failed."""
+    """After a migration, or one that failed, the guest answers on its network port again, where it runs."""
     source, destination = on_one_board(host)
     with bridge(host, f"{DOM0}/24") as name:
         vif = {"vif": f'[ "bridge={name},mac=00:16:3e:00:00:02" ]'}
@@ -35,8 +35,8 @@ def test_network_is_back_after_a_relocation(action, ending, host, evidence):
                 ended = migration.ending(300)
                 evidence.migration(migration)
                 if action and migration.not_taken():
-                    evidence.unproved(f"{action} was not come to")
-                assert ended is ending, f"{ended.name}: {migration.output()[-300:]}"
+                    evidence.unproved(f"the stream never reached {action}")
+                assert ended is ending, f"xl ended with {ended.name}: {migration.output()[-300:]}"
                 moment = host.clock()
                 host.expect(lambda: sum(one > moment for one in pinging.answers()) > 10, LIMIT, "the guest answers")
                 answers = pinging.answers()

@@ -1,4 +1,4 @@
-"""What is known of a relocation while it goes on."""
+"""What the lab observes of a migration while it runs."""
 
 import pytest
 
@@ -16,7 +16,7 @@ TOLERANCE = 3.0  # seconds: the stream does not show the suspend itself, and con
 
 
 def test_phases_and_downtime(host, evidence):
-    """Each phase is told while the stream is held in it; the guest's heart and the stream agree on the downtime."""
+    """Each phase of a migration is recognised while it is held; heartbeats and stream agree on the downtime."""
     source, destination = on_one_board(host)
     with source.domain(payload(source, "pvh64", "memory,heartbeat", hb_ms=round(BEAT * 1000), dirty_kib=64)) as guest:
         guest.beats(5)
@@ -40,5 +40,5 @@ def test_phases_and_downtime(host, evidence):
         evidence.figure("downtime_s", by_heart)
         evidence.figure("downtime_by_stream_s", end - start)
         assert abs(end - start - by_heart) < TOLERANCE, (
-            f"by its heart {by_heart:.1f} s, by the stream {end - start:.1f} s"
+            f"downtime is {by_heart:.1f} s by heartbeats, and {end - start:.1f} s by the stream"
         )

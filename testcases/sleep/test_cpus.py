@@ -1,4 +1,4 @@
-"""CPUs taken offline and brought back, and what Xen does with idle and with fast ones."""
+"""CPUs that go offline and come back, their frequency and their idle states."""
 
 import contextlib
 import re
@@ -12,13 +12,13 @@ pytestmark = [pytest.mark.full]
 
 
 def hptool(host, *words):
-    """``xen-hptool``; it tries again for ever when Xen says EBUSY, so it is given an end."""
+    """``xen-hptool``, with a time limit: it retries for ever when Xen answers EBUSY."""
     return host.run(f"timeout 20 xen-hptool {' '.join(words)} 2>&1", check=False)
 
 
 @contextlib.contextmanager
 def offline(host, cpu):
-    """The CPU is offline within, and comes back whatever happens there."""
+    """Within the block the CPU is offline; it comes back whatever happens there."""
     off = hptool(host, "cpu-offline", str(cpu))
     assert f"CPU {cpu} offlined successfully" in off.stdout, off.stdout
     try:
@@ -30,11 +30,11 @@ def offline(host, cpu):
 
 @pytest.mark.needs("cpu-offline")
 def test_cpu_goes_and_comes_back(host, evidence):
-    """The last CPU goes offline and comes back five times; a guest pinned to it moves away and goes on."""
+    """The last CPU goes offline and comes back five times; a guest pinned to it moves to another CPU and runs on."""
     last = int(host.info()["nr_cpus"]) - 1
     with host.domain(payload(host, "pv64", "heartbeat", hb_ms=100)) as guest:
         for _ in range(5):
-            host.xl("vcpu-pin", guest.name, "0", str(last))  # Xen gives it up when the CPU goes
+            host.xl("vcpu-pin", guest.name, "0", str(last))  # Xen drops the pinning when the CPU goes offline
             guest.beats()
             with offline(host, last):
                 assert int(host.info()["nr_cpus"]) == last, "xl info counts the CPU that is offline"
@@ -49,7 +49,7 @@ def test_cpu_goes_and_comes_back(host, evidence):
 
 @pytest.mark.needs("cpu-offline")
 def test_a_guest_runs_on_a_cpu_that_came_back(host, evidence):
-    """A CPU that was offline runs a guest as before: one pinned to it beats in time."""
+    """A guest that is pinned to a CPU which was offline runs there, and loses no heartbeat."""
     last = int(host.info()["nr_cpus"]) - 1
     with offline(host, last):
         pass
@@ -67,7 +67,10 @@ def test_a_guest_runs_on_a_cpu_that_came_back(host, evidence):
 
 
 def test_the_boot_cpu_stays(host, evidence):
-    """CPU 0 cannot go: EINVAL. Source: xen/common/cpu.c, cpu_down."""
+    """CPU 0 cannot be taken offline: Xen answers EINVAL.
+
+    Source: xen/common/cpu.c, cpu_down.
+    """
     said = hptool(host, "cpu-offline", "0")
     evidence.add("xen-hptool cpu-offline 0", said.stdout, board=host.name)
     answer = said.stdout.strip().replace("\n", "; ")
@@ -78,7 +81,7 @@ def test_the_boot_cpu_stays(host, evidence):
 
 @pytest.mark.needs("pstate")
 def test_frequency_follows_the_governor(host, evidence):
-    """powersave and performance bring CPU 0 to the lowest and the highest frequency that Xen says it has."""
+    """The governors powersave and performance set CPU 0 to its lowest and its highest frequency."""
     pattern = re.compile(r"scaling frequency\s*: max \[(\d+)\] min \[(\d+)\] cur \[(\d+)\]")
     text = host.run("xenpm get-cpufreq-para 0").stdout
     evidence.add("xenpm get-cpufreq-para 0", text, board=host.name)
@@ -93,21 +96,21 @@ def test_frequency_follows_the_governor(host, evidence):
                 now = pattern.search(host.run("xenpm get-cpufreq-para 0").stdout)
                 return now is not None and abs(int(now[3]) - wanted) <= wanted * 0.02
 
-            host.expect(there, 5.0, f"CPU 0 at {wanted} kHz under {name}")
+            host.expect(there, 5.0, f"CPU 0 runs at {wanted} kHz under {name}")
     finally:
         host.run(f"xenpm set-scaling-governor 0 {governor[1]}")
 
 
 @pytest.mark.needs("cstate")
 def test_idle_states_are_used_and_can_be_forbidden(host, evidence):
-    """An idle CPU is in a state deeper than C1; with set-max-cstate 1 in none."""
+    """An idle CPU uses states deeper than C1, and uses none of them after set-max-cstate 1."""
 
     def deep():
         text = host.run("xenpm get-cpuidle-states 0").stdout
         return text, sum(int(ms) for ms in re.findall(r"^C(?:[2-9]|1\d).*\n.*residency\s*\[\s*(\d+) ms", text, re.M))
 
     text, before = deep()
-    host.expect(lambda: deep()[1] > before, 10.0, "CPU 0 in a deep state")
+    host.expect(lambda: deep()[1] > before, 10.0, "CPU 0 is in a deep state")
     evidence.add("xenpm get-cpuidle-states 0", text, board=host.name)
     try:
         host.run("xenpm set-max-cstate 1")

@@ -11,9 +11,9 @@ pytestmark = [pytest.mark.full]
 
 @pytest.mark.parametrize("state", [0, 1, 2, 4, 6])
 def test_xen_refuses_what_is_no_sleep_of_its_own(host, evidence, state):
-    """Xen sleeps in S3 and S5 alone: the hypercall for another state is EINVAL, and guests go on.
+    """Xen answers EINVAL to a hypercall for any sleep state but S3 and S5, and guests run on.
 
-    Source: xen/arch/x86/acpi/power.c, enter_state: S1, S2 and S4 get as far as stopped devices before they are refused.
+    Source: xen/arch/x86/acpi/power.c, enter_state: S1, S2 and S4 are refused when devices have stopped already.
     """
     with host.domain(payload(host, "pv64", "heartbeat", hb_ms=200)) as guest:
         guest.beats()
@@ -28,17 +28,17 @@ def test_xen_refuses_what_is_no_sleep_of_its_own(host, evidence, state):
 
 @pytest.mark.needs("no-s3")
 def test_a_board_without_s3_is_not_put_to_sleep(host, evidence):
-    """Where the firmware has no S3 dom0's kernel knows no deep sleep, and Xen is never asked for one."""
+    """On a board without S3, dom0's kernel refuses deep sleep, and Xen is never asked for it."""
     mark = host.board.console.mark()
     said = host.run("cat /sys/power/mem_sleep; /bin/echo deep > /sys/power/mem_sleep", check=False)
     evidence.add("/sys/power/mem_sleep", f"{said.stdout}status {said.status}: {said.stderr}", board=host.name)
-    assert said.status != 0, "deep sleep is accepted"
+    assert said.status != 0, "the kernel accepts deep sleep"
     assert "Invalid argument" in said.stderr, said.stderr
     assert not [line.text for line in host.board.console.lines(mark) if "Preparing system" in line.text]
 
 
 def test_dom0_refuses_standby(host, evidence):
-    """S1 where the firmware has none is an error of the write, and Xen hears nothing of it."""
+    """On a board without S1, dom0's kernel refuses standby, and Xen is never asked for it."""
     if "standby" in host.run("cat /sys/power/state").stdout.split():
         pytest.skip("the board has S1")
     mark = host.board.console.mark()

@@ -1,4 +1,4 @@
-"""Host suspend to RAM (ACPI S3): it sleeps, it wakes, and what ran before runs after."""
+"""Suspend of the host to RAM (ACPI S3): it sleeps, it wakes, and what ran before runs afterwards."""
 
 import time
 from contextlib import ExitStack
@@ -13,39 +13,43 @@ from lab.xen.sleep import suspend
 
 pytestmark = [pytest.mark.needs("s3", "bmc-sleep-state")]
 
-ASLEEP = 10  # seconds from the order to the alarm: going to sleep is part of them
+ASLEEP = 10  # seconds from the order to the alarm; they include going to sleep
 TIMER = 20
-# Seconds, of one sleep. Xen's clock may be a second ahead after it, and now and then a whole second of that stays for
-# good (docs/findings/sleep.md): every tenth sleep of an emulated board. Many sleeps may have the root of their number.
+# Seconds for one sleep. Xen's clock may be a second ahead after a sleep, and in every tenth sleep of an emulated board
+# a whole second of that stays for good (docs/findings/sleep.md). Several sleeps may have this times the root of their
+# number.
 CLOCK_ERROR = 2.5
 
 
 def slept(host, evidence, **how):
-    """One sleep: its evidence, its figures, and that it was one."""
-    night = suspend(host, **how)
-    evidence.add("sleep", night.text(), kind="console", board=host.name)
-    for name, value in night.figures().items():
+    """One sleep, with its evidence and its figures. Asserts that it was one."""
+    sleep = suspend(host, **how)
+    evidence.add("sleep", sleep.text(), kind="console", board=host.name)
+    for name, value in sleep.figures().items():
         evidence.figure(name, value)
-    night.check()
-    return night
+    sleep.check()
+    return sleep
 
 
-def assert_not_early(night, alarm):
-    """It was the alarm that woke the host, and nothing before it."""
-    woke = night.suspend_seconds + night.asleep_seconds
-    assert woke >= alarm - 2, (  # an RTC tells whole seconds
+def assert_not_early(sleep, alarm):
+    """The alarm woke the host, and nothing woke it before."""
+    woke = sleep.suspend_seconds + sleep.asleep_seconds
+    assert woke >= alarm - 2, (  # an RTC counts whole seconds
         f"the alarm was set to {alarm} s, and the host woke {woke:.1f} s after it was told to sleep"
     )
 
 
 def assert_clocks(evidence, guest, lag, sleeps=1):
-    """The guest's system time never went back; its wall clock is right, as dom0's was before: ``lag`` s off ours."""
+    """The guest's system time never went back, and its wall clock is as right as dom0's was before.
+
+    ``lag``: seconds by which dom0's clock was ahead of this machine's.
+    """
     beats = guest.heartbeats()
     for before, after in pairwise(beats):
         assert after.system_ns > before.system_ns, f"system time went back at beat {after.n}: {before} {after}"
         assert after.wall > before.wall - 1.0, f"the wall clock went back at beat {after.n}: {before} {after}"
     before = time.time()
-    wall = guest.beats(1).wall - lag  # of a beat between then and now
+    wall = guest.beats(1).wall - lag  # the heartbeat came between then and now
     error = min(wall - before, 0.0) + max(wall - time.time(), 0.0)
     evidence.figure(f"{guest.name.partition('-')[0]}_clock_error_s", error)
     assert abs(error) < CLOCK_ERROR * sleeps**0.5, f"the wall clock of {guest.name} is {error:+.1f} s off after waking"
@@ -54,12 +58,12 @@ def assert_clocks(evidence, guest, lag, sleeps=1):
 @pytest.mark.quick
 @pytest.mark.needs("rtcwake")
 def test_s3_with_a_guest_running(host, evidence):
-    """The host sleeps, as the BMC sees it too, wakes by RTC in time, and a guest and its clocks go on."""
+    """The host sleeps in S3, which its BMC confirms, and the RTC wakes it; a guest and its clocks go on."""
     with host.domain(payload(host, "pvh64", "heartbeat", hb_ms=200)) as guest:
         guest.beats()
         lag = host.lag()
-        night = slept(host, evidence, wake_after=ASLEEP)
-        assert_not_early(night, ASLEEP)
+        sleep = slept(host, evidence, wake_after=ASLEEP)
+        assert_not_early(sleep, ASLEEP)
         guest.beats(5)
         assert_unbroken(guest.heartbeats())
         assert_clocks(evidence, guest, lag)
@@ -67,31 +71,35 @@ def test_s3_with_a_guest_running(host, evidence):
 
 @pytest.mark.quick
 def test_s3_woken_by_the_power_button(host, evidence):
-    """Without an alarm the host sleeps until its power button is pressed through the BMC; its clock has gone on."""
+    """Without an alarm the host sleeps until its BMC presses the power button, and its clock is right afterwards."""
     before = host.lag()
     slept(host, evidence, while_asleep=host.board.power.press_power_button)
     drift = host.lag() - before
     evidence.figure("clock_drift_s", drift)
-    assert abs(drift) < CLOCK_ERROR, f"dom0's clock is {drift:+.1f} s off its course after waking"
+    assert abs(drift) < CLOCK_ERROR, f"dom0's clock is {drift:+.1f} s off after waking"
 
 
 @pytest.mark.full
 @pytest.mark.needs("rtcwake")
 def test_s3_woken_by_a_timer(host, evidence):
-    """A timer of dom0's kernel that is to go off while the host sleeps wakes it, and goes off."""
-    night = slept(host, evidence, wake_after=TIMER, by="timer")
+    """A timer of dom0's kernel that expires while the host sleeps wakes the host."""
+    sleep = slept(host, evidence, wake_after=TIMER, by="timer")
     said = host.run("timeout 5 sh -c 'until grep expired /run/xenlab/alarm.log; do sleep 0.2; done'", check=False)
     evidence.add("the timer", said.stdout, board=host.name)
-    assert_not_early(night, TIMER)
-    assert said.status == 0, "the host woke, and the timer that should have woken it has not gone off"
+    assert_not_early(sleep, TIMER)
+    assert said.status == 0, "the host woke, but the timer that should have woken it has not expired"
 
 
 @pytest.mark.needs("pv32", "hap")
 @pytest.mark.parametrize(
-    "cycles", [pytest.param(3, marks=pytest.mark.full), pytest.param(20, marks=pytest.mark.weekly)]
+    "cycles",
+    [
+        pytest.param(3, marks=pytest.mark.full),
+        pytest.param(20, marks=[pytest.mark.weekly, pytest.mark.timeout(3600, func_only=True)]),
+    ],
 )
 def test_sleeps_in_a_row(host, evidence, cycles):
-    """PV, PVH and 32-bit guests live through one sleep after the other; no memory is lost, and no clock goes wrong."""
+    """PV and PVH guests of 32 and 64 bit survive several sleeps in a row; no memory is lost, and clocks are right."""
     cpus, resumes = host.info()["nr_cpus"], []
     with ExitStack() as stack:
         kinds = ("pv64", "pv32", "pvh64", "pvh32")
@@ -104,16 +112,14 @@ def test_sleeps_in_a_row(host, evidence, cycles):
         course, clock = lag, []
         stack.callback(lambda: evidence.add("dom0's clock after each sleep", "\n".join(clock) or "not read"))
         for number in range(1, cycles + 1):
-            night = suspend(host, while_asleep=host.board.power.press_power_button)
-            evidence.add(f"sleep {number} of {cycles}", night.text(), kind="console", board=host.name)
-            assert not night.failure(), f"sleep {number} of {cycles}: {night.failure()}"
-            resumes.append(night.back_seconds)
+            sleep = suspend(host, while_asleep=host.board.power.press_power_button)
+            evidence.add(f"sleep {number} of {cycles}", sleep.text(), kind="console", board=host.name)
+            assert not sleep.failure(), f"sleep {number} of {cycles}: {sleep.failure()}"
+            resumes.append(sleep.back_seconds)
             before, course = course, host.lag()
             drift = course - before
-            clock.append(f"after sleep {number}: {course - lag:+.2f} s off its course, {drift:+.2f} s by this sleep")
-            assert abs(drift) < CLOCK_ERROR, (
-                f"sleep {number} of {cycles}: dom0's clock is {drift:+.1f} s off its course"
-            )
+            clock.append(f"after sleep {number}: {course - lag:+.2f} s off, {drift:+.2f} s of that by this sleep")
+            assert abs(drift) < CLOCK_ERROR, f"sleep {number} of {cycles}: dom0's clock is {drift:+.1f} s off"
         evidence.figure("resume_mean_s", sum(resumes) / cycles)
         evidence.figure("resume_longest_s", max(resumes))
         for guest in guests:
@@ -123,7 +129,7 @@ def test_sleeps_in_a_row(host, evidence, cycles):
             bad = [line for line in guest.payload_lines() if getattr(line, "outcome", "") == "FAIL"]
             assert not bad, f"{guest.name}: {bad[0]}"
         assert host.info()["nr_cpus"] == cpus
-        assert host.free_memory_mib() == free, f"{free} MiB free before, {host.free_memory_mib()} MiB after"
+        assert host.free_memory_mib() == free, f"free memory: {free} MiB before, {host.free_memory_mib()} MiB after"
         evidence.figure("clock_drift_s", course - lag)
         drift = abs(course - lag)
         assert drift < CLOCK_ERROR * cycles**0.5, f"dom0's clock is {course - lag:+.1f} s off after {cycles} sleeps"
@@ -132,7 +138,7 @@ def test_sleeps_in_a_row(host, evidence, cycles):
 @pytest.mark.full
 @pytest.mark.needs("cpu-offline")
 def test_all_cpus_come_back(host, evidence):
-    """Each CPU is online again after a sleep, and a guest that is pinned to the last one goes on there."""
+    """After a sleep every CPU is online, and a guest that is pinned to the last CPU runs on there."""
     last = int(host.info()["nr_cpus"]) - 1
     with host.domain(payload(host, "pv64", "heartbeat", hb_ms=200)) as guest:
         host.xl("vcpu-pin", guest.name, "0", str(last))
@@ -146,13 +152,13 @@ def test_all_cpus_come_back(host, evidence):
         assert_clocks(evidence, guest, lag)
         row = host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()
         assert row[3] == str(last), f"the guest was pinned to CPU {last}: {' '.join(row)}"
-        assert row[6] == str(last), f"the pinning has not outlived the sleep: {' '.join(row)}"
+        assert row[6] == str(last), f"the pinning did not survive the sleep: {' '.join(row)}"
 
 
 @pytest.mark.full
 @pytest.mark.needs("iommu", "spare-nic")
 def test_port_passes_through_after_a_sleep(host, evidence):
-    """After a sleep a port can be given to a guest: its DMA is remapped, its MSI-X interrupts arrive."""
+    """After a sleep a guest can drive a passed-through port: its DMA is remapped, and its MSI-X interrupts arrive."""
     slept(host, evidence, while_asleep=host.board.power.press_power_button)
     with assignable(host, "spare") as device:
         words = "iommu=soft ip=10.0.2.15/24 peer=10.0.2.2 count=5"
@@ -167,7 +173,7 @@ def test_port_passes_through_after_a_sleep(host, evidence):
 @pytest.mark.needs("iommu", "dma-device")
 @pytest.mark.expects_crash("iommu-fault")
 def test_iommu_guards_after_a_sleep(host, evidence):
-    """After a sleep the IOMMU still lets a guest's device at the guest's own memory, and at no other's."""
+    """After a sleep the IOMMU still lets a guest's device reach that guest's memory, and no other memory."""
     slept(host, evidence, while_asleep=host.board.power.press_power_button)
     with dma_device(host) as device:
         victim_config = payload(host, "pv64", "memory,heartbeat", hb_ms=200)

@@ -1,4 +1,4 @@
-"""Soft off (ACPI S5) and back."""
+"""Soft off (ACPI S5), and power on again."""
 
 import pytest
 
@@ -6,7 +6,7 @@ pytestmark = [pytest.mark.quick, pytest.mark.needs("s5")]
 
 
 def test_s5_and_power_on(host, evidence):
-    """dom0's poweroff takes the machine to S5, which the BMC reports as power off; power on brings it back."""
+    """dom0's poweroff puts the machine into S5, its BMC reports power off, and power on boots it again."""
     board = host.board
     mark = board.console.mark()
     host.shutdown()

@@ -1,4 +1,4 @@
-"""Superpages a guest is built with, and what becomes of them."""
+"""The superpages that a guest is built with, and what becomes of them."""
 
 import pytest
 
@@ -6,6 +6,8 @@ from lab.xen.domain import numbers, page_orders
 from lab.xen.guests import linux, payload
 
 pytestmark = pytest.mark.needs("hap", "sp2m")
+
+WARM_UP = 3  # guests
 
 
 @pytest.mark.quick
@@ -29,7 +31,7 @@ def test_builder_allocates_2m_pages(host, evidence):
     ],
 )
 def test_orders_fit_the_size(host, evidence, kind, memory_mib):
-    """Every aligned 2 MiB is one extent, an odd MiB is pages of 4 KiB, and all of it holds a pattern."""
+    """Every aligned 2 MiB of a guest is one extent, an odd MiB is 4 KiB pages, and all memory keeps a pattern."""
     with host.domain(payload(host, kind, "memory", memory_mib=memory_mib)) as guest:
         orders = page_orders(guest.builder_output)
         evidence.add("domain builder", guest.builder_output, board=host.name)
@@ -43,42 +45,46 @@ def test_orders_fit_the_size(host, evidence, kind, memory_mib):
 @pytest.mark.weekly
 @pytest.mark.needs("sp1g", "memory-8g")
 def test_builder_allocates_a_1g_page(host, evidence):
-    """A guest of 1026 MiB is built with an extent of 1 GiB on a host that has one to give, and runs on it."""
+    """A guest of 1026 MiB is built with an extent of 1 GiB if the host has one, and runs on it."""
     with host.domain(payload(host, "pvh64", "memory", memory_mib=1026)) as guest:
         orders = page_orders(guest.builder_output)
         evidence.add("domain builder", guest.builder_output, board=host.name)
         assert guest.results(300.0)["memory"].outcome == "PASS"
-        assert orders == {"4KB": 0, "2MB": 1, "1GB": 1}, f"built as {orders}"
+        assert orders == {"4KB": 0, "2MB": 1, "1GB": 1}, f"the guest was built as {orders}"
 
 
 @pytest.mark.quick
 def test_memory_comes_back(host, evidence):
-    """Ten guests built on superpages and destroyed leave free memory where it was."""
+    """After ten guests with superpages were created and destroyed, as much memory is free as before."""
     comes_back(host, evidence, 10)
 
 
 @pytest.mark.weekly
+@pytest.mark.timeout(3600, func_only=True)
 def test_memory_comes_back_a_hundred_times(host, evidence):
-    """A hundred guests built on superpages and destroyed lose nothing."""
+    """After a hundred guests with superpages were created and destroyed, as much memory is free as before."""
     comes_back(host, evidence, 100)
 
 
 def comes_back(host, evidence, times):
-    before = host.free_memory_mib()
-    for _ in range(times):
-        with host.domain(payload(host, "pvh64", "idle", memory_mib=64), paused=True):
-            pass
-    after = host.free_memory_mib()
-    evidence.add("free memory", f"{before} MiB before, {after} MiB after {times} guests of 64 MiB", board=host.name)
-    assert abs(after - before) <= 1, f"{before} MiB before, {after} MiB after"
+    for at_first in (True, False):  # what Xen and dom0 keep for later, they keep from the first guests on
+        before = host.free_pages()
+        for _ in range(WARM_UP if at_first else times):
+            with host.domain(payload(host, "pvh64", "idle", memory_mib=64), paused=True):
+                pass
+        after = host.free_pages()
+    lost = before - after
+    evidence.add("free memory", f"{before} pages before, {after} after {times} guests of 64 MiB", board=host.name)
+    evidence.figure("lost_pages", lost)
+    assert lost <= times // 4, f"{lost} pages are lost after {times} guests: {before} were free before, {after} after"
 
 
 def test_fragmented_host_falls_back_to_small_pages(host, evidence):
-    """With free memory in scattered 4 KiB pages a guest is still built, of these, and they are as good as others."""
+    """A host whose free memory is scattered in 4 KiB pages builds a guest of these, and its memory is intact."""
     with host.domain(payload(host, "pvh64", "memory", memory_mib=64)) as guest:
         whole = page_orders(guest.builder_output)
         guest.results(60.0)
-    # One guest takes nearly all that is left in one piece, another gives back every second page of what it has.
+    # One guest takes nearly all memory that is free in one piece, another one gives back every second page of its own.
     comb = payload(host, "pvh64", "give", memory_mib=256, step_kib=8)
     with host.domain(comb) as scattered:
         assert scattered.results(120.0)["give"].outcome == "PASS"
@@ -99,17 +105,17 @@ def test_fragmented_host_falls_back_to_small_pages(host, evidence):
 
 @pytest.mark.parametrize("kind", ["pvh64", pytest.param("pvh32", marks=pytest.mark.needs("hvm32"))])
 def test_holes_shatter_nothing_but_the_mapping(host, evidence, kind):
-    """One page out of each 2 MiB goes and comes back: all others keep their content, and the count is right throughout.
+    """One page of each 2 MiB is given back and taken again: all others keep their contents, and Xen's count is right.
 
-    That the 2 MiB mappings are split can be seen from outside only where Xen dumps them (key D, EPT); here the
-    evidence is the builder's count before and the guest's own eyes after. The times are figures, not judged.
+    Whether the 2 MiB mappings are split shows from outside only where Xen dumps them (debug key D, EPT). The evidence
+    here is the builder's count before, and the guest's own check after. The times are figures, and are not judged.
     """
     work = "memory,tlb,give,tlb,take,tlb"
     with host.domain(payload(host, kind, work, memory_mib=96, step_kib=2048)) as guest:
         orders = page_orders(guest.builder_output)
         results = guest.results(120.0)
         evidence.console("guest console", guest)
-        assert orders["2MB"] == 48, f"not built on superpages: {orders}"
+        assert orders["2MB"] == 48, f"the guest was not built of superpages: {orders}"
         for name in ("memory", "give", "take", "tlb", "tlb-given"):
             assert results[name].outcome == "PASS", f"{name}: {results[name].detail}"
         assert numbers(results["give"].detail)["pages"] >= 40
@@ -123,14 +129,14 @@ def test_holes_shatter_nothing_but_the_mapping(host, evidence, kind):
 @pytest.mark.quick
 @pytest.mark.needs("pv")
 def test_pv_guests_get_none_and_are_shown_none(host, evidence):
-    """A PV guest's builder claims no superpages, and CPUID shows the guest neither 2 MiB nor 1 GiB pages."""
+    """A PV guest is built without superpages, and CPUID shows it neither 2 MiB nor 1 GiB pages."""
     with host.domain(payload(host, "pv64", "features")) as guest:
         results = guest.results()
         evidence.console("guest console", guest)
         evidence.add("domain builder", guest.builder_output, board=host.name)
         assert "PHYSICAL MEMORY ALLOCATION" not in guest.builder_output
         seen = numbers(results["features"].detail)
-        assert (seen["pse"], seen["gib"]) == (0, 0), f"CPUID shows them: {results['features'].detail}"
+        assert (seen["pse"], seen["gib"]) == (0, 0), f"CPUID shows superpages: {results['features'].detail}"
         assert seen["lm"] == 1
 
 

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.full, pytest.mark.needs("iommu", "spare-nic")]
 
 
 def test_guest_memory_is_mapped_by_2m_entries(host, evidence):
-    """A guest's memory, half of it at least, is mapped for its device by entries of 2 MiB, not page by page.
+    """At least half of a guest's memory is mapped for its device by IOMMU entries of 2 MiB.
 
     Source: xen/drivers/passthrough/vtd/iommu.c, intel_iommu_map_page: full tables of small entries become one entry.
     """
@@ -26,7 +26,7 @@ def test_guest_memory_is_mapped_by_2m_entries(host, evidence):
     ):
         results = guest.results(60.0)
         mark = host.board.console.mark()
-        host.xl("debug-keys", "oQ")  # the ring is too small for o; what Q writes comes after all of it
+        host.xl("debug-keys", "oQ")  # the ring is too small for the output of o; that of Q comes after all of it
         host.expect_console("==== PCI devices ====", 60.0, since=mark)
         dump = "\n".join(line.text for line in host.board.console.lines(mark))
         evidence.add("IOMMU tables (debug key o)", dump, board=host.name)

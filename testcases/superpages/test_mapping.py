@@ -1,7 +1,7 @@
-"""What maps a guest's memory, counted from outside by what its tables take, and what relocation makes of it.
+"""The mappings of a guest's memory, counted from outside by its paging tables, and what a migration does to them.
 
-A domain builder that asks for superpages says nothing of what Xen makes of them, and a guest cannot see it. Xen's own
-count of the pages its tables take does: one more for each 2 MiB that no single entry maps.
+A domain builder that asks for superpages does not say what Xen makes of them, and a guest cannot see it. Xen's own
+count of the pages that the guest's tables take shows it: one more for each 2 MiB that no single entry maps.
 """
 
 import pytest
@@ -16,13 +16,13 @@ from lab.xen.migration_matrix.one_board import on_one_board
 pytestmark = pytest.mark.needs("hap", "sp2m")
 
 MEMORY_MIB = 128
-MOVED_MIB = 64  # of a guest that is relocated
-FEW = 24  # tables of a guest of any size: a few a level, those for its special pages, one a vCPU
+MOVED_MIB = 64  # memory of a guest that migrates
+FEW = 24  # tables of a guest of any size: a few for each level, those of its special pages, one for each vCPU
 BEAT = 0.1  # seconds
 
 
 def test_guest_is_mapped_by_2m_entries(host, evidence):
-    """A guest's tables are as few as entries of 2 MiB need, and holes in its memory split as many as they fall into."""
+    """A guest is mapped by 2 MiB entries, as its few paging tables show, and a hole in an entry splits that entry."""
     work = "memory,heartbeat"
     with host.domain(payload(host, "pvh64", work, memory_mib=MEMORY_MIB)) as guest:
         guest.beats(3, 60)
@@ -37,15 +37,15 @@ def test_guest_is_mapped_by_2m_entries(host, evidence):
     evidence.figure("table_pages_with_holes", holes)
     assert whole <= FEW, f"{whole} tables for {MEMORY_MIB} MiB: not mapped by entries of 2 MiB"
     split = holes - whole
-    assert entries - 4 <= split <= entries, f"a hole in each of {entries} entries, and {split} were split"
+    assert entries - 4 <= split <= entries, f"{split} entries were split by a hole in each of {entries}"
 
 
 @pytest.mark.needs("self-ssh")
 def test_log_dirty_splits_what_is_written(host, evidence):
-    """In pre-copy Xen splits entries that the guest writes to; when the relocation fails the guest goes on, whole.
+    """Pre-copy splits the 2 MiB entries that a guest writes to; if the migration fails, the guest runs on, intact.
 
-    What is mapped page by page then, and what it has at the destination after a relocation, are figures: Xen puts no
-    entries together again, and the receiver builds of single pages (tools/libs/guest/xg_sr_restore.c).
+    The number of tables then, and at the destination after a migration, are figures: Xen does not join entries again,
+    and the receiver builds of single pages (tools/libs/guest/xg_sr_restore.c).
     """
     source, destination = on_one_board(host)
     config = payload(host, "pvh64", "memory,heartbeat", memory_mib=MOVED_MIB, hb_ms=round(BEAT * 1000), dirty_kib=64)

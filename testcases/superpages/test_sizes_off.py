@@ -1,4 +1,4 @@
-"""Page sizes of nested paging switched off on Xen's command line: said at boot, and a guest is none the worse."""
+"""Page sizes of nested paging that are switched off on Xen's command line."""
 
 import pytest
 
@@ -9,7 +9,7 @@ MEMORY_MIB = 96
 
 
 def said_and_ran(host, evidence, said):
-    """Xen's line on page sizes ends so, and a guest built on superpages holds its memory. Gives how many map that."""
+    """Xen's line on page sizes ends so, and a guest keeps its memory. Returns how many tables map it."""
     line = next((one for one in host.boot_log().splitlines() if "HAP page sizes:" in one), "")
     evidence.add("xl dmesg", line, board=host.name)
     with host.domain(payload(host, "pvh64", "idle", memory_mib=MEMORY_MIB), paused=True) as guest:
@@ -30,7 +30,7 @@ def said_and_ran(host, evidence, said):
 @pytest.mark.needs("hap", "sp1g")
 @pytest.mark.xen_options("hap_1gb=0")
 def test_without_1g(host, evidence):
-    """`hap_1gb=0`: 2 MiB stay."""
+    """With `hap_1gb=0` Xen says so at boot, and maps a guest by 2 MiB entries."""
     tables = said_and_ran(host, evidence, "4kB, 2MB, 1GB [disabled]")
     assert tables < MEMORY_MIB // 2, f"{tables} tables for {MEMORY_MIB} MiB: not mapped by entries of 2 MiB"
 
@@ -38,6 +38,6 @@ def test_without_1g(host, evidence):
 @pytest.mark.needs("hap", "sp2m")
 @pytest.mark.xen_options("hap_1gb=0 hap_2mb=0")
 def test_without_any(host, evidence):
-    """`hap_2mb=0 hap_1gb=0`: all mappings are of 4 KiB."""
+    """With `hap_2mb=0 hap_1gb=0` Xen says so at boot, and maps a guest by 4 KiB entries alone."""
     tables = said_and_ran(host, evidence, "4kB, 2MB [disabled], 1GB [disabled]")
     assert tables >= MEMORY_MIB // 2, f"{tables} tables for {MEMORY_MIB} MiB: mapped by larger entries than 4 KiB"

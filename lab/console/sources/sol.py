@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 
+from lab.base import processes
 from lab.console.sources.base import SourceLost, reason
 from lab.console.sources.program import ProgramSource
 from lab.inventory import BmcSpec
@@ -60,9 +61,8 @@ class SolSource(ProgramSource):
         """The beginning of each command, and its environment."""
         bmc = self._bmc
         credential = self._credential(bmc.credential)
-        # With -E, IPMITOOL_PASSWORD would win over IPMI_PASSWORD.
-        environment = {name: value for name, value in os.environ.items() if name != "IPMITOOL_PASSWORD"}
-        environment |= {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
+        # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
+        environment = processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
         where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
         return ["ipmitool", *where, "-U", credential.user, "-E", *_PATIENT], environment
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, processes
 from lab.console.sources.base import CONNECT_TIMEOUT
 from lab.console.sources.program import ProgramSource
 from lab.inventory import ConsoleSpec
@@ -48,7 +47,7 @@ class SshSource(ProgramSource):
             f"LocalCommand=echo '{_CONNECTED}'",
         ]
         options = [part for word in words for part in ("-o", word)]
-        environment = dict(os.environ) | {
+        environment = processes.environment() | {
             "XENLAB_CONSOLE_PASSWORD": credential.password,
             "SSH_ASKPASS": str(_ASKPASS),
             "SSH_ASKPASS_REQUIRE": "force",

@@ -1,6 +1,6 @@
-"""The matrix of failed relocations: what is broken where in the protocol.
+"""The matrix of migrations that fail: which fault falls at which place in the protocol, for which kind of guest.
 
-:mod:`lab.xen.migration_matrix.expected` says what must come of each cell.
+:mod:`lab.xen.migration_matrix.expected` says how each cell must end.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ from dataclasses import dataclass
 
 from lab.base.errors import UsageError
 from lab.base.files import did_you_mean
-from lab.on_board.proxy import FIELDS
 from lab.on_board.stream import Step
-from lab.xen.migration_matrix.faults import FAULTS, THROTTLE, Effect, Fault
+from lab.xen.migration_matrix.faults import FAULTS, LAST, LATE, THROTTLE, Effect, Fault
+from lab.xen.payloads import KERNELS
 
-GUESTS = ("pv64", "pv32", "pvh64", "pvh32", "hvm64", "hvm32")
-LATE = "PAGE_DATA_late"  # the first record of the second pass over memory
-LAST = "PAGE_DATA_last"  # that of the pass that goes out with the guest suspended
-# Where each begins, and what is needed for it to begin there: a guest that dirties faster than PACE passes makes xl
-# stop after five passes (xg_sr_save.c, SPP_MAX_ITERATIONS) with nearly all of its memory still to be sent.
+# The pass that begins at each of these places. A guest that dirties its memory faster than PACE makes xl stop after
+# five passes (xg_sr_save.c, SPP_MAX_ITERATIONS), so that nearly all of its memory is sent in the sixth.
 _PASSES = {LATE: "PAGE_DATA:pass2", LAST: "PAGE_DATA:pass6"}
 LAST_DIRTY_KIB = 1024
 
 
-class Phase(enum.Enum):
+class ProtocolPhase(enum.Enum):
     """Where the two ends stand when a step is about to pass."""
 
     HANDSHAKE = "the sender has sent nothing"
@@ -37,8 +34,8 @@ class Phase(enum.Enum):
 
 
 _PHASES = {
-    Phase.HANDSHAKE: (Step.BANNER,),
-    Phase.SETUP: (
+    ProtocolPhase.HANDSHAKE: (Step.BANNER,),
+    ProtocolPhase.SETUP: (
         Step.XL_HEADER,
         Step.LIBXL_HEADER,
         Step.LIBXC_CONTEXT,
@@ -50,8 +47,8 @@ _PHASES = {
         Step.STATIC_DATA_END,
         Step.X86_PV_P2M_FRAMES,
     ),
-    Phase.LIVE: (Step.PAGE_DATA,),
-    Phase.SUSPENDED: (
+    ProtocolPhase.LIVE: (Step.PAGE_DATA,),
+    ProtocolPhase.SUSPENDED: (
         Step.TSC_INFO,
         Step.HVM_CONTEXT,
         Step.HVM_PARAMS,
@@ -64,9 +61,9 @@ _PHASES = {
         Step.EMULATOR_CONTEXT,
         Step.LIBXL_END,
     ),
-    Phase.COMPLETE: (Step.READY,),
-    Phase.GO: (Step.GO,),
-    Phase.STARTED: (Step.REPORT, Step.STATUS),
+    ProtocolPhase.COMPLETE: (Step.READY,),
+    ProtocolPhase.GO: (Step.GO,),
+    ProtocolPhase.STARTED: (Step.REPORT, Step.STATUS),
 }
 PHASES = {step: phase for phase, steps in _PHASES.items() for step in steps}
 PV_ONLY = (
@@ -77,9 +74,9 @@ PV_ONLY = (
     Step.X86_PV_VCPU_EXTENDED,
     Step.X86_PV_VCPU_MSRS,
 )
-HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)  # to libxc a PVH guest is one
-EMULATED_ONLY = (Step.EMULATOR_XENSTORE_DATA, Step.EMULATOR_CONTEXT)  # of the device model
-# Of these the protocol says what comes of it when they are missing, or come twice (lab.xen.migration_matrix.expected).
+HVM_ONLY = (Step.HVM_CONTEXT, Step.HVM_PARAMS)  # libxc treats a PVH guest as an HVM guest
+EMULATED_ONLY = (Step.EMULATOR_XENSTORE_DATA, Step.EMULATOR_CONTEXT)  # they come from the device model
+# The steps for which the protocol says how a migration ends without them, or with them twice: see expected.py.
 DROPPABLE = (
     Step.BANNER,
     Step.STATIC_DATA_END,
@@ -110,7 +107,7 @@ PLACES = (*(step.value for step in PHASES), LATE, LAST)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One fault at one place in the relocation of one kind of guest, between two boards or from one to itself."""
+    """One fault at one place in the migration of one kind of guest, between two boards or from one board to itself."""
 
     guest: str
     fault: Fault
@@ -128,36 +125,32 @@ class Cell:
         return step_of(self.place)
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ProtocolPhase:
         return phase_of(self.place)
 
     @property
     def actions(self) -> tuple[str, ...]:
         """The proxy's actions."""
         where = _PASSES.get(self.place, self.place)
-        own = (self.fault.action.replace("@", f"@{where}", 1),) if self.fault.action else ()
+        own = (action.replace("@", f"@{where}", 1),) if (action := self.fault.action) else ()
         return (THROTTLE, *own) if self.place in _PASSES and own else own
 
     @property
     def dirty_kib(self) -> int:
-        """How much of its memory the guest writes each beat."""
+        """KiB of its memory that the guest writes between two heartbeats."""
         return LAST_DIRTY_KIB if self.place == LAST else self.fault.dirty_kib
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Capabilities of the boards: live migration needs log-dirty mode, of HAP or of shadow paging."""
+        """Capabilities that the boards need: pre-copy needs log-dirty mode, which HAP and shadow paging have."""
         paging = ("shadow",) if _is_pv(self.guest) else ("hap",)
         emulated = ("qemu",) if self.guest.startswith("hvm") else ()
         link = "migration-pair" if self.boards == 2 else "self-ssh"
         return (link, *paging, *emulated, *(("pv32",) if self.guest == "pv32" else ()))
 
     @property
-    def needs_power(self) -> bool:
-        return bool(self.fault.power)
-
-    @property
-    def impossible(self) -> str:
-        """Why there can be no such cell; empty when there can."""
+    def impossible(self) -> str | None:
+        """Why there can be no such cell; None when there can."""
         return why_not(self.guest, self.fault, self.place)
 
 
@@ -169,16 +162,28 @@ def _is_pv(guest: str) -> bool:
 
 
 def step_of(place: str) -> Step:
+    """The step of the stream that a place is at."""
     return Step.PAGE_DATA if place in _PASSES else Step(place)
 
 
-def phase_of(place: str) -> Phase:
-    return Phase.SUSPENDED if place == LAST else PHASES[step_of(place)]
+def phase_of(place: str) -> ProtocolPhase:
+    """The phase of the protocol that a place is in."""
+    return ProtocolPhase.SUSPENDED if place == LAST else PHASES[step_of(place)]
 
 
-def why_not(guest: str, fault: Fault, place: str) -> str:
-    """Why this fault cannot fall there; empty when it can."""
-    step, phase, effect = step_of(place), phase_of(place), fault.effect
+def why_not(guest: str, fault: Fault, place: str) -> str | None:
+    """Why this fault cannot fall at this place; None when it can."""
+    step = step_of(place)
+    return (
+        _no_such_step(guest, step)
+        or (f"takes effect at {', '.join(fault.places)} only" if fault.places and place not in fault.places else None)
+        or _no_such_field(fault, step)
+        or _no_ending(fault, step, phase_of(place), place)
+    )
+
+
+def _no_such_step(guest: str, step: Step) -> str | None:
+    """Why the stream of this kind of guest does not have the step."""
     if not _is_pv(guest) and step in PV_ONLY:
         return f"the stream of a {guest[:3].upper()} guest has no {step.value} (xg_sr_save_x86_hvm.c)"
     if _is_pv(guest) and step in HVM_ONLY:
@@ -187,68 +192,56 @@ def why_not(guest: str, fault: Fault, place: str) -> str:
         return f"a guest without a device model has no {step.value} (libxl_stream_write.c)"
     if step is Step.EMULATOR_XENSTORE_DATA:
         return "QEMU (7.2) notes nothing in xenstore, and libxl_stream_write.c writes no empty record"
-    if not fault.action and fault.name not in _PLACED:
-        raise AssertionError(f"{fault.name} has no place")
-    if (only := _PLACED.get(fault.name)) and place not in only:
-        return f"takes effect at {', '.join(only)} only"
-    field = fault.action.partition("@=")[2] if fault.action.startswith("corrupt@") else ""
-    if field in FIELDS:
-        if field == "magic" and step not in MAGIC:
-            return f"{step.value} has no magic number"
-        if field != "magic" and step in (*MAGIC, *TEXTS):
-            return f"{step.value} is no record: it has no {field}"
-        if field == "length" and step in (Step.LIBXC_CONTEXT, Step.LIBXL_END):
-            return "libxl_stream_read.c has no limit to a record's length: it may wait, or run out of memory"
-    if effect is Effect.SPOILED and not field and step not in TEXTS:
-        return f"what a bit of {step.value} means is not the protocol's to say"
+    return None
+
+
+def _no_such_field(fault: Fault, step: Step) -> str | None:
+    """Why the step does not have the field that the fault corrupts, or what a corrupt field means is open."""
+    field = fault.field
+    if field is None:
+        return None
+    if field == "magic" and step not in MAGIC:
+        return f"{step.value} has no magic number"
+    if field != "magic" and step in (*MAGIC, *TEXTS):
+        return f"{step.value} is no record: it has no {field}"
+    if field == "length" and step in (Step.LIBXC_CONTEXT, Step.LIBXL_END):
+        return "libxl_stream_read.c has no limit to a record's length: it may wait, or run out of memory"
+    return None
+
+
+def _no_ending(fault: Fault, step: Step, phase: ProtocolPhase, place: str) -> str | None:
+    """Why the protocol does not say how the migration ends, or why the fault finds nothing to break."""
+    effect = fault.effect
+    if effect is Effect.SPOILED and fault.field is None and step not in TEXTS:
+        return f"the protocol does not say what a bit of {step.value} means"
     if effect is Effect.DROPPED and step not in DROPPABLE or effect is Effect.DOUBLED and step not in DOUBLABLE:
-        return "what comes of it depends on contents, not on the protocol"
+        return "the end depends on contents, not on the protocol"
     if fault.is_by_hand and step is Step.BANNER and effect is not Effect.SENDER_DIES:
-        return "whether xl has written its header by the time the transport ends cannot be told"
-    if effect is Effect.SAVER_DIES and phase not in (Phase.SETUP, Phase.LIVE) and place != LAST:
-        return "the helper has written what is left into the pipe, and has ended"
+        return "nobody can tell whether xl has written its header by the time the transport ends"
+    if effect is Effect.SAVER_DIES and phase not in (ProtocolPhase.SETUP, ProtocolPhase.LIVE) and place != LAST:
+        return "the helper has written the rest into the pipe, and has ended"
     if effect is Effect.SAVER_DIES and step in (Step.XL_HEADER, Step.LIBXL_HEADER, Step.LIBXC_CONTEXT):
-        return "whether the helper has been started cannot be told"
-    if effect is Effect.RESTORER_DIES and phase is Phase.SETUP:
-        return "whether the helper has been started cannot be told"
-    if effect is Effect.RESTORER_DIES and (phase not in (Phase.LIVE, Phase.SUSPENDED) or step is Step.LIBXL_END):
+        return "nobody can tell whether the helper has been started"
+    if effect is Effect.RESTORER_DIES and phase is ProtocolPhase.SETUP:
+        return "nobody can tell whether the helper has been started"
+    is_restoring = phase in (ProtocolPhase.LIVE, ProtocolPhase.SUSPENDED)
+    if effect is Effect.RESTORER_DIES and (not is_restoring or step is Step.LIBXL_END):
         return "the helper has ended with LIBXC_END"
-    if effect is Effect.RECEIVER_STOPS and phase is Phase.SETUP:
-        return "whether the domain has been created cannot be told"
-    if effect is Effect.RECEIVER_STOPS and phase is Phase.STARTED:
+    if effect is Effect.RECEIVER_STOPS and phase is ProtocolPhase.SETUP:
+        return "nobody can tell whether the domain has been created"
+    if effect is Effect.RECEIVER_STOPS and phase is ProtocolPhase.STARTED:
         return "the receiver has done all it had to"
-    if effect is Effect.STORE_DIES and phase not in (Phase.LIVE, Phase.SUSPENDED):
-        return "how much of it libxl needs there is not the protocol's to say"
-    if effect is Effect.CONSOLE_DIES and phase is not Phase.LIVE:
+    if effect is Effect.STORE_DIES and not is_restoring:
+        return "the protocol does not say how much of xenstore libxl needs there"
+    if effect is Effect.CONSOLE_DIES and phase is not ProtocolPhase.LIVE:
         return "the protocol does not speak with xenconsoled"
-    return ""
-
-
-_SUSPEND = (Step.TSC_INFO.value,)
-_LIVE = (Step.PAGE_DATA.value, LATE)
-_PLACED: dict[str, tuple[str, ...]] = {
-    "no_memory": (Step.PAGE_DATA.value,),  # xg_sr_restore.c populate_pfns
-    "name_incoming": (Step.LIBXL_HEADER.value,),  # xl_vmcontrol.c create_domain, when XL_HEADER was read
-    "name_taken": (Step.GO.value,),  # xl_migrate.c migrate_receive: libxl_domain_rename
-    "name_away": (Step.READY.value,),  # xl_migrate.c migrate_domain: libxl_domain_rename
-    "noack": _SUSPEND,
-    "nostop": _SUSPEND,
-    "saver_term": (LAST,),  # before, libxl takes any failure for a guest that does not answer
-    "saver_term_evtchn": (LAST,),
-    "dirtier": (Step.PAGE_DATA.value,),
-    "guest_crash": _LIVE,
-    "guest_destroy": _LIVE,
-    "second": (Step.PAGE_DATA.value, Step.TSC_INFO.value),
-    "flip": (Step.PAGE_DATA.value,),
-    "delay": (Step.PAGE_DATA.value, Step.TSC_INFO.value),
-    "throttle": (Step.PAGE_DATA.value,),
-}
+    return None
 
 
 # -- the table ---------------------------------------------------------------------------------------------------
 
-# selection | guests | fault | places. A fault that needs no second board is tried on one, unless `2` asks for it: each
-# phase once over a real link, all else where boards work side by side.
+# selection | guests | fault | places. `2` asks for two boards, so that each phase is tried over a real link. A fault
+# that needs no second board is otherwise tried on one, where any number of boards work side by side.
 TABLE = """
 quick    | pvh64 | bad_length      | PAGE_DATA
 quick    | pvh64 | saver_kill      | PAGE_DATA
@@ -335,7 +328,8 @@ weekly   | pvh64 | drop            | PAGE_DATA
 """
 
 
-def _read(table: str) -> Iterator[Cell]:
+def read(table: str) -> Iterator[Cell]:
+    """The cells of a text in the form of :data:`TABLE`."""
     for line in table.splitlines():
         if line.strip():
             (selection, *pair), guests, faults, places = (part.split() for part in line.split("|"))
@@ -346,24 +340,24 @@ def _read(table: str) -> Iterator[Cell]:
                         yield Cell(guest, FAULTS[fault], place, selection, boards)
 
 
-CELLS = {cell.id: cell for cell in _read(TABLE)}
+CELLS = {cell.id: cell for cell in read(TABLE)}
 
 
 def find(cell_id: str) -> Cell:
-    """The cell of this name, be it in the table or not.
+    """The cell of this name, whether the table has it or not.
 
-    :raises UsageError: no such guest, fault or place.
+    :raises UsageError: there is no such guest, fault or place.
     """
     if cell_id in CELLS:
         return CELLS[cell_id]
     guest, _, rest = cell_id.partition("-")
     fault, _, place = rest.partition("-")
-    for word, known in ((guest, GUESTS), (fault, tuple(FAULTS)), (place, PLACES)):
+    for word, known in ((guest, KERNELS), (fault, tuple(FAULTS)), (place, PLACES)):
         if word not in known:
             raise UsageError(f"{cell_id}: no {word or 'name'!r}{did_you_mean(word, known)}; cells are GUEST-FAULT-STEP")
     return Cell(guest, FAULTS[fault], place, "weekly", 2 if FAULTS[fault].needs_two else 1)
 
 
 def possible(cells: Iterable[Cell] | None = None) -> list[Cell]:
-    """Those that there can be."""
+    """The cells that can be tried; default: of :data:`CELLS`."""
     return [cell for cell in (CELLS.values() if cells is None else cells) if not cell.impossible]

@@ -1,4 +1,4 @@
-"""What must be true after a relocation that failed, as checks with names, so that a finding can excuse exactly one."""
+"""What must be true after a migration that failed, as checks with names, so that a finding can excuse exactly one."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from lab.base.errors import BenchError, ProductFailure, ProductTimeout, WaitTimeout
 from lab.base.wait import wait_until
+from lab.xen.dom0 import ARRIVED, AWAY, Dom0
 from lab.xen.domain import Domain, assert_unbroken
-from lab.xen.host import Host
 from lab.xen.migration import SSH, Ending, start_migration
 from lab.xen.migration_matrix.attempt import Outcome, clean_up, resolve
-from lab.xen.migration_matrix.cells import LAST, LATE, PHASES, Cell
+from lab.xen.migration_matrix.cells import PHASES, Cell
 from lab.xen.migration_matrix.expected import Expectation, Where, expected, is_followed
-from lab.xen.migration_matrix.faults import RECEIVER, RESTORER, SAVER, SENDER
+from lab.xen.migration_matrix.faults import LAST, LATE, RECEIVER, RESTORER, SAVER, SENDER
 from lab.xen.migration_matrix.known_findings import Known
+from lab.xen.migration_matrix.strikes import Side
 from lab.xen.payloads import Heartbeat, PayloadLine
 
-GRACE = 30.0  # seconds that an emulated board may need beyond what is stated
-Side = Literal["source", "destination"]
-SETTLING = 25.0  # seconds in which what is over must be gone
+GRACE = 30.0  # seconds that an emulated board may need beyond the stated limit
+SETTLING = 25.0  # seconds in which processes, entries and memory of a dead copy must go
 AWRY = 15.0  # seconds by which a guest's wall clock may seem to differ from dom0's: it is read through a slow console
 CLOCK = 0.5  # seconds by which two hosts' clocks may differ beyond what was measured
 BEATS_LIMIT = 60.0
 MEMORY_SLACK_MIB = 2  # Xen keeps a few pages
 
-FOLLOW_LIMIT = 120.0  # seconds of a relocation without a fault
+FOLLOW_LIMIT = 120.0  # seconds for a migration without a fault
 PROCESSES = {"source": (SENDER, SAVER, SSH), "destination": (RECEIVER, RESTORER)}
 
 CHECKS = {
@@ -44,7 +43,7 @@ CHECKS = {
     "heart-unbroken": "no heartbeat of the guest is lost or doubled",
     "time": "the guest's clocks go on: system time never back on a host, wall time as dom0's",
     "memory": "the guest's memory is intact",
-    "follow-up": "the guest can be relocated afterwards, and back",
+    "follow-up": "the guest can be migrated afterwards, and back",
     "memory-back-source": "the source's memory is free again when the guest is gone",
     "memory-back-destination": "the destination's memory is free again when the guest is gone",
 }
@@ -52,47 +51,47 @@ CHECKS = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     is_good: bool
     said: str
-    excuse: str = ""  # the finding that is known to cause this
+    excuse: str | None = None  # the known finding that causes this
 
     @property
     def is_bad(self) -> bool:
         return not self.is_good and not self.excuse
 
     def line(self) -> str:
-        """For the evidence."""
+        """One line for the evidence."""
         word = "ok" if self.is_good else f"known: {self.excuse}" if self.excuse else "BAD"
         return f"{self.name}: {word}: {self.said}"
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """Free memory before the guest was there."""
+    """Free memory of both hosts before the guest was created, in MiB."""
 
     source_mib: int
     destination_mib: int
 
     @classmethod
-    def of(cls, source: Host, destination: Host) -> Before:
+    def of(cls, source: Dom0, destination: Dom0) -> Before:
         return cls(source.free_memory_mib(), destination.free_memory_mib())
 
 
-def examine(cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> list[Check]:
-    """Look at both sides, put right what xl leaves to the administrator, and say what was found.
+def examine(cell: Cell, guest: Domain, destination: Dom0, outcome: Outcome, before: Before) -> list[Check]:
+    """Make all checks on both hosts, and do in between what xl leaves to the administrator.
 
-    The guest is gone afterwards.
+    The guest is destroyed afterwards.
 
-    :raises BenchError: a side cannot be looked at.
+    :raises BenchError: a host does not answer.
     """
     return _Examination(cell, guest, destination, outcome, before).run()
 
 
 def excused(checks: list[Check], cell: Cell, version: str, known: Known) -> list[Check]:
-    """The checks with what is known of this cell on this version of Xen."""
+    """The checks, those that fail excused by what is known of this cell on this version of Xen."""
     return [
         check if check.is_good else replace(check, excuse=known.finding(version, cell.id, check.name))
         for check in checks
@@ -114,7 +113,7 @@ def record(cell: Cell, outcome: Outcome, checks: list[Check]) -> str:
             "wanted": wanted.ending.name,
             "where": wanted.where.name,
             "hung": outcome.hung,
-            "unproved": outcome.unproved,
+            "unproved": outcome.unproved or "",
             "bad": bad,
             "known": known,
         }
@@ -122,13 +121,13 @@ def record(cell: Cell, outcome: Outcome, checks: list[Check]) -> str:
 
 
 def no_longer(checks: list[Check], cell: Cell, version: str, known: Known) -> list[str]:
-    """Known findings that did not show this time."""
+    """Known findings that did not show this time, as ``FINDING (CHECK)``."""
     good = {check.name for check in checks if check.is_good}
     return [f"{finding} ({check})" for check, finding in known.of(version, cell.id).items() if check in good]
 
 
 class _Examination:
-    def __init__(self, cell: Cell, guest: Domain, destination: Host, outcome: Outcome, before: Before) -> None:
+    def __init__(self, cell: Cell, guest: Domain, destination: Dom0, outcome: Outcome, before: Before) -> None:
         self.cell, self.outcome, self.before = cell, outcome, before
         self.source, self.destination, self.name = guest.host, destination, guest.name
         self.here, self.there = guest, guest.on(destination)
@@ -164,9 +163,9 @@ class _Examination:
 
     # -- copies ------------------------------------------------------------------------------------------------
 
-    def _able(self, host: Host) -> list[str]:
-        """Copies that may be running now."""
-        names = (self.name, f"{self.name}--incoming", f"{self.name}--migratedaway")
+    def _able(self, host: Dom0) -> list[str]:
+        """Copies of the guest that can run now, as ``NAME at HOST (STATE)``."""
+        names = (self.name, self.name + ARRIVED, self.name + AWAY)
         rows = host.domains()
         return [
             f"{name} at {host.name} ({rows[name].state})"
@@ -209,13 +208,13 @@ class _Examination:
             ("destination", self.destination, {self.name} if is_there else set(), self.wanted.left_at_destination),
         ):
             if reason:
-                self._say(f"left-{side}", True, f"not asked for: {reason}")
+                self._say(f"left-{side}", True, f"not checked: {reason}")
                 continue
             left = _settled(lambda side=side, host=host, allowed=allowed: leftovers(host, self.name, allowed, side))  # type: ignore[misc]
             self._say(f"left-{side}", not left, "; ".join(left) or "nothing")
 
     def _is_crashed(self) -> bool:
-        return self.wanted.where is Where.NOWHERE and self.cell.fault.name == "guest_crash"
+        return self.wanted.where is Where.NOWHERE and self.cell.fault.leaves_crashed
 
     def _log_dirty(self) -> None:
         if self.wanted.where is not Where.SOURCE or (row := self.source.domains().get(self.name)) is None:
@@ -227,7 +226,7 @@ class _Examination:
     # -- put right ---------------------------------------------------------------------------------------------
 
     def _resolved(self) -> None:
-        """Only after an administrator's work all cells are alike: one copy, or none that could be had."""
+        """After the administrator's work all cells are alike: one copy runs, or no copy is left that could."""
         wanted = {Where.NEITHER: Where.SOURCE}.get(self.wanted.where, self.wanted.where)
         if self._is_crashed():
             return
@@ -257,7 +256,7 @@ class _Examination:
         self._say("time", abs(awry) < AWRY and not back, f"wall clock {awry:+.1f} s of dom0's{back}")
 
     def _follow_up(self) -> None:
-        """There and back once more, without a fault. On one board there is no way back: it goes on twice."""
+        """Migrate there and back once more, without a fault. On one board there is no way back, so it goes on twice."""
         if not is_followed(self.cell) or self.now is Where.NOWHERE:
             return
         back = self.there if self.source.board is self.destination.board else self.here
@@ -285,7 +284,7 @@ class _Examination:
         lines = [self.here.payload_lines(), self.there.payload_lines()]
         here, there = ([line for line in of_end if isinstance(line, Heartbeat)] for of_end in lines)
         if self.outcome.ending is Ending.LOST or (self.cell.fault.reboots == "destination" and there):
-            here = []  # what a console log held last was lost with the power
+            here = []  # the last lines of the console log were lost with the power
         kept = self.wanted.where is Where.DESTINATION or is_followed(self.cell)
         beats = sorted([*here, *there] if kept else here or there, key=lambda beat: beat.n)
         try:
@@ -299,7 +298,7 @@ class _Examination:
         if self.wanted.is_intact:
             self._say("memory", not failed, said or "no page differs")
         else:
-            self._say("memory", True, f"not asked for: {self.wanted.why}. {said}")
+            self._say("memory", True, f"not checked: {self.wanted.why}. {said}")
 
     def _memory_back(self) -> None:
         clean_up(self.here, self.destination)
@@ -320,7 +319,7 @@ class _Examination:
 
 
 def _settled(look: Callable[[], list[str]]) -> list[str]:
-    """What is left still after a while; nothing as soon as there is nothing."""
+    """What ``look`` still finds after :data:`SETTLING`; empty as soon as it finds nothing."""
     last: list[str] = []
 
     def is_gone() -> bool:
@@ -334,10 +333,10 @@ def _settled(look: Callable[[], list[str]]) -> list[str]:
     return last
 
 
-def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]:
-    """What of a relocation is at an end and should not be. ``allowed``: domains that may be there.
+def leftovers(host: Dom0, name: str, allowed: set[str], side: Side) -> list[str]:
+    """What a migration left on a host and should not have. ``allowed``: names of domains that may be there.
 
-    A dead domain, ``(null)``, is one whose pages somebody still holds: grants, foreign mappings.
+    A dead domain, ``(null)``, is one whose pages somebody still holds, by grants or foreign mappings.
     """
     every = host.rows()
     rows = host.own(every)
@@ -360,7 +359,7 @@ def leftovers(host: Host, name: str, allowed: set[str], side: Side) -> list[str]
     domids = {str(row.domid) for row in every}
     left += [f"xenstore /local/domain/{one}" for one in entries if one.strip().isdigit() and one.strip() not in domids]
     left += [f"device model of domain {one}" for one in emulators if one.strip() and one.strip() not in domids]
-    # Of a guest that lives they stay (libxl_domain.c, libxl__destroy_domid).
+    # The files of a living guest stay (libxl_domain.c, libxl__destroy_domid).
     return left + [f"/var/lib/xen/{one}" for one in files if one.strip() and one.rpartition(".")[2] not in domids]
 
 

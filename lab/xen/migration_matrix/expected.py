@@ -1,8 +1,8 @@
-"""What must come of a cell of the matrix.
+"""How each cell of the matrix must end.
 
-The ending is derived by :func:`expected` from the phase of the protocol and the effect of the fault. It cites
-what of Xen it rests on: files of the Xen tree as of 4.17, of which 4.20 differs in nothing that matters here. It says
-what the protocol promises, and is not a record of what was seen: where Xen does something else, that is a finding.
+:func:`expected` derives the ending from the phase of the protocol and the effect of the fault. It cites the files of
+Xen 4.17 that it rests on; 4.20 differs in nothing that matters here. It says what the protocol promises, and does not
+record what was seen: if Xen does something else, that is a finding.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from lab.base.errors import UsageError
 from lab.on_board.stream import Step
 from lab.xen.migration import Ending
-from lab.xen.migration_matrix.cells import CELLS, Cell, Phase
+from lab.xen.migration_matrix.cells import CELLS, Cell, ProtocolPhase
 from lab.xen.migration_matrix.faults import SILENCE, Effect
 
 UNDETECTED = "libxc-migration-stream.pandoc: the format has no checksum"
 
 
 class Where(enum.Enum):
-    """Where the guest is after the ending."""
+    """Where the guest is after the migration has ended."""
 
     SOURCE = "it runs at the source"
     DESTINATION = "it runs at the destination"
@@ -31,16 +31,16 @@ class Where(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What must come of a cell."""
+    """How a cell must end."""
 
     ending: Ending
     where: Where
-    why: str  # what of Xen says so
-    hangs: bool = False  # xl does not end by itself: no read of it has a time limit
+    why: str  # the part of Xen that says so
+    hangs: bool = False  # xl does not end by itself, because its reads have no time limit
     gives_up: float = 2.0  # seconds from the fault to the end; migration_child_report waits 2 s for the transport
-    left_at_source: str = ""  # why a copy stays there
-    left_at_destination: str = ""
-    is_intact: bool = True  # the guest's memory
+    left_at_source: str | None = None  # why something of the guest may stay there; None: nothing may
+    left_at_destination: str | None = None
+    is_intact: bool = True  # the guest's memory is as it was
 
 
 _REFUSED = Expectation(Ending.REFUSED, Where.SOURCE, "xl_migrate.c migrate_do_preamble: exits when the banner is bad")
@@ -66,15 +66,15 @@ _GIVEN_BACK = Expectation(
     Ending.GIVEN_BACK, Where.SOURCE, "xl_migrate.c migrate_receive: perhaps_destroy_notify_rc, and GO sent back"
 )
 _BY_PHASE = {
-    Phase.HANDSHAKE: _REFUSED,
-    Phase.SETUP: _RESUMED,
-    Phase.LIVE: _RESUMED,
-    Phase.SUSPENDED: _RESUMED,
-    Phase.COMPLETE: _RESUMED,
-    Phase.GO: _UNDEFINED,
-    Phase.STARTED: _UNDEFINED_THERE,
+    ProtocolPhase.HANDSHAKE: _REFUSED,
+    ProtocolPhase.SETUP: _RESUMED,
+    ProtocolPhase.LIVE: _RESUMED,
+    ProtocolPhase.SUSPENDED: _RESUMED,
+    ProtocolPhase.COMPLETE: _RESUMED,
+    ProtocolPhase.GO: _UNDEFINED,
+    ProtocolPhase.STARTED: _UNDEFINED_THERE,
 }
-_DROPPED = {
+DROPPED = {
     Step.BANNER: (_REFUSED, True),
     Step.STATIC_DATA_END: (_RESUMED, False),  # xg_sr_restore.c handle_page_data: "No STATIC_DATA_END seen"
     Step.HVM_CONTEXT: (_RESUMED, False),  # xg_sr_restore_x86_hvm.c x86_hvm_stream_complete: nothing to set
@@ -86,7 +86,7 @@ _DROPPED = {
     Step.REPORT: (_UNDEFINED_THERE, False),  # the receiver has no more to say and ends: the sender reads an EOF
     Step.STATUS: (_UNDEFINED_THERE, False),
 }
-_DOUBLED = {
+DOUBLED = {
     Step.BANNER: _RESUMED,  # read where READY should be
     Step.STATIC_DATA_END: _RESUMED,  # xg_sr_restore.c: "Multiple STATIC_DATA_END records found"
     Step.PAGE_DATA: _SUCCESS,  # xg_sr_restore.c populate_pfns skips what is populated, contents are the same
@@ -100,9 +100,9 @@ _DOUBLED = {
 
 
 def expected(cell: Cell) -> Expectation:
-    """What must come of a cell: from its phase and the fault's effect.
+    """How a cell must end, by its phase and its fault's effect.
 
-    :raises UsageError: there can be no such cell.
+    :raises UsageError: there can be no such cell; says why.
     """
     if cell.impossible:
         raise UsageError(f"{cell.id}: {cell.impossible}")
@@ -121,64 +121,67 @@ def expected(cell: Cell) -> Expectation:
     if effect is Effect.SPOILED:
         return _GIVEN_BACK if step is Step.GO else _BY_PHASE[phase]
     if effect is Effect.DROPPED:
-        dropped, hangs = _DROPPED[step]
+        dropped, hangs = DROPPED[step]
         return replace(dropped, hangs=hangs)
     if effect is Effect.DOUBLED:
-        return _DOUBLED[step]
+        return DOUBLED[step]
     if effect in _WITHOUT_PHASE:
         return _WITHOUT_PHASE[effect]
     return _deaths(effect, phase)
 
 
-def _heard(phase: Phase) -> Expectation:
-    """A peer that dies: what it had said before is heard still, and the sender is by so much further."""
-    if phase is Phase.COMPLETE:
-        return _BY_PHASE[Phase.GO]
-    return _SUCCESS if phase is Phase.STARTED else _BY_PHASE[phase]
+def _heard(phase: ProtocolPhase) -> Expectation:
+    """How it ends when a peer dies: what the peer wrote before still arrives, so the sender is one step further."""
+    if phase is ProtocolPhase.COMPLETE:
+        return _BY_PHASE[ProtocolPhase.GO]
+    return _SUCCESS if phase is ProtocolPhase.STARTED else _BY_PHASE[phase]
 
 
-def _deaths(effect: Effect, phase: Phase) -> Expectation:
+def _deaths(effect: Effect, phase: ProtocolPhase) -> Expectation:
     if effect is Effect.SENDER_DIES:
         return _sender_dies(phase)
     if effect is Effect.SOURCE_DIES:
-        is_started = phase is Phase.STARTED
+        is_started = phase is ProtocolPhase.STARTED
         why = "xl_migrate.c migrate_receive: without GO the copy is not unpaused"
-        # Its peer's silence tells the receiver nothing: sshd has no time limit unless ClientAliveInterval is set.
+        # Silence tells the receiver nothing: sshd has no time limit unless ClientAliveInterval is set.
         left = (
-            "" if is_started else "the receiver waits for a source that is gone: sshd_config ClientAliveInterval is 0"
+            None if is_started else "the receiver waits for a source that is gone: sshd_config ClientAliveInterval is 0"
         )
         there = Where.DESTINATION if is_started else Where.NOWHERE
         return Expectation(Ending.LOST, there, why, left_at_destination=left)
     if effect is Effect.RECEIVER_STOPS:
         stopped = _heard(phase)
-        if phase in (Phase.COMPLETE, Phase.GO):  # GO lies in its pipe: it reads it when it goes on
+        if phase in (
+            ProtocolPhase.COMPLETE,
+            ProtocolPhase.GO,
+        ):  # GO lies in the receiver's pipe; the receiver reads it when it goes on
             stopped = _UNDEFINED_THERE
         return replace(stopped, hangs=True)
     severed = _heard(phase)
     if effect is Effect.SILENCED:
         left = "the receiver is not told: sshd_config ClientAliveInterval is 0"
-        is_left = phase is not Phase.STARTED
-        return replace(severed, gives_up=SILENCE + 4, left_at_destination=left if is_left else "")
+        is_left = phase is not ProtocolPhase.STARTED
+        return replace(severed, gives_up=SILENCE + 4, left_at_destination=left if is_left else None)
     if effect is Effect.DESTINATION_DIES:
         where = Where.NOWHERE if severed.where is Where.DESTINATION else severed.where
         return replace(severed, gives_up=SILENCE + 4, where=where)
     if effect is Effect.RECEIVER_DIES:
         left = "xl migrate-receive, which would clean up, is dead"
-        is_left = phase in (Phase.LIVE, Phase.SUSPENDED, Phase.COMPLETE, Phase.GO)
-        return replace(severed, left_at_destination=left if is_left else "")
+        is_left = phase in (ProtocolPhase.LIVE, ProtocolPhase.SUSPENDED, ProtocolPhase.COMPLETE, ProtocolPhase.GO)
+        return replace(severed, left_at_destination=left if is_left else None)
     if effect is Effect.STORE_DIES:
         why = "libxl_create.c domcreate_rebuild_done needs xenstore; xl_migrate.c: failed_resume"
         return replace(
             _RESUMED, why=why, gives_up=60.0, left_at_destination="nothing can be cleaned up without xenstored"
         )
-    return _RESUMED  # a helper dies: its parent reports the failure, libxl_save_callout.c helper_exited
+    return _RESUMED  # a helper died, and its parent reports the failure: libxl_save_callout.c helper_exited
 
 
-def _sender_dies(phase: Phase) -> Expectation:
+def _sender_dies(phase: ProtocolPhase) -> Expectation:
     why = "xl_migrate.c: nobody is left to resume the guest, or to destroy it"
-    if phase in (Phase.HANDSHAKE, Phase.SETUP, Phase.LIVE):
+    if phase in (ProtocolPhase.HANDSHAKE, ProtocolPhase.SETUP, ProtocolPhase.LIVE):
         return Expectation(Ending.KILLED, Where.SOURCE, why)
-    is_given = phase in (Phase.GO, Phase.STARTED)  # GO is in the pipe already, and arrives
+    is_given = phase in (ProtocolPhase.GO, ProtocolPhase.STARTED)  # GO is in the pipe already, and arrives
     return Expectation(Ending.KILLED, Where.DESTINATION if is_given else Where.NEITHER, why, left_at_source=why)
 
 
@@ -205,13 +208,13 @@ _WITHOUT_PHASE = {
 
 
 def is_followed(cell: Cell) -> bool:
-    """Whether the guest is relocated there and back afterwards: in the first cell of each guest and phase."""
+    """Whether the guest migrates there and back afterwards: in the first cell of each guest and phase."""
     return cell.id in _followed()
 
 
 @functools.cache
 def _followed() -> frozenset[str]:
-    first: dict[tuple[str, Phase], str] = {}
+    first: dict[tuple[str, ProtocolPhase], str] = {}
     for cell in CELLS.values():
         is_lost = cell.impossible or expected(cell).where is Where.NOWHERE
         if not is_lost and not cell.fault.reboots and cell.fault.effect not in (Effect.NO_ACK, Effect.NO_STOP):

@@ -1,24 +1,41 @@
-"""What can go wrong in a relocation, and how it is made to: by the proxy in the stream, by a command, or by power.
+"""The kinds of fault in a migration: what each does to the two ends, how it is made, and what proves that it fell.
 
-A fault that is made by hand falls while the proxy holds the stream before the step, so it cannot race. What an end
-had written before it died is delivered when the hold is released, as a network would deliver it.
+``xl migrate`` is Xen's live migration; the area of its cases is called relocation. A fault is made by the proxy in the
+stream, by a strike of the lab while the proxy holds the stream, or by an obstacle that is there beforehand
+(:mod:`lab.xen.migration_matrix.strikes`). A new kind is one row of :data:`FAULTS`, and a line of
+:data:`lab.xen.migration_matrix.cells.TABLE` for the cells that try it.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Literal
 
 from lab.on_board.poke import POKE
+from lab.on_board.proxy import FIELDS
+from lab.on_board.stream import Step
+from lab.xen.dom0 import ARRIVED, AWAY
 from lab.xen.migration import PATIENCE, SSH
+from lab.xen.migration_matrix.strikes import (
+    Command,
+    LinkDown,
+    NameTaken,
+    NoMemory,
+    Obstacle,
+    PowerCut,
+    SecondMigration,
+    Side,
+    Strike,
+)
 
-Side = Literal["", "source", "destination"]
+LATE = "PAGE_DATA_late"  # a place: the first record of the second pass over memory
+LAST = "PAGE_DATA_last"  # a place: the first record of the pass that goes out while the guest is suspended
 
-HOLD = 300  # seconds: the lab releases it long before
-SILENCE = 6.0  # seconds after which ssh gives up a peer that has gone silent by the fault
-PACE = 4_000_000  # bytes a second: on any link there is time to dirty pages for a second pass
-SLOW = 2_000_000  # the link that a dirtying guest is faster than
+ASKED = "XL suspend INFO requested"  # the guest's console has this when it is asked to suspend
+HOLD = 300  # seconds; the lab releases a hold long before
+SILENCE = 6.0  # seconds after which ssh gives up a peer that the fault has silenced
+PACE = 4_000_000  # bytes a second: on any link a guest has time to dirty pages for a second pass
+SLOW = 2_000_000  # bytes a second: a guest dirties its memory faster than that
 
 
 class Effect(enum.Enum):
@@ -32,7 +49,7 @@ class Effect(enum.Enum):
     DROPPED = "the step never arrives"
     DOUBLED = "the step arrives twice"
     SENDER_DIES = "xl migrate dies"
-    SAVER_DIES = "the sender's libxl-save-helper dies, or gives up"
+    SAVER_DIES = "the sender's libxl-save-helper dies, or ends with an error"
     RECEIVER_DIES = "xl migrate-receive dies"
     RECEIVER_STOPS = "xl migrate-receive and its helper stand still"
     RESTORER_DIES = "the receiver's libxl-save-helper dies"
@@ -51,192 +68,191 @@ class Effect(enum.Enum):
     SECOND = "the same guest is migrated a second time, at once"
 
 
-_OF_ONE_END = (Effect.CONSOLE_DIES, Effect.NAME_TAKEN)
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of fault. In ``action`` stands ``@`` for the step; a ``command`` is run in dom0 of ``side``."""
+    """One kind of fault. In ``in_stream``, the action of the proxy, the place goes in behind ``@``."""
 
     name: str
     effect: Effect
     does: str
-    action: str = f"hold@={HOLD}"
-    side: Side = ""
-    command: str = ""
-    cure: str = ""  # what brings the side back, once the ending is known
-    power: Side = ""  # whose power is cut through its BMC
-    reboots: Side = ""  # who must be booted anew afterwards
+    in_stream: str | None = None  # None: the proxy holds the stream for the strike, if there is one
+    strike: Strike | None = None
+    obstacle: Obstacle | None = None
+    places: tuple[str, ...] = ()  # the only places where it takes effect; none named: any
+    field: str | None = None  # of a step's header, that it corrupts: one of lab.on_board.proxy.FIELDS
+    reboots: Side | None = None  # the board that must be booted anew afterwards
     crashes: tuple[str, ...] = ()  # console signatures that belong to it
     work: str = "memory,heartbeat"  # what the guest does
-    dirty_kib: int = 64  # that much memory it writes each 0.1 s
-    wait: float = 0.0  # seconds it takes by itself, beside the relocation
-    link_down: int = 0  # seconds; where the side's link has a switch, its port is switched instead of the command
+    dirty_kib: int = 64  # KiB of its memory that the guest writes each 0.1 s
+    wait: float = 0.0  # seconds that the fault itself adds to the migration
+    signs: tuple[str, ...] = ()  # proof that it took effect: xl says one of these
+    guest_sign: str | None = None  # proof: the guest's console has this
+    passes: int = 0  # proof: at least that many passes over memory
+    is_noticed_late: bool = False  # the receiver fails only when it has all memory: until then the stream goes on
+    is_of_one_end: bool = False  # it breaks a daemon or takes a name that two ends on one board would share
+    leaves_crashed: bool = False  # the guest stays at the source, crashed
+
+    def __post_init__(self) -> None:
+        assert self.action or self.places, f"{self.name}: nothing says where it falls"
 
     @property
     def is_by_hand(self) -> bool:
         """Whether the lab must act while the stream is held."""
-        return self.action.startswith("hold@") and bool(self.command or self.power or self.effect is Effect.SECOND)
+        return self.strike is not None
+
+    @property
+    def action(self) -> str | None:
+        """The proxy's action, without a place; None: the proxy has nothing to do."""
+        return f"hold@={HOLD}" if self.strike else self.in_stream
 
     @property
     def patience(self) -> float:
-        """Seconds after which the transport gives a silent peer up: few where that is what is waited for."""
+        """Seconds after which the transport gives up a silent peer: few where the cell waits for that."""
         return SILENCE if self.effect in (Effect.SILENCED, Effect.DESTINATION_DIES) else PATIENCE
 
     @property
     def needs_two(self) -> bool:
-        """Whether it takes two boards: something of one end must fail, or be there, alone."""
-        return bool(self.power or self.reboots) or self.name.startswith("link_") or self.effect in _OF_ONE_END
+        """Whether it takes two boards: something of one end must fail, or be there, at that end alone."""
+        return bool(self.reboots or self.is_of_one_end or (self.strike and self.strike.needs_two))
+
+    @property
+    def cuts_the_source(self) -> bool:
+        """Whether ``xl migrate`` dies with its board, so that nobody sees its end."""
+        return self.effect is Effect.SOURCE_DIES
 
 
-# The commands know: $GUEST its name, $MAC that of the lab link's port. The patterns match neither the shell that pkill
-# is called from, nor each other's processes where both ends are on one board. xl has a path if a wrapper has called it.
-DEV = 'for d in /sys/class/net/*; do [ -e $d/device ] && [ "$(cat $d/address)" = $MAC ] && DEV=${d##*/}; done; '
-LINK = (
-    DEV + "NET=$(ip -4 route show dev $DEV proto kernel | cut -d' ' -f1); "
-    # Without it what is meant for the peer would leave by the default route, and a stranger would answer.
-    "ip route add blackhole $NET metric 9999; "
-    '{ setsid sh -c "ip link set $DEV down; sleep %s; ip link set $DEV up; ip route del blackhole $NET metric 9999" '
-    "> /dev/null 2>&1 < /dev/null & }; sleep 0.5"
-)
-LINK_UP = (
-    DEV
-    + "ip link set $DEV up; ip route del blackhole $(ip -4 route show type blackhole | cut -d' ' -f2) metric 9999; true"
-)
+def _corrupts(name: str, effect: Effect, does: str, what: str, places: tuple[str, ...] = ()) -> Fault:
+    """A fault that turns over bits of a step: those of a header's field, or one at an offset."""
+    return Fault(
+        name, effect, does, in_stream=f"corrupt@={what}", field=what if what in FIELDS else None, places=places
+    )
+
+
+# The patterns match neither the shell that pkill is called from, nor each other's processes where one board is both
+# ends. xl has a path where a wrapper started it.
 RECEIVER = "^(/[^ ]+/)?xl migrate-receive"
 RESTORER = "[l]ibxl-save-helper --restore-domain"
 SAVER = "[l]ibxl-save-helper --save-domain"
 SENDER = "^(/[^ ]+/)?xl -v migrate "
-SSHD = (
+_SSHD = (
     f"p=$(pgrep -of '{RECEIVER}'); "
     'while [ -n "$p" ] && [ "$p" -gt 1 ] && ! grep -q sshd /proc/$p/comm; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
     "kill -KILL $p"
 )
-CRASH = f'test "$({POKE} crash "$(xl domid "$GUEST")")" = done'
-XENCONSOLED = "tr '\\0' ' ' < /proc/$(pidof xenconsoled)/cmdline > /run/xenlab/xenconsoled; pkill -KILL -x xenconsoled"
-PANIC = "{ sh -c 'sleep 0.3; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 < /dev/null & }"
+_CRASH = f'test "$({POKE} crash "$(xl domid "$GUEST")")" = done'
+_XENCONSOLED = "tr '\\0' ' ' < /proc/$(pidof xenconsoled)/cmdline > /run/xenlab/xenconsoled; pkill -KILL -x xenconsoled"
+_PANIC = "{ sh -c 'sleep 0.3; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 < /dev/null & }"
 THROTTLE = f"throttle@PAGE_DATA={PACE}"
 
+_FIRST_PAGES, _SUSPENDED = (Step.PAGE_DATA.value,), (Step.TSC_INFO.value,)
+_LIVE = (Step.PAGE_DATA.value, LATE)
+_FIRST_PAGES_OR_SUSPENDED = _FIRST_PAGES + _SUSPENDED
+
+
+def _kill(side: Side, signal: str, pattern: str) -> Command:
+    return Command(side, f"pkill -{signal} -f '{pattern}'")
+
+
 _ALL = (
-    Fault("stall", Effect.DELAYED, "the stream stands still for 10 s", "hold@=10", wait=10),
-    Fault("delay", Effect.DELAYED, "each piece from there comes 0.05 s later", "delay@=0.05", wait=60),
-    Fault("throttle", Effect.DELAYED, "from there 1 MB/s pass", "throttle@=1000000", wait=60),
-    Fault("cut", Effect.SEVERED, "the transport is killed before the step passes", "cut@"),
-    Fault("truncate", Effect.SEVERED, "half of the step passes, then the transport is killed", "truncate@"),
-    Fault("bad_magic", Effect.SPOILED, "its magic number is wrong", "corrupt@=magic"),
-    Fault("bad_type", Effect.SPOILED, "its type becomes one that nobody knows", "corrupt@=type"),
-    Fault("bad_length", Effect.SPOILED, "its length becomes more than 2 GiB", "corrupt@=length"),
-    Fault("bad_bit", Effect.SPOILED, "a bit of its first byte is turned over", "corrupt@=0.0"),
-    Fault("flip", Effect.DAMAGED, "a bit of the last page in the record is turned over", "corrupt@=-9.0"),
-    Fault("drop", Effect.DROPPED, "it is swallowed", "drop@"),
-    Fault("duplicate", Effect.DOUBLED, "it is sent twice", "duplicate@"),
+    Fault("stall", Effect.DELAYED, "the stream stands still for 10 s", in_stream="hold@=10", wait=10),
     Fault(
-        "link_5s",
+        "delay",
         Effect.DELAYED,
-        "the lab link is down for 5 s",
-        side="destination",
-        command=LINK % 5,
-        cure=LINK_UP,
-        link_down=5,
-        wait=10,
-    ),
-    Fault(
-        "link_60s",
-        Effect.SILENCED,
-        "the lab link is down for 60 s",
-        side="destination",
-        command=LINK % 60,
-        cure=LINK_UP,
-        link_down=60,
+        "from there on each piece comes 0.05 s later",
+        in_stream="delay@=0.05",
+        places=_FIRST_PAGES_OR_SUSPENDED,
         wait=60,
     ),
     Fault(
+        "throttle",
+        Effect.DELAYED,
+        "from there on 1 MB/s pass",
+        in_stream="throttle@=1000000",
+        places=_FIRST_PAGES,
+        wait=60,
+    ),
+    Fault("cut", Effect.SEVERED, "the transport is killed before the step passes", in_stream="cut@"),
+    Fault("truncate", Effect.SEVERED, "half of the step passes, then the transport is killed", in_stream="truncate@"),
+    _corrupts("bad_magic", Effect.SPOILED, "the step's magic number is wrong", "magic"),
+    _corrupts("bad_type", Effect.SPOILED, "the step's type becomes one that nobody knows", "type"),
+    _corrupts("bad_length", Effect.SPOILED, "the step's length becomes more than 2 GiB", "length"),
+    _corrupts("bad_bit", Effect.SPOILED, "a bit of the step's first byte is turned over", "0.0"),
+    _corrupts("flip", Effect.DAMAGED, "a bit of the record's last page is turned over", "-9.0", _FIRST_PAGES),
+    Fault("drop", Effect.DROPPED, "the step is swallowed", in_stream="drop@"),
+    Fault("duplicate", Effect.DOUBLED, "the step is sent twice", in_stream="duplicate@"),
+    Fault("link_5s", Effect.DELAYED, "the lab link is down for 5 s", strike=LinkDown(5), wait=10),
+    Fault("link_60s", Effect.SILENCED, "the lab link is down for 60 s", strike=LinkDown(60), wait=60),
+    Fault(
         "link_off",
         Effect.SILENCED,
-        "the lab link goes down for good (until the guest was looked after at the source)",
-        side="destination",
-        command=LINK % 900,
-        cure=LINK_UP,
-        link_down=900,
+        "the lab link goes down for good (until the guest was seen to live at the source)",
+        strike=LinkDown(900, is_for_good=True),
         wait=30,
     ),
+    Fault("ssh_source", Effect.SEVERED, "ssh is killed at the source", strike=_kill("source", "KILL", SSH)),
     Fault(
-        "ssh_source",
+        "ssh_destination",
         Effect.SEVERED,
-        "ssh is killed at the source",
-        side="source",
-        command=f"pkill -KILL -f '{SSH}'",
+        "the migration's sshd is killed at the destination",
+        strike=Command("destination", _SSHD),
     ),
-    Fault("ssh_destination", Effect.SEVERED, "its sshd is killed", side="destination", command=SSHD),
-    Fault(
-        "sender_int", Effect.SENDER_DIES, "xl migrate gets SIGINT", side="source", command=f"pkill -INT -f '{SENDER}'"
-    ),
-    Fault(
-        "sender_kill",
-        Effect.SENDER_DIES,
-        "xl migrate gets SIGKILL",
-        side="source",
-        command=f"pkill -KILL -f '{SENDER}'",
-    ),
-    Fault(
-        "saver_kill",
-        Effect.SAVER_DIES,
-        "the helper that saves is killed",
-        side="source",
-        command=f"pkill -KILL -f '{SAVER}'",
-    ),
+    Fault("sender_int", Effect.SENDER_DIES, "xl migrate gets SIGINT", strike=_kill("source", "INT", SENDER)),
+    Fault("sender_kill", Effect.SENDER_DIES, "xl migrate gets SIGKILL", strike=_kill("source", "KILL", SENDER)),
+    Fault("saver_kill", Effect.SAVER_DIES, "the helper that saves is killed", strike=_kill("source", "KILL", SAVER)),
     Fault(
         "saver_term",
         Effect.SAVER_DIES,
-        "the helper that saves gets SIGTERM, and gives up with an error",
-        side="source",
-        command=f"pkill -TERM -f '{SAVER}'",
+        "the helper that saves gets SIGTERM and ends with an error",
+        strike=_kill("source", "TERM", SAVER),
+        places=(LAST,),  # at earlier places libxl takes any failure for a guest that does not answer
     ),
     Fault(
         "saver_term_evtchn",
         Effect.SAVER_DIES,
-        "the helper that saves gets SIGTERM, and gives up; the guest is asked to suspend by an event channel",
-        side="source",
-        command=f"pkill -TERM -f '{SAVER}'",
+        "the helper that saves gets SIGTERM and ends with an error; the guest suspends by an event channel",
+        strike=_kill("source", "TERM", SAVER),
+        places=(LAST,),
         work="memory,evtchn,heartbeat",
     ),
     Fault(
         "receiver_kill",
         Effect.RECEIVER_DIES,
         "xl migrate-receive is killed",
-        side="destination",
-        command=f"pkill -KILL -f '{RECEIVER}'",
+        strike=_kill("destination", "KILL", RECEIVER),
     ),
     Fault(
         "receiver_stop",
         Effect.RECEIVER_STOPS,
         "xl migrate-receive and its helper are stopped for good",
-        side="destination",
-        command=f"pkill -STOP -f '{RECEIVER}|{RESTORER}'",
-        cure=f"pkill -CONT -f '{RECEIVER}|{RESTORER}'",
+        strike=Command(
+            "destination",
+            f"pkill -STOP -f '{RECEIVER}|{RESTORER}'",
+            f"pkill -CONT -f '{RECEIVER}|{RESTORER}'",
+        ),
         wait=30,
     ),
     Fault(
         "receiver_cont",
         Effect.DELAYED,
         "xl migrate-receive and its helper are stopped, and go on after 15 s",
-        side="destination",
-        command=f"pkill -STOP -f '{RECEIVER}|{RESTORER}'; "
-        f"{{ setsid sh -c \"sleep 15; pkill -CONT -f '{RECEIVER}|{RESTORER}'\" > /dev/null 2>&1 < /dev/null & }}",
+        strike=Command(
+            "destination",
+            f"pkill -STOP -f '{RECEIVER}|{RESTORER}'; "
+            f"{{ setsid sh -c \"sleep 15; pkill -CONT -f '{RECEIVER}|{RESTORER}'\" > /dev/null 2>&1 < /dev/null & }}",
+        ),
         wait=15,
     ),
     Fault(
         "restorer_kill",
         Effect.RESTORER_DIES,
         "the helper that restores is killed",
-        side="destination",
-        command=f"pkill -KILL -f '{RESTORER}'",
+        strike=_kill("destination", "KILL", RESTORER),
     ),
     Fault(
         "source_off",
         Effect.SOURCE_DIES,
         "the source's power is cut",
-        power="source",
+        strike=PowerCut("source"),
         reboots="source",
         wait=60,
     ),
@@ -244,7 +260,7 @@ _ALL = (
         "destination_off",
         Effect.DESTINATION_DIES,
         "the destination's power is cut",
-        power="destination",
+        strike=PowerCut("destination"),
         reboots="destination",
         wait=60,
     ),
@@ -252,8 +268,7 @@ _ALL = (
         "panic",
         Effect.DESTINATION_DIES,
         "the destination's dom0 panics (sysrq c), and Xen reboots",
-        side="destination",
-        command=PANIC,
+        strike=Command("destination", _PANIC),
         reboots="destination",
         crashes=("linux-panic", "dom0-crash"),
         wait=60,
@@ -261,29 +276,103 @@ _ALL = (
     Fault(
         "xenstored_gone",
         Effect.STORE_DIES,
-        "xenstored is killed",
-        side="destination",
-        command="pkill -KILL -x '(o|)xenstored'",
+        "the destination's xenstored is killed",
+        strike=Command("destination", "pkill -KILL -x '(o|)xenstored'"),
         reboots="destination",
         wait=60,
+        is_noticed_late=True,
     ),
     Fault(
         "xenconsoled_gone",
         Effect.CONSOLE_DIES,
-        "xenconsoled is killed, and started again after the relocation",
-        side="destination",
-        command=XENCONSOLED,
-        cure="sh /run/xenlab/xenconsoled",
+        "the destination's xenconsoled is killed, and started again after the migration",
+        strike=Command("destination", _XENCONSOLED, "sh /run/xenlab/xenconsoled"),
+        is_noticed_late=True,
+        is_of_one_end=True,
     ),
-    Fault("no_memory", Effect.NO_ROOM, "another guest has taken the memory", ""),
-    Fault("name_incoming", Effect.INCOMING_TAKEN, "a domain NAME--incoming is at the destination", ""),
-    Fault("name_taken", Effect.NAME_TAKEN, "a domain NAME is at the destination", ""),
-    Fault("name_away", Effect.AWAY_TAKEN, "a domain NAME--migratedaway is at the source", ""),
-    Fault("dirtier", Effect.DELAYED, "the guest dirties faster than 2 MB/s pass", f"throttle@={SLOW}", dirty_kib=1024),
-    Fault("noack", Effect.NO_ACK, "the guest ignores control/shutdown", "", work="memory,noack,heartbeat", wait=60),
-    Fault("nostop", Effect.NO_STOP, "the guest acknowledges and goes on", "", work="memory,nostop,heartbeat", wait=60),
-    Fault("guest_crash", Effect.GUEST_CRASHES, "the guest crashes", side="source", command=CRASH, wait=60),
-    Fault("guest_destroy", Effect.GUEST_GOES, "xl destroy", side="source", command="xl destroy $GUEST"),
-    Fault("second", Effect.SECOND, "a second xl migrate of the guest is started", wait=60),
+    Fault(
+        "no_memory",
+        Effect.NO_ROOM,
+        "another guest has taken the destination's memory",
+        obstacle=NoMemory(),
+        places=_FIRST_PAGES,  # xg_sr_restore.c populate_pfns
+        signs=("Failed to populate", "failed to free memory", "Could not allocate", "Cannot allocate memory"),
+    ),
+    Fault(
+        "name_incoming",
+        Effect.INCOMING_TAKEN,
+        "a domain NAME--incoming is at the destination",
+        obstacle=NameTaken("destination", ARRIVED),
+        places=(Step.LIBXL_HEADER.value,),  # xl_vmcontrol.c create_domain, when XL_HEADER was read
+        signs=(ARRIVED,),
+    ),
+    Fault(
+        "name_taken",
+        Effect.NAME_TAKEN,
+        "a domain NAME is at the destination",
+        obstacle=NameTaken("destination"),
+        places=(Step.GO.value,),  # xl_migrate.c migrate_receive: libxl_domain_rename
+        signs=("Got permission",),
+        is_of_one_end=True,
+    ),
+    Fault(
+        "name_away",
+        Effect.AWAY_TAKEN,
+        "a domain NAME--migratedaway is at the source",
+        obstacle=NameTaken("source", AWAY),
+        places=(Step.READY.value,),  # xl_migrate.c migrate_domain: libxl_domain_rename
+        signs=("Target has acknowledged transfer",),
+    ),
+    Fault(
+        "dirtier",
+        Effect.DELAYED,
+        "the guest dirties its memory faster than the 2 MB/s that pass",
+        in_stream=f"throttle@={SLOW}",
+        places=_FIRST_PAGES,
+        dirty_kib=1024,
+        passes=6,
+    ),
+    Fault(
+        "noack",
+        Effect.NO_ACK,
+        "the guest ignores control/shutdown",
+        places=_SUSPENDED,
+        work="memory,noack,heartbeat",
+        wait=60,
+        guest_sign="XL suspend INFO ignored",
+    ),
+    Fault(
+        "nostop",
+        Effect.NO_STOP,
+        "the guest acknowledges the suspend, and goes on",
+        places=_SUSPENDED,
+        work="memory,nostop,heartbeat",
+        wait=60,
+        guest_sign=ASKED,
+    ),
+    Fault(
+        "guest_crash",
+        Effect.GUEST_CRASHES,
+        "the guest crashes",
+        strike=Command("source", _CRASH),
+        places=_LIVE,
+        wait=60,
+        leaves_crashed=True,
+    ),
+    Fault(
+        "guest_destroy",
+        Effect.GUEST_GOES,
+        "the guest is destroyed (xl destroy)",
+        strike=Command("source", "xl destroy $GUEST"),
+        places=_LIVE,
+    ),
+    Fault(
+        "second",
+        Effect.SECOND,
+        "a second xl migrate of the guest is started",
+        strike=SecondMigration(),
+        places=_FIRST_PAGES_OR_SUSPENDED,
+        wait=60,
+    ),
 )
 FAULTS = {fault.name: fault for fault in _ALL}

@@ -1,4 +1,4 @@
-"""Migration streams made up, and recorded ones broken field by field, to be fed to ``xl migrate-receive``.
+"""Migration streams that are made up, and recorded ones that are broken field by field, for ``xl migrate-receive``.
 
 Sources: docs/specs/libxc-migration-stream.pandoc, libxl-migration-stream.pandoc; tools/xl/xl.h (save_file_header).
 """
@@ -32,13 +32,13 @@ from lab.on_board.stream import (
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 
-XTAB = 0xF << 60  # an entry's type: no page (XEN_DOMCTL_PFINFO_XTAB)
+XTAB = 0xF << 60  # the type of an entry that has no page (XEN_DOMCTL_PFINFO_XTAB)
 LIBXL_STEPS = frozenset(LIBXL.values())
 HEADERS = {Step.XL_HEADER: 48, Step.LIBXL_HEADER: 16, Step.IMAGE_HEADER: 24, Step.DOMAIN_HEADER: 16}
 
 
 def made_up(kind: str, passes: Sequence[Sequence[int]], *, final: Sequence[int] = (0,)) -> Iterator[tuple[Step, bytes]]:
-    """What the sender of a ``pvh64``... writes, step by step, with these pfns in the passes and after the suspend."""
+    """The steps that the sender of a guest of this kind writes, with these pfns in the passes and after the suspend."""
     is_pv = kind.startswith("pv") and not kind.startswith("pvh")
     config = b'{"c_info": {"type": "%s", "name": "made-up"}}' % (b"pv" if is_pv else b"pvh")
     optional = struct.pack("<I", len(config) + 1) + config + b"\0"
@@ -80,7 +80,7 @@ def page_data(pfns: Sequence[int]) -> tuple[Step, bytes]:
 
 
 def holes(pfns: Sequence[int]) -> tuple[Step, bytes]:
-    """A PAGE_DATA record of pfns that have no page: what a PVH guest's nearly 4 GiB of address space is full of."""
+    """A PAGE_DATA record of pfns that have no page, as most of a PVH guest's nearly 4 GiB of address space."""
     entries = (XTAB | pfn for pfn in pfns)
     return _record(Step.PAGE_DATA, struct.pack(f"<II{len(pfns)}Q", len(pfns), 0, *entries))
 
@@ -97,7 +97,7 @@ def _record(step: Step, body: bytes = b"") -> tuple[Step, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to break a stream: these bytes instead of those at ``offset``; or it ends there."""
+    """One way to break a stream: other bytes at ``offset``, or the end of the stream there."""
 
     name: str  # "012-TSC_INFO-length-zero"
     offset: int
@@ -112,12 +112,12 @@ class Variant:
 
 
 def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]:
-    """Every field of every kind of step broken, in the order of the stream; the same for the same seed.
+    """Every field of every kind of step broken, in the order of the stream; the same seed gives the same variants.
 
-    Of steps that come again and again only the first and the last are taken. ``a_field`` says how many random bodies
-    a step gets beside the values that are known to be nasty.
+    Of steps that come again and again, the first and the last one are broken. Each field gets ``a_field`` random values
+    besides the values that are known to be nasty.
 
-    :raises ValueError: not a migration stream.
+    :raises ValueError: the bytes are no migration stream.
     """
     chance = random.Random(seed)
     for mark in _telling(_marks(stream)):
@@ -143,9 +143,10 @@ def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]
                 yield Variant(f"{mark.offset:08x}-{mark.step.value}-body-bit{n}", mark.offset + at, data)
 
 
-# Run in dom0 by its Python: FOLDER has `stream`, `variants` (lines of JSON) and gets `results`. What a receiver leaves
-# behind is noted, and destroyed before the next one comes. Its answers go to a file: it can always write them. The
-# variant is named on the console (level 1: alert) before it is fed: of a host that dies that is what is left.
+# Run in dom0 by its Python: FOLDER has `stream`, `variants` (lines of JSON) and gets `results`. A domain that a
+# receiver leaves behind is noted, and destroyed before the next receiver starts. The receiver's answers go to a file,
+# so that it can always write them. The variant's name goes to the console (level 1: alert) before the receiver
+# starts, because that is all that is left if the host dies.
 FEEDER = """\
 import json, os, subprocess, sys, time
 folder, limit, console = sys.argv[1], float(sys.argv[2]), sys.argv[3]
@@ -185,7 +186,7 @@ FOLDER = "/var/tmp/xenlab-fuzz"
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What a receiver did with a variant. ``status`` is its exit status, or ``hangs``."""
+    """What a receiver did with a variant. ``status`` is the receiver's exit status, or ``hangs``."""
 
     variant: str
     status: int | str
@@ -195,9 +196,9 @@ class Fed:
 
 
 def record(guest: Domain) -> bytes:
-    """The stream of a guest, as ``xl save`` writes it: that of a migration but for GO. The guest goes on.
+    """The stream of a guest as ``xl save`` writes it: a migration's stream without GO. The guest goes on.
 
-    :raises ToolstackFailed: xl cannot save it.
+    :raises ToolstackFailed: xl cannot save the guest.
     """
     host = guest.host
     host.run(f"mkdir -p {FOLDER}")
@@ -208,11 +209,11 @@ def record(guest: Domain) -> bytes:
 
 
 def feed(host: Host, name: str, chosen: Sequence[Variant]) -> list[Fed]:
-    """Give the variants of the stream that was recorded on this host to ``xl migrate-receive`` there, one by one.
+    """Feed the variants of the stream that was recorded on this host to ``xl migrate-receive`` there, one by one.
 
-    ``name`` is the guest's, whose copies come as ``NAME--incoming``.
+    ``name`` is the guest's name; its copies arrive as ``NAME--incoming``.
 
-    :raises BenchError: the board does not answer any more, or the feeder did not come to its end.
+    :raises BenchError: the board does not answer any more, or the feeder failed.
     """
     lines = "".join(
         json.dumps(

@@ -1,7 +1,7 @@
-"""Findings that are known: per version of Xen, cell and check. Each excuses just that, and visibly.
+"""Known findings: each excuses one check of one cell on one version of Xen, and the evidence says so.
 
-Beside the cells of the matrix a few other cases have names there. The files are ``testcases/AREA/known.yaml``;
-docs/findings/AREA.md tells the findings.
+The files are ``testcases/AREA/known.yaml``; docs/findings/AREA.md describes the findings. A few cases outside the
+matrix have names there too.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from lab.base import files
 from lab.base.errors import UsageError
 from lab.xen.migration_matrix.cells import CELLS
 
-RELOCATION = (*CELLS, "balloon-up-pvh64")  # the latter is of testcases/relocation/test_balloon.py
+MIGRATION = (*CELLS, "balloon-up-pvh64")  # the last one is a case of testcases/relocation/test_balloon.py
 
 
 class _Entry(files.Strict):
@@ -33,17 +33,17 @@ class _File(files.Strict):
 
 @dataclass(frozen=True)
 class Known:
-    """The file's content."""
+    """What a file of known findings says."""
 
     findings: Mapping[str, str]
     entries: Mapping[tuple[str, str, str], str]  # version, cell, check -> finding
 
-    def finding(self, version: str, cell: str, check: str) -> str:
-        """The finding that excuses this check; empty when none does."""
-        return self.of(version, cell).get(check, "")
+    def finding(self, version: str, cell: str, check: str) -> str | None:
+        """The finding that excuses this check; None when none does."""
+        return self.of(version, cell).get(check)
 
     def of(self, version: str, cell: str) -> dict[str, str]:
-        """Check -> finding, of what is known of a cell on a version such as 4.17.5."""
+        """The known findings of a cell on a version such as 4.17.5, by check."""
         return {
             check: finding
             for (release, of_cell, check), finding in self.entries.items()
@@ -51,11 +51,17 @@ class Known:
         }
 
 
-@contextlib.contextmanager
-def excusing(known: Known, evidence: Any, version: str, case: str, check: str) -> Iterator[None]:
-    """Within, one check of a case is made: a known finding excuses its failure, and is named in the evidence.
+class Evidence(Protocol):
+    """The fixture ``evidence`` of a case."""
 
-    :raises AssertionError: it fails, and nothing is known of it.
+    def add(self, title: str, body: str, *, kind: str) -> None: ...
+
+
+@contextlib.contextmanager
+def excusing(known: Known, evidence: Evidence, version: str, case: str, check: str) -> Iterator[None]:
+    """Make one check of a case within the block. A known finding excuses its failure; the evidence names it.
+
+    :raises AssertionError: the check fails, and no known finding excuses it.
     """
     finding = known.finding(version, case, check)
     try:
@@ -70,9 +76,9 @@ def excusing(known: Known, evidence: Any, version: str, case: str, check: str) -
 
 
 def read(file: Path, cells: Collection[str], checks: Collection[str]) -> Known:
-    """Read the file, which may name these cells and checks.
+    """Read a file of known findings, which may name these cells and checks.
 
-    :raises UsageError: file and line of what is wrong: an unknown cell, check or finding, something twice.
+    :raises UsageError: an unknown cell, check or finding, or a check that is excused twice; says file and line.
     """
     tree = files.read_yaml(file)
     content = files.validate(_File, file, tree)

@@ -1,8 +1,8 @@
-"""Both ends of a relocation on one board: two views of the same dom0, so that a case need not know.
+"""Both ends of a migration on one board: two views of the same dom0, so that a case sees two hosts.
 
-``xl migrate`` to ``localhost`` goes through the whole protocol, ssh and both toolstacks; what it lacks is a second
-machine whose power, link, xenstored or memory could fail alone. The source's end sees the domains that were made
-there, the destination's all others.
+``xl migrate`` to ``localhost`` goes through the whole protocol, ssh and both toolstacks. What it lacks is a second
+machine whose power, link, xenstored or memory could fail alone. The source sees the domains that were created on it,
+and the destination sees all others.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from lab.xen.dom0 import ARRIVED
 from lab.xen.domain import Domain, DomainConfig
-from lab.xen.host import ARRIVED, Host
+from lab.xen.host import Host
 
 
 class _End(Host):
@@ -22,8 +23,7 @@ class _End(Host):
 
 class _Source(_End):
     def __init__(self, host: Host) -> None:
-        super().__init__(host.board)
-        self.keep, self.phase = host.keep, host.phase
+        super().__init__(host.board, host.notes, lacking=host.lacking)
         self.made: set[int] = set()
 
     def owns(self, domid: int) -> bool:
@@ -41,8 +41,8 @@ class _Source(_End):
 
 class _Destination(_End):
     def __init__(self, source: _Source) -> None:
-        super().__init__(source.board)
-        self.keep, self.phase, self._source = source.keep, source.phase, source
+        super().__init__(source.board, source.notes, lacking=source.lacking)
+        self._source = source
 
     def owns(self, domid: int) -> bool:
         return not self._source.owns(domid)
@@ -52,6 +52,6 @@ class _Destination(_End):
 
 
 def on_one_board(host: Host) -> tuple[Host, Host]:
-    """Source and destination of relocations from a board to itself: wherever a guest goes, it is at the destination."""
+    """Source and destination of migrations from a board to itself. A guest that migrated is at the destination."""
     source = _Source(host)
     return source, _Destination(source)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from lab.base.errors import MissingCapability
-from lab.case.plugin import Bench
+from lab.case.bench import Bench
 from lab.case.rig import Seat
-from lab.grid import services, session
-from lab.leases import ledger as booking
-from lab.leases.ledger import Ledger
+from lab.grid import services
+from lab.leases.ledger import LEASE, Ledger
+from lab.xen.host import Host
 
 CASES = 1000  # of each kind
 
@@ -20,11 +20,10 @@ CASES = 1000  # of each kind
 @pytest.fixture
 def seats(bench: Bench) -> Iterator[list[Seat]]:
     """The boards of this worker, without a build; nobody else may have them at the case's begin and end."""
-    if bench._session is None:
-        bench._session = session.acquire(bench.lab, bench.names, services.directory(bench.lab))
+    held = bench.hold()
     assert bench.running
-    bench.running.seats = {name: Seat(bench._session.board(name)) for name in bench.names}
-    ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[booking.LEASE])
+    bench.running.seats = {name: Seat(board := held.board(name), Host(board)) for name in bench.names}
+    ledger, number = Ledger(services.directory(bench.lab)), int(os.environ[LEASE])
     assert set(bench.names) <= set(ledger.lease(number).boards)
     yield list(bench.running.seats.values())
     assert set(bench.names) <= set(ledger.lease(number).boards)

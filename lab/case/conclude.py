@@ -1,0 +1,151 @@
+"""The end of a case: what its consoles show, what it left on its boards, the verdict, and the record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lab.base.errors import HypervisorCrash
+from lab.case.bench import Bench
+from lab.case.evidence import Running
+from lab.case.markers import area_of
+from lab.console.client import ConsoleLine
+from lab.console.patterns import classify, crash_excerpt
+from lab.results import verdicts
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, TestResult
+
+SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSlice:
+    """What one board's console showed while the case ran."""
+
+    board: str
+    lines: tuple[ConsoleLine, ...]
+    crash: HypervisorCrash | None  # the first one that the case did not declare
+    signatures: frozenset[str]  # of all crashes, declared or not
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """The times when the recorder had lost the console: "virt1: 3.2 s"."""
+        return tuple(f"{self.board}: {line.text}" for line in self.lines if line.kind == "gap")
+
+
+def conclude(bench: Bench, running: Running) -> None:
+    """Judge a case that has ended, clean its boards up, and append its record to the run folder."""
+    slices = [_read_console(running, name) for name in running.marks]
+    folder = bench.case_directory(running.item)
+    consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
+    leaks, hangs = _clean_up(bench, running, slices)
+    decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
+    result = _record(bench, running, decision, consoles)
+    bench.folder.append(result)
+    bench.note_health(result, decision)
+
+
+def _read_console(running: Running, name: str) -> ConsoleSlice:
+    console = running.seats[name].board.console
+    if running.crash:
+        console.quiet()  # the rest of the dump
+    lines = console.lines(running.marks[name])
+    found = (classify(line.text) for line in lines)
+    signatures = frozenset(one.name for one in found if one and one.kind == "crash")
+    return ConsoleSlice(name, tuple(lines), _crash(running, name, lines), signatures)
+
+
+def _crash(running: Running, name: str, lines: Sequence[ConsoleLine]) -> HypervisorCrash | None:
+    """The first crash of the build under test in a case's slice of a console, with what it printed."""
+    strategy = running.seats[name].board.strategy
+    live = running.crash_numbers.get(name, set())
+    for index, line in enumerate(lines):
+        if line.n not in live and not (strategy.is_under_test and line.n >= strategy.since):
+            continue
+        signature = classify(line.text)
+        if signature and signature.kind == "crash" and signature.name not in running.expected:
+            return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))
+    return None
+
+
+def _clean_up(
+    bench: Bench, running: Running, slices: Sequence[ConsoleSlice]
+) -> tuple[tuple[str, ...], tuple[verdicts.Hang, ...]]:
+    """Bring the boards back to what they were before the case. Returns what Xen still owes, and hosts that hang."""
+    rig = bench.acquired_rig
+    if rig is None:
+        return (), ()
+    crashed = {one.board for one in slices if one.crash or one.signatures & running.expected - SURVIVED}
+    leaks: list[str] = []
+    hangs: list[verdicts.Hang] = []
+    for name in running.seats:
+        after = rig.after(name, crashed=name in crashed)
+        running.evidence += after.evidence
+        leaks += after.leaks
+        hangs += [after.hang] if after.hang else []
+    running.evidence[:0] = rig.take_evidence()
+    return tuple(leaks), tuple(hangs)
+
+
+def _observe(
+    bench: Bench,
+    running: Running,
+    slices: Sequence[ConsoleSlice],
+    leaks: tuple[str, ...],
+    hangs: tuple[verdicts.Hang, ...],
+) -> verdicts.Observation:
+    guest_crash = _guest_crash(running, slices)
+    return verdicts.Observation(
+        symbols=bench.acquired_rig.build.symbols if bench.acquired_rig else None,
+        outcome=running.outcome,
+        skipped=running.skipped,
+        lease_over=bench.lease_over(),
+        leaks=leaks,
+        guest_crash=guest_crash,
+        hangs=hangs,
+        hung_before=bool(hangs) and _ended_before(bench, running, HOST_SILENT),
+        crashed_before=guest_crash is not None and _ended_before(bench, running, NESTED_GUEST_CRASH),
+        crashes=tuple(one.crash for one in slices if one.crash),
+        expected_crashes=running.expected,
+        seen_crashes=frozenset[str]().union(*(one.signatures for one in slices)),
+        console_gaps=tuple(gap for one in slices for gap in one.gaps),
+    )
+
+
+def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
+    """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
+        return None
+    return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
+
+
+def _ended_before(bench: Bench, running: Running, rule: str) -> bool:
+    """Whether this rule decided an earlier attempt at the case in this run."""
+    return any(
+        one.case == running.item.nodeid and one.build == bench.build_name and one.rule == rule
+        for one in bench.folder.results()
+    )
+
+
+def _record(bench: Bench, running: Running, decision: verdicts.Decision, consoles: Mapping[str, str]) -> TestResult:
+    return TestResult(
+        case=running.item.nodeid,
+        area=area_of(running.item),
+        verdict=decision.verdict,
+        rule=decision.rule,
+        reason=decision.reason,
+        started=running.started,
+        seconds=time.monotonic() - running.clock,
+        boards=tuple(running.seats),
+        build=bench.build_name,
+        attempt=bench.config.getoption("--attempt"),
+        doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
+        phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),
+        evidence=(*running.evidence, *decision.evidence),
+        figures=running.figures,
+        consoles=consoles,
+        pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
+        fingerprint=decision.fingerprint,
+        proved=bench.acquired_rig.take_proved() if bench.acquired_rig else (),
+    )

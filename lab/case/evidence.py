@@ -1,0 +1,89 @@
+"""What is gathered about a case while it runs, and the fixture through which the case adds to it."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from lab.base.errors import HypervisorCrash, NotProved
+from lab.case.rig import Seat
+from lab.reporting.figures import timeline_svg
+from lab.results.record import Evidence, GuestConsole
+from lab.xen.domain import Domain
+from lab.xen.migration import Migration
+
+
+@dataclass
+class Running:
+    """What is being gathered about the case that runs now."""
+
+    item: pytest.Item
+    started: float = field(default_factory=time.time)
+    clock: float = field(default_factory=time.monotonic)
+    seats: dict[str, Seat] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
+    outcome: BaseException | None = None
+    skipped: str | None = None
+    evidence: list[Evidence] = field(default_factory=list)
+    guests: list[GuestConsole] = field(default_factory=list)  # those of which the evidence has the console
+    figures: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+    crash: HypervisorCrash | None = None
+    crash_time: float = 0.0  # when its line was recorded
+    crash_numbers: dict[str, set[int]] = field(default_factory=dict)  # board -> records that count, seen live
+    expected: frozenset[str] = frozenset()
+
+    def keep(self, title: str, guest: GuestConsole) -> None:
+        """Keep what a guest has printed: as evidence, and for the verdict."""
+        self.guests.append(guest)
+        self.evidence.append(guest.as_evidence(title, time.time()))
+
+
+class CaseLog:
+    """The fixture ``evidence``: what a case wants to stand beside its verdict."""
+
+    def __init__(self, running: Running, folder: Path) -> None:
+        self._running, self._folder = running, folder
+
+    def add(self, title: str, body: str, *, kind: str = "command", board: str | None = None) -> None:
+        """Keep a captured fact."""
+        self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
+
+    def figure(self, name: str, value: float | None) -> None:
+        """Keep a number; the name ends in its unit (``downtime_s``). None: it could not be had."""
+        if value is not None:
+            self._running.figures[name] = float(value)
+
+    def console(self, title: str, guest: Domain) -> None:
+        """Keep what a guest has printed."""
+        self._running.keep(title, guest.printed())
+
+    def migration(self, migration: Migration) -> None:
+        """Keep what was said and what passed in a relocation, and draw its time line."""
+        board = migration.source.name
+        self.add("xl migrate", migration.output(), board=board)
+        self.add("what passed between the hosts", migration.text(), kind="note", board=board)
+        if spans := migration.spans():
+            title = f"relocation of {migration.domain.name}"
+            kinds = {"hand over": "warn", "state": "bad", "guest silent": "bad"}
+            coloured = [(*span, kinds.get(span[0], "neutral")) for span in spans]
+            self.picture(title, timeline_svg(title, coloured, migration.marks()))
+
+    def unproved(self, why: str) -> NoReturn:
+        """The case's precondition could not be established: verdict MISS.
+
+        :raises NotProved: always.
+        """
+        raise NotProved(f"not proved: {why}")
+
+    def picture(self, title: str, svg: str) -> None:
+        """Keep a drawing."""
+        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title)}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(svg, encoding="utf-8")
+        self._running.pictures[title] = str(path)

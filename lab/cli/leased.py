@@ -1,0 +1,129 @@
+"""What the commands of people who share a lab have in common: the lab opened, the caller's lease found."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from contextlib import closing
+from pathlib import Path
+
+from lab.base.errors import BenchError, UsageError
+from lab.grid import services
+from lab.grid.coordinator import Coordinator
+from lab.inventory import Lab, load, ports
+from lab.leases.ledger import LEASE, Lease, Ledger, caller
+
+
+def open_lab(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[Lab, Ledger]:
+    """The lab and its ledger. ``names``: boards that it must have; this is checked first.
+
+    :raises UsageError: the inventory is wrong, or has no such board.
+    :raises BenchError: the lab is not up, and must be.
+    """
+    lab = load(inventory)
+    lab.restricted(names)
+    folder = services.directory(lab)
+    if must_be_up and not services.status(folder).is_up:
+        raise BenchError(f"lab {lab.name} is not up, or a service is missing: `xenlab lab status` shows which")
+    return lab, Ledger(folder)
+
+
+def move_ports(inventory: Path, wanted: str) -> None:
+    """Choose the lab's ports before it comes up.
+
+    :raises UsageError: it is up already, or ``wanted`` is wrong.
+    """
+    lab = load(inventory)
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up; --ports goes with its start: `xenlab lab down` first")
+    ports.choose(lab, wanted)
+
+
+def held(ledger: Ledger, board: str) -> Lease:
+    """The caller's lease on the board.
+
+    :raises UsageError: they have none; the message says who has.
+    """
+    lease = ledger.lease_of(board)
+    if lease is None:
+        raise UsageError(f"you do not hold {board}; it is free: xenlab reserve {board}")
+    if lease.state == "held" and lease.holder == caller():
+        return lease
+    raise UsageError(f"{_taken(lease, board)}; xenlab reserve {board} --wait waits for it")
+
+
+def unless_held(inventory: Path, board: str) -> Lab:
+    """The lab, for what only a board's holder may do to it, or anybody while nobody holds it.
+
+    :raises UsageError: somebody else holds it, or there is no such board.
+    """
+    lab, ledger = open_lab(inventory, board)
+    lease = ledger.lease_of(board)
+    if lease and lease.holder != caller():
+        raise UsageError(_taken(lease, board))
+    return lab
+
+
+def _taken(lease: Lease, board: str) -> str:
+    return f"{board} is held by {lease.holder} until {clock(lease.until)}, and you are {caller()}"
+
+
+def mine(ledger: Ledger, number: int | None) -> Lease:
+    """The caller's lease: the one of this number, the one the environment names, or the only one.
+
+    :raises UsageError: there is no such lease, or there are several.
+    """
+    said = os.environ.get(LEASE, "")
+    if number is None and said:
+        if not said.isdigit():
+            raise UsageError(f"{LEASE}={said} is not the number of a lease")
+        number = int(said)
+    leases = [lease for lease in ledger.leases("waiting", "held") if lease.holder == caller()]
+    leases = [lease for lease in leases if lease.request.kind == "person"]
+    if number is not None:
+        leases = [lease for lease in leases if lease.id == number]
+    if len(leases) == 1:
+        return leases[0]
+    if leases:
+        known = "; ".join(f"{one.id} ({one.request})" for one in leases)
+        raise UsageError(f"you hold several leases; name one: {known}")
+    raise UsageError(f"{caller()} has no lease" + (f" {number}" if number is not None else ""))
+
+
+def strangers(lab: Lab, leased: set[str]) -> tuple[dict[str, str], str]:
+    """Who has places without a lease; and why that is unknown, if it is.
+
+    Another lab may be at the coordinator's address while this one is down: its holders are not this lab's.
+    """
+    if not services.status(services.directory(lab)).processes:
+        return {}, f"lab {lab.name} is not up in this state folder ({services.directory(lab)})"
+    with closing(Coordinator(lab.coordinator)) as coordinator:
+        try:
+            places = coordinator.places()
+        except BenchError as error:
+            return {}, str(error)
+    taken = {name: f"{place.acquired} (no lease)" for name, place in places.items() if place.acquired}
+    return {name: holder for name, holder in taken.items() if name not in leased}, ""
+
+
+def environment(lab: Lab, lease: Lease) -> list[str]:
+    """What a shell must evaluate to work under a lease, with labgrid's own client too."""
+    host, user = lease.holder.split("/", 1)
+    values = {
+        LEASE: str(lease.id),
+        "XENLAB_BOARDS": " ".join(lease.boards),
+        "LG_PLACE": lease.boards[0],
+        "LG_HOSTNAME": host,
+        "LG_USERNAME": user,
+    }
+    setting = "".join(f" {key}={shlex.quote(value)}" for key, value in values.items())
+    return [f". {shlex.quote(str(services.directory(lab) / 'env.sh'))};", f"export{setting};"]
+
+
+def clock(when: float | None) -> str:
+    """In the lab machine's own time; with the day, if it is not today."""
+    if when is None:
+        return "-"
+    form = "%H:%M" if time.strftime("%F") == time.strftime("%F", time.localtime(when)) else "%a %d %b %H:%M"
+    return time.strftime(form, time.localtime(when))

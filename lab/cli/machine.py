@@ -1,0 +1,72 @@
+"""Commands about the machine that xenlab runs on, and about xenlab as it is installed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.cli.arguments import MACHINE
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=MACHINE)
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or a new folder.")]) -> None:
+    """Write a lab of your own: inventory, build recipe, an example case with its conftest, a CI job."""
+    from lab.cli.starter import write
+
+    for file in write(folder):
+        typer.echo(file)
+    typer.echo(f"next: {folder / 'README.md'}")
+
+
+@app.command(rich_help_panel=MACHINE)
+def doctor() -> None:
+    """Say what this machine lacks, and what to do; nothing is changed."""
+    from lab.selfcheck.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.subject}: {finding.detail}")
+        if not finding.is_good:
+            typer.echo(f"      {finding.remedy}")
+    raise typer.Exit(0 if all(finding.is_good for finding in findings) else 1)
+
+
+@app.command(rich_help_panel=MACHINE)
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove old runs and what can be made again."""
+    from lab.results import pruning
+
+    for line in pruning.prune(dry_run=dry_run):
+        typer.echo(line)
+
+
+@app.command(rich_help_panel=MACHINE)
+def version() -> None:
+    """Say which version this is, and those of what it stands on."""
+    typer.echo(version_text())
+
+
+@app.command("man", rich_help_panel=MACHINE)
+def manual() -> None:
+    """Print the manual page. To read it: xenlab man | man -l -"""
+    from lab.cli.main import app as whole
+    from lab.cli.manual import page
+
+    typer.echo(page(whole), nl=False)
+
+
+def version_text() -> str:
+    """``xenlab 0.1.0 (labgrid 26.0.1, ...)``"""
+    import platform
+    from importlib import metadata
+
+    from lab import __version__
+
+    others = ", ".join(f"{name} {metadata.version(name)}" for name in ("labgrid", "pytest", "ansible-core"))
+    return f"xenlab {__version__} ({others}, Python {platform.python_version()})"

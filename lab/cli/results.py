@@ -1,0 +1,159 @@
+"""Commands for those who read results: what a build did, and whether it is worse than another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.base.errors import BenchError, UsageError
+from lab.cli.arguments import READ, AsJson, show_json
+
+app = typer.Typer()
+
+BUILD_HELP = "NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder."
+
+
+@app.command(rich_help_panel=READ)
+def report(
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    where: Annotated[
+        Path | None,
+        typer.Option("--site", metavar="DIR", help="Default: in the state folder.", resolve_path=True),
+    ] = None,
+) -> None:
+    """Bring the pages of all runs up to date: what got worse, builds, runs, cases, results. They need no server."""
+    from lab.history.store import History
+    from lab.reporting import site
+
+    folder = where or site.default()
+    store = History()
+    site.take_over(store)
+    try:
+        page = site.write(store, folder)
+    except OSError as error:
+        if where is None or not _is_denied(error):
+            raise
+        raise UsageError(f"--site {where}: cannot write there: {error.strerror}") from None
+    typer.echo(str(page))
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(page.as_uri()):
+            raise BenchError(f"no browser could be opened; the page is {page}")
+
+
+@app.command(rich_help_panel=READ)
+def history(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CASE | DIR...]", help="A case; or run folders, with --import.")
+    ] = None,
+    take: Annotated[
+        bool, typer.Option("--import", help="Import run folders, or all in a folder; twice changes nothing.")
+    ] = False,
+    crashes: Annotated[bool, typer.Option("--crashes", help="The crashes: how often, first and last build.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a case over time; without one, list the builds."""
+    from lab.history import pages
+    from lab.history.store import History, run_folders
+
+    words = names or []
+    if crashes and (take or words):
+        raise UsageError("history --crashes takes no CASE and no --import")
+    if len(words) < 1 if take else len(words) > 1:
+        raise UsageError("history takes one CASE, or --import and at least one DIR")
+    store = History()
+    if take:
+        imported = [(store.import_run(folder), folder) for word in words for folder in run_folders(Path(word))]
+        if as_json:
+            show_json([{"import": outcome, "folder": folder} for outcome, folder in imported])
+        else:
+            for outcome, folder in imported:
+                typer.echo(f"{outcome:<9} {folder}")
+    elif crashes:
+        found = store.crashes()
+        if as_json:
+            show_json(found)
+        else:
+            typer.echo("\n".join(pages.crash_lines(found)) or "no result has a crash")
+    elif words:
+        case = store.case(words[0])
+        found_pages = list(pages.case_pages(store, case))
+        if as_json:
+            show_json([{"series": page.series, "entries": page.entries} for page in found_pages])
+        else:
+            typer.echo(case)
+            for page in found_pages:
+                typer.echo("\n".join(pages.case_lines(page)))
+    elif as_json:
+        show_json(store.builds())
+    else:
+        typer.echo("\n".join(pages.build_lines(store.builds())) or f"the history has no run yet: {store.where}")
+
+
+@app.command(rich_help_panel=READ)
+def compare(
+    old: Annotated[str, typer.Argument(metavar="A", help="A build or run: NAME, NAME@KEY, RUN or RUN@NAME.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="Another: what changed since A.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed from one build or run to another; two runs are compared build by build."""
+    from lab.history import comparing, gate
+    from lab.history.store import History
+
+    store = History()
+    found = [gate.compare(store, newer, older) for older, newer in comparing.pairs(store, old, new)]
+    if as_json:
+        show_json([comparing.as_data(one) for one in found])
+    else:
+        typer.echo("\n\n".join("\n".join(gate.comparison_lines(one)) for one in found))
+
+
+@app.command("gate", rich_help_panel=READ)
+def judge(
+    build: Annotated[str, typer.Option(metavar="BUILD", help=BUILD_HELP)],
+    baseline: Annotated[
+        str, typer.Option(metavar="BUILD", help="Default: the build of the line that was accepted last.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Judge a build against its baseline. Exit status: 0 pass, 1 blocked by a new failure, 3 nothing to judge."""
+    from lab.history import comparing, gate
+    from lab.history.store import History
+
+    store = History()
+    new = store.select(build)
+    found = gate.compare(store, new, store.select(baseline) if baseline else gate.baseline(store, new))
+    if as_json:
+        show_json(comparing.as_data(found) | {"exit_status": found.exit_status})
+    else:
+        typer.echo("\n".join(gate.gate_lines(found)))
+    raise typer.Exit(found.exit_status)
+
+
+@app.command(rich_help_panel=READ)
+def accept(build: Annotated[str, typer.Argument(metavar="BUILD", help=BUILD_HELP)]) -> None:
+    """Make a build the baseline of its line."""
+    from lab.history.store import History
+
+    store = History()
+    accepted = store.select(build).build
+    store.accept(accepted)
+    typer.echo(f"{accepted.label} is the baseline of {accepted.line} now")
+
+
+def _is_denied(error: OSError) -> bool:
+    """Whether the place is to blame, and not a full disk."""
+    import errno
+
+    return error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EISDIR,
+    )

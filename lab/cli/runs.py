@@ -1,0 +1,234 @@
+"""Commands that run cases, and those that make what a run needs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.base.errors import UsageError
+from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
+from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
+from lab.results.record import REPEATS
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """The words of ``xenlab nightly``."""
+
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="PATHS", help="Cases, as pytest takes them; default: all.")
+    ] = None
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    marker: Annotated[str, typer.Option("-m", metavar="EXPR", help="Only cases with such markers.")] = ""
+    inventory: Inventory = VIRTUAL_LAB
+    ports: Ports = ""
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
+    ] = None
+    build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Builds x command lines x dom0 modes.", resolve_path=True)
+    ] = None
+    select: Annotated[
+        Selection | None, typer.Option(help="How much; default: quick on virtual boards, full on machines.")
+    ] = None
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Continue a run that broke off.", resolve_path=True)
+    ] = None
+    xtf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
+    ] = None
+    deadline: Annotated[
+        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now such as 2h: begin no case after it.")
+    ] = ""
+    repeat: Annotated[
+        int, typer.Option(min=1, max=REPEATS, metavar="N", help="Run each case N times; it is good only if all pass.")
+    ] = 1
+    check: Annotated[bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")] = (
+        False
+    )
+
+
+@app.command(rich_help_panel=RUN)
+@taking(Nightly)
+def nightly(words: Nightly) -> None:
+    """Bring the lab up, provision, run the cases, report."""
+    from lab.cli.leased import move_ports
+    from lab.night.nightly import run
+    from lab.selfcheck.doctor import demand_packages
+
+    deadline = _deadline(words.deadline) if words.deadline else None
+    if words.resume:
+        _check_resumed(words)
+    if words.xtf:
+        _check_xtf(words.xtf)
+    demand_packages()
+    if words.ports:
+        move_ports(words.inventory, words.ports)
+    wanted = NightlyOptions(
+        paths=tuple(located(path) for path in words.cases or ()),
+        keyword=words.keyword,
+        marker=words.marker,
+        inventory=words.inventory,
+        output=words.output,
+        builds=tuple(recipe(name) for name in words.build or ()),
+        matrix=words.matrix,
+        select=words.select,
+        resume=words.resume,
+        xtf=words.xtf,
+        deadline=deadline,
+        checks=words.check,
+        repeat=words.repeat,
+    )
+    raise typer.Exit(run(wanted))
+
+
+_AS_BEGUN = ("cases", "keyword", "marker", "output", "build", "matrix", "select", "repeat")
+
+
+def _check_resumed(words: Nightly) -> None:
+    """A run that is continued stays what it was asked to be.
+
+    :raises UsageError: an option that would change it.
+    """
+    names = {"cases": "PATHS", "keyword": "-k", "marker": "-m"}
+    fresh = Nightly()
+    if given := [name for name in _AS_BEGUN if getattr(words, name) != getattr(fresh, name)]:
+        said = ", ".join(names.get(name, f"--{name}") for name in given)
+        raise UsageError(f"--resume continues a run with the cases and builds it began with; leave out {said}")
+
+
+def _check_xtf(folder: Path) -> None:
+    """:raises UsageError: it is no folder of built XTF tests."""
+    from lab.xen.xtf import instances
+
+    if not folder.is_dir():
+        raise UsageError(f"--xtf {folder}: there is no such folder")
+    instances(folder)
+
+
+@app.command(rich_help_panel=RUN)
+def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
+    """Show what the run in this lab is doing now. Exit status 3: no run is going on."""
+    from lab.inventory import load
+    from lab.night.progress import progress
+
+    lines = progress(load(inventory))
+    if as_json:
+        show_json({"is_running": bool(lines), "lines": lines})
+    else:
+        typer.echo("\n".join(lines) or "no run is going on")
+    raise typer.Exit(0 if lines else 3)
+
+
+@dataclass(frozen=True)
+class Bisect:
+    """The words of ``xenlab bisect``."""
+
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case: its node id, or the end of it.")]
+    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")]
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")]
+    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug"
+    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: the build's own.")] = ""
+    among: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Builds instead of revisions, the oldest first; repeatable."),
+    ] = None
+    inventory: Inventory = VIRTUAL_LAB
+    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3
+
+
+@app.command(rich_help_panel=RUN)
+@taking(Bisect)
+def bisect(words: Bisect) -> None:
+    """Find the commit, or the build, with which a case began to fail. Called again, it continues."""
+    from lab.night import bisection
+
+    builds = tuple(recipe(name) for name in [words.build, *(words.among or ())])
+    asked = bisection.Asked(
+        located(words.case),
+        words.good,
+        words.bad,
+        builds[0],
+        words.source,
+        builds[1:],
+        words.inventory,
+        words.tries,
+    )
+    raise typer.Exit(bisection.command(asked, typer.echo))
+
+
+@app.command(rich_help_panel=RUN)
+def build(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes by name, or recipe files.")],
+) -> None:
+    """Make hypervisor builds, two at a time, or find them in the cache."""
+    from lab import builds
+    from lab.builds import several
+
+    names = [recipe(name) for name in names]
+    if len(names) > 1:
+        raise typer.Exit(several.make_all(names))
+    for name in names:
+        made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
+        typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")
+
+
+@app.command(rich_help_panel=RUN)
+def prepare(
+    names: Annotated[
+        list[str] | None, typer.Option("--build", metavar="NAME", help="Hypervisor build; repeatable.")
+    ] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Make everything a run needs (image, payloads, builds), or find it in the cache; run nothing."""
+    from lab import builds
+    from lab.inventory import load
+    from lab.night.lab_services import prepare
+    from lab.selfcheck.doctor import demand_packages
+
+    demand_packages()
+    wanted = tuple(recipe(name) for name in names or ())
+    for name in wanted:
+        builds.recipe(name)  # a wrong one is said before anything is made
+    prepare(load(inventory), wanted, lambda text: typer.echo(text, err=True))
+
+
+@app.command(rich_help_panel=RUN)
+def reproduce(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="As in a case's id: pvh64-cut-GO; `list` lists them.")],
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Print the commands that break a relocation as a cell of the matrix does, for any two dom0s."""
+    from lab.inventory import load
+    from lab.xen.migration_matrix import cells
+    from lab.xen.migration_matrix.reproduce import commands
+
+    if cell == "list":
+        for one in cells.CELLS.values():
+            typer.echo(f"{one.id}  {one.impossible and 'cannot be: ' + one.impossible or one.selection}")
+        return
+    found = cells.find(cell)
+    peers = [pair[1] for pair in load(inventory).pairs()]
+    nic = peers[0].nics.get("lab") if peers else None
+    name = "localhost" if found.boards == 1 else peers[0].link_name if peers else "DESTINATION"
+    typer.echo(commands(found, name, nic.mac if nic else "MAC-OF-THE-LAB-PORT"), nl=False)
+
+
+def _deadline(text: str) -> float:
+    from lab.base.daytime import next_time
+    from lab.leases.ledger import seconds_of
+
+    now = time.time()
+    if ":" in text:
+        return next_time(text, now)
+    try:
+        return now + seconds_of(text)
+    except UsageError:
+        raise UsageError(f"invalid deadline {text!r}; use 90m, 2h or HH:MM") from None

@@ -1,0 +1,88 @@
+"""Commands for those who work on xenlab itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.base.errors import UsageError
+from lab.cli.arguments import RUN, WORK, AsJson, show_json
+from lab.night.options import VIRTUAL_LAB
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=WORK)
+def selftest(
+    steps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STEPS",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all. With --mutants: AREA, AREA/NAME.",
+        ),
+    ] = None,
+    mutants: Annotated[
+        bool,
+        typer.Option("--mutants", help="Instead: run hypervisors that are broken on purpose; cases must fail them."),
+    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one of each area.")] = False,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --mutants: the boards.", show_default=False, resolve_path=True),
+    ] = None,
+) -> None:
+    """Test the framework, then run the quick cases on the virtual boards, then break things on them."""
+    if mutants:
+        from lab.selfcheck.mutants import run
+
+        raise typer.Exit(run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample))
+    if sample or inventory:
+        raise UsageError("--sample and --inventory need --mutants")
+    from lab.base import paths
+    from lab.selfcheck import selftest
+
+    paths.checkout("selftest")
+    raise typer.Exit(selftest.run(steps or ()))
+
+
+@app.command(rich_help_panel=WORK)
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+) -> None:
+    """Run benchmarks of the lab itself and compare the figures with their bars."""
+    from lab.selfcheck import benchmarking
+
+    raise typer.Exit(benchmarking.run(names or (), json_file))
+
+
+@app.command(rich_help_panel=RUN)
+def cases(
+    write: Annotated[bool, typer.Option("--write", help="Write docs/case-table.md instead of printing it.")] = False,
+    seen: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="With --write: runs of virtual boards to add to testcases/reference.yaml."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the cases: what each proves, needs and keeps, which mutant it must fail, how it ended."""
+    from lab.base import paths
+    from lab.selfcheck import case_history, case_table
+
+    if seen and not write:
+        raise UsageError("--seen needs --write")
+    if write and as_json:
+        raise UsageError("--json and --write: give one of them")
+    if write:
+        paths.checkout("cases --write")
+    if seen:
+        rows = case_history.added(case_history.read(), seen)
+        case_history.write(rows, [case.nodeid for case in case_table.every()])
+    if as_json:
+        show_json(case_table.every())
+    elif write:
+        case_table.FILE.write_text(case_table.text(), encoding="utf-8")
+    else:
+        typer.echo(case_table.text(), nl=False)

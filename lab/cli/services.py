@@ -1,0 +1,122 @@
+"""Commands for whoever runs a lab: its services, its virtual boards, what it serves for network boot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lab.base.errors import UsageError
+from lab.cli.arguments import RACK, AsJson, Inventory, Ports, show_json
+from lab.night.options import VIRTUAL_LAB
+
+app = typer.Typer()
+lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
+app.add_typer(lab_app, name="lab", rich_help_panel=RACK)
+
+
+@lab_app.command()
+def up(inventory: Inventory = VIRTUAL_LAB, ports: Ports = "") -> None:
+    """Start boards (if virtual), coordinator, exporter and console recorders, and leave them running."""
+    from lab.cli.leased import move_ports
+    from lab.grid import services
+    from lab.inventory import load
+    from lab.night.lab_services import lab_up
+    from lab.selfcheck.doctor import demand_packages
+
+    demand_packages()
+    if ports:
+        move_ports(inventory, ports)
+    lab = load(inventory)
+    lab_up(lab, detach=True, progress=typer.echo)
+    if not lab.is_private:
+        risk = "labgrid asks for no password, so everyone who reaches it can use the boards"
+        typer.echo(f"{lab.coordinator} is not loopback: {risk}", err=True)
+    typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
+    typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
+
+
+@lab_app.command()
+def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
+    """Show which services of the lab run. Exit status 3: the lab is not up."""
+    from lab.grid import services
+    from lab.inventory import load
+
+    found = services.status(services.directory(load(inventory)))
+    if as_json:
+        show_json(found)
+    else:
+        typer.echo(str(found))
+    raise typer.Exit(0 if found.is_up else 3)
+
+
+@lab_app.command()
+def down(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Stop all of it; virtual boards lose power."""
+    from lab.inventory import load
+    from lab.night.lab_services import lab_down
+
+    lab_down(load(inventory))
+
+
+@lab_app.command()
+def fault(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Make the BMC of a virtual board misbehave; not of a board that somebody else holds."""
+    from lab.cli.leased import unless_held
+    from lab.grid import services
+    from lab.virtual import faults
+    from lab.virtual.boards import ask
+
+    if kind == "list":
+        for name, known in faults.KINDS.items():
+            typer.echo(f"{name:<16} {known.text} ({known.value:g})")
+        return
+    request = "none" if kind == "none" else "{} {:g}".format(*faults.parse(kind, value))
+    lab = unless_held(inventory, board)
+    ask(lab, services.directory(lab) / "boards", board, f"fault {request}")
+
+
+@lab_app.command()
+def shape(
+    board: Annotated[str, typer.Argument(metavar="BOARD")],
+    shape: Annotated[
+        str, typer.Argument(metavar="[SHAPE]", help="One of the inventory's `shapes`; none: its own.")
+    ] = "",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    from lab.base.files import did_you_mean
+    from lab.inventory import load
+    from lab.night.lab_services import lab_shape
+
+    lab = load(inventory)
+    spec = lab.restricted([board]).boards[board].virtual
+    if spec is None:
+        raise UsageError(f"{board} is no virtual board: it has no shapes")
+    if shape and shape not in spec.shapes:
+        known = ", ".join(spec.shapes) or "none"
+        raise UsageError(f"no shape {shape!r}{did_you_mean(shape, list(spec.shapes))}; there are: {known}")
+    lab_shape(lab, board, shape)
+
+
+@app.command(rich_help_panel=RACK)
+def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Write what this machine serves to boards without a disk, and dnsmasq's configuration; `lab up` does it too."""
+    from lab.grid import services
+    from lab.inventory import load
+    from lab.virtual import served
+
+    lab = load(inventory)
+    if not lab.network_booted():
+        raise UsageError(f"{inventory}: no board in it has boot: network")
+    if services.status(services.directory(lab)).processes:
+        raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
+    folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
+    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
+    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    typer.echo("HTTP is a service of the lab: `xenlab lab up`")

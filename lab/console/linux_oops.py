@@ -1,0 +1,119 @@
+"""Where Linux was when it said that something is wrong: RIP and the call trace of an oops, a BUG, a panic, a hang.
+
+Formats are those of arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and kernel/rcu/tree_stall.h,
+Linux 4.4 to 7.x.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lab.console.frames import Frame, frame
+from lab.console.lines import XEN
+from lab.console.naming import plain_name
+
+# Kinds that the timer, an NMI or another task notices: where it was is not where it is told.
+_NOTICED = ("linux-hung-task", "linux-rcu-stall", "linux-soft-lockup", "linux-hard-lockup", "linux-workqueue-lockup")
+
+_RIP = re.compile(r"RIP: [0-9a-f]{4}:\s*(?:\[<([0-9a-f]{6,16})>\]\s*)*([^\s+]+)\+(0x[0-9a-f]{1,8})/0x")
+_FRAME = re.compile(
+    r"(?:^|[\s>\]:])(?:\[<([0-9a-f]{6,16})>\]\s*)?(\? ?)?([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+"
+    r"(?:\s+\[[\w -]{1,80}\]|\s+\([A-Z]{1,4}\))*\s*$"
+)
+_ENDS = re.compile(
+    r"RIP: (?:00[23][0-9a-f]|e033):(?:0x|\[<0)|Modules linked in|---\[ end|Kernel panic|Rebooting in"
+    r"|INFO: task .* blocked|NMI backtrace for cpu|Showing all locks"
+)
+_SECTION = re.compile(r"<(/?)(IRQ|NMI|SOFTIRQ|#DF|EOI|EOE)>")
+
+# How it is told, not where it was.
+_TELLERS = re.compile(
+    r"(?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|double_fault|int3|nmi)"
+    r"|dump_stack\w*|show_(?:stack|trace|regs|task|state)\w*|v?panic|n?mi_panic|oops_\w+|__?die\w*|die_addr|page_fault_oops"
+    r"|watchdog_timer_fn|handle_bug|report_bug|check_panic_on_warn|__warn\w*|warn_slowpath\w*|bad_page|print_bad_p\w+|__schedule_bug"
+    r"|print_report|print_address_description|kasan_\w+|__asan_\w+|__kasan_\w+|spin_(?:bug|dump)|kfence_\w+"
+    r"|fixup_bad_\w+|no_context|__?bad_area\w*|mm_fault_error|(?:async_)?page_fault|invalid_op|general_protection"
+)
+_SLEEPERS = re.compile(
+    r"_*schedule|_*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*|io_schedule\w*|schedule_hrtimeout\w*|_*cond_resched"
+    r"|__?wait_for_common\w*|wait_for_common\w*|__?wait_for_completion\w*|do_wait_for_common|wait_for_completion\w*"
+    r"|_*mutex_lock\w*|_*ww_mutex_lock\w*|_*rt_mutex_\w*lock\w*|rwbase_\w+|_*down|_*down_(?:read|write|common|killable|interruptible|timeout)\w*"
+    r"|rwsem_\w+|call_rwsem_down_\w+|percpu_down_\w+|ldsem_down_\w+|__percpu_down_read\w*|out_of_line_wait_on_bit\w*|_*wait_on_bit\w*|bit_wait\w*"
+    r"|_*folio_wait_bit\w*|_*folio_lock\w*|_*lock_page\w*|wait_on_page_bit\w*|wait_woken|do_wait_intr\w*|prepare_to_wait\w*|context_switch"
+)
+_TICKS = re.compile(
+    r"sched_show_task|dump_cpu_task|rcu_\w+|print_cpu_stall\w*|print_other_cpu_stall\w*|check_cpu_stall\w*|update_process_times|tick_\w+"
+    r"|_*(?:run_)?hrtimer\w*|_*hrtimer_\w+|xen_timer_interrupt|_*handle_irq_event\w*|handle_(?:percpu|edge|fasteoi)_irq|generic_handle_irq\w*"
+    r"|_*evtchn_\w*handle_events|_*xen_\w*evtchn_do_upcall|_*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*|(?:asm_|exc_|_*sysvec_|asm_sysvec_)\w*"
+    r"|_*(?:smp_|local_)?apic_timer_interrupt|nmi_\w+|default_do_nmi|do_nmi|end_repeat_nmi|arch_trigger\w*|trigger_\w*backtrace\w*"
+    r"|watchdog_\w+|softlockup_\w+|perf_event_\w*overflow\w*|_*perf_event_\w+|intel_pmu_\w+|amd_pmu_\w+|irq_exit\w*|_*do_softirq\w*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    frame: Frame
+    is_rip: bool
+    is_guess: bool
+    section: str  # IRQ, NMI, or ""
+
+
+def frames(kind: str, lines: Sequence[str]) -> tuple[Frame, ...]:
+    """Where it was, innermost first: of the first trace that tells, without the functions that only tell or wait.
+
+    ``lines`` are those from the telling one on. Where a kernel marks all frames as guesses (``?``), they are taken.
+    """
+    places = list(_places(lines))
+    found = _noticed(places) if kind in _NOTICED else _told(places)
+    return tuple(place.frame for place in found)
+
+
+def _told(places: Sequence[_Place]) -> list[_Place]:
+    is_schedules = any(plain_name(place.frame.function) == "__schedule_bug" for place in places)
+    return _without(places, _TELLERS, *([_SLEEPERS] if is_schedules else []))
+
+
+def _noticed(places: Sequence[_Place]) -> list[_Place]:
+    told = [place for place in places if place.section != "NMI"]
+    if not (places and places[0].is_rip):  # the trace is that of who noticed, up to the place where it broke in
+        within = next((index for index, place in enumerate(told) if place.is_rip), 0)
+        told = [place for place in told[within:] if not place.section] or told
+    return _without(told, _TELLERS, _SLEEPERS, _TICKS)
+
+
+def _without(places: Sequence[_Place], *machinery: re.Pattern[str]) -> list[_Place]:
+    """The places that are sure, or else the guesses, without those of machinery; RIP always counts."""
+    left = [place for place in places if place.is_rip or not any(_is(one, place) for one in machinery)]
+    return [place for place in left if not place.is_guess] or left
+
+
+def _is(pattern: re.Pattern[str], place: _Place) -> bool:
+    return bool(pattern.fullmatch(plain_name(place.frame.function)))
+
+
+def _places(lines: Sequence[str]) -> Iterator[_Place]:
+    """RIPs and frames of the first trace, in order."""
+    section, traces, has_frames = "", 0, False
+    for line in lines:
+        if XEN in line and "(d0" not in line:
+            continue
+        if "Call Trace:" in line:
+            traces += 1
+            if has_frames and traces > 1:
+                return
+        elif match := _RIP.search(line):
+            if _ENDS.search(line):
+                return
+            yield _Place(frame(match[1], match[2], match[3]), True, False, section)
+            traces = max(traces, 1)
+        elif has_frames and _ENDS.search(line):
+            return
+        else:
+            for closes, name in _SECTION.findall(line):
+                section = "" if closes or name.startswith("EO") else name
+            if not traces or not (match := _FRAME.search(line)):
+                continue
+            has_frames = True
+            yield _Place(frame(match[1], match[3], match[4], is_sure=not match[2]), False, bool(match[2]), section)

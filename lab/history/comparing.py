@@ -1,0 +1,68 @@
+"""Two builds or two runs to compare, as a user names them; and a comparison as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.base.errors import UsageError
+from lab.history.gate import Comparison, Finding
+from lab.history.store import Build, History, Selected
+from lab.results.run_folder import RunFolder, visible_line
+
+
+def pairs(store: History, old: str, new: str) -> list[tuple[Selected, Selected]]:
+    """What to compare: one pair, or a pair for each line of builds that two runs have in common.
+
+    :raises UsageError: there is no such build or run, or the two have no line in common.
+    """
+    olds, news = _selections(store, old), _selections(store, new)
+    if len(olds) == 1 and len(news) == 1:
+        return [(olds[0], news[0])]
+    by_line = {one.build.line: one for one in olds}
+    found = [(by_line[one.build.line], one) for one in news if one.build.line in by_line]
+    if not found:
+        here, there = (", ".join(one.build.line for one in side) for side in (olds, news))
+        raise UsageError(f"{old} and {new} have no build in common: {old} has {here}; {new} has {there}")
+    return found
+
+
+def _selections(store: History, text: str) -> list[Selected]:
+    """The builds of a run that has several; of anything else the one that :meth:`History.select` finds."""
+    name = text
+    if (Path(text) / "run.json").is_file():
+        store.import_run(Path(text))
+        name = visible_line(RunFolder.open(Path(text)).header().run_id)
+    of_run = store.of_run(name)
+    return of_run if len(of_run) > 1 else [store.select(text)]
+
+
+def as_data(found: Comparison) -> dict[str, object]:
+    """A comparison for JSON: the two builds, and what became of each case."""
+    return {
+        "new": _selected(found.new),
+        "base": _selected(found.base) if found.base else None,
+        "findings": [_finding(one) for one in found.findings],
+    }
+
+
+def _selected(one: Selected) -> dict[str, object]:
+    return {"label": one.label, "run": one.run or None, "build": _build(one.build)}
+
+
+def _build(build: Build) -> dict[str, object]:
+    return {
+        "line": build.line,
+        "key": build.key,
+        "build_id": build.build_id,
+        "version": build.version,
+        "accepted": build.accepted,
+    }
+
+
+def _finding(one: Finding) -> dict[str, object]:
+    return {
+        "case": one.series.case,
+        "board_class": one.series.board_class or None,
+        "change": one.change.value,
+        "why": one.why,
+    }

@@ -1,0 +1,235 @@
+"""The capabilities of a board: each word once, with its meaning, who vouches for it, and how it is probed.
+
+Cases name these words in ``needs(...)``, inventories declare them, planning and the queue compare them, and
+:mod:`lab.xen.capabilities` probes them. To add a capability, add one row to :data:`TABLE` (and a line to docs/rack.md,
+which a test compares with the table).
+
+The rules read what Xen's own tools print: ``virt_caps`` and ``xen_caps`` of ``xl info`` (tools/xl/xl_info.c,
+xen/arch/x86/setup.c init_xen_cap_info), ``numa_info`` of ``xl info -n``, and the boot log (xen/arch/x86/hvm/hvm.c,
+"HAP page sizes"). The conditions in dom0 rest on Linux's sysfs and on tools/misc/xenpm.c.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lab.base.errors import UsageError
+from lab.base.files import did_you_mean
+
+LARGE_MIB = 7 * 1024  # what 8 GiB of memory come to when the firmware has had its part
+BELOW_4_GIB_MIB = 4096
+
+
+class Source(enum.Enum):
+    """Who vouches for a capability. Any word may stand in an inventory, since cases are planned by it."""
+
+    RACKER = "taken from the inventory as it stands; the lab does not probe it"
+    BOARD = "probed; a board that declares it and lacks it is reported, and fails testcases/boot"
+    BUILD = "probed; the build's configuration decides, so a board that declares it may lack it under some builds"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a board while a hypervisor runs on it. Each rule of :data:`TABLE` reads these."""
+
+    info: Mapping[str, str]  # `xl info`
+    numa: str  # `xl info -n`, from "numa_info" on
+    boot_log: str  # what Xen has printed since it began to boot
+    dom0: frozenset[str]  # the words whose `shell` condition holds in dom0
+    ports: frozenset[str]  # roles of the board's network ports: "spare"
+    is_linked: bool  # a cable joins the board to another one
+    tells_sleep: bool  # the BMC tells the ACPI power state
+
+    def number(self, key: str) -> int:
+        """A number of ``xl info``; 0 where Xen does not print it."""
+        return int(self.info.get(key, "0"))
+
+    def has(self, key: str, *words: str) -> bool:
+        """Whether a list in ``xl info`` has one of these words."""
+        return not set(words).isdisjoint(self.info.get(key, "").split())
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One row of :data:`TABLE`. A probed capability has a ``shell`` condition or a ``rule``; a racker's has neither."""
+
+    word: str
+    meaning: str
+    source: Source
+    shell: str | None = None  # a condition for dom0's /bin/sh: status 0 means that the board has the capability
+    rule: Callable[[Facts], bool] | None = None
+    is_seen_without_xen: bool = False  # `shell` says the same on a Linux without Xen
+
+    @property
+    def is_probed(self) -> bool:
+        return self.shell is not None or self.rule is not None
+
+
+def _page_size(size: str) -> Callable[[Facts], bool]:
+    """Xen says at boot which sizes nested paging has, and of those that an option switches off ``[disabled]``."""
+
+    def has_it(facts: Facts) -> bool:
+        line = re.search(r"HAP page sizes:.*", facts.boot_log)
+        return bool(line and size in line[0] and f"{size} [disabled]" not in line[0])
+
+    return has_it
+
+
+def _has_high_memory(facts: Facts) -> bool:
+    """A node's size is that of the addresses it spans, holes included (xen/common/sysctl.c, XEN_SYSCTL_numainfo)."""
+    sizes = re.findall(r"(?m)^\s*\d+:\s+(\d+)\s+\d+\s", facts.numa)
+    return sum(map(int, sizes)) > BELOW_4_GIB_MIB
+
+
+_DEEP_SLEEP = "grep -q deep /sys/power/mem_sleep"
+_ROWS = (
+    Capability(
+        "pv32",
+        "32-bit PV guests (xen_caps has xen-3.0-x86_32p)",
+        Source.BUILD,
+        rule=lambda facts: facts.has("xen_caps", "xen-3.0-x86_32p"),
+    ),
+    Capability(
+        "no-pv32",
+        "no 32-bit PV guests: the opposite of pv32",
+        Source.BUILD,
+        rule=lambda facts: not facts.has("xen_caps", "xen-3.0-x86_32p"),
+    ),
+    Capability("pv", "PV guests (virt_caps has pv)", Source.BUILD, rule=lambda facts: facts.has("virt_caps", "pv")),
+    Capability(
+        "hvm",
+        "hardware virtualisation (virt_caps has hvm)",
+        Source.BOARD,
+        rule=lambda facts: facts.has("virt_caps", "hvm"),
+    ),
+    Capability(
+        "hvm32",
+        "32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
+        Source.BOARD,
+        rule=lambda facts: facts.has("xen_caps", "hvm-3.0-x86_32"),
+    ),
+    Capability("high-memory", "memory at machine addresses above 4 GiB", Source.BOARD, rule=_has_high_memory),
+    Capability(
+        "shim",
+        "Xen's PV shim is installed in dom0 (xen-shim)",
+        Source.BUILD,
+        shell="ls /usr/lib/xen-*/boot/xen-shim",
+    ),
+    Capability(
+        "hap", "nested paging (virt_caps has hap)", Source.BOARD, rule=lambda facts: facts.has("virt_caps", "hap")
+    ),
+    Capability(
+        "shadow",
+        "shadow paging (virt_caps has shadow)",
+        Source.BUILD,
+        rule=lambda facts: facts.has("virt_caps", "shadow"),
+    ),
+    Capability(
+        "pae-guests",
+        "guests with PAE and user mode run on nested paging, and after a restore: true of all machines but QEMU",
+        Source.RACKER,
+    ),
+    Capability("sp2m", "2 MiB pages in nested paging", Source.BOARD, rule=_page_size("2MB")),
+    Capability("sp1g", "1 GiB pages in nested paging", Source.BOARD, rule=_page_size("1GB")),
+    Capability(
+        "iommu",
+        "DMA remapping is in use (virt_caps has pv_directio or hvm_directio)",
+        Source.BOARD,
+        rule=lambda facts: facts.has("virt_caps", "pv_directio", "hvm_directio"),
+    ),
+    Capability("numa", "more than one NUMA node", Source.BOARD, rule=lambda facts: facts.number("nr_nodes") > 1),
+    Capability("cpu-offline", "more than one CPU", Source.BOARD, rule=lambda facts: facts.number("nr_cpus") > 1),
+    Capability(
+        "memory-8g", "8 GiB of memory", Source.BOARD, rule=lambda facts: facts.number("total_memory") > LARGE_MIB
+    ),
+    Capability("s3", "suspend to RAM", Source.BOARD, shell=_DEEP_SLEEP, is_seen_without_xen=True),
+    Capability("no-s3", "no suspend to RAM: the opposite of s3", Source.BOARD, shell=f"! {_DEEP_SLEEP}"),
+    Capability(
+        "s5", "soft off: dom0 has ACPI", Source.BOARD, shell="test -d /sys/firmware/acpi", is_seen_without_xen=True
+    ),
+    Capability(
+        "rtcwake",
+        "the RTC can wake the board",
+        Source.BOARD,
+        shell="test -e /sys/class/rtc/rtc0/wakealarm",
+        is_seen_without_xen=True,
+    ),
+    Capability(
+        "qemu",
+        "dom0 has a device model for HVM guests",
+        Source.BOARD,
+        shell="test -x /usr/libexec/xen-qemu-system-i386 || command -v qemu-system-i386",
+    ),
+    Capability(
+        "spare-nic",
+        "a network port to pass through (nics.spare)",
+        Source.BOARD,
+        rule=lambda facts: "spare" in facts.ports,
+    ),
+    Capability(
+        "self-ssh",
+        "root gets into localhost by SSH, for migrations from a board to itself",
+        Source.BOARD,
+        shell="ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true",
+    ),
+    Capability(
+        "migration-pair", "a lab link joins it to another board", Source.BOARD, rule=lambda facts: facts.is_linked
+    ),
+    Capability(
+        "bmc-sleep-state", "the BMC tells the ACPI power state", Source.BOARD, rule=lambda facts: facts.tells_sleep
+    ),
+    Capability(
+        "bmc-nmi",
+        "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
+        Source.RACKER,
+    ),
+    Capability("pvh-dom0", "Xen boots on it with dom0=pvh", Source.RACKER),
+    Capability(
+        "pstate",
+        "Xen controls the CPU frequency",
+        Source.BOARD,
+        shell="xenpm get-cpufreq-para 0 | grep scaling_driver",
+    ),
+    Capability(
+        "cstate",
+        "idle states deeper than C1",
+        Source.BOARD,
+        shell="xenpm get-cpuidle-states 0 | awk '/total C-states/ && $NF > 2 { deep = 1 } END { exit !deep }'",
+    ),
+    Capability("sriov", "a network port with virtual functions", Source.RACKER),
+    Capability(
+        "dma-device",
+        "a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
+        Source.BOARD,
+        shell="grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device",
+    ),
+)
+TABLE: Mapping[str, Capability] = {row.word: row for row in _ROWS}
+OF_THE_BUILD = frozenset(row.word for row in _ROWS if row.source is Source.BUILD)
+
+
+def check(word: str, where: str | None = None) -> None:
+    """Refuse a word that is no capability. ``where`` (``FILE:LINE: KEY``) goes before the message.
+
+    :raises UsageError: no row of :data:`TABLE` has this word; names the nearest, and all there are.
+    """
+    if word not in TABLE:
+        place = f"{where}: " if where else ""
+        hint = did_you_mean(word, list(TABLE))
+        raise UsageError(f"{place}unknown capability {word!r}{hint}; there are: {', '.join(TABLE)}")
+
+
+def conditions(*, without_xen: bool = False) -> str:
+    """A shell script that prints each word whose condition holds; ``without_xen``: only those that need no Xen."""
+    rows = (row for row in _ROWS if row.shell and (row.is_seen_without_xen or not without_xen))
+    return "".join(f"{{ {row.shell}; }} >/dev/null 2>&1 </dev/null && echo {row.word}\n" for row in rows) + "true\n"
+
+
+def probed(facts: Facts) -> frozenset[str]:
+    """The capabilities that these facts show."""
+    return frozenset(
+        row.word for row in _ROWS if (row.shell and row.word in facts.dom0) or (row.rule and row.rule(facts))
+    )

@@ -1,0 +1,110 @@
+"""A lab brought up and down as a whole, and what a run needs besides: image, payloads, builds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from lab import builds
+from lab.base import paths
+from lab.base.errors import LabError, UsageError
+from lab.base.wait import wait_until
+from lab.grid import services
+from lab.inventory import Lab
+from lab.night.options import DEFAULT_BUILD
+
+
+def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
+    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
+
+    :raises BenchError: one of them cannot be made.
+    """
+    from lab.xen.payloads import build_payloads, kernel_roots
+
+    if lab.is_virtual:
+        from lab.virtual import image
+
+        image.make(progress=progress)
+    build_payloads(paths.cache() / "payloads", kernel_roots())
+    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
+
+
+@contextmanager
+def in_use(
+    lab: Lab,
+    *,
+    progress: Callable[[str], None],
+    phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Iterator[None]:
+    """Within, the lab is up. A lab that was up before is left up; else it goes down at the end.
+
+    ``phase`` times the two parts ``lab up`` and ``lab down``.
+
+    :raises WaitTimeout: the lab is up, and a service of it does not come back.
+    :raises UsageError, BenchError: as :func:`lab_up`.
+    """
+    directory = services.directory(lab)
+    if services.status(directory).processes:  # a lab that is restarting one of its services is up, too
+        what = f"lab {lab.name} whole (`xenlab lab status`)"
+        wait_until(lambda: services.status(directory).is_up, services.START_TIMEOUT, what)
+        progress("using the lab that is up")
+        yield
+        return
+    with phase("lab up"):
+        lab_up(lab, detach=False, progress=progress)
+    try:
+        yield
+    finally:
+        with phase("lab down"):
+            lab_down(lab)
+
+
+def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = None) -> None:
+    """Start boards (if they are virtual), coordinator, exporter and recorders.
+
+    :raises UsageError: a port is taken.
+    :raises BenchError: a part did not come up.
+    """
+    directory = services.directory(lab)
+    with services.alone(directory, "up.lock", f"lab {lab.name}"):
+        if services.status(directory).processes:
+            raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
+        if lab.network_booted():
+            from lab.virtual import served
+
+            served.write(lab, progress=progress)
+        if lab.is_virtual:
+            from lab.virtual import boards
+
+            boards.prepare(lab, directory / "boards", paths.state() / "lab" / "ssh", progress=progress)
+            boards.start(lab, directory / "boards", owner=None if detach else os.getpid())
+        try:
+            services.start(lab, directory, detach=detach)
+        except LabError:
+            lab_down(lab)
+            raise
+
+
+def lab_shape(lab: Lab, name: str, shape: str) -> None:
+    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
+
+    :raises UsageError: no such board or shape.
+    :raises BenchError: the lab is not up, or somebody has one of the boards.
+    """
+    from lab.grid import session
+    from lab.virtual import boards
+
+    directory = services.directory(lab)
+    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
+        boards.reshape(lab, directory / "boards", name, shape)
+
+
+def lab_down(lab: Lab) -> None:
+    """Stop all of it; boards made of QEMU lose power."""
+    directory = services.directory(lab)
+    services.stop(directory)
+    if lab.is_virtual:
+        from lab.virtual import boards
+
+        boards.stop(directory / "boards")
