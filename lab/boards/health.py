@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc import Bmc
-from lab.console.client import Console
+from lab.grid import consoles
 from lab.grid.board import Board, switch_port
 from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
@@ -40,24 +40,29 @@ class Finding:
         return f"{'ok ' if self.is_good else 'BAD'} {self.subject}: {self.detail}"
 
 
-def look(spec: BoardSpec) -> list[Finding]:
+def look(spec: BoardSpec, *, boots_next: bool = False) -> list[Finding]:
     """From outside, in seconds: the BMC answers, its clock and sensors are sound, console and link are there.
+
+    A console that was never read is no good. One that is read and never gave a byte is no good either when the board
+    is on, unless the board ``boots_next``: then the boot will show it.
 
     :raises UsageError: no such credential.
     """
     control, port = power_of(spec), switch_port(spec)
+    power = _finding("power", lambda: "on" if control.is_powered() else "off")
+    must_have_spoken = power.detail == "on" and not boots_next
     return [
-        _finding("power", lambda: "on" if control.is_powered() else "off"),
+        power,
         _finding("BMC clock", lambda: _clock(control)),
         _finding("BMC sensors", lambda: _sensors(control)),
-        _finding("console", lambda: _recorder(spec)),
+        _finding("console", lambda: consoles.look(spec, must_have_spoken=must_have_spoken)),
         *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]
 
 
 def examine(board: Board) -> list[Finding]:
     """All of it, in the minutes of a boot: the same, then a power cycle into the known-good build, and from within."""
-    findings = look(board.spec)
+    findings = look(board.spec, boots_next=True)
     if not all(one.is_good for one in findings):
         return findings  # a boot would only say it again, and later
     findings.append(_finding("known-good boot", lambda: _boot(board)))
@@ -110,11 +115,6 @@ def _sensors(control: Bmc) -> str:
     if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
         raise BenchError("critical: " + ", ".join(bad))
     return f"{len(readings)} readings"
-
-
-def _recorder(spec: BoardSpec) -> str:
-    with Console.of(spec) as console:
-        return f"recorded, {console.mark()} lines"
 
 
 def _switch_port(port: Any) -> str:
