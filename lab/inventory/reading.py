@@ -117,7 +117,7 @@ def _pdu_models() -> list[str]:
 
 
 class _ConsoleFile(Strict):
-    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
     serve_port: _Port
     lines_port: _Port
     host: _Line = ""
@@ -129,7 +129,7 @@ class _ConsoleFile(Strict):
 
     @pydantic.model_validator(mode="after")
     def _reachable(self) -> _ConsoleFile:
-        if self.via in ("ssh", "tcp", "rfc2217") and not (self.host and self.port):
+        if self.via in ("ssh", "tcp", "telnet", "rfc2217") and not (self.host and self.port):
             raise ValueError(f"via {self.via} needs host and port")
         if self.via == "ssh" and not self.credential:
             raise ValueError("via ssh needs credential: whose password the host asks for")

@@ -62,10 +62,10 @@ class SwitchSpec:
 class ConsoleSpec:
     """Where the recorder reads the serial console, and where it serves it to others."""
 
-    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
     serve_port: int  # TCP port of the recorded console (labgrid's NetworkSerialPort, protocol raw)
     lines_port: int  # TCP port of the recorded lines (JSON lines)
-    host: str = ""  # ssh, tcp, rfc2217
+    host: str = ""  # ssh, tcp, telnet, rfc2217
     port: int = 0
     credential: str = ""  # ssh
     entry: str = ""  # ssh: what is typed behind the login to get at the console; empty: nothing

@@ -1,4 +1,4 @@
-"""Where a console's bytes come from: a BMC's SOL or SSH, a TCP port, an RFC 2217 server or a serial device."""
+"""Where a console's bytes come from: a BMC's SOL or SSH, a TCP or telnet port, an RFC 2217 server, a serial device."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def of(console: ConsoleSpec, bmc: BmcSpec) -> Source:
         return SshSource(console)
     if console.via == "tcp":
         return TcpSource(console.host, console.port)
+    if console.via == "telnet":
+        from lab.console.sources.telnet import TelnetSource  # telnetlib3 takes memory, and few recorders need it
+
+        return TelnetSource(console.host, console.port)
     # DTR and RTS are set, and no answer is waited for: a line without modem control (an adapter, ser2net on one) gives
     # none, and pyserial would take that for a dead server.
     return SerialSource(f"rfc2217://{console.host}:{console.port}?ign_set_control", console.speed)

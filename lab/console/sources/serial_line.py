@@ -27,7 +27,9 @@ class SerialSource(Source):
         try:
             self._port = serial.serial_for_url(self._url, baudrate=self._speed, timeout=POLL, **options)
         except (OSError, ValueError) as error:  # SerialException is an OSError
-            raise SourceLost(f"{self._url}: {reason(error)}") from None
+            is_refusal = server and not isinstance(error.__context__, OSError)  # the server is there, and does not obey
+            hint = "; a port that speaks plain telnet needs `via: telnet` in the inventory" if is_refusal else ""
+            raise SourceLost(f"{self._url}: {reason(error)}{hint}") from None
 
     def read(self) -> bytes:
         port = self._open_port()
