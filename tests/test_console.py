@@ -494,10 +494,12 @@ def test_config_survives_the_file_and_bad_ones_are_named(tmp_path: Path) -> None
     assert RecorderConfig.read(path) == config
     good = json.loads(path.read_text())
     for change, said in [
-        ({"bord": 1}, "unknown key bord"),
-        ({"console": {**good["console"], "serve_port": "1"}}, "console.serve_port: must be a number"),
-        ({"bmc": {}}, "bmc.: .*'host'"),
-        ({"bmc": 3}, "bmc. must be an object"),
+        ({"bord": 1}, "bord: unknown field"),
+        ({"console": {**good["console"], "serve_port": "1"}}, "console.serve_port: must be a whole number, not '1'"),
+        ({"console": {**good["console"], "via": "modem"}}, "console.via: must be one of sol, ssh, tcp, telnet, "),
+        ({"bmc": {}}, "bmc.credential: is missing"),
+        ({"bmc": 3}, "bmc: must be an object"),
+        ({"group": 7}, "group: must be text"),
     ]:
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(UsageError, match=f"config.json: {said}"):

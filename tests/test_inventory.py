@@ -244,8 +244,38 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "unknown kind of console": (
         "via: sol",
-        "via: telnet",
-        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp'",
+        "via: modem",
+        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp', 'telnet'",
+    ),
+    "telnet console without a port": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: telnet, host: 203.0.113.9, ",
+        f"30: {RIGHT}.xenlab.console: via telnet needs host and port",
+    ),
+    "options of ssh for another kind of console": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: tcp, host: 203.0.113.9, port: 2002, ssh_options: {Ciphers: +aes128-cbc}, ",
+        f"30: {RIGHT}.xenlab.console: ssh_options is for via ssh, and this is tcp",
+    ),
+    "option of ssh that runs a command": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_options: {ProxyCommand: x}, ",
+        f"30: {RIGHT}.xenlab.console.ssh_options.ProxyCommand",
+    ),
+    "algorithm of ssh that holds another option": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_options: {Ciphers: 'a b'}, ",
+        f"30: {RIGHT}.xenlab.console.ssh_options.Ciphers: String should match pattern",
+    ),
+    "configuration of ssh by a relative path": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_config: config, ",
+        f"30: {RIGHT}.xenlab.console.ssh_config: String should match pattern",
+    ),
+    "group that is no name": (
+        "{lab: small}",
+        "{lab: small, group: 7 men}",
+        "3: all.vars.xenlab.group: String should match pattern",
     ),
     "console behind SSH without a user": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
@@ -375,7 +405,7 @@ def test_a_link_with_three_ends(tmp_path: Path) -> None:
 
 
 def test_several_mistakes_in_a_board_are_said_together(tmp_path: Path) -> None:
-    text = GOOD.replace("via: sol", "via: telnet").replace("class: server", "class: 7")
+    text = GOOD.replace("via: sol", "via: modem").replace("class: server", "class: 7")
     with pytest.raises(UsageError) as caught:
         inventory.load(write(tmp_path, text))
     assert [line.split(": ")[0].rpartition(":")[2] for line in str(caught.value).splitlines()] == ["14", "25"]

@@ -31,11 +31,13 @@ from lab.console.config import RecorderConfig
 from lab.console.cutting import LINE_LIMIT, Lines
 from lab.console.log import Log
 from lab.console.recent import Recent
-from lab.console.sources import SourceLost
+from lab.console.sources import SourceLost, SourceRefused
 
 _log = logging.getLogger(__name__)
 
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
+REFUSED = (60.0, 600.0, 3600.0)  # seconds between two attempts with a login that is refused: at first, and later
+LOGIN_LOOK = 1.0  # seconds between two looks whether the login was changed meanwhile
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
 RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
 SYNC_AFTER = 1.0  # seconds until a record is on the disk for good: what a power cut of the lab machine may cost
@@ -159,17 +161,18 @@ class Recorder:
     # The source, in threads of its own
 
     def _follow_source(self) -> None:
-        backoff, told = BACKOFF[0], ""
+        backoff, refusals, told = BACKOFF[0], 0, ""
         while not self._stop.is_set():
+            is_refused = False
             try:
                 self._source.open()
-                backoff, told = BACKOFF[0], ""
+                backoff, refusals, told = BACKOFF[0], 0, ""
                 self._post(self._on_open)
                 while not self._stop.is_set():
                     if data := self._source.read():
                         self._hand_over(data, time.time())
             except SourceLost as error:
-                why = str(error)
+                why, is_refused = str(error), isinstance(error, SourceRefused)
             except Exception as error:  # one reader a board: it must not end for a bug in a driver
                 _log.exception("%s: source", self._config.board)
                 why = f"{type(error).__name__}: {error}"
@@ -180,10 +183,21 @@ class Recorder:
             if why != told:
                 self._post(self._on_lost, why, time.time())
                 told = why
-            self._stop.wait(backoff)
-            backoff = min(backoff * 2, BACKOFF[1])
+            if is_refused:
+                self._wait_for_another_login(REFUSED[min(refusals, len(REFUSED) - 1)])
+                refusals += 1
+            else:
+                self._stop.wait(backoff)
+                backoff = min(backoff * 2, BACKOFF[1])
         with self._source_lock:
             self._source.close()
+
+    def _wait_for_another_login(self, seconds: float) -> None:
+        """Do not try the same login again at once: accounts are locked for that. One that was changed is tried."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stop.wait(LOGIN_LOOK):
+            if self._source.is_worth_a_try():
+                return
 
     def _hand_over(self, data: bytes, at: float) -> None:
         """Give the loop what came, piece by piece, each when the last one is dealt with.

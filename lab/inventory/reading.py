@@ -116,6 +116,13 @@ def _pdu_models() -> list[str]:
     return sorted(file.stem for folder in folders for file in folder.glob("[!_]*.py"))
 
 
+# What old BMCs need of an ssh that has given it up; nothing that runs a command or trusts a host.
+_SshOption = Literal["KexAlgorithms", "HostKeyAlgorithms", "Ciphers", "MACs", "RequiredRSASize"]
+_SshAlgorithms = Annotated[
+    str, pydantic.BeforeValidator(str), pydantic.StringConstraints(pattern=r"^[+^-]?[\w@.,*-]+$")
+]
+
+
 class _ConsoleFile(Strict):
     via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
     serve_port: _Port
@@ -124,6 +131,8 @@ class _ConsoleFile(Strict):
     port: int = pydantic.Field(default=0, ge=0, lt=65536)
     credential: _Name | None = None
     entry: _Line = ""
+    ssh_options: dict[_SshOption, _SshAlgorithms] = {}
+    ssh_config: Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f]*$")] | None = None
     device: _Line = ""
     speed: int = 115200
 
@@ -133,8 +142,9 @@ class _ConsoleFile(Strict):
             raise ValueError(f"via {self.via} needs host and port")
         if self.via == "ssh" and not self.credential:
             raise ValueError("via ssh needs credential: whose password the host asks for")
-        if self.via != "ssh" and (self.credential or self.entry):
-            raise ValueError(f"credential and entry are for via ssh, and this is {self.via}")
+        own = ("credential", "entry", "ssh_options", "ssh_config")
+        if self.via != "ssh" and (strange := [key for key in own if key in self.model_fields_set]):
+            raise ValueError(f"{', '.join(strange)} is for via ssh, and this is {self.via}")
         if self.via == "device" and not self.device:
             raise ValueError("via device needs device, e.g. /dev/serial/by-id/...")
         return self

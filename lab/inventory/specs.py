@@ -68,6 +68,8 @@ class ConsoleSpec:
     host: str = ""  # ssh, tcp, telnet, rfc2217
     port: int = 0
     credential: str = ""  # ssh
+    ssh_options: Mapping[str, str] = field(default_factory=dict)  # ssh: algorithms that it would not use by itself
+    ssh_config: str | None = None  # ssh: its configuration file; None: it reads none
     entry: str = ""  # ssh: what is typed behind the login to get at the console; empty: nothing
     device: str = ""  # device: /dev/serial/by-id/...
     speed: int = 115200

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lab.base.errors import UsageError
-from lab.console.sources.base import POLL, Source, SourceLost
+from lab.console.sources.base import POLL, Source, SourceLost, SourceRefused
 from lab.console.sources.serial_line import SerialSource
 from lab.console.sources.sol import SolSource
 from lab.console.sources.ssh import SshSource
 from lab.console.sources.tcp import TcpSource
 from lab.inventory import BmcSpec, ConsoleSpec
 
-__all__ = ["POLL", "SerialSource", "SolSource", "Source", "SourceLost", "SshSource", "TcpSource", "of"]
+__all__ = ["POLL", "SerialSource", "SolSource", "Source", "SourceLost", "SourceRefused", "SshSource", "TcpSource", "of"]
 
 
 def of(console: ConsoleSpec, bmc: BmcSpec) -> Source:

@@ -20,6 +20,10 @@ class SourceLost(BenchError):
     """The source gives no bytes any more, or never did. The message says why."""
 
 
+class SourceRefused(SourceLost):
+    """The source does not take the login. Trying again soon may lock the account."""
+
+
 class Source(ABC):
     """A console's bytes. One thread opens, reads and closes; another may write."""
 
@@ -43,6 +47,10 @@ class Source(ABC):
 
         :raises SourceLost: it ended, or takes nothing.
         """
+
+    def is_worth_a_try(self) -> bool:
+        """Whether something has changed since the login was refused, so that it may be taken now."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

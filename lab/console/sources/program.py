@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import tty
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -19,6 +20,7 @@ from lab.base.credentials import Credential
 from lab.base.errors import LabError
 from lab.console.sources.base import CHUNK, POLL, WRITE_TIMEOUT, Source, SourceLost, is_readable, reason
 
+_ERRORS_READ = 16384  # bytes of a program's errors that are looked at, the last ones
 _ACTIVATE_TIMEOUT = 30.0  # seconds until the program's session stands
 
 
@@ -30,10 +32,10 @@ class ProgramSource(Source):
     """
 
     _banner: re.Pattern[bytes]  # what it says when the session stands
-    _gist = 0  # which line of its errors says why it ended
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, credential_name: str) -> None:
+        self._name, self._credential_name = name, credential_name
+        self._tried: Credential | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None  # a file: a pipe nobody reads would stall it one day
         self._terminal = -1
@@ -52,8 +54,14 @@ class ProgramSource(Source):
         except OSError:  # EIO: the program ended
             data = b""
         if not data:
-            raise SourceLost(f"{self._name}: {self._last_words()}")
+            raise self._lost()
         return data
+
+    def is_worth_a_try(self) -> bool:
+        try:
+            return credentials.lookup(self._credential_name) != self._tried
+        except LabError:
+            return False
 
     def write(self, data: bytes) -> None:
         deadline = time.monotonic() + WRITE_TIMEOUT
@@ -130,20 +138,26 @@ class ProgramSource(Source):
                 return said[banner.end() :]
         raise SourceLost(f"{self._name}: no session within {_ACTIVATE_TIMEOUT:.0f} s")
 
-    def _last_words(self) -> str:
-        """Why it ended."""
+    @abstractmethod
+    def _explained(self, said: list[str]) -> SourceLost:
+        """What the program's errors mean; there is a line at least."""
+
+    def _lost(self) -> SourceLost:
+        """Why the program ended."""
         process, errors = self._process, self._errors
         if process is None or errors is None:
-            return "not open"
+            return SourceLost(f"{self._name}: not open")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2.0)
-        errors.seek(0)
-        said = [line.strip() for line in errors.read(4096).decode(errors="replace").splitlines()]
-        said = [line for line in said if line]
-        return said[self._gist] if said else f"the session ended with status {process.returncode}"
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _ERRORS_READ))
+        said = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
+        if said := [line for line in said if line]:
+            return self._explained(said)
+        return SourceLost(f"{self._name}: the session ended with status {process.returncode}")
 
-    def _credential(self, name: str) -> Credential:
+    def _credential(self) -> Credential:
         try:
-            return credentials.lookup(name)
+            self._tried = credentials.lookup(self._credential_name)
         except LabError as error:
             raise SourceLost(f"{self._name}: {error}") from None
+        return self._tried

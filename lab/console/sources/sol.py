@@ -34,7 +34,7 @@ class SolSource(ProgramSource):
     _banner = _BANNER
 
     def __init__(self, bmc: BmcSpec, *, ask_after: float = ASK_AFTER) -> None:
-        super().__init__(f"sol {bmc.host}:{bmc.port}")
+        super().__init__(f"sol {bmc.host}:{bmc.port}", bmc.credential)
         self._bmc, self._ask_after = bmc, ask_after
         self._question: subprocess.Popen[bytes] | None = None
         self._ask_at = 0.0
@@ -57,10 +57,13 @@ class SolSource(ProgramSource):
         super().close()
         self._end_question()
 
+    def _explained(self, said: list[str]) -> SourceLost:
+        return SourceLost(f"{self._name}: {said[0]}")
+
     def _ipmitool(self) -> tuple[list[str], dict[str, str]]:
         """The beginning of each command, and its environment."""
         bmc = self._bmc
-        credential = self._credential(bmc.credential)
+        credential = self._credential()
         # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
         environment = processes.environment() | {"IPMI_PASSWORD": credential.password, "LC_ALL": "C"}
         where = ("-I", "lanplus", "-C", str(bmc.cipher), "-H", bmc.host, "-p", str(bmc.port))
