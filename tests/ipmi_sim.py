@@ -46,6 +46,7 @@ chassis_control "timeout 2.5 {program}"
 serial kcs 127.0.0.1 {kcs_port} codec VM
 sol "tcp:127.0.0.1:{sol_port}" 115200
 user 2 true "{user}" "{password}" admin 10 none md2 md5 straight
+user 3 true "operator" "{password}" operator 10 none md2 md5 straight
 """
 EXTENSION = 'loadlib "{library}" "timeout 2.5 {program}"\n'
 
@@ -130,6 +131,8 @@ class Chassis:
             "power": 0,
             "boot": "none",
             "persistent": 0,
+            "efi": 0,
+            "clearing": 0,
             "sleep": 5,
             "nmi": 0,
             "sol": 1,

@@ -44,6 +44,7 @@ class Runs:
             boards={name: {"class": word} for name, word in BOARDS.items()},
             planned=tuple(dict.fromkeys(one.case for one in results)),
             required_areas=(),
+            finished=1795000000.0 + self.days * DAY + 3600,
         )
         folder = RunFolder.create(self.directory / f"run{self.days}", replace(header, **changes))  # type: ignore[arg-type]
         for index, one in enumerate(results):

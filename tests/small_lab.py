@@ -1,4 +1,4 @@
-"""A lab of one board: its real services, brought up by the command line, and labgrid's client in front of them.
+"""A lab of a board or a few: its real services, brought up by the command line, and labgrid's client in front of them.
 
 Import ``lab_up_fixture`` to have the fixture ``lab_up``.
 """
@@ -22,20 +22,26 @@ from lab.base.wait import wait_until
 
 
 class SmallLab:
-    """A lab of one board called mini, up, and labgrid's client in front of it."""
+    """A lab of a board called mini and perhaps others, up, and labgrid's client in front of it."""
 
-    def __init__(self, folder: Path, keys: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, keys: dict[str, dict[str, Any]]) -> None:
         self._environment = os.environ | {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(CHECKOUT)}
         self._inventory = folder / "unit.yaml"
         head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
-        hosts = {"mini": {"ansible_host": "127.0.0.1", "xenlab": keys}}
+        hosts = {name: {"ansible_host": "127.0.0.1", "xenlab": own} for name, own in keys.items()}
+        self._names = tuple(keys)
         self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
         self.folder = folder / "xenlab" / "lab" / "unit"
         self._words = ["-x", head["coordinator"], "-c", str(self.folder / "env.yaml")]
 
     def up(self) -> None:
         self.xenlab("lab", "up")
-        wait_until(lambda: "mini" in self._run("labgrid-client", *self._words[:2], "resources"), 30.0, "exporter")
+
+        def is_exported() -> bool:
+            there = self._run("labgrid-client", *self._words[:2], "resources")
+            return all(name in there for name in self._names)
+
+        wait_until(is_exported, 30.0, "exporter")
 
     def xenlab(self, *words: str) -> str:
         return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))
@@ -48,6 +54,19 @@ class SmallLab:
     def client(self, *words: str) -> str:
         """What ``labgrid-client -p mini WORDS`` says."""
         return self._run("labgrid-client", *self._words, "-p", "mini", *words)
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """A shell of somebody's, who has read the lab's env.sh; both streams in one."""
+        return subprocess.run(
+            ["sh", "-c", f". {self.folder / 'env.sh'}; {script}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+            env={key: value for key, value in self._environment.items() if key != "PYTHONPATH"},
+        )
 
     def _run(self, program: str, *words: str) -> str:
         done = subprocess.run(
@@ -65,11 +84,12 @@ class SmallLab:
 
 
 @pytest.fixture(name="lab_up")
-def lab_up_fixture(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], SmallLab]]:
+def lab_up_fixture(tmp_path: Path) -> Iterator[Callable[..., SmallLab]]:
+    """``lab_up(KEYS)``, or ``lab_up(KEYS, NAME=KEYS...)`` for boards beside mini."""
     started: list[SmallLab] = []
 
-    def lab_up(keys: dict[str, Any]) -> SmallLab:
-        started.append(SmallLab(tmp_path, keys))
+    def lab_up(keys: dict[str, Any], **others: dict[str, Any]) -> SmallLab:
+        started.append(SmallLab(tmp_path, {"mini": keys, **others}))
         started[-1].up()
         return started[-1]
 

@@ -171,8 +171,11 @@ def test_a_flaky_failure_makes_good_ones_pass_often(lab: Lab, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("series", "words"),
     [
-        ([("start", BROKEN), ("tidy", GOOD), ("break", BROKEN)], "the good one is not good: .* start: failed 1 of 1"),
-        ([("start", GOOD), ("tidy", GOOD), ("end", GOOD)], "the bad one is not seen to fail: .* end: passed 3 of 3"),
+        (
+            [("start", BROKEN), ("tidy", GOOD), ("break", BROKEN)],
+            "the good revision does not pass: .* start: failed 1 of 1",
+        ),
+        ([("start", GOOD), ("tidy", GOOD), ("end", GOOD)], "the bad revision does not fail: .* end: passed 3 of 3"),
         ([("start", DOES_NOT_COMPILE), ("tidy", GOOD), ("end", BROKEN)], "start cannot be judged: .*error: expected"),
     ],
 )
@@ -261,5 +264,5 @@ def test_the_recipe_of_a_revision_is_the_asked_one_but_for_its_source(lab: Lab, 
 def test_the_command_wants_one_case(lab: Lab, tmp_path: Path) -> None:
     there = repository(tmp_path / "xen", SERIES)
     several = Asked("testcases/guest32/test_pv32.py", "main~7", "main", source=str(there), inventory=VIRTUAL_LAB)
-    with pytest.raises(UsageError, match="one case is wanted; it names testcases/guest32"):
+    with pytest.raises(UsageError, match="cases, and one is needed: testcases/guest32"):
         bisection.command(several, print)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +26,18 @@ from ipmi_sim import (  # noqa: F401
 )
 
 from lab.base.credentials import Credential
-from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, PowerTimeout, UsageError
+from lab.base.errors import (
+    BmcRefused,
+    BmcUnreachable,
+    CommandFailed,
+    LoginRefused,
+    MissingCapability,
+    PowerTimeout,
+    PrivilegeRefused,
+    UsageError,
+)
 from lab.base.wait import wait_until
-from lab.bmc import Bmc, connect, ipmi, switching
+from lab.bmc import Bmc, connect, ipmitool, switching
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
 from lab.inventory import BmcSpec
@@ -193,7 +203,7 @@ def test_dead_bmc_is_unreachable_within_bounded_time() -> None:
 def test_bmc_that_falls_silent_is_unreachable(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))  # to be quick
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
     chassis.set(ignores=99)
     bmc = bmc_of(simulator)
     try:
@@ -208,7 +218,7 @@ def test_bmc_that_falls_silent_is_unreachable(
 def test_bmc_that_answers_again_is_forgiven(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))
     chassis.set(acts_after=1.0)
     bmc = bmc_of(simulator)
 
@@ -233,6 +243,62 @@ def test_wrong_login_says_what_to_check(simulator: Simulator, user: str, passwor
         bmc.power_on(30.0)
     assert time.monotonic() - started < 15.0, "no use in trying again"
     assert f"user {user!r}, credential 'test'" in str(caught.value) and password not in str(caught.value)
+
+
+def test_an_operator_works_at_the_level_that_it_has(simulator: Simulator, chassis: Chassis) -> None:
+    account = Credential("operator", simulator.password)
+    bmc = IpmiBmc("virt1", replace(simulator.spec, privilege="operator"), account, QUICK)
+    bmc.power_on()
+    assert chassis.get("power") == 1 and bmc.is_powered()
+    assert bmc.history[0].argv[bmc.history[0].argv.index("-L") + 1] == "OPERATOR"
+
+
+def test_a_level_that_is_refused_in_silence_is_no_dead_bmc(simulator: Simulator) -> None:
+    """ipmi_sim drops what it cannot verify, here by HMAC-MD5."""
+    bmc = IpmiBmc("virt1", replace(simulator.spec, cipher=8), Credential(simulator.user, simulator.password), QUICK)
+    with pytest.raises(PrivilegeRefused, match=r"privilege level administrator .*bmc\.cipher .*bmc\.privilege"):
+        bmc.is_powered()
+
+
+class SlowPath:
+    """A way to a BMC on which each datagram takes a while, in both directions together."""
+
+    def __init__(self, port: int, seconds: float) -> None:
+        self._bmc, self._seconds = ("127.0.0.1", port), seconds
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._pass, daemon=True).start()
+
+    def _pass(self) -> None:
+        onward = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with onward:
+            onward.settimeout(5.0)
+            while True:
+                try:
+                    data, client = self._socket.recvfrom(4096)
+                    onward.sendto(data, self._bmc)
+                    answer = onward.recv(4096)
+                    threading.Timer(self._seconds, self._socket.sendto, (answer, client)).start()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_wrong_password_is_told_of_a_slow_bmc(simulator: Simulator) -> None:
+    """Each of its answers takes longer than a hasty client waits; it is not taken for dead."""
+    way = SlowPath(simulator.spec.port, 2.0)
+    try:
+        spec = replace(simulator.spec, port=way.port)
+        with pytest.raises(LoginRefused, match="check user and password"):
+            IpmiBmc("virt1", spec, Credential(simulator.user, "wrong"), QUICK).is_powered()
+        assert not IpmiBmc("virt1", spec, Credential(simulator.user, simulator.password), QUICK).is_powered()
+    finally:
+        way.close()
 
 
 def test_unknown_cipher_is_not_called_a_wrong_password(simulator: Simulator) -> None:
@@ -262,7 +328,7 @@ def test_login_that_ipmi_cannot_carry_is_refused_at_once() -> None:
 def test_bmc_that_stops_answering_in_a_session_is_unreachable(
     simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))
     chassis.set(answers_after=2.4)
     bmc = bmc_of(simulator)
     try:
@@ -434,10 +500,23 @@ def test_boot_device_is_set_and_read_back(
 ) -> None:
     bmc = bmc_of(board_simulator)
     bmc.set_boot_device(device, once=once)
-    assert chassis.calls() == [["boot", word, "persistent", "0" if once else "1"]]
+    lasting = "0" if once else "1"
+    assert chassis.calls() == [["clearing", "8"], ["boot", word, "persistent", lasting, "efi", "0"]]
     assert bmc.boot_device() == device
     bmc.set_boot_device("none")
     assert bmc.boot_device() == "none"
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_board_with_uefi_is_told_to_boot_by_uefi(board_simulator: Simulator, chassis: Chassis, once: bool) -> None:
+    spec = replace(board_simulator.spec, firmware="uefi")
+    bmc = IpmiBmc("virt1", spec, Credential(board_simulator.user, board_simulator.password), QUICK)
+    bmc.set_boot_device("pxe", once=once)
+    assert (chassis.get("boot"), chassis.get("efi"), chassis.get("persistent")) == ("pxe", 1, int(not once))
+    flags = bmc._raw(0x00, 0x09, 0x05, 0x00, 0x00, length=7)
+    assert flags[2] == (0xA0 if once else 0xE0) and flags[3] == 0x04
+    assert bmc._raw(0x00, 0x09, 0x03, 0x00, 0x00, length=3)[2] == 0x08, "the flags hold longer than 60 s"
+    assert bmc.boot_device() == "pxe"
 
 
 def test_boot_device_refused_with_status_0_is_a_failure(simulator: Simulator, chassis: Chassis) -> None:

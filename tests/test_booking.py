@@ -441,7 +441,7 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2h ", "-1h", "1.5h"])
 def test_no_length_of_time(text: str) -> None:
-    with pytest.raises(UsageError, match="want 90m"):
+    with pytest.raises(UsageError, match="use 90m"):
         seconds_of(text)
 
 

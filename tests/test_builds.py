@@ -12,8 +12,8 @@ import pytest
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import UsageError
-from lab.builds import apt, elf, kconfig, matrix, recipes, tools
+from lab.base.errors import BuildFailed, UsageError
+from lab.builds import apt, blame, elf, kconfig, matrix, recipes, tools, trees
 from lab.builds.command import CommandError
 
 FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
@@ -323,12 +323,93 @@ def test_a_damaged_build_is_made_anew(tree: Path, fragments: Path) -> None:
 def test_what_does_not_compile_leaves_no_build_and_says_why(tree: Path, fragments: Path) -> None:
     (tree / "xen" / "other.c").write_text("int other(void) { return missing; }\n", encoding="utf-8")
     _commit(tree)
-    with pytest.raises(CommandError, match="other.c:1:26: error: .missing. undeclared") as caught:
+    with pytest.raises(BuildFailed, match="other.c:1:26: error: .missing. undeclared") as caught:
         _make(tree, fragments)
     log_file = Path(str(caught.value).rpartition("log: ")[2])
     assert "missing" in log_file.read_text(encoding="utf-8")
     kept = [entry for entry in (paths.cache() / "builds").iterdir() if entry.is_dir()]
     assert kept == []
+
+
+GCC = "gcc -c -o other.o other.c"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "other.c:7:1: internal compiler error: Segmentation fault",
+        "x86_64-linux-gnu-gcc: fatal error: Killed signal terminated program cc1",
+        "make[1]: *** [Makefile:3: other.o] Killed",
+        "/usr/bin/ld: final link failed: No space left on device",
+        "cc1: out of memory allocating 65536 bytes after a total of 1 bytes",
+        "/bin/sh: 1: python3: not found",
+    ],
+)
+def test_a_compiler_or_a_disk_that_fails_is_no_failure_of_the_build(line: str, tmp_path: Path) -> None:
+    error = CommandError("make ended with status 2", ended=True, output=[GCC, line, "make: *** [all] Error 2"])
+    assert blame.of_build(error, "the build", tmp_path) is error
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["other.c:1:26: error: 'missing' undeclared", "    1 | int other(void) { return missing; }"],
+        ["other.c:1:2: error: #error No space left on device"],
+        [
+            "other.c:4:9: warning: unused",
+            '    4 |   puts("internal compiler error");',
+            "ld: undefined reference to `x'",
+        ],
+        ["make[1]: *** [Makefile:3: other.o] Error 1"],
+    ],
+)
+def test_what_the_source_says_of_machines_is_not_believed(lines: list[str], tmp_path: Path) -> None:
+    error = CommandError("make ended with status 2", ended=True, output=[GCC, *lines])
+    failed = blame.of_build(error, "the build", tmp_path)
+    assert isinstance(failed, BuildFailed)
+    assert failed.lines[-1] == lines[-1] and str(failed).splitlines()[0] == "the build"
+
+
+def test_a_compiler_that_is_cut_off_is_no_failure_of_the_build(tmp_path: Path) -> None:
+    error = CommandError("not done after 3600 s", ended=False, output=["other.c:1: error: x"])
+    assert blame.of_build(error, "the build", tmp_path) is error
+
+
+def test_a_patch_that_does_not_apply_is_the_builds_failure(tree: Path, fragments: Path) -> None:
+    hunk = "--- a/xen/other.c\n+++ b/xen/other.c\n@@ -1 +1 @@\n-int gone;\n+int there;\n"
+    (tree.parent / "late.patch").write_text(hunk, encoding="utf-8")
+    with pytest.raises(BuildFailed, match=r"late\.patch: does not apply") as caught:
+        _make(tree, fragments, "patches: [late.patch]")
+    assert any("FAILED" in line for line in caught.value.lines)
+
+
+def test_a_build_knows_commit_subject_date_and_branch(tree: Path, fragments: Path) -> None:
+    _git(tree, "checkout", "-q", "-b", "staging")
+    _git(
+        tree, "commit", "-q", "--allow-empty", "-m", "x86: a subject\n\nand more", "--date", "2026-11-24T09:00:00+01:00"
+    )
+    made = _make(tree, fragments)
+    source = made.facts()["source"]
+    assert isinstance(source, dict)
+    assert made.source == f"git {source['commit']}"
+    assert (source["subject"], source["branch"]) == ("x86: a subject", "staging")
+    assert source["date"].startswith("20") and "T" in source["date"]
+    _git(tree, "checkout", "-q", "--detach")
+    detached = _make(tree, fragments).facts()["source"]
+    assert isinstance(detached, dict) and "branch" not in detached and detached["commit"] == source["commit"]
+
+
+def test_a_debian_build_knows_its_package_and_version() -> None:
+    source = recipes.DebianSource("xen", "4.17.5-1")
+    assert trees.origin(source, trees.identify(source)).facts() == {"package": "xen", "version": "4.17.5-1"}
+
+
+def test_a_recipe_file_that_moves_keeps_its_name(tree: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "own.yaml"
+    moved.parent.mkdir()
+    here, there = matrix.Variant.plain(_own(tree)), matrix.Variant.plain(str(moved))
+    assert here.name == there.name == "own"
+    assert here.build != there.build and matrix.Variant.of_facts(here.name, here.facts()) == here
 
 
 def test_a_setting_that_is_not_offered_is_an_error(tree: Path, fragments: Path) -> None:
@@ -398,7 +479,7 @@ def test_several_builds_are_made_and_one_that_fails_keeps_none_back(tree: Path, 
         timeout=120,
         check=False,
     )
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"first", "second"}
     assert "build bad: compiling: make ended with status 2" in done.stderr
     assert "build first: compiling" in done.stderr

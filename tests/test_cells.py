@@ -604,6 +604,7 @@ def test_a_check_outside_the_matrix_is_excused_in_the_same_way(tmp_path: Path) -
     assert said == [
         ("checks", "left-destination: known: left-paused: a domain"),
         ("known finding no longer shows", "left-paused (left-destination)"),
+        ("checks", "memory: BAD: a page"),
     ]
 
 

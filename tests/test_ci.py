@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import email
 import json
+import re
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from run_folders import LINE, PV32, S3, Runs, result
 
@@ -53,14 +58,20 @@ def publish(folder: RunFolder) -> list[str]:
     return said
 
 
-def test_what_got_worse_is_the_first_that_is_said(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_got_worse_and_the_link_are_the_last_that_is_said(
+    folders: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert publish(worse(folders)) == []
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
+    first = next(at for at, line in enumerate(lines) if line.startswith("exit status 1")) + 1
+    assert lines[first].startswith(
         f"worse new failure          {PV32} [virtual]: virt1: because (assertion); failed 1 of 1"
     )
-    assert lines[1].startswith(f"      never passed         {LIVE}")
-    assert lines[2].startswith("pv32-debug@bb against pv32-debug@aa: 1 new failure, 1 never passed")
+    since = "      fails since pv32-debug 4.17.5 bb (21 Nov); last good pv32-debug 4.17.5 aa (19 Nov)"
+    assert lines[first + 1] == since
+    assert lines[first + 2].startswith(f"      never passed         {LIVE}")
+    assert lines[first + 3].startswith("pv32-debug 4.17.5 bb (21 Nov) against pv32-debug 4.17.5 aa (19 Nov): blocked (")
+    assert lines[-1] == f"pages: {tmp_path}/site/index.html"
     assert not [line for line in lines if line.startswith("::")]
 
 
@@ -90,11 +101,11 @@ def test_github_gets_a_summary_and_annotations_of_new_failures_alone(
 
 def test_a_console_writes_no_markup_and_no_commands(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     folder = worse(folders, HOSTILE)
-    changes = ci.judged(_imported(folder), folder)
+    changes = ci.judged(_imported(folder), folder.summary())
     [command] = ci.github_commands(changes)
     assert "\n" not in command and "\r" not in command and "\x1b" not in command
     assert "%250A" in command  # what was %0A already is no new line
-    text = ci.write_summary(folder, changes).read_text()
+    text = ci.write_summary(folder.summary(), changes).read_text()
     assert not {"<script", "](", "@everyone", "`b`"} & {
         word for word in ("<script", "](", "@everyone", "`b`") if word in text
     }
@@ -163,7 +174,7 @@ def test_ctrf_has_each_case_once_with_its_attempts(folders: Runs) -> None:
     told = (Evidence("exception", "call", f"Traceback {HOSTILE}", 1.0),)
     retried = [result(S3, Verdict.MISS), result(S3, attempt=2)]
     folder = folders.write(*retried, result(PV32, Verdict.FAIL, evidence=told), key="aa", planned=(S3, PV32, LIVE))
-    report = json.loads(ctrf.write(folder).read_text())
+    report = json.loads(ctrf.write(folder.summary()).read_text())
     assert report["reportFormat"] == "CTRF"
     summary = report["results"]["summary"]
     assert {key: summary[key] for key in ("tests", "passed", "failed", "skipped", "pending", "other", "flaky")} == {
@@ -249,3 +260,194 @@ def test_a_run_that_is_not_remembered_tells_nobody(
     assert told == []
     assert not (tmp_path / "site").exists()
     assert History().builds() == []
+
+
+# what the documentation tells CI to do
+
+
+DOCUMENT = paths.CHECKOUT / "docs" / "ci.md"
+
+
+def snippets(kind: str) -> list[str]:
+    """The blocks of docs/ci.md in a language."""
+    return re.findall(rf"```{kind}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def gitlab_job(branch: str) -> list[str]:
+    job = yaml.safe_load(next(text for text in snippets("yaml") if "expose_as" in text))["hypervisor"]
+    return ["\n".join(["set -e", f"CI_COMMIT_BRANCH={branch} CI_DEFAULT_BRANCH=main", *job["script"]])]
+
+
+def github_job(branch: str) -> list[str]:
+    job = yaml.safe_load(next(text for text in snippets("yaml") if "runs-on" in text))["jobs"]["hypervisor"]
+    on_main = "github.ref_name == github.event.repository.default_branch"
+    steps = [step for step in job["steps"] if "run" in step and (branch == "main" or step.get("if") != on_main)]
+    return [f"set -e\n{step['run']}" for step in steps]
+
+
+def jenkins_job(branch: str) -> list[str]:
+    [pipeline] = snippets("groovy")
+    stages = re.split(r"stage\('", pipeline)[1:]
+    wanted = [stage for stage in stages if branch == "main" or "when { branch 'main' }" not in stage]
+    return [f"set -e\n{step}" for stage in wanted for step in re.findall(r"sh '(.*)'", stage)]
+
+
+@pytest.mark.parametrize("job", [gitlab_job, github_job, jenkins_job])
+@pytest.mark.parametrize(
+    ("branch", "nightly", "gate", "called"),
+    [
+        ("main", 0, 0, ["nightly", "gate", "accept"]),
+        ("main", 1, 0, ["nightly", "gate", "accept"]),  # known failures alone
+        ("main", 1, 1, ["nightly", "gate"]),
+        ("main", 0, 3, ["nightly", "gate"]),  # no baseline yet
+        ("other", 0, 0, ["nightly", "gate"]),
+        *(("main", status, 0, ["nightly"]) for status in (2, 3, 70, 130)),
+    ],
+)
+def test_a_job_asks_the_gate_only_of_a_run_that_came_to_its_end(
+    tmp_path: Path, job: Callable[[str], list[str]], branch: str, nightly: int, gate: int, called: list[str]
+) -> None:
+    fake = tmp_path / "xenlab"
+    fake.write_text(
+        f"#!/bin/sh\necho $1 >> {tmp_path}/called\ncase $1 in nightly) exit {nightly};; gate) exit {gate};; esac\n"
+    )
+    fake.chmod(0o755)
+    status = 0
+    for step in job(branch):
+        done = subprocess.run(["bash", "-c", step], cwd=tmp_path, check=False, capture_output=True, timeout=30)
+        if status := done.returncode:
+            break  # a step that fails ends the job
+    assert (tmp_path / "called").read_text().split() == called
+    assert (status == 0) is (gate == 0 and nightly < 2)
+
+
+def test_a_pass_with_a_known_bug_is_told_to_each_tool(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    body = json.dumps({"guest": "pvh64", "fault": "cut", "place": "GO", "known": ["incoming-left-paused"], "bad": []})
+    passed = result(LIVE, evidence=(Evidence("cell", "pvh64-cut-GO", body, 1.0),))
+    folder = folders.write(passed, result(PV32), result(S3, Verdict.SKIP), key="aa")
+    assert publish(folder) == []
+    lines = capsys.readouterr().out.splitlines()
+    assert f"PASS  {LIVE}: known bug incoming-left-paused" in lines
+    assert "2 PASS (1 with a known bug), 1 SKIP in 1 h 0 min" in lines
+    skip = next(at for at, line in enumerate(lines) if line.startswith("SKIP"))
+    assert skip < lines.index(f"PASS  {LIVE}: known bug incoming-left-paused")
+    text = (folder.path / "summary.md").read_text()
+    assert "### PASS, known bug: 1\n\n- test_brings_it_over: incoming-left-paused\n" in text
+    cases = {case.attrib["name"]: case for case in ET.parse(folder.path / "junit.xml").getroot().iter("testcase")}
+    case = cases["test_brings_it_over"]
+    properties = {one.attrib["name"]: one.attrib["value"] for one in case.iter("property")}
+    assert properties["known-bug"] == "incoming-left-paused"
+    assert (case.findtext("system-out") or "").startswith("PASS, known bug incoming-left-paused")
+    assert "known-bug" not in {one.attrib["name"] for one in cases["test_pv32_runs[hvm]"].iter("property")}
+    report = json.loads((folder.path / "ctrf.json").read_text())["results"]
+    assert report["summary"]["extra"]["knownBugs"] == 1
+    told = {test["name"]: test for test in report["tests"]}[LIVE]
+    assert (told["status"], told["labels"]["knownBugs"]) == ("passed", ["incoming-left-paused"])
+    assert told["message"] == "PASS, known bug incoming-left-paused"
+    assert metrics(folder)["xenlab_run_known_bug_results",] == 1
+
+
+def test_the_summary_reads_as_text_with_run_build_date_and_report(folders: Runs) -> None:
+    folder = folders.write(result(PV32), result(S3, Verdict.FAIL, reason="test_s3: [x] no wake_up (1 of 2)"), key="aa")
+    source = {"commit": "a" * 40, "subject": "x86: mend it", "date": "2026-11-20"}
+    folder.write_builds({LINE: {**folder.builds()[LINE], "source": source}})
+    publish(folder)
+    text = (folder.path / "summary.md").read_text()
+    assert "- run: run1, full, 2026-11-19 11:06 UTC, took 1 h 0 min\n" in text
+    assert f"- build: pv32-debug 4.17.5 {'a' * 12} (x86: mend it) 2026-11-20\n" in text
+    assert f"- report: {folder.path}/report.html\n" in text
+    assert "| test_s3_rtc_wake | virtual | never passed | test_s3: [x] no wake_up (1 of 2)" in text
+    assert "&#" not in text
+    assert "1 failed; no baseline yet" in text
+
+
+def test_an_interrupted_run_is_not_told_as_good(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    good = folders.write(result(PV32), result(S3), key="aa")
+    History().import_run(good.path)
+    folder = folders.write(result(PV32), key="bb", planned=(PV32, S3), exit_status=130)
+    publish(folder)
+    out = capsys.readouterr().out
+    assert "interrupted: 1 of 2 planned cases have a result" in out
+    assert "exit status 130: the run was interrupted" in out
+    text = (folder.path / "summary.md").read_text()
+    assert text.startswith("# xenlab: MISS, interrupted\n")
+    assert "incomplete: run run2 was interrupted, 1 of 2 planned cases did not run" in text
+    assert json.loads((folder.path / "ctrf.json").read_text())["results"]["summary"]["extra"]["state"] == "interrupted"
+    assert metrics(folder)["xenlab_run_complete",] == 0
+
+
+def test_one_crash_of_many_cases_is_one_line_at_the_end(folders: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"testcases/boot/test_b.py::test_case_{number}" for number in range(94)]
+    publish(folders.write(*map(result, names), key="aa"))
+    bad = [result(name, Verdict.FAIL, fingerprint="3c9f01ab77 xen-assertion: y") for name in names]
+    publish(folders.write(*bad, key="bb"))
+    out = capsys.readouterr().out
+    [line] = [line for line in out.splitlines() if line.startswith("worse")]
+    assert line == (
+        "worse new failure          94 cases: xen-assertion: y; in test_case_0, test_case_1, test_case_10 and 91 more"
+    )
+    assert len([line for line in out.splitlines() if line.startswith("FAIL")]) == 1
+
+
+def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(
+    folders: Runs, hook: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, told = hook
+    with Mailbox() as mailbox:
+        address = f"mailto://127.0.0.1:{mailbox.port}?from=lab@lab.example&to=xen@lab.example&mode=insecure"
+        monkeypatch.setenv(notify.SETTING, f"{url} {address}")
+        assert publish(worse(folders)) == []
+    assert told[0]["message"].startswith("worse new failure")
+    [mail] = mailbox.mails
+    assert "Regressions :-(" in mail
+    assert f"{PV32} [virtual]  FAIL REGR. vs pv32-debug 4.17.5 aa (19 Nov)" in mail
+
+
+class Mailbox:
+    """An SMTP server on this machine that keeps what it is given: as much of RFC 5321 as a client needs."""
+
+    def __init__(self) -> None:
+        self.mails: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(30)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Mailbox:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._thread.join(30)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rwb") as stream:
+            connection.settimeout(30)
+
+            def say(text: str) -> None:
+                stream.write(f"{text}\r\n".encode())
+                stream.flush()
+
+            say("220 lab")
+            while line := stream.readline():
+                word = line.split()[0].upper() if line.split() else b""
+                if word == b"DATA":
+                    say("354 go on")
+                    lines = []
+                    while (part := stream.readline()) not in (b".\r\n", b""):
+                        lines.append(part)
+                    self.mails.append(text_of(b"".join(lines)))
+                    say("250 kept")
+                elif word == b"QUIT":
+                    say("221 bye")
+                    return
+                else:
+                    say("250 lab")
+
+
+def text_of(mail: bytes) -> str:
+    message = email.message_from_bytes(mail)
+    parts = [part for part in message.walk() if part.get_content_type() == "text/plain"]
+    return "".join(bytes(part.get_payload(decode=True)).decode() for part in parts)

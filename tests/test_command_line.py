@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.main
 from run_folders import PV32, Runs, result
 from shared_lab import Shared, lab_of_four_fixture, shared_fixture  # noqa: F401
 
@@ -22,14 +23,16 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.builds import apt, lock
 from lab.builds.command import CommandError
+from lab.cli import starter
 from lab.cli.main import app
 from lab.cli.manual import page
 from lab.grid import services
 from lab.inventory import ports
 from lab.night import bisection, planning
-from lab.night.options import VIRTUAL_LAB
+from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.reporting.terminal import Progress
 from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
@@ -119,7 +122,7 @@ def test_shell_completes_commands_and_options(xenlab: Xenlab) -> None:
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
 def test_manual_page_has_every_command_and_no_roff_mistake(xenlab: Xenlab) -> None:
     text = xenlab("man").out
-    assert text == page(app)
+    assert text == page(typer.main.get_command(app))
     done = subprocess.run(
         ["groff", "-man", "-Tascii", "-ww", "-P-c"], input=text, capture_output=True, text=True, timeout=60, check=True
     )
@@ -135,7 +138,7 @@ def test_nightly_refuses_a_folder_without_xtf(xenlab: Xenlab, tmp_path: Path) ->
     said = xenlab("nightly", "--xtf", "/nope")
     assert (said.status, said.err) == (2, "xenlab: --xtf /nope: there is no such folder\n")
     said = xenlab("nightly", "--xtf", str(tmp_path))
-    assert said.status == 2 and "no built XTF: there is no tests/NAME/info.json in it" in said.err
+    assert said.status == 2 and "no built XTF: it has no tests/NAME/info.json" in said.err
     assert not (tmp_path / "state" / "xenlab" / "runs").exists()
 
 
@@ -452,3 +455,42 @@ def test_two_labs_of_one_inventory_run_side_by_side(shared: Shared, tmp_path: Pa
     finally:
         shared.labgrid("-p", "sim2", "release", check=False)
         assert _run(["lab", "down", *words], tmp_path, {}).status == 0
+
+
+# cases of a lab of one's own
+
+
+def test_node_ids_are_relative_to_the_folder_that_holds_testcases(tmp_path: Path) -> None:
+    case = tmp_path / "mine" / "testcases" / "area" / "test_x.py"
+    case.parent.mkdir(parents=True)
+    case.touch()
+    mine = tmp_path / "mine"
+    for words in ([str(mine)], [str(mine / "testcases")], [f"{case}::test_it[a]"], [str(case), str(case.parent)]):
+        assert planning.root_of(words) == mine, words
+    assert planning.root_of([]) == planning.root_of(["testcases/boot"]) == paths.SHIPPED
+    assert planning.root_of([str(paths.SHIPPED / "tests" / "boards" / "cases" / "testcases" / "x")]) == paths.SHIPPED
+    assert planning.root_of([str(case), "testcases/boot"]) == paths.SHIPPED, "of both: the shipped names stay"
+
+
+def test_worker_finds_the_cases_by_the_names_that_planning_gave(tmp_path: Path) -> None:
+    starter.write(tmp_path / "mine")
+    (found,) = planning.collect(NightlyOptions(paths=(str(tmp_path / "mine" / "testcases"),)), "quick")
+    assert found.nodeid == "testcases/example/test_memory.py::test_free_memory_is_less_than_all"
+    assert (found.area, found.selection) == ("example", "quick")
+    words = [sys.executable, "-m", "pytest", *planning.pytest_words(tmp_path / "mine"), "--collect-only", "-q"]
+    done = subprocess.run(
+        [*words, found.nodeid],
+        cwd=tmp_path / "mine",
+        env=paths.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0 and found.nodeid in done.stdout, done.stdout + done.stderr
+
+
+def test_run_notes_where_its_cases_are(tmp_path: Path) -> None:
+    folder = Runs(tmp_path).write(result(), root=str(tmp_path / "mine"))
+    assert RunFolder.open(folder.path).header().cases_root() == tmp_path / "mine"
+    assert Runs(tmp_path / "more").write(result()).header().cases_root() == paths.SHIPPED

@@ -888,6 +888,10 @@ SAID = {
     ("warning", "guest-watchdog"): ["(XEN) Watchdog timer fired for domain 2"],
     ("warning", "pod-exhausted"): ["(XEN) p2m_pod_demand_populate: Dom1 out of PoD memory! (tot=4097)"],
     ("warning", "cpu-lost"): ["(XEN) Error bringing CPU1 up: -5"],
+    ("warning", "iommu-slow"): [
+        "(XEN) [VT-D] IOMMU#0: QI dev wait descriptor taking too long",
+        "(XEN) AMD IOMMU 0000:00:00.2: iotlb completion wait taking too long",
+    ],
     ("warning", "iommu-ats"): ["(XEN) ATS device 0000:00:06.0 flush failed"],
     ("warning", "lines-lost"): ["(XEN) printk: 12 messages suppressed."],
     ("milestone", "press-any-key"): ["Press any key to continue..."],

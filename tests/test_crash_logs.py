@@ -118,6 +118,14 @@ def test_crashes_that_nobody_calls_the_same_have_names_of_their_own() -> None:
         assert family[other] == family[name], f"{name} and {other} share {crash_of(name).fingerprint}"
 
 
+@pytest.mark.parametrize("name", [name for name in with_key("records") if name != "partial-gap"])
+def test_beginnings_of_lines_are_told_from_lines_without_their_records_kinds(name: str) -> None:
+    """As where a console was kept as text: each record is a line."""
+    records = [Record(one.text) for one in records_of(entries()[name]) if one.kind in ("line", "partial")]
+    found = first_crash(records)
+    assert found and found[1].fingerprint == crash_of(name).fingerprint
+
+
 DISGUISES = {
     "a host's stamp": lambda line: f"[2026-01-02 03:04:05] {line}",
     "a log collector's": lambda line: f"2026-01-02T03:04:05.123456Z 01O {line}",
@@ -154,6 +162,8 @@ def test_a_prefix_more_on_each_line_changes_no_fingerprint(disguise: str) -> Non
         ("(XEN) [   12.345678] ", "xen"),
         ("lab4 login: (XEN) ", "xen"),
         ("[   12.345678] sshd[812]: Accepted publick(XEN) ", "xen"),
+        (" * Starting xenconsoled, which handles closed rings ...(XEN) ", "xen"),
+        ("[    1.0] systemd[1]: Starting the tail of cat.service...(XEN) ", "xen"),
         ("(EN) ", "xen"),
         ("XEN) ", "xen"),
         ("(XEN) (d0v0) ", "linux"),

@@ -17,7 +17,7 @@ from lab import inventory
 from lab.base.credentials import Credential
 from lab.base.errors import BmcUnreachable, PowerTimeout, UsageError
 from lab.base.wait import wait_until
-from lab.bmc import Bmc, ipmi
+from lab.bmc import Bmc, ipmitool
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
@@ -116,7 +116,7 @@ def test_bmc_that_restarts_in_the_middle_of_a_command_is_back(board: VirtualBoar
 def test_silent_bmc_is_unreachable_and_forgiven_afterwards(
     board: VirtualBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))  # to be quick
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
     monkeypatch.setattr("lab.bmc.redfish._READ_TIMEOUT", 2.0)
     bmc = bmc_of(board)
     order(board, "silent 6")

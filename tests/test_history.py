@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from postgres import PASSWORD, Server, binaries, serve
@@ -21,12 +24,13 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.cli.main import main
-from lab.history import gate, pages, schema, store
+from lab.history import database, gate, importing, known_issues, news, pages, schema, store
+from lab.history.records import Place
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
 from lab.night import nightly
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
-from lab.results.record import Verdict
+from lab.results.record import Evidence, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
@@ -91,7 +95,7 @@ def test_importing_a_run_again_changes_nothing(history: History, runs: Runs) -> 
     folder = runs.write(result(), result(S3, FAIL), result(LIVE, MISS, "virt1+virt2"))
     assert history.import_run(folder.path) == "new"
     once = counts(history)
-    assert once == {"runs": 1, "builds": 1, "cases": 3, "series": 3, "results": 3}
+    assert once == {"runs": 1, "builds": 1, "cases": 3, "series": 3, "results": 3, "known_issues": 0}
     assert history.import_run(folder.path) == "unchanged"
     assert counts(history) == once
 
@@ -118,7 +122,7 @@ def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Ru
 
 def test_what_pages_and_dashboards_ask(history: History, runs: Runs) -> None:
     first = runs.write(result(), result(S3, MISS), key="aa", finished=1.0, exit_status=3)
-    second = runs.write(result(verdict=FAIL), result(verdict=FAIL), key="bb", planned=(PV32, S3))
+    second = runs.write(result(verdict=FAIL), result(verdict=FAIL), key="bb", planned=(PV32, S3), finished=None)
     for folder in (first, second):
         history.import_run(folder.path)
     newest, oldest = history.runs(10)
@@ -153,13 +157,13 @@ def test_what_no_run_folder_is_is_refused(history: History, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="not a run folder"):
         history.import_run(tmp_path)
     with pytest.raises(UsageError, match="no run folder, and none in it"):
-        store.run_folders(tmp_path)
+        importing.run_folders(tmp_path)
 
 
 def test_a_folder_of_runs_stands_for_the_runs_in_it(runs: Runs) -> None:
     made = [runs.write(result()).path, runs.write(result()).path]
-    assert store.run_folders(runs.directory) == made
-    assert store.run_folders(made[0]) == made[:1]
+    assert importing.run_folders(runs.directory) == made
+    assert importing.run_folders(made[0]) == made[:1]
 
 
 def test_a_build_is_its_recipe_and_its_key(history: History, runs: Runs) -> None:
@@ -211,7 +215,7 @@ def test_two_that_import_into_a_new_database_do_not_hurt_each_other(url: str, ru
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert counts(History(url)) == {"runs": 2, "builds": 1, "cases": 2, "series": 2, "results": 4}
+    assert counts(History(url)) == {"runs": 2, "builds": 1, "cases": 2, "series": 2, "results": 4, "known_issues": 0}
 
 
 # the tables
@@ -223,7 +227,7 @@ def _alembic(history: History, command: str, revision: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(paths.CHECKOUT / "lab" / "history" / "migrations"))
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         config.attributes["connection"] = connection
         getattr(commands, command)(config, revision)
 
@@ -260,7 +264,7 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
         "results": {"run_id": 1, "build_id": 1, "series_id": 1, "ordinal": 0, "attempt": 1, "verdict": "FAIL"}
         | {"rule": "console-crash", "reason": "virt1: xen-panic", "boards": "virt1", "started": 1.0, "seconds": 2.0},
     }
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         assert "fingerprint" not in {column["name"] for column in sa.inspect(connection).get_columns("results")}
         for table, values in rows.items():
             names = ", ".join(values)
@@ -271,18 +275,18 @@ def test_a_database_of_the_first_tables_keeps_what_is_in_it(url: str, history: H
     assert (entry.verdict, entry.reason, entry.seconds) == (FAIL, "virt1: xen-panic", 2.0)
     assert upgraded.crashes() == []
     upgraded.import_run(runs.write(result(PV32, FAIL, fingerprint="01 xen-panic: x"), key="bb").path)
-    assert [(one.fingerprint, one.number) for one in upgraded.crashes()] == [("01 xen-panic: x", 1)]
+    assert [(one.name, one.number) for one in upgraded.crashes()] == [("01 xen-panic: x", 1)]
     _alembic(upgraded, "downgrade", "first")
     assert counts_of_results(upgraded) == 2
 
 
 def counts_of_results(history: History) -> int:
-    with history._transaction(writes=False) as connection:
+    with history.transaction(writes=False) as connection:
         return int(connection.scalar(sa.text("SELECT count(*) FROM results")) or 0)
 
 
 def test_a_database_of_a_newer_xenlab_is_left_alone(url: str, history: History) -> None:
-    with history._transaction(writes=True) as connection:
+    with history.transaction(writes=True) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'later'"))
     with pytest.raises(UsageError, match="a newer xenlab"):
         History(url)
@@ -447,7 +451,7 @@ def test_each_change_is_found(history: History, runs: Runs) -> None:
         "gone virtual": "missing case",
         "missed virtual": "not counted",
         "erred virtual": "not counted",
-        "skipped virtual": "not counted",
+        "skipped virtual": "skipped",
         "new virtual": "new case",
         "newfail virtual": "never passed",
     }
@@ -539,12 +543,133 @@ def test_a_case_that_was_not_counted_says_why(history: History, runs: Runs, boar
     ]
 
 
-def test_a_planned_case_that_did_not_run_is_not_counted(history: History, runs: Runs) -> None:
+def test_a_planned_case_that_did_not_run_makes_the_build_incomplete(history: History, runs: Runs) -> None:
     runs.fill(history, "aa:P")
     history.import_run(runs.write(result(S3), key="bb", planned=(PV32, S3)).path)
     found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
     assert [line for line in gate.gate_lines(found) if "did-not-run" in line and line.startswith("not counted")]
+    assert gate.gate_lines(found)[-1] == ("incomplete: 1 of 2 planned cases did not run (1 new case, 1 not counted)")
+    assert found.exit_status == 3
+    history.import_run(runs.write(result(PV32), key="bb").path)  # what one run lacks another has
+    assert gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa")).exit_status == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"finished": None}, "incomplete: run run2 has not ended, 1 of 2 planned cases did not run"),
+        ({"exit_status": 130}, "incomplete: run run2 was interrupted, 1 of 2 planned cases did not run"),
+    ],
+)
+def test_a_run_that_goes_on_or_was_interrupted_passes_no_gate(
+    history: History, runs: Runs, changes: dict[str, object], words: str
+) -> None:
+    history.import_run(runs.write(result(PV32), result(S3)).path)
+    history.accept(history.select(LINE).build)
+    history.import_run(runs.write(result(PV32), key="bb", planned=(PV32, S3), **changes).path)
+    found = gate.compare(history, history.select(LINE), gate.baseline(history, history.select(LINE)))
+    assert gate.gate_lines(found)[-1].startswith(words)
+    assert found.exit_status == 3
+
+
+def test_a_failure_of_an_incomplete_run_blocks_all_the_same(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:P")
+    history.import_run(runs.write(result(PV32, FAIL), key="bb", planned=(PV32, S3), finished=None).path)
+    found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
+    assert gate.gate_lines(found)[-1].startswith("blocked; incomplete: run run2 has not ended")
+    assert found.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"), [(FAIL, "1 failed; no baseline yet"), (PASS, "2 passed; no baseline yet")]
+)
+def test_a_first_run_has_nothing_to_be_judged_against(
+    history: History, runs: Runs, verdict: Verdict, words: str
+) -> None:
+    history.import_run(runs.write(result(PV32, verdict), result(S3)).path)
+    new = history.select(LINE)
+    found = gate.compare(history, new, gate.baseline(history, new))
+    assert gate.gate_lines(found)[-1].startswith(words)
+    assert found.exit_status == 3
+
+
+def excused(verdict: Verdict) -> TestResult:
+    """A relocation whose one bad check is excused with one release of Xen, and not with another."""
+    word = "known: incoming-left-paused" if verdict is PASS else "BAD"
+    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
+    return result(LIVE, verdict, evidence=(Evidence("note", "checks", checks, 1.0),))
+
+
+def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(excused(PASS), key="aa").path)
+    history.import_run(runs.write(excused(FAIL), key="bb").path)
+    found = gate.compare(history, history.select(f"{LINE}@bb"), history.select(f"{LINE}@aa"))
+    [finding] = found.findings
+    assert finding.change is Change.KNOWN_FINDING
+    assert "the known finding incoming-left-paused, which is listed for the baseline's release" in finding.why
     assert found.exit_status == 0
+    back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
+    assert [one.change for one in back.findings] == [Change.KNOWN_FINDING]
+    assert back.findings[0].why.startswith("not fixed: it is listed for this release")
+    other = replace(excused(FAIL), evidence=(Evidence("note", "checks", "where: BAD: nowhere", 1.0),))
+    history.import_run(runs.write(other, key="cc").path)
+    found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@aa"))
+    assert [one.change for one in found.findings] == [Change.NEW_FAILURE]  # another check failed
+
+
+def test_the_line_of_a_recipe_given_as_a_file_is_its_name(history: History, runs: Runs) -> None:
+    for folder in ("/home/ann/mine.yaml", "/tmp/moved/mine.yaml"):
+        history.import_run(runs.write(result(build=folder), builds=(folder,)).path)
+    assert [build.label for build in history.builds()] == ["mine@aaaaaaaa"]
+
+
+# since when, and whose commit
+
+
+def test_a_failure_has_a_beginning_a_last_good_build_and_a_command(history: History, runs: Runs) -> None:
+    for word, verdict in zip("abcd", (PASS, PASS, FAIL, FAIL), strict=True):
+        folder = runs.write(result(PV32, verdict), key=word * 8)
+        source = {"commit": word * 40, "subject": f"x86: {word}", "date": "2026-11-20", "branch": "staging"}
+        folder.write_builds({LINE: {**folder.builds()[LINE], "source": source}})
+        history.import_run(folder.path)
+    new = history.select(LINE)
+    assert new.build.title == "pv32-debug 4.17.5 ddddddd (20 Nov)"
+    [fault] = news.news_of(history, [new]).faults
+    onset = fault.telling.onset
+    assert onset and onset.good
+    assert (onset.since.source.subject, onset.since_at) == ("x86: c", Place("run3", 0))
+    assert (onset.good.source.subject, onset.good_at) == ("x86: b", Place("run2", 0))
+    assert fault.telling.bisect == (
+        f"./xenlab bisect --case '{PV32}' --good {'b' * 40} --bad {'c' * 40} --build pv32-debug"
+    )
+    assert fault.seen and fault.seen.first.source.subject == "x86: c"
+    history.import_run(runs.write(result(PV32, FAIL), key="eeee").path)  # an older xenlab notes no source
+    assert history.select(LINE).build.title == "pv32-debug 4.17.5 eeee (23 Nov)"
+
+
+def test_one_fault_is_one_over_boards_cases_and_numbers(history: History, runs: Runs) -> None:
+    found = [
+        result(PV32, FAIL, "virt1", reason="virt1: no wake within 60 s"),
+        result(S3, FAIL, "virt2", reason="virt2: no wake within 75.5 s"),
+        result(LIVE, FAIL, "virt1", reason="virt1: rebooted"),
+    ]
+    history.import_run(runs.write(*found).path)
+    told = news.news_of(history, [history.select(LINE)])
+    assert [(fault.label, len(fault.cases)) for fault in told.faults] == [("no wake within # s", 2), ("rebooted", 1)]
+
+
+def test_results_that_an_older_xenlab_stored_get_the_names_of_their_failures(
+    url: str, history: History, runs: Runs
+) -> None:
+    folder = runs.write(result(PV32, FAIL, reason="virt1: no wake within 60 s", figures={"wake_s": 1.5})).path
+    history.import_run(folder)
+    _alembic(history, "downgrade", "crashes")
+    upgraded = History(url)
+    [entry] = upgraded.entries([PV32], 10)
+    assert entry.failure.endswith(" no wake within # s") and entry.figures == {}
+    assert upgraded.import_run(folder) == "updated"  # for what the old tables did not have
+    [entry] = upgraded.entries([PV32], 10)
+    assert entry.figures == {"wake_s": 1.5}
 
 
 # baselines
@@ -782,6 +907,85 @@ def test_a_comparison_shows_what_changed(xenlab: Xenlab, runs: Runs) -> None:
     )
 
 
+def test_a_known_issue_is_added_listed_exported_and_imported(
+    xenlab: Xenlab, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug = "0123456789 xen-bug: Xen BUG at a.c / foo"
+    runs.write(result(PV32, FAIL, fingerprint=bug), result(S3, FAIL), key="aa")
+    xenlab("history", "--import", str(runs.directory))
+    monkeypatch.setenv("USER", "ann")
+    monkeypatch.setenv("LOGNAME", "ann")
+    status, said, _ = xenlab("known", "add", "01234", "--link", "https://bugs.example/7", "--note", "p2m")
+    assert status == 0 and said.startswith("0123456789  https://bugs.example/7: p2m (ann, 20")
+    assert xenlab("known", "add", "test_s3_rtc_wake", "--link", "https://bugs.example/8")[0] == 0
+    assert xenlab("known", "add", "01234", "--link", "https://bugs.example/7", "--note", "anew")[0] == 0
+    listed = xenlab("known", "list")[1].splitlines()
+    assert len(listed) == 2 and listed[1].startswith("0123456789  https://bugs.example/7: anew (ann")
+    file = tmp_path / "known.json"
+    file.write_text(xenlab("known", "export")[1])
+    assert xenlab("known", "remove", "https://bugs.example/7")[0] == 0
+    assert xenlab("known", "import", str(file))[1] == "1 new\n"
+    assert xenlab("known", "import", str(file))[1] == "0 new\n"
+    assert sorted(xenlab("known", "list")[1].splitlines()) == sorted(listed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("add", "ffffff", "--link", "https://bugs.example/7"),
+        ("add", "test_s3_rtc_wake", "--link", "https://bugs.example/7"),  # it never failed
+        ("add", "test_pv32_runs[hvm]", "--link", "javascript:alert(1)"),
+        ("remove", "ffffff"),
+        ("import", "nowhere.json"),
+        ("import", "run.json"),
+    ],
+)
+def test_wrong_words_about_known_issues_are_said_in_one_line(
+    xenlab: Xenlab, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    runs.write(result(PV32, FAIL), result(S3), key="aa")
+    xenlab("history", "--import", str(runs.directory))
+    monkeypatch.chdir(runs.directory / "run1")
+    status, said, complaint = xenlab("known", *words)
+    assert (status, said) == (2, "")
+    assert complaint.startswith("xenlab: ") and complaint.count("\n") == 1, complaint
+
+
+def test_two_failures_that_a_few_digits_fit_are_named(history: History, runs: Runs) -> None:
+    prints = ("0123456789 xen-bug: a", "0123999999 xen-bug: b")
+    history.import_run(
+        runs.write(*(result(case, FAIL, fingerprint=one) for case, one in zip((PV32, S3), prints, strict=True))).path
+    )
+    with pytest.raises(UsageError, match="several failures fit: 0123456789 xen-bug: a; 0123999999 xen-bug: b"):
+        known_issues.add(history, "0123", "https://bugs.example/7", "")
+
+
+def test_the_results_are_a_mail_in_osstests_words(xenlab: Xenlab, runs: Runs) -> None:
+    for number, (key, word) in enumerate((("aa", "a"), ("bb", "b"))):
+        verdict = FAIL if number else PASS
+        s5 = result("testcases/sleep/test_s5.py::test_s5", FAIL, reason="never powers off")
+        folder = runs.write(result(PV32, verdict, reason="virt1: no wake"), excused(PASS), s5, key=key)
+        source = {"commit": word * 40, "subject": f"x86: {word}", "date": "2026-11-20"}
+        folder.write_builds({LINE: {**folder.builds()[LINE], "source": source}})
+    xenlab("history", "--import", str(runs.directory))
+    status, said, _ = xenlab("report", "--mail", "--run", str(runs.directory / "run2"))
+    assert status == 0
+    good, bad = "pv32-debug 4.17.5 aaaaaaa (20 Nov)", "pv32-debug 4.17.5 bbbbbbb (20 Nov)"
+    lines = said.splitlines()
+    assert lines[0] == f"Subject: [xenlab] {bad}: 1 new failure"
+    assert "Regressions :-(" in lines
+    assert f" {PV32} [virtual]  FAIL REGR. vs {good}" in lines
+    assert f'   fails since {bad} "x86: b"; last good {good} "x86: a"' in lines
+    assert " testcases/sleep/test_s5.py::test_s5 [virtual]  FAIL never pass" in lines
+    assert f" {LIVE} [virtual]  PASS, known bug incoming-left-paused" in lines
+    assert f"version targeted for testing: {bad}: {'b' * 12} (x86: b) 2026-11-20" in lines
+    assert f"baseline version:             {good}: {'a' * 12} (x86: a) 2026-11-20" in lines
+    assert xenlab("report", "--mail")[1] == said  # the newest run
+    assert xenlab("report", "--mail", "--send")[0] == 2
+    assert xenlab("report", "--send")[0] == 2
+    assert xenlab("report", "--mail", "--run", "run9")[0] == 2
+
+
 # at the end of a night
 
 
@@ -829,3 +1033,47 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
     assert finish(RunFolder.open(folder.path)) == 0
     assert folder.header().notes == ()
+
+
+def all_connections(server: Server) -> list[psycopg.Connection]:
+    """Those that there are, until it refuses another one."""
+    taken: list[psycopg.Connection] = []
+    with suppress(psycopg.OperationalError):
+        while len(taken) < 100:
+            taken.append(server.connect())
+    assert 10 < len(taken) < 100
+    return taken
+
+
+def test_a_server_that_has_no_connection_left_is_asked_again(server: Server, runs: Runs) -> None:
+    """As when several runs end at the same time; each needs its connection for a moment only."""
+    history, run = History(server.url()), runs.write(result())
+    taken = all_connections(server)
+
+    def give_back() -> None:
+        for connection in taken:
+            connection.close()
+
+    later = threading.Timer(2.0, give_back)
+    later.start()
+    try:
+        began = time.monotonic()
+        assert history.import_run(run.path) == "new"
+        assert time.monotonic() - began > 1.0
+    finally:
+        later.join()
+        give_back()
+
+
+def test_a_server_that_stays_full_is_a_bench_failure_in_the_end(
+    server: Server, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 1.0)
+    history = History(server.url())
+    taken = all_connections(server)
+    try:
+        with pytest.raises(BenchError, match="too many clients|connection slots"):
+            history.import_run(runs.write(result()).path)
+    finally:
+        for connection in taken:
+            connection.close()

@@ -116,7 +116,7 @@ def test_boards_are_the_hosts_that_have_the_key_xenlab(tmp_path: Path) -> None:
     assert lab.name == "small" and lab.coordinator == "127.0.0.1:20408"
     left = lab.boards["left"]
     assert (left.ssh_host, left.ssh_port, left.ssh_user) == ("192.0.2.1", 22, "root")
-    assert (left.bmc.protocol, left.bmc.port, left.bmc.interface, left.bmc.cipher) == ("ipmi", 623, "lanplus", 17)
+    assert (left.bmc.protocol, left.bmc.port, left.bmc.interface, left.bmc.cipher) == ("ipmi", 623, "lanplus", None)
     assert left.nics["lab"].mac == "02:00:00:00:01:01" and left.virtual is None
     assert [board.name for board in lab.pairs()[0]] == ["left", "right"]
 
@@ -128,6 +128,61 @@ def test_hosts_may_stand_in_any_group_and_take_users_from_above(tmp_path: Path) 
     boards = inventory.load(write(tmp_path, text)).boards
     assert boards["left"].ssh_user == "admin"
     assert boards["right"].ssh_user == "operator"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["02:00:00:00:01:0a", "02:00:00:00:01:0A", "02-00-00-00-01-0A", "0200.0000.010a", "02000000010a", "020000:00010A"],
+)
+def test_a_mac_in_any_common_form_is_the_same(tmp_path: Path, said: str) -> None:
+    text = GOOD.replace("02:00:00:00:01:01", f'"{said}"')
+    assert inventory.load(write(tmp_path, text)).boards["left"].nics["lab"].mac == "02:00:00:00:01:0a"
+
+
+def test_a_board_may_be_powered_by_redfish_and_have_its_console_by_ipmi(tmp_path: Path) -> None:
+    text = GOOD.replace("{host: 203.0.113.2,", "{protocol: redfish, tls: unverified, host: 203.0.113.2,")
+    sol = "{via: sol, ipmi: {cipher: 3, privilege: operator}, "
+    text = text.replace("{via: tcp, host: 203.0.113.9, port: 2002, ", sol)
+    board = inventory.load(write(tmp_path, text)).boards["right"]
+    assert (board.bmc.protocol, board.console_bmc.protocol) == ("redfish", "ipmi")
+    assert (board.console_bmc.host, board.console_bmc.port, board.console_bmc.cipher) == ("203.0.113.2", 623, 3)
+    assert (board.console_bmc.credential, board.console_bmc.privilege) == ("rack-bmc", "operator")
+    lab = inventory.load(write(tmp_path, text))
+    services.write_files(lab, tmp_path)
+    told = json.loads((tmp_path / "console" / "right.recorder.json").read_text())
+    assert told["bmc"] | {"protocol": "ipmi", "host": "203.0.113.2", "port": 623} == told["bmc"]
+
+
+def test_sol_needs_no_more_than_the_word_where_redfish_has_the_power(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "              host: 203.0.113.1\n", "              protocol: redfish\n              host: 203.0.113.1\n"
+    )
+    board = inventory.load(write(tmp_path, text)).boards["left"]
+    assert (board.console_bmc.host, board.console_bmc.credential, board.console_bmc.cipher) == (
+        "203.0.113.1",
+        "rack-bmc",
+        None,
+    )
+
+
+def test_a_bmc_is_told_the_boards_kind_of_firmware(tmp_path: Path) -> None:
+    text = GOOD.replace("              serve_port: 5001", "              serve_port: 5001").replace(
+        "            link: wire\n            nics:",
+        "            firmware: uefi\n            link: wire\n            nics:",
+    )
+    boards = inventory.load(write(tmp_path, text)).boards
+    assert (boards["left"].bmc.firmware, boards["right"].bmc.firmware) == ("uefi", "bios")
+    assert services.exported(boards["left"])["IPMIPort"]["firmware"] == "uefi"
+    assert inventory.load(paths.CHECKOUT / "inventory" / "uefi.yaml").boards["uefi1"].bmc.firmware == "uefi"
+
+
+def test_faults_that_stand_are_accepted_by_name(tmp_path: Path) -> None:
+    accepted = '            accepted_faults: {"INLET FAN 1": the bay is empty}\n'
+    text = GOOD.replace(
+        "            link: wire\n            nics:", f"            link: wire\n{accepted}            nics:"
+    )
+    board = inventory.load(write(tmp_path, text)).boards["left"]
+    assert board.accepted_faults == {"INLET FAN 1": "the bay is empty"}
 
 
 def test_redfish_has_a_port_and_keys_of_its_own(tmp_path: Path) -> None:
@@ -327,10 +382,35 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "{protocol: redfish, tls: pinned, host: 203.0.113.2,",
         f"29: {RIGHT}.xenlab.bmc: tls: pinned needs ca_file",
     ),
-    "SOL of a BMC that has none": (
-        "              host: 203.0.113.1\n",
-        "              protocol: redfish\n              host: 203.0.113.1\n",
-        f"9: {LEFT}.xenlab: console.via sol needs a BMC that speaks ipmi, not redfish",
+    "SOL of a board without a BMC": (
+        "              host: 203.0.113.1\n              credential: rack-bmc\n",
+        "              protocol: none\n            pdu: {model: netio, host: 203.0.113.50, outlet: 3}\n",
+        f"9: {LEFT}.xenlab: console.via sol needs a BMC: bmc.protocol is none, so console.ipmi needs host and ",
+    ),
+    "a second way to the same BMC": (
+        "via: sol\n",
+        "via: sol\n              ipmi: {cipher: 3}\n",
+        f"9: {LEFT}.xenlab: console.ipmi is for a BMC whose power goes by another protocol",
+    ),
+    "IPMI of a console that is no SOL": (
+        "{via: tcp, host: 203.0.113.9,",
+        "{via: tcp, ipmi: {cipher: 3}, host: 203.0.113.9,",
+        f"30: {RIGHT}.xenlab.console: ipmi is for via sol, and this is tcp",
+    ),
+    "firmware of a board that boots by network": (
+        "lines_port: 5004}\n            link: wire",
+        "lines_port: 5004}\n            boot: network\n            link: wire",
+        f"28: {RIGHT}.xenlab: boot: network needs firmware: bios or uefi",
+    ),
+    "privilege level that no user has": (
+        "{host: 203.0.113.2,",
+        "{privilege: admin, host: 203.0.113.2,",
+        f"29: {RIGHT}.xenlab.bmc.privilege: Input should be 'administrator', 'operator' or 'user'",
+    ),
+    "fault that is accepted without a reason": (
+        "lines_port: 5004}\n            link: wire",
+        "lines_port: 5004}\n            accepted_faults: [FAN 1]\n            link: wire",
+        f"31: {RIGHT}.xenlab.accepted_faults: must be a mapping",
     ),
     "no way to power": (
         "{host: 203.0.113.2, credential: rack-bmc}",
@@ -339,7 +419,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "address of a BMC that is not there": (
         "{host: 203.0.113.2, credential: rack-bmc}",
-        "{protocol: none, host: 203.0.113.2}",
+        "{protocol: none, host: 203.0.113.2}\n            pdu: {model: netio, host: 203.0.113.50, outlet: 3}",
         f"29: {RIGHT}.xenlab.bmc: host is for a BMC, and with protocol none there is none",
     ),
     "PDU that labgrid does not know": (
@@ -352,12 +432,17 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: rest, host: 'http://u:p@h/', outlet: 3}",
         f"30: {RIGHT}.xenlab.pdu: host must not hold a login",
     ),
-    "MAC in capitals": (
+    "MAC too short": ("02:00:00:00:01:01", "'02:00:00'", f"20: {LEFT}.xenlab.nics.lab.mac: must be a MAC address of"),
+    "MAC that YAML takes for a number": (
         "02:00:00:00:01:01",
-        "02:00:00:00:01:0A",
-        f"20: {LEFT}.xenlab.nics.lab.mac: String should match",
+        "020000000101",
+        f"20: {LEFT}.xenlab.nics.lab.mac: must be in quotes",
     ),
-    "MAC too short": ("02:00:00:00:01:01", "'02:00:00'", f"20: {LEFT}.xenlab.nics.lab.mac: String should match"),
+    "MAC that no port has": (
+        "02:00:00:00:01:01",
+        "01:00:5e:00:01:01",
+        f"20: {LEFT}.xenlab.nics.lab.mac: is a multicast address",
+    ),
     "address without prefix": ("198.51.100.1/30", "198.51.100.1", f"21: {LEFT}.xenlab.nics.lab.address: String should"),
     "host name of a wrong shape": (
         "        left:\n",
@@ -404,11 +489,39 @@ def test_a_link_with_three_ends(tmp_path: Path) -> None:
     assert said == f"{where}: link 'wire' joins left, right, third: it must join exactly two boards"
 
 
-def test_several_mistakes_in_a_board_are_said_together(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_file_are_said_at_once(tmp_path: Path) -> None:
+    """Wrong words and types, keys that contradict each other, and boards that do."""
     text = GOOD.replace("via: sol", "via: modem").replace("class: server", "class: 7")
+    text = text.replace("{lab: small}", "{lab: small, coordinator: here}").replace("- iommu", "- iomu")
+    text = text.replace("02:00:00:00:01:01", "02:00")
+    text = text.replace("{host: 203.0.113.2,", "{tls: pinned, host: 203.0.113.1,").replace(
+        "serve_port: 5003", "serve_port: 5002"
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        inventory.load(path)
+    lines = [line.removeprefix(f"{path}:").partition(": ") for line in str(caught.value).splitlines()]
+    assert [(line, said.split(": ")[0].removeprefix("all.")) for line, _, said in lines] == [
+        ("3", "vars.xenlab.coordinator"),
+        ("14", f"{LEFT.removeprefix('all.')}.xenlab.console.via"),
+        ("20", f"{LEFT.removeprefix('all.')}.xenlab.nics.lab.mac"),
+        ("25", f"{LEFT.removeprefix('all.')}.xenlab.tags.class"),
+        ("23", f"{LEFT.removeprefix('all.')}.xenlab.capabilities.0"),
+        ("29", f"{RIGHT.removeprefix('all.')}.xenlab.bmc"),
+        ("29", f"{RIGHT.removeprefix('all.')}.xenlab.bmc"),
+        ("30", f"{RIGHT.removeprefix('all.')}.xenlab.console.serve_port"),
+        ("29", f"{RIGHT.removeprefix('all.')}.xenlab.bmc"),
+    ]
+
+
+def test_two_contradictions_in_one_place_are_two_lines(tmp_path: Path) -> None:
+    text = GOOD.replace("{host: 203.0.113.2,", "{protocol: redfish, cipher: 3, tls: pinned, host: 203.0.113.2,")
     with pytest.raises(UsageError) as caught:
         inventory.load(write(tmp_path, text))
-    assert [line.split(": ")[0].rpartition(":")[2] for line in str(caught.value).splitlines()] == ["14", "25"]
+    assert [line.partition("xenlab.bmc: ")[2].split()[0] for line in str(caught.value).splitlines()] == [
+        "cipher",
+        "tls:",
+    ]
 
 
 def test_an_inventory_without_boards(tmp_path: Path) -> None:
@@ -516,10 +629,18 @@ def test_recorders_read_their_files(lab: inventory.Lab, folder: Path) -> None:
 
 
 def test_a_shell_gets_the_lab_from_env_sh(lab: inventory.Lab, folder: Path) -> None:
-    script = '. ./env.sh; printf "%s\\n" "$LG_COORDINATOR" "$LG_ENV" "${PATH%%:*}"'
-    done = subprocess.run(["sh", "-euc", script], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
-    wanted = [lab.coordinator, str(folder / "env.yaml"), str(Path(sys.executable).parent)]
-    assert done.stdout.splitlines() == wanted
+    script = '. ./env.sh; printf "%s\\n" "$LG_COORDINATOR" "${LG_ENV-unset}" "$(command -v labgrid-client)"'
+    script += ' "$(command -v labgrid-exporter)"'
+    environment = os.environ | {"LG_ENV": str(folder / "env.yaml")}  # left by whoever had another lab in this shell
+    command = ["sh", "-euc", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    programs = [str(folder / "bin" / "labgrid-client"), str(Path(sys.executable).with_name("labgrid-exporter"))]
+    assert done.stdout.splitlines() == [lab.coordinator, "unset", *programs]
+
+
+def test_labgrids_client_gets_an_environment_of_one_board(lab: inventory.Lab, folder: Path) -> None:
+    for board in lab.boards.values():
+        assert list(load(folder / "env" / f"{board.name}.yaml")["targets"]) == [board.name]
 
 
 def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,7 +652,7 @@ def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypat
         assert credentials.lookup(name).password == secret
     services.write_files(lab, tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 6 + len(lab.boards)
+    assert len(files) == 7 + 2 * len(lab.boards)
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert secret not in text and "someone" not in text

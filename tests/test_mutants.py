@@ -11,7 +11,7 @@ import pytest
 
 from lab import inventory
 from lab.base import paths
-from lab.base.errors import UsageError
+from lab.base.errors import BuildFailed, UsageError
 from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
 from lab.night.options import VIRTUAL_LAB
@@ -316,7 +316,7 @@ def test_patches_come_and_go_in_one_tree(archive: Path, tmp_path: Path) -> None:
 def test_a_patch_that_does_not_apply_leaves_a_clean_tree(archive: Path, tmp_path: Path) -> None:
     patch = tmp_path / "wrong.patch"
     patch.write_text(PATCH.format("7") + PATCH.format("9").replace("one.c", "two.c"))
-    with pytest.raises(UsageError, match="does not apply"):
+    with pytest.raises(BuildFailed, match="does not apply"):
         check_out(archive, patch)
     assert (check_out(archive) / "one.c").read_text() == "int one = 1;\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,8 @@ from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.inventory import Lab
 from lab.leases import queue
-from lab.night import planning, progress
+from lab.night import nightly, planning, progress
+from lab.night.options import NightlyOptions
 from lab.night.planning import Case
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
@@ -79,7 +81,14 @@ def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
 @pytest.mark.timeout(400)
 def test_a_night_uses_all_pairs_and_shows_what_it_does(shared: Shared, start: Callable[..., Night]) -> None:
     night = start(4)
-    case_lines = wait_until(lambda: progress.progress(shared.lab)[2:], 90, "a case that runs", interval=0.05)
+
+    def working() -> list[str]:
+        found = progress.going_on(shared.lab)
+        return found.lines()[2:] if found else []
+
+    case_lines = wait_until(working, 90, "a case that runs", interval=0.05)
+    data = json.loads(shared.xenlab("status", "--json"))["run"]
+    assert data["folder"] == str(night.run) and set(data["verdicts"]) <= set(Verdict)
     assert "test_leases.py::test_" in case_lines[0] and case_lines[0].startswith("sim")
     shown = shared.xenlab("status")
     assert f"soak, one, two: {night.run}" in shown and "to go" in shown
@@ -284,3 +293,65 @@ def test_workers_do_not_outlive_a_night_that_is_killed(tmp_path: Path) -> None:
             night.kill()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
+
+
+# -- a build that cannot be made -----------------------------------------------------------------------------------
+
+BROKEN = """\
+all:
+\t@echo "main.c:1:5: error: expected ';' before '}' token"; echo "    1 | int main(void) { return 0 }"; false
+%:
+\t@touch .config
+xenversion:
+\t@echo 4.99.0
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe whose source does not compile; what is made beside builds is not made."""
+    for variable in ("CACHE", "STATE"):
+        monkeypatch.setenv(f"XDG_{variable}_HOME", str(tmp_path / variable))
+    monkeypatch.setattr(nightly, "prepare", lambda lab, progress: None)
+    repository = tmp_path / "xen.git"
+    (repository / "xen").mkdir(parents=True)
+    (repository / "xen" / "Makefile").write_text(BROKEN)
+    git = ["git", "-C", str(repository), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q", "-b", "staging"], ["add", "-A"], ["commit", "-q", "-m", "break it"]):
+        subprocess.run([*git, *words], check=True, timeout=30)
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text("source:\n  git: {path: xen.git}\n")
+    return recipe
+
+
+def test_a_build_that_does_not_compile_fails_the_run_and_shows_the_compilers_lines(
+    broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = NightlyOptions(
+        paths=("testcases/boot",), builds=(str(broken),), output=tmp_path / "run", is_remembered=False
+    )
+    assert nightly.run(options) == 1
+    folder = RunFolder.open(tmp_path / "run")
+    (result,) = folder.results()
+    assert (result.case, result.build, result.verdict) == (nightly.BUILD_CASE, "broken", Verdict.FAIL)
+    assert (result.rule, result.boards) == ("build-failed", ())
+    assert "make ended with status 2: main.c:1:5: error: expected" in result.reason
+    (told,) = result.evidence
+    assert "\nmain.c:1:5: error: expected ';' before '}' token\n    1 | int main(void) { return 0 }\n" in told.body
+    header = folder.header()
+    assert header.builds == ("broken",) and header.exit_status == 1
+    assert folder.missing(), "the cases did not run, and the run says so"
+    said = capsys.readouterr().out
+    assert "no case ran with broken" in said and "\\n" not in said
+    assert "main.c:1:5: error" in (tmp_path / "run" / "report.html").read_text()
+    noted = json.loads((tmp_path / "run" / "builds.json").read_text())
+    assert noted == {"broken": {"recipe": str(broken)}}
+
+
+def test_two_recipes_of_one_name_are_refused(broken: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "broken.yaml"
+    other.parent.mkdir()
+    other.write_text(broken.read_text().replace("xen.git", "../xen.git"))
+    options = NightlyOptions(builds=(str(broken), str(other)), output=tmp_path / "run", is_remembered=False)
+    with pytest.raises(UsageError, match="are both called broken: rename one"):
+        nightly.run(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lab.base.errors import UsageError
 from lab.night import planning
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.night.planning import Case, Share
-from lab.results.record import TestResult, Verdict
+from lab.results.record import Phase, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.selfcheck import case_history, case_table, mutant_manifest
 
@@ -137,3 +138,10 @@ def test_variants_that_ended_differently_are_told_apart(tmp_path: Path) -> None:
     assert (
         case_history.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
     )
+
+
+def test_what_a_case_takes_does_not_include_bringing_its_board_up() -> None:
+    phases = (Phase("provision", 1.0, 96.0), Phase("boot", 2.0, 60.0), Phase("wait", 97.0, 3.0))
+    first = replace(result(S3), seconds=104.9, phases=phases)
+    assert planning.took([first]) == {S3: 8.9}
+    assert planning.took([replace(result(S3), seconds=8.9)]) == {S3: 8.9}

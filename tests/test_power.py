@@ -7,8 +7,10 @@ import http.server
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,7 +186,7 @@ def test_bmc_that_stays_dead_is_said_so(pdu: Pdu, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("protocol", ["ipmi", "redfish"])
 def test_labgrids_client_powers_a_board(
-    make_board: Callable[..., VirtualBoard], lab_up: Callable[[dict[str, Any]], SmallLab], protocol: str
+    make_board: Callable[..., VirtualBoard], lab_up: Callable[..., SmallLab], protocol: str
 ) -> None:
     board = make_board(protocol)
     assert board.spec.virtual
@@ -202,7 +204,7 @@ def test_labgrids_client_powers_a_board(
     lab.client("release")
 
 
-def test_service_that_was_killed_is_there_again(lab_up: Callable[[dict[str, Any]], SmallLab]) -> None:
+def test_service_that_was_killed_is_there_again(lab_up: Callable[..., SmallLab]) -> None:
     """Weeks of recording: whatever ends is started anew, and numbers on."""
     with contextlib.closing(Wire()) as wire:
         lab = lab_up(
@@ -228,12 +230,48 @@ def test_service_that_was_killed_is_there_again(lab_up: Callable[[dict[str, Any]
         assert lab.services()["coordinator"] == before["coordinator"]
 
 
-def test_labgrids_client_powers_a_board_by_its_outlet_alone(
-    pdu: Pdu, lab_up: Callable[[dict[str, Any]], SmallLab]
-) -> None:
+def test_labgrids_client_powers_a_board_by_its_outlet_alone(pdu: Pdu, lab_up: Callable[..., SmallLab]) -> None:
     outlet = {"model": pdu.spec.model, "host": pdu.spec.host, "outlet": pdu.spec.outlet}
     lab = lab_up({"bmc": {"protocol": "none"}, "console": ports(free_port()), "pdu": outlet})
     lab.client("acquire")
     lab.client("power", "off")
     assert not pdu.on and "is off" in lab.client("power", "get")
     lab.client("release")
+
+
+def test_labgrids_client_takes_the_board_that_is_named_and_no_other(
+    simulator: Simulator, chassis: Chassis, lab_up: Callable[..., SmallLab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rack.md, sharing.md and README say: env.sh, then labgrid's own client, in a lab of several boards."""
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", f"{simulator.user}:{simulator.password}")
+    own = {"protocol": "ipmi", "host": "127.0.0.1", "port": simulator.spec.port, "credential": "test"}
+    dead = {"bmc": own | {"port": free_port()}, "console": ports(free_port())}
+    lab = lab_up({"bmc": own, "console": ports(free_port())}, other=dead)
+
+    def held() -> set[str]:
+        shown = lab.shell("labgrid-client who").stdout
+        return {name for name in ("mini", "other") if f" {name} " in shown.replace("\n", " \n")}
+
+    assert "acquired place mini" in (said := lab.shell("labgrid-client -p mini acquire").stdout), said
+    assert held() == {"mini"}
+    plain = Path(sys.executable).with_name("labgrid-client")
+    assert lab.shell(f"LG_USERNAME=somebody {plain} -p other acquire").returncode == 0, "it was left to others"
+    assert held() == {"mini", "other"}
+    assert "is off" in (said := lab.shell("labgrid-client -p mini power get").stdout), said
+    assert lab.shell("export LG_PLACE=mini; labgrid-client power cycle").returncode == 0
+    assert chassis.get("power") == 1
+    assert "released place mini" in (said := lab.shell("labgrid-client -p mini release").stdout), said
+    assert held() == {"other"}
+
+
+def test_labgrids_client_says_in_a_line_that_a_bmc_is_dead(lab_up: Callable[..., SmallLab], monkeypatch: Any) -> None:
+    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", "admin:x")
+    bmc = {"protocol": "redfish", "tls": "off", "host": "127.0.0.1", "port": free_port(), "credential": "test"}
+    lab = lab_up({"bmc": bmc, "console": ports(free_port())})
+    lab.shell("labgrid-client -p mini acquire")
+    done = lab.shell("labgrid-client -p mini power get")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert f"mini: BMC http://127.0.0.1:{bmc['port']}: power state: no answer" in done.stdout.splitlines()[-1]
+    plain = f"{Path(sys.executable).with_name('labgrid-client')} -c {lab.folder / 'env.yaml'}"
+    done = lab.shell(f"unset XENLAB_CREDENTIAL_TEST; {plain} -p mini power get")
+    assert done.returncode == 1 and "Traceback" not in done.stdout and "no credential 'test'" in done.stdout

@@ -21,7 +21,7 @@ from ipmi_sim import (  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab import inventory
-from lab.bmc import ipmi
+from lab.bmc import ipmitool
 from lab.bmc.redfish import SshConsole
 from lab.boards import probe
 from lab.cli.main import main
@@ -159,11 +159,11 @@ def test_probe_under_xen_takes_its_word(
 def test_bmc_that_speaks_only_redfish_is_found(
     make_board: Callable[..., VirtualBoard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipmi, "_PATIENT", ("-N", "1", "-R", "1"))  # to be quick
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
     board = make_board("redfish", tls="verified")
-    spec, remarks = probe.find_bmc("desk1", f"127.0.0.1:{board.spec.bmc.port}", "test")
-    assert (spec.protocol, spec.tls) == ("redfish", "unverified")
-    assert "RedfishVersion 1.5.0" in remarks[0]
+    found = probe.find_bmc("desk1", f"127.0.0.1:{board.spec.bmc.port}", "test")
+    assert (found.best.protocol, found.best.tls) == ("redfish", "unverified")
+    assert "RedfishVersion 1.5.0" in found.remarks[0] and "no answer within" in found.remarks[-1]
 
 
 @pytest.mark.parametrize(

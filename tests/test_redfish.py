@@ -108,6 +108,21 @@ def test_override_for_once_is_used_up_by_a_boot_and_a_continuous_one_is_not(boar
     )
 
 
+def test_the_mode_in_force_is_sent_along(board: VirtualBoard) -> None:
+    """A firmware obeys a choice of its own kind alone."""
+    found = bmc_of(board)
+    found.set_boot_device("pxe")
+    assert board.ask("get efi") == "0"
+    board.ask("set efi 1")
+    found.set_boot_device("pxe", once=False)
+    sent = [json.loads(exchange.argv[2])["Boot"] for exchange in found.history if exchange.argv[0] == "PATCH"]
+    assert [boot["BootSourceOverrideMode"] for boot in sent] == ["Legacy", "UEFI"]
+    found.power_on()
+    boots = [line for line in (board.folder / "qemu.log").read_text().splitlines() if line.startswith("--- ")]
+    assert "bootindex=1" not in boots[-1], "its firmware is a BIOS"
+    assert "the firmware is legacy BIOS" in (board.folder / "daemon.log").read_text()
+
+
 def test_unknown_boot_device_is_the_callers_mistake(board: VirtualBoard) -> None:
     with pytest.raises(UsageError, match="'floppy': must be one of none, pxe, disk, cdrom, bios"):
         bmc_of(board).set_boot_device("floppy")
@@ -156,7 +171,9 @@ def test_small_service_lacks_what_it_does_not_name(
     monkeypatch.setenv("SUSHY_EMULATOR_CONFIG", str(tmp_path / "emulator.conf"))
     found = bmc_of(make_board("redfish"))
     found.power_on()
-    assert found.is_powered() and found.sensors() == {}
+    assert found.is_powered()
+    with pytest.raises(MissingCapability, match="bmc-sensors"):
+        found.sensors()
     assert "FirmwareVersion" not in found.info() and found.info()["RedfishVersion"] == "1.5.0"
     with pytest.raises(MissingCapability, match="bmc-clock"):
         found.clock()
@@ -178,17 +195,18 @@ def test_wrong_password_says_what_to_check_and_is_not_tried_again(board: Virtual
     with pytest.raises(BmcRefused, match=r"refused the login \(HTTP 401\): check user and password") as caught:
         found.power_on(20.0)
     assert "user 'admin', credential 'test'" in str(caught.value)
-    assert [exchange.status for exchange in found.history].count(401) == 1
+    assert [exchange.status for exchange in found.history].count(401) == 1, "this service knows no sessions"
 
 
 def test_bmc_that_is_there_again_is_spoken_to_again(board: VirtualBoard) -> None:
     found = bmc_of(board)
     assert not found.is_powered()
-    url, found._spec = found._spec, replace(found._spec, port=free_port())
-    found._system = None
+    own, found._service.spec = found._service.spec, replace(found._service.spec, port=free_port())
+    found._service._log_out()
     with pytest.raises(BmcUnreachable):
         found.is_powered()
-    found._spec = url
+    found._service.spec = own
+    found._service._log_out()
     assert not found.is_powered()
 
 
@@ -200,7 +218,7 @@ def test_system_that_is_not_there_is_named_with_those_that_are(make_board: Make)
 
 def test_system_is_chosen_by_its_id(make_board: Make) -> None:
     board = make_board("redfish")
-    identity = bmc_of(board)._ask("id", lambda system: system.identity)
+    (identity,) = bmc_of(board).systems()
     spec = replace(board.spec.bmc, system=identity)
     assert not RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
 

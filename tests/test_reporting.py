@@ -107,7 +107,7 @@ def cases_in(path: Path) -> dict[tuple[str, str], ET.Element]:
 def test_junit_says_each_verdict_as_ci_reads_it(tmp_path: Path) -> None:
     names = {verdict: f"testcases/boot/test_b.py::test_{verdict.lower()}" for verdict in Verdict}
     folder = run(tmp_path, *(result(name, verdict) for verdict, name in names.items()), planned=(*names.values(), S3))
-    path = junit.write(folder)
+    path = junit.write(folder.summary())
     found = cases_in(path)
     said = {
         name: [(inner.tag, inner.get("type")) for inner in case if inner.tag in ("failure", "error", "skipped")]
@@ -130,7 +130,7 @@ def test_junit_says_each_verdict_as_ci_reads_it(tmp_path: Path) -> None:
 
 def test_junit_carries_verdict_rule_boards_and_evidence(tmp_path: Path) -> None:
     evidence = (Evidence("command", "xl list", "Domain-0\n" * 1000, 1.0, "virt1"),)
-    case = cases_in(junit.write(run(tmp_path, result(S3, Verdict.FAIL, evidence=evidence))))[
+    case = cases_in(junit.write(run(tmp_path, result(S3, Verdict.FAIL, evidence=evidence)).summary()))[
         "testcases.sleep.test_s3", "test_s3_rtc_wake"
     ]
     properties = {one.attrib["name"]: one.attrib["value"] for one in case.iter("property")}
@@ -148,14 +148,14 @@ def test_a_crash_has_its_fingerprint_in_both_reports(tmp_path: Path) -> None:
     fingerprint = "0123456789 xen-bug: Xen BUG at <b>.c / do_foo < bar"
     crashed = result(S3, Verdict.FAIL, rule="console-crash", fingerprint=fingerprint, evidence=(told,))
     folder = run(tmp_path, crashed, result(PV32))
-    found = cases_in(junit.write(folder))
+    found = cases_in(junit.write(folder.summary()))
     with_it = found["testcases.sleep.test_s3", "test_s3_rtc_wake"]
     properties = {one.attrib["name"]: one.attrib["value"] for one in with_it.iter("property")}
     assert properties["fingerprint"] == fingerprint
     assert "do_foo+0x1" in (with_it.findtext("failure") or "")
     without = found["testcases.guest32.test_pv32", "test_pv32_runs"]
     assert "fingerprint" not in {one.attrib["name"] for one in without.iter("property")}
-    page = html.write(folder).read_text()
+    page = html.write(folder.summary()).read_text()
     assert "crash 0123456789</code>" in page
     assert "<dd>0123456789 xen-bug: Xen BUG at &lt;b&gt;.c / do_foo &lt; bar</dd>" in page
 
@@ -170,7 +170,7 @@ def test_junit_names_are_unique_over_builds_and_attempts(tmp_path: Path) -> None
         result(same, build="old", attempt=2),
         builds=("old", "new"),
     )
-    found = cases_in(junit.write(folder))
+    found = cases_in(junit.write(folder.summary()))
     assert len(found) == 8  # four, and two planned of two builds that did not run
     retried = found["testcases.a.b.test_c", "test_d (old)"]
     assert retried.find("error") is None
@@ -178,7 +178,7 @@ def test_junit_names_are_unique_over_builds_and_attempts(tmp_path: Path) -> None
 
 
 def test_junit_is_valid_under_hostile_bytes(tmp_path: Path) -> None:
-    path = junit.write(hostile_run(tmp_path))
+    path = junit.write(hostile_run(tmp_path).summary())
     text = path.read_text(encoding="utf-8")
     ET.fromstring(text)
     assert "<script" not in text
@@ -189,11 +189,11 @@ def test_junit_is_valid_under_hostile_bytes(tmp_path: Path) -> None:
 
 def test_reports_of_a_run_that_died_at_once(tmp_path: Path) -> None:
     folder = run(tmp_path, finished=None, phases=(), boards={})
-    assert len(cases_in(junit.write(folder))) == 2
-    page = html.write(folder).read_text()
+    assert len(cases_in(junit.write(folder.summary()))) == 2
+    page = html.write(folder.summary()).read_text()
     assert "has not finished, or it died" in page
     assert "did not run" in page
-    terminal.summary(folder, file=(out := io.StringIO()))
+    terminal.summary(folder.summary(), file=(out := io.StringIO()))
     assert "exit status 3" in out.getvalue()
 
 
@@ -213,7 +213,7 @@ class Page(HTMLParser):
 
 
 def test_html_is_harmless_under_hostile_bytes(tmp_path: Path) -> None:
-    text = html.write(hostile_run(tmp_path)).read_text(encoding="utf-8")
+    text = html.write(hostile_run(tmp_path).summary()).read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "{{ 7*7 }}" in text
@@ -232,7 +232,7 @@ def test_html_is_harmless_under_hostile_bytes(tmp_path: Path) -> None:
 
 
 def test_html_needs_nothing_from_outside(tmp_path: Path) -> None:
-    text = html.write(run(tmp_path, result(), result(S3))).read_text()
+    text = html.write(run(tmp_path, result(), result(S3)).summary()).read_text()
     page = Page(text)
     policies = [a for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
     assert policies[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -258,7 +258,7 @@ def test_html_shows_the_run(tmp_path: Path) -> None:
         exit_status=1,
     )
     folder.write_builds({"pv32-debug": {"build id": "c0ffee"}})
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     for said in (
         "Exit status 1: a case failed",
         "virt2: BMC does not answer",
@@ -277,7 +277,7 @@ def test_html_shows_the_run(tmp_path: Path) -> None:
 
 def test_html_shows_cases_that_did_not_run(tmp_path: Path) -> None:
     folder = run(tmp_path, result())
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert '<span class="v MISS">MISS</span> Run' in text
     assert "Exit status 3" in text
     assert "test_s3_rtc_wake" in text
@@ -287,7 +287,7 @@ def test_html_shows_cases_that_did_not_run(tmp_path: Path) -> None:
 
 def test_html_puts_builds_side_by_side(tmp_path: Path) -> None:
     folder = run(tmp_path, result(build="old"), result(verdict=Verdict.FAIL, build="new"), builds=("old", "new"))
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert "<th>old</th><th>new</th>" in text
 
 
@@ -309,7 +309,7 @@ def test_html_colours_console_lines(tmp_path: Path) -> None:
     ]
     path = folder.write_console(folder.case_directory(S3, 1), "virt1", records)
     folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert '<span class="crash"><b>08:33:53.123</b> (XEN) Panic on CPU 0:</span>' in text
     assert '<span class="warning"><b>08:33:53.124</b>' in text
     assert '<span class="gap"><b>08:33:53.125</b> --- gap: SOL lost ---' in text
@@ -326,7 +326,7 @@ def test_what_a_board_prints_is_no_gap_whatever_it_looks_like(tmp_path: Path) ->
     ]
     path = folder.write_console(folder.case_directory(S3, 1), "virt1", records)
     folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert "<span><b>08:33:53.123</b> --- gap: SOL lost ---</span>" in text
     assert '<span class="crash"><b>08:33:53.124</b>' in text
     assert '<span class="gap"><b>08:33:53.125</b> --- gap: the real one ---' in text
@@ -340,7 +340,7 @@ def test_damaged_kinds_of_a_slice_stop_no_page(tmp_path: Path, rows: str) -> Non
     path = folder.write_console(folder.case_directory(S3, 1), "virt1", [Record(1795422833.123, "line", "hello")])
     kinds_path(folder.path / path).write_text(rows)
     folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
-    assert "<b>08:33:53.123</b> hello" in html.write(folder).read_text()
+    assert "<b>08:33:53.123</b> hello" in html.write(folder.summary()).read_text()
 
 
 MEASURED = """\
@@ -389,7 +389,7 @@ def test_html_bounds_what_is_long_and_keeps_the_crash(tmp_path: Path) -> None:
             evidence=(Evidence("command", "long", body, 1.0),),
         )
     )
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert len(text) < 600_000
     assert "Panic on CPU 7" in text
     assert "lines left out" in text
@@ -424,7 +424,7 @@ def test_pictures_stand_in_the_page(tmp_path: Path) -> None:
     path = folder.case_directory(S3, 1) / "a.svg"
     path.write_text(figures.timeline_svg("t", [("a", 0.0, 1.0, "good")]))
     folder.append(result(S3, pictures={"Migration": str(path.relative_to(folder.path))}))
-    text = html.write(folder).read_text()
+    text = html.write(folder.summary()).read_text()
     assert base64.b64encode(path.read_bytes()).decode() in text
 
 
@@ -453,7 +453,7 @@ def test_the_terminal_is_not_driven_by_what_a_console_said(tmp_path: Path) -> No
         progress.note(HOSTILE)
         for one in folder.results():
             progress.result(one)
-    terminal.summary(folder, file=out)
+    terminal.summary(folder.summary(), file=out)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", out.getvalue())
     assert r"\x1b]0;owned\x07" in out.getvalue()
 
@@ -463,7 +463,7 @@ def test_a_terminal_of_ascii_gets_ascii(tmp_path: Path) -> None:
     out = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     with terminal.Progress(1, file=out) as progress:
         progress.note("µ …")
-    terminal.summary(run(tmp_path, result(S3, Verdict.FAIL, reason="ü")), file=out)
+    terminal.summary(run(tmp_path, result(S3, Verdict.FAIL, reason="ü")).summary(), file=out)
     assert rb"\xb5" in raw.getvalue()
 
 
@@ -485,9 +485,9 @@ def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_summary_tells_what_did_not_pass_and_why(tmp_path: Path) -> None:
     folder = run(tmp_path, result(verdict=Verdict.MISS, reason="BMC silent", rule="bench"), notes=("virt2 is dead",))
-    junit.write(folder)
-    html.write(folder)
-    terminal.summary(folder, file=(out := io.StringIO()))
+    junit.write(folder.summary())
+    html.write(folder.summary())
+    terminal.summary(folder.summary(), file=(out := io.StringIO()))
     said = out.getvalue()
     assert f"MISS  {PV32} on virt1: BMC silent (bench)" in said
     assert f"MISS  {S3}: did not run" in said
@@ -517,7 +517,7 @@ def test_broken_relocations_are_a_map_that_leads_to_their_cases(tmp_path: Path) 
         broken("drop", "GO", order=2, known=["left-paused"]),
         planned=(),
     )
-    page = html.write(folder).read_text(encoding="utf-8")
+    page = html.write(folder.summary()).read_text(encoding="utf-8")
     assert "Relocation of pvh64: endings by fault and step" in page
     assert page.index(">BANNER<") < page.index(">GO<")
     for said in (">refused<", ">undefined<", ">undefined *<", "bad: where, memory", "known: left-paused"):
@@ -527,14 +527,16 @@ def test_broken_relocations_are_a_map_that_leads_to_their_cases(tmp_path: Path) 
 
 
 def test_without_them_there_is_no_map(tmp_path: Path) -> None:
-    assert "Relocations that were broken" not in html.write(run(tmp_path, result())).read_text(encoding="utf-8")
+    assert "Relocations that were broken" not in html.write(run(tmp_path, result()).summary()).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_what_a_cell_says_is_harmless(tmp_path: Path) -> None:
     hostile = result(CELL, evidence=(Evidence("cell", "x", "[1, 2", 1.0), Evidence("cell", "y", "[]", 1.0)))
-    page = html.write(run(tmp_path, broken(HOSTILE, HOSTILE, ending=HOSTILE, order=HOSTILE), hostile)).read_text(
-        encoding="utf-8"
-    )
+    page = html.write(
+        run(tmp_path, broken(HOSTILE, HOSTILE, ending=HOSTILE, order=HOSTILE), hostile).summary()
+    ).read_text(encoding="utf-8")
     svg = page[page.index("Relocations that were broken") : page.index("Where the time goes")]
     assert "<script" not in svg and "<img" not in svg
     ET.fromstring(svg[svg.index("<svg") : svg.index("</svg>") + 6])

@@ -16,9 +16,10 @@ import pytest
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.night.options import NightlyOptions
-from lab.results import pruning, run_folder
+from lab.results import pruning, summary
 from lab.results.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
-from lab.results.run_folder import RunFolder, exit_status, kinds_path
+from lab.results.run_folder import RunFolder, kinds_path
+from lab.results.summary import exit_status
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
 PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs[hvm]"
@@ -180,8 +181,8 @@ def test_the_last_attempt_decides_in_the_order_of_the_plan(folder: RunFolder) ->
 )
 def test_of_several_attempts_one_decides(attempts: list[tuple[Verdict, str]], decides: int, flaky: bool) -> None:
     tried = [result(S3, verdict, rule=rule, attempt=n + 1) for n, (verdict, rule) in enumerate(attempts)]
-    assert run_folder.deciding(tried) is tried[decides]
-    assert run_folder.is_flaky(tried) is flaky
+    assert summary.deciding(tried) is tried[decides]
+    assert summary.is_flaky(tried) is flaky
 
 
 def test_each_build_decides_for_itself(tmp_path: Path) -> None:
@@ -199,14 +200,14 @@ def test_repeated_cases_are_due_until_each_ran_that_often_and_pass_each_time(tmp
         folder.append(result(PV32, Verdict.MISS if attempt == 1 else Verdict.PASS, attempt=attempt))
     assert [one.case for one in folder.due()] == [PV32, S3] and not folder.missing()
     unwell = "did not PASS each time: 1 cases"
-    assert run_folder.short_of_repeats(folder.header(), folder.results()) == [
+    assert summary.short_of_repeats(folder.header(), folder.results()) == [
         "2 of the attempts that were asked for did not run",
         unwell,
     ]
     for case in (S3, PV32):
         folder.append(result(case, attempt=3))
     assert not folder.due()
-    assert run_folder.short_of_repeats(folder.header(), folder.results()) == [unwell]
+    assert summary.short_of_repeats(folder.header(), folder.results()) == [unwell]
 
 
 # exit status

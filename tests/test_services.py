@@ -299,7 +299,10 @@ def test_the_lock_is_the_holders_until_it_ends(tmp_path: Path) -> None:
     assert processes.holder_of(file) is None
 
 
-@pytest.mark.parametrize("text", ["", "1", "x", "1:2", "a:b:c", "a:٣:c", "::", f"{os.getpid()}", "x" * 9999])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "x", "1:2", "a:b:c", "a:٣:c", "::", pytest.param(f"{os.getpid()}", id="number alone"), "x" * 9999],
+)
 def test_what_is_no_mark_is_no_process(text: str) -> None:
     assert not processes.is_alive(text)
 

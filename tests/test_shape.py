@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from run_folders import Runs, result
 
 from lab.base import shape
-from lab.base.errors import UsageError
 from lab.history.store import History
-from lab.reporting import ctrf, html, junit, site
+from lab.reporting import site
 from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -122,64 +119,6 @@ def test_a_note_of_a_case_that_runs_with_no_real_time_is_left_out(tmp_path: Path
         assert folder.now() == {}
     note.write_text("[" * 100_000)
     assert folder.now() == {}
-
-
-# -- the same, by chance ------------------------------------------------------------------------------------------
-
-VALUES: tuple[Any, ...] = (
-    *(None, True, 0, -1, 5, 2**31, 2**63, 2**64, 10**400, 1.5, 1e20, -1e300, math.inf, math.nan),
-    *("", "x", "\x00", "\ud800", "\u202e", "../../etc/passwd", "<script>", "x" * 5000, "a/b", "]]>", "\x1b]0;"),
-    *([], {}, [[]], [None], {"": ""}, {"x": []}, ["\x00"], {"\ud800": "x"}),
-)
-
-
-def mutated(dice: random.Random, data: Any) -> Any:
-    """The same with something of it replaced, wherever that is."""
-    if isinstance(data, dict) and data and dice.random() < 0.8:
-        key = dice.choice(sorted(data))
-        if dice.random() < 0.1:
-            return {name: value for name, value in data.items() if name != key}
-        return data | {key: mutated(dice, data[key])}
-    if isinstance(data, list) and data and dice.random() < 0.7:
-        place = dice.randrange(len(data))
-        return [mutated(dice, one) if index == place else one for index, one in enumerate(data)]
-    return dice.choice(VALUES)
-
-
-def write_reports(folder: Path, root: Path) -> None:
-    """All that is made of a run folder; UsageError if it is none."""
-    one = RunFolder.open(folder)
-    html.write(one)
-    ctrf.write(one)
-    ET.fromstring(junit.write(one).read_bytes())
-    store = History(f"sqlite:///{root}/h.sqlite")
-    store.import_run(folder)
-    site.write(store, root / "site")
-
-
-def why_not(folder: Path, root: Path) -> str | None:
-    """What is wrong with the run folder; None when all reports were made of it."""
-    try:
-        write_reports(folder, root)
-    except UsageError as error:
-        return str(error)
-    return None
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_reports_are_made_of_any_run_folder_or_it_is_named(tmp_path: Path, seed: int) -> None:
-    dice = random.Random(seed)
-    for number in range(4):
-        folder = RunFolder.create(tmp_path / f"{number}" / "run", HEADER)
-        header, record = json.loads(HEADER.to_json()), json.loads(WHOLE.to_json())
-        for _ in range(dice.randint(1, 3)):
-            header = mutated(dice, header) if dice.random() < 0.4 else header
-            record = mutated(dice, record) if dice.random() < 0.8 else record
-        (folder.path / "run.json").write_text(json.dumps(header))
-        (folder.path / "results.jsonl").write_text(f"{json.dumps(record)}\n{WHOLE.to_json()}\n")
-        (folder.path / "builds.json").write_text(json.dumps(mutated(dice, {"b": {"key": "aa", "build id": "bb"}})))
-        if said := why_not(folder.path, tmp_path / f"{number}"):
-            assert str(folder.path) in said
 
 
 def test_numbers_by_name_are_read_within_their_limit() -> None:

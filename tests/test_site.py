@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree as ET
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -16,8 +17,9 @@ from run_folders import LINE, PV32, S3, Runs, result
 
 from lab.base.errors import UsageError
 from lab.cli.main import main
+from lab.history import known_issues
 from lab.history.store import History
-from lab.reporting import site
+from lab.reporting import findings, html, mutants, site, site_places
 from lab.results import run_folder
 from lab.results.record import Evidence, TestResult, Verdict
 
@@ -123,19 +125,23 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
 ) -> None:
     broken(history, folders)
     page = look(site.write(history, tmp_path / "site"))
-    first = page.locator("section").first
-    assert "blocked" in first.locator("h2").inner_text()
-    worse = first.locator("details").first
-    assert worse.locator("summary").inner_text().startswith("Got worse: 1")
+    assert page.locator("h1").inner_text() == "1 fault is new: 1 case got worse"
+    worse = page.locator("section.worse")
+    assert worse.locator("h2").inner_text() == "xen-assertion: x / do_foo"
+    since = "Fails since pv32-debug 4.17.5 cc (21 Nov); last good pv32-debug 4.17.5 bb (20 Nov)."
+    assert worse.locator("p").first.inner_text() == since
     said = worse.locator("li").inner_text()
     assert "test_pv32_runs[hvm]" in said and "Assertion 'x' failed" in said and "passed 1 of 1 with" in said
-    uncounted = first.locator("details", has_text="Not counted").locator("li", has_text="test_s3_rtc_wake")
+    assert "blocked" in page.locator("section.line h2").inner_text()
+    uncounted = page.locator("details", has_text="Not counted").locator("li", has_text="test_s3_rtc_wake")
     assert "MISS on virt1" in uncounted.inner_text() or "MISS: virt1" in uncounted.inner_text()
-    worse.get_by_role("link", name="proof").click()
+    worse.get_by_role("link", name="proof").first.click()
     assert page.title() == "FAIL: test_pv32_runs[hvm]"
     crash = page.locator(".log .crash")
     assert crash.count() == 1
     assert crash.inner_text().endswith("08:33:02.000 (XEN) Panic on CPU 0:")
+    crash.get_by_role("link").click()
+    assert page.url.endswith("0.html#c0-2")
     page.get_by_role("link", name="the case over time").click()
     strip = [mark.inner_text() for mark in page.locator(".strip .v").all()]
     assert strip == ["P", "P", "F"]
@@ -163,11 +169,12 @@ def test_a_run_has_its_cases_by_build_and_board(history: History, folders: Runs,
     history.import_run(folder.path)
     site.write(history, tmp_path / "site")
     page = look(tmp_path / "site" / "runs" / "run1" / "index.html")
-    assert page.locator("thead th").all_inner_texts() == ["case", "virt1", "virt1 + virt2", "virt2"]
+    assert page.locator("thead th").all_inner_texts() == ["case", "pv32-debug 4.17.5 aa (19 Nov)"]
     row = page.locator("tr", has_text="test_s3_rtc_wake").first
-    assert row.locator("td").nth(2).inner_text().startswith("PASS")
+    assert row.locator("td").first.inner_text().startswith("PASS")
+    assert row.locator("td .soft").first.inner_text() == "virt2"
     assert row.get_by_role("link", name="MISS").get_attribute("href") == "1.html"
-    assert "test_s3_rtc_wake_2" in page.locator("ul").last.inner_text()
+    assert "MISS did not run" in page.locator("tr", has_text="test_s3_rtc_wake_2").inner_text()
     page.get_by_label("only what did not pass").check()
     assert not page.locator("tr", has_text="test_pv32_runs").first.is_visible()
 
@@ -239,7 +246,12 @@ def test_no_link_leads_nowhere(history: History, folders: Runs, tmp_path: Path) 
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r'href="([^"]*)"', text):
             parts = urlsplit(target)
+            if parts.scheme == "data":
+                continue
             file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if file.is_relative_to(folders.directory):  # the report, JUnit and the consoles of a run
+                assert file.exists(), f"{page}: {target}"
+                continue
             assert file.is_file() and file.is_relative_to(where), f"{page}: {target}"
             if parts.fragment:
                 assert f'id="{parts.fragment}"' in file.read_text(encoding="utf-8"), f"{page}: {target}"
@@ -281,7 +293,9 @@ def test_a_console_cannot_make_the_pages_do_anything(
         assert page.locator("main").is_visible()
         for element in page.locator("summary").all():
             element.click()
-        assert page.evaluate("document.querySelectorAll('script, iframe, [onerror], :not(svg) > style').length") == 0
+        scripts = page.locator("script").all_inner_texts()
+        assert scripts == ([site_places.FILTER] if path.name in ("cases.html", "boards.html") else [])
+        assert page.evaluate("document.querySelectorAll('iframe, [onerror], :not(svg) > style').length") == 0
         assert page.locator("img:not([src^='data:'])").count() == 0
         assert page.locator("a[href^='javascript']").count() == 0
         assert page.title() != "owned"
@@ -307,6 +321,9 @@ def test_one_more_run_leaves_the_pages_of_others_alone(history: History, folders
     changed = {name for name, stamp in stamps(where).items() if before.get(name) != stamp}
     assert changed == {
         "index.html",
+        "cases.html",
+        "boards.html",
+        "runs/run1/index.html",  # it has a next run now
         f"cases/{run_folder.slug(PV32)}.html",
         "runs/run2/index.html",
         "runs/run2/good-guest32.html",
@@ -344,7 +361,8 @@ def test_many_runs_are_shared_out_and_give_the_same_pages(
         where = tmp_path / f"site{many}"
         site.write(history, where)
         pages.append({str(path.relative_to(where)): path.read_text() for path in where.rglob("*.html")})
-    assert len(pages[0]) == 1 + 2 + 3 * many - 3
+    # The lists, two cases, a fault, the findings, and of each run its page, what passed and what did not.
+    assert len(pages[0]) == 3 + 2 + 1 + len(findings.pages()) + 3 * (many - 1)
     assert pages[0] == pages[1]
 
 
@@ -368,3 +386,294 @@ def test_the_command_takes_over_what_is_new_and_says_where_the_page_is(
     page = tmp_path / "site" / "index.html"
     assert capsys.readouterr().out == f"{page}\n"
     assert f"{LINE}@aa" in page.read_text(encoding="utf-8")
+
+
+# nothing is shown better than it is
+
+
+def first_page(history: History, where: Path, look: Open) -> Page:
+    return look(site.write(history, where / "site"))
+
+
+def greens(page: Page) -> list[str]:
+    """What stands on the page as good: its headline, and the lines of builds."""
+    found = page.locator("h1.PASS, section.line.PASS h2").all_inner_texts()
+    return [text.split("\n")[0] for text in found]
+
+
+def test_a_first_run_is_judged_against_nothing_and_is_not_green(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(result(PV32, Verdict.FAIL), result(S3), key="aa").path)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text() == "1 failed; no baseline yet"
+    assert page.locator("section.line h2 .v").inner_text() == "1 failed; no baseline yet"
+    assert greens(page) == []
+
+
+def test_a_run_that_still_goes_on_says_so_everywhere(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(result(PV32), result(S3), key="aa").path)
+    going = folders.write(result(PV32), key="bb", planned=(PV32, S3), finished=None)
+    history.import_run(going.path)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text() == ("Incomplete: run run2 has not ended, 1 of 2 planned cases did not run")
+    assert "still running" in page.locator("tbody th").first.inner_text()
+    assert greens(page) == []
+    run = look(tmp_path / "site" / "runs" / "run2" / "index.html")
+    assert run.locator("h1").inner_text() == "MISS Run run2 still running"
+    assert "Still running: 1 of 2 planned cases have a result." in run.locator(".box").first.inner_text()
+
+
+def test_a_run_page_and_its_report_count_the_same(history: History, folders: Runs, tmp_path: Path, look: Open) -> None:
+    planned = (PV32, S3, *(f"{LIVE}_{number}" for number in range(4)))
+    folder = folders.write(result(PV32, Verdict.MISS), result(S3, Verdict.MISS), key="aa", planned=planned)
+    history.import_run(folder.path)
+    site.write(history, tmp_path / "site")
+    counted = "6 MISS (4 did not run)"
+    run = look(tmp_path / "site" / "runs" / "run1" / "index.html")
+    report = look(html.write(folder.summary()))
+    for page in (run, report):
+        assert page.locator(".box p").first.inner_text() == counted
+
+
+def excused(case: str = LIVE, verdict: Verdict = Verdict.PASS) -> TestResult:
+    """A relocation that passed because a finding is known, or failed where it is not listed."""
+    word = "known: incoming-left-paused" if verdict is Verdict.PASS else "BAD"
+    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
+    cell = '{"guest": "pvh64", "fault": "cut", "place": "GO", "order": 1, "ending": "UNDEFINED", "wanted": "UNDEFINED"}'
+    evidence = (Evidence("note", "checks", checks, 1.0), Evidence("cell", "pvh64-cut-GO", cell, 1.0))
+    return result(case, verdict, evidence=evidence)
+
+
+def test_a_pass_with_a_known_bug_is_counted_and_leads_to_the_finding(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(excused(), result(PV32), key="aa").path)
+    page = first_page(history, tmp_path, look)
+    group = page.locator("details", has_text="PASS, known bug: 1")
+    group.get_by_role("link", name="incoming-left-paused").click()
+    assert page.url.endswith("findings/relocation.html#incoming-left-paused")
+    assert page.locator("#incoming-left-paused").is_visible()
+    run = look(tmp_path / "site" / "runs" / "run1" / "index.html")
+    assert run.locator(".box p").first.inner_text() == "2 PASS (1 with a known bug)"
+    assert run.locator("tr", has_text="test_brings_it_over").locator(".chip").inner_text() == (
+        "known bug incoming-left-paused"
+    )
+    tile = run.locator("svg a")
+    assert tile.get_attribute("href") == "good-relocation.html#r0"
+
+
+def test_a_skipped_case_is_not_called_a_fault_of_the_bench(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(result(PV32), result(S3, Verdict.SKIP), key="aa").path)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("summary", has_text="Skipped: 1").count() == 1
+    assert page.locator("summary", has_text="Not counted").count() == 0
+
+
+# one fault once
+
+
+def crash_night(history: History, folders: Runs, *, cases: int = 30) -> None:
+    """A good build, then one with which every case hits one crash."""
+    names = [f"testcases/boot/test_b.py::test_case_{number}" for number in range(cases)]
+    sources = [{"commit": word * 40, "subject": f"x86: {word}", "date": "2026-11-18"} for word in "ab"]
+    for number, (key, source) in enumerate(zip(("aa", "bb"), sources, strict=True)):
+        results = [result(name, board=f"virt{at % 2 + 1}") for at, name in enumerate(names)]
+        if number:
+            print_ = "3c9f01ab77 xen-assertion: y / p2m_set_entry"
+            results = [
+                replace(one, verdict=Verdict.FAIL, rule="console-crash", fingerprint=print_, reason=f"{at}: panic")
+                for at, one in enumerate(results)
+            ]
+        folder = folders.write(*results, key=key)
+        folder.write_builds({LINE: {**folder.builds()[LINE], "source": source}})
+        history.import_run(folder.path)
+
+
+def test_one_crash_of_many_cases_is_one_entry_with_its_commit(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    crash_night(history, folders)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text() == "1 fault is new: 30 cases got worse"
+    [fault] = page.locator("section.worse").all()
+    assert fault.locator("p").first.inner_text() == (
+        "Fails since pv32-debug 4.17.5 bbbbbbb (18 Nov) “x86: b”; "
+        "last good pv32-debug 4.17.5 aaaaaaa (18 Nov) “x86: a”."
+    )
+    command = fault.locator(".repeat code").inner_text()
+    assert command.startswith("./xenlab bisect --case testcases/boot/test_b.py::test_case_")
+    assert command.endswith(f"--good {'a' * 40} --bad {'b' * 40} --build pv32-debug")
+    assert not fault.locator("li").first.is_visible()  # folded
+    fault.locator("h2 a").click()
+    assert page.locator("main li").count() == 30
+    assert "Seen 30 times in 30 cases, with 1 build, on virt1, virt2." in page.locator(".box").inner_text()
+
+
+def test_the_commit_and_the_last_good_result_are_linked(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    crash_night(history, folders, cases=3)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run2" / "1.html")
+    page.get_by_role("link", name="pv32-debug 4.17.5 aaaaaaa (18 Nov)").click()
+    assert page.url.endswith("runs/run1/good-boot.html#r1")
+    assert page.locator("#r1").is_visible()
+
+
+def test_the_last_good_console_stands_beside_with_what_differs_marked(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    said = "\n".join(f"{second:02d} (XEN) step {second}" for second in range(40))
+    good = with_consoles(folders, result(), {"virt1": said}, "aa")
+    panic = f"{said}\n41 (XEN) Panic on CPU 0:\n42 (XEN) Reboot in five seconds..."
+    bad = with_consoles(folders, result(PV32, Verdict.FAIL), {"virt1": panic}, "bb")
+    for folder in (good, bad):
+        history.import_run(folder)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run2" / "0.html")
+    assert page.locator(".log .crash").first.bounding_box()["y"] < 1200  # type: ignore[index]
+    assert not page.locator("#c0-1").is_visible()
+    marked = page.locator(".beside > div .other").all_inner_texts()
+    assert [text.split(" ", 1)[1] for text in marked] == ["(XEN) Panic on CPU 0:", "(XEN) Reboot in five seconds..."]
+    assert page.locator(".good .log span").count() == 40
+    assert page.locator(".good .other").count() == 0
+    look(Path(f"{tmp_path}/site/runs/run2/0.html"))
+    page.goto(f"{page.url.partition('#')[0]}#c0-1")
+    assert page.locator("#c0-1").is_visible()  # what was folded opens for its link
+
+
+def test_a_known_issue_shows_until_the_failure_changes(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    crash_night(history, folders, cases=2)
+    site.write(history, tmp_path / "site")
+    known_issues.add(history, "test_case_0", "https://bugs.example/1", "p2m lock", "ann")
+    page = first_page(history, tmp_path, look)
+    assert "https://bugs.example/1: p2m lock" in page.locator("section.worse .issue").inner_text()
+    for name in ("index.html", "0.html"):
+        shown = look(tmp_path / "site" / "runs" / "run2" / name)
+        assert shown.get_by_role("link", name="https://bugs.example/1").count() == 1, name
+    assert look(tmp_path / "site" / "runs" / "run2" / "1.html").locator(".issue").count() == 0  # another case
+    changed = result("testcases/boot/test_b.py::test_case_0", Verdict.FAIL, reason="no console at all")
+    history.import_run(folders.write(changed, key="cc").path)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run3" / "0.html")
+    assert "The failure has changed." in page.locator(".issue").inner_text()
+    assert "no console at all" in page.locator(".why").inner_text()
+
+
+def test_what_got_worse_is_an_atom_feed_that_keeps_it(history: History, folders: Runs, tmp_path: Path) -> None:
+    crash_night(history, folders, cases=4)
+    for _ in range(2):
+        site.write(history, tmp_path / "site")
+    history.import_run(
+        folders.write(*(result(f"testcases/boot/test_b.py::test_case_{n}") for n in range(4)), key="cc").path
+    )
+    site.write(history, tmp_path / "site")
+    feed = ET.parse(tmp_path / "site" / "feed.xml").getroot()
+    atom = {"": "http://www.w3.org/2005/Atom"}
+    [entry] = feed.findall("entry", atom)
+    assert entry.findtext("title", "", atom) == "pv32-debug: xen-assertion: y / p2m_set_entry"
+    assert "4 cases with pv32-debug 4.17.5 bbbbbbb (18 Nov): test_case_0" in entry.findtext("content", "", atom)
+    link = entry.find("link", atom)
+    assert link is not None and (tmp_path / "site" / link.attrib["href"]).exists()
+
+
+def test_the_filter_hides_rows_and_the_address_keeps_it(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    broken(history, folders)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "cases.html")
+    assert page.locator("tbody tr:visible").count() == 3
+    page.get_by_label("show only").fill("fail guest32")
+    assert page.locator("tbody tr:visible").count() == 1
+    assert page.locator("#count").inner_text() == "1 of 3"
+    again = look(tmp_path / "site" / "cases.html")
+    again.goto(page.url)
+    assert again.locator("tbody tr:visible th").inner_text().startswith("test_pv32_runs[hvm]")
+    boards = look(tmp_path / "site" / "boards.html")
+    assert [row.split("\t")[0] for row in boards.locator("tbody tr").all_inner_texts()] == ["virt1", "virt2"]
+
+
+def test_a_case_says_what_it_proves_its_figures_and_its_mutants(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    case = next(case for case in mutants.by_case() if "[" not in case)
+    for key, value in (("aa", 1.0), ("bb", 2.0)):
+        one = result(case, doc="What it proves.", figures={"wake_s": value})
+        history.import_run(folders.write(one, replace(one, figures={"wake_s": value + 1}), key=key).path)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "cases" / f"{run_folder.slug(case)}.html")
+    assert page.locator("p", has_text="What it proves.").count() == 1
+    assert mutants.of(case)[0].why in page.locator("details", has_text="broken on purpose").inner_html()
+    drawing = page.locator("svg", has=page.locator("title", has_text="wake_s"))
+    tips = drawing.locator("g > title").all_text_contents()
+    assert tips == ["aa: median 1.5, 1 to 2, 2 values", "bb: median 2.5, 2 to 3, 2 values"]
+
+
+# how large the pages are
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_long_reasons_names_and_many_builds_neither_overflow_nor_stretch_the_pages(
+    history: History, folders: Runs, tmp_path: Path, look: Open, width: int
+) -> None:
+    builds = tuple(f"build-{number}-of-a-matrix+with-options" for number in range(20))
+    long = f"testcases/boot/test_b.py::test_{'very_' * 20}long[{'x' * 60}]"
+    reason = "virt1: " + "0123456789abcdef" * 12 + " and words " * 10
+    for key in ("aa", "bb", "cc"):
+        results = [result(long, Verdict.FAIL, build=build, reason=reason) for build in builds]
+        results += [result(PV32, build=build) for build in builds]
+        history.import_run(folders.write(*results, key=key, builds=builds).path)
+    where = tmp_path / "site"
+    site.write(history, where)
+    limits = {
+        where / "index.html": 9000,
+        where / "cases.html": 2500,
+        where / "boards.html": 900,
+        where / "runs" / "run3" / "index.html": 4000,
+        where / "runs" / "run3" / "0.html": 2500,
+        where / "cases" / f"{run_folder.slug(long)}.html": 40_000,
+    }
+    for path, limit in limits.items():
+        page = look(path, width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        assert page.evaluate("document.documentElement.scrollHeight") <= limit, path
+        narrow = page.evaluate(
+            """() => [...document.querySelectorAll('td, th')].filter(e => e.innerText.length > 12)
+            .map(e => [e.clientWidth, e.innerText.slice(0, 30)]).filter(([wide]) => wide < 60)"""
+        )
+        assert narrow == [], path
+
+
+def test_what_passed_in_an_area_is_in_parts_that_load_at_once(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    evidence = tuple(Evidence("command", f"command {n}", "line of output\n" * 400, 1.0) for n in range(10))
+    results = [result(f"testcases/relocation/test_m.py::test_cell[{n}]", evidence=evidence) for n in range(30)]
+    history.import_run(folders.write(*results, key="aa").path)
+    where = tmp_path / "site" / "runs" / "run1"
+    site.write(history, tmp_path / "site")
+    pages = sorted(where.glob("good-relocation*.html"))
+    assert len(pages) > 2
+    assert max(page.stat().st_size for page in pages) <= 300_000
+    page = look(where / "index.html")
+    page.locator("tr", has_text="test_cell[29]").locator("td a").click()
+    assert page.locator("#r29 h2").inner_text() == "PASS test_cell[29]"
+    page = look(where / "good-relocation.html")
+    page.locator("#r7 a").click()
+    assert page.locator("#r7 h2").inner_text() == "PASS test_cell[7]"
+
+
+def test_a_page_prints_what_is_folded(history: History, folders: Runs, tmp_path: Path, look: Open) -> None:
+    broken(history, folders)
+    page = first_page(history, tmp_path, look)
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

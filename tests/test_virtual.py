@@ -16,7 +16,7 @@ from free_ports import free_port
 
 from lab.base import paths, processes
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, Lab, NicSpec, VirtualSpec
-from lab.virtual import boards, chassis, identity, image, qemu
+from lab.virtual import boards, chassis, daemon, identity, image, qemu
 from lab.virtual.cable import SerialCable
 from lab.virtual.spec import DaemonConfig, read_config, write_config
 
@@ -113,6 +113,36 @@ def test_qemu_accepts_the_command_line(tmp_path: Path) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "Could not open" in done.stderr, done.stderr
+
+
+def test_boot_flags_are_over_after_a_minute_unless_they_are_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPMI v2.0 table 28-14, parameter 3."""
+    now = [1000.0]
+    monkeypatch.setattr(daemon.time, "monotonic", lambda: now[0])
+    choice = daemon.BootChoice()
+    choice.choose("pxe")
+    now[0] += 59.0
+    choice.note_control()
+    now[0] += 59.0
+    assert choice.device == "pxe", "a Chassis Control begins the time again"
+    now[0] += 2.0
+    assert choice.device == "none" and choice.take() == "none"
+    choice.clearing = daemon.KEEP_FLAGS
+    choice.choose("pxe")
+    now[0] += 3600.0
+    assert choice.take() == "pxe" and choice.device == "none", "for once"
+    redfish = daemon.BootChoice(has_timer=False)
+    redfish.choose("cdrom")
+    now[0] += 3600.0
+    assert redfish.device == "cdrom"
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+@pytest.mark.parametrize("is_efi", [False, True])
+def test_firmware_obeys_a_choice_of_its_own_kind_alone(firmware: str, is_efi: bool) -> None:
+    choice = daemon.BootChoice(firmware, is_efi=is_efi)
+    choice.choose("pxe")
+    assert choice.take() == ("pxe" if is_efi == (firmware == "uefi") else "none")
 
 
 def test_pxe_is_the_first_boot_device_when_the_bmc_says_so() -> None:

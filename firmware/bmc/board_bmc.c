@@ -16,12 +16,16 @@
  *   -----------------------------------  ------------------------------  ---------------------
  *   Get ACPI Power State (App, 07h)      get sleep                       sleep:N
  *   Chassis Control, diagnostic int.     set nmi "1"                     status 0
- *   Set System Boot Options, flags       set boot "DEV" persistent "B"   status 0
- *   Get System Boot Options, flags       get boot persistent             boot:DEV, persistent:B
+ *   Set System Boot Options, flags       set boot "DEV" persistent "B" efi "E"  status 0
+ *   Get System Boot Options, flags       get boot persistent efi         boot:DEV, persistent:B, efi:E
+ *   Set System Boot Options, clearing    set clearing "C"                status 0
+ *   Get System Boot Options, clearing    get clearing                    clearing:C
  *   Activate Payload, SOL                get sol                         sol:1, or sol:0 to refuse
  *
  * N is a code of IPMI v2.0 table 20-7: 0..4 is S0..S4, 5 is S5/G2, 42 (2Ah) is "not known".
- * DEV is none, pxe, default (the disk), cdrom or bios; B is 1 when the choice outlives one boot.
+ * DEV is none, pxe, default (the disk), cdrom or bios; B is 1 when the choice outlives one boot, E when it is for UEFI
+ * and not for a legacy BIOS. C is parameter 3, "boot flag valid bit clearing": with 8 in it the flags hold though no
+ * Chassis Control comes within 60 s of them. The chassis keeps that time, for it is what obeys the flags.
  * A chassis program that fails makes the command fail with "unspecified error" (FFh).
  *
  * Everything else (power, reset, cycle, soft shutdown, identify) stays with the simulator.
@@ -44,9 +48,12 @@
 #include <OpenIPMI/serserv.h>
 
 #define DIAGNOSTIC_INTERRUPT 4	/* Chassis Control, byte 1 */
-#define BOOT_FLAGS 5		/* System Boot Options parameter */
+#define BOOT_FLAG_CLEARING 3	/* System Boot Options parameters */
+#define BOOT_FLAGS 5
 #define FLAGS_VALID 0x80	/* Boot Flags, data 1 */
 #define FLAGS_PERSISTENT 0x40
+#define FLAGS_EFI 0x20
+#define CLEARING_MASK 0x1f
 #define DEVICE_POWER_UNKNOWN 0x2a
 #define UNSPECIFIED_ERROR 0xff
 #define SYSTEM_INTERFACE 15	/* IPMI v2.0 table 6-1 */
@@ -75,12 +82,16 @@ _Static_assert(__builtin_types_compatible_p(__typeof__(ipmi_emu_register_cmd_han
 typedef struct {
     unsigned char device;
     int persistent;
+    int efi;
 } boot_choice;
 
 static extcmd_info_t boot_values[] = {
     { "boot", extcmd_uchar, boot_devices, offsetof(boot_choice, device) },
     { "persistent", extcmd_int, NULL, offsetof(boot_choice, persistent) },
+    { "efi", extcmd_int, NULL, offsetof(boot_choice, efi) },
 };
+#define BOOT_VALUES (sizeof(boot_values) / sizeof(boot_values[0]))
+static extcmd_info_t clearing_value[] = { { "clearing", extcmd_int, NULL, 0 } };
 static extcmd_info_t sleep_value[] = { { "sleep", extcmd_int, NULL, 0 } };
 static extcmd_info_t sol_value[] = { { "sol", extcmd_int, NULL, 0 } };
 static extcmd_info_t nmi_value[] = { { "nmi", extcmd_int, NULL, 0 } };
@@ -117,9 +128,16 @@ chassis_control(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *
 static void
 set_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
 {
-    boot_choice choice = { 0, 0 };
+    boot_choice choice = { 0, 0, 0 };
 
-    if (msg->len < 6 || (msg->data[0] & 0x3f) != BOOT_FLAGS) {
+    if (msg->len >= 2 && (msg->data[0] & 0x7f) == BOOT_FLAG_CLEARING) {
+	int clearing = msg->data[1] & CLEARING_MASK;
+
+	rdata[0] = extcmd_setvals(simulator, &clearing, chassis_program, clearing_value, NULL, 1) ? UNSPECIFIED_ERROR : 0;
+	*rdata_len = 1;
+	return;
+    }
+    if (msg->len < 6 || (msg->data[0] & 0x7f) != BOOT_FLAGS) {
 	plain_set_boot_options(mc, msg, rdata, rdata_len, cb_data);
 	return;
     }
@@ -127,30 +145,39 @@ set_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int 
     if (msg->data[1] & FLAGS_VALID) {
 	choice.device = (msg->data[2] >> 2) & 0xf;
 	choice.persistent = !!(msg->data[1] & FLAGS_PERSISTENT);
+	choice.efi = !!(msg->data[1] & FLAGS_EFI);
     }
-    rdata[0] = extcmd_setvals(simulator, &choice, chassis_program, boot_values, NULL, 2) ? UNSPECIFIED_ERROR : 0;
+    rdata[0] = extcmd_setvals(simulator, &choice, chassis_program, boot_values, NULL, BOOT_VALUES) ? UNSPECIFIED_ERROR : 0;
     *rdata_len = 1;
 }
 
 static void
 get_boot_options(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int *rdata_len, void *cb_data)
 {
-    boot_choice choice = { 0, 0 };
+    boot_choice choice = { 0, 0, 0 };
+    int clearing = 0;
+    int parameter = msg->len < 3 ? -1 : msg->data[0] & 0x7f;
 
-    if (msg->len < 3 || (msg->data[0] & 0x3f) != BOOT_FLAGS) {
+    if (parameter != BOOT_FLAGS && parameter != BOOT_FLAG_CLEARING) {
 	plain_get_boot_options(mc, msg, rdata, rdata_len, cb_data);
 	return;
     }
-    if (extcmd_getvals(simulator, &choice, chassis_program, boot_values, 2)) {
+    if (parameter == BOOT_FLAGS ? extcmd_getvals(simulator, &choice, chassis_program, boot_values, BOOT_VALUES)
+	: extcmd_getvals(simulator, &clearing, chassis_program, clearing_value, 1)) {
 	rdata[0] = UNSPECIFIED_ERROR;
 	*rdata_len = 1;
 	return;
     }
     memset(rdata, 0, 8);
     rdata[1] = 1; /* version of the parameter's layout */
-    rdata[2] = BOOT_FLAGS;
+    rdata[2] = parameter;
+    if (parameter == BOOT_FLAG_CLEARING) {
+	rdata[3] = clearing;
+	*rdata_len = 4;
+	return;
+    }
     if (choice.device)
-	rdata[3] = FLAGS_VALID | (choice.persistent ? FLAGS_PERSISTENT : 0);
+	rdata[3] = FLAGS_VALID | (choice.persistent ? FLAGS_PERSISTENT : 0) | (choice.efi ? FLAGS_EFI : 0);
     rdata[4] = choice.device << 2;
     *rdata_len = 8;
 }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from lab.base import paths
@@ -81,8 +81,8 @@ def load(path: Path) -> dict[str, Credential]:
     except MarkedYAMLError as error:  # its own text shows the line, and with it the secret
         mark = error.problem_mark or error.context_mark
         raise UsageError(f"{_at(path, mark.line if mark else 0)}: not YAML: check the quotes") from None
-    except YAMLError:
-        raise UsageError(f"{path}: not YAML: control characters?") from None
+    except Exception:  # ruamel lets its own mistakes through; their words could show the secret
+        raise UsageError(f"{path}: not YAML: control characters, or nested too deeply?") from None
     if root is None:
         return {}
     return {name: _credential(path, name, node) for name, node in _entries(path, root, "the file").items()}

@@ -49,6 +49,28 @@ class Daytime:
         return minute >= self.first and day in self.days or minute < self.last and (day - 1) % 7 in self.days
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment that does not move when the machine's clock is set: seconds of CLOCK_BOOTTIME (clock_gettime(2))."""
+
+    boottime: float
+
+    @classmethod
+    def at(cls, when: float) -> Deadline:
+        """The moment that is called ``when`` now, in seconds since the epoch."""
+        return cls(time.clock_gettime(time.CLOCK_BOOTTIME) + when - time.time())
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; negative when it has passed."""
+        return self.boottime - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    @property
+    def clock(self) -> str:
+        """What this machine's clock will show then, if nobody sets it: ``HH:MM``."""
+        return time.strftime("%H:%M", time.localtime(time.time() + self.left))
+
+
 def next_time(text: str, now: float) -> float:
     """When the clock of this machine shows ``HH:MM`` next, after ``now``.
 

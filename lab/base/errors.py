@@ -65,19 +65,60 @@ class WaitTimeout(Overdue, BenchError):
 
 
 class PowerTimeout(BenchError):
-    """The BMC did not report the wanted chassis power in time."""
+    """The BMC did not report the wanted chassis power in time. ``reason``: why it refused a command meanwhile."""
 
-    def __init__(self, board: str, wanted: str, waited: float) -> None:
-        super().__init__(f"{board}: chassis power not {wanted} after {waited:.1f} s")
-        self.board, self.wanted, self.waited = board, wanted, waited
+    def __init__(self, board: str, wanted: str, waited: float, reason: str | None = None) -> None:
+        said = f"; the BMC's last refusal: {reason}" if reason else ""
+        super().__init__(f"{board}: chassis power not {wanted} after {waited:.1f} s{said}")
+        self.board, self.wanted, self.waited, self.reason = board, wanted, waited, reason
 
 
 class BmcUnreachable(BoardError):
-    """No session with the BMC could be had."""
+    """No session with the board's BMC could be had, or the BMC fell silent."""
+
+
+class NoSessionNow(BmcUnreachable):
+    """The BMC answers, and gives no session at the moment. This passes by itself."""
+
+
+class SessionsExhausted(NoSessionNow):
+    """All sessions of the BMC are in use. It has few, and keeps those of clients that died for a minute."""
+
+
+class SessionInactive(NoSessionNow):
+    """The BMC forgot the session while it was being opened."""
 
 
 class BmcRefused(BoardError):
-    """The BMC answers, but gives no session: wrong user, password, privilege, cipher suite or certificate."""
+    """The BMC answers, and gives no session. Trying again changes nothing, and may lock the user out."""
+
+
+class LoginRefused(BmcRefused):
+    """The BMC does not take this user with this password."""
+
+
+class PasswordExpired(BmcRefused):
+    """The BMC demands another password before it does anything else."""
+
+
+class PrivilegeRefused(BmcRefused):
+    """The BMC's user may not have the privilege that was asked for."""
+
+
+class CipherRefused(BmcRefused):
+    """The BMC does not take the cipher suite."""
+
+
+class AuthenticationRefused(BmcRefused):
+    """The BMC and its client have no authentication type in common."""
+
+
+class NoIpmi2(BmcRefused):
+    """The BMC speaks IPMI 1.5 alone, or its IPMI 2.0 is switched off."""
+
+
+class CertificateRefused(BmcRefused):
+    """The BMC's certificate is not the one that the inventory trusts."""
 
 
 class BoardUnreachable(BoardError):
@@ -85,7 +126,33 @@ class BoardUnreachable(BoardError):
 
 
 class CommandFailed(BadStatus, BenchError):
-    """It was the bench's command."""
+    """It was the bench's command. ``code`` is a BMC's own: a completion code (``D4h``), or a Redfish message's id."""
+
+    def __init__(self, board: str, command: str, status: int, output: str, code: str | None = None) -> None:
+        super().__init__(board, command, status, output)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{f' [{self.code}]' if self.code else ''}"
+
+
+class BmcBusy(CommandFailed):
+    """The BMC cannot do it at the moment. This passes by itself.
+
+    ``retry_after`` is the time in seconds after which the BMC wants to be asked again. ``was_dropped`` is false where
+    the BMC may have acted nevertheless.
+    """
+
+    retry_after: float = 0.0
+    was_dropped: bool = True
+
+
+class CommandRefused(CommandFailed):
+    """The BMC will not do it, however often it is asked."""
+
+
+class PowerUnknown(CommandFailed):
+    """The BMC does not know whether the board has power: neither on nor off."""
 
 
 class ProductFailure(LabError):
@@ -98,6 +165,21 @@ class ToolstackFailed(BadStatus, ProductFailure):
 
 class ProductTimeout(Overdue, ProductFailure):
     """The product owed it: a guest that never comes up, a dom0 that never answers. Verdict FAIL."""
+
+
+class BuildFailed(ProductFailure):
+    """A build under test cannot be made: its source does not compile, or a patch does not apply.
+
+    ``lines`` are what the compiler or patch(1) said, ``cause`` the one that names the error; ``log`` is the file that
+    has all of it.
+    """
+
+    def __init__(
+        self, what: str, lines: tuple[str, ...] = (), cause: str | None = None, log: str | None = None
+    ) -> None:
+        more = "".join(f"\n  {line}" for line in lines) + (f"\nlog: {log}" if log else "")
+        super().__init__(f"{what}{more}")
+        self.what, self.lines, self.cause, self.log = what, lines, cause, log
 
 
 class BuildDoesNotBoot(BoardError):

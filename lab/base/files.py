@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pydantic
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from lab.base.errors import UsageError
 
@@ -24,22 +26,97 @@ class Strict(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with these keys together, each in words; ``raw`` is as it stands in the file, unchecked."""
+        yield from ()
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _whole(cls, raw: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+        """All that is wrong, at once: pydantic's own findings, and the contradictions."""
+        found: list[InitErrorDetails] = []
+        if isinstance(raw, Mapping):
+            found = [_detail((), raw, "contradiction", said) for said in cls.contradictions(raw)]
+        try:
+            made = handler(raw)
+        except pydantic.ValidationError as error:
+            if not found:
+                raise
+            own = [_detail(one["loc"], one["input"], one["type"], one["msg"]) for one in error.errors()]
+            raise pydantic.ValidationError.from_exception_data(cls.__name__, own + found) from None
+        if found:
+            raise pydantic.ValidationError.from_exception_data(cls.__name__, found)
+        return made
+
+
+def _detail(where: tuple[str | int, ...], raw: Any, kind: str, said: str) -> InitErrorDetails:
+    # In braces pydantic looks for a value; what is said holds none.
+    error = PydanticCustomError(kind, "{said}", {"said": said})
+    return InitErrorDetails(type=error, loc=where, input=raw)
+
+
+class Problems:
+    """What is wrong with a file, gathered so that all of it can be said at once."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep a :class:`UsageError` of the body, and go on behind it."""
+        try:
+            yield
+        except UsageError as error:
+            self._found.append(str(error))
+
+    def raise_all(self) -> None:
+        """:raises UsageError: a line for each thing that is wrong."""
+        if self._found:
+            raise UsageError("\n".join(self._found))
+
 
 def read_yaml(file: Path) -> Any:
-    """The file's content, with the lines its keys stand on (see :func:`at`).
+    """The file's content, with the lines its keys stand on (see :func:`at`). Keys are plain words or numbers.
 
-    :raises UsageError: unreadable, not YAML, or a key twice.
+    :raises UsageError: unreadable, not YAML, nested too deeply, or a key twice.
     """
     try:
-        return YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        tree = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:  # duplicate keys are among these
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{file}{line}: {str(error.problem or error.context).splitlines()[0]}") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: not YAML: {error}") from None
+        raise UsageError(f"{file}{line}: {_first_line(error.problem or error.context)}") from None
+    except RecursionError:
+        raise UsageError(f"{file}: not YAML that can be read: nested too deeply") from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
+    except Exception as error:  # ruamel lets its own mistakes through: KeyError for `%YAML 9.9`, TypeError for odd keys
+        raise UsageError(f"{file}: not YAML: {_first_line(error) or type(error).__name__}") from None
+    _check_keys(file, tree)
+    return tree
+
+
+def _first_line(said: object) -> str:
+    return (str(said or "").splitlines() or [""])[0]
+
+
+def _check_keys(file: Path, tree: object) -> None:
+    """A key that is a list or a mapping fits nowhere. Aliases may make a tree endless, so each node is seen once."""
+    seen, waiting = set[int](), [tree]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, dict | list):
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            for key in node:
+                if isinstance(key, dict | list | tuple | set):
+                    line = node.lc.line + 1 if hasattr(node, "lc") else 1
+                    raise UsageError(f"{file}:{line}: a key must be a plain word, not a list or a mapping")
+            waiting.extend(node.values())
+        else:
+            waiting.extend(node)
 
 
 def at(file: Path, tree: Any, key: Key) -> str:

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from lab.base import paths
@@ -75,12 +76,17 @@ def mark(pid: int) -> str:
 
     :raises UsageError: there is no such process.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         raise UsageError(f"there is no process {pid}") from None
-    return f"{boot}:{pid}:{fields[19]}"  # proc(5): starttime is field 22, the state after the name is 3
+    return f"{boot()}:{pid}:{fields[19]}"  # proc(5): starttime is field 22, the state after the name is 3
+
+
+@cache
+def boot() -> str:
+    """What tells this boot of the machine from all others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
 
 
 def is_alive(marked: str) -> bool:

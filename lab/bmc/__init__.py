@@ -8,17 +8,24 @@ from typing import Protocol
 
 from lab.base import credentials
 from lab.base.errors import UsageError
-from lab.bmc.switching import Exchange
+from lab.bmc.switching import Exchange, Readings
 from lab.inventory import BmcSpec
 
-__all__ = ["Bmc", "Exchange", "connect"]
+__all__ = ["Bmc", "Exchange", "Readings", "connect"]
 
 
 class Bmc(Protocol):
     """What a board's BMC does for the lab. Every method may raise a :class:`~lab.base.errors.BenchError`."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was found out of this BMC that the inventory should say; told to people."""
+
     def is_powered(self) -> bool:
-        """Whether the chassis has power. A sleeping board's answer is its maker's choice."""
+        """Whether the chassis has power. A sleeping board's answer is its maker's choice.
+
+        :raises PowerUnknown: the BMC does not know.
+        """
 
     def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
         """Power on, and see it on. :raises PowerTimeout: not on within ``timeout`` seconds.
@@ -56,8 +63,11 @@ class Bmc(Protocol):
     def clock(self) -> datetime:
         """The BMC's own time. :raises MissingCapability: it has none, or it was never set."""
 
-    def sensors(self) -> Mapping[str, str]:
-        """Readings by name, with units."""
+    def sensors(self) -> Readings:
+        """Readings by name, with units; ``unread`` says which could not be had.
+
+        :raises MissingCapability: the BMC has no sensors.
+        """
 
     def info(self) -> Mapping[str, str]:
         """What the BMC says of itself."""

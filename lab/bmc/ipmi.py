@@ -13,24 +13,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from lab.base import processes
 from lab.base.credentials import Credential
-from lab.base.errors import BenchError, BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
+from lab.base.errors import (
+    BenchError,
+    BmcUnreachable,
+    CipherRefused,
+    CommandFailed,
+    MissingCapability,
+    UsageError,
+)
 from lab.base.wait import wait_until
-from lab.bmc import switching
-from lab.bmc.switching import Exchange, Pace
+from lab.bmc import ipmitool, switching
+from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Retransmission belongs to ipmitool: its waits are N, N+1, ... (R of them), twice when nothing ever
-# answers. A retransmitted command may be executed twice (ipmi_sim does), so the first wait is longer than
-# a loaded BMC takes to answer. A dead BMC is given up after 2 x (3 + 4) = 14 s [measured on 1.8.19].
-_PATIENT = ("-N", "3", "-R", "2")
-_IMPATIENT = ("-N", "1", "-R", "1")  # 2 s; for asking again why no session was had
-_COMMAND_TIMEOUT = 25.0  # seconds; over the 14 s above, for an ipmitool that hangs
+_COMMAND_TIMEOUT = 25.0  # seconds; over the 14 s of a dead BMC, for an ipmitool that hangs
 _SENSORS_TIMEOUT = 90.0  # a few hundred records, read one by one by a slow BMC
+CIPHERS = (17, 3)  # in this order where the inventory names none: the better first
 
 # IPMI v2.0 table 20-7, Get ACPI Power State, byte 2. 2Ah is "unknown", 20h/21h are for systems without ACPI.
 _SLEEP_STATES = {
@@ -52,15 +57,13 @@ _SLEEP_STATES = {
 _BOOT_DEVICES = {0: "none", 1: "pxe", 2: "disk", 3: "safe", 4: "diag", 5: "cdrom", 6: "bios", 15: "floppy"}
 _CLOCK_UNSET_BELOW = 0x20000000  # IPMI v2.0 section 37: less is seconds since the BMC started
 
-_NO_SESSION = "Unable to establish"
-_FELL_SILENT = "Close Session command failed"  # there was a session, and then no answer any more
-# What `ipmitool -v` says when the BMC answered, and said no.
-_LOGIN_REFUSED = re.compile(
-    r"RAKP \d.* error ?: ?(unauthorized name|invalid integrity check value|invalid role|unauthorized role.*)"
-    r"|RAKP 2 HMAC is invalid|Invalid user name|Activate Session error|password is longer"
-)
-_SESSION_REFUSED = re.compile(r"Error in open session response message ?: ?(.+)|RAKP \d.* error ?: ?(.+)")
-_UNSUPPORTED = re.compile(r"rsp=0xc1\b|: Invalid command\b")
+# IPMI v2.0 table 28-14, parameter 3: keep the boot flags when no Chassis Control comes within 60 s of them.
+_KEEP_BOOT_FLAGS = (0x00, 0x08, 0x03, 0x08)
+_BOOT_OPTIONS: Mapping[str, Callable[[BmcSpec, bool], bool]] = {
+    "persistent": lambda spec, once: not once,
+    "efiboot": lambda spec, once: spec.firmware == "uefi",
+}
+_THIS_CHANNEL = 0x0E  # the one this request came in by (IPMI v2.0 table 6-1)
 
 
 class IpmiBmc:
@@ -78,6 +81,8 @@ class IpmiBmc:
         self._pace = pace or Pace()
         self._history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
         self._quiet_until = 0.0
+        self._cipher = CIPHERS[0] if spec.cipher is None else spec.cipher
+        self._remarks: dict[str, None] = {}
         self._log = _log.getChild(board)
 
     @property
@@ -85,9 +90,19 @@ class IpmiBmc:
         """The last commands and what they printed, oldest first."""
         return tuple(self._history)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the BMC was found to need that the inventory does not say."""
+        return tuple(self._remarks)
+
+    @property
+    def cipher(self) -> int:
+        """The cipher suite in use; of an inventory that names none, known once something was asked."""
+        return self._cipher
+
     def is_powered(self) -> bool:
         """Chassis power as the BMC reports it now."""
-        return self._ask(r"Chassis Power is (on|off)", "chassis", "power", "status")[1] == "on"
+        return self._read_power()
 
     def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
         """Power on, repeated until the BMC has reported it on for a while, or once and ``proof`` is true.
@@ -134,19 +149,29 @@ class IpmiBmc:
         try:
             self._control("diag", "Diag")
         except CommandFailed as error:
-            # Chassis Control itself is mandatory, this value of it is not: hence also "invalid field".
-            if _UNSUPPORTED.search(error.output) or "Invalid data field" in error.output:
+            # Chassis Control itself is mandatory, this value of it is not: hence also "invalid data field".
+            if ipmitool.completion_code(error.output) in (*ipmitool.UNSUPPORTED_CODES, 0xCC):
                 raise MissingCapability(self.board, "bmc-nmi") from error
             raise
 
     def set_boot_device(self, device: str, *, once: bool = True) -> None:
-        """Choose what is booted next, or from now on.
+        """Choose what is booted next, or from now on: by legacy BIOS or UEFI, as the inventory says of the board.
+
+        The choice holds until the next boot, however late that is, if the BMC can do so; else for 60 s.
 
         :raises UsageError: not one of none, pxe, disk, cdrom, bios.
+        Source: IPMI v2.0 table 28-14, parameters 3 and 5.
         """
         switching.check_boot_device(device)
-        options = () if once else ("options=persistent",)
-        self._ask(f"Set Boot Device to {device}", "chassis", "bootdev", device, *options)
+        options = []
+        if device != "none":
+            try:
+                self._run("raw", *(f"0x{byte:02x}" for byte in _KEEP_BOOT_FLAGS))
+            except CommandFailed as error:
+                self._log.info("the boot flags hold for 60 s: %s", error)
+            options = [word for word, is_so in _BOOT_OPTIONS.items() if is_so(self._spec, once)]
+        words = (f"options={','.join(options)}",) if options else ()
+        self._ask(f"Set Boot Device to {device}", "chassis", "bootdev", device, *words)
 
     def boot_device(self) -> str:
         """The choice in force; ``none`` as well when the BMC marks its boot flags as not valid."""
@@ -176,25 +201,43 @@ class IpmiBmc:
         return datetime.fromtimestamp(seconds, UTC)
 
     def has_sol(self) -> bool:
-        """Whether serial over LAN is enabled on the first channel (Get SOL Configuration Parameters, 26.3)."""
-        return bool(self._raw(0x0C, 0x22, 0x01, 0x01, 0x00, 0x00, length=2)[1] & 1)
+        """Whether serial over LAN is enabled on the channel that the BMC is spoken to by.
 
-    def sensors(self) -> Mapping[str, str]:
-        """Readings by name, such as ``35 degrees C``; a status other than ok stands in brackets."""
+        :raises CommandFailed: the BMC does not say.
+        Source: IPMI v2.0 sections 26.3 (Get SOL Configuration Parameters) and 22.24 (Get Channel Info).
+        """
+        try:
+            return self._has_sol(_THIS_CHANNEL)
+        except CommandFailed as error:
+            refusal = error
+        # A BMC that wants the channel's own number is asked for it first.
+        try:
+            number = self._raw(0x06, 0x42, _THIS_CHANNEL, length=1)[0] & 0x0F
+        except CommandFailed:
+            raise refusal from None
+        if number == _THIS_CHANNEL:
+            raise refusal
+        return self._has_sol(number)
+
+    def sensors(self) -> Readings:
+        """Readings by name, such as ``35 degrees C``; a status other than ok stands in brackets.
+
+        A record that cannot be read costs its reading alone, and stands in ``unread``.
+
+        :raises MissingCapability: the BMC has no repository of sensors.
+        """
         # An empty repository must not be listed: ipmitool 1.8.19 then sends Clear SDR Repository.
         info = self._raw(0x0A, 0x20, length=14, capability="bmc-sensors")
         if not int.from_bytes(info[1:3], "little"):
-            return {}
-        found: dict[str, str] = {}
-        for line in self._run("sdr", "list", timeout=_SENSORS_TIMEOUT).splitlines():
+            return Readings()
+        found, problems = Readings(), list[str]()
+        output = self._run("sdr", "list", timeout=_SENSORS_TIMEOUT, problems=problems)
+        for line in output.splitlines():
             cells = [cell.strip() for cell in line.rsplit("|", 2)]
-            if len(cells) != 3:
-                continue
-            name, reading, status = cells
-            twin = 2
-            while name in found:  # names are not unique on every board
-                name, twin = f"{cells[0]} #{twin}", twin + 1
-            found[name] = reading if status in ("ok", "ns") else f"{reading} [{status}]"
+            if len(cells) == 3:
+                name, reading, status = cells
+                found.add(name, reading if status in ("ok", "ns") else f"{reading} [{status}]")
+        found.unread = tuple(problems)
         return found
 
     def info(self) -> Mapping[str, str]:
@@ -214,19 +257,34 @@ class IpmiBmc:
         self, wanted: str, acknowledgement: str, timeout: float, proof: Callable[[], bool] | None = None
     ) -> None:
         def command() -> None:
-            self._control(wanted, acknowledgement)
+            self._control(wanted, acknowledgement, patience=0.0)
 
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
+        def is_powered() -> bool:
+            return self._read_power(0.0)
 
-    def _control(self, action: str, acknowledgement: str) -> None:
-        self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action)
+        switching.switch(self.board, wanted, is_powered, command, timeout, self._pace, self._log, proof=proof)
 
-    def _ask(self, wanted: str, *command: str) -> re.Match[str]:
-        output = self._run(*command)
-        match = re.search(wanted, output)
-        if match is None:
-            raise CommandFailed(self.board, _shown(command), 0, self._history[-1].output)
-        return match
+    def _read_power(self, patience: float | None = None) -> bool:
+        match = self._ask(r"Chassis Power is (on|off)", "chassis", "power", "status", patience=patience)
+        return match[1] == "on"
+
+    def _control(self, action: str, acknowledgement: str, patience: float | None = None) -> None:
+        self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action, patience=patience)
+
+    def _has_sol(self, channel: int) -> bool:
+        return bool(self._raw(0x0C, 0x22, channel, 0x01, 0x00, 0x00, length=2)[1] & 1)
+
+    def _ask(self, wanted: str, *command: str, patience: float | None = None) -> re.Match[str]:
+        """Run a command whose output must have ``wanted`` in it; ipmitool's status does not tell."""
+
+        def once() -> re.Match[str]:
+            output = self._run(*command, patience=0.0)
+            match = re.search(wanted, output)
+            if match is None:
+                raise ipmitool.failure(self.board, _shown(command), 0, self._history[-1].output)
+            return match
+
+        return self._patiently(once, patience, command)
 
     def _raw(self, *request: int, length: int, capability: str = "") -> bytes:
         """Send a request of bytes; the answer without its completion code, at least ``length`` long."""
@@ -234,7 +292,7 @@ class IpmiBmc:
         try:
             answer = self._run(*command)
         except CommandFailed as error:
-            if capability and _UNSUPPORTED.search(error.output):
+            if capability and ipmitool.completion_code(error.output) in ipmitool.UNSUPPORTED_CODES:
                 raise MissingCapability(self.board, capability) from error
             raise
         try:
@@ -245,44 +303,88 @@ class IpmiBmc:
             raise CommandFailed(self.board, _shown(command), 0, f"{length} bytes expected: {answer}")
         return data
 
-    def _run(self, *command: str, timeout: float = _COMMAND_TIMEOUT) -> str:
+    def _run(
+        self,
+        *command: str,
+        timeout: float = _COMMAND_TIMEOUT,
+        patience: float | None = None,
+        problems: list[str] | None = None,
+    ) -> str:
         """What ``ipmitool`` wrote to stdout.
 
+        A BMC that is busy, or has no session free, is asked again for ``patience`` seconds; None: as the pace says. A
+        command that failed in
+        part is taken for good where ``problems`` are asked for: they are what it wrote to stderr.
+
         :raises BmcUnreachable: no session, and the BMC said nothing; or it fell silent.
+        :raises NoSessionNow, BmcBusy: still no session, or still busy.
         :raises BmcRefused: no session, and the BMC said why.
         :raises CommandFailed: a session, but the command failed.
         """
-        exchange, stdout = self._exchange(*_PATIENT, *command, timeout=timeout)
+
+        def once() -> str:
+            try:
+                return self._try(command, timeout, problems)
+            except CipherRefused as error:
+                if self._spec.cipher is not None or self._cipher != CIPHERS[0]:
+                    raise
+                refusal = error
+            self._cipher = CIPHERS[1]
+            try:
+                output = self._try(command, timeout, problems)
+            except (CipherRefused, BmcUnreachable) as error:
+                self._cipher = CIPHERS[0]
+                raise (refusal if isinstance(error, CipherRefused) else error) from None
+            self._remark(
+                f"the BMC does not take cipher suite {CIPHERS[0]}, so {CIPHERS[1]} is used: say bmc.cipher: "
+                f"{CIPHERS[1]} in the inventory"
+            )
+            return output
+
+        return self._patiently(once, patience, command)
+
+    def _patiently(self, once: Callable[[], T], patience: float | None, command: tuple[str, ...]) -> T:
+        wait = self._pace.patience if patience is None else patience
+        return switching.patiently(once, wait, _shown(command), self._log)
+
+    def _try(self, command: tuple[str, ...], timeout: float, problems: list[str] | None) -> str:
+        exchange, stdout = self._exchange(*ipmitool.PATIENT, *command, timeout=timeout)
         if exchange.status == 0:
             return stdout
         if exchange.status is None:
             raise BmcUnreachable(
                 self.board, f"BMC {self._address}: `{_shown(command)}` did not end within {timeout:.0f} s"
             )
-        if _NO_SESSION in exchange.output or _LOGIN_REFUSED.search(exchange.output):
+        if ipmitool.is_without_session(exchange.output):
             raise self._no_session(exchange)
-        if _FELL_SILENT in exchange.output:
+        if ipmitool.FELL_SILENT in exchange.output:
             raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
-        raise CommandFailed(self.board, _shown(command), exchange.status, exchange.output)
+        if problems is not None and stdout.strip():
+            stderr = exchange.output.removeprefix(stdout)
+            lines = [line.strip() for line in stderr.splitlines() if line.strip() and ipmitool.NOISE not in line]
+            problems += lines or ["ipmitool does not say what"]
+            return stdout
+        raise ipmitool.failure(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:
-        """Why there was no session: only ``-v`` tells a wrong password from a dead BMC."""
-        told = failed.output + self._exchange("-v", *_IMPATIENT, "mc", "info", timeout=_COMMAND_TIMEOUT)[0].output
-        who = f"user {self._credential.user!r}, credential {self._spec.credential!r}"
-        if match := _LOGIN_REFUSED.search(told):
-            return BmcRefused(
-                self.board,
-                f"BMC {self._address} refused the login ({match[1] or match[0]}): check user and password; {who}",
-            )
-        if match := _SESSION_REFUSED.search(told):
-            return BmcRefused(
-                self.board,
-                f"BMC {self._address} refused the session ({(match[1] or match[2]).strip()}): "
-                f"check bmc.cipher ({self._spec.cipher}) in the inventory; {who}",
-            )
-        if "Address lookup" in told:
-            return BmcUnreachable(self.board, f"BMC {self._address}: host name not known")
-        return BmcUnreachable(self.board, f"BMC {self._address}: no answer within {failed.seconds:.0f} s")
+        """Why there was no session: mostly only ``-v`` tells, as a wrong password from a dead BMC."""
+
+        def why(told: str, *, is_verbose: bool) -> BenchError | None:
+            user = self._credential.user
+            return ipmitool.why_no_session(self.board, self._spec, user, self._cipher, told, is_verbose=is_verbose)
+
+        if found := why(failed.output, is_verbose=False):
+            return found
+        # A slow BMC that has answered at all is given as much time as before.
+        pace = ipmitool.PATIENT if failed.seconds < ipmitool.DEAD_AFTER else ipmitool.IMPATIENT
+        more = self._exchange("-v", *pace, "mc", "info", timeout=_COMMAND_TIMEOUT)[0].output
+        silence = BmcUnreachable(self.board, f"BMC {self._address}: no answer within {failed.seconds:.0f} s")
+        return why(failed.output + more, is_verbose=True) or silence
+
+    def _remark(self, text: str) -> None:
+        if text not in self._remarks:
+            self._remarks[text] = None
+            self._log.warning("%s", text)
 
     @property
     def _address(self) -> str:
@@ -290,16 +392,13 @@ class IpmiBmc:
 
     def _exchange(self, *arguments: str, timeout: float) -> tuple[Exchange, str]:
         """Run ``ipmitool`` once; the record of it, and its stdout alone."""
-        spec = self._spec
         wait_until(
             lambda: time.monotonic() >= self._quiet_until,
             self._pace.command_gap + 1.0,
             "pause between two commands",
             interval=0.02,
         )
-        cipher = ("-C", str(spec.cipher)) if spec.interface == "lanplus" else ()
-        where = ("-I", spec.interface, *cipher, "-H", spec.host, "-p", str(spec.port))
-        argv = ("ipmitool", *where, "-U", self._credential.user, "-E", *arguments)
+        argv = (*ipmitool.words(self._spec, self._credential, self._cipher), *arguments)
         began, started = time.time(), time.monotonic()
         status: int | None
         try:
@@ -308,7 +407,7 @@ class IpmiBmc:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout,
-                env=self._environment(),
+                env=ipmitool.environment(self._credential),
                 check=False,
             )
             status, stdout, stderr = done.returncode, switching.printable(done.stdout), switching.printable(done.stderr)
@@ -321,11 +420,6 @@ class IpmiBmc:
         self._history.append(exchange)
         self._log.debug("%s: status %s in %.2f s", _shown(arguments), status, exchange.seconds)
         return exchange, stdout
-
-    def _environment(self) -> dict[str, str]:
-        """Not kept in a variable of the caller's frame: tracebacks may show those."""
-        # IPMITOOL_PASSWORD must not be among them: with -E it would win over IPMI_PASSWORD.
-        return processes.environment() | {"IPMI_PASSWORD": self._credential.password, "LC_ALL": "C"}
 
 
 def _shown(command: tuple[str, ...]) -> str:

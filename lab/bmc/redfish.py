@@ -1,46 +1,31 @@
-"""Redfish, by ``sushy``. Sources: DSP0266 (protocol), DSP0268 (ComputerSystem, Manager, Thermal).
-
-Each request logs in by itself (HTTP basic authentication, which DSP0266 demands of a service): BMCs have few
-sessions, and a worker that was killed would leave its own behind.
-"""
+"""Redfish, by ``sushy``. Sources: DSP0266 (protocol), DSP0268 (ComputerSystem, Manager, Chassis)."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import ssl
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sushy
-from requests.adapters import HTTPAdapter
-from sushy import auth, exceptions
-from sushy.connector import Connector
-from urllib3.exceptions import InsecureRequestWarning
+from sushy import exceptions
 
 from lab.base.credentials import Credential
-from lab.base.errors import BmcRefused, BmcUnreachable, CommandFailed, MissingCapability, UsageError
-from lab.bmc import switching
-from lab.bmc.switching import Exchange, Pace
+from lab.base.errors import CommandRefused, MissingCapability, PowerTimeout, PowerUnknown
+from lab.bmc import redfish_sensors, switching
+from lab.bmc.redfish_service import Service, part, reference, said
+from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_SENSORS_TIMEOUT = 90.0  # seconds; a few hundred resources, read one by one from a slow BMC
+_CLOCK_UNSET_BELOW = datetime(1987, 1, 1, tzinfo=UTC)  # a clock that counts from the epoch since the BMC started
 
-_CONNECT_TIMEOUT = 5.0
-_READ_TIMEOUT = 25.0  # seconds; BMCs compute an answer for some, and are slow to
-# How often sushy sends a request. Once, since it also repeats a Reset whose answer was lost, which would press the
-# button a second time; and a GET that the service failed at (5xx) once more after this many seconds.
-_TRIES = 1
-_TRY_AGAIN = 1.0
-
+# DSP0268, Resource, PowerState. A system on its way to either does not count as there yet.
+_POWER = {"On": True, "PoweringOff": True, "Paused": True, "Off": False, "PoweringOn": False}
 _BOOT_SOURCES = {
     "none": sushy.BootSource.NONE,
     "pxe": sushy.BootSource.PXE,
@@ -49,21 +34,8 @@ _BOOT_SOURCES = {
     "bios": sushy.BootSource.BIOS_SETUP,
 }
 _DISABLED = sushy.BootSourceOverrideEnabled.DISABLED
-
-
-class _Pinned(HTTPAdapter):
-    """Connections to whoever has this certificate, whatever name and dates are in it: BMCs sign their own, badly."""
-
-    def __init__(self, certificate: Path) -> None:
-        try:
-            encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"bmc.ca_file {certificate}: no certificate (PEM): {error}") from None
-        self._fingerprint = hashlib.sha256(encoded).hexdigest()
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **options)
+# DSP0268, Task, TaskState: the ones of a task that will not get its work done.
+_TASK_FAILED = frozenset({"Exception", "Killed", "Cancelled", "Interrupted", "Suspended"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +48,11 @@ class SshConsole:
 
 def ssh_console(system: Mapping[str, Any]) -> SshConsole | None:
     """Of a system's resource. Source: DSP0268, ComputerSystem v1.13, SerialConsole.SSH."""
-    told = (system.get("SerialConsole") or {}).get("SSH") or {}
-    if not told.get("ServiceEnabled"):
+    told = part(part(system, "SerialConsole"), "SSH")
+    port = told.get("Port") or 22
+    if not told.get("ServiceEnabled") or not isinstance(port, int):
         return None
-    return SshConsole(int(told.get("Port") or 22), str(told.get("ConsoleEntryCommand") or ""))
+    return SshConsole(port, str(told.get("ConsoleEntryCommand") or ""))
 
 
 class RedfishBmc:
@@ -89,29 +62,28 @@ class RedfishBmc:
     """
 
     def __init__(self, board: str, spec: BmcSpec, credential: Credential, pace: Pace | None = None) -> None:
-        if spec.ca_file and not Path(spec.ca_file).is_file():
-            raise UsageError(f"{board}: bmc.ca_file {spec.ca_file}: no such file")
         self.board = board
-        self._spec = spec
-        self._credential = credential
         self._pace = pace or Pace()
-        self._history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
-        self._system: Any = None
-        self._root: Any = None
         self._log = _log.getChild(board)
+        self._service = Service(board, spec, credential, self._pace, self._log)
+        self._task: str | None = None  # what the service does about the last Reset
 
     @property
     def history(self) -> tuple[Exchange, ...]:
         """The last requests and what was answered, oldest first. A request without an answer is not in it."""
-        return tuple(self._history)
+        return tuple(self._service.history)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the service was found to need that the inventory does not say."""
+        return tuple(self._service.remarks)
 
     def is_powered(self) -> bool:
-        """Whether the system has power; on its way to either counts as not there yet."""
-        return self._ask("power state", lambda system: system.power_state) in (
-            sushy.PowerState.ON,
-            sushy.PowerState.POWERING_OFF,
-            sushy.PowerState.PAUSED,
-        )
+        """Whether the system has power; on its way to either counts as not there yet.
+
+        :raises PowerUnknown: the service does not know, as some do for seconds.
+        """
+        return self._read_power(self._pace.patience)
 
     def power_on(self, timeout: float = 30.0, *, proof: Callable[[], bool] | None = None) -> None:
         """Power on, repeated until the BMC has reported it on for a while, or once and ``proof`` is true.
@@ -119,6 +91,8 @@ class RedfishBmc:
         Sends nothing when it is on already.
 
         :raises PowerTimeout: not on within ``timeout`` seconds.
+        :raises PowerUnknown: the service still does not know at the deadline.
+        :raises CommandRefused: the service offers no way to power on.
         :raises BmcUnreachable: no answer, neither at first nor at the deadline.
         """
         self._switch("on", (sushy.ResetType.ON, sushy.ResetType.FORCE_ON), timeout, proof)
@@ -128,17 +102,25 @@ class RedfishBmc:
         self._switch("off", (sushy.ResetType.FORCE_OFF,), timeout)
 
     def cycle(self, timeout: float = 30.0) -> None:
-        """Power off and on again, each of them seen; ``timeout`` is for each half."""
-        self.power_off(timeout)
+        """Power off and on again, each of them seen; ``timeout`` is for each half.
+
+        A service that offers no ForceOff is told to do it by itself, by PowerCycle or else ForceRestart: then the gap
+        cannot be seen.
+        """
+        try:
+            self.power_off(timeout)
+        except _NotOffered:
+            self._service.remark("no Reset of ForceOff: a cycle is the BMC's own, and its gap is not seen")
+            self._reset(sushy.ResetType.POWER_CYCLE, sushy.ResetType.FORCE_RESTART)
         self.power_on(timeout)
 
     def reset(self) -> None:
-        """Pull the reset line; there is no status to verify it by."""
+        """Pull the reset line; there is no status to verify it by. :raises CommandRefused: it is not offered."""
         self._reset(sushy.ResetType.FORCE_RESTART)
 
     def soft_off(self) -> None:
-        """Ask for an orderly shutdown, and do not wait for it."""
-        self._reset(sushy.ResetType.GRACEFUL_SHUTDOWN, sushy.ResetType.PUSH_POWER_BUTTON)
+        """Ask for an orderly shutdown, and do not wait for it. :raises MissingCapability: it is not offered."""
+        self._reset(sushy.ResetType.GRACEFUL_SHUTDOWN, sushy.ResetType.PUSH_POWER_BUTTON, capability="bmc-soft-off")
 
     def press_power_button(self) -> None:
         """Wake a sleeping board; power on one that is off. On one that is awake the real button shuts it down."""
@@ -149,9 +131,10 @@ class RedfishBmc:
         self._reset(sushy.ResetType.NMI, capability="bmc-nmi")
 
     def set_boot_device(self, device: str, *, once: bool = True) -> None:
-        """Choose what is booted next, or from now on.
+        """Choose what is booted next, or from now on; by legacy BIOS or UEFI as it is in force.
 
         :raises UsageError: not one of none, pxe, disk, cdrom, bios.
+        :raises CommandRefused: the service does not offer this one.
         """
         switching.check_boot_device(device)
         every = sushy.BootSourceOverrideEnabled
@@ -159,13 +142,23 @@ class RedfishBmc:
 
         def override(system: Any) -> None:
             target = None if device == "none" else _BOOT_SOURCES[device]  # not every service takes "None" for a target
-            system.set_system_boot_options(target, enabled=enabled)
+            if target is not None and target not in (offered := system.get_allowed_system_boot_source_values()):
+                words = ", ".join(sorted(source.value for source in offered))
+                raise CommandRefused(self.board, f"Redfish: boot override {device}", 0, f"the BMC offers {words}")
+            mode, is_listed = _boot_mode(system)
+            try:
+                system.set_system_boot_options(target, enabled=enabled, mode=mode if is_listed else None)
+            except exceptions.BadRequestError:
+                if mode is None:
+                    raise
+                # Some demand the mode without a list of the modes there are, others list it and take none.
+                system.set_system_boot_options(target, enabled=enabled, mode=None if is_listed else mode)
 
-        self._ask(f"boot override {device}", override)
+        self._service.ask(f"boot override {device}", override)
 
     def boot_device(self) -> str:
         """The override in force; ``none`` when there is none."""
-        boot = self._ask("boot override", lambda system: system.boot)
+        boot = self._service.ask("boot override", lambda system: system.boot)
         if boot is None or boot.enabled in (None, _DISABLED) or boot.target is None:
             return "none"
         names = {source: name for name, source in _BOOT_SOURCES.items()}
@@ -181,65 +174,85 @@ class RedfishBmc:
         raise MissingCapability(self.board, "bmc-sleep-state")
 
     def clock(self) -> datetime:
-        """The BMC's time. :raises MissingCapability: it does not tell."""
-        said = self._ask("clock", lambda system: [manager.datetime for manager in _parts(system, "managers")])
-        for text in filter(None, said):
-            found = datetime.fromisoformat(text)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
+        """The BMC's time. :raises MissingCapability: no manager tells one that was set."""
+
+        def read(_: Any) -> list[object]:
+            return [manager.get("DateTime") for manager in self._service.linked("ManagedBy", "Managers", [])]
+
+        for text in self._service.ask("clock", read):
+            try:
+                found = datetime.fromisoformat(str(text))
+            except ValueError:  # none, or one of zeros
+                continue
+            found = found if found.tzinfo else found.replace(tzinfo=UTC)
+            if found >= _CLOCK_UNSET_BELOW:
+                return found
         raise MissingCapability(self.board, "bmc-clock")
 
-    def sensors(self) -> Mapping[str, str]:
-        """Temperatures and fans by name, such as ``35 degrees C``; a health other than OK stands in brackets."""
-        found: dict[str, str] = {}
+    def sensors(self) -> Readings:
+        """Temperatures, fans and more by name, such as ``35 degrees C``; a health other than OK stands in brackets.
 
-        def add(name: str, reading: object, unit: str, status: Any) -> None:
-            health = status.health if status else None
-            remark = "" if health in (None, sushy.HEALTH_OK) else f" [{health.value}]"
-            key, twin = name, 2
-            while key in found:  # names are not unique on every board
-                key, twin = f"{name} #{twin}", twin + 1
-            found[key] = "no reading" if reading is None else f"{reading} {unit}{remark}"
+        :raises MissingCapability: the service offers no sensors.
+        """
 
-        def read(system: Any) -> None:
-            for chassis in _parts(system, "chassis"):
-                try:
-                    thermal = chassis.thermal
-                except (exceptions.MissingAttributeError, exceptions.ResourceNotFoundError):
-                    continue  # a chassis need not have one
-                for one in thermal.temperatures:
-                    add(one.name, one.reading_celsius, "degrees C", one.status)
-                for one in thermal.fans:
-                    add(
-                        one.name or one.fan_name,
-                        one.reading,
-                        one.reading_units.value if one.reading_units else "",
-                        one.status,
-                    )
+        def read(_: Any) -> Readings:
+            unread, deadline, left = list[str](), time.monotonic() + _SENSORS_TIMEOUT, list[str]()
 
-        self._ask("sensors", read)
-        return {switching.printable(key.encode()): switching.printable(value.encode()) for key, value in found.items()}
+            def get(path: str) -> Mapping[str, Any] | None:
+                if time.monotonic() > deadline:
+                    left.append(path)
+                    return None
+                return self._service.get_or_none(path, unread)
+
+            chassis = self._service.linked("Chassis", "Chassis", unread)
+            found = redfish_sensors.readings(chassis, get)
+            late = [f"{len(left)} resources, not within {_SENSORS_TIMEOUT:.0f} s"] if left else []
+            found.unread = (*unread, *late)
+            return found
+
+        found = self._service.ask("sensors", read)
+        if not found and not found.unread:
+            raise MissingCapability(self.board, "bmc-sensors")
+        return found
 
     def ssh_console(self) -> SshConsole | None:
         """Where the serial console is to be had by SSH; None: nowhere, or the BMC does not say."""
-        return ssh_console(self._ask("the serial console", lambda system: system.json))
+        return ssh_console(self._service.ask("the serial console", lambda system: system.json))
+
+    def systems(self) -> dict[str, str | None]:
+        """The systems behind this BMC and the UUID of each, by name.
+
+        :raises UsageError: the inventory says ``system``, and there is no such one.
+        """
+        return self._service.systems()
 
     def info(self) -> Mapping[str, str]:
         """Of the service, the system and its managers, by the names Redfish has for them."""
 
         def read(system: Any) -> dict[str, object]:
-            found = {"RedfishVersion": self._root.redfish_version, "Product": self._root.product}
+            root = self._service.root
+            found: dict[str, object] = {name: root.get(name) for name in ("RedfishVersion", "Product")}
             found |= {name: system.json.get(name) for name in ("Manufacturer", "Model", "BiosVersion", "UUID")}
-            for manager in _parts(system, "managers"):
-                found |= {"Manager": manager.model or manager.name, "FirmwareVersion": manager.firmware_version}
-                console = manager.serial_console
-                if console and console.service_enabled:
-                    found["SerialConsole"] = ", ".join(console.connect_types_supported or ())
+            for manager in self._service.linked("ManagedBy", "Managers", []):
+                found |= {
+                    "Manager": manager.get("Model") or manager.get("Name"),
+                    "FirmwareVersion": manager.get("FirmwareVersion"),
+                }
+                console = part(manager, "SerialConsole")
+                if console.get("ServiceEnabled"):
+                    found["SerialConsole"] = ", ".join(map(str, console.get("ConnectTypesSupported") or ()))
             return found
 
-        said = self._ask("information", read)
-        return {key: switching.printable(str(value).encode()) for key, value in said.items() if value}
+        told = self._service.ask("information", read)
+        return {key: switching.printable(str(value).encode()) for key, value in told.items() if value}
 
-    # -- the service -------------------------------------------------------------------------------------------
+    # -- power -------------------------------------------------------------------------------------------------
+
+    def _read_power(self, patience: float) -> bool:
+        state = self._service.ask("power state", lambda system: system.json.get("PowerState"), patience)
+        if state not in _POWER:
+            raise PowerUnknown(self.board, "Redfish: power state", 0, f"the BMC does not know: PowerState is {state!r}")
+        return _POWER[state]
 
     def _switch(
         self,
@@ -248,15 +261,24 @@ class RedfishBmc:
         timeout: float,
         proof: Callable[[], bool] | None = None,
     ) -> None:
+        def is_powered() -> bool:
+            return self._read_power(0.0)
+
         def command() -> None:
-            self._reset(*kinds)
+            self._reset(*kinds, patience=0.0)
 
-        switching.switch(self.board, wanted, self.is_powered, command, timeout, self._pace, self._log, proof=proof)
+        try:
+            switching.switch(self.board, wanted, is_powered, command, timeout, self._pace, self._log, proof=proof)
+        except PowerTimeout as error:
+            if error.reason is None and (reason := self._why_task_failed()):
+                raise PowerTimeout(self.board, wanted, error.waited, reason) from None
+            raise
 
-    def _reset(self, *kinds: sushy.ResetType, capability: str = "") -> None:
+    def _reset(self, *kinds: sushy.ResetType, capability: str = "", patience: float | None = None) -> None:
         """The first of these kinds of Reset that the system offers.
 
-        :raises MissingCapability: none of them, if that would be ``capability``.
+        :raises MissingCapability: it offers none of them, if that would be ``capability``.
+        :raises CommandRefused: it offers none of them.
         """
 
         def act(system: Any) -> None:
@@ -266,100 +288,47 @@ class RedfishBmc:
                 if capability:
                     raise MissingCapability(self.board, capability)
                 words = " or ".join(kind.value for kind in kinds)
-                raise CommandFailed(self.board, f"Reset {words}", 0, f"the BMC offers {sorted(offered)}")
+                there = ", ".join(sorted(kind.value for kind in offered)) or "none"
+                raise _NotOffered(self.board, f"Reset {words}", 0, f"the BMC offers {there}")
             self._log.debug("Reset %s", kind.value)
             system.reset_system(kind)
+            self._task = self._task_of_answer()
 
-        self._ask(f"Reset {kinds[0].value}", act)
+        self._service.ask(f"Reset {kinds[0].value}", act, patience)
 
-    def _ask(self, what: str, question: Callable[[Any], T]) -> T:
-        """``question`` of the system as it is now.
-
-        :raises BmcUnreachable: no answer.
-        :raises BmcRefused: the login or the certificate is not taken.
-        :raises CommandFailed: the service says no, or something that makes no sense.
-        """
+    def _task_of_answer(self) -> str | None:
+        """Where the task is followed that the last answer was, if it was one (DSP0266, asynchronous operations)."""
+        answer = self._service.last
+        if answer is None or answer.status_code != 202:
+            return None
         try:
-            with warnings.catch_warnings():  # who says `tls: unverified` has been told what it means
-                warnings.simplefilter("ignore", InsecureRequestWarning)
-                if self._system is None:
-                    self._connect()
-                else:
-                    self._system.refresh(force=True)
-                return question(self._system)
-        except exceptions.ConnectionError as error:
-            self._system = None
-            said = str(error)
-            if "ingerprints did not match" in said:
-                raise BmcRefused(self.board, f"BMC {self._url}: has another certificate than bmc.ca_file") from None
-            if "CERTIFICATE_VERIFY_FAILED" in said:
-                raise BmcRefused(
-                    self.board,
-                    f"BMC {self._url}: its certificate is not trusted: name the one it is signed by in "
-                    "bmc.ca_file, or its own with bmc.tls: pinned",
-                ) from None
-            raise BmcUnreachable(self.board, f"BMC {self._url}: {what}: no answer: {_reason(said)}") from None
-        except exceptions.AccessError as error:
-            self._system = None
-            raise BmcRefused(
-                self.board,
-                f"BMC {self._url} refused the login (HTTP {error.status_code}): check user and password; "
-                f"user {self._credential.user!r}, credential {self._spec.credential!r}",
-            ) from None
-        except exceptions.HTTPError as error:
-            raise CommandFailed(self.board, f"Redfish: {what}", error.status_code, str(error)) from None
-        except exceptions.SushyError as error:
-            raise CommandFailed(self.board, f"Redfish: {what}", 0, str(error)) from None
-        except ValueError as error:  # no JSON, or a date that is none
-            raise CommandFailed(self.board, f"Redfish: {what}", 0, f"{type(error).__name__}: {error}") from None
+            body = answer.json()
+        except ValueError:
+            body = None
+        return reference(body) or answer.headers.get("Location")
 
-    def _connect(self) -> None:
-        spec = self._spec
-        connector = Connector(
-            self._url,
-            verify=spec.tls == "verified" and (spec.ca_file or True),
-            response_callback=self._record,
-            server_side_retries=_TRIES,
-            server_side_retries_delay=_TRY_AGAIN,
-            default_request_timeout=_READ_TIMEOUT,
-            connect_timeout=_CONNECT_TIMEOUT,
-        )
-        if spec.tls == "pinned":
-            connector._session.mount("https://", _Pinned(Path(spec.ca_file)))
-        connector._session.trust_env = False  # neither a proxy nor a .netrc of the user's is for BMCs
-        login = auth.BasicAuth(self._credential.user, self._credential.password)
-        self._root = sushy.Sushy(self._url, connector=connector, auth=login)
-        listed = [str(system.path) for system in self._root.get_system_collection().get_members()]
-        chosen = [path for path in listed if spec.system in ("", path, path.rstrip("/").rpartition("/")[2])]
-        if len(chosen) != 1:
-            wanted = f"bmc.system {spec.system!r} is none" if spec.system else "say which one in bmc.system: it is one"
-            names = ", ".join(path.rstrip("/").rpartition("/")[2] for path in listed)
-            raise UsageError(f"{self.board}: BMC {self._url}: {wanted} of {names or 'no system at all'}")
-        self._system = self._root.get_system(chosen[0])
-
-    @property
-    def _url(self) -> str:
-        return f"{'http' if self._spec.tls == 'off' else 'https'}://{self._spec.host}:{self._spec.port}"
-
-    def _record(self, response: Any) -> None:
-        seconds = response.elapsed.total_seconds()
-        request = response.request
-        body = request.body.decode() if isinstance(request.body, bytes) else request.body or ""
-        argv = tuple(filter(None, (request.method, request.url, body)))  # the login is in a header
-        self._history.append(
-            Exchange(time.time() - seconds, argv, response.status_code, switching.printable(response.content), seconds)
-        )
+    def _why_task_failed(self) -> str | None:
+        """What the task of the last Reset came to; None: nothing that is known, or nothing bad."""
+        if self._task is None:
+            return None
+        task, unread = self._task, list[str]()
+        found = self._service.ask("task", lambda _: self._service.get_or_none(task, unread), 0.0)
+        state = str((found or {}).get("TaskState"))
+        if found is None or (state not in _TASK_FAILED and found.get("TaskStatus") in (None, "OK")):
+            return None
+        return f"its task ended as {state}: {said(found)}"
 
 
-def _parts(system: Any, name: str) -> Iterable[Any]:
-    """The system's ``managers`` or ``chassis``: small services name none."""
+class _NotOffered(CommandRefused):
+    """The system has no such kind of Reset."""
+
+
+def _boot_mode(system: Any) -> tuple[sushy.BootSourceOverrideMode | None, bool]:
+    """The mode in force, and whether the service lists it among those it takes. None: it tells no mode."""
+    boot = part(system.json, "Boot")
+    listed = boot.get("BootSourceOverrideMode@Redfish.AllowableValues")
     try:
-        found: Iterable[Any] = getattr(system, name)
-    except exceptions.MissingAttributeError:
-        return ()
-    return found
-
-
-def _reason(said: str) -> str:
-    """sushy quotes requests, which quotes urllib3: the last of it is the cause."""
-    return said.rstrip("')> ").rpartition(": ")[2][-200:]
+        mode = sushy.BootSourceOverrideMode(boot.get("BootSourceOverrideMode"))
+    except ValueError:
+        return None, False
+    return mode, isinstance(listed, list) and mode.value in listed

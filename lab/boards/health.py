@@ -7,11 +7,11 @@ where it lifts a quarantine or begins one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc import Bmc
@@ -22,10 +22,14 @@ from lab.inventory import BoardSpec
 from lab.leases.ledger import Ledger
 from lab.xen.dom0 import Dom0
 
+if TYPE_CHECKING:
+    from lab.grid.switch import SwitchPort
+
 CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
 ROOM_MIB = 100  # what a build, its symbols and the payloads need on the board's disk
 ECHO_TIMEOUT = 10.0
+UNREAD_SHOWN = 3  # sensors that could not be read, in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,18 @@ def look(spec: BoardSpec, *, boots_next: bool = False) -> list[Finding]:
     :raises UsageError: no such credential.
     """
     control, port = power_of(spec), switch_port(spec)
-    power = _finding("power", lambda: "on" if control.is_powered() else "off")
-    must_have_spoken = power.detail == "on" and not boots_next
+    is_on = False
+
+    def power() -> str:
+        nonlocal is_on
+        is_on = control.is_powered()
+        return "; ".join(("on" if is_on else "off", *control.remarks))
+
     return [
-        power,
+        _finding("power", power),
         _finding("BMC clock", lambda: _clock(control)),
-        _finding("BMC sensors", lambda: _sensors(control)),
-        _finding("console", lambda: consoles.look(spec, must_have_spoken=must_have_spoken)),
+        _finding("BMC sensors", lambda: sensors(spec.name, control, spec.accepted_faults)),
+        _finding("console", lambda: consoles.look(spec, must_have_spoken=is_on and not boots_next)),
         *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]
 
@@ -108,16 +117,36 @@ def _clock(control: Bmc) -> str:
     return f"{off:+.0f} s"
 
 
-def _sensors(control: Bmc) -> str:
+def sensors(board: str, control: Bmc, accepted: Mapping[str, str]) -> str:
+    """What is to be said of the readings. ``accepted``: sensors that are known to be bad, and why.
+
+    :raises BenchError: a sensor that nobody accepted is critical, or none could be read.
+    :raises MissingCapability: the board has no sensors.
+    """
     readings = control.sensors()
+    if not readings and not readings.unread:
+        raise MissingCapability(board, "bmc-sensors")
+    unread = f"not read: {'; '.join(readings.unread[:UNREAD_SHOWN])}" if readings.unread else ""
+    if len(readings.unread) > UNREAD_SHOWN:
+        unread += f"; and {len(readings.unread) - UNREAD_SHOWN} more"
     # ipmitool's words for critical and non-recoverable, and Redfish's.
-    grave = ("[cr]", "[nr]", "[Critical]")
-    if bad := [f"{name} {value}" for name, value in readings.items() if value.endswith(grave)]:
-        raise BenchError("critical: " + ", ".join(bad))
-    return f"{len(readings)} readings"
+    bad = {name: value for name, value in readings.items() if value.endswith(("[cr]", "[nr]", "[Critical]"))}
+    if new := [f"{name} {value}" for name, value in bad.items() if name not in accepted]:
+        raise BenchError("; ".join(filter(None, ("critical: " + ", ".join(new), unread))))
+    if not readings:
+        raise BenchError(unread)
+    known = [f"{name} {bad[name]} ({why})" for name, why in accepted.items() if name in bad]
+    over = [name for name in accepted if name not in bad]
+    words = (
+        f"{len(readings)} readings",
+        "accepted: " + ", ".join(known) if known else "",
+        "accepted in the inventory, but not bad: " + ", ".join(over) if over else "",
+        unread,
+    )
+    return "; ".join(filter(None, words))
 
 
-def _switch_port(port: Any) -> str:
+def _switch_port(port: SwitchPort) -> str:
     if not port.is_up():
         raise BenchError(f"{port.name} is switched off: the lab link is cut")
     return f"{port.name} is on"

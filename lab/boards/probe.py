@@ -7,19 +7,33 @@ port's number, which port goes to the peer, whether a diagnostic interrupt reset
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
+from uuid import UUID
 
 import yaml
 
 from lab import bmc
 from lab.base import credentials
-from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
-from lab.bmc.redfish import SshConsole
+from lab.base.errors import (
+    BenchError,
+    CommandFailed,
+    LabError,
+    LoginRefused,
+    MissingCapability,
+    PasswordExpired,
+    PrivilegeRefused,
+    UsageError,
+)
+from lab.bmc.ipmi import CIPHERS, IpmiBmc
+from lab.bmc.redfish import RedfishBmc, SshConsole
 from lab.inventory import BMC_KEYS, BMC_PORTS, BmcSpec
 from lab.inventory.capabilities import TABLE, conditions
 from lab.xen import capabilities
 from lab.xen.dom0 import Runner, Toolstack
+
+T = TypeVar("T")
 
 # One round trip; a section a line that begins with @. Standard tools only: it may be any Linux.
 SCRIPT = r"""
@@ -30,6 +44,8 @@ echo "@cpus $(grep -c ^processor /proc/cpuinfo)"
 echo "@nodes $(ls -d /sys/devices/system/node/node* 2>/dev/null | wc -l)"
 echo "@iommu $(ls /sys/class/iommu /sys/firmware/acpi/tables 2>/dev/null | grep -cE '^(dmar|ivhd|DMAR$|IVRS$)')"
 test -e /dev/ipmi0 && echo "@ipmi yes"
+test -d /sys/firmware/efi && echo "@uefi yes"
+echo "@uuid $(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
 echo "@reached ${SSH_CONNECTION:-}"
 echo "@serial $(grep -E 'uart:1' /proc/tty/driver/serial 2>/dev/null | cut -d: -f1 | tr '\n' ' ')"
 for d in /sys/class/net/*; do
@@ -69,6 +85,8 @@ class Machine:
     capabilities: set[str] = field(default_factory=set)
     nics: Mapping[str, Nic] = field(default_factory=dict)  # by role
     others: tuple[Nic, ...] = ()
+    is_uefi: bool = False
+    uuid: str = ""  # SMBIOS; empty: it does not tell, or not this user
     bmc: BmcSpec | None = None
     has_sol: bool = False
     ssh_console: SshConsole | None = None  # of a BMC that speaks Redfish
@@ -91,6 +109,7 @@ def look(name: str, host: str, port: int, run: Runner) -> Machine:
     first = {key: values[0] for key, values in said.items()}
     found = Machine(name or first["name"], host, port, first["cpu"], int(first["cpus"]), max(1, int(first["nodes"])))
     found.serial = tuple(first["serial"].split())
+    found.is_uefi, found.uuid = "uefi" in first, first.get("uuid", "")
     reached = first["reached"].split()[2:3]
     _sort_nics(found, [_nic(line) for line in said.get("nic", [])], reached[0] if reached else "")
     if "xen" in first:
@@ -113,8 +132,22 @@ def look(name: str, host: str, port: int, run: Runner) -> Machine:
     return found
 
 
-def find_bmc(board: str, address: str, credential: str) -> tuple[BmcSpec, list[str]]:
+@dataclass
+class Found:
+    """A BMC that answers: how it is spoken to by each protocol, and what it says of itself."""
+
+    ways: dict[str, BmcSpec] = field(default_factory=dict)  # by protocol, the better first
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> BmcSpec:
+        return next(iter(self.ways.values()))
+
+
+def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found:
     """How the BMC at this address is spoken to, and what it is; IPMI before Redfish, which has no SOL of its own.
+
+    ``uuid`` is the machine's, by which one of several systems behind a Redfish service is chosen.
 
     :raises UsageError: no such credential.
     :raises BenchError: nothing that is known answers there; says what each way came to.
@@ -125,40 +158,98 @@ def find_bmc(board: str, address: str, credential: str) -> tuple[BmcSpec, list[s
         raise UsageError(f"{address}: must be HOST or HOST:PORT")
     ipmi = BmcSpec(name, credential, port=int(port or 623))
     redfish = BmcSpec(name, credential, "redfish", port=int(port or 443))
-    ways = [ipmi, replace(ipmi, cipher=3), redfish, replace(redfish, tls="unverified")]
-    failed, remarks = list[str](), list[str]()
-    found: BmcSpec | None = None
+    ways = [ipmi, replace(ipmi, privilege="operator"), redfish, replace(redfish, tls="unverified")]
+    found, failed = Found(), list[str]()
+    refused: set[str] = set()  # protocols whose login was refused: not again, for that locks users out
     for spec in ways:
-        if found and found.protocol == spec.protocol:
+        is_again = spec.privilege != "administrator"
+        if spec.protocol in found.ways or (is_again and "privilege" not in refused) or spec.protocol in refused:
             continue
         try:
-            info = bmc.connect(board, spec).info()
+            found.ways[spec.protocol] = _look_at_bmc(board, spec, uuid, found.remarks)
+        except PrivilegeRefused as error:
+            refused.add("privilege")
+            failed.append(_line(f"{spec.protocol}: {error}"))
         except LabError as error:
-            failed.append(f"{spec.protocol}: {' '.join(str(error).split())}")
-            continue
-        remarks.append(f"{spec.protocol}: " + ", ".join(f"{key} {value}" for key, value in info.items())[:200])
-        found = found or spec
-    if found is None:
+            if isinstance(error, LoginRefused | PasswordExpired):
+                refused.add(spec.protocol)
+            failed.append(_line(f"{spec.protocol}: {error}"))
+    if not found.ways:
         raise BenchError(f"{address}: no BMC that answers: {'; '.join(failed)}")
-    return found, remarks
+    if "ipmi" not in found.ways:
+        found.remarks += [line for line in failed if line.startswith("ipmi")]
+    return found
+
+
+def _look_at_bmc(board: str, spec: BmcSpec, uuid: str, remarks: list[str]) -> BmcSpec:
+    """How this BMC wants to be spoken to. :raises LabError: not this way."""
+    control = bmc.connect(board, spec)
+    if isinstance(control, RedfishBmc):
+        systems = control.systems()
+        mine = [name for name, own in systems.items() if own and _is_same(own, uuid)]
+        if len(systems) > 1 and not spec.system:
+            spec = replace(spec, system=mine[0] if len(mine) == 1 else "")
+            if not spec.system:
+                remarks.append(f"redfish: say in bmc.system which one it is: {', '.join(systems)}")
+                return spec
+            control = bmc.connect(board, spec)
+    try:
+        info = ", ".join(f"{key} {value}" for key, value in control.info().items())
+    except CommandFailed as error:
+        if isinstance(control, RedfishBmc):  # perhaps a web server that is no Redfish service
+            raise
+        info = f"it does not say what it is: {error}"
+    remarks.append(_line(f"{spec.protocol}: {info}")[:200])
+    if isinstance(control, IpmiBmc) and control.cipher != CIPHERS[0]:
+        spec = replace(spec, cipher=control.cipher)
+    remarks += [_line(remark) for remark in control.remarks]
+    return spec
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two UUIDs are of one machine: SMBIOS 2.6 turned the first three fields around, and not everybody did."""
+    try:
+        first, second = UUID(one), UUID(other)
+    except ValueError:
+        return False
+    return second in (first, UUID(bytes_le=first.bytes))
 
 
 def add_bmc(machine: Machine, address: str, credential: str) -> None:
-    """Find the BMC, and what it can do. :raises UsageError, BenchError: as :func:`find_bmc`."""
-    machine.bmc, remarks = find_bmc(machine.name, address, credential)
-    machine.remarks += remarks
+    """Find the BMC, and what it can do; what cannot be found out becomes a remark.
+
+    :raises UsageError, BenchError: as :func:`find_bmc`.
+    """
+    found = find_bmc(machine.name, address, credential, machine.uuid)
+    machine.bmc, machine.remarks = found.best, machine.remarks + found.remarks
+
+    def learn(what: str, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except MissingCapability:
+            return None
+        except LabError as error:
+            machine.remarks.append(_line(f"could not find out {what}: {error}"))
+            return None
+
     control = bmc.connect(machine.name, machine.bmc)
-    try:
-        control.sleep_state()
+    if learn("whether the BMC tells S0 from S3", control.sleep_state):
         machine.capabilities.add("bmc-sleep-state")
-    except MissingCapability:
-        machine.remarks.append("the BMC does not tell S0 from S3")
-    if machine.bmc.protocol == "ipmi":
-        machine.has_sol = control.has_sol()  # type: ignore[attr-defined]
-        if not machine.has_sol:
-            machine.remarks.append("SOL is not enabled in the BMC")
     else:
-        machine.ssh_console = control.ssh_console()  # type: ignore[attr-defined]
+        machine.remarks.append("the BMC does not tell S0 from S3")
+    if isinstance(control, IpmiBmc):
+        has_sol = learn("whether SOL is enabled in the BMC", control.has_sol)
+        machine.has_sol = bool(has_sol)
+        if has_sol is False:
+            machine.remarks.append("SOL is not enabled in the BMC")
+    if not machine.has_sol and (spec := found.ways.get("redfish")):
+        redfish = bmc.connect(machine.name, spec)
+        assert isinstance(redfish, RedfishBmc)
+        machine.ssh_console = learn("whether the console is behind SSH", redfish.ssh_console)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def entry(machine: Machine, *, serve_port: int) -> str:
@@ -178,6 +269,7 @@ def entry(machine: Machine, *, serve_port: int) -> str:
         role: {"mac": nic.mac, **({"address": nic.address} if nic.address else {})}
         for role, nic in machine.nics.items()
     }
+    keys["firmware"] = "uefi" if machine.is_uefi else "bios"
     keys["capabilities"] = [word for word in TABLE if word in machine.capabilities]
     keys["tags"] = {"class": re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")[:40] or "server"}
     is_by_bmc = machine.has_sol or machine.ssh_console

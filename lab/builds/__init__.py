@@ -1,4 +1,4 @@
-"""Hypervisor builds: recipes read, builds made or fetched, kept by content.
+"""Hypervisor builds: reads recipes, makes or fetches builds, and keeps them in the cache by their content.
 
 ``make(name)`` is the way in. A recipe is ``firmware/builds/NAME.yaml``; its Kconfig fragments are in
 ``firmware/kconfig``. Builds are kept in the cache under ``builds/KEY``, source trees under ``trees/ID``.

@@ -1,7 +1,7 @@
-"""Debian packages and sources through apt, with a state directory of our own: no root, nothing installed.
+"""Fetches Debian packages and sources by apt with a private state directory: without root, installing nothing.
 
-The package sources are the machine's own entries, ``deb-src`` added: mirrors, keys, proxies and pins stay
-as the machine has them. Another release of Debian is asked at the same mirrors.
+The package sources are the machine's own entries, with ``deb-src`` added, so mirrors, keys, proxies and pins are the
+machine's. Packages of another release of Debian come from the same mirrors.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def of_suite(text: str, own: str, suite: str) -> str:
 def of_any_architecture(text: str) -> str:
     """Entries without what limits them to architectures: ``[arch=amd64]``, or the field ``Architectures``."""
     text = re.sub(r"^Architectures:.*\n", "", text, flags=re.MULTILINE | re.IGNORECASE)
-    return re.sub(r"^(deb(?:-src)?\s+\[[^\]]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
+    return re.sub(r"^(deb(?:-src)?[ \t]+\[[^\]\n]*?)\barch\+?=[^\]\s]*\s*", r"\1", text, flags=re.MULTILINE).replace(
         "[] ", ""
     )
 
@@ -105,7 +105,7 @@ class PrivateApt:
     ) -> None:
         self.directory = directory or paths.cache() / "-".join(word for word in ("apt", suite, architecture) if word)
         self.machine, self.suite, self.architecture = machine, suite, architecture
-        self._was_asked = False  # a source that did not answer is not asked again and again
+        self._was_asked = False  # so that a source without an answer is asked once
 
     def fetch_source(self, package: str, version: str, into: Path) -> Path:
         """Download a source package to the folder ``into``; gives its ``.dsc``.
@@ -196,7 +196,7 @@ class PrivateApt:
 
     def _candidate(self, package: str) -> str:
         said = run([*self._with_config("apt-cache"), "policy", package], timeout=60)
-        match = re.search(r"^\s*Candidate: (\S+)$", said, re.MULTILINE)
+        match = re.search(r"^[ \t]*Candidate: (\S+)$", said, re.MULTILINE)
         if not match or match[1] == "(none)":
             raise BenchError(f"package {package}: the machine's package sources ({self.machine}) have none")
         return match[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import re
 import shlex
@@ -15,15 +14,42 @@ from pathlib import Path
 from lab.base import processes
 from lab.base.errors import BenchError
 
-_TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference", re.IGNORECASE)
+_TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference|^\d+ out of \d+ hunks? ", re.IGNORECASE)
+_TELLING_LINES, _LAST_LINES = 4, 12  # of a command's output, in an error
 
 
 class CommandError(BenchError):
-    """A command on this machine failed; ``ended`` is False when it was cut off, and may have left a mess."""
+    """A command on this machine failed.
 
-    def __init__(self, message: str, *, ended: bool) -> None:
-        super().__init__(message)
-        self.ended = ended
+    ``what`` is the first line of the message. ``ended`` is False when the command was cut off, and may have left a
+    mess. ``status`` is its exit status, None when it was not run or cut off. ``output`` is all that it printed, ``log``
+    the file that has it too.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        ended: bool,
+        status: int | None = None,
+        output: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
+        self.what, self.ended, self.status, self.output, self.log = what, ended, status, tuple(output), log
+        more = "".join(f"\n  {line}" for line in self.lines) + (f"\nlog: {log}" if log else "")
+        super().__init__(f"{what}{more}")
+
+    @property
+    def cause(self) -> str | None:
+        """The first line that names an error."""
+        return next((line.strip() for line in self.output if _TELLING.search(line)), None)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines that name the error (with -j they need not be the last), and the last lines."""
+        last = [line.rstrip() for line in self.output[-_LAST_LINES:]]
+        earlier = (line.rstrip() for line in self.output[:-_LAST_LINES] if _TELLING.search(line))
+        return (*list(dict.fromkeys(earlier))[:_TELLING_LINES], *last)
 
 
 def run(
@@ -90,9 +116,10 @@ def run(
             _end(process)
         process.stdout.close()
     if late.is_set():
-        raise CommandError(f"{what}: not done after {timeout:.0f} s{_ending(output, log)}", ended=False)
+        raise CommandError(f"{what}: not done after {timeout:.0f} s", ended=False, output=output, log=log)
     if status:
-        raise CommandError(f"{what}: {command[0]} ended with status {status}{_ending(output, log)}", ended=status > 0)
+        what = f"{what}: {command[0]} ended with status {status}"
+        raise CommandError(what, ended=status > 0, status=status, output=output, log=log)
     return "".join(output)
 
 
@@ -107,13 +134,3 @@ def _end(process: subprocess.Popen[str]) -> None:
         except ProcessLookupError:
             pass
         return
-
-
-def _ending(output: Sequence[str], log: Path | None, count: int = 12) -> str:
-    """The lines that name the error (with -j they need not be the last), the last lines, the log's path."""
-    last = [line.rstrip() for line in output[-count:]]
-    telling = collections.OrderedDict.fromkeys(
-        line.rstrip() for line in output[:-count] if _TELLING.search(line)
-    )  # ordered, each once
-    lines = [*list(telling)[:4], *last]
-    return "".join(f"\n  {line}" for line in lines) + (f"\nlog: {log}" if log else "")

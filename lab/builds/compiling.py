@@ -1,4 +1,4 @@
-"""A hypervisor compiled from source, in a tree that is kept: what did not change is not compiled again."""
+"""Compiles a hypervisor from source, in a tree that is kept, so that unchanged files are not compiled again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from lab.base.errors import BenchError
-from lab.builds import kconfig, tools, trees
+from lab.base.errors import BenchError, BuildFailed
+from lab.builds import blame, kconfig, tools, trees
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import Recipe
 
@@ -28,7 +28,7 @@ class _Run(Protocol):
 
 
 class Paced:
-    """Hands texts on to ``progress``, at most one in 15 seconds unless ``now``."""
+    """Passes texts on to ``progress``, at most one every 15 seconds unless ``now``."""
 
     def __init__(self, name: str, progress: Callable[[str], None] | None) -> None:
         self._name, self._progress, self._last = name, progress, 0.0
@@ -41,7 +41,7 @@ class Paced:
 
 @functools.cache
 def version_of(compiler: str) -> str:
-    """What the compiler says it is. :raises BenchError: it cannot be run."""
+    """The first line of ``COMPILER --version``. :raises BenchError: the compiler cannot be run."""
     try:
         said = run([compiler, "--version"], timeout=20)
     except CommandError as error:
@@ -56,7 +56,8 @@ def compile_into(
 
     They come into ``work``. Gives the hypervisor's version.
 
-    :raises BenchError: no source, no compiler, or it does not compile.
+    :raises BuildFailed: a patch does not apply, or the source does not compile.
+    :raises BenchError: no source, no compiler, or the machine let it down.
     :raises UsageError: a configuration that Kconfig does not accept.
     """
     lacking = {package for program, package in _NEEDS.items() if not shutil.which(program)}
@@ -77,7 +78,13 @@ def compile_into(
                 on_line=on_line,
             )
 
-        make = functools.partial(run_in_tree, "make", "-C", "xen", *_compiler_arguments(recipe.compiler))
+        def run_make(*words: str, what: str, timeout: float, on_line: Callable[[str], None] | None = None) -> str:
+            try:
+                return run_in_tree("make", *words, what=what, timeout=timeout, on_line=on_line)
+            except CommandError as error:
+                raise blame.of_build(error, error.what, tree.directory) from None
+
+        make = functools.partial(run_make, "-C", "xen", *_compiler_arguments(recipe.compiler))
         config = tree.directory / "xen" / ".config"
         _configure(recipe, config, make, report)
         kconfig.check(wanted, kconfig.parse(config.read_text(encoding="utf-8")))
@@ -94,7 +101,7 @@ def compile_into(
         version = (make("--no-print-directory", "-s", "xenversion", what="version", timeout=60).split() or [""])[-1]
         made = tree.directory / "xen"
         if not (made / "xen.gz").exists():
-            raise BenchError(f"build {recipe.name}: make was content, but there is no xen/xen.gz\nlog: {log_file}")
+            raise BuildFailed(f"build {recipe.name}: make was content, but there is no xen/xen.gz", log=str(log_file))
         shutil.copy2(made / "xen.gz", work / "xen.gz")
         if (made / "xen-syms").exists():
             shutil.copy2(made / "xen-syms", work / "xen-syms")
@@ -106,14 +113,14 @@ def compile_into(
                 tree.directory,
                 version,
                 f"build {recipe.name}",
-                functools.partial(run_in_tree, "make"),
+                run_make,
                 run_in_tree,
             )
     return version
 
 
 def _configure(recipe: Recipe, config: Path, make: _Run, report: Paced) -> None:
-    """Resolve the configuration, unless the tree's own is already what comes of the same."""
+    """Resolve the configuration, unless the tree's was resolved from the same inputs."""
     whole = Path(recipe.config) if Path(recipe.config).is_absolute() else None
     xen = config.parent
     parts = [
@@ -152,7 +159,7 @@ def _compiler_arguments(compiler: str) -> list[str]:
 
 
 def _environment(tree: trees.Tree) -> Mapping[str, str]:
-    """What would otherwise be this machine's name and this minute (xen/Makefile)."""
+    """Values for what xen/Makefile would take from this machine's name and clock."""
     dated = datetime.fromtimestamp(tree.epoch, UTC)
     return {
         "XEN_WHOAMI": "xenlab",

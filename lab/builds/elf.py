@@ -1,4 +1,4 @@
-"""What is read from hypervisor images: the GNU build id, as Xen itself reports it in ``xl info``; symbols."""
+"""Reads hypervisor images: the GNU build id, which Xen itself reports in ``xl info``, and symbols."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 NM_TIMEOUT = 60.0  # seconds; takes a tenth of one
 _SYMBOL = re.compile(r"([0-9a-f]{6,16}) (?:([0-9a-f]{6,16}) )?(\w) (\S+)$")
 
+IMAGE_LIMIT = 256 << 20  # bytes of an image, unpacked; Xen has 2 to 30 MiB
+NOTES_LIMIT = 1 << 16  # bytes of a segment of notes; Xen has some dozen
+SEGMENTS_LIMIT = 64  # program headers; Xen has 2 or 3
 _PT_NOTE = 4
 _NT_GNU_BUILD_ID = 3
 
@@ -34,16 +37,19 @@ def build_id(image: Path) -> str:
     data = image.read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            with gzip.open(image) as packed:
+                data = packed.read(IMAGE_LIMIT + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{image}: damaged gzip file: {error}") from None
+    if len(data) > IMAGE_LIMIT:
+        raise ValueError(f"{image}: larger than {IMAGE_LIMIT >> 20} MiB: no hypervisor")
     if data[:4] != b"\x7fELF" or data[4:6] not in (b"\x01\x01", b"\x02\x01"):
         raise ValueError(f"{image}: not a little-endian ELF image")
     try:
         for offset, size in _note_segments(data):
-            if found := _find(data[offset : offset + size]):
+            if found := _find(data[offset : offset + min(size, NOTES_LIMIT)]):
                 return found
-    except struct.error:
+    except (struct.error, IndexError, OverflowError):  # the latter: an offset that is no address
         raise ValueError(f"{image}: cut short") from None
     return ""
 
@@ -90,7 +96,7 @@ def _note_segments(data: bytes) -> list[tuple[int, int]]:
     (start,) = struct.unpack_from("<Q", data, 32) if is_64 else struct.unpack_from("<I", data, 28)
     entry_size, count = struct.unpack_from("<HH", data, 54 if is_64 else 42)
     found = []
-    for number in range(count):
+    for number in range(min(count, SEGMENTS_LIMIT)):
         at = start + number * entry_size
         if is_64:
             kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, at)

@@ -1,4 +1,4 @@
-"""Kconfig fragments, and whether what they ask for is really in a resolved ``.config``."""
+"""Reads Kconfig fragments, and checks that a resolved ``.config`` has what they ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hypervisor build made, or fetched, and kept by what went into it."""
+"""Makes or fetches a hypervisor build, and keeps it under a key of all that went into it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError
@@ -23,10 +22,11 @@ from lab.builds import compiling, elf, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
+from lab.builds.trees import Origin
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # counts when what is kept, or how it is compiled, changes
+FORMAT = 2  # raise this when the files of a build, or the way to compile it, change
 _FACTS = "build.json"
 
 
@@ -47,30 +47,32 @@ class Build:
     version: str
     config: Path | None  # the resolved .config, where it is known
     log: Path
-    seconds: float  # what making it took; not what this call took
+    seconds: float  # that it took to make the build, perhaps in an earlier call
     recipe: Recipe
-    source: str  # what the source was, to the byte
+    source: str  # names the source to the byte
     sha256: str  # of xen.gz
-    tools: Path | None = None  # a folder with bin and lib; None: the board's own toolstack is used
-    toolstack: str = ""  # what the tools are made of
+    tools: Path | None = None  # a folder with bin and lib; None: boards use their own toolstack
+    toolstack: str = ""  # names what the tools are made of
+    origin: Origin = Origin()  # describes the source to readers: a commit, or a package
 
     @property
     def identity(self) -> str:
-        """How to tell it from other builds in a report, build id or not."""
+        """What tells this build from others in a report, also without a build id."""
         return self.build_id or f"no build id; version {self.version or 'unknown'}, sha256 {self.sha256[:16]}"
 
-    def facts(self) -> dict[str, str]:
-        """What a run folder keeps of it and a report shows."""
-        facts = {"version": self.version, "build id": self.identity, "key": self.key}
+    def facts(self) -> dict[str, object]:
+        """The facts that a run folder keeps and a report shows; ``source`` is that of :meth:`Origin.facts`."""
+        facts: dict[str, object] = {"version": self.version, "build id": self.identity, "key": self.key}
+        facts |= {"source": self.origin.facts()} if self.origin.facts() else {}
         return facts | ({"tools": self.toolstack} if self.tools else {})
 
     def tool_files(self) -> dict[str, Path]:
-        """The files of its toolstack, by their path in it."""
+        """The files of the build's toolstack, by their paths in it."""
         return {str(file.relative_to(self.tools)): file for file in files_below(self.tools)} if self.tools else {}
 
     @property
     def tools_place(self) -> str:
-        """Where on a board the tools for this hypervisor are looked for; no leading ``/``."""
+        """The folder on a board in which its tools for this hypervisor belong, without a leading ``/``."""
         return tools.place(self.version)
 
 
@@ -80,29 +82,33 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -> Build:
-    """The build called ``name``: from the cache, or made now (about two minutes on two cores).
+    """Give the build called ``name``: from the cache, or made now (about two minutes on two cores).
 
-    Safe to call from several processes at once: one makes it, the others wait and take it. ``progress`` is
-    called with short texts, about once a second. A :class:`Recipe` (a revision of bisection) is as good.
+    Several processes may call this at once: one makes the build, the others wait for it. ``progress`` is called with
+    short texts, about once a second.
 
-    :raises UsageError: no such build, a wrong recipe, a configuration that Kconfig does not accept.
-    :raises BenchError: no source to be had, a tool is missing, or it does not compile (last lines, log path).
+    :raises UsageError: there is no such build, the recipe is wrong, or Kconfig does not accept the configuration.
+    :raises BuildFailed: its source does not compile, or a patch does not apply; carries the compiler's lines.
+    :raises BenchError: no source to be had, a tool is missing, or the compiler or the disk fails.
     """
     recipe = recipes.recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
     source = trees.identify(recipe.source)
+    origin = trees.origin(recipe.source, source)
     toolstack = tools.identify(recipe)
     key = _key(recipe, source, toolstack)
     directory = paths.cache() / "builds" / key
-    if build := _kept(recipe, key, directory):
+    if build := _kept(recipe, key, directory, origin):
         return build
     report = Paced(recipe.name, progress)
     lock_file = directory.with_name(f"{key}.lock")
     with lock.held(lock_file, trees.LONGEST_BUILD, f"build {recipe.name} ({key})", has_to_go=lambda: True):
-        if build := _kept(recipe, key, directory):  # somebody else made it meanwhile
+        if build := _kept(recipe, key, directory, origin):  # another process has made it meanwhile
             return build
         started = time.monotonic()
-        log_file = paths.cache() / "builds" / f"{key}.log"  # beside the build, so that a failed one leaves it
+        log_file = (
+            paths.cache() / "builds" / f"{key}.log"
+        )  # beside the build's folder, which a failed build does not leave
         log_file.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"making-{key}-") as scratch:
             work = Path(scratch) / key
@@ -118,16 +124,16 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
             shutil.rmtree(directory, ignore_errors=True)
             work.rename(directory)
         log_file.unlink()
-    build = _kept(recipe, key, directory)
+    build = _kept(recipe, key, directory, origin)
     assert build, f"{directory} was just made"
     log.info("%s: made in %.0f s: %s %s", recipe.name, build.seconds, build.version, build.identity)
     return build
 
 
 def _key(recipe: Recipe, source: str, toolstack: str) -> str:
-    """What goes into a build, hashed; names and places of files do not count."""
+    """A hash of all that goes into a build. Names and places of files do not count."""
     given = [Path(one) for one in recipe.tools if one.endswith(".deb")] if isinstance(recipe.tools, tuple) else []
-    parts: list[Any] = [FORMAT, source, toolstack, trees.digest(*given)]
+    parts: list[object] = [FORMAT, source, toolstack, trees.digest(*given)]
     if recipe.is_compiled:
         config = Path(recipe.config)
         parts += [
@@ -140,8 +146,8 @@ def _key(recipe: Recipe, source: str, toolstack: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
-    """The build as it is in the cache; None when it is not there, or damaged."""
+def _kept(recipe: Recipe, key: str, directory: Path, origin: Origin) -> Build | None:
+    """The build from the cache; None when it is not there, or is damaged."""
     try:
         facts = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,6 +173,7 @@ def _kept(recipe: Recipe, key: str, directory: Path) -> Build | None:
         seconds=facts["seconds"],
         recipe=recipe,
         source=facts["source"],
+        origin=origin,
         sha256=facts["sha256"],
         tools=directory / "tools" if facts["tools"] else None,
         toolstack=facts["tools"],
@@ -199,7 +206,7 @@ def _finish(
     (work / _FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True, default=str), encoding="utf-8")
 
 
-# Taken as it is.
+# Builds that are not compiled here.
 
 
 def _take(recipe: Recipe, source: str, work: Path, log_file: Path, report: Paced) -> str:

@@ -1,8 +1,9 @@
-"""The matrix of a night: builds x Xen's command lines x modes of dom0, read from a file."""
+"""The matrix of a nightly run, read from a file: builds x Xen command lines x dom0 modes."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +13,36 @@ import pydantic
 
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
-from lab.builds.recipes import recipe
+from lab.builds.recipes import name_of, recipe
 from lab.inventory import Lab
 
-PLAIN = "plain"  # the command line that adds nothing
-DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode: what it is on Xen's command line
-NEEDED = {"pv": "", "pvh": "pvh-dom0"}  # mode: the capability that all boards must declare
+PLAIN = "plain"  # name of the command line that adds nothing
+DOM0_MODES = {"pv": "", "pvh": "dom0=pvh"}  # mode -> its words on Xen's command line
+NEEDED = {"pv": "", "pvh": "pvh-dom0"}  # mode -> the capability that all boards must declare
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One build as it is run: results stand under ``name``, a column of the report."""
+    """A build with options: one column of the report, under ``name``."""
 
     name: str
     build: str  # a recipe, by name or file
     xen_options: str = ""  # beside the lab's, the board's and the recipe's own
     needs: str = ""  # a capability that all boards must declare
 
+    @classmethod
+    def plain(cls, build: str) -> Variant:
+        """A build without further options, under its recipe's name: a recipe file that moves keeps its history."""
+        return cls(name_of(build), build)
+
     def facts(self) -> dict[str, str]:
-        """What a run folder keeps of it; :meth:`of_facts` reads it back."""
+        """The facts that a run folder keeps; :meth:`of_facts` reads them back."""
         facts = {"recipe": self.build} if self.build != self.name else {}
         return facts | ({"xen options": self.xen_options} if self.xen_options else {})
 
     @classmethod
     def of_facts(cls, name: str, facts: Mapping[str, str]) -> Variant:
-        """A variant out of a run folder; a run without notes of it has plain builds."""
+        """A variant from the facts of a run folder; without facts, a plain build."""
         return cls(name, facts.get("recipe", name), facts.get("xen options", ""))
 
 
@@ -61,7 +67,7 @@ def load(file: Path) -> tuple[Variant, ...]:
             except UsageError as error:
                 raise UsageError(f"{at(file, tree, ('rows', number, 'builds', index))}: {error}") from None
         for build, line, mode in itertools.product(row.builds, row.command_lines, row.dom0):
-            words = [Path(build).stem if build.endswith(".yaml") else build]
+            words = [name_of(build)]
             words += [line] if line != PLAIN else []
             words += [f"{mode}-dom0"] if mode != "pv" else []
             options = " ".join(filter(None, (lines[line], DOM0_MODES[mode])))
@@ -91,7 +97,7 @@ def runnable(file: Path, lab: Lab) -> tuple[list[Variant], list[str]]:
 
 def _located(build: str, file: Path) -> str:
     """Names stay; the path of a recipe is relative to the matrix file."""
-    return str((file.parent / Path(build).expanduser()).resolve()) if build.endswith(".yaml") else build
+    return os.path.realpath(file.parent / os.path.expanduser(build)) if build.endswith(".yaml") else build
 
 
 # What the file may hold.

@@ -1,12 +1,13 @@
-"""Build recipes: ``firmware/builds/NAME.yaml`` and the Kconfig fragments they name, read and validated."""
+"""Reads and validates build recipes: ``firmware/builds/NAME.yaml``, and the Kconfig fragments that they name."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Protocol
 from urllib.parse import urlsplit
 
 import pydantic
@@ -54,7 +55,7 @@ class DebianBinary:
 
 @dataclass(frozen=True, slots=True)
 class Prebuilt:
-    """A ``xen.gz`` somebody else made."""
+    """A ``xen.gz`` that was made elsewhere."""
 
     xen: Path
     symbols: Path | None
@@ -66,7 +67,7 @@ Source = DebianSource | Git | Tarball | DebianBinary | Prebuilt
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one build is made."""
+    """How to make one build."""
 
     name: str
     source: Source
@@ -78,22 +79,27 @@ class Recipe:
     # The toolstack: what Debian has on the board; compiled with the hypervisor; or Debian packages, which need not fit
     # the board's release (names, of the source's suite; or paths of .deb files).
     tools: Literal["debian", "source"] | tuple[str, ...] = "debian"
-    xen_options: str = ""  # what this build wants on its command line, beside the lab's and the board's
+    xen_options: str = ""  # further words on this build's command line, after the lab's and the board's
 
     @property
     def is_compiled(self) -> bool:
-        """Whether a compiler runs for it; a packaged or given binary is only taken over."""
+        """Whether the build is compiled here; a package or a given binary is only copied."""
         return isinstance(self.source, DebianSource | Git | Tarball)
 
     @property
     def suite(self) -> str:
-        """The release of Debian that packages are asked of; "" is the machine's own."""
+        """The release of Debian that packages come from; "" is the machine's own."""
         return self.source.suite if isinstance(self.source, DebianSource | DebianBinary) else ""
 
 
 def names(directory: Path = RECIPES) -> tuple[str, ...]:
-    """The builds there are."""
+    """The names of all builds."""
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
+
+
+def name_of(build: str) -> str:
+    """The name of a build that is given by name, or by the path of a recipe file."""
+    return Path(build).stem if build.endswith(".yaml") else build
 
 
 def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) -> Recipe:
@@ -105,7 +111,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     """
     file = directory / f"{name}.yaml"
     if name.endswith(".yaml"):
-        file = Path(name).expanduser().resolve()
+        file = Path(os.path.realpath(os.path.expanduser(name)))
         directory, name = file.parent, file.stem
     elif name not in names(directory):
         hint = did_you_mean(name, names(directory))
@@ -114,14 +120,14 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     data = validate(_RecipeFile, file, tree)
 
     def place(key: Sequence[str | int], text: str, what: str) -> Path:
-        path = (directory / Path(text).expanduser()).resolve()
-        if not path.exists():
+        path = Path(os.path.realpath(directory / os.path.expanduser(text)))
+        if not os.path.exists(path):  # False, and no error, for a name that is too long
             raise UsageError(f"{at(file, tree, key)}: {what} {text!r} is not there ({path})")
         return path
 
     def fragment(index: int, text: str) -> Path:
         path = fragments / f"{text}.config"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = ", ".join(sorted(found.stem for found in fragments.glob("*.config")))
             raise UsageError(f"{at(file, tree, ('fragments', index))}: no fragment {text!r}; there are: {known}")
         return path
@@ -132,8 +138,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
                 str(place(("tools", index), text, "package")) if text.endswith(".deb") else text
                 for index, text in enumerate(data.tools)
             )
-        given: Literal["debian", "source"] = data.tools
-        return given
+        return data.tools
 
     config = data.config
     if not re.fullmatch(r"\w*config", config):  # a file, not a target of Xen's Makefile
@@ -157,12 +162,18 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     return found
 
 
-def _source(data: _SourceFile, place: Any) -> Source:
+class _Place(Protocol):
+    """Finds a path that a recipe names, relative to the recipe."""
+
+    def __call__(self, key: Sequence[str | int], text: str, what: str) -> Path: ...
+
+
+def _source(data: _SourceFile, place: _Place) -> Source:
     if data.debian_source:
         return DebianSource(data.debian_source.package, data.debian_source.version, data.debian_source.suite)
     if data.git:
         git = data.git
-        location = git.url or str(place(("source", "git", "path"), git.path, "repository"))
+        location = git.url or str(place(("source", "git", "path"), git.path or "", "repository"))
         return Git(location, git.revision)
     if data.tarball:
         return Tarball(place(("source", "tarball"), data.tarball, "archive"))
@@ -193,7 +204,7 @@ def _known_tools(given: object) -> object:
     raise ValueError("must be debian, source, or a list of Debian packages (names, or paths of .deb files)")
 
 
-_Tools = Annotated[Any, pydantic.BeforeValidator(_known_tools)]
+_Tools = Annotated[Literal["debian", "source"] | list[str], pydantic.BeforeValidator(_known_tools)]
 
 
 class _DebianSourceFile(Strict):

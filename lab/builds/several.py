@@ -1,4 +1,4 @@
-"""Several builds, some at a time, each in a process of its own."""
+"""Makes several builds, two at a time, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lab.base import processes
 from lab.base.wait import wait_until
 from lab.builds.recipes import recipe
 
-AT_ONCE = 2  # each compiles on all processors already; the second fills in where the first links or configures
+AT_ONCE = 2  # one build uses all processors; a second one uses them while the first links or configures
 LIMIT = 4 * 3600.0  # seconds for all
 GRACE = 15.0  # seconds for one that is ended to end its compiler
 
 
 def make_all(names: Sequence[str]) -> int:
-    """Make them with ``xenlab build NAME``, whose words come through as they are; the gravest of the exit statuses.
+    """Make each by ``xenlab build NAME``, whose output is passed through. Returns the gravest exit status.
 
-    One that cannot be made keeps no other from being made. Recipes of one source tree wait for each other.
+    A build that fails does not stop the others. Recipes with the same source tree wait for each other.
 
     :raises UsageError: one of the recipes is wrong; nothing is made then.
     :raises WaitTimeout: not done after ``LIMIT`` seconds.

@@ -1,4 +1,4 @@
-"""The toolstack of a build: programs and libraries that fit the hypervisor's version, beside those of the board.
+"""The toolstack of a build: programs and libraries that fit its hypervisor, kept apart from the board's own.
 
 They make a folder that takes the place of Debian's ``/usr/lib/xen-X.Y`` while the build runs
 (``firmware/provision/tools-init``): Debian's own ``xl`` is a wrapper that runs what it finds there for the running

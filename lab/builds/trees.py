@@ -1,13 +1,15 @@
-"""Source trees: what identifies a source, and a tree of it to compile in, kept for incremental builds."""
+"""Source trees: identifies a source, and keeps a tree of it to compile in, for incremental builds."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.builds import lock
+from lab.builds import blame, lock
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball
@@ -24,7 +26,8 @@ from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe
 log = logging.getLogger(__name__)
 
 LONGEST_BUILD = 3600.0  # seconds; also how long the tree of another maker is waited for
-_BUSY = ".xenlab-busy"  # there while a compiler may be writing: found later, the tree is not to be trusted
+_BUSY = ".xenlab-busy"  # is there while a compiler may write; found later, it says that the tree cannot be trusted
+_OURS = ".xenlab-"  # how the names of our own notes in a tree begin
 _FACTS = ".xenlab-tree"
 _PATCHES = ".xenlab-patches"  # a folder of copies of what is applied now, in order
 _PATCH = ("patch", "-p1", "--batch", "--no-backup-if-mismatch")
@@ -33,7 +36,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A patched source tree, held for us alone; ``epoch`` is the source's own date, seconds since 1970."""
+    """A patched source tree that this process alone holds; ``epoch`` is the source's date, in seconds since 1970."""
 
     directory: Path
     epoch: int
@@ -50,7 +53,7 @@ def digest(*files: Path) -> str:
 
 
 def identify(source: Source) -> str:
-    """What the source is, to the byte, in one line. The network is asked for a git URL or an unnamed version.
+    """Name the source to the byte, in one line. The network is used for a git URL or an unnamed version.
 
     :raises BenchError: the repository or the package sources do not answer.
     :raises UsageError: no such revision.
@@ -68,15 +71,60 @@ def identify(source: Source) -> str:
             return f"prebuilt {digest(xen, *[symbols] if symbols else [])} {version}"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the source of a build comes from, for readers. None: not known."""
+
+    commit: str | None = None
+    subject: str | None = None  # the first line of the commit's message
+    date: str | None = None  # of the commit, ISO 8601
+    branch: str | None = None  # the one that the recipe names, or the clone's own where it names HEAD
+    package: str | None = None  # Debian's, source or binary
+    version: str | None = None  # of the package
+
+    def facts(self) -> dict[str, str]:
+        """The fields that are known."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value}
+
+
+def origin(source: Source, identity: str) -> Origin:
+    """Describe a source that :func:`identify` has identified. Nothing is fetched.
+
+    :raises BenchError: the repository cannot be read.
+    """
+    match source:
+        case DebianSource(package) | DebianBinary(package):
+            return Origin(package=package, version=identity.split()[-1])
+        case Git(location, revision):
+            commit = identity.split()[-1]
+            repository = ("-C", str(_repository(location)))
+            subject, date = _git(*repository, "log", "-1", "--format=%s%n%cI", commit).splitlines()[-2:]
+            return Origin(commit, subject or None, date, _branch(repository, revision))
+    return Origin()
+
+
+def _branch(repository: tuple[str, ...], revision: str) -> str | None:
+    """The branch that ``revision`` names; None if it names another thing."""
+    try:
+        if revision == "HEAD":
+            return _git(*repository, "symbolic-ref", "--quiet", "--short", "HEAD").strip() or None
+        name = revision.removeprefix("origin/")
+        _git(*repository, "show-ref", "--verify", "--quiet", f"refs/heads/{name}")
+        return name
+    except CommandError:
+        return None
+
+
 @contextmanager
 def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) -> Iterator[Tree]:
-    """The tree of a recipe's source, patches applied, held alone for the block.
+    """Hold the patched tree of a recipe's source for the block, which compiles in it.
 
-    The block is expected to compile in it. When it is cut off, the tree is made anew the next time; when it
-    fails in an orderly way (a compiler that ended by itself), the tree stays as it is.
+    When the block is cut off, the tree is made anew the next time. When it fails in an orderly way (the compiler ended
+    by itself), the tree stays as it is.
 
     :raises BenchError: the source cannot be had.
-    :raises UsageError: a patch does not apply, or the archive holds no Xen.
+    :raises BuildFailed: a patch does not apply.
+    :raises UsageError: the archive holds no Xen.
     """
     source = recipe.source
     if isinstance(source, Git):  # one tree for all revisions: bisection compiles only what differs
@@ -115,7 +163,7 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
 
 
 def _is_patchable(directory: Path, patches: tuple[Path, ...]) -> bool:
-    """Take off the tree what is on it and not among ``patches``; False when it does not come off."""
+    """Reverse the patches that are applied, unless they are ``patches``. False: one cannot be reversed."""
     applied = sorted((directory / _PATCHES).iterdir())
     if [digest(patch) for patch in applied] == [digest(patch) for patch in patches]:
         return True
@@ -132,7 +180,7 @@ def _is_patchable(directory: Path, patches: tuple[Path, ...]) -> bool:
 
 
 def _put_on(directory: Path, patches: tuple[Path, ...]) -> None:
-    """Patch a clean tree, and note with what; a tree that has just these patches is left alone."""
+    """Patch a clean tree, and note the patches. A tree that has these patches already is left alone."""
     kept = directory / _PATCHES
     if any(kept.iterdir()):
         return
@@ -142,7 +190,7 @@ def _put_on(directory: Path, patches: tuple[Path, ...]) -> None:
 
 
 def _unpack_into(source: Source, directory: Path) -> None:
-    """Fetch and unpack beside ``directory``, then move there: an interrupted one leaves nothing."""
+    """Fetch and unpack beside ``directory``, then move the tree there, so that an interrupt leaves nothing."""
     shutil.rmtree(directory, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="unpacking-") as scratch:
         work = Path(scratch)
@@ -160,7 +208,7 @@ def _unpack_into(source: Source, directory: Path) -> None:
             raise AssertionError(source)  # the others have no tree
         if not (root / "xen" / "Makefile").is_file():
             raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
-        epoch = int(dated.stat().st_mtime)
+        epoch = min(max(int(dated.stat().st_mtime), 0), 2**32 - 1)  # an archive may say any time
         (root / _PATCHES).mkdir()
         (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
         root.rename(directory)
@@ -170,20 +218,42 @@ def _unpack_tarball(archive: Path, root: Path) -> Path:
     root.mkdir()
     try:
         # Python's tarfile cannot be told to be careful on Debian 12; tar(1) is: no absolute names, none with `..`.
-        run(["tar", "-xf", str(archive), "--no-same-owner", "-C", str(root)], timeout=300)
+        careful = ["--no-same-owner", "--no-same-permissions"]
+        run(["tar", "-xf", str(archive), *careful, "-C", str(root)], timeout=300)
     except CommandError as error:
         raise UsageError(f"{archive}: cannot be unpacked: {error}") from None
+    _check_unpacked(archive, root)
     entries = list(root.iterdir())
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else root
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink() else root
+
+
+def _check_unpacked(archive: Path, root: Path) -> None:
+    """See that nothing of an archive leads out of it, since the tree is written to: patches, objects, marks of ours.
+
+    :raises UsageError: a link to outside, a device, a pipe, or a name that marks our own trees.
+    """
+    inside = f"{os.path.realpath(root)}{os.sep}"
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            shown = repr(str(path.relative_to(root)))
+            mode = path.lstat().st_mode
+            if name.startswith(_OURS):
+                raise UsageError(f"{archive}: {shown}: a name that begins with {_OURS} is not for sources")
+            if stat.S_ISLNK(mode):
+                if not f"{os.path.realpath(path)}{os.sep}".startswith(inside):
+                    raise UsageError(f"{archive}: {shown}: a link that leads out of the archive")
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UsageError(f"{archive}: {shown}: neither a file, a folder nor a link")
 
 
 def _patch(root: Path, patches: tuple[Path, ...]) -> None:
     for patch in patches:
         try:
-            for dry in (("--dry-run",), ()):  # one that applies in part would leave a tree that is neither
+            for dry in (("--dry-run",), ()):  # a patch that applies only in part would leave a tree that is neither
                 run([*_PATCH, "--forward", *dry, "-i", str(patch)], cwd=root, timeout=60)
         except CommandError as error:
-            raise UsageError(f"{patch}: does not apply: {error}") from None
+            raise blame.of_build(error, f"{patch}: does not apply", root) from None
 
 
 # git
@@ -195,14 +265,14 @@ def _git(*arguments: str, timeout: float = 120.0) -> str:
 
 
 def _repository(location: str) -> Path:
-    """Where the objects of ``location`` are on this machine: the clone itself, or our mirror of the URL."""
+    """The repository on this machine that has the objects of ``location``: the clone itself, or a mirror of the URL."""
     if "://" not in location:
         return Path(location)
     return paths.cache() / "git" / (hashlib.sha256(location.encode()).hexdigest()[:16] + ".git")
 
 
 def _resolve(location: str, revision: str) -> str:
-    """The commit that ``revision`` is now."""
+    """The commit that ``revision`` names now."""
     repository = _repository(location)
     is_mirror = "://" in location
     if is_mirror and not (_COMMIT.fullmatch(revision) and _commit(repository, revision)):
@@ -244,7 +314,7 @@ def _refresh(url: str, mirror: Path) -> None:
 def _check_out(
     source: Git, commit: str, directory: Path, patches: tuple[Path, ...], report: Callable[[str], None]
 ) -> int:
-    """Put ``directory`` at ``commit``; files that do not differ keep their times. Gives the commit's date."""
+    """Check ``commit`` out in ``directory``; files that do not differ keep their times. Returns the commit's date."""
     repository = _repository(source.location)
     inside = ("-C", str(directory))
     if directory.exists() and not (directory / _FACTS).exists():

@@ -22,6 +22,7 @@ from lab.base.errors import (
     PowerTimeout,
     UsageError,
 )
+from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import needs_of, xen_options_of
 from lab.case.rig import Rig, Seat, take, variant_of
@@ -39,7 +40,7 @@ CRASH_SIGNAL = signal.SIGUSR1
 
 
 class Bench:
-    """The session's boards; made when the first case asks for one."""
+    """The boards of a pytest session. They are acquired when the first case asks for one."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -58,32 +59,31 @@ class Bench:
                 raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
         self.names = names
         self.folder = self._open_folder()
+        self.variant = variant_of(self.folder, self.config.getoption("--build"))
         signal.signal(CRASH_SIGNAL, self.on_crash_signal)
 
     def _open_folder(self) -> RunFolder:
         if where := self.config.getoption("--run-folder"):
             return RunFolder.open(Path(where))
+        variant = Variant.plain(self.config.getoption("--build"))
         header = RunHeader(
             run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
             started=time.time(),
             selection="pytest",
-            builds=(self.build_name,),
+            builds=(variant.name,),
             boards={name: {"class": self.lab.boards[name].board_class} for name in self.names},
             planned=(),
             required_areas=(),
         )
-        return RunFolder.create(paths.state() / "runs" / header.run_id, header)
-
-    @property
-    def build_name(self) -> str:
-        """The build under test, by the name that the run gives it."""
-        return str(self.config.getoption("--build"))
+        folder = RunFolder.create(paths.state() / "runs" / header.run_id, header)
+        folder.write_builds({variant.name: variant.facts()})
+        return folder
 
     def case_directory(self, item: pytest.Item) -> Path:
-        """Where what this attempt at a case leaves is kept."""
+        """The folder for what this attempt at a case leaves."""
         several = len(self.folder.header().builds) > 1
         attempt = self.config.getoption("--attempt")
-        return self.folder.case_directory(item.nodeid, attempt, self.build_name if several else "")
+        return self.folder.case_directory(item.nodeid, attempt, self.variant.name if several else "")
 
     @property
     def acquired_rig(self) -> Rig | None:
@@ -101,7 +101,7 @@ class Bench:
 
     @property
     def rig(self) -> Rig:
-        """Acquire the boards once.
+        """The boards with the build under test; acquired at the first call.
 
         :raises BenchError: no lab is up, or a board is somebody else's.
         :raises UsageError: unknown build.
@@ -112,14 +112,13 @@ class Bench:
             try:
                 self._rig = self._take_boards()
             except BenchError as error:
-                self._failure = error  # the next case need not wait for it again
+                self._failure = error  # so that the next case does not wait for it again
                 raise
         return self._rig
 
     def _take_boards(self) -> Rig:
-        variant = variant_of(self.folder, self.build_name)
         self._session, rig = take(
-            self.lab, self.names, variant, self.folder.path, self.config.getoption("--xtf"), self._keep
+            self.lab, self.names, self.variant, self.folder.path, self.config.getoption("--xtf"), self._keep
         )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)
@@ -146,7 +145,7 @@ class Bench:
 
     def why_stop(self) -> str | None:
         """Why this process must begin no further case: the deadline, or its boards are wanted back, lost or sick."""
-        if 0.0 < self.config.getoption("--stop-at") <= time.time():
+        if 0.0 < self.config.getoption("--stop-at") <= time.clock_gettime(time.CLOCK_BOOTTIME):
             return "the deadline"
         if number := os.environ.get(ledger.LEASE):
             return Ledger(services.directory(self.lab)).why_stop(int(number), self.names)
@@ -179,7 +178,9 @@ class Bench:
             return
         strategy = running.seats[line.board].board.strategy
         if not strategy.is_under_test or line.n < strategy.since:
-            return  # what the known-good build does is no matter of the case
+            return  # a crash of the known-good build says nothing about the case
+        if strategy.is_old_news(signature.name, line.text):
+            return
         running.crash_numbers.setdefault(line.board, set()).add(line.n)
         running.crash_time = line.time
         running.crash = HypervisorCrash(line.board, signature.name, (line.text,))
@@ -197,7 +198,10 @@ class Bench:
             raise self.running.crash
 
     def arm(self) -> None:
-        """From now on a crash on a console raises in the main thread."""
+        """From now on, a crash on a console raises in the main thread.
+
+        :raises HypervisorCrash: there was one already.
+        """
         self.is_armed = True
         if self.running and self.running.crash:
             self.is_armed = False
@@ -209,7 +213,11 @@ class Bench:
     # -- what a case is given -----------------------------------------------------------------------------------
 
     def seat(self, name: str) -> Seat:
-        """The board, ready, for the running case."""
+        """Bring a board to the build under test, and with the options that it asks for, for the running case.
+
+        :raises MissingCapability: the board lacks a capability that the case needs.
+        :raises HypervisorCrash, BenchError: as :meth:`lab.case.rig.Rig.ready`.
+        """
         assert self.running is not None
         rig = self.rig
         self.running.marks.setdefault(name, rig.seats[name].board.console.mark())
@@ -217,7 +225,7 @@ class Bench:
         self.arm()
         seat = rig.seats[name]
         options = xen_options_of(self.running.item)
-        if not (options and seat.capabilities):  # what a board can do is asked without them
+        if not (options and seat.capabilities):  # capabilities are probed without the case's options
             rig.ready(name)
         for capability in needs_of(self.running.item):
             if capability not in seat.capabilities:
@@ -229,7 +237,10 @@ class Bench:
             self.running.keep(title, guest)
 
     def pair(self) -> tuple[Seat, Seat]:
-        """Two boards joined by a link, both ready."""
+        """Two boards that a link joins, both brought to the build under test.
+
+        :raises MissingCapability: the process has no such pair.
+        """
         for first, second in self.lab.pairs():
             if first.name in self.names and second.name in self.names:
                 return self.seat(first.name), self.seat(second.name)
@@ -237,7 +248,7 @@ class Bench:
 
 
 def _is_interrupted() -> bool:
-    """Whether this thread is on its way out of a case for an interrupt: what breaks then is no matter of the case."""
+    """Whether an interrupt ends the running case. Its guests lose their devices then, so a fault proves nothing."""
     error = sys.exception()
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

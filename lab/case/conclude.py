@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import HypervisorCrash
@@ -14,7 +14,7 @@ from lab.case.markers import area_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
-from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, TestResult
+from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, Evidence, TestResult
 
 SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
 
@@ -39,6 +39,7 @@ def conclude(bench: Bench, running: Running) -> None:
     slices = [_read_console(running, name) for name in running.marks]
     folder = bench.case_directory(running.item)
     consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
+    running.evidence += _old_news(running, slices)
     leaks, hangs = _clean_up(bench, running, slices)
     decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
     result = _record(bench, running, decision, consoles)
@@ -64,9 +65,19 @@ def _crash(running: Running, name: str, lines: Sequence[ConsoleLine]) -> Hypervi
         if line.n not in live and not (strategy.is_under_test and line.n >= strategy.since):
             continue
         signature = classify(line.text)
-        if signature and signature.kind == "crash" and signature.name not in running.expected:
+        if not signature or signature.kind != "crash" or signature.name in running.expected:
+            continue
+        if line.n in live or not strategy.is_old_news(signature.name, line.text):
             return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))
     return None
+
+
+def _old_news(running: Running, slices: Sequence[ConsoleSlice]) -> Iterator[Evidence]:
+    """The IOMMU faults that do not count, since the board has them with its known-good build, too."""
+    for one in slices:
+        if told := running.seats[one.board].board.strategy.faults.told(line.text for line in one.lines):
+            title = "IOMMU faults that this board has with its known-good build, too"
+            yield Evidence("note", title, told, time.time(), one.board)
 
 
 def _clean_up(
@@ -114,7 +125,7 @@ def _observe(
 
 
 def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None:
-    """How a guest died where emulation lies in emulation: the one thing for which the bench is blamed first."""
+    """How a guest died on nested emulation, if that is so. Such a death is blamed on the bench first."""
     if not running.seats or any(seat.board.spec.tags.get("emulation") != "nested" for seat in running.seats.values()):
         return None
     return verdicts.guest_crash(running.guests, (line.text for one in slices for line in one.lines))
@@ -123,7 +134,7 @@ def _guest_crash(running: Running, slices: Sequence[ConsoleSlice]) -> str | None
 def _ended_before(bench: Bench, running: Running, rule: str) -> bool:
     """Whether this rule decided an earlier attempt at the case in this run."""
     return any(
-        one.case == running.item.nodeid and one.build == bench.build_name and one.rule == rule
+        one.case == running.item.nodeid and one.build == bench.variant.name and one.rule == rule
         for one in bench.folder.results()
     )
 
@@ -138,7 +149,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         started=running.started,
         seconds=time.monotonic() - running.clock,
         boards=tuple(running.seats),
-        build=bench.build_name,
+        build=bench.variant.name,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
         phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),

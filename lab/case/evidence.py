@@ -12,7 +12,7 @@ import pytest
 
 from lab.base.errors import HypervisorCrash, NotProved
 from lab.case.rig import Seat
-from lab.reporting.figures import timeline_svg
+from lab.reporting.figures import relocation_svg
 from lab.results.record import Evidence, GuestConsole
 from lab.xen.domain import Domain
 from lab.xen.migration import Migration
@@ -20,7 +20,7 @@ from lab.xen.migration import Migration
 
 @dataclass
 class Running:
-    """What is being gathered about the case that runs now."""
+    """What the plugin gathers about the case that is running."""
 
     item: pytest.Item
     started: float = field(default_factory=time.time)
@@ -30,12 +30,14 @@ class Running:
     outcome: BaseException | None = None
     skipped: str | None = None
     evidence: list[Evidence] = field(default_factory=list)
-    guests: list[GuestConsole] = field(default_factory=list)  # those of which the evidence has the console
+    guests: list[GuestConsole] = field(default_factory=list)  # those whose console is among the evidence
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     crash: HypervisorCrash | None = None
-    crash_time: float = 0.0  # when its line was recorded
-    crash_numbers: dict[str, set[int]] = field(default_factory=dict)  # board -> records that count, seen live
+    crash_time: float = 0.0  # when the line of the crash was recorded
+    crash_numbers: dict[str, set[int]] = field(
+        default_factory=dict
+    )  # board -> console records seen live that count as a crash
     expected: frozenset[str] = frozenset()
 
     def keep(self, title: str, guest: GuestConsole) -> None:
@@ -45,7 +47,7 @@ class Running:
 
 
 class CaseLog:
-    """The fixture ``evidence``: what a case wants to stand beside its verdict."""
+    """The fixture ``evidence``, through which a case keeps facts, figures and drawings beside its verdict."""
 
     def __init__(self, running: Running, folder: Path) -> None:
         self._running, self._folder = running, folder
@@ -55,7 +57,7 @@ class CaseLog:
         self._running.evidence.append(Evidence(kind, title, body, time.time(), board))
 
     def figure(self, name: str, value: float | None) -> None:
-        """Keep a number; the name ends in its unit (``downtime_s``). None: it could not be had."""
+        """Keep a number; its name ends in its unit (``downtime_s``). None (it could not be measured) is dropped."""
         if value is not None:
             self._running.figures[name] = float(value)
 
@@ -64,18 +66,16 @@ class CaseLog:
         self._running.keep(title, guest.printed())
 
     def migration(self, migration: Migration) -> None:
-        """Keep what was said and what passed in a relocation, and draw its time line."""
+        """Keep the output of ``xl migrate`` and the steps of the stream, and draw the migration's time line."""
         board = migration.source.name
         self.add("xl migrate", migration.output(), board=board)
         self.add("what passed between the hosts", migration.text(), kind="note", board=board)
         if spans := migration.spans():
             title = f"relocation of {migration.domain.name}"
-            kinds = {"hand over": "warn", "state": "bad", "guest silent": "bad"}
-            coloured = [(*span, kinds.get(span[0], "neutral")) for span in spans]
-            self.picture(title, timeline_svg(title, coloured, migration.marks()))
+            self.picture(title, relocation_svg(title, spans, migration.marks()))
 
     def unproved(self, why: str) -> NoReturn:
-        """The case's precondition could not be established: verdict MISS.
+        """End the case because its precondition could not be established: verdict MISS.
 
         :raises NotProved: always.
         """

@@ -19,18 +19,18 @@ MARKERS = (
 
 
 def area_of(item: pytest.Item) -> str:
-    """The folder below ``testcases/`` a case is in."""
+    """The folder below ``testcases/`` that holds a case."""
     parts = item.path.parts
     return parts[parts.index("testcases") + 1] if "testcases" in parts else "other"
 
 
 def selection_of(item: pytest.Item) -> str:
-    """The smallest selection a case is in; ``full`` when it says nothing."""
+    """The smallest selection that has a case; ``full`` when no marker says otherwise."""
     return next((name for name in SELECTIONS if item.get_closest_marker(name)), "full")
 
 
 def xen_options_of(item: pytest.Item) -> str:
-    """The options of Xen a case asks for."""
+    """The options of Xen that a case asks for."""
     return " ".join(word for marker in item.iter_markers("xen_options") for word in marker.args)
 
 
@@ -39,7 +39,7 @@ def is_case(item: pytest.Item) -> bool:
 
 
 def boards_wanted(item: pytest.Item) -> int:
-    """How many boards a case takes: 2 with a destination, else 1."""
+    """How many boards a case needs: 2 with a destination, else 1."""
     names = getattr(item, "fixturenames", ())
     return 2 if "destination" in names else 1
 

@@ -1,8 +1,8 @@
 """pytest plugin: boards, verdicts and records for the cases under ``testcases/``.
 
-One process drives one set of boards. A case names what it needs by its fixtures (``host``; ``source`` and
-``destination`` for a pair) and by ``@pytest.mark.needs("pv32", ...)``. Each result is decided by
-:mod:`lab.results.verdicts` from evidence and appended to the run folder as soon as the case ends.
+One process drives one set of boards. A case asks for boards by its fixtures (``host``; ``source`` and ``destination``
+for a pair) and for capabilities by ``@pytest.mark.needs("pv32", ...)``. When a case ends, :mod:`lab.case.conclude`
+judges it by the rules of :mod:`lab.results.verdicts` and appends the result to the run folder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--build", default="pv32-debug", help="hypervisor build under test")
     group.addoption("--select", default="weekly", choices=SELECTIONS, help="how much: cases up to this selection")
     group.addoption("--xtf", default="", help="directory of built XTF tests; without it there are no cases of XTF")
-    group.addoption("--stop-at", type=float, default=0.0, help="begin no case after this time, seconds since the epoch")
+    group.addoption(
+        "--stop-at", type=float, default=0.0, help="begin no case after this time, seconds of CLOCK_BOOTTIME"
+    )
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 
@@ -62,7 +64,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A case for each instance of XTF."""
+    """Make one case for each XTF instance."""
     if "xtf_instance" not in metafunc.fixturenames:
         return
     try:
@@ -108,7 +110,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: TimeoutSettings) -> Ge
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse what cannot be meant, drop what is not selected, and put cases that need a boot of their own last.
+    """Drop cases that are not selected, and put those that need a boot of their own last.
 
     :raises pytest.UsageError: a case needs a capability that does not exist: it would be skipped on every board.
     """
@@ -119,7 +121,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if item not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-    kept.sort(key=xen_options_of)  # stable; those that ask for options last, and one boot for all of the same
+    kept.sort(
+        key=xen_options_of
+    )  # stable: cases without options come first, and cases with the same options share a boot
     items[:] = kept
 
 
@@ -135,7 +139,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     bench = bench_of(item.config)
     if why := bench.why_stop():
-        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result: it can run elsewhere, or later
+        pytest.exit(why, returncode=pytest.ExitCode.INTERRUPTED)  # no result, so that the case runs elsewhere or later
     running = bench.running = Running(item, expected=expected_crashes_of(item))
     bench.folder.note_now(bench.names, item.nodeid)
     try:
@@ -169,7 +173,7 @@ def _note_outcome(running: Running, raised: BaseException, when: str, traceback:
         running.skipped = str(raised) or "skipped"
         return
     running.outcome = raised
-    if not isinstance(raised, LabError) or isinstance(raised, CaseTimeout):  # others say it all in their words
+    if not isinstance(raised, LabError) or isinstance(raised, CaseTimeout):  # the message of any other says it all
         running.evidence.append(Evidence("exception", when, traceback[-6000:], time.time()))
 
 
@@ -189,7 +193,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest, bench: Bench) -> CaseLog:
-    """Where a case puts what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
+    """Where a case keeps what it captured: ``evidence.add(title, body)``, ``evidence.figure(name, value)``."""
     assert bench.running is not None
     folder = bench.case_directory(request.node)
     return CaseLog(bench.running, folder)
@@ -210,13 +214,13 @@ def hosts(bench: Bench) -> tuple[Host, Host]:
 
 @pytest.fixture
 def source(hosts: tuple[Host, Host]) -> Host:
-    """Where a relocation starts."""
+    """The host on which a migration starts."""
     return hosts[0]
 
 
 @pytest.fixture
 def destination(hosts: tuple[Host, Host]) -> Host:
-    """Where it goes."""
+    """The host to which it goes."""
     return hosts[1]
 
 

@@ -1,7 +1,7 @@
 """One board brought to the build under test: ``python -m lab.case.ready INVENTORY BOARD BUILD RUN-FOLDER``.
 
-A process drives its boards in sequence (labgrid's steps are one global stack), so boards that a case needs together
-are brought up side by side by a process each, before the one that runs the case finds them as it wants them.
+One process brings its boards up one after the other, since labgrid's steps are one global stack. So each board of a
+pair is brought up by a process of its own, side by side, before the process that runs the cases takes both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Status 3 when the board did not come up; whoever runs a case on it finds out why, and has the verdict for it."""
+    """Exit status 3: the board did not come up. The case that runs on it next finds out why, and gets the verdict."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file, board, build, directory = sys.argv[1:]
     try:

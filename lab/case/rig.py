@@ -1,6 +1,7 @@
 """The rig: the acquired boards of one pytest process, brought to the build under test and kept there.
 
-Stands between the plugin and the grid: which board a case gets, when a reboot is needed, what a case leaves behind.
+The rig stands between the plugin and the grid. It decides which board a case gets and when a reboot is needed, and
+clears away what a case leaves behind.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
-from lab.results.record import Evidence, GuestConsole, Phase
+from lab.results.record import PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Hang
 from lab.xen import capabilities, leftovers, xtf
@@ -44,18 +45,18 @@ Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has prin
 
 @dataclass
 class Seat:
-    """One board in this process: the live handle and what is known of it."""
+    """One board in this process: the live handle, and what the rig knows about it."""
 
     board: Board
     host: Host
     proof: provision.Proof | None = None
-    boot_id: str = ""  # of the dom0 that gave it
-    capabilities: frozenset[str] = frozenset()  # without the options of a case
-    suspect: str = ""  # why the next case must not trust the board as it is
-    deployed: bool = False  # the build under test was put onto it by this process
-    options: str = ""  # of Xen, beside the run's own: what the case asks for that has or had the board last
-    refused: dict[str, str] = field(default_factory=dict)  # why the build under test cannot be had with such options
-    before: leftovers.Seen | None = None  # what there was on it before the case
+    boot_id: str = ""  # of the dom0 that gave the proof
+    capabilities: frozenset[str] = frozenset()  # probed without the options of a case
+    suspect: str | None = None  # why the next case must not trust the board as it is
+    deployed: bool = False  # this process has put the build under test onto the board
+    options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
+    refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
+    before: leftovers.Seen | None = None  # what was on the board before the case
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class After:
 
 
 class Rig:
-    """Boards of one process and the build that is wanted on them."""
+    """The boards of one process, and the build under test that they run."""
 
     def __init__(
         self,
@@ -99,12 +100,13 @@ class Rig:
     # -- readiness -------------------------------------------------------------------------------------------
 
     def ready(self, name: str, options: str = "") -> Seat:
-        """The board with the build under test proved on it; provisions and reboots only when it must.
+        """Bring a board to the build under test, and prove that the build runs. Provision and reboot only if needed.
 
-        ``options`` are Xen's, for a case that asks for them: they come last, so they win.
+        ``options`` are options of Xen that a case asks for. They come last on the command line, so they win.
 
         :raises HypervisorCrash: the build crashed while it booted.
-        :raises BenchError: the board cannot be had.
+        :raises BuildDoesNotBoot: the build did not come up on this board with these options before.
+        :raises BenchError: the board does not come up.
         """
         seat = self.seats[name]
         if options in seat.refused:
@@ -114,7 +116,7 @@ class Rig:
         if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
             self._proved.add(name)
             return seat
-        with self.phase("provision"):
+        with self.phase(PROVISION):
             self._bring_up(seat)
         return seat
 
@@ -128,7 +130,7 @@ class Rig:
         seat.before = leftovers.look(seat.host)
 
     def _comes_back(self, seat: Seat) -> bool:
-        """Whether a board that has been through a crash is as wanted again after a mere power cycle."""
+        """Power-cycle a board that has crashed. Whether it then runs the build under test as wanted."""
         log.info("%s: power cycle (%s)", seat.board.name, seat.suspect)
         try:
             with self.phase("boot"):
@@ -136,20 +138,20 @@ class Rig:
         except LabError as error:
             log.info("%s: it did not come back: %s", seat.board.name, error)
             return False
-        seat.suspect = ""
+        seat.suspect = None
         return self._is_proved(seat)
 
     def _install(self, seat: Seat) -> None:
-        """The long way: known-good build, deploy, the build under test, proof."""
+        """Boot the known-good build if need be, deploy the build under test, boot it, and prove that it runs."""
         board = seat.board
-        # A sound dom0 of this very build, with other options, can be deployed onto; else only a known-good one.
+        # Deploying works from a sound dom0 of this very build, with other options; else only from a known-good one.
         is_sound = not seat.proof or seat.proof.is_the_build
         if seat.suspect or not is_sound or not board.is_reachable():
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
-        if self._is_proved(seat):  # nothing was new but payloads
+        if self._is_proved(seat):  # only payloads were new
             return
         try:
             with self.phase("boot"):
@@ -157,17 +159,17 @@ class Rig:
         except (HypervisorCrash, ProductFailure) as error:
             seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductFailure):
-                self.evidence += rescue.collect(board).evidence  # where it hangs, as Xen sees it
+                self.evidence += rescue.collect(board).evidence  # Xen shows where it hangs
             raise
-        seat.suspect = ""
+        seat.suspect = None
         if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
             raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
     def _boot_known_good(self, seat: Seat) -> None:
-        """The bench's own boot may fail once; what the board said then stays as evidence.
+        """Boot the known-good build, with one retry. The board's console is kept as evidence of each failure.
 
-        :raises BenchError: twice.
+        :raises BenchError: the boot failed twice.
         """
         for attempt in (1, 2):
             try:
@@ -183,7 +185,7 @@ class Rig:
                     raise
 
     def _is_same_boot(self, seat: Seat) -> bool:
-        """Whether dom0 answers and is the one that gave the proof: a case may have had its board rebooted."""
+        """Whether dom0 still runs the boot that was proved. A case may have rebooted its board."""
         try:
             return bool(seat.proof and boot_id(seat.board) == seat.boot_id)
         except BenchError:
@@ -221,7 +223,7 @@ class Rig:
                 self._directory / "provision",
                 ssh_words=ssh.options(),
             )[seat.board.name]
-        title = f"{len(changed)} files changed" if changed else "nothing changed, it was all there"
+        title = f"{len(changed)} files changed" if changed else "nothing changed: all files were there"
         self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))
 
     def _probe(self, seat: Seat) -> None:
@@ -241,7 +243,7 @@ class Rig:
     # -- after a case ----------------------------------------------------------------------------------------
 
     def after(self, name: str, *, crashed: bool) -> After:
-        """Look at what a case left on the board, bring it back to what it was, and say what was found."""
+        """Look at what a case left on a board, and bring the board back to what it was. Returns what was found."""
         seat = self.seats[name]
         if crashed:
             seat.suspect = "the console showed a crash"
@@ -249,11 +251,11 @@ class Rig:
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
             return self._after_silence(seat)
-        if seat.before is None:  # it never came up for the case
+        if seat.before is None:  # the board never came up for the case
             return After()
         try:
             left = leftovers.clear(seat.host, seat.before)
-        except LabError as error:  # a toolstack that fails is the case's to judge, and no board for the next one
+        except LabError as error:  # the case judges its toolstack; the next case needs a reboot
             seat.suspect = str(error)
             return After()
         if left.kept or left.stuck:
@@ -271,10 +273,10 @@ class Rig:
             self._keep(title, guest)
 
     def _after_silence(self, seat: Seat) -> After:
-        """Find out why dom0 does not answer. A host that is silent for no reason of the bench's is a hang.
+        """Find out why dom0 does not answer. A host that is silent although the bench works has hung.
 
-        An NMI's dump shows where the hypervisor is. Where there is none, a power cycle into the known-good build proves
-        the board sound: power, console and network do their part there.
+        The dump that follows an NMI shows where the hypervisor is. Without a dump, a power cycle into the known-good
+        build proves that the board's power, console and network work.
         """
         was_up = seat.proof is not None and not seat.proof.mismatches
         found = rescue.collect(seat.board, interrupt=True)
@@ -296,7 +298,7 @@ class Rig:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of what is going on."""
+        """Time a block, under a name that the record of the case shows."""
         started, clock = time.time(), time.monotonic()
         try:
             yield
@@ -320,8 +322,9 @@ class Rig:
 
 
 def variant_of(folder: RunFolder, build: str) -> Variant:
-    """What a run means by a build's name: one of its matrix, or the build itself."""
-    return Variant.of_facts(build, folder.builds().get(build, {}))
+    """The variant that a run calls ``build``; outside the run's builds, the build of that name or recipe file."""
+    facts = folder.builds().get(build)
+    return Variant.plain(build) if facts is None else Variant.of_facts(build, facts)
 
 
 def take(
@@ -349,7 +352,7 @@ def take(
 
 
 def boot_id(board: Board) -> str:
-    """What Linux in dom0 calls this boot, and no other. :raises BenchError: it does not answer."""
+    """The id that Linux in dom0 gives to this boot alone. :raises BenchError: dom0 does not answer."""
     return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
 
 

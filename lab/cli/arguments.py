@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import inspect
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar, get_type_hints
@@ -71,7 +72,7 @@ def located(path: str) -> str:
     A node id keeps its part after ``::``. A word that is no path here may be one of the shipped cases.
     """
     file, separator, node = path.partition("::")
-    return f"{Path(file).resolve()}{separator}{node}" if Path(file).exists() else path
+    return f"{Path(file).resolve()}{separator}{node}" if os.path.exists(file) else path
 
 
 def recipe(name: str) -> str:

@@ -97,7 +97,7 @@ def provision(
     lease = held(ledger, board)
     folder = services.directory(lab) / "leases" / str(lease.id)
     folder.mkdir(parents=True, exist_ok=True)
-    acquired, rig = take(lab, [board], Variant(build, build), folder, progress=lambda text: typer.echo(text, err=True))
+    acquired, rig = take(lab, [board], Variant.plain(build), folder, progress=lambda text: typer.echo(text, err=True))
     with acquired:
         seat = rig.ready(board)
     typer.echo(f"{board}: {rig.build.name} runs, Xen {rig.build.version}: {' '.join(sorted(seat.capabilities))}")
@@ -147,5 +147,5 @@ def _case(word: str) -> str:
 
     if word.startswith("-") or located(word) != word:
         return located(word)
-    is_shipped = word.startswith("testcases") and (paths.SHIPPED / word.partition("::")[0]).exists()
+    is_shipped = word.startswith("testcases") and os.path.exists(paths.SHIPPED / word.partition("::")[0])
     return str(paths.SHIPPED / word) if is_shipped else word

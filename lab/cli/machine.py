@@ -23,11 +23,19 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or
 
 
 @app.command(rich_help_panel=MACHINE)
-def doctor() -> None:
-    """Say what this machine lacks, and what to do; nothing is changed."""
+def doctor(
+    inventory: Annotated[
+        Path | None,
+        typer.Option("--inventory", metavar="FILE", help="And what its boards need here.", resolve_path=True),
+    ] = None,
+) -> None:
+    """Say what this machine lacks, and what to do; nothing is changed, and no board is spoken to."""
+    from lab import inventory as inventories
+    from lab.selfcheck import rack_needs
     from lab.selfcheck.doctor import examine
 
-    findings = examine()
+    lab = inventories.load(inventory) if inventory else None
+    findings = examine() + (rack_needs.examine(lab) if lab else [])
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.subject}: {finding.detail}")
         if not finding.is_good:
@@ -53,12 +61,11 @@ def version() -> None:
 
 
 @app.command("man", rich_help_panel=MACHINE)
-def manual() -> None:
+def manual(context: typer.Context) -> None:
     """Print the manual page. To read it: xenlab man | man -l -"""
-    from lab.cli.main import app as whole
     from lab.cli.manual import page
 
-    typer.echo(page(whole), nl=False)
+    typer.echo(page(context.find_root().command), nl=False)
 
 
 def version_text() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from lab import __version__
@@ -34,9 +33,8 @@ _STATUSES = (
 )
 
 
-def page(app: typer.Typer) -> str:
-    """The whole page, as roff."""
-    top = typer.main.get_command(app)
+def page(top: object) -> str:
+    """The whole page, as roff. ``top`` is the group of all commands."""
     assert isinstance(top, TyperGroup)
     lines = [
         f'.TH XENLAB 1 "" "xenlab {__version__}" "User Commands"',

@@ -22,8 +22,18 @@ def report(
         Path | None,
         typer.Option("--site", metavar="DIR", help="Default: in the state folder.", resolve_path=True),
     ] = None,
+    as_mail: Annotated[
+        bool, typer.Option("--mail", help="Print the results of a run as a mail instead; default: of the newest run.")
+    ] = False,
+    send: Annotated[bool, typer.Option("--send", help="With --mail: send it to XENLAB_NOTIFY, too.")] = False,
+    run: Annotated[str, typer.Option("--run", metavar="RUN", help="With --mail: a run's id, or its folder.")] = "",
 ) -> None:
     """Bring the pages of all runs up to date: what got worse, builds, runs, cases, results. They need no server."""
+    if (send or run) and not as_mail:
+        raise UsageError("--send and --run go with --mail")
+    if as_mail:
+        _mail(run, send=send, site_folder=where)
+        return
     from lab.history.store import History
     from lab.reporting import site
 
@@ -57,7 +67,8 @@ def history(
 ) -> None:
     """Show a case over time; without one, list the builds."""
     from lab.history import pages
-    from lab.history.store import History, run_folders
+    from lab.history.importing import run_folders
+    from lab.history.store import History
 
     words = names or []
     if crashes and (take or words):
@@ -142,6 +153,29 @@ def accept(build: Annotated[str, typer.Argument(metavar="BUILD", help=BUILD_HELP
     accepted = store.select(build).build
     store.accept(accepted)
     typer.echo(f"{accepted.label} is the baseline of {accepted.line} now")
+
+
+def _mail(run: str, *, send: bool, site_folder: Path | None) -> None:
+    from lab.history.store import History
+    from lab.reporting import ci, mail, notify, site
+    from lab.results.run_folder import RunFolder
+
+    store = History()
+    site.take_over(store)
+    summary = RunFolder.open(store.folder_of(run)).summary()
+    store.import_run(summary)
+    news = ci.judged(store, summary)
+    pages = site_folder or site.default()
+    text = mail.body(summary, news, pages if (pages / "index.html").exists() else None)
+    typer.echo(f"Subject: {mail.subject(summary, news)}\n\n{text}", nl=False)
+    if not send:
+        return
+    if not notify.is_set():
+        raise UsageError(
+            f"--send: {notify.SETTING} names nobody; want URLs of apprise, as mailtos://USER:PASSWORD@HOST"
+        )
+    if fault := notify.send(ci.headline(summary, news), text.splitlines(), text):
+        raise BenchError(fault)
 
 
 def _is_denied(error: OSError) -> bool:

@@ -11,7 +11,7 @@ import typer
 
 from lab.base.errors import UsageError
 from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
-from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
+from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions, Selection
 from lab.results.record import REPEATS
 
 app = typer.Typer()
@@ -117,14 +117,14 @@ def _check_xtf(folder: Path) -> None:
 def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
     """Show what the run in this lab is doing now. Exit status 3: no run is going on."""
     from lab.inventory import load
-    from lab.night.progress import progress
+    from lab.night.progress import going_on
 
-    lines = progress(load(inventory))
+    found = going_on(load(inventory))
     if as_json:
-        show_json({"is_running": bool(lines), "lines": lines})
+        show_json({"run": found})
     else:
-        typer.echo("\n".join(lines) or "no run is going on")
-    raise typer.Exit(0 if lines else 3)
+        typer.echo("\n".join(found.lines()) if found else "no run is going on")
+    raise typer.Exit(0 if found else 3)
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,10 @@ def bisect(words: Bisect) -> None:
     raise typer.Exit(bisection.command(asked, typer.echo))
 
 
+def _to_stderr(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 @app.command(rich_help_panel=RUN)
 def build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes by name, or recipe files.")],
@@ -176,7 +180,7 @@ def build(
     if len(names) > 1:
         raise typer.Exit(several.make_all(names))
     for name in names:
-        made = builds.make(name, progress=lambda text: typer.echo(text, err=True))
+        made = builds.make(name, progress=_to_stderr)
         typer.echo(f"{made.name}  Xen {made.version}  build id {made.build_id}  {made.directory}")
 
 
@@ -197,7 +201,9 @@ def prepare(
     wanted = tuple(recipe(name) for name in names or ())
     for name in wanted:
         builds.recipe(name)  # a wrong one is said before anything is made
-    prepare(load(inventory), wanted, lambda text: typer.echo(text, err=True))
+    prepare(load(inventory), _to_stderr)
+    for name in wanted or (DEFAULT_BUILD,):
+        builds.make(name, progress=_to_stderr)
 
 
 @app.command(rich_help_panel=RUN)

@@ -20,7 +20,8 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="STEPS",
-            help="lint, types, imports, unit, boards, broken, mutants; default: all. With --mutants: AREA, AREA/NAME.",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. fuzz: only when it is "
+            "named. With --mutants: AREA, AREA/NAME.",
         ),
     ] = None,
     mutants: Annotated[
@@ -31,6 +32,12 @@ def selftest(
     inventory: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="With --mutants: the boards.", show_default=False, resolve_path=True),
+    ] = None,
+    fuzz_for: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="With fuzz: how long chances are tried: 90m, 1h.", show_default="1h"
+        ),
     ] = None,
 ) -> None:
     """Test the framework, then run the quick cases on the virtual boards, then break things on them."""
@@ -44,7 +51,9 @@ def selftest(
     from lab.selfcheck import selftest
 
     paths.checkout("selftest")
-    raise typer.Exit(selftest.run(steps or ()))
+    if fuzz_for and selftest.FUZZ not in (steps or ()):
+        raise UsageError("--for needs the step fuzz")
+    raise typer.Exit(selftest.run(steps or (), fuzz_for=fuzz_for or "1h"))
 
 
 @app.command(rich_help_panel=WORK)

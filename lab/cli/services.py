@@ -65,6 +65,16 @@ def down(inventory: Inventory = VIRTUAL_LAB) -> None:
 
 
 @lab_app.command()
+def salvage(inventory: Inventory = VIRTUAL_LAB) -> None:
+    """Make a new ledger of leases out of what can be read of a damaged one, which is kept beside it."""
+    from lab.grid import services
+    from lab.inventory import load
+    from lab.leases.salvage import salvage as salvaged
+
+    typer.echo(str(salvaged(services.directory(load(inventory)))))
+
+
+@lab_app.command()
 def fault(
     board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
     kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],

@@ -21,8 +21,8 @@ _GUESTS_WORDS = re.compile(r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
-# The same with one letter lost or wrong.
-_NEARLY_XEN = re.compile(r"\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
+# The same with one letter lost or wrong, or with its beginning lost at the beginning of a line.
+_NEARLY_XEN = re.compile(r"^(?:E?N)?\)(?= )|\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
 _DOM0 = re.compile(r"\(d0(?:v\d{1,4})?\)")
 
 _KERNEL_STAMP = r"\[ *\d{1,7}\.\d{1,6}\](?: ?\[ *[TC]\d{1,7}\])?"  # printk.time, CONFIG_PRINTK_CALLER
@@ -36,11 +36,12 @@ _SYSLOG = re.compile(  # RFC 3164 or ISO 8601 time, host, tag; without a process
 )
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
+_COMMANDS = r"(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)"
+_TYPED = re.compile(rf"[$#>|] ?(?:\w+ ){{0,2}}{_COMMANDS}\b|^{_COMMANDS} ")  # somebody at a shell
 _PROSE = re.compile(
     r"\baudit(?::|\()"  # words of a command within an audit record
     r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
     r"|\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "
-    r"|\b(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)\b"  # somebody at a shell
     r"|[\w/-]\.(?:log|txt|service|gz|md):"  # grep's output, a unit's name
 )
 
@@ -70,6 +71,8 @@ def speaker(before: str) -> Speaker:
     ``other`` is a program of dom0 that says or relays it, a quotation, a changelog, a command that somebody types.
     A line that a program was writing when Xen or the kernel broke in is Xen's or the kernel's.
     """
+    if before == f"{XEN} ":  # most often
+        return "xen"
     end = after_xen(before)
     if end >= 0:
         lead, rest = before[: max(0, end - len(XEN))], before[end:]
@@ -89,7 +92,8 @@ def speaker(before: str) -> Speaker:
     if stamped:
         return "linux"
     is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
-    return "other" if is_quoted or _PROSE.search(before[:_WINDOW]) else "linux"
+    is_prose = _TYPED.search(before[:_WINDOW]) or _PROSE.search(before[:_WINDOW])
+    return "other" if is_quoted or is_prose else "linux"
 
 
 def _program_end(before: str) -> int:
@@ -106,7 +110,7 @@ def _is_relayed(lead: str) -> bool:
     """Whether a program or a quotation brings the words that follow, and did not lose the line to them."""
     if not lead or lead.isspace():
         return False
-    if _IS_QUOTED_END.search(lead[-4:]) or _PROSE.search(lead[:_WINDOW]):
+    if _IS_QUOTED_END.search(lead[-4:]) or _TYPED.search(lead[:_WINDOW]):
         return True
     if (tag := _program_end(lead)) >= 0:
         return not _broke_in(lead[tag:])

@@ -28,28 +28,41 @@ _ENDS = re.compile(
 )
 _SECTION = re.compile(r"<(/?)(IRQ|NMI|SOFTIRQ|#DF|EOI|EOE)>")
 
-# How it is told, not where it was.
-_TELLERS = re.compile(
-    r"(?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|double_fault|int3|nmi)"
-    r"|dump_stack\w*|show_(?:stack|trace|regs|task|state)\w*|v?panic|n?mi_panic|oops_\w+|__?die\w*|die_addr|page_fault_oops"
-    r"|watchdog_timer_fn|handle_bug|report_bug|check_panic_on_warn|__warn\w*|warn_slowpath\w*|bad_page|print_bad_p\w+|__schedule_bug"
-    r"|print_report|print_address_description|kasan_\w+|__asan_\w+|__kasan_\w+|spin_(?:bug|dump)|kfence_\w+"
-    r"|fixup_bad_\w+|no_context|__?bad_area\w*|mm_fault_error|(?:async_)?page_fault|invalid_op|general_protection"
-)
-_SLEEPERS = re.compile(
-    r"_*schedule|_*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*|io_schedule\w*|schedule_hrtimeout\w*|_*cond_resched"
-    r"|__?wait_for_common\w*|wait_for_common\w*|__?wait_for_completion\w*|do_wait_for_common|wait_for_completion\w*"
-    r"|_*mutex_lock\w*|_*ww_mutex_lock\w*|_*rt_mutex_\w*lock\w*|rwbase_\w+|_*down|_*down_(?:read|write|common|killable|interruptible|timeout)\w*"
-    r"|rwsem_\w+|call_rwsem_down_\w+|percpu_down_\w+|ldsem_down_\w+|__percpu_down_read\w*|out_of_line_wait_on_bit\w*|_*wait_on_bit\w*|bit_wait\w*"
-    r"|_*folio_wait_bit\w*|_*folio_lock\w*|_*lock_page\w*|wait_on_page_bit\w*|wait_woken|do_wait_intr\w*|prepare_to_wait\w*|context_switch"
-)
-_TICKS = re.compile(
-    r"sched_show_task|dump_cpu_task|rcu_\w+|print_cpu_stall\w*|print_other_cpu_stall\w*|check_cpu_stall\w*|update_process_times|tick_\w+"
-    r"|_*(?:run_)?hrtimer\w*|_*hrtimer_\w+|xen_timer_interrupt|_*handle_irq_event\w*|handle_(?:percpu|edge|fasteoi)_irq|generic_handle_irq\w*"
-    r"|_*evtchn_\w*handle_events|_*xen_\w*evtchn_do_upcall|_*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*|(?:asm_|exc_|_*sysvec_|asm_sysvec_)\w*"
-    r"|_*(?:smp_|local_)?apic_timer_interrupt|nmi_\w+|default_do_nmi|do_nmi|end_repeat_nmi|arch_trigger\w*|trigger_\w*backtrace\w*"
-    r"|watchdog_\w+|softlockup_\w+|perf_event_\w*overflow\w*|_*perf_event_\w+|intel_pmu_\w+|amd_pmu_\w+|irq_exit\w*|_*do_softirq\w*"
-)
+
+def _functions(patterns: str) -> re.Pattern[str]:
+    """One pattern of many, each for the whole of a function's name."""
+    return re.compile("|".join(patterns.split()))
+
+
+# Functions that tell of an oops, a warning or a panic: not where it was.
+_TELLERS = _functions(r"""
+    dump_stack\w*  show_(?:stack|trace|regs|task|state)\w*  v?panic  n?mi_panic  oops_\w+  __?die\w*  die_addr
+    (?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|double_fault|int3|nmi)
+    page_fault_oops  no_context  __?bad_area\w*  mm_fault_error  (?:async_)?page_fault  invalid_op  general_protection
+    handle_bug  report_bug  check_panic_on_warn  __warn\w*  warn_slowpath\w*  fixup_bad_\w+  watchdog_timer_fn
+    bad_page  print_bad_p\w+  __schedule_bug  spin_(?:bug|dump)
+    print_report  print_address_description  kasan_\w+  __asan_\w+  __kasan_\w+  kfence_\w+
+""")
+# Functions in which all that waits is: not what it waits for.
+_SLEEPERS = _functions(r"""
+    _*schedule  _*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*  io_schedule\w*  schedule_hrtimeout\w*
+    _*cond_resched  context_switch  kthread  ret_from_fork\w*
+    (?:__|do_)?wait_for_common\w*  (?:__)?wait_for_completion\w*  wait_woken  do_wait_intr\w*  prepare_to_wait\w*
+    _*mutex_lock\w*  _*ww_mutex_lock\w*  _*rt_mutex_\w*lock\w*  rwbase_\w+  rwsem_\w+  call_rwsem_down_\w+
+    _*down  _*down_(?:read|write|common|killable|interruptible|timeout)\w*  _*percpu_down_\w+  ldsem_down_\w+
+    out_of_line_wait_on_bit\w*  _*wait_on_bit\w*  bit_wait\w*  wait_on_page_bit\w*
+    _*folio_wait_bit\w*  _*folio_lock\w*  _*lock_page\w*
+""")
+# Functions of the timer, the NMI and RCU that notice a hang: not where it hangs.
+_TICKS = _functions(r"""
+    sched_show_task  dump_cpu_task  rcu_\w+  (?:print|check)_(?:other_)?cpu_stall\w*
+    update_process_times  tick_\w+  _*(?:run_)?hrtimer\w*  xen_timer_interrupt
+    _*handle_irq_event\w*  handle_(?:percpu|edge|fasteoi)_irq  generic_handle_irq\w*  _*evtchn_\w*handle_events
+    _*xen_\w*evtchn_do_upcall  _*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*
+    asm_\w+  exc_\w+  _*sysvec_\w+  _*(?:smp_|local_)?apic_timer_interrupt  irq_exit\w*  _*do_softirq\w*
+    nmi_\w+  default_do_nmi  do_nmi  end_repeat_nmi  arch_trigger\w*  trigger_\w*backtrace\w*
+    watchdog_\w+  softlockup_\w+  _*perf_event_\w+  intel_pmu_\w+  amd_pmu_\w+
+""")
 
 
 @dataclass(frozen=True, slots=True)

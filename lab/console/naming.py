@@ -11,6 +11,8 @@ _TOPS = frozenset(
 )
 _PATH = re.compile(r"(?<![\w./~+-])(?:/|\.{1,3}/|\.{3})[\w./+~-]{1,300}?\.[chS]\b")
 
+_TASK = re.compile(r"(?<=INFO: task )[^/:]{1,60}|(?<=s! \[)[^\]/:]{1,60}")  # vif1.0-q0: a guest's number
+
 _VARIABLE = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
@@ -19,6 +21,7 @@ _VARIABLE = tuple(
         (r"^(?:Oops: )+(?=\w)", ""),
         (r"(Hardware Dom\d+ crashed).*", r"\1"),  # and then: whether Xen reboots
         (r"(rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)\w*(?:/tasks)?).*", r"\1"),
+        (r"(hard LOCKUP on cpu \d+).*", r"\1"),  # old kernels forgot the line's end
         # Of a task its name: not its number, its processor, its work
         (r"INFO: task (.{1,60}?)(?:/.{0,60})?:\d+ blocked (?:in I/O wait )?for", r"INFO: task \1 blocked for"),
         (r" \[([^\]/]{1,60}?)(?:/[^\]]{0,60})?:\d+\]", r" [\1]"),
@@ -45,6 +48,7 @@ _VARIABLE = tuple(
 def normalised(message: str) -> str:
     """A message without what differs from one time, machine or build to the next."""
     message = _PATH.sub(lambda match: _from_top(match[0]), message)
+    message = _TASK.sub(lambda match: re.sub(r"\d+", "#", match[0]), message)
     for pattern, instead in _VARIABLE:
         message = pattern.sub(instead, message)
     return message.strip()

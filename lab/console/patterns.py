@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, Protocol
 
 from lab.console.lines import Speaker, clean, message, own_words, speaker
@@ -38,6 +37,7 @@ class Signature:
     by: Speaker | None
     formats: tuple[str, ...]
     unless: tuple[str, ...] = ()
+    is_marked: bool = False  # Linux has the same words: without Xen's mark they are not Xen's
 
     @property
     def pattern(self) -> str:
@@ -97,6 +97,7 @@ SIGNATURES = (
             *("[VT-D]DMAR:[%s] Request device", "[VT-D]INTR-REMAP: Request device"),  # drivers/passthrough/vtd/iommu.c
             *("[VT-D]UNKNOWN: Request device", "DMAR:[%s] Request device", "AMD-Vi: IO_PAGE_FAULT"),
         ),
+        is_marked=True,
     ),
     # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
     Signature("crash", "firmware-exception", "linux", ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
@@ -107,8 +108,8 @@ SIGNATURES = (
         "linux-bug",
         "linux",
         (
-            *("kernel BUG at %w", "BUG: Bad page map in process", "BUG: Bad page state in process"),
-            *("BUG: scheduling while atomic: ", "BUG: KASAN: ", "BUG: KFENCE: ", "BUG: stack guard page was hit"),
+            *("kernel BUG at %w", "BUG: Bad page %w in process", "BUG: scheduling while atomic: ", "BUG: KASAN: "),
+            *("BUG: KFENCE: ", "BUG: stack guard page was hit", "BUG: %w stack guard page was hit"),
             *("BUG: spinlock lockup suspected", "BUG: spinlock bad magic"),
         ),
     ),
@@ -123,7 +124,8 @@ SIGNATURES = (
             *("general protection fault%s [#%d]", "invalid opcode: %x [#%d]", "divide error: %x [#%d]"),
             *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
-            *("bounds: %x [#%d]", "Bad pagetable: %x [#%d]"),
+            *("bounds: %x [#%d]", "overflow: %x [#%d]", "iret exception: %x [#%d]", "fpu exception: %x [#%d]"),
+            "Bad pagetable: %x [#%d]",
         ),
     ),
     Signature(
@@ -184,7 +186,14 @@ SIGNATURES = (
             *("Non-responding CPUs", "stuck while starting up"),  # arch/x86/traps.c, smpboot.c
         ),
     ),
+    Signature("warning", "cpu-lost", "xen", ("Stuck ??", "Not responding.")),  # arch/x86/smpboot.c of 4.8 to 4.17
     Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
+    Signature(  # drivers/passthrough/vtd/qinval.c, amd/iommu_cmd.c
+        "warning",
+        "iommu-slow",
+        "xen",
+        ("wait descriptor taking too long", "completion wait taking too long"),
+    ),
     Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
     Signature(
         "warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")
@@ -273,45 +282,59 @@ _TRIES = 8  # how many places of one line are judged for a signature
 
 def classify(text: str) -> Signature | None:
     """What this line says, the gravest first; None for nearly all lines."""
-    if _PLACES.search(text) is None:
+    place = _PLACES.search(text)
+    if place is None:
         return None
-    found = find(text)
-    return found.signature if found else None
+    said = clean(own_words(text))
+    first = _first(said, place.start() if said is text else 0, "")
+    return first[1] if first else None
 
 
 def find(text: str, name: str = "") -> Found | None:
-    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for.
+    """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for."""
+    said = clean(own_words(text))
+    first = _first(said, 0, name)
+    return Found(first[1], said[first[0] :]) if first else None
+
+
+def _first(text: str, begin: int, name: str) -> tuple[int, Signature] | None:
+    """Where in the line a message begins, and its signature. No word of any stands before ``begin``.
 
     Of several crashes on one line the first that is told counts: what follows from it is told behind.
     """
-    text = clean(own_words(text))
     first: tuple[int, Signature] | None = None
-    for index in sorted(_candidates(text)):
+    for index in sorted(_candidates(text, begin)):
         signature = SIGNATURES[index]
-        if (first and signature.kind != "crash") or name not in ("", signature.name):
+        if (first and signature.kind != "crash") or (name and signature.name != name):
             continue
         start = _start(index, text)
         if start >= 0 and (first is None or start < first[0]):
             first = (start, signature)
             if signature.kind != "crash":
                 break
-    return Found(first[1], text[first[0] :]) if first else None
+    return first
 
 
 def _start(index: int, text: str) -> int:
     """Where in the line a signature's text begins; -1: it does not say it."""
     signature = SIGNATURES[index]
-    if not any(other in text for other in signature.unless):
-        for match in islice(_COMPILED[index].finditer(text), _TRIES):
-            if _is_said_by(signature, text[: match.start()]):
-                return match.start()
+    if signature.unless and any(other in text for other in signature.unless):
+        return -1
+    search, at = _COMPILED[index].search, 0
+    for _ in range(_TRIES):
+        match = search(text, at)
+        if match is None:
+            break
+        if signature.by is None or _is_said_by(signature, text[: match.start()]):
+            return match.start()
+        at = match.end()
     return -1
 
 
-def _candidates(text: str) -> set[int]:
+def _candidates(text: str, begin: int) -> set[int]:
     """Signatures of which a word stands in the text."""
     found = set[int]()
-    for place in _PLACES.finditer(text):
+    for place in _PLACES.finditer(text, begin):
         start = place.start()
         for word, at, signatures in _BY_LETTER[text[start]]:
             if text.startswith(word, start - at):
@@ -321,14 +344,12 @@ def _candidates(text: str) -> set[int]:
 
 def _is_said_by(signature: Signature, before: str) -> bool:
     """Whether it is the signature's speaker who says what follows ``before``."""
-    if signature.by is None:
-        return True
     said = speaker(before)
     if signature.by == "linux":
         return said != "other"  # dom0's words may come through Xen without a mark
     # A console that was copied without Xen's mark has nothing else there.
-    is_bare = signature.kind == "crash" and said == "linux" and not before.isspace() and not message(before)
-    return said == "xen" or is_bare
+    is_bare = said == "linux" and not before.isspace() and not message(before)
+    return said == "xen" or (is_bare and signature.kind == "crash" and not signature.is_marked)
 
 
 # -- what stands around a line -----------------------------------------------------------------------------------

@@ -38,10 +38,9 @@ _XEN_TEXT = range(0xFFFF82C000000000, 0xFFFF830000000000)  # xen/arch/x86/includ
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """One register dump; ``first`` and ``last`` count its lines within what was read."""
+    """One register dump."""
 
-    first: int
-    last: int
+    first: int  # the place of its header within what was read
     lines: tuple[str, ...]
     lead: str  # what Xen said directly before
     cpu: int | None
@@ -115,8 +114,7 @@ def dumps(lines: Sequence[str]) -> list[Dump]:
         if end == following < len(lines) and not any(_RIP.search(line) for line in body):
             continue
         cpu = next((int(match[1]) for line in body[1:6] if (match := DUMP_CPU.search(line))), None)
-        last = max(at for at in range(head, end) if at == head or _is_of_a_dump(lines[at]))
-        found.append(Dump(head, last, body, lead, cpu))
+        found.append(Dump(head, body, lead, cpu))
         lead = None
     return found
 
@@ -162,10 +160,6 @@ def _lead(lines: Sequence[str], head: int) -> str:
         if (after_xen(line) >= 0 or after_xen(lines[head]) < 0) and (said := message(line).strip(" =")):
             return said
     return ""
-
-
-def _is_of_a_dump(line: str) -> bool:
-    return after_xen(line) >= 0 and bool(_OF_A_DUMP.match(message(line)))
 
 
 def _only_dumps(lines: Sequence[str], *, is_warnings: bool = False) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.bmc import Bmc
 from lab.console.client import Console
@@ -12,6 +12,8 @@ from lab.grid.strategy import XenStrategy
 from lab.inventory import BoardSpec
 
 if TYPE_CHECKING:
+    from labgrid import Target
+
     from lab.grid.switch import SwitchPort
 
 __all__ = ["Board", "CommandResult", "Job"]
@@ -20,7 +22,7 @@ __all__ = ["Board", "CommandResult", "Job"]
 class Board:
     """One board: power, console, commands in dom0."""
 
-    def __init__(self, spec: BoardSpec, target: Any) -> None:
+    def __init__(self, spec: BoardSpec, target: Target) -> None:
         self.name, self.spec = spec.name, spec
         self.target = target
         self.strategy: XenStrategy = target.get_driver(XenStrategy)

@@ -20,10 +20,14 @@ from labgrid.util import labgrid_version
 
 from lab.base.errors import BenchError
 from lab.grid import services
+from lab.grid.services import MADE_BY, XENLAB
 from lab.inventory import BoardSpec
 
 TIMEOUT = 15.0  # seconds for one call; an exporter may take 10 s over one resource
 ACTING_TIMEOUT = 45.0  # seconds that somebody is spoken for: less than the silence that is taken for a hang
+
+
+_GONE = (ReservationState.expired, ReservationState.invalid)
 
 
 class CoordinatorLost(BenchError):
@@ -46,7 +50,7 @@ class Coordinator:
     def close(self) -> None:
         self._channel.close()
 
-    def places(self) -> dict[str, Any]:
+    def places(self) -> dict[str, Place]:
         """labgrid's places by name. :raises CoordinatorLost:"""
         answer = self._call(self._stub.GetPlaces, messages.GetPlacesRequest())
         return {place.name: Place.from_pb2(place) for place in answer.places}
@@ -62,9 +66,15 @@ class Coordinator:
         except Refused:
             return None
         state = Reservation.from_pb2(answer.reservation).state
-        if state in (ReservationState.expired, ReservationState.invalid):
+        if state in _GONE:
             return None
         return state in (ReservationState.allocated, ReservationState.acquired)
+
+    def reservations(self) -> list[str]:
+        """Tokens of the reservations that :meth:`Holder.reserve` made. :raises CoordinatorLost:"""
+        answer = self._call(self._stub.GetReservations, messages.GetReservationsRequest())
+        ours = [one for one in answer.reservations if one.filters["main"].filter.get(MADE_BY) == XENLAB]
+        return [one.token for one in ours if Reservation.from_pb2(one).state not in _GONE]
 
     def cancel(self, token: str) -> None:
         """Cancel a reservation; one that is gone already is no error. :raises CoordinatorLost:"""
@@ -117,6 +127,7 @@ class Holder:
         """Queue up for this very place; the reservation's token. :raises CoordinatorLost, Refused:"""
         request = messages.CreateReservationRequest(prio=0.0)
         request.filters["main"].filter["name"] = place
+        request.filters["main"].filter[MADE_BY] = XENLAB
         stub = self._coordinator._stub
         return str(self._coordinator._call(stub.CreateReservation, request).reservation.token)
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Literal
 
 import attr
 from labgrid.driver import Driver
 from labgrid.factory import target_factory
 from labgrid.protocol import PowerProtocol, ResetProtocol
+from labgrid.resource import NetworkService
 from labgrid.step import step
 
 from lab import bmc
 from lab.console.client import Console
-from lab.grid import mains, resources, strategy
+from lab.grid import mains, outlets, resources, strategy
+from lab.grid.client_errors import shown_by_client
 from lab.grid.ssh import Ssh
 from lab.inventory import BmcSpec
 
-__all__ = ["BmcDriver", "Dom0Driver", "RecordedConsoleDriver", "resources", "strategy"]
+__all__ = ["BmcDriver", "Dom0Driver", "RecordedConsoleDriver", "outlets", "resources", "strategy"]
 
 
 @target_factory.reg_driver
@@ -29,59 +31,69 @@ class BmcDriver(Driver, PowerProtocol, ResetProtocol):
     With an outlet of a PDU the mains are cut when the BMC fails; an outlet alone is all there is to power.
     """
 
-    bindings = {"port": {"IPMIPort", "RedfishPort", None}, "mains": {"NetworkPowerDriver", None}}
+    bindings = {"port": {"IPMIPort", "RedfishPort", None}, "mains": {"OutletDriver", None}}
     priorities = {PowerProtocol: 10}  # over labgrid's own driver of the outlet
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         board, port = self.target.name, self.port
-        self.bmc = mains.power(board, bmc.connect(board, _spec(port)) if port else None, self.mains)
+        with shown_by_client():
+            self.bmc = mains.power(board, bmc.connect(board, _spec(port)) if port else None, self.mains)
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def on(self, proof: Callable[[], bool] | None = None) -> None:
         self.bmc.power_on(proof=proof)
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def off(self) -> None:
         self.bmc.power_off()
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def cycle(self) -> None:
         self.bmc.cycle()
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def reset(self) -> None:
         self.bmc.reset()
 
     @Driver.check_active
     @step(result=["True"])
+    @shown_by_client()
     def get(self) -> bool:
         return self.bmc.is_powered()
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def soft_off(self) -> None:
         """Ask for a shutdown (ACPI power button)."""
         self.bmc.soft_off()
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def nmi(self) -> None:
         """Send a diagnostic interrupt."""
         self.bmc.nmi()
 
     @Driver.check_active
     @step(args=["device"])
+    @shown_by_client()
     def bootdev(self, device: str) -> None:
         """Boot from ``device`` the next time."""
         self.bmc.set_boot_device(device)
 
     @Driver.check_active
     @step()
+    @shown_by_client()
     def sensors(self) -> Mapping[str, str]:
         """Readings by name."""
         return self.bmc.sensors()
@@ -96,7 +108,7 @@ class RecordedConsoleDriver(Driver):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        recorder: Any = self.recorder
+        recorder: resources.ConsoleRecorder = self.recorder
         ports = recorder.serve_port, recorder.lines_port
         self.console = Console(self.target.name, recorder.host, *ports, owner=recorder.owner)
 
@@ -116,15 +128,15 @@ class Dom0Driver(Driver):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        service: Any = self.service
+        service: NetworkService = self.service
         self.ssh = Ssh(self.target.name, service.address, service.port, service.username)
 
     def on_deactivate(self) -> None:
         self.ssh.close()
 
 
-def _spec(port: Any) -> BmcSpec:
+def _spec(port: resources.IPMIPort | resources.RedfishPort) -> BmcSpec:
     """A labgrid resource as what it was generated from (:func:`lab.grid.services.exported`)."""
-    protocol: Any = "redfish" if port.__class__.__name__.endswith("RedfishPort") else "ipmi"
+    protocol: Literal["ipmi", "redfish"] = "redfish" if port.__class__.__name__.endswith("RedfishPort") else "ipmi"
     names = {field.name for field in fields(BmcSpec)} - {"protocol"}
     return BmcSpec(protocol=protocol, **{name: getattr(port, name) for name in names if hasattr(port, name)})

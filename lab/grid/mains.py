@@ -10,7 +10,7 @@ from typing import Any
 from lab import bmc
 from lab.base.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout, UsageError
 from lab.base.wait import wait_until
-from lab.bmc import Bmc, switching
+from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
 from lab.inventory import BoardSpec, PduSpec
 
@@ -46,12 +46,14 @@ def power(board: str, own: Bmc | None, outlet: Any) -> Bmc:
 def _driver(pdu: PduSpec) -> Any:
     """labgrid's driver for the outlet, without a place: it is nobody's to acquire."""
     from labgrid import Target
-    from labgrid.driver import NetworkPowerDriver
     from labgrid.resource import NetworkPowerPort
+
+    from lab.grid import outlets
 
     target = Target("pdu")
     NetworkPowerPort(target, None, model=pdu.model, host=pdu.host, index=str(pdu.outlet))
-    driver = NetworkPowerDriver(target, None)
+    make: Any = outlets.OutletDriver  # its arguments are attrs', which mypy does not see through labgrid's classes
+    driver = make(target, None)
     target.activate(driver)
     return driver
 
@@ -84,6 +86,7 @@ class MainsBmc:
 
     def __init__(self, board: str, outlet: Outlet, pace: Pace = PACE) -> None:
         self.board, self._outlet, self._pace = board, outlet, pace
+        self.remarks: tuple[str, ...] = ()
         self._log = _log.getChild(board)
 
     def is_powered(self) -> bool:
@@ -129,8 +132,8 @@ class MainsBmc:
     def clock(self) -> datetime:
         raise MissingCapability(self.board, "bmc-clock")
 
-    def sensors(self) -> Mapping[str, str]:
-        return {}
+    def sensors(self) -> Readings:
+        raise MissingCapability(self.board, "bmc-sensors")
 
     def info(self) -> Mapping[str, str]:
         return {"PDU": self._outlet.name}

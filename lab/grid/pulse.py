@@ -1,7 +1,7 @@
-"""Whether a host is dead or only its console is: what answers, asked in four ways.
+"""Whether a host is dead, or only its console is. The host is asked in four ways.
 
-A console that says nothing is no proof of anything. The recorder may have lost its source, a cable may be loose, dom0
-may have no network, or the machine may be dead; each asks for another remedy.
+A silent console proves nothing: the recorder may have lost its source, a cable may be loose, dom0 may have no network,
+or the machine may be dead. Each has a remedy of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Voice(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What was found of a host at one moment."""
+    """How a host was at one moment."""
 
     board: str
     is_powered: bool | None  # None: the BMC does not say
@@ -76,9 +76,9 @@ class Pulse:
 
 
 def take(board: Board) -> Pulse:
-    """Feel a :class:`lab.grid.board.Board`'s pulse; up to 20 s for a dead one. Nothing is raised.
+    """Take the pulse of a board. It takes up to 20 s for a dead one; nothing is raised.
 
-    A newline is typed on its console, and if nothing comes, the switch of Xen's console is pressed, twice.
+    A newline is typed on the board's console. If nothing comes, the switch of Xen's console is pressed, twice.
     """
     powered: bool | None = None
     try:

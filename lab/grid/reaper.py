@@ -16,13 +16,14 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from labgrid.remote.common import Place
 
 from lab import inventory
 from lab.base import processes
 from lab.base.errors import BenchError, LabError
 from lab.console.client import Console, next_record
-from lab.grid.coordinator import Coordinator, CoordinatorLost, Refused
+from lab.grid.coordinator import Coordinator, Refused
 from lab.grid.mains import power_of
 from lab.inventory import Lab
 from lab.leases import queue
@@ -70,12 +71,13 @@ class Reaper:
                     self._keep(lease, places)
             except Refused as error:
                 self._tell(f"lease {lease.id}", str(error))
+        self._cancel_orphans()
         self._look_at_others(leases, places)
         self._give_out()
 
     # -- held leases ---------------------------------------------------------------------------------------------
 
-    def _keep(self, lease: Lease, places: Mapping[str, Any]) -> None:
+    def _keep(self, lease: Lease, places: Mapping[str, Place]) -> None:
         """See that the coordinator has the holder's name at each of the lease's places."""
         for board in lease.boards:
             place = places.get(board)
@@ -84,7 +86,7 @@ class Reaper:
             elif place.acquired != lease.holder:
                 self._restore(lease, board, place)
 
-    def _restore(self, lease: Lease, board: str, place: Any) -> None:
+    def _restore(self, lease: Lease, board: str, place: Place) -> None:
         with self._coordinator.acting_as(lease.holder) as holder:
             if missing := holder.lacks(self._lab.boards[board]):
                 self._tell(board, f"not restored yet: no exporter offers its {missing}")
@@ -238,7 +240,7 @@ class Reaper:
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
-    def _look_at_others(self, leases: list[Lease], places: Mapping[str, Any]) -> None:
+    def _look_at_others(self, leases: list[Lease], places: Mapping[str, Place]) -> None:
         """Places that are acquired, and not by a lease.
 
         One that a request of ours was in the queue for was taken by a reaper that died before it could give it: it goes
@@ -258,6 +260,17 @@ class Reaper:
             if state.last_holder != strangers[board]:
                 self.ledger.note_user(board, strangers[board])
 
+    def _cancel_orphans(self) -> None:
+        """Reservations that the ledger knows nothing of: a reaper died, or a call failed, before it was noted.
+
+        Nobody refreshes them, and labgrid keeps the places for them for more than a minute.
+        """
+        known = self.ledger.all_tokens()
+        for token in self._coordinator.reservations():
+            if token not in known:
+                self._coordinator.cancel(token)
+                log.info("reservation %s is cancelled: the ledger knows nothing of it", token)
+
     def _stale_tokens(self) -> list[str]:
         live = {lease.id for lease in self.ledger.leases()}
         return [token for token, number in self.ledger.all_tokens().items() if number not in live]
@@ -276,25 +289,29 @@ class Reaper:
 def main() -> int:
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
-    reaper = Reaper(inventory.load(folder / "inventory.yaml"), folder)
+    lab = inventory.load(folder / "inventory.yaml")
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    lost = ""
+    reaper: Reaper | None = None
+    said = ""
     while not ending.wait(INTERVAL):
         processes.give_sign_of_life()
+        trouble = ""
         try:
+            reaper = reaper or Reaper(lab, folder)
             reaper.look()
-            lost = ""
-        except CoordinatorLost as error:
-            if not lost:
-                log.warning("%s", error)
-            lost = str(error)
         except LabError as error:
-            log.warning("%s", error)
-        except Exception:  # a lab whose leases nobody ends is worse than a look that failed
-            log.exception("a look failed")
-    reaper.close()
+            trouble = str(error)
+            if trouble != said:
+                log.warning("%s", error)
+        except Exception as error:  # a lab whose leases nobody ends is worse than a look that failed
+            trouble = f"{type(error).__name__}: {error}"
+            if trouble != said:
+                log.exception("a look failed")
+        said = trouble  # what stays the same is said once: there are three looks a second
+    if reaper:
+        reaper.close()
     return 0
 
 

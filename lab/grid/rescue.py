@@ -1,7 +1,7 @@
-"""The serial console as the last resort: what a board still says when its dom0 does not answer over SSH.
+"""What a board's serial console tells when its dom0 does not answer over SSH.
 
-A login on the console (pexpect over labgrid's SerialDriver), Xen's debug keys behind its ``conswitch``, and when even
-Xen does not answer the BMC's diagnostic interrupt. After a crash, what its kdump kernel leaves.
+First a login on the console is tried (pexpect over labgrid's SerialDriver), then Xen's debug keys behind ``conswitch``,
+and when even Xen does not answer, the BMC's diagnostic interrupt (NMI). After a crash: what the kdump kernel has left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGIN_LIMIT = 15.0  # seconds to a prompt
-# Interrupts twice: which of them still come is seen by the difference.
+# Interrupts are printed twice: the difference shows which of them still come.
 COMMANDS = (
     "uptime; timeout 5 xl list; ip -br addr; ip -s link; ps -e | grep -c sshd; cat /proc/interrupts; "
     "dmesg | tail -n 15; timeout 5 xl dmesg | tail; sleep 3; cat /proc/interrupts"
@@ -52,7 +52,7 @@ NMI_LIMIT = 10.0  # a fatal one prints registers and stacks, on a slow line
 
 @dataclass(frozen=True, slots=True)
 class Rescue:
-    """What could be had of a board whose dom0 does not answer."""
+    """What was learnt about a board whose dom0 does not answer."""
 
     evidence: tuple[Evidence, ...]
     pulse: pulse.Pulse
@@ -66,13 +66,13 @@ class Rescue:
 
 
 def collect(board: Board, *, interrupt: bool = False) -> Rescue:
-    """Log in on the console and look around; then ask Xen itself.
+    """Take the board's pulse, log in on its console and look around, then ask Xen itself.
 
-    Its pulse comes first; a console on which nobody answers is not asked further. At most two minutes, mostly half of
-    one. What could not be had is said in the evidence; nothing is raised.
+    A console on which nobody answers is not asked further. It takes at most two minutes, mostly half a minute. Nothing
+    is raised: the evidence says what failed.
 
-    :param interrupt: the board is lost anyway: if Xen answers nothing, it gets an NMI, which makes a debug build say
-        where each CPU is, and die.
+    :param interrupt: the board is lost anyway. If Xen does not answer, the board gets an NMI: a debug build then prints
+        where each CPU is, and dies.
     """
     felt = pulse.take(board)
     if felt.voice is pulse.Voice.SILENT and felt.is_powered is not False:
@@ -89,11 +89,11 @@ def collect(board: Board, *, interrupt: bool = False) -> Rescue:
         board.target.activate(serial)
         for title, ask in (("dom0, over the console", _ask_dom0), ("Xen's debug keys, over the console", _ask_xen)):
             try:
-                body = ask(serial, board.spec.bmc.credential)
+                answer: str | None = ask(serial, board.spec.bmc.credential)
             except pexpect.TIMEOUT:
-                body = NO_ANSWER
-            found.append(Evidence("console", title, body, time.time(), board.name))
-        if interrupt and body == NO_ANSWER:
+                answer = None
+            found.append(Evidence("console", title, answer or NO_ANSWER, time.time(), board.name))
+        if interrupt and answer is None:
             said = nmi(board)
             found.append(_after_nmi(board, said))
     except (pexpect.EOF, OSError) as error:
@@ -104,7 +104,7 @@ def collect(board: Board, *, interrupt: bool = False) -> Rescue:
 
 
 def _ask_dom0(serial: SerialDriver, credential: str) -> str:
-    """A login as root; the password, where one is asked, is the credential ``CREDENTIAL-console``."""
+    """Log in as root, run :data:`COMMANDS` and log out. The password is the credential ``CREDENTIAL-console``."""
     serial.sendline("")
     deadline = time.monotonic() + LOGIN_LIMIT
     while time.monotonic() < deadline:
@@ -154,12 +154,12 @@ def _after_nmi(board: Board, said: tuple[str, ...] | None) -> Evidence:
 
 
 def dump(board: Board, *, since: float, directory: str = "/var/crash") -> Evidence:
-    """Leave a crashed board alone until its kdump kernel has written a dump and has rebooted it; what is there then.
+    """Wait until a crashed board's kdump kernel has written a dump and rebooted the board; list what it wrote.
 
-    At most ``spec.kdump`` seconds; nothing is raised. The dump itself stays on the board's disk.
+    The wait is at most ``spec.kdump`` seconds, and nothing is raised. The dump itself stays on the board's disk.
 
-    :param since: when it crashed, by this machine's clock. What dom0 has in ``directory`` from a later time is the
-        dump, in the layout of Debian's kdump-tools: a folder a crash, in it ``dump.*`` and ``dmesg.*``.
+    :param since: when the board crashed, by this machine's clock. Newer files in dom0's ``directory`` are the dump, in
+        the layout of Debian's kdump-tools: one folder for each crash, with ``dump.*`` and ``dmesg.*`` in it.
     """
     started, limit = time.monotonic(), board.spec.kdump
 
@@ -198,4 +198,4 @@ def nmi(board: Board) -> tuple[str, ...] | None:
 
 
 def _text(raw: bytes) -> str:
-    return re.sub(r"\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"
+    return re.sub(r"(?<!\r)\r+\n", "\n", raw.decode(errors="replace")).strip()[-40000:] or "nothing"

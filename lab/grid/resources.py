@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attr
 from labgrid.factory import target_factory
 from labgrid.resource import Resource
@@ -14,11 +12,14 @@ from labgrid.resource import Resource
 class IPMIPort(Resource):
     """The BMC of a board that speaks IPMI; ``credential`` is a name (:mod:`lab.base.credentials`)."""
 
-    host: Any = attr.ib(validator=attr.validators.instance_of(str))
-    port: Any = attr.ib(default=623, converter=int)
-    interface: Any = attr.ib(default="lanplus", validator=attr.validators.instance_of(str))
-    cipher: Any = attr.ib(default=17, converter=int)
-    credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
+    host: str = attr.ib(validator=attr.validators.instance_of(str))
+    port: int = attr.ib(default=623, converter=int)
+    interface: str = attr.ib(default="lanplus", validator=attr.validators.instance_of(str))
+    # None: 17, and 3 where the BMC refuses that. Such a key is not offered, for labgrid takes scalars alone.
+    cipher: int | None = attr.ib(default=None, converter=attr.converters.optional(int))
+    privilege: str = attr.ib(default="administrator", validator=attr.validators.instance_of(str))
+    firmware: str = attr.ib(default="bios", validator=attr.validators.instance_of(str))
+    credential: str = attr.ib(default="", validator=attr.validators.instance_of(str))
 
 
 @target_factory.reg_resource
@@ -26,12 +27,12 @@ class IPMIPort(Resource):
 class RedfishPort(Resource):
     """The BMC of a board that speaks Redfish; ``credential`` is a name, the rest as in the inventory."""
 
-    host: Any = attr.ib(validator=attr.validators.instance_of(str))
-    port: Any = attr.ib(default=443, converter=int)
-    tls: Any = attr.ib(default="verified", validator=attr.validators.instance_of(str))
-    ca_file: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
-    system: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
-    credential: Any = attr.ib(default="", validator=attr.validators.instance_of(str))
+    host: str = attr.ib(validator=attr.validators.instance_of(str))
+    port: int = attr.ib(default=443, converter=int)
+    tls: str = attr.ib(default="verified", validator=attr.validators.instance_of(str))
+    ca_file: str = attr.ib(default="", validator=attr.validators.instance_of(str))
+    system: str = attr.ib(default="", validator=attr.validators.instance_of(str))
+    credential: str = attr.ib(default="", validator=attr.validators.instance_of(str))
 
 
 @target_factory.reg_resource
@@ -39,10 +40,11 @@ class RedfishPort(Resource):
 class ConsoleRecorder(Resource):
     """The always-on reader of a board's console: raw bytes on one port, line records on the other."""
 
-    host: Any = attr.ib(validator=attr.validators.instance_of(str))
-    serve_port: Any = attr.ib(converter=int)
-    lines_port: Any = attr.ib(converter=int)
-    owner: Any = attr.ib(default=None, converter=attr.converters.optional(int))  # uid that it runs as, if not as root
+    host: str = attr.ib(validator=attr.validators.instance_of(str))
+    serve_port: int = attr.ib(converter=int)
+    lines_port: int = attr.ib(converter=int)
+    # The user (uid) that it runs as, if not as root.
+    owner: int | None = attr.ib(default=None, converter=attr.converters.optional(int))
 
 
 @target_factory.reg_resource
@@ -50,4 +52,4 @@ class ConsoleRecorder(Resource):
 class SleepState(Resource):
     """Where a board's ACPI sleep state can be read: its BMC (IPMI v2.0, Get ACPI Power State, 20.7)."""
 
-    via: Any = attr.ib(default="bmc", validator=attr.validators.instance_of(str))
+    via: str = attr.ib(default="bmc", validator=attr.validators.instance_of(str))

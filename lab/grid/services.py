@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ from lab.inventory import BMC_KEYS, BoardSpec, Lab
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
+# A tag of every place. A reservation that asks for it is the reaper's; people's own do not.
+MADE_BY, XENLAB = "managed-by", "xenlab"
 SILENCE_SHOWN = 15.0  # seconds without a sign of life that `xenlab lab status` says
 STARTING = "starting.lock"  # held while services are brought up
 
@@ -218,7 +220,11 @@ def ports_in_use(lab: Lab) -> list[str]:
 
 
 def write_files(lab: Lab, folder: Path) -> None:
-    """exporter.yaml, places.yaml, env.yaml, env.sh, inventory.yaml, and a recorder configuration a board."""
+    """Write what labgrid, the recorders and people's shells read; a file a board where each has its own.
+
+    ``env.yaml`` has all boards and is for :mod:`lab.grid.session`. labgrid's own client would acquire all of them: it
+    gets a file a board (:mod:`lab.grid.labgrid_client`).
+    """
     boards = list(lab.boards.values())
     _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
@@ -226,18 +232,12 @@ def write_files(lab: Lab, folder: Path) -> None:
         f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
         encoding="utf-8",
     )
-    _dump(
-        folder / "env.yaml",
-        {
-            "targets": {board.name: _target(lab, board) for board in boards},
-            "options": {"coordinator_address": lab.coordinator},
-            "imports": [str(folder / "xenlab_drivers.py")],
-        },
-    )
-    words = {"LG_COORDINATOR": lab.coordinator, "LG_ENV": str(folder / "env.yaml")}
-    lines = [f"export {key}={shlex.quote(value)}" for key, value in words.items()]
-    lines.append(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
-    (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _dump(folder / "env.yaml", _environment(lab, folder, boards))
+    own = folder / "env"
+    own.mkdir(exist_ok=True)
+    for board in boards:
+        _dump(own / f"{board.name}.yaml", _environment(lab, folder, [board]))
+    _write_shell_files(lab, folder)
     served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
     if lab.netboot and served:
         command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab))]
@@ -248,9 +248,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
-        config = RecorderConfig(
-            board=board.name, console=board.console, bmc=board.bmc, directory=consoles, group=lab.group
-        )
+        config = RecorderConfig(board.name, board.console, board.console_bmc, consoles, group=lab.group)
         config.write(recorder_config(folder, board.name))
 
 
@@ -262,8 +260,9 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
     spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
     if board.bmc.protocol in BMC_RESOURCES:
-        keys = ("host", "port", "credential", *BMC_KEYS[board.bmc.protocol])
-        power[BMC_RESOURCES[board.bmc.protocol]] = {name: spec[name] for name in keys}
+        keys = ["host", "port", "credential", *BMC_KEYS[board.bmc.protocol]]
+        keys += ["firmware"] if board.bmc.protocol == "ipmi" else []
+        power[BMC_RESOURCES[board.bmc.protocol]] = {name: spec[name] for name in keys if spec[name] is not None}
     if pdu := board.pdu:
         power["NetworkPowerPort"] = {"model": pdu.model, "host": pdu.host, "index": str(pdu.outlet)}
     return {
@@ -287,7 +286,7 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
-    tags = {**board.tags, "lab": lab.name, **dict.fromkeys(board.capabilities, "yes")}
+    tags = {**board.tags, "lab": lab.name, MADE_BY: XENLAB, **dict.fromkeys(board.capabilities, "yes")}
     if board.link:
         tags["link"] = board.link
     match = {"exporter": "*", "group": board.name, "cls": "*", "name": None, "rename": None}
@@ -302,16 +301,49 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
+def _environment(lab: Lab, folder: Path, boards: Sequence[BoardSpec]) -> dict[str, Any]:
+    """labgrid's environment file of these boards."""
+    return {
+        "targets": {board.name: _target(lab, board) for board in boards},
+        "options": {"coordinator_address": lab.coordinator},
+        "imports": [str(folder / "xenlab_drivers.py")],
+    }
+
+
+def _write_shell_files(lab: Lab, folder: Path) -> None:
+    """``env.sh``, for a shell to read, and the ``labgrid-client`` that is then first on its path."""
+    python, programs = Path(sys.executable), folder / "bin"
+    programs.mkdir(exist_ok=True)
+    command = [str(python), "-P", "-m", "lab.grid.labgrid_client", str(folder / "env")]
+    client = programs / "labgrid-client"
+    client.write_text(
+        "#!/bin/sh\n"
+        f'PYTHONPATH={shlex.quote(str(paths.CHECKOUT))}${{PYTHONPATH:+:$PYTHONPATH}} exec {shlex.join(command)} "$@"\n',
+        encoding="utf-8",
+    )
+    client.chmod(0o755)
+    path = ":".join(shlex.quote(str(one)) for one in (programs, python.parent))
+    lines = [
+        f"export LG_COORDINATOR={shlex.quote(lab.coordinator)}",
+        "unset LG_ENV  # of another lab, or of all boards: labgrid-client would acquire each board in it",
+        f"export PATH={path}:$PATH",
+    ]
+    (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
-            **({"NetworkPowerDriver": {}} if board.pdu else {}),
+            **({"OutletDriver": {}} if board.pdu else {}),
             "BmcDriver": {},
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": {},
-            "XenStrategy": {"served": str(netboot.home(lab, board)) if board.boot == "network" else ""},
+            "XenStrategy": {
+                "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
+                "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),
+            },
         },
     }
 

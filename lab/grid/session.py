@@ -1,4 +1,4 @@
-"""Boards held by one process: a lease of its own, or the one its caller has; driven through labgrid's coordinator."""
+"""The boards that one process holds, under a lease of its own or its caller's, driven through labgrid's coordinator."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
-from labgrid import Environment
+from labgrid import Environment, Target
 from labgrid.remote.client import ClientSession, ServerError, ensure_event_loop
 from labgrid.remote.client import Error as LabgridError
 from labgrid.resource.common import ResourceManager  # noqa: F401  (registers managers)
@@ -30,7 +29,7 @@ from lab.leases.ledger import LEASE, Kind, Lease, Ledger, Request, caller
 log = logging.getLogger(__name__)
 
 RUN_LIMIT = 24 * 3600.0  # seconds; a process that lives longer must reserve its boards
-RESTORE_TIMEOUT = 60.0  # seconds for the reaper to have a lease's places again after the coordinator's restart
+RESTORE_TIMEOUT = 60.0  # seconds in which the reaper acquires a lease's places anew after the coordinator restarts
 
 SYNC_TIMEOUT = 10.0
 
@@ -44,14 +43,13 @@ class PlaceTaken(BoardError):
 
 
 def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float = 30.0, kind: Kind = "run") -> Session:
-    """Have these boards, all or none: under the caller's lease, else under one that ends with this process.
+    """Hold these boards, all or none: under the caller's lease, else under a new one that ends with this process.
 
-    ``directory`` is where the lab's services keep their files; ``kind`` is what such a lease is asked for as. The
-    caller's lease is the one ``XENLAB_LEASE`` names,
-    or one that whoever calls has reserved.
+    The caller's lease is the one that ``XENLAB_LEASE`` names, or one that the caller has reserved. ``kind`` is that of
+    the new lease; ``directory`` is where the lab's services keep their files.
 
-    :raises BenchError: no lab is up, no such place, or ``XENLAB_LEASE`` names a lease that does not hold them.
-    :raises PlaceTaken: somebody else has one of them, and still has it after ``timeout`` seconds.
+    :raises BenchError: no lab is up, there is no such place, or the lease in ``XENLAB_LEASE`` does not hold the boards.
+    :raises PlaceTaken: somebody else still holds one of them after ``timeout`` seconds.
     """
     if not (directory / "env.yaml").exists():
         raise BenchError(f"lab {lab.name} is not up: start it with `xenlab lab up`")
@@ -72,8 +70,8 @@ def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
     if number := os.environ.get(LEASE):
         lease = ledger.lease(int(number)) if number.isdigit() else None
         if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
-            has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is no number"
-            raise BenchError(f"{LEASE}={number} {has}, and {', '.join(names)} is wanted")
+            has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is not a lease"
+            raise BenchError(f"{LEASE}={number} {has}; {', '.join(names)} is needed")
         return lease
     mine = (lease for lease in ledger.leases("held") if lease.holder == caller())
     return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
@@ -89,12 +87,12 @@ def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind)
             if other := ledger.lease_of(name):
                 raise PlaceTaken(name, other.holder) from None
         raise BenchError(
-            f"{', '.join(names)}: not to be had within {timeout:.0f} s: taken by labgrid-client, not exported, or "
-            "nobody gives boards out (`xenlab who`, `xenlab lab status`)"
+            f"{', '.join(names)}: not acquired within {timeout:.0f} s: held through labgrid-client, not exported, or "
+            "the lab's reaper does not run (`xenlab who`, `xenlab lab status`)"
         ) from None
     finally:
         if ledger.lease(number).state == "waiting":
-            ledger.end(number, "not waited for any longer")
+            ledger.end(number, "its process stopped waiting")
 
 
 def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
@@ -137,8 +135,8 @@ class Session:
         self._lab, self.lease, self.ledger, self._is_own = lab, lease, ledger, is_own
         self._names = tuple(names)
         self._boards: dict[str, Board] = {}
-        self._environment: Any = Environment(str(directory / "env.yaml"))
-        self._client: Any = None
+        self._environment = Environment(str(directory / "env.yaml"))
+        self._client: _HolderSession | None = None
         try:
             self._await_ours()
         except BaseException:
@@ -163,7 +161,7 @@ class Session:
             self._boards[name] = Board(self._lab.boards[name], target)
         return self._boards[name]
 
-    def _target_again(self, name: str) -> Any:
+    def _target_again(self, name: str) -> Target:
         try:
             return self._environment.get_target(name)
         except LabgridError as error:
@@ -233,6 +231,8 @@ class Session:
 
     def _problem(self, name: str) -> BoardError | None:
         """Why the board cannot be driven yet, if so."""
+        if self._client is None:
+            return BoardError(name, "there is no session with the coordinator")
         place = self._client.places.get(name)
         if place is None:
             return BoardError(name, "the coordinator has no such place")

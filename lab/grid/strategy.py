@@ -1,8 +1,8 @@
 """From power off to a dom0 that answers, on the boot entry that is wanted.
 
-``known-good`` is the boot loader's default and nothing under test; ``under-test`` is booted once at a time: by
-GRUB's ``next_entry`` when dom0 can still be asked, by its hotkey on the serial menu when not. A board that boots by
-network is served its menu anew at each boot, with the default that is wanted.
+The entry ``known-good`` is the boot loader's default, and nothing in it is under test. The entry ``under-test`` is
+chosen for one boot at a time: by GRUB's ``next_entry`` while dom0 answers, else by its hotkey on the serial menu. A
+board that boots by network is served a new menu at each boot, with the wanted entry as its default.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import enum
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import attr
 import pexpect
 from labgrid.factory import target_factory
-from labgrid.step import step
+from labgrid.step import Step, step
 from labgrid.strategy import Strategy, StrategyError
 
 from lab import netboot
@@ -31,8 +30,11 @@ from lab.base.errors import (
 )
 from lab.base.wait import wait_until
 from lab.console.client import Console
+from lab.console.fault_baseline import SIGNATURE as IOMMU_FAULT
+from lab.console.fault_baseline import FaultBaseline
 from lab.console.patterns import crash_excerpt
 from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
+from lab.grid.client_errors import shown_by_client
 from lab.grid.ssh import CommandResult
 
 log = logging.getLogger(__name__)
@@ -63,28 +65,34 @@ class XenStrategy(Strategy):
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
     }
-    served: Any = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
-    status: Any = attr.ib(default=Status.unknown)
+    served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
+    baseline: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # file of the FaultBaseline
+    status: Status = attr.ib(default=Status.unknown)
     entry: str = ""  # what the board was last booted into
     since: int = 0  # number of the console record at which that boot began
     milestones: dict[str, float]  # of the last boot: name -> seconds after power on
+    faults: FaultBaseline  # IOMMU faults that the board has with its known-good build, too
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.milestones = {}
+        self.faults = FaultBaseline(Path(self.baseline) if self.baseline else None)
 
     @property
     def console(self) -> Console:
-        driver: Any = self.recorder
-        return driver.console  # type: ignore[no-any-return]
+        console: Console = self.recorder.console
+        return console
 
     @property
     def is_under_test(self) -> bool:
-        """Whether what runs on the board is the build under test: only then its crash counts."""
+        """Whether the board runs the build under test. Only the crashes of that build count."""
         return self.entry == "under-test"
 
     @step(args=["status"])
-    def transition(self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Any = None) -> None:
+    @shown_by_client()
+    def transition(
+        self, status: str | Status, *, entry: netboot.Entry = "known-good", step: Step | None = None
+    ) -> None:
         """Bring the board to ``status`` (name or member).
 
         :raises StrategyError: no such status.
@@ -112,26 +120,29 @@ class XenStrategy(Strategy):
     def reboot(self, *, entry: netboot.Entry, until: Status = Status.dom0) -> None:
         """Cycle power through the BMC and boot ``entry``, until dom0 answers.
 
-        :raises HypervisorCrash: the console showed one on the way.
-        :raises ProductTimeout: the boot loader started the hypervisor, but no word or no dom0 came of it.
-        :raises ProductFailure: it reset the board.
+        :raises HypervisorCrash: the console showed a crash on the way.
+        :raises ProductTimeout: the boot loader started the hypervisor, and no output or no dom0 followed.
+        :raises ProductFailure: the hypervisor reset the board.
         :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
-        :raises BenchError: no power, no boot loader, no hypervisor; or anything at all with ``known-good``.
+        :raises BenchError: no power, no boot loader or no hypervisor; or any failure of ``known-good``.
         """
         self._activate()
+        self._learn_faults()
         by_menu = self._prepare(entry)
         self.status, self.entry, self.milestones = Status.unknown, entry, {}
         try:
             if by_menu:
-                self.target.activate(self.serial)  # listens before the first byte comes
+                self.target.activate(self.serial)  # so that it hears the first byte
             self.power.off()
-            if self.served:  # not before: a board that resets itself all the time would use the choice up
+            if self.served:  # only now: a board that resets itself again and again would use the choice up
                 netboot.choose(Path(self.served), entry)
-                with contextlib.suppress(MissingCapability):  # an outlet alone: the firmware's own order must do
+                with contextlib.suppress(
+                    MissingCapability
+                ):  # a board with an outlet alone boots in its firmware's order
                     self.power.bootdev("pxe")
             self.since = self.console.mark()
             started = time.time()
-            # What a board that was off has printed proves its power better than a status that is said to settle.
+            # Output of a board that was off proves its power better than the BMC's status, which may lag.
             self.power.on(proof=lambda: bool(self.console.lines(self.since)))
             if by_menu:
                 self._choose(entry)
@@ -144,13 +155,24 @@ class XenStrategy(Strategy):
             if by_menu:
                 self.target.deactivate(self.serial)
         self.status = until
+        self._learn_faults()
+
+    def _learn_faults(self) -> None:
+        """Note the IOMMU faults of the known-good boot that runs, if one does: they are no news of another build."""
+        if self.entry == "known-good" and self.since:
+            with contextlib.suppress(BenchError):  # the recorder does not answer; the next boot asks it again
+                self.faults.learn(self.since, (line.text for line in self.console.lines(self.since)))
+
+    def is_old_news(self, signature: str, text: str) -> bool:
+        """Whether a crash's line says an IOMMU fault that the board has with its known-good build, too."""
+        return signature == IOMMU_FAULT and (self.entry == "known-good" or self.faults.knows(text))
 
     def _activate(self) -> None:
         for driver in (self.power, self.recorder, self.dom0):
             self.target.activate(driver)
 
     def _prepare(self, entry: netboot.Entry) -> bool:
-        """Ask dom0 to have ``entry`` booted next; True when it cannot be asked, so that the menu must be used."""
+        """Have dom0 choose ``entry`` for the next boot. True: dom0 does not answer, so the menu must be used."""
         if self.served:
             self.dom0.ssh.close()
             return False
@@ -181,7 +203,7 @@ class XenStrategy(Strategy):
 
     def _wait_booted(self, entry: netboot.Entry, started: float, until: Status) -> None:
         """Follow the console from power on; dom0 is asked when it says that it is up, or falls silent."""
-        boot = Boot(self.target.name, entry, started, self.milestones)
+        boot = Boot(self.target.name, entry, started, self.milestones, is_old_news=self.is_old_news)
         what = f"{boot.board}: boot of {entry}"
         wait_until(lambda: self._is_booted(boot, until), LIMIT, what, interval=0.05, board=boot.board)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-
-from pysnmp.hlapi.v3arch import asyncio as snmp
-from pysnmp.proto.rfc1902 import Integer32
 
 from lab.base import credentials
 from lab.base.errors import BenchError
 from lab.base.wait import wait_until
+from lab.grid import snmp
+from lab.grid.snmp import SnmpFailed
 from lab.inventory import SwitchSpec
 
 _log = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ IF_OPER_STATUS = "1.3.6.1.2.1.2.2.1.8"
 IF_NAME = "1.3.6.1.2.1.31.1.1.1.1"
 UP, DOWN = 1, 2
 
-REPLY = 2.0  # seconds for an answer, asked RETRIES times more
-RETRIES = 2
 SWITCHED = 10.0  # seconds in which a port must do as it was told
 TRAINED = 60.0  # seconds from "up" to a carrier: without `portfast` spanning tree alone takes thirty
 
@@ -40,6 +38,7 @@ class SwitchPort:
     def __init__(self, board: str, spec: SwitchSpec) -> None:
         self.board, self._spec = board, spec
         self.name = f"{spec.host} port {spec.port}"
+        self._agent = snmp.Agent(spec.host, spec.udp_port, self._login)
         self._index = 0
         self._timer: threading.Thread | None = None
         self._restored = threading.Event()
@@ -90,75 +89,37 @@ class SwitchPort:
 
     def _switch(self, status: int) -> None:
         _log.getChild(self.board).info("%s: ifAdminStatus %d", self.name, status)
-        self._ask(snmp.set_cmd, f"{IF_ADMIN_STATUS}.{self._ifindex()}", Integer32(status))
+        with self._named():
+            self._agent.set(f"{IF_ADMIN_STATUS}.{self._ifindex()}", status)
 
     def _get(self, column: str) -> int:
-        return int(self._ask(snmp.get_cmd, f"{column}.{self._ifindex()}"))
+        with self._named():
+            return int(self._agent.get(f"{column}.{self._ifindex()}"))
 
     def _ifindex(self) -> int:
         """The number that the switch knows the port by today: it may be another after a restart of the switch."""
         if not self._index:
-            self._index = asyncio.run(self._find())
+            self._index = self._find()
         return self._index
 
-    async def _find(self) -> int:
+    def _find(self) -> int:
         names: dict[int, str] = {}
         for column in (IF_NAME, IF_DESCR):
-            wanted = snmp.ObjectType(snmp.ObjectIdentity(column))
-            with _Session(self._spec) as session:
-                async for failed, status, _, found in snmp.bulk_walk_cmd(
-                    *await session.peer(), 0, 25, wanted, lexicographicMode=False
-                ):
-                    self._check(failed, status)
-                    for oid, value in found:
-                        names[int(tuple(oid)[-1])] = str(value)
+            names |= self._agent.column(column)
             if indices := [index for index, name in names.items() if name == self._spec.port]:
                 return indices[0]
         there = ", ".join(sorted(set(names.values()))) or "none"
         raise SwitchFailed(f"{self.board}: switch {self._spec.host} has no port {self._spec.port!r}; it has: {there}")
 
-    def _ask(self, command: Any, oid: str, value: Any = None) -> Any:
-        async def asked() -> Any:
-            wanted = snmp.ObjectIdentity(oid)
-            with _Session(self._spec) as session:
-                failed, status, _, found = await command(
-                    *await session.peer(), snmp.ObjectType(wanted) if value is None else snmp.ObjectType(wanted, value)
-                )
-            self._check(failed, status)
-            return found[0][1]
+    def _login(self) -> Any:
+        credential = credentials.lookup(self._spec.credential)
+        if self._spec.snmp == "2c":
+            return snmp.community(credential.password, version=2)
+        return snmp.user(credential.user, credential.password, is_sha256=self._spec.auth == "sha256")
 
-        return asyncio.run(asked())
-
-    def _check(self, failed: Any, status: Any) -> None:
-        if failed or status:
-            said = str(failed) if failed else status.prettyPrint()
-            raise SwitchFailed(f"{self.board}: switch {self.name}: {said}")
-
-
-class _Session:
-    """An SNMP engine for one question, and what it needs to know of the switch."""
-
-    def __init__(self, spec: SwitchSpec) -> None:
-        self._spec, self._engine = spec, snmp.SnmpEngine()
-
-    def __enter__(self) -> _Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.close_dispatcher()
-
-    async def peer(self) -> tuple[Any, Any, Any, Any]:
-        credential, spec = credentials.lookup(self._spec.credential), self._spec
-        auth = (
-            snmp.CommunityData(credential.password, mpModel=1)
-            if spec.snmp == "2c"
-            else snmp.UsmUserData(
-                credential.user,
-                credential.password,
-                credential.password,
-                authProtocol=snmp.USM_AUTH_HMAC96_SHA if spec.auth == "sha" else snmp.USM_AUTH_HMAC192_SHA256,
-                privProtocol=snmp.USM_PRIV_CFB128_AES,
-            )
-        )
-        where = await snmp.UdpTransportTarget.create((spec.host, spec.udp_port), timeout=REPLY, retries=RETRIES)
-        return self._engine, auth, where, snmp.ContextData()
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except SnmpFailed as error:
+            raise SwitchFailed(f"{self.board}: switch {self.name}: {error}") from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lab.base.errors import UsageError
 from lab.history.gate import Comparison, Finding
-from lab.history.store import Build, History, Selected
+from lab.history.records import Build, Selected
+from lab.history.store import History
+from lab.results.build_source import Source
 from lab.results.run_folder import RunFolder, visible_line
 
 
@@ -29,7 +32,7 @@ def pairs(store: History, old: str, new: str) -> list[tuple[Selected, Selected]]
 def _selections(store: History, text: str) -> list[Selected]:
     """The builds of a run that has several; of anything else the one that :meth:`History.select` finds."""
     name = text
-    if (Path(text) / "run.json").is_file():
+    if os.path.isfile(Path(text) / "run.json"):
         store.import_run(Path(text))
         name = visible_line(RunFolder.open(Path(text)).header().run_id)
     of_run = store.of_run(name)
@@ -41,6 +44,8 @@ def as_data(found: Comparison) -> dict[str, object]:
     return {
         "new": _selected(found.new),
         "base": _selected(found.base) if found.base else None,
+        "verdict": found.verdict,
+        "incomplete": found.incomplete,
         "findings": [_finding(one) for one in found.findings],
     }
 
@@ -56,6 +61,7 @@ def _build(build: Build) -> dict[str, object]:
         "build_id": build.build_id,
         "version": build.version,
         "accepted": build.accepted,
+        "source": {name: getattr(build.source, name) for name in Source.__slots__} if build.source else None,
     }
 
 
@@ -65,4 +71,6 @@ def _finding(one: Finding) -> dict[str, object]:
         "board_class": one.series.board_class or None,
         "change": one.change.value,
         "why": one.why,
+        "failure": one.failure or None,
+        "known": list(one.known),
     }

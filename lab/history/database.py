@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lab.base import paths
@@ -17,6 +18,7 @@ from lab.results.run_folder import visible_line
 
 SETTING = "XENLAB_HISTORY_URL"
 BUSY_TIMEOUT = 30.0  # seconds to wait for another writer
+PATIENCE = 60.0  # seconds to wait for a connection of a server that has none left
 STATEMENT_LIMIT = 120  # seconds a PostgreSQL server may take over one statement
 
 
@@ -45,6 +47,18 @@ def described(url: URL) -> str:
         return visible_line(url.database or ":memory:")
     host = url.host or url.query.get("host") or "localhost"
     return visible_line(f"postgresql {host}{f':{url.port}' if url.port else ''}/{url.database or ''}")
+
+
+def has_no_connection_left(error: OperationalError) -> bool:
+    """Whether the server refused since all its connections are in use: it may have one in a moment.
+
+    Source: PostgreSQL, appendix A, too_many_connections. libpq gives no code for a connection that was not made, so
+    the server's words have to do; in another language than English they are not known, and it is not asked again.
+    """
+    return getattr(error.orig, "sqlstate", None) == "53300" or bool(_FULL.search(str(error.orig)))
+
+
+_FULL = re.compile(r"too many (clients|connections)|remaining connection slots")
 
 
 def secrets(url: URL) -> list[str]:

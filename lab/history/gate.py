@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import UsageError
+from lab.history.records import Build, Place, Selected, Series, Tally, day, label
 from lab.history.regression import Attempt, Change, Count, classify, count
-from lab.history.store import Build, History, Selected, Series, Tally, label
+from lab.history.store import History
 from lab.results.record import Verdict
+from lab.results.summary import DID_NOT_RUN, INTERRUPTED
 
 LOOK_BACK = 10  # builds asked for one whose gate passes, when none was accepted
+
+UNCOUNTED = (Change.MISSING, Change.NOT_COUNTED, Change.SKIPPED)
 
 Key = tuple[str, str]  # case and board class
 
@@ -35,6 +38,15 @@ class Finding:
     series: Series
     change: Change
     why: str
+    failure: str = ""  # its name, where the case failed or was not counted: lab.results.failures.failure_key
+    place: Place | None = None  # the result that shows it best
+    known: tuple[str, ...] = ()  # findings that excused it
+    has_baseline: bool = False  # the baseline has attempts that count
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the case failed with the build; what was not counted did not."""
+        return bool(self.failure) and self.change not in UNCOUNTED
 
     def line(self, word: str = "") -> str:
         """One line, that begins with ``word`` (default: the change)."""
@@ -44,24 +56,50 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All findings of one build or run against another; without ``base`` nothing was judged before."""
+    """All findings of one build or run against another. Without ``base`` there was nothing to judge it against."""
 
     new: Selected
     base: Selected | None
     findings: tuple[Finding, ...]
+    incomplete: str | None = None  # why more results of ``new`` are still to come, or never came
 
     def of(self, *changes: Change) -> list[Finding]:
         return [finding for finding in self.findings if finding.change in changes]
 
     @property
     def exit_status(self) -> int:
-        """Of the gate: 1 a new failure; else 3 nothing passed or failed; else 0."""
+        """Of the gate: 1 a new failure; else 3 no baseline, an incomplete run, nothing passed or failed; else 0."""
         if self.of(Change.NEW_FAILURE):
             return 1
-        return 0 if len(self.of(*_UNCOUNTED)) < len(self.findings) else 3
+        if self.base is None or self.incomplete:
+            return 3
+        return 0 if len(self.of(*UNCOUNTED)) < len(self.findings) else 3
 
+    @property
+    def failed(self) -> int:
+        """How many cases failed, on whatever class of boards."""
+        return sum(finding.is_failure for finding in self.findings)
 
-_UNCOUNTED = (Change.MISSING, Change.NOT_COUNTED)
+    @property
+    def known(self) -> int:
+        """How many cases passed only because a known finding was excused."""
+        return sum(bool(finding.known) for finding in self.findings if not finding.is_failure)
+
+    @property
+    def verdict(self) -> str:
+        """The gate's decision in words."""
+        counted = len(self.findings) - len(self.of(*UNCOUNTED))
+        words = []
+        if self.of(Change.NEW_FAILURE):
+            words.append("blocked")
+        elif self.base is None and counted:
+            words.append(f"{self.failed} failed" if self.failed else f"{counted} passed")
+            words.append("no baseline yet")
+        if self.incomplete:
+            words.append(f"incomplete: {self.incomplete}")
+        if not words:
+            words.append("pass" if counted else "nothing to judge: no case passed or failed")
+        return "; ".join(words)
 
 
 def compare(history: History, new: Selected, base: Selected | None) -> Comparison:
@@ -77,8 +115,8 @@ def compare(history: History, new: Selected, base: Selected | None) -> Compariso
 def baseline(history: History, new: Selected) -> Selected | None:
     """What a build is judged against when nothing is said: the build of its line that was accepted last.
 
-    Without any, the newest of up to LOOK_BACK earlier builds whose gate would pass against its own such baseline;
-    else none. A build is never its own baseline; it is that of one of its runs if there are others. Builds that
+    Without any, the newest of up to LOOK_BACK earlier builds without a new failure against its own such baseline; else
+    none. A build is never its own baseline; it is that of one of its runs if there are others. Builds that
     their run did not identify are none, unless accepted.
     """
     line = history.builds(new.build.line)
@@ -95,7 +133,7 @@ def baseline(history: History, new: Selected) -> Selected | None:
             base = Selected(build)  # passes against whatever baseline
             break
     for one in reversed(undecided):
-        if judge.compare(one, base, only_fails=True).exit_status == 0:
+        if not judge.compare(one, base, only_fails=True).of(Change.NEW_FAILURE):
             base = one
     return base
 
@@ -139,7 +177,24 @@ class _Judge:
         if not only_fails:
             findings += _not_counted(here, there)
         findings.sort(key=lambda finding: (finding.series.case, finding.series.board_class))
-        return Comparison(new, base, tuple(findings))
+        return Comparison(new, base, tuple(findings), None if only_fails else self._incomplete(new, here))
+
+    def _incomplete(self, new: Selected, here: Mapping[Key, Seen]) -> str | None:
+        """Why what was seen of ``new`` is not all that was asked for; None when it is."""
+        ran, planned = set[str](), set[str]()
+        for (case, _), seen in here.items():
+            planned.add(case)
+            if any(tally.rule != DID_NOT_RUN for tally in seen.tallies):
+                ran.add(case)
+        run = self._history.last_run(new)
+        words = []
+        if run and run.finished is None:
+            words.append(f"run {run.name} has not ended")
+        elif run and run.exit_status == INTERRUPTED and ran != planned:
+            words.append(f"run {run.name} was interrupted")
+        if ran != planned:
+            words.append(f"{len(planned - ran)} of {len(planned)} planned cases did not run")
+        return ", ".join(words) or None
 
 
 def _not_counted(here: Mapping[Key, Seen], there: Mapping[Key, Seen]) -> Iterator[Finding]:
@@ -151,17 +206,17 @@ def _not_counted(here: Mapping[Key, Seen], there: Mapping[Key, Seen]) -> Iterato
     judged = {case for (case, _), seen in there.items() if seen.count.total} | ran.keys()
     for (case, board_class), seen in here.items():
         if not seen.count.total and (board_class or case not in judged):
-            why = _uncounted(seen) + _with_baseline(there.get((case, board_class), NOTHING).count)
-            yield Finding(seen.tallies[0].series, Change.NOT_COUNTED, why)
+            yield _uncounted(seen.tallies[0].series, seen, there.get((case, board_class), NOTHING).count)
     for key, before in there.items():
         if key in here or not before.count.total:
             continue
         case, series = key[0], before.tallies[0].series
         if boardless := here.get((case, "")):
-            yield Finding(series, Change.NOT_COUNTED, _uncounted(boardless) + _with_baseline(before.count))
+            yield _uncounted(series, boardless, before.count)
         else:
             others = f"; it ran on {', '.join(sorted(ran[case]))}" if ran[case] else ""
-            yield Finding(series, Change.MISSING, f"no attempt{others}{_with_baseline(before.count)}")
+            why = f"no attempt{others}{_with_baseline(before.count)}"
+            yield Finding(series, Change.MISSING, why, has_baseline=True)
 
 
 def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bool) -> Finding:
@@ -171,10 +226,55 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         name = label(*earlier[-1].build.split("@", 1))
     ever_passed = ever_passed or reference.passes > 0
     judgement = classify(now.count, reference, earlier, ever_passed=ever_passed, reference=name)
-    words = [judgement.why]
-    if failed := [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]:
-        words = [f"{failed[-1].reason} ({failed[-1].rule})", *words, *_boards(now, before)]
-    return Finding(now.tallies[0].series, judgement.change, "; ".join(words))
+    change, words = judgement.change, [judgement.why]
+    known = _known(now.tallies)
+    failed = [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]
+    shown = failed[-1] if failed else now.tallies[-1]
+    if failed:
+        if change is Change.NEW_FAILURE and (said := _listed_elsewhere(failed, before.tallies)):
+            change = Change.KNOWN_FINDING
+            words.insert(0, said)
+        words = [f"{shown.reason} ({shown.rule})", *words, *_boards(now, before)]
+    elif known:
+        words.insert(0, f"passed with the known finding {', '.join(known)}")
+        if change is Change.FIXED and _is_only_excused(now.tallies, before.tallies):
+            change = Change.KNOWN_FINDING
+            words.insert(0, "not fixed: it is listed for this release, and not for the baseline's")
+    return Finding(
+        series=now.tallies[0].series,
+        change=change,
+        why="; ".join(words),
+        failure=shown.failure if failed else "",
+        place=shown.place,
+        known=known,
+        has_baseline=before.count.total > 0,
+    )
+
+
+def _known(tallies: Iterable[Tally]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.name for tally in tallies for one in tally.known))
+
+
+def _is_only_excused(now: Iterable[Tally], before: Iterable[Tally]) -> bool:
+    """Whether what failed in the baseline are only checks that a known finding excuses now."""
+    excused = {check for tally in now for one in tally.known for check in one.checks}
+    failed = [tally for tally in before if tally.verdict is Verdict.FAIL]
+    return bool(failed) and all(tally.bad and set(tally.bad) <= excused for tally in failed)
+
+
+def _listed_elsewhere(failed: Sequence[Tally], before: Sequence[Tally]) -> str | None:
+    """The known finding that the baseline's PASS carries and that fails here, since it is not listed for this release.
+
+    Only the checks that it excuses there may fail here. Where a case does not name its checks, nothing is excused.
+    """
+    bad = {check for tally in failed for check in tally.bad}
+    if not bad or not all(tally.bad for tally in failed):
+        return None
+    listed = {check: one.name for tally in before for one in tally.known for check in one.checks}
+    if not bad <= listed.keys():
+        return None
+    names = ", ".join(dict.fromkeys(listed[check] for check in sorted(bad)))
+    return f"no new failure: the known finding {names}, which is listed for the baseline's release and not for this one"
 
 
 def _boards(now: Seen, before: Seen) -> list[str]:
@@ -192,11 +292,18 @@ def _boards(now: Seen, before: Seen) -> list[str]:
     return words
 
 
-def _uncounted(seen: Seen) -> str:
+def _uncounted(series: Series, seen: Seen, before: Count) -> Finding:
     """Why a case neither passed nor failed: the gravest of what was seen."""
     worst = max(seen.tallies, key=lambda tally: tally.verdict.severity)
     where = f" on {worst.boards}" if worst.boards and not worst.reason.startswith(worst.boards) else ""
-    return f"{worst.verdict}{where}: {worst.reason} ({worst.rule})"
+    return Finding(
+        series=series,
+        change=Change.SKIPPED if worst.verdict is Verdict.SKIP else Change.NOT_COUNTED,
+        why=f"{worst.verdict}{where}: {worst.reason} ({worst.rule}){_with_baseline(before)}",
+        failure=worst.failure,
+        place=worst.place,
+        has_baseline=before.total > 0,
+    )
 
 
 def _with_baseline(before: Count) -> str:
@@ -214,41 +321,48 @@ def _count(tallies: Iterable[Tally]) -> Count:
 
 
 def gate_lines(found: Comparison) -> list[str]:
-    """The gate's output: what blocks, what fails and does not block, what was not counted, the sum."""
-    lines = [f"gate of {found.new.label} against {_base(found)}"]
+    """The gate's output: what blocks, what fails and does not block, what was not counted, the decision and the sum."""
+    lines = [f"gate of {_named(found.new)} against {_base(found)}"]
     lines += [finding.line(f"blocks: {finding.change}") for finding in found.of(Change.NEW_FAILURE)]
-    for change in (Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED):
+    for change in (Change.KNOWN_FINDING, Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED):
         lines += [finding.line() for finding in found.of(change)]
-    lines += [finding.line("not counted") for finding in found.of(*_UNCOUNTED)]
-    verdict = {0: "pass", 1: "blocked", 3: "nothing to judge: no case passed or failed"}[found.exit_status]
-    return [*lines, f"{verdict} ({summed(found)})"]
+    lines += [finding.line("not counted") for finding in found.of(Change.NOT_COUNTED, Change.MISSING)]
+    lines += [finding.line() for finding in found.of(Change.SKIPPED) if finding.has_baseline]
+    return [*lines, f"{found.verdict} ({summed(found)})"]
 
 
 def comparison_lines(found: Comparison) -> list[str]:
     """Every case that did not just pass in both, and the sum."""
-    lines = [f"{found.new.label} against {_base(found)}"]
+    lines = [f"{_named(found.new)} against {_base(found)}"]
     for change in Change:
-        if change is not Change.PASSING:
+        if change is Change.PASSING:
+            lines += [finding.line() for finding in found.of(change) if finding.known]
+        else:
             lines += [finding.line() for finding in found.of(change)]
+    if found.incomplete:
+        lines.append(f"incomplete: {found.incomplete}")
     return [*lines, summed(found)]
 
 
 def summed(found: Comparison) -> str:
-    """How many cases each change has."""
+    """How many cases each change has, and how many passed with a known finding."""
     numbers = Counter(finding.change for finding in found.findings)
-    return ", ".join(f"{numbers[change]} {change}" for change in Change if numbers[change]) or "no cases"
+    words = [f"{numbers[change]} {change}" for change in Change if numbers[change]]
+    if found.known:
+        words.append(f"{found.known} of these with a known bug")
+    return ", ".join(words) or "no cases"
+
+
+def _named(selected: Selected) -> str:
+    source = selected.build.source
+    return f"{selected.label} ({selected.build.title})" if source else selected.label
 
 
 def _base(found: Comparison) -> str:
     if found.base is None:
         return "nothing: no build of its line was accepted or would pass before it"
-    return f"{found.base.label}{_accepted(found.base.build)}"
+    return f"{_named(found.base)}{_accepted(found.base.build)}"
 
 
 def _accepted(build: Build) -> str:
     return "" if build.accepted is None else f" (accepted {day(build.accepted)})"
-
-
-def day(when: float) -> str:
-    """``2026-11-23 08:33``, UTC."""
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))

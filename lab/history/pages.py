@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lab.history.gate import day
+from lab.history.records import COUNTED, Build, Entry, Seen, Series, day
 from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
-from lab.history.store import COUNTED, Build, CrashSeen, Entry, History, Series
+from lab.history.store import History
 from lab.results.record import Verdict
 
 SHOWN = 60  # attempts in the strip
@@ -84,7 +84,7 @@ def build_lines(builds: Sequence[Build]) -> list[str]:
     return lines
 
 
-def crash_lines(crashes: Sequence[CrashSeen]) -> list[str]:
+def crash_lines(crashes: Sequence[Seen]) -> list[str]:
     """The crashes there are, each with how often, by which builds, and in which cases."""
     lines = []
     for one in crashes:
@@ -94,5 +94,5 @@ def crash_lines(crashes: Sequence[CrashSeen]) -> list[str]:
             over += f", last {one.last.label} ({day(one.last.first_seen)}), {one.builds} builds"
         names = [case.rpartition("::")[2] for case in one.cases[:CASES_NAMED]]
         more = f" and {len(one.cases) - len(names)} more" if len(one.cases) > len(names) else ""
-        lines += [one.fingerprint, f"  {times}; {over}; in {', '.join(names)}{more}"]
+        lines += [one.name, f"  {times}; {over}; in {', '.join(names)}{more}"]
     return lines

@@ -22,12 +22,14 @@ class Change(enum.StrEnum):
     NEW_FAILURE = "new failure"  # the one that blocks
     STILL_FAILING = "still failing"
     NEVER_PASSED = "never passed"
+    KNOWN_FINDING = "known finding"  # excused in the baseline's release, and not listed for this one
     FLAKY = "flaky"
     FIXED = "fixed"
     NEW_CASE = "new case"
     PASSING = "passing"
     MISSING = "missing case"  # the baseline has it, the build does not
-    NOT_COUNTED = "not counted"  # it was there, and neither passed nor failed
+    NOT_COUNTED = "not counted"  # the bench or the case's own code failed, or it did not run
+    SKIPPED = "skipped"  # it does not apply to the boards
 
 
 @dataclass(frozen=True, slots=True)

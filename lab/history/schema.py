@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, UniqueConstraint, text
 
-HEAD = "crashes"  # the newest migration
+HEAD = "failures"  # the newest migration
 
 metadata = MetaData()
 _CRASHED = text("fingerprint <> ''")  # few are
+_FAILED = text("failure <> ''")
 
 runs = Table(
     "runs",
@@ -33,6 +34,12 @@ builds = Table(
     Column("first_seen", Double, nullable=False),  # start of its first run: the order of a line's builds
     Column("last_seen", Double, nullable=False),
     Column("accepted", Double),  # when; null: never
+    Column("source_commit", String),  # as builds.json notes it; null: not noted
+    Column("source_subject", String),
+    Column("source_date", String),
+    Column("source_branch", String),
+    Column("source_package", String),
+    Column("source_version", String),
     UniqueConstraint("line", "key", name="uq_builds_line_key"),
 )
 
@@ -70,8 +77,26 @@ results = Table(  # every attempt
     Column("started", Double, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("fingerprint", String, nullable=False, server_default=""),  # of the crash that decided
+    Column("failure", String, nullable=False, server_default=""),  # lab.results.failures.failure_key
+    Column("known", String, nullable=False, server_default=""),  # findings that excused it: "NAME:CHECK,CHECK NAME"
+    Column("bad", String, nullable=False, server_default=""),  # checks that failed, by blanks
+    Column("figures", String, nullable=False, server_default=""),  # JSON: name -> number
     UniqueConstraint("run_id", "ordinal", name="uq_results_run_ordinal"),
     Index("ix_results_build", "build_id", "verdict", "series_id"),
     Index("ix_results_series", "series_id", "verdict", "started"),
     Index("ix_results_crash", "fingerprint", "build_id", sqlite_where=_CRASHED, postgresql_where=_CRASHED),
+    Index("ix_results_failure", "failure", "build_id", sqlite_where=_FAILED, postgresql_where=_FAILED),
+)
+
+known_issues = Table(  # what people have said of failures
+    "known_issues",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("failure", String, nullable=False),  # as in results
+    Column("case_name", String, nullable=False),  # the only case that it is said of; empty: all
+    Column("link", String, nullable=False),
+    Column("note", String, nullable=False),
+    Column("author", String, nullable=False),
+    Column("added", Double, nullable=False),
+    UniqueConstraint("failure", "case_name", "link", name="uq_known_issues"),
 )

@@ -5,143 +5,42 @@ It is filled from run folders, run by run; importing one again changes nothing, 
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError, UsageError, WaitTimeout
 from lab.base.files import did_you_mean
-from lab.history import database, schema
+from lab.base.wait import wait_until
+from lab.history import database, importing, schema
 from lab.history.database import SETTING
+from lab.history.records import COUNTED, Build, Entry, Run, Seen, Selected, Series, Tally
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
-from lab.results.record import RunHeader, TestResult, Verdict
-from lab.results.run_folder import RunFolder, missing, visible_line
+from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder, visible_line
+from lab.results.summary import RunSummary
 
-DID_NOT_RUN = "did-not-run"  # rule of the MISS that stands for a planned case without a result
-COUNTED = ("PASS", "FAIL")
 _LOCK = 0x78656E6C  # PostgreSQL's advisory lock of whoever writes
-_RUN_KEY = "run:"
-_FILES = ("run.json", "builds.json", "results.jsonl")
 
 Imported = Literal["new", "updated", "unchanged"]
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A hypervisor build: what a recipe (its line) made at a time. Times are seconds since the epoch."""
-
-    id: int
-    line: str
-    key: str
-    build_id: str
-    version: str
-    first_seen: float
-    last_seen: float
-    accepted: float | None
-
-    @property
-    def label(self) -> str:
-        """``pv32-debug@34c8e9c8``"""
-        return label(self.line, self.key)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether its run noted what it was."""
-        return not self.key.startswith(_RUN_KEY)
+def named(*columns: sa.Column[object]) -> list[sa.Label[object]]:
+    """Columns as :mod:`lab.history.records` reads them: ``builds_key``, ``results_rule``."""
+    return [column.label(f"{column.table.name}_{column.name}") for column in columns]
 
 
-def label(line: str, key: str) -> str:
-    """A build's name, short enough to be read."""
-    return f"{line}@{key if key.startswith(_RUN_KEY) else key[:8]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """All results of a build, or those of one run with it."""
-
-    build: Build
-    run: str = ""
-    run_id: int | None = None
-
-    @property
-    def label(self) -> str:
-        return f"run {self.run} ({self.build.label})" if self.run else self.build.label
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A case on a class of boards with a line of builds."""
-
-    id: int
-    case: str
-    line: str
-    board_class: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """How often a series ended with a verdict on the same boards; rule and reason of the last of them."""
-
-    series: Series
-    boards: str
-    verdict: Verdict
-    number: int
-    rule: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One attempt, for the page of a case. ``started`` in seconds since the epoch."""
-
-    series: Series
-    build: Build
-    run: str
-    verdict: Verdict
-    rule: str
-    reason: str
-    boards: str
-    started: float
-    seconds: float
-    fingerprint: str
-    ordinal: int  # place in the run; -1: planned, and did not run
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run that was taken over, and from which folder. Times are seconds since the epoch."""
-
-    id: int
-    name: str
-    started: float
-    finished: float | None
-    exit_status: int | None
-    selection: str
-    folder: Path
-
-
-@dataclass(frozen=True, slots=True)
-class CrashSeen:
-    """A crash over the builds; ``cases`` by name."""
-
-    fingerprint: str
-    first: Build
-    last: Build
-    number: int
-    builds: int
-    cases: tuple[str, ...]
+OF_SERIES = named(series.c.id, cases.c.name, series.c.line, series.c.board_class)
+_OF_ENTRY = named(runs.c.name, *results.c, *builds.c)
 
 
 class History:
@@ -156,21 +55,42 @@ class History:
         self._url = database.url_of(os.environ.get(SETTING, "") if url is None else url)
         self.where = database.described(self._url)
         self._engine = database.engine_of(self._url)
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             known = database.version(connection)
         if known != schema.HEAD:
-            with self._transaction(writes=True) as connection:
+            with self.transaction(writes=True) as connection:
                 database.migrate(connection, self.where)
 
     @contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def transaction(self, *, writes: bool) -> Iterator[Connection]:
+        """A connection whose statements take effect together, or not at all."""
         try:
-            with self._engine.connect().execution_options(xenlab_writes=writes) as connection, connection.begin():
+            with self._connect().execution_options(xenlab_writes=writes) as connection, connection.begin():
                 if writes and self._url.get_backend_name() == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
                 yield connection
         except SQLAlchemyError as error:
             raise BenchError(f"history {self.where}: {self._said(error)}") from None
+
+    def _connect(self) -> Connection:
+        """A connection; a server that has none left is asked again for a while."""
+        refused: list[OperationalError] = []
+
+        def connected() -> Connection | None:
+            try:
+                return self._engine.connect()
+            except OperationalError as error:
+                if not database.has_no_connection_left(error):
+                    raise
+                refused.append(error)
+                return None
+
+        try:
+            made = wait_until(connected, database.PATIENCE, "a connection", interval=0.5)
+        except WaitTimeout:
+            raise refused[-1] from None
+        assert made is not None  # wait_until gives what is true
+        return made
 
     def _said(self, error: SQLAlchemyError) -> str:
         text = visible_line(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])
@@ -180,67 +100,44 @@ class History:
 
     # -- filling -----------------------------------------------------------------------------------------------
 
-    def import_run(self, folder: Path) -> Imported:
-        """Take a run folder over as it is now, in one transaction.
+    def import_run(self, run: Path | RunSummary) -> Imported:
+        """Take a run over as its folder has it now, in one transaction.
 
+        :param run: its folder; or what was read from it just now.
         :raises UsageError: no run folder, or one that cannot be read.
         """
-        run = RunFolder.open(folder)
-        header, facts = run.header(), run.builds()
-        try:
-            digest = _digest(run.path)  # before the results: what is appended meanwhile makes the next import one
-            if self._digest_of(header.run_id) == digest:
+        folder = RunFolder.open(run.path if isinstance(run, RunSummary) else run)
+        run_id = folder.header().run_id
+        try:  # the digest before the results: what is appended meanwhile makes the next import one
+            digest = importing.digest_of(folder.path)
+            if self._digest_of(run_id) == digest:
                 return "unchanged"
-            found = list(run.results())
+            summary = run if isinstance(run, RunSummary) else folder.summary()
         except OSError as error:
-            raise UsageError(f"{run.path}: {error.strerror or error}") from None
-        found += [_did_not_run(header, one.case, one.build) for one in missing(header, found)]
-        with self._transaction(writes=True) as connection:
-            name = visible_line(header.run_id)
-            known = connection.execute(sa.select(runs.c.id, runs.c.digest).where(runs.c.name == name)).first()
-            if known and known.digest == digest:
+            raise UsageError(f"{folder.path}: {error.strerror or error}") from None
+        with self.transaction(writes=True) as connection:
+            name = visible_line(run_id)
+            if connection.scalar(sa.select(runs.c.digest).where(runs.c.name == name)) == digest:
                 return "unchanged"
-            values = {
-                "name": name,
-                "started": _finite(header.started),
-                "finished": header.finished,
-                "exit_status": header.exit_status,
-                "selection": visible_line(header.selection),
-                "folder": visible_line(str(run.path)),
-                "digest": digest,
-            }
-            old: set[int] = set()
-            if known:
-                run_id = int(known.id)
-                old = set(
-                    connection.scalars(sa.select(results.c.build_id).where(results.c.run_id == run_id).distinct())
-                )
-                connection.execute(results.delete().where(results.c.run_id == run_id))
-                connection.execute(runs.update().where(runs.c.id == run_id).values(values))
-            else:
-                run_id = _insert(connection, runs, values)
-            _Filling(connection, header, facts).add(run_id, found)
-            for build_id in old:  # of a build that the run turned out not to have had
-                if not connection.scalar(sa.select(results.c.id).where(results.c.build_id == build_id).limit(1)):
-                    connection.execute(builds.delete().where(builds.c.id == build_id, builds.c.accepted.is_(None)))
-        return "updated" if known else "new"
+            return "updated" if importing.write_run(connection, summary, digest) else "new"
 
     def _digest_of(self, run_id: str) -> str | None:
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             return connection.scalar(sa.select(runs.c.digest).where(runs.c.name == visible_line(run_id)))
 
     def accept(self, build: Build) -> None:
         """Make a build the baseline of its line from now on."""
-        with self._transaction(writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             connection.execute(builds.update().where(builds.c.id == build.id).values(accepted=time.time()))
 
     # -- finding -----------------------------------------------------------------------------------------------
 
     def builds(self, line: str = "") -> list[Build]:
         """The builds (of a line), first seen first."""
-        wanted = sa.select(builds).order_by(builds.c.first_seen, builds.c.id)
-        with self._transaction(writes=False) as connection:
-            return [Build(*row) for row in connection.execute(wanted.where(builds.c.line == line) if line else wanted)]
+        wanted = sa.select(*named(*builds.c)).order_by(builds.c.first_seen, builds.c.id)
+        with self.transaction(writes=False) as connection:
+            rows = connection.execute(wanted.where(builds.c.line == line) if line else wanted).mappings()
+            return [Build.of(row) for row in rows]
 
     def select(self, text: str) -> Selected:
         """What a user names: ``NAME`` (the build of its latest run), ``NAME@KEYPREFIX``, ``RUN`` or ``RUN@NAME``.
@@ -251,7 +148,7 @@ class History:
         :raises UsageError: no such thing, or several.
         """
         head, at, tail = text.partition("@")
-        if head and (Path(head) / _FILES[0]).is_file():
+        if head and os.path.isfile(Path(head) / importing.FILES[0]):
             self.import_run(Path(head))
             head = visible_line(RunFolder.open(Path(head)).header().run_id)
         there = self.builds()
@@ -272,7 +169,7 @@ class History:
             said = ", ".join(f"{one.run}@{one.build.line}" if one.run else one.label for one in known[-10:])
             raise UsageError(f"{text!r}: {'several fit' if fits else 'none fits'}; there are: {said}")
         lines = list(dict.fromkeys(build.line for build in there))
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             names_of_runs = list(connection.scalars(sa.select(runs.c.name)))
         near = did_you_mean(text, [*lines, *(build.label for build in there), *names_of_runs])
         raise UsageError(f"history has no build or run {text!r}{near}; lines of builds: {', '.join(lines) or 'none'}")
@@ -281,25 +178,42 @@ class History:
         """When each case passed or failed last, on whatever board; seconds since the epoch."""
         wanted = sa.select(cases.c.name, sa.func.max(results.c.started)).join_from(results, series).join(cases)
         wanted = wanted.where(results.c.verdict.in_(COUNTED)).group_by(cases.c.name)
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             return {row[0]: float(row[1]) for row in connection.execute(wanted)}
 
     def of_run(self, name: str) -> list[Selected]:
         """The builds of a run, as it saw them; none when there is no such run."""
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             run_id = connection.scalar(sa.select(runs.c.id).where(runs.c.name == name))
             if run_id is None:
                 return []
             used = sa.select(results.c.build_id).where(results.c.run_id == run_id)
-            rows = connection.execute(sa.select(builds).where(builds.c.id.in_(used)).order_by(builds.c.id))
-            return [Selected(Build(*row), name, run_id) for row in rows]
+            wanted = sa.select(*named(*builds.c)).where(builds.c.id.in_(used)).order_by(builds.c.id)
+            return [Selected(Build.of(row), name, run_id) for row in connection.execute(wanted).mappings()]
+
+    def folder_of(self, text: str) -> Path:
+        """The folder of a run that a user names, by its id or its folder; of the newest run if they name none.
+
+        :raises UsageError: no such run.
+        """
+        if text and (Path(text) / importing.FILES[0]).is_file():
+            return Path(text)
+        wanted = sa.select(runs.c.folder).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(1)
+        if text:
+            wanted = wanted.where(runs.c.name == visible_line(text))
+        with self.transaction(writes=False) as connection:
+            folder = connection.scalar(wanted)
+            names = list(connection.scalars(sa.select(runs.c.name))) if folder is None else []
+        if folder is None:
+            raise UsageError(f"the history has no run {text}{did_you_mean(text, names)}" if text else "no run yet")
+        return Path(folder)
 
     def case(self, text: str) -> str:
         """The case that a user names: a node id, or the end of one (``test_s3_rtc_wake``).
 
         :raises UsageError: none, or several.
         """
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             names = list(connection.scalars(sa.select(cases.c.name).order_by(cases.c.name)))
         fits = [text] if text in names else [name for name in names if name.endswith((f"::{text}", f"/{text}"))]
         if len(fits) == 1:
@@ -322,18 +236,27 @@ class History:
         if without and without.run_id is not None:
             counted = counted.where(results.c.run_id != without.run_id)
         c = counted.group_by(*group).subquery()
+        last = named(*(results.c[name] for name in ("rule", "reason", "failure", "known", "bad", "ordinal")))
         wanted = (
-            sa.select(
-                *(series.c.id, cases.c.name, series.c.line, series.c.board_class),
-                *(c.c.boards, c.c.verdict, c.c.number, results.c.rule, results.c.reason),
-            )
+            sa.select(*OF_SERIES, c.c.boards, c.c.verdict, c.c.number, *last, *named(runs.c.name))
             .join_from(c, results, results.c.id == c.c.last)
+            .join(runs, runs.c.id == results.c.run_id)
             .join(series, series.c.id == c.c.series_id)
             .join(cases, cases.c.id == series.c.case_id)
             .order_by(cases.c.name, series.c.board_class, c.c.boards, c.c.verdict)
         )
-        with self._transaction(writes=False) as connection:
-            return [Tally(Series(*row[:4]), row[4], Verdict(row[5]), *row[6:]) for row in connection.execute(wanted)]
+        with self.transaction(writes=False) as connection:
+            return [Tally.of(row) for row in connection.execute(wanted).mappings()]
+
+    def last_run(self, selected: Selected) -> Run | None:
+        """The newest run with a build, or the run that is selected."""
+        used = sa.select(results.c.run_id).where(results.c.build_id == selected.build.id)
+        wanted = sa.select(runs).where(runs.c.id.in_(used)).order_by(runs.c.started.desc(), runs.c.id.desc())
+        if selected.run_id is not None:
+            wanted = wanted.where(runs.c.id == selected.run_id)
+        with self.transaction(writes=False) as connection:
+            row = connection.execute(wanted.limit(1)).mappings().first()
+            return None if row is None else Run.of(row)
 
     def earlier(
         self, wanted: Sequence[Series], until: Build, without: Selected
@@ -345,7 +268,7 @@ class History:
         class, so that ``until`` may be of another line.
         """
         found: dict[Series, tuple[list[Attempt], bool]] = {}
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             ids = self._in_line(connection, wanted, until.line)
             statement = _window(without.run_id is not None)
             values = {"first": until.first_seen, "build": without.build.id, "run": without.run_id}
@@ -371,190 +294,91 @@ class History:
 
     def entries(self, wanted: Sequence[str], limit: int) -> Iterator[Entry]:
         """The last ``limit`` attempts at these cases in each of their series, oldest first; series after series."""
-        of = sa.select(series.c.id, cases.c.name, series.c.line, series.c.board_class).join(cases)
-        of = of.where(cases.c.name == sa.bindparam("case")).order_by(*series.c[2:])
+        of = sa.select(*OF_SERIES).join(cases).where(cases.c.name == sa.bindparam("case"))
+        of = of.order_by(cases.c.name, series.c.line, series.c.board_class)
         last = (
-            sa.select(
-                *(runs.c.name, results.c.verdict, results.c.rule, results.c.reason, results.c.boards),
-                *(results.c.started, results.c.seconds, results.c.fingerprint, results.c.ordinal, builds),
-            )
+            sa.select(*_OF_ENTRY)
             .join_from(results, builds)
             .join(runs)
             .where(results.c.series_id == sa.bindparam("series"))
             .order_by(results.c.started.desc(), results.c.id.desc())
             .limit(limit)
         )
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             for case in wanted:
-                for row in connection.execute(of, {"case": case}).all():
-                    of_series = Series(*row)
-                    for one in reversed(connection.execute(last, {"series": of_series.id}).all()):
-                        ordinal = -1 if one.rule == DID_NOT_RUN else one.ordinal
-                        facts = (Verdict(one[1]), *one[2:8], ordinal)
-                        yield Entry(of_series, Build(*one[9:]), one[0], *facts)
+                for row in connection.execute(of, {"case": case}).mappings().all():
+                    of_series = Series.of(row)
+                    found = connection.execute(last, {"series": of_series.id}).mappings().all()
+                    yield from (Entry.of(of_series, one) for one in reversed(found))
 
     def runs(self, limit: int) -> list[Run]:
         """The newest runs, newest first."""
-        columns = (runs.c.id, runs.c.name, runs.c.started, runs.c.finished, runs.c.exit_status, runs.c.selection)
-        wanted = sa.select(*columns, runs.c.folder).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
-        with self._transaction(writes=False) as connection:
-            return [Run(*row[:6], Path(row[6])) for row in connection.execute(wanted)]
+        wanted = sa.select(runs).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
+        with self.transaction(writes=False) as connection:
+            return [Run.of(row) for row in connection.execute(wanted).mappings()]
 
     def counts(self, run_ids: Sequence[int]) -> list[tuple[int, int, str, Verdict, int]]:
         """Run, build, case, verdict and how often, of these runs."""
         group = (results.c.run_id, results.c.build_id, cases.c.name, results.c.verdict)
         wanted = sa.select(*group, sa.func.count()).join_from(results, series).join(cases).group_by(*group)
-        with self._transaction(writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids)))
             return [(row[0], row[1], row[2], Verdict(row[3]), row[4]) for row in rows]
 
-    def crashes(self) -> list[CrashSeen]:
+    def crashes(self) -> list[Seen]:
         """All crashes: those of the newest builds first, of these the most frequent first."""
-        which = results.c.fingerprint
-        found: dict[str, list[tuple[int, str, Build]]] = {}
-        with self._transaction(writes=False) as connection:
-            rows = connection.execute(
-                sa.select(which, sa.func.count(), cases.c.name, builds)
-                .join_from(results, builds)
-                .join(series)
-                .join(cases)
-                .where(sa.text("fingerprint <> ''"))  # as the index has it
-                .group_by(which, cases.c.name, *builds.c)
-                .order_by(builds.c.first_seen, builds.c.id, cases.c.name)
+        seen = self._seen("fingerprint", None)
+        return sorted(seen.values(), key=lambda one: (-one.last.first_seen, -one.number, one.name))
+
+    def failures(self, names: Sequence[str]) -> dict[str, Seen]:
+        """What is known of failures by their names (:func:`lab.results.failures.failure_key`)."""
+        return self._seen("failure", names)
+
+    def _seen(self, column: str, names: Sequence[str] | None) -> dict[str, Seen]:
+        which = results.c[column]
+        wanted = (
+            sa.select(
+                which.label("name"),
+                sa.func.count().label("number"),
+                sa.func.min(results.c.started).label("started"),
+                *named(cases.c.name, *builds.c),
             )
-            for row in rows:
-                found.setdefault(row[0], []).append((row[1], row[2], Build(*row[3:])))
-        seen = [
-            CrashSeen(
-                fingerprint,
-                first=times[0][2],
-                last=times[-1][2],
-                number=sum(number for number, _, _ in times),
-                builds=len({build.id for _, _, build in times}),
-                cases=tuple(sorted({case for _, case, _ in times})),
+            .join_from(results, builds)
+            .join(series)
+            .join(cases)
+            .where(sa.text(f"{column} <> ''"))  # as the index has it
+            .group_by(which, cases.c.name, *builds.c)
+            .order_by(builds.c.first_seen, builds.c.id, cases.c.name)
+        )
+        found: dict[str, list[tuple[int, float, str, Build]]] = {}
+        with self.transaction(writes=False) as connection:
+            parts = [wanted] if names is None else [wanted.where(which.in_(part)) for part in _parts(names)]
+            for part in parts:
+                for row in connection.execute(part).mappings():
+                    times = found.setdefault(row["name"], [])
+                    times.append((row["number"], row["started"], row["cases_name"], Build.of(row)))
+        return {
+            name: Seen(
+                name,
+                first=times[0][3],
+                last=times[-1][3],
+                number=sum(number for number, _, _, _ in times),
+                builds=len({build.id for _, _, _, build in times}),
+                cases=tuple(sorted({case for _, _, case, _ in times})),
+                first_started=min(started for _, started, _, _ in times),
             )
-            for fingerprint, times in found.items()
-        ]
-        return sorted(seen, key=lambda one: (-one.last.first_seen, -one.number, one.fingerprint))
+            for name, times in found.items()
+        }
 
 
-def run_folders(path: Path) -> list[Path]:
-    """``path`` itself if it is a run folder, else those in it.
-
-    :raises UsageError: neither.
-    """
-    found = [path] if (path / _FILES[0]).is_file() else sorted(file.parent for file in path.glob(f"*/{_FILES[0]}"))
-    if not found:
-        raise UsageError(f"{path}: no run folder, and none in it")
-    return found
+def _parts(names: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """As many at once as a statement may have parameters."""
+    unique = sorted(set(names))
+    for start in range(0, len(unique), size):
+        yield unique[start : start + size]
 
 
-# -- rows --------------------------------------------------------------------------------------------------------
-
-
-class _Filling:
-    """The rows of one run, with those they refer to."""
-
-    def __init__(self, connection: Connection, header: RunHeader, facts: Mapping[str, Mapping[str, str]]) -> None:
-        self._connection, self._header, self._facts = connection, header, facts
-        self._builds: dict[str, int] = {}
-        self._cases: dict[str, int] = {}
-        self._series: dict[tuple[int, str, str], int] = {}
-
-    def add(self, run_id: int, found: Sequence[TestResult]) -> None:
-        rows = []
-        for ordinal, result in enumerate(found):
-            line = visible_line(result.build) or "unknown"
-            rows.append(
-                {
-                    "run_id": run_id,
-                    "ordinal": ordinal,
-                    "build_id": self._build(line, result.build),
-                    "series_id": self._of(result, line),
-                    "attempt": result.attempt,
-                    "verdict": result.verdict.value,
-                    "rule": visible_line(result.rule),
-                    "reason": visible_line(result.reason),
-                    "boards": visible_line(",".join(sorted(result.boards))),
-                    "started": _finite(result.started),
-                    "seconds": _finite(result.seconds),
-                    "fingerprint": visible_line(result.fingerprint),
-                }
-            )
-        if rows:
-            self._connection.execute(results.insert(), rows)
-
-    def _build(self, line: str, name: str) -> int:
-        if line in self._builds:
-            return self._builds[line]
-        facts = {key: visible_line(value) for key, value in self._facts.get(name, {}).items()}
-        key = facts.get("key") or facts.get("build id") or f"{_RUN_KEY}{visible_line(self._header.run_id)}"
-        started = _finite(self._header.started)
-        mine = sa.and_(builds.c.line == line, builds.c.key == key)
-        row = self._connection.execute(sa.select(builds).where(mine)).first()
-        if row is None:
-            values: dict[str, Any] = {"line": line, "key": key, "build_id": facts.get("build id", "")}
-            values |= {"version": facts.get("version", ""), "first_seen": started, "last_seen": started}
-            found = _insert(self._connection, builds, values)
-        else:
-            found = int(row.id)
-            seen = {"first_seen": min(row.first_seen, started), "last_seen": max(row.last_seen, started)}
-            self._connection.execute(builds.update().where(mine).values(seen))
-        self._builds[line] = found
-        return found
-
-    def _of(self, result: TestResult, line: str) -> int:
-        name = visible_line(result.case)
-        if name not in self._cases:
-            row = self._connection.execute(sa.select(cases).where(cases.c.name == name)).first()
-            doc = visible_line(result.doc)
-            if row is None:
-                self._cases[name] = _insert(self._connection, cases, {"name": name, "doc": doc})
-            else:
-                self._cases[name] = row.id
-                if doc and doc != row.doc:
-                    self._connection.execute(cases.update().where(cases.c.id == row.id).values(doc=doc))
-        key = (self._cases[name], line, _board_class(self._header, result))
-        if key not in self._series:
-            columns = (series.c.case_id, series.c.line, series.c.board_class)
-            mine = sa.and_(*(column == value for column, value in zip(columns, key, strict=True)))
-            known = self._connection.scalar(sa.select(series.c.id).where(mine))
-            values = {"case_id": key[0], "line": key[1], "board_class": key[2]}
-            self._series[key] = _insert(self._connection, series, values) if known is None else int(known)
-        return self._series[key]
-
-
-def _board_class(header: RunHeader, result: TestResult) -> str:
-    """The sorted classes of the boards, joined: a pair of two classes is a class of its own."""
-    classes = [header.boards.get(board, {}).get("class") or "unknown" for board in result.boards]
-    return visible_line("+".join(sorted(classes)))
-
-
-def _did_not_run(header: RunHeader, case: str, build: str) -> TestResult:
-    reason = "planned, and has no result"
-    return TestResult(case, "", Verdict.MISS, DID_NOT_RUN, reason, header.started, 0.0, build=build)
-
-
-def _insert(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> int:
-    done = connection.execute(table.insert().values(values))
-    assert done.inserted_primary_key
-    return int(done.inserted_primary_key[0])
-
-
-def _finite(number: float) -> float:
-    return float(number) if math.isfinite(number) else 0.0
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for name in _FILES:
-        file = path / name
-        content = file.read_bytes() if file.is_file() else b""
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _window(one_run: bool) -> sa.CompoundSelect[Any]:
+def _window(one_run: bool) -> sa.CompoundSelect[*tuple[float, float, str, str]]:
     """Counted attempts at a series: the newest WINDOW of each verdict, each by its own stretch of the index."""
     columns = (results.c.started, builds.c.first_seen, builds.c.key, results.c.verdict)
     other = results.c.run_id != sa.bindparam("run") if one_run else results.c.build_id != sa.bindparam("build")

@@ -24,7 +24,7 @@ BELOW_4_GIB_MIB = 4096
 
 
 class Source(enum.Enum):
-    """Who vouches for a capability. Any word may stand in an inventory, since cases are planned by it."""
+    """Who vouches for a capability. An inventory may declare every word, since cases are planned by it."""
 
     RACKER = "taken from the inventory as it stands; the lab does not probe it"
     BOARD = "probed; a board that declares it and lacks it is reported, and fails testcases/boot"
@@ -80,7 +80,7 @@ def _page_size(size: str) -> Callable[[Facts], bool]:
 
 def _has_high_memory(facts: Facts) -> bool:
     """A node's size is that of the addresses it spans, holes included (xen/common/sysctl.c, XEN_SYSCTL_numainfo)."""
-    sizes = re.findall(r"(?m)^\s*\d+:\s+(\d+)\s+\d+\s", facts.numa)
+    sizes = re.findall(r"(?m)^[ \t]*\d+:[ \t]+(\d+)[ \t]+\d+\s", facts.numa)
     return sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 

@@ -22,7 +22,9 @@ class BmcSpec:
     protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
     port: int = 623
     interface: str = "lanplus"  # ipmi
-    cipher: int = 17  # ipmi; ipmi_sim 2.0.33 only knows 3
+    cipher: int | None = None  # ipmi; None: 17, and 3 where the BMC refuses that. ipmi_sim 2.0.33 only knows 3
+    privilege: Literal["administrator", "operator", "user"] = "administrator"  # ipmi: the level of a session
+    firmware: Literal["bios", "uefi"] = "bios"  # ipmi: the board's own, which the BMC tells what to boot
     tls: Literal["verified", "pinned", "unverified", "off"] = "verified"  # redfish; off: plain HTTP
     ca_file: str = ""  # redfish: PEM that the BMC's certificate is signed by, or is if pinned; empty: the system's
     system: str = ""  # redfish: which of the systems behind this BMC; empty: there is one
@@ -31,7 +33,7 @@ class BmcSpec:
 BMC_PORTS = {"ipmi": 623, "redfish": 443, "none": 0}
 # Keys of a BMC that only one protocol has.
 BMC_KEYS: Mapping[str, tuple[str, ...]] = {
-    "ipmi": ("interface", "cipher"),
+    "ipmi": ("interface", "cipher", "privilege"),
     "redfish": ("tls", "ca_file", "system"),
     "none": (),
 }
@@ -151,6 +153,8 @@ class BoardSpec:
     boot: Literal["disk", "network"] = "disk"
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
+    sol: BmcSpec | None = None  # the BMC that the console comes from, where power goes by another protocol
+    accepted_faults: Mapping[str, str] = field(default_factory=dict)  # sensor that is known to be bad -> why
     switch: SwitchSpec | None = None  # where the link is cut; none: at the board's own port
     kdump: float = 0.0  # seconds after a crash in which it writes a dump and reboots by itself; 0: it has no kdump
 
@@ -160,6 +164,11 @@ class BoardSpec:
     def xen_command_line(self, *later: str) -> str:
         """Xen's options on this board, in the order in which later ones win."""
         return command_line(self.xen_options, *later)
+
+    @property
+    def console_bmc(self) -> BmcSpec:
+        """The BMC that serial over LAN is asked of."""
+        return self.sol or self.bmc
 
     @property
     def board_class(self) -> str:

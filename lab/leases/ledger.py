@@ -14,12 +14,13 @@ import getpass
 import os
 import re
 import socket
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -34,7 +35,14 @@ State = Literal["waiting", "held", "ending", "ended"]
 BUSY_TIMEOUT = 30.0  # seconds to wait for another writer
 MISSES_TO_QUARANTINE = 2  # bench misses in a row, with as many different builds
 LEASE = "XENLAB_LEASE"  # the variable that names the lease a process works under
-_VERSION = 1
+FILE = "booking.sqlite"
+_VERSION = 2
+# SQLite's result codes (sqlite.org/rescode.html) by which the file may well be whole; all others say that it is not.
+_WHOLE = frozenset(
+    (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    + (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT)
+    + (sqlite3.SQLITE_CONSTRAINT,)
+)
 
 _tables = sa.MetaData()
 _leases = sa.Table(
@@ -53,6 +61,8 @@ _leases = sa.Table(
     sa.Column("state", sa.String, nullable=False, index=True),
     sa.Column("since", sa.Float),
     sa.Column("until", sa.Float),
+    sa.Column("boot", sa.String),  # the boot in which `until` was last set, and when it is by that boot's own clock:
+    sa.Column("until_boottime", sa.Float),  # so a clock that is set ends no lease, and makes none last longer
     sa.Column("wanted_back", sa.String, nullable=False, server_default=""),
     sa.Column("why_ended", sa.String, nullable=False, server_default=""),
 )
@@ -202,12 +212,23 @@ def seconds_of(text: str) -> float:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+class LedgerDamaged(BenchError):
+    """The file of the ledger is damaged: not a database, or not all of one."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path}: damaged: {why}; `xenlab lab salvage` makes a new one of what can be read of it")
+        self.path = path
+
+
 class Ledger:
-    """The lab's book of leases. Any number of processes may have it open."""
+    """The lab's book of leases. Any number of processes may have it open.
+
+    Every method raises :class:`BenchError` when the file cannot be used, and :class:`LedgerDamaged` when it is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "booking.sqlite"
+        self.path = folder / FILE
         self._engine = sa.create_engine(
             f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}
         )
@@ -227,6 +248,10 @@ class Ledger:
             if version == 0:
                 _tables.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
+            elif version == 1:
+                for column in ("boot VARCHAR", "until_boottime FLOAT"):
+                    connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {column}")
+                connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise UsageError(f"{self.path}: of version {version}, and this xenlab knows {_VERSION}")
 
@@ -236,8 +261,12 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            raise BenchError(f"{self.path}: {error.orig}") from None
+        except sa.exc.DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
+                raise BenchError(f"{self.path}: {error.orig}") from None
+            raise LedgerDamaged(self.path, error.orig) from None
+        except (TypeError, ValueError) as error:  # values of other types than were written
+            raise LedgerDamaged(self.path, error) from None
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -290,11 +319,8 @@ class Ledger:
                 except sa.exc.IntegrityError:
                     raise BenchError(f"{board}: is held already; lease {number} cannot have it") from None
                 _note(connection, number, board, "granted", row.holder)
-            now = time.time()
-            until = now + row.seconds
-            connection.execute(
-                _leases.update().where(_leases.c.id == number).values(state="held", since=now, until=until)
-            )
+            lasts = {"state": "held", "since": time.time(), **_until(row.seconds)}
+            connection.execute(_leases.update().where(_leases.c.id == number).values(lasts))
             return True
 
     def extend(self, number: int, seconds: float) -> float:
@@ -306,10 +332,10 @@ class Ledger:
             row = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one_or_none()
             if row is None or row.state != "held":
                 raise UsageError(f"lease {number} is not held: {'no such lease' if row is None else row.state}")
-            until = max(float(row.until), time.time() + seconds)
-            connection.execute(_leases.update().where(_leases.c.id == number).values(until=until))
-            _note(connection, number, "", "extended", time.strftime("until %F %T", time.localtime(until)))
-            return until
+            until = _until(max(_left(row), seconds))
+            connection.execute(_leases.update().where(_leases.c.id == number).values(until))
+            _note(connection, number, "", "extended", time.strftime("until %F %T", time.localtime(until["until"])))
+            return until["until"]
 
     def end(self, number: int, why: str) -> None:
         """Let a lease end: the reaper takes the boards back. A waiting request is withdrawn. Harmless twice."""
@@ -376,7 +402,7 @@ class Ledger:
             held: dict[int, list[str]] = {}
             for board, number in connection.execute(sa.select(_holds.c.board, _holds.c.lease)):
                 held.setdefault(number, []).append(board)
-        return [_lease(row, held.get(row.id, ())) for row in rows]
+            return [_lease(row, held.get(row.id, ())) for row in rows]
 
     # -- boards --------------------------------------------------------------------------------------------------
 
@@ -384,7 +410,7 @@ class Ledger:
         """What is known of these boards."""
         with self._change() as connection:
             rows = {row.board: row for row in connection.execute(sa.select(_boards))}
-        return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
+            return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
 
     def board(self, name: str) -> BoardState:
         return self.boards([name])[name]
@@ -461,6 +487,25 @@ def _note(connection: Connection, lease: int | None, board: str, what: str, deta
     connection.execute(_audit.insert().values(**values))
 
 
+class _Until(TypedDict):
+    until: float
+    boot: str
+    until_boottime: float
+
+
+def _until(seconds: float) -> _Until:
+    """The columns for a time so many seconds from now, by the wall clock and by the clock of this boot."""
+    boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return {"until": time.time() + seconds, "boot": processes.boot(), "until_boottime": boottime + seconds}
+
+
+def _left(row: Any) -> float:
+    """Seconds that a lease lasts yet: by the clock that nobody sets, if this is the boot in which it was noted."""
+    if row.boot == processes.boot():
+        return float(row.until_boottime) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return float(row.until) - time.time()
+
+
 def _lease(row: Any, boards: Sequence[str]) -> Lease:
     request = Request(row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row.count, row.job)
     state: State = row.state
@@ -468,10 +513,10 @@ def _lease(row: Any, boards: Sequence[str]) -> Lease:
         row.id,
         request,
         state,
-        row.asked,
-        row.waiter,
-        row.since,
-        row.until,
+        float(row.asked),
+        str(row.waiter),
+        None if row.since is None else float(row.since),
+        None if row.until is None else time.time() + _left(row),
         row.wanted_back,
         row.why_ended,
         tuple(sorted(boards)),

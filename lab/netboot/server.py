@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, source: BinaryIO) -> None:
         size = source.seek(0, os.SEEK_END)
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        wanted = re.fullmatch(r"bytes=(\d{1,18})-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
         if start and start >= size:
             self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)

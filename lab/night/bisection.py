@@ -1,4 +1,4 @@
-"""Which commit, or which of some builds, made a case fail: ``git bisect`` decides where to look, the lab what is seen.
+"""Finds the commit, or the build of a list, with which a case began to fail: ``git bisect``, run on boards.
 
 First it is confirmed that the bad one fails and the good one passes, on the same boards. How often the bad one
 fails says how often another must pass to be called good. A build that cannot be made, does not come up, or whose runs
@@ -35,16 +35,17 @@ from lab.reporting import html
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, replace_file, visible_line
 
-TRIES = 3  # attempts by which it is known how often the bad one fails
-ALPHA = 0.05  # how probable it may be that one that is bad is called good, step by step
-UNCOUNTED = 2  # attempts in a row that say nothing, until a revision is skipped
+TRIES = 3  # attempts that show how often the bad revision fails
+ALPHA = 0.05  # accepted probability, at each step, that a bad revision is called good
+UNCOUNTED = 2  # attempts in a row without PASS or FAIL after which a revision is skipped
+ONLY_SKIPPED_LEFT = 2  # exit status of `git bisect`: git's bisect.h, BISECT_ONLY_SKIPPED_LEFT
 GIT_LIMIT = 900.0  # seconds; a clone of Xen takes some
 
 Runner = Callable[[str, Path], None]  # a recipe (name or file) and the run folder to be made
 
 
 class Word(enum.StrEnum):
-    """As ``git bisect`` calls them."""
+    """What ``git bisect`` calls a revision."""
 
     GOOD = "good"
     BAD = "bad"
@@ -53,7 +54,7 @@ class Word(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is looked for."""
+    """What the user asks to find."""
 
     case: str  # node id
     good: str  # revisions, or names of builds
@@ -66,7 +67,7 @@ class Asked:
     root: Path = paths.SHIPPED  # folder that the node id is relative to
 
     def folder(self) -> Path:
-        """Where what was seen is kept: the same words have the same folder."""
+        """The folder for all attempts. The same request has the same folder, and so goes on there."""
         words = json.dumps([self.case, self.good, self.bad, self.recipe, self.source, self.among, str(self.inventory)])
         return paths.state() / "bisect" / hashlib.sha256(words.encode()).hexdigest()[:12]
 
@@ -100,7 +101,7 @@ class _Kept:
 
 @dataclass
 class _Memory:
-    """What is kept on disk."""
+    """The attempts and judgements so far, kept on disk."""
 
     file: Path
     attempts: dict[str, list[Attempt]] = field(default_factory=dict)
@@ -126,14 +127,14 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The end: one revision, or several between which nothing could be told. ``lines`` is for readers."""
+    """The result: one revision, or several that could not be told apart. ``lines`` is the text for readers."""
 
     revisions: tuple[str, ...]
     lines: tuple[str, ...]
 
 
 def run_case(asked: Asked) -> Runner:
-    """The runner that takes boards: ``xenlab nightly`` of the one case, which the history is not told."""
+    """The runner that uses boards: a nightly run of the one case, which is not imported into the history."""
 
     def runner(recipe: str, folder: Path) -> None:
         options = NightlyOptions(
@@ -151,7 +152,7 @@ def run_case(asked: Asked) -> Runner:
 
 
 def find(asked: Asked, runner: Runner, say: Callable[[str], None]) -> Found:
-    """The first bad one; goes on where an earlier call with the same words was cut off.
+    """Find the first bad revision. Goes on where an earlier call with the same request was cut off.
 
     :raises UsageError: no such revision, build or repository; good is no ancestor of bad.
     :raises BenchError: good or bad could not be confirmed.
@@ -193,11 +194,11 @@ class _Bisection:
     # -- what is seen ------------------------------------------------------------------------------------------
 
     def _confirm(self) -> None:
-        """That bad fails and good passes; from how often the former, how often the latter and all others must."""
+        """Confirm that bad fails and good passes. How often bad fails says how often a good one must pass."""
         seen = self._attempts(self._bad, self._asked.tries)
         fails = [one for one in seen if one.verdict == Verdict.FAIL]
         if not fails:
-            raise BenchError(f"the bad one is not seen to fail: {self._history.describe(self._bad)}: {_summed(seen)}")
+            raise BenchError(f"the bad revision does not fail: {self._history.describe(self._bad)}: {_summed(seen)}")
         self._came_up, self._boards = fails[0].came_up, fails[0].boards
         share = len(fails) / len(seen)
         if share < 1:
@@ -205,15 +206,15 @@ class _Bisection:
         self._say(f"{self._history.describe(self._bad)}: bad: {_summed(seen)}; {self._needed} PASS make a good one")
         seen = self._attempts(self._good, self._needed)
         if [one for one in seen if one.verdict != Verdict.PASS]:
-            raise BenchError(f"the good one is not good: {self._history.describe(self._good)}: {_summed(seen)}")
+            raise BenchError(f"the good revision does not pass: {self._history.describe(self._good)}: {_summed(seen)}")
         if (where := seen[0].boards) != self._boards:
             raise BenchError(f"good ran on {', '.join(where)}, bad on {', '.join(self._boards)}: no board ran both")
         self._say(f"{self._history.describe(self._good)}: good: {_summed(seen)}, on {', '.join(where)} as the bad one")
 
     def _attempts(self, revision: str, number: int) -> list[Attempt]:
-        """So many that count, or all until UNCOUNTED in a row do not.
+        """That many attempts with PASS or FAIL.
 
-        :raises BenchError: the latter.
+        :raises BenchError: :data:`UNCOUNTED` attempts in a row had neither.
         """
         counted: list[Attempt] = []
         idle = 0
@@ -244,14 +245,14 @@ class _Bisection:
         raise AssertionError("attempts do not end")
 
     def _each(self, revision: str) -> _Each:
-        """The attempts at a revision that are known, and then new ones."""
+        """The known attempts at a revision, then new ones without end."""
         return _Each(self, revision)
 
     def known(self, revision: str) -> list[Attempt]:
         return self._memory.attempts.setdefault(revision, [])
 
     def attempt(self, revision: str) -> Attempt:
-        """One more run; kept when it has ended."""
+        """Run the case once more, and keep the attempt."""
         known = self.known(revision)
         folder = self._folder / f"{self._history.file_name(revision)}-{len(known) + 1}"
         shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
@@ -322,7 +323,7 @@ def _summed(attempts: Sequence[Attempt]) -> str:
 
 
 class _Revisions:
-    """The commits of a repository, by a clone of the lab's own."""
+    """The commits of a repository, in a clone of the lab's own."""
 
     def __init__(self, folder: Path, asked: Asked) -> None:
         self._folder, self._asked = folder, asked
@@ -362,7 +363,7 @@ class _Revisions:
             raise UsageError(f"{self._location} has no revision {text!r}") from None
 
     def recipe(self, revision: str) -> str:
-        """A recipe file as the asked one's, of this revision."""
+        """Write the recipe with this revision as its source. Returns the file."""
         base = builds.recipe(self._asked.recipe)
         name = self._asked.recipe
         data = dict(read_yaml(Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"))
@@ -390,8 +391,8 @@ class _Revisions:
             raise UsageError(f"{self._asked.good} is no ancestor of {self._asked.bad}") from None
         try:
             self._git("bisect", "replay", str(replay))
-        except CommandError as error:  # its way to say that only skipped ones are left
-            if "only 'skip'ped commits left" not in str(error):
+        except CommandError as error:
+            if error.status != ONLY_SKIPPED_LEFT:
                 raise
         log = self._git("bisect", "log")
         if one := re.search(r"^# first bad commit: \[(\w+)\]", log, re.MULTILINE):
@@ -413,7 +414,7 @@ class _Revisions:
 
 
 class _Builds(_Revisions):
-    """Builds in an order: commits without content that have their names."""
+    """A list of builds as a git history: empty commits whose subjects are the names of the builds."""
 
     def _locate(self) -> str:
         for name in self._asked.among:
@@ -447,7 +448,7 @@ class _Builds(_Revisions):
 
 
 def command(asked: Asked, say: Callable[[str], None]) -> int:
-    """``xenlab bisect``; its exit status: 0 one was found, 3 it could not be told which of several.
+    """``xenlab bisect``. Exit status: 0 for one revision found, 3 for several that could not be told apart.
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """

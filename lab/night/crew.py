@@ -1,8 +1,8 @@
-"""The boards of a night: had under leases, looked at before use, worked on, and given back.
+"""The boards of a nightly run: acquired under leases, checked before use, worked on, and given back.
 
-Pairs are had whole; where somebody has one board of a pair, the other is had alone until that one is free. A unit whose
-boards are wanted back, or of which one is sick, works on to the end of the cases that run, and stops there; what it
-leaves is for the others, or for later.
+The two boards of a pair are acquired together. While somebody else holds one of them, the other is used alone. When a
+unit's boards are wanted back, or one of them falls sick, the unit finishes the cases that are running and stops. Its
+other cases go to other units, or are run later.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from lab.base.daytime import Deadline
 from lab.base.errors import WaitTimeout
 from lab.base.processes import mark
 from lab.base.wait import wait_until
@@ -26,13 +27,13 @@ from lab.leases import queue
 from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
 from lab.night.planning import Share, Unit
 
-LEASE_SECONDS = 900.0  # of a night's lease; it is extended while the night goes on
+LEASE_SECONDS = 900.0  # of a nightly lease, which is extended during the run
 KEEP_INTERVAL = 60.0
-PATIENCE = 60.0  # seconds for boards that nobody is seen to hold: what the last holder left is switched off first
-RETRY = 1.0  # seconds between two times that boards are asked for
-HOPE = 60.0  # seconds for a first board where no deadline says how long: somebody sits and waits for an answer
-WORKER_GRACE = 40.0  # seconds a worker may take to release its boards after an interrupt
-DEADLINE_GRACE = 120.0  # seconds over the deadline in which running cases may come to their end
+PATIENCE = 60.0  # seconds to wait for free boards: the reaper first powers off what the last holder left on
+RETRY = 1.0  # seconds between two requests for boards
+HOPE = 60.0  # seconds to wait for a first board in a run without a deadline, where somebody waits for the answer
+WORKER_GRACE = 40.0  # seconds for a worker to release its boards after an interrupt
+DEADLINE_GRACE = 120.0  # seconds after the deadline in which running cases may end
 
 Start = Callable[[Share, int], "subprocess.Popen[bytes]"]  # a share, and the lease to work under
 
@@ -47,7 +48,7 @@ class Ended:
 
 
 class Crew:
-    """``start`` begins a worker; ``say`` is told, once, what a reader of the run must know."""
+    """``start`` starts a worker; ``say`` is told what a reader of the run must know, each thing once."""
 
     def __init__(
         self,
@@ -56,13 +57,13 @@ class Crew:
         start: Start,
         say: Callable[[str], None],
         *,
-        deadline: float,
+        deadline: Deadline,
         hope: float | None = None,
         examine: Callable[[BoardSpec, int], bool] | None = None,
     ) -> None:
-        """``deadline``: seconds since the epoch; ``hope``: seconds to wait for a first board.
+        """``hope`` is in seconds to wait for a first board.
 
-        ``examine``: a thorough check of a board under a lease; else it is looked at from outside only.
+        ``examine`` checks a board thoroughly, under a lease. Without it, boards are checked from outside only.
         """
         self._hope = HOPE if hope is None else hope
         self._lab, self._ledger, self._start, self._deadline = lab, ledger, start, deadline
@@ -75,12 +76,12 @@ class Crew:
     @property
     def is_over(self) -> bool:
         """Whether the deadline has come."""
-        return time.time() >= self._deadline
+        return self._deadline.left <= 0
 
     # -- having boards -------------------------------------------------------------------------------------------
 
     def possible(self) -> list[Unit]:
-        """The boards that there could be: all but the sick ones."""
+        """The units of all boards that are not in quarantine, whoever holds them."""
         states = self._ledger.boards(self._lab.boards)
         return queue.units(self._lab, frozenset(name for name in states if not states[name].quarantine))
 
@@ -102,7 +103,7 @@ class Crew:
         return list(self._held)
 
     def _ask(self) -> dict[Unit, int]:
-        """Ask for every unit of healthy boards that we do not have. What others have is asked for as it is."""
+        """Request every unit of healthy boards that this run does not hold, also those that others hold now."""
         states = self._ledger.boards(self._lab.boards)
         for name, state in states.items():
             if state.quarantine:
@@ -121,7 +122,7 @@ class Crew:
         for unit in [*queue.units(self._lab, free - taken), *queue.units(self._lab, free & taken)]:
             wanted = {board.name for board in unit}
             if lease := next((one for one in mine if wanted <= set(one.boards)), None):
-                self._held[unit] = lease.id  # of who called us: they give it back
+                self._held[unit] = lease.id  # the caller's own lease, which the caller gives back
                 continue
             holder = caller().partition("/")[0] + "/nightly"
             request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
@@ -135,7 +136,7 @@ class Crew:
             free = [unit for unit, number in asked.items() if number in waiting and not _names(unit) & held]
             return not free
 
-        with suppress(WaitTimeout):  # somebody has them whom the ledger does not know, or nobody gives boards out
+        with suppress(WaitTimeout):  # the ledger does not know their holder, or no reaper runs
             wait_until(is_settled, PATIENCE, "boards for the night", interval=0.3)
 
     def _settle(self, unit: Unit, number: int) -> None:
@@ -150,21 +151,21 @@ class Crew:
             for one in self._ledger.leases("held")
             if set(one.boards) & _names(unit)
         ]
-        self._ledger.end(number, "not waited for")
+        self._ledger.end(number, "the run stopped waiting")
         if lease.why_ended:
             self._say(f"{names}: {lease.why_ended}")
         else:
-            self._say(f"{names}: not to be had: {'; '.join(has) or 'taken by labgrid-client, or not exported'}")
+            self._say(f"{names}: not acquired: {'; '.join(has) or 'held through labgrid-client, or not exported'}")
 
     def _rejoin(self, names: AbstractSet[str]) -> None:
-        """Give back a board that we have alone when its partner is to be had again: the two are had whole."""
+        """Give back a board that is held alone when its partner is free again, so that both are acquired together."""
         for pair in self._lab.pairs():
             if _names(pair) <= names:
                 for board in pair:
                     self._let_go((board,), "its partner is back")
 
     def _check(self, units: Sequence[Unit]) -> None:
-        """Look at boards before use; a sick one goes into quarantine, and its unit back."""
+        """Check boards before use. A sick one goes into quarantine, and its unit is given back."""
         boards = [(unit, board) for unit in units for board in unit]
         with ThreadPoolExecutor(8) as threads:
             good = list(threads.map(lambda one: self._examine(one[1], self._held[one[0]]), boards))
@@ -188,12 +189,12 @@ class Crew:
     def dismiss(self) -> None:
         """Give all boards back."""
         for unit in list(self._held):
-            self._let_go(unit, "the night is over")
+            self._let_go(unit, "the run is over")
 
     # -- working on them -----------------------------------------------------------------------------------------
 
     def work(self, stages: Mapping[Unit, list[list[Share]]], watch: Callable[[], None]) -> list[Ended]:
-        """Work through the stages of each unit; the shares that were begun, and how their workers ended.
+        """Work through the stages of each unit. Returns the shares that were begun, and how their workers ended.
 
         ``watch`` is called again and again meanwhile.
         """
@@ -212,7 +213,7 @@ class Crew:
             self._keep()
             return not left
 
-        limit = self._deadline + DEADLINE_GRACE - time.time()
+        limit = self._deadline.left + DEADLINE_GRACE
         try:
             with suppress(WaitTimeout):
                 wait_until(is_done, limit, "the workers are done", interval=0.3)
@@ -238,7 +239,7 @@ class Crew:
         return self._ledger.why_stop(self._held[unit], _names(unit))
 
     def _keep(self) -> None:
-        """Extend our leases, and see the end of those that others ended."""
+        """Extend the run's leases that are still held."""
         if time.monotonic() - self._kept < KEEP_INTERVAL:
             return
         self._kept = time.monotonic()
@@ -256,7 +257,7 @@ class Crew:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Interrupt what still runs, so that it releases its boards; kill what does not listen."""
+    """Interrupt processes that still run, so that they release their boards; kill those that do not end."""
     alive = [process for process in processes if process.poll() is None]
     for process in alive:
         process.send_signal(signal.SIGINT)

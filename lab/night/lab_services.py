@@ -1,22 +1,20 @@
-"""A lab brought up and down as a whole, and what a run needs besides: image, payloads, builds."""
+"""Brings a lab up and down as a whole, and makes what its boards need: the image and the guest payloads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from lab import builds
 from lab.base import paths
 from lab.base.errors import LabError, UsageError
 from lab.base.wait import wait_until
 from lab.grid import services
 from lab.inventory import Lab
-from lab.night.options import DEFAULT_BUILD
 
 
-def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> list[builds.Build]:
-    """Make what a run needs beside the lab itself: the boards' image if they are virtual, guest payloads, builds.
+def prepare(lab: Lab, progress: Callable[[str], None]) -> None:
+    """Make what every run in a lab needs: the boards' image if they are virtual, and the guest payloads.
 
     :raises BenchError: one of them cannot be made.
     """
@@ -27,7 +25,6 @@ def prepare(lab: Lab, names: Sequence[str], progress: Callable[[str], None]) -> 
 
         image.make(progress=progress)
     build_payloads(paths.cache() / "payloads", kernel_roots())
-    return [builds.make(name, progress=progress) for name in names or (DEFAULT_BUILD,)]
 
 
 @contextmanager
@@ -37,7 +34,7 @@ def in_use(
     progress: Callable[[str], None],
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Iterator[None]:
-    """Within, the lab is up. A lab that was up before is left up; else it goes down at the end.
+    """Have the lab up within the block. A lab that was up before stays up; else it goes down at the end.
 
     ``phase`` times the two parts ``lab up`` and ``lab down``.
 
@@ -101,7 +98,7 @@ def lab_shape(lab: Lab, name: str, shape: str) -> None:
 
 
 def lab_down(lab: Lab) -> None:
-    """Stop all of it; boards made of QEMU lose power."""
+    """Stop all services of the lab. Virtual boards lose power."""
     directory = services.directory(lab)
     services.stop(directory)
     if lab.is_virtual:

@@ -1,8 +1,8 @@
 """A run from nothing to a verdict: set up, bring the lab up, plan, run the cases, report.
 
-Cases run in worker processes, one per set of boards: single-board cases on all boards side by side, and on each pair
-the cases of pairs as soon as both its boards are done. A worker that dies takes no finished result with it; what
-boards leave that were wanted back or fell sick is planned anew, onto those that are left.
+Cases run in worker processes, one for each set of boards. Single-board cases run on all boards side by side; the cases
+of pairs run on a pair as soon as both its boards are done. Finished results survive the death of a worker. When boards
+are wanted back or fall sick, the cases that they leave are planned anew onto the boards that remain.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
-from lab.base.errors import BenchError, UsageError
-from lab.builds import matrix
+from lab.base.daytime import Deadline
+from lab.base.errors import BenchError, BuildFailed, UsageError
+from lab.builds import Build, matrix
 from lab.builds.matrix import Variant
 from lab.grid import services
 from lab.inventory import BoardSpec, Lab
@@ -33,18 +34,19 @@ from lab.night.options import DEFAULT_BUILD, NightlyOptions
 from lab.night.planning import Case, Share
 from lab.night.workers import pytest_command, root_of, spawn
 from lab.reporting import terminal
-from lab.results import run_folder, verdicts
-from lab.results.record import Phase, RunHeader, Verdict
+from lab.results import run_folder, summary, verdicts
+from lab.results.record import Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
+BUILD_CASE = "build::can_be_made"  # stands for a case where a build fails before any case can run
 ATTEMPTS = 3  # at a case whose boards fell sick
 
 
 def run(options: NightlyOptions) -> int:
-    """The whole job; its exit status: 1 any FAIL or ERROR, else 3 any MISS or an area without PASS, else 0.
+    """Do a whole run. Exit status: 1 for any FAIL or ERROR, else 3 for any MISS or an area without PASS, else 0.
 
     :raises UsageError: bad inventory, build, or selection; or a port is taken.
     """
@@ -73,21 +75,34 @@ def run(options: NightlyOptions) -> int:
 
 
 def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[str]]:
-    """What is to be run, and why some of the matrix is not.
+    """The variants to run, and why others of the matrix are left out.
 
     :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
     """
     if not options.matrix:
-        for name in options.builds:
-            builds.recipe(name)  # unknown names are said before anything is set up
-        return [Variant(name, name) for name in options.builds or (DEFAULT_BUILD,)], []
+        return _plain(options.builds or (DEFAULT_BUILD,)), []
     if options.builds:
         raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
     return matrix.runnable(options.matrix, lab)
 
 
+def _plain(given: Sequence[str]) -> list[Variant]:
+    """The builds that are given by name or recipe file, each once.
+
+    :raises UsageError: an unknown one, a wrong recipe, or two different ones of one name.
+    """
+    found: dict[str, Variant] = {}
+    for build in given:
+        builds.recipe(build)  # a wrong name or recipe is reported before anything is set up
+        variant = Variant.plain(build)
+        other = found.setdefault(variant.name, variant)
+        if other != variant:
+            raise UsageError(f"{other.build} and {build} are both called {variant.name}: rename one of the recipes")
+    return list(found.values())
+
+
 def _resume(options: NightlyOptions, lab: Lab) -> int:
-    """Run what has no result yet in a run that broke off; what was asked of it stays as it was."""
+    """Go on with a run that broke off: run the cases that have no result yet, as the run's options were."""
     assert options.resume is not None
     folder = RunFolder.open(options.resume)
     header = folder.header()
@@ -112,17 +127,17 @@ class Night:
 
     def __init__(self, options: NightlyOptions, lab: Lab, folder: RunFolder, cases: list[Case]) -> None:
         self._options, self._lab, self.folder, self._cases = options, lab, folder, cases
-        self._deadline = options.deadline or time.time() + RUN_LIMIT
+        self._deadline = Deadline.at(options.deadline or time.time() + RUN_LIMIT)
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
         self._notes = [note for note in self._header.notes if not note.startswith(publishing.HISTORY_NOTE)]
-        self._has_failed = False  # in a way that no result shows
+        self._has_failed = False  # the bench failed in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.due()))
         self._shown = len(list(folder.results()))
 
     def run(self, said: Sequence[str] = ()) -> int:
-        """All of it; ``said`` is shown first. Gives the exit status."""
+        """Do the run; ``said`` is shown first. Returns the exit status."""
         interrupted = False
         with self._say:
             for note in said:
@@ -130,13 +145,8 @@ class Night:
             try:
                 with ExitStack() as stack:
                     self._set_up()
-                    stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
-                    crew = stack.enter_context(self._crew())
-                    for build in self._builds:
-                        self._run_build(build, crew)
-                    if crew.is_over and (left := self.folder.due()):
-                        clock = time.strftime("%H:%M", time.localtime(self._deadline))
-                        self._note(f"stopped at {clock}: {len(left)} did not run")
+                    if self._builds:
+                        self._run_builds(stack)
             except KeyboardInterrupt:
                 interrupted = True
                 self._notes.append("interrupted: the rest did not run")
@@ -149,6 +159,15 @@ class Night:
                 self._fail(f"{type(error).__name__}: {error}")
         status = self._finish(130 if interrupted else None)
         return status
+
+    def _run_builds(self, stack: ExitStack) -> None:
+        stack.enter_context(in_use(self._lab, progress=self._say.note, phase=self._phase))
+        crew = stack.enter_context(self._crew())
+        for build in self._builds:
+            self._run_build(build, crew)
+        if crew.is_over and (left := self.folder.due()):
+            clock = self._deadline.clock
+            self._note(f"stopped at {clock}: {len(left)} did not run")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -163,16 +182,48 @@ class Night:
             self._phases.append(Phase(name, started, time.monotonic() - clock))
 
     def _set_up(self) -> None:
+        """Make what the run needs. A build that fails is left out, and has a FAIL of its own."""
         with self._phase("set-up"):
             noted = self.folder.builds()
             variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
-            names = list(dict.fromkeys(variant.build for variant in variants))
-            made = dict(zip(names, prepare(self._lab, names, self._say.note), strict=True))
-            self.folder.write_builds({one.name: one.facts() | made[one.build].facts() for one in variants})
+            prepare(self._lab, self._say.note)
+            made: dict[str, Build] = {}
+            failed: dict[str, BuildFailed] = {}
+            for recipe in dict.fromkeys(variant.build for variant in variants):
+                try:
+                    made[recipe] = builds.make(recipe, progress=self._say.note)
+                except BuildFailed as error:
+                    failed[recipe] = error
+            facts = {one.name: one.facts() | (made[one.build].facts() if one.build in made else {}) for one in variants}
+            self.folder.write_builds(facts)
+            for one in variants:
+                if one.build in failed:
+                    self._note_failed_build(one, failed[one.build])
+            self._builds = tuple(one.name for one in variants if one.build in made)
+
+    def _note_failed_build(self, variant: Variant, error: BuildFailed) -> None:
+        decision = verdicts.decide(verdicts.Observation(error))
+        before = [one for one in self.folder.results() if (one.case, one.build) == (BUILD_CASE, variant.name)]
+        result = TestResult(
+            case=BUILD_CASE,
+            area="build",
+            verdict=decision.verdict,
+            rule=decision.rule,
+            reason=decision.reason,
+            started=time.time(),
+            seconds=0.0,
+            build=variant.name,
+            attempt=len(before) + 1,
+            doc="The source of the build under test compiles, and its patches apply.",
+            evidence=decision.evidence,
+        )
+        self.folder.append(result)
+        self._show_new()
+        self._note(f"no case ran with {variant.name}: {error.what}")
 
     @contextmanager
     def _crew(self) -> Iterator[Crew]:
-        """The boards, given back at the end."""
+        """The boards of the run, which are given back at the end of the block."""
         ledger = Ledger(services.directory(self._lab))
         crew = Crew(
             self._lab,
@@ -180,7 +231,7 @@ class Night:
             self._start,
             self._note,
             deadline=self._deadline,
-            hope=None if self._options.deadline is None else self._deadline - time.time(),
+            hope=None if self._options.deadline is None else self._deadline.left,
             examine=self._examine if self._options.checks else None,
         )
         try:
@@ -191,7 +242,7 @@ class Night:
     def _run_build(self, build: str, crew: Crew) -> None:
         shaped = planning.plan_shaped(self._cases, list(self._lab.boards.values()), build)
         reshaped = {nodeid for share in shaped for nodeid in share.cases}
-        lost: set[str] = set()  # cases that took their worker with them
+        lost: set[str] = set()  # cases whose worker died
         while not crew.is_over:
             cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
             if not cases:
@@ -201,15 +252,17 @@ class Night:
                 raise BenchError("there is no board to work on")
             sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
             if sick:
-                self._fail(f"{len(sick)} cases with {build} did not run: boards that they need are in quarantine")
+                self._fail(f"{len(sick)} cases with {build} did not run: the boards that they need are in quarantine")
                 lost |= {one.nodeid for one in sick}
                 continue
-            wanted = [one for one in cases if planning.is_able(all_there, one)]  # the others say what the lab lacks
+            wanted = [
+                one for one in cases if planning.is_able(all_there, one)
+            ]  # other cases are run to say what the lab lacks
             with self._phase("boards"):
                 units = crew.muster(partial(planning.can_begin, wanted) if wanted else bool)
             now = [one for one in cases if one not in wanted or planning.is_able(units, one)]
             if not units or not now:
-                raise BenchError(f"no board was to be had for the {len(cases)} cases that are left")
+                raise BenchError(f"no board could be acquired for the {len(cases)} cases that are left")
             known = planning.durations() | planning.took(self.folder.results())
             with self._phase("cases"):
                 ended = crew.work(planning.plan(now, units, build, known), self._show_new)
@@ -238,10 +291,10 @@ class Night:
         return {one.case for one in self.folder.results() if (one.build, one.attempt) == (share.build, attempt)}
 
     def _left(self, build: str, crew: Crew) -> list[Case]:
-        """What has no result with the build yet; what the rules have tried again; what a sick board made MISS."""
+        """Cases to run with a build: those without a result, those that a rule retries, and MISSes of sick boards."""
         due = {one.case for one in self.folder.due() if one.build == build}
         again = {}
-        for (case, of), tried in run_folder.by_case(self.folder.results()).items():
+        for (case, of), tried in summary.by_case(self.folder.results()).items():
             if of != build:
                 continue
             sick = tried[-1].verdict is Verdict.MISS and crew.has_sick(tried[-1].boards) and len(tried) < ATTEMPTS
@@ -254,7 +307,7 @@ class Night:
         ]
 
     def _note_ended(self, ended: Sequence[Ended]) -> set[str]:
-        """Say how workers ended that should not have; the cases that nobody shall try again."""
+        """Note each worker that died. Returns its cases without a result, which are not tried again."""
         lost: set[str] = set()
         done = {(result.case, result.build, result.attempt) for result in self.folder.results()}
         for one in ended:
@@ -268,7 +321,7 @@ class Night:
 
     @contextmanager
     def _reshaped(self, share: Share, crew: Crew) -> Iterator[None]:
-        """The share's board has its shape, and the others are off."""
+        """Within the block, the share's board has the share's shape, and the other virtual boards are off."""
         self._say.note(f"{share.boards[0]} becomes {share.shape}; the other virtual boards are off meanwhile")
         crew.dismiss()
         lab_shape(self._lab, share.boards[0], share.shape)
@@ -279,19 +332,19 @@ class Night:
             lab_shape(self._lab, share.boards[0], "")
 
     def _examine(self, board: BoardSpec, lease: int) -> bool:
-        """The thorough check, by a process of its own: labgrid allows one session a process."""
+        """Check a board from within, in a process of its own, since labgrid allows one session per process."""
         command = [sys.executable, "-P", "-m", "lab.cli", "board", "check", board.name]
         log_file = self.folder.path / f"check-{board.name}.log"
         process = spawn([*command, "--inventory", str(self._options.inventory)], log_file, lease)
         return process.wait() == 0
 
     def _fail(self, text: str) -> None:
-        """Note that the bench failed: the run is not good, whatever its results say."""
+        """Note that the bench failed. The run is then not good, whatever its results are."""
         self._has_failed = True
         self._note(text)
 
     def _note(self, text: str) -> None:
-        """Say what a reader of the run must know. A sick board is no fault of the run: what it left ran elsewhere."""
+        """Note what a reader of the run must know, such as a sick board whose cases ran elsewhere."""
         self._notes.append(text)
         self._say.note(text)
 
@@ -306,7 +359,7 @@ class Night:
         return self.folder.path / f"worker-{where}-{Path(share.build).name}.log"
 
     def _start(self, share: Share, lease: int) -> subprocess.Popen[bytes]:
-        """A worker; for a share without cases one that only brings its board up."""
+        """Start a worker. For a share without cases it only brings its board up."""
         if not share.cases:
             command = [sys.executable, "-P", "-m", "lab.case.ready", str(self._options.inventory), share.boards[0]]
             log_file = self.folder.path / f"ready-{share.boards[0]}-{Path(share.build).name}.log"
@@ -316,15 +369,15 @@ class Night:
         root, options = self._header.cases_root(), self._options
         words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
         words += [f"--xtf={options.xtf}"] if options.xtf else []
-        words += [f"--stop-at={self._deadline}", f"@{arguments}"]
+        words += [f"--stop-at={self._deadline.boottime}", f"@{arguments}"]
         command = pytest_command(root, options.inventory, share.boards, words)
         return spawn(command, self._worker_log(share), lease, root)
 
     def _finish(self, forced: int | None) -> int:
-        results = self.folder.final_results()
-        for text in run_folder.short_of_repeats(self._header, self.folder.results()):
+        run = self.folder.summary()
+        for text in summary.short_of_repeats(self._header, run.everything):
             self._fail(text)
-        status = run_folder.exit_status(self._header, results) if forced is None else forced
+        status = summary.exit_status(self._header, run.results) if forced is None else forced
         if forced is None and self._has_failed and status == 0:
             status = 3
         self._header = replace(
@@ -336,13 +389,13 @@ class Night:
         )
         written = [
             self._written("run.json", lambda: self.folder.write_header(self._header)),
-            self._written("durations", lambda: planning.note_durations(results)),
+            self._written("durations", lambda: planning.note_durations(run.results)),
         ]
         written.append(publishing.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3
 
     def _written(self, what: str, write: Callable[[], object]) -> bool:
-        """Whether it could be written: a full disk costs the report, not the results that are there."""
+        """Write a file of the run. False, and a note, when the disk is full: the results so far stay."""
         try:
             write()
         except OSError as error:

@@ -27,12 +27,12 @@ class NightlyOptions:
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
-    resume: Path | None = None  # a run folder to go on with: only what has no result there is run
+    resume: Path | None = None  # a run folder to go on with: only cases without a result there are run
     xtf: Path | None = None  # a directory of built XTF tests: each instance is a case
-    deadline: float | None = None  # seconds since the epoch; None: an upper limit of the run's own
+    deadline: float | None = None  # seconds since the epoch; None: lab.night.nightly.RUN_LIMIT after the start
     checks: bool = False  # each board is checked from within before use, which takes a boot
     repeat: int = 1  # times that each case is run
-    is_remembered: bool = True  # the history takes the run over when it ends
+    is_remembered: bool = True  # the run is imported into the history when it ends
 
     def describe(self, select: Selection) -> str:
         """The selection in a few words, for headings: ``full``, or ``full -k s3``."""

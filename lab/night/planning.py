@@ -1,4 +1,4 @@
-"""A night planned: which cases there are, how long they take here, and which boards run which."""
+"""The plan of a run: which cases there are, how long they take here, and which boards run which."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lab.results.record import TestResult, Verdict
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
 NAMED = 10  # cases in a message
-GUESSED_SECONDS = 30.0  # a case that never ran here
+GUESSED_SECONDS = 30.0  # for a case that never passed here
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What planning knows of a case. ``attempt``: the number that the next attempt at it has."""
+    """What planning knows about a case. ``attempt`` is the number of the next attempt at it."""
 
     nodeid: str
     area: str
@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The cases one worker runs on its boards."""
+    """The cases that one worker runs on its boards."""
 
     boards: tuple[str, ...]
     build: str
@@ -150,12 +150,12 @@ def can_begin(cases: Iterable[Case], units: Sequence[Unit]) -> bool:
 def plan(
     cases: Sequence[Case], units: Sequence[Unit], build: str, durations: Mapping[str, float]
 ) -> dict[Unit, list[list[Share]]]:
-    """What each unit does: stages one after the other, the shares of a stage side by side.
+    """Spread cases over units. Each unit works through stages in order; the shares of a stage run side by side.
 
-    Longest first, onto the least loaded boards that can run it: first the cases of pairs onto the pairs, then those of
-    single boards, which so go rather to boards that no pair case waits for. A unit's single boards come before its
-    pair. A case that nobody can run goes to the first board, where it will say what is missing. Cases that ask for the
-    same options of Xen stay together, so that one board reboots once.
+    The longest cases are placed first, each on the least loaded boards that can run it. The cases of pairs are placed
+    before those of single boards, which so tend to boards that no pair case waits for. A unit's single boards run
+    before its pair. A case that no board can run goes to the first board, where it says what is missing. Cases with
+    the same options of Xen stay together, so that they share one reboot.
     """
     pairs = [unit for unit in units if len(unit) == 2]
     load: dict[str, float] = {board.name: 0.0 for unit in units for board in unit}
@@ -178,7 +178,7 @@ def plan(
         together = _shares(names, build, mine.get(names, []), order) if len(names) == 2 else []
         depth = max(map(len, singles))
         here = [[shares[turn] for shares in singles if turn < len(shares)] for turn in range(depth)]
-        if together and not here:  # the worker of a pair would bring them up one after the other
+        if together and not here:  # bring both boards up side by side; a pair's worker would do it one after the other
             here = [[Share((name,), build, ()) for name in names]]
         here += [[share] for share in together]
         if here:
@@ -187,9 +187,9 @@ def plan(
 
 
 def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) -> list[Share]:
-    """The single-board cases that no board can run as it is, but one in another shape can: a share for each shape.
+    """Shares for the single-board cases that need another shape of a virtual board: one share for each shape.
 
-    What a shape declares decides, so a board of steel is left as it is, and a case that it can run stays there.
+    A case that some board can run as it is stays there. The capabilities that a shape declares decide.
     """
     shares: dict[tuple[str, str], list[str]] = {}
     for case in cases:
@@ -206,7 +206,7 @@ def plan_shaped(cases: Sequence[Case], boards: Sequence[BoardSpec], build: str) 
 
 
 def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: Mapping[str, int]) -> list[Share]:
-    """One for each number of attempt; the boot cases come first on their boards."""
+    """One share for each attempt number; boot cases come first."""
     ordered = sorted(cases, key=lambda case: (case.area != "boot", order[case.nodeid]))
     attempts = sorted({case.attempt for case in ordered})
     return [
@@ -216,7 +216,7 @@ def _shares(boards: tuple[str, ...], build: str, cases: Sequence[Case], order: M
 
 
 def _together(cases: Iterable[Case]) -> list[list[Case]]:
-    """Cases that must not be spread: those of the same options of Xen; any other is alone."""
+    """Groups of cases that must stay together: those with the same options of Xen. Any other case is alone."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.xen_options or case.nodeid, []).append(case)
@@ -229,7 +229,7 @@ def _seconds(group: Sequence[Case], durations: Mapping[str, float]) -> float:
 
 
 def required_areas(options: NightlyOptions) -> tuple[str, ...]:
-    """Areas that must have a PASS: those tox.ini lists, unless the user picked cases by hand."""
+    """Areas that must have a PASS: those listed in tox.ini, unless the user named cases by hand."""
     if options.paths or options.keyword or options.marker:
         return ()
     parser = configparser.ConfigParser(interpolation=None)
@@ -239,7 +239,7 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
 
 
 def durations() -> dict[str, float]:
-    """Seconds that each case took here when it passed last."""
+    """Seconds that each case took when it last passed here."""
     try:
         return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
@@ -247,8 +247,8 @@ def durations() -> dict[str, float]:
 
 
 def took(results: Iterable[TestResult]) -> dict[str, float]:
-    """Seconds that each case took that passed."""
-    return {result.case: round(result.seconds, 1) for result in results if result.verdict is Verdict.PASS}
+    """Seconds that each passed case took, without provisioning, since any case may be the first on a board."""
+    return {result.case: round(result.own_seconds, 1) for result in results if result.verdict is Verdict.PASS}
 
 
 def note_durations(results: Iterable[TestResult]) -> None:

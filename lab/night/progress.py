@@ -1,4 +1,4 @@
-"""What the run that goes on in a lab is doing: noted by the run, shown by ``xenlab status``."""
+"""What a lab's current run is doing: the run notes it, and ``xenlab status`` shows it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lab.base.errors import UsageError
 from lab.grid import services
 from lab.inventory import Lab
 from lab.night import planning
-from lab.reporting import html
+from lab.reporting.words import seconds_text
 from lab.results.record import Time, Verdict
 from lab.results.run_folder import RunFolder, replace_file
 
@@ -32,32 +33,70 @@ class _Running:
 
 
 def note(lab: Lab, run: Path, phase: str) -> None:
-    """Note that this process is in that phase of the run in the folder ``run``."""
+    """Note the phase of this process's run, whose folder is ``run``."""
     content = _Running(str(run), processes.mark(os.getpid()), phase, time.time())
     folder = services.directory(lab)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / RUNNING, json.dumps(asdict(content)))
 
 
-def progress(lab: Lab) -> list[str]:
-    """What the run that goes on in this lab is doing; empty when none does."""
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A case that runs now, on which boards (``virt1+virt2``), and for how long."""
+
+    boards: str
+    case: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GoingOn:
+    """What a lab's current run is doing."""
+
+    run: str
+    folder: Path
+    selection: str
+    builds: tuple[str, ...]
+    phase: str
+    phase_seconds: float
+    verdicts: Mapping[Verdict, int]  # of the cases that have ended
+    to_go: int
+    seconds_left: float  # guessed
+    working: tuple[Working, ...]
+
+    def lines(self) -> list[str]:
+        """For a terminal: the run, what it has done, and a line for each case that runs."""
+        said = ", ".join(f"{self.verdicts[verdict]} {verdict}" for verdict in Verdict if verdict in self.verdicts)
+        done = f"{sum(self.verdicts.values())} done ({said or 'none'})"
+        return [
+            f"run {self.run}, {self.selection}, {', '.join(self.builds)}: {self.folder}",
+            f"{self.phase} for {seconds_text(self.phase_seconds)}; {done}, "
+            f"{self.to_go} to go, about {seconds_text(self.seconds_left)}",
+            *(f"{one.boards}: {one.case}, {seconds_text(one.seconds)}" for one in self.working),
+        ]
+
+
+def going_on(lab: Lab) -> GoingOn | None:
+    """What the lab's current run is doing; None when there is no run."""
     try:
         noted = shape.read(_Running, (services.directory(lab) / RUNNING).read_bytes())
         folder = RunFolder.open(Path(noted.folder))
     except (OSError, ValueError, UsageError):
-        return []
+        return None
     if not processes.is_alive(noted.process):
-        return []
-    now, header, results = time.time(), folder.header(), folder.final_results()
-    due = folder.due()
-    counts = Counter(result.verdict for result in results)
+        return None
+    now, header, due = time.time(), folder.header(), folder.due()
     known, working = planning.durations(), folder.now()
     left = sum(known.get(one.case, planning.GUESSED_SECONDS) for one in due) / max(1, len(working))
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    lines = [
-        f"run {header.run_id}, {header.selection}, {', '.join(header.builds)}: {folder.path}",
-        f"{noted.phase} for {html.seconds_text(now - noted.since)}; {len(results)} done ({said or 'none'}), "
-        f"{len(due)} to go, about {html.seconds_text(left)}",
-    ]
-    lines += [f"{boards}: {case}, {html.seconds_text(now - since)}" for boards, (case, since) in working.items()]
-    return lines
+    return GoingOn(
+        run=header.run_id,
+        folder=folder.path,
+        selection=header.selection,
+        builds=header.builds,
+        phase=noted.phase,
+        phase_seconds=now - noted.since,
+        verdicts=dict(Counter(result.verdict for result in folder.final_results())),
+        to_go=len(due),
+        seconds_left=left,
+        working=tuple(Working(boards, case, now - since) for boards, (case, since) in working.items()),
+    )

@@ -8,82 +8,123 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from lab.history import gate
-from lab.history.gate import Comparison, Finding
+from lab.history.news import Fault, News, news_of
+from lab.history.records import day
 from lab.history.regression import Change
 from lab.history.store import History
 from lab.reporting import html
-from lab.results.record import RunHeader, TestResult, Verdict
-from lab.results.run_folder import RunFolder, exit_status, final, missing, replace_file, visible_line
+from lab.reporting.words import seconds_text, short_name, some_of
+from lab.results.record import TestResult, Verdict
+from lab.results.run_folder import replace_file, visible_line
+from lab.results.summary import RunSummary
 
 SUMMARY = "summary.md"
 ANNOTATIONS = "gl-annotations.json"
 METRICS = "metrics.prom"
 ROWS = 100  # of a table of the summary, which GitHub cuts at 1 MiB
-# The worst first. What is as it was is not told.
-TOLD = (Change.NEW_FAILURE, Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED)
 
 
-def judged(store: History, folder: RunFolder) -> list[Comparison]:
+def judged(store: History, run: RunSummary) -> News:
     """Each build of a run, as this run saw it, against its baseline.
 
     :raises BenchError: the database fails.
     """
-    found = []
-    for new in store.of_run(visible_line(folder.header().run_id)):
-        found.append(gate.compare(store, new, gate.baseline(store, new)))
-    return found
+    return news_of(store, store.of_run(visible_line(run.header.run_id)))
 
 
-def worse(changes: Sequence[Comparison]) -> list[str]:
-    """Lines for a terminal: what got worse first, then what else changed."""
-    lines = [
-        f"{'worse' if change is Change.NEW_FAILURE else '     '} {finding.line()}"
-        for change in TOLD
-        for found in changes
-        for finding in found.of(change)
-    ]
-    return lines + [f"{found.new.build.label} against {_base(found)}: {gate.summed(found)}" for found in changes]
+def worse(news: News) -> list[str]:
+    """Lines for a terminal: what got worse, with its beginning and how to find its commit; then what else changed."""
+    lines = []
+    for fault in news.faults:
+        lines += fault_lines(fault)
+    for found in news.comparisons:
+        fixed = found.of(Change.FIXED)
+        lines += [f"      {finding.line()}" for finding in fixed]
+    for found in news.comparisons:
+        base = found.base.build.title if found.base else "nothing before"
+        lines.append(f"{found.new.build.title} against {base}: {found.verdict} ({gate.summed(found)})")
+    return lines
+
+
+def fault_lines(fault: Fault) -> list[str]:
+    """A fault in one line, and below it since when, what people said of it, and the command that finds its commit."""
+    word = "worse" if fault.change is Change.NEW_FAILURE else "     "
+    if len(fault.cases) == 1:
+        lines = [f"{word} {fault.cases[0].finding.line()}"]
+    else:
+        names = some_of([short_name(name) for name in fault.names])
+        lines = [f"{word} {fault.change:<19}  {len(fault.cases)} cases: {fault.label}; in {names}"]
+    lines += [f"      known issue: {issue.link}{f': {issue.note}' if issue.note else ''}" for issue in fault.issues]
+    if fault.change is Change.NEW_FAILURE:
+        lines += [f"      {line}" for line in since_lines(fault)]
+    return lines
+
+
+def since_lines(fault: Fault) -> list[str]:
+    """Since when a fault shows, the last good build, and the command that finds the commit between them."""
+    case = fault.telling
+    if not case.onset:
+        return []
+    since = f"fails since {case.onset.since.title}{_subject(case.onset.since.source.subject)}"
+    if not case.onset.good:
+        return [f"{since}; no build before it was good"]
+    lines = [f"{since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
+    return lines + ([case.bisect] if case.bisect else [])
+
+
+def _subject(subject: str | None) -> str:
+    return f' "{subject}"' if subject else ""
 
 
 # -- GitHub and GitLab -----------------------------------------------------------------------------------------------
 
 
-def write_summary(folder: RunFolder, changes: Sequence[Comparison]) -> Path:
+def write_summary(run: RunSummary, news: News) -> Path:
     """``summary.md``, which is added to the job's page too where GitHub runs this."""
-    header = folder.header()
-    results = final(header, folder.results())
-    status = exit_status(header, results) if header.exit_status is None else header.exit_status
+    header = run.header
     lines = [
-        f"# xenlab: {html.overall(header, results, status)}",
+        f"# xenlab: {run.overall}{f', {run.state}' if run.progress else ''}",
         "",
-        f"Exit status {status}: {html.STATUS_MEANING.get(status, 'ended abnormally')}.",
+        f"Exit status {run.status}: {run.meaning}. {run.counted()}.",
+        "",
+        f"- run: {_md(header.run_id)}, {_md(header.selection)}, {day(header.started)} UTC"
+        + (f", took {seconds_text(run.seconds)}" if run.seconds is not None else ""),
     ]
-    for found in changes:
-        lines += ["", f"## {_md(found.new.build.label)} against {_md(_base(found))}", "", f"{gate.summed(found)}"]
-        lines += _table("Got worse", found.of(Change.NEW_FAILURE))
-        lines += _table("Else", found.of(*TOLD[1:]))
-        lines += _table(
-            "Not counted: nothing is said about the hypervisor", found.of(Change.NOT_COUNTED, Change.MISSING)
-        )
-    areas: dict[str, Counter[Verdict]] = {area: Counter() for area in header.required_areas}
-    for result in results:
-        areas.setdefault(result.area, Counter())[result.verdict] += 1
+    if run.progress:
+        lines.append(f"- {_md(run.progress)}")
+    lines += [f"- build: {_md(text)}" for text in build_lines(run)]
+    lines.append(f"- report: {_report_link(run)}")
+    for found in news.comparisons:
+        base = found.base.build.title if found.base else "nothing before"
+        lines += ["", f"## {_md(found.new.build.title)} against {_md(base)}", ""]
+        lines.append(_md(f"{found.verdict} ({gate.summed(found)})"))
+    lines += _table("Got worse", news.worse)
+    lines += _table("Else", [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE])
+    fixed = [finding for found in news.comparisons for finding in found.of(Change.FIXED)]
+    lines += ["", f"### Fixed: {len(fixed)}", ""] * bool(fixed)
+    lines += [f"- {_md(short_name(one.series.case))}: {_md(one.why)}" for one in fixed[:ROWS]]
+    lines += _table("Not counted: nothing is said about the hypervisor", news.uncounted)
+    if run.known:
+        lines += ["", f"### PASS, known bug: {len(run.known)}", ""]
+        for (case, _), names in list(run.known.items())[:ROWS]:
+            lines.append(f"- {_md(short_name(case))}: {_md(', '.join(names))}")
     lines += ["", "## Areas", "", f"| area | {' | '.join(Verdict)} |", "| --- |" + " ---: |" * len(Verdict)]
-    for area, numbers in areas.items():
+    for area, numbers in run.areas.items():
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")
-    if gone := missing(header, results):
-        lines += ["", f"{len(gone)} planned without a result."]
+    if run.missing:
+        lines += ["", f"{len(run.missing)} planned without a result."]
     lines += [f"\nThe bench: {_md(note)}" for note in header.notes]
     text = "\n".join(lines) + "\n"
-    path = folder.path / SUMMARY
+    path = run.path / SUMMARY
     replace_file(path, text)
     if step := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(step, "a", encoding="utf-8") as out:
@@ -91,27 +132,65 @@ def write_summary(folder: RunFolder, changes: Sequence[Comparison]) -> Path:
     return path
 
 
-def _table(title: str, findings: Sequence[Finding]) -> list[str]:
-    if not findings:
+def build_lines(run: RunSummary) -> list[str]:
+    """The builds of a run, each with its version and source."""
+    lines = []
+    for name in run.header.builds:
+        facts, source = run.builds.get(name, {}), run.sources.get(name)
+        parts = [name, facts.get("version", ""), source.text() if source else facts.get("key", "")[:8]]
+        lines.append(" ".join(filter(None, parts)))
+    return lines
+
+
+def _report_link(run: RunSummary) -> str:
+    """Where the report is: a link on GitLab's job page, else the file."""
+    url = _report_url(run)
+    return f"<{url}>" if url.startswith("https://") else _md(str(run.path / html.NAME))
+
+
+def _report_url(run: RunSummary) -> str:
+    job = os.environ.get("CI_JOB_URL", "")
+    root = Path(os.environ.get("CI_PROJECT_DIR", run.path.parent))
+    inside = run.path.relative_to(root) if run.path.is_relative_to(root) else Path(run.path.name)
+    return f"{job}/artifacts/file/{inside.as_posix()}/{html.NAME}" if job else (run.path / html.NAME).as_uri()
+
+
+def _table(title: str, faults: Sequence[Fault]) -> list[str]:
+    """A row for each fault."""
+    if not faults:
         return []
-    lines = ["", f"### {title}: {len(findings)}", "", "| case | boards | change | why |", "| --- | --- | --- | --- |"]
-    for one in findings[:ROWS]:
-        cells = (html.short_name(one.series.case), one.series.board_class, one.change, one.why)
+    cases = sum(len(fault.cases) for fault in faults)
+    lines = ["", f"### {title}: {cases}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
+    for fault in faults[:ROWS]:
+        boards = dict.fromkeys(case.finding.series.board_class for case in fault.cases)
+        if len(fault.cases) == 1:
+            why = fault.cases[0].finding.why
+        else:
+            why = f"{fault.label}; {len(fault.cases)} cases"
+        if fault.change is Change.NEW_FAILURE:
+            why = "; ".join([why, *since_lines(fault)])
+        if fault.issues:
+            why += f"; known issue {', '.join(issue.link for issue in fault.issues)}"
+        cells = (some_of([short_name(name) for name in fault.names]), ", ".join(boards), fault.change, why)
         lines.append(f"| {' | '.join(_md(cell) for cell in cells)} |")
-    return lines + ([f"\nand {len(findings) - ROWS} more"] if len(findings) > ROWS else [])
+    return lines + ([f"\nand {len(faults) - ROWS} more"] if len(faults) > ROWS else [])
+
+
+# Markup, a link, or somebody's name. Other characters mean nothing within a line, and stay as they are.
+_MARKUP = re.compile(r"[<>&|`*~$@\\]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=\])[(\[:]|(?<=:)/(?=/)|(?<=www)\.|(?<=!)\[")
 
 
 def _md(text: str) -> str:
-    """``text`` where nothing of it is markup, a link, or somebody's name."""
-    return "".join(c if c.isalnum() or c in " ,;/" else f"&#{ord(c)};" for c in visible_line(text))
+    """``text`` on one line, readable as it is, where nothing of it is markup."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", visible_line(text))
 
 
-def github_commands(changes: Sequence[Comparison]) -> list[str]:
+def github_commands(news: News) -> list[str]:
     """A workflow command for each new failure; it is tied to no file, since the fault is in none of this project's."""
     lines = []
-    for found in changes:
+    for found in news.comparisons:
         for one in found.of(Change.NEW_FAILURE):
-            title = f"{one.change} with {found.new.build.line}: {html.short_name(one.series.case)}"
+            title = f"{one.change} with {found.new.build.line}: {short_name(one.series.case)}"
             title = _escaped(title).replace(":", "%3A").replace(",", "%2C")
             lines.append(f"::error title={title}::{_escaped(f'{one.series.case}: {one.why}')}")
     return lines
@@ -121,18 +200,15 @@ def _escaped(text: str) -> str:
     return visible_line(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def write_annotations(folder: RunFolder, changes: Sequence[Comparison]) -> Path:
+def write_annotations(run: RunSummary, news: News) -> Path:
     """``gl-annotations.json``: for each new failure a link on GitLab's job page to the report among its artifacts."""
-    job = os.environ.get("CI_JOB_URL", "")
-    root = Path(os.environ.get("CI_PROJECT_DIR", folder.path.parent))
-    inside = folder.path.relative_to(root) if folder.path.is_relative_to(root) else Path(folder.path.name)
-    url = f"{job}/artifacts/file/{inside.as_posix()}/{html.NAME}" if job else (folder.path / html.NAME).as_uri()
+    url = _report_url(run)
     links = [
-        {"external_link": {"label": f"{one.change}: {html.short_name(one.series.case)}", "url": url}}
-        for found in changes
+        {"external_link": {"label": f"{one.change}: {short_name(one.series.case)}", "url": url}}
+        for found in news.comparisons
         for one in found.of(Change.NEW_FAILURE)
     ]
-    path = folder.path / ANNOTATIONS
+    path = run.path / ANNOTATIONS
     replace_file(path, json.dumps({"new failures": links} if links else {}, indent=1))
     return path
 
@@ -140,60 +216,59 @@ def write_annotations(folder: RunFolder, changes: Sequence[Comparison]) -> Path:
 # -- Prometheus ------------------------------------------------------------------------------------------------------
 
 
-def write_metrics(folder: RunFolder, last: Mapping[str, float]) -> Path:
+def write_metrics(run: RunSummary, last: Mapping[str, float]) -> Path:
     """``metrics.prom``, for node_exporter's textfile collector.
 
     :param last: when each case passed or failed last, by its name; seconds since the epoch.
     """
-    header = folder.header()
-    results = final(header, folder.results())
+    header = run.header
     registry = CollectorRegistry()
 
     def gauge(name: str, says: str, *labels: str) -> Gauge:
         return Gauge(f"xenlab_{name}", says, labels, registry=registry)
 
     verdicts = gauge("run_results", "Cases of the last run by verdict.", "verdict")
-    numbers = Counter(result.verdict for result in results)
+    numbers = Counter(result.verdict for result in run.results)
     for verdict in Verdict:
         verdicts.labels(verdict.value).set(numbers[verdict])
-    gauge("run_missing_results", "Planned cases of the last run without a result.").set(len(missing(header, results)))
+    gauge("run_known_bug_results", "Cases of the last run that passed with a known bug.").set(len(run.known))
+    gauge("run_missing_results", "Planned cases of the last run without a result.").set(len(run.missing))
     ended = header.finished or time.time()
     gauge("run_finished_timestamp_seconds", "When the last run ended.").set(ended)
     gauge("run_duration_seconds", "How long the last run took.").set(ended - header.started)
-    status = exit_status(header, results) if header.exit_status is None else header.exit_status
-    gauge("run_exit_status", "Exit status of the last run.").set(status)
+    gauge("run_exit_status", "Exit status of the last run.").set(run.status)
+    gauge("run_complete", "1: the last run ended, and each planned case has a result.").set(run.progress is None)
     healthy = gauge(
         "board_healthy", "1: the board's last case said something of the product; 0: MISS or none.", "board"
     )
     for board in header.boards:
-        healthy.labels(visible_line(board)).set(_is_healthy(board, results))
-    seconds = gauge("case_duration_seconds", "How long a case took in the last run.", "case", "build")
-    for result in results:
-        seconds.labels(visible_line(result.case), visible_line(result.build)).set(result.seconds)
+        healthy.labels(visible_line(board)).set(_is_healthy(board, run.results))
+    seconds = gauge(
+        "case_duration_seconds", "How long a case took in the last run, without provisioning.", "case", "build"
+    )
+    for result in run.results:
+        seconds.labels(visible_line(result.case), visible_line(result.build)).set(result.own_seconds)
     planned = [last[case] for name in header.planned if (case := visible_line(name)) in last]
     if planned:
         gauge(
             "oldest_result_timestamp_seconds",
             "Of the planned cases, when the one that passed or failed longest ago did.",
         ).set(min(planned))
-    path = folder.path / METRICS
+    path = run.path / METRICS
     replace_file(path, generate_latest(registry).decode())
     return path
 
 
-def _is_healthy(board: str, results: Sequence[TestResult]) -> bool:
+def _is_healthy(board: str, results: Iterable[TestResult]) -> bool:
     mine = sorted((one for one in results if board in one.boards), key=lambda one: one.started)
     return bool(mine) and mine[-1].verdict is not Verdict.MISS
 
 
-def headline(header: RunHeader, results: Sequence[TestResult], changes: Sequence[Comparison]) -> str:
-    """The run on one line: how many new failures; else the gravest verdict."""
-    news = sum(len(found.of(Change.NEW_FAILURE)) for found in changes)
-    if news:
-        return f"{news} new failure{'s' if news > 1 else ''}"
-    status = exit_status(header, results) if header.exit_status is None else header.exit_status
-    return f"{html.overall(header, results, status)}: {html.STATUS_MEANING.get(status, 'ended abnormally')}"
-
-
-def _base(found: Comparison) -> str:
-    return found.base.label if found.base else "nothing before"
+def headline(run: RunSummary, news: News) -> str:
+    """The run on one line: how many new failures; else what is gravest."""
+    if news.new_failures:
+        return f"{news.new_failures} new failure{'s' if news.new_failures > 1 else ''}"
+    failed = sum(found.failed for found in news.comparisons)
+    if failed and not any(found.base for found in news.comparisons):
+        return f"{failed} failed; no baseline yet"
+    return f"{run.overall}: {run.progress or run.meaning}"

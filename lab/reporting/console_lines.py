@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lab.console.patterns import classify
-from lab.reporting.junit import shortened
+from lab.reporting.words import shortened
 from lab.results.run_folder import visible_line
 
 LINE_LIMIT = 2000  # characters shown of a line
@@ -31,6 +31,8 @@ class Line:
     text: str
     mark: str = ""
     stamp: str = ""  # with the day; empty where a line has no time
+    number: int = 0  # in the slice's file, from 1; 0: it is not in the file
+    is_other: bool = False  # the console that stands beside it has no such line
 
     @property
     def size(self) -> int:
@@ -144,7 +146,7 @@ def _lines(slice_path: Path, kinds_path: Path | None) -> Iterator[Line]:
             else:
                 signature = classify(said)
                 mark = signature.kind if signature else ""
-            yield Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when[:30])
+            yield Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when[:30], count)
 
 
 def _read_line(text: TextIO) -> str:

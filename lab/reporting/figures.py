@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from lab.results.run_folder import visible_line
 
-WIDTH = 880.0
-LANE = 22.0
-_GUTTER = 150.0  # where lanes are named
-_TOP = 34.0
+WIDTH = 440.0  # of a timeline: a phone shows it without shrinking it much
+LANE = 30.0
+FOCUSED = 0.7  # of the width: the part of a timeline that matters
+_MARGIN = 8.0
+_TOP = 30.0
 _COLOURS = ("#4477aa", "#228833", "#aa7722", "#aa3377", "#117788", "#77609a", "#777777")
 _KINDS = {
     "good": "#228833",
@@ -24,10 +26,14 @@ _KINDS = {
     "ERROR": "#aa3377",
     "MISS": "#bb7700",
     "SKIP": "#777777",
+    "stopped": "#4477aa",
+    "handed over": "#117788",
+    "silent": "#77609a",
 }
 _STYLE = """
-.ground{fill:#fff}.text{fill:#222;font:12px system-ui,sans-serif}.grid{stroke:#ccc}.mark{stroke:#cc3311}
-@media(prefers-color-scheme:dark){.ground{fill:#1b1d21}.text{fill:#ddd}.grid{stroke:#444}.mark{stroke:#ff7755}}
+.ground{fill:#fff}.text{fill:#222;font:12px system-ui,sans-serif}.grid{stroke:#ccc}.mark{stroke:#555}
+.focus{fill:#eef2f7}
+@media(prefers-color-scheme:dark){.ground{fill:#1b1d21}.text{fill:#ddd}.grid{stroke:#444}.mark{stroke:#aaa}.focus{fill:#272c34}}
 """
 
 
@@ -35,57 +41,60 @@ def timeline_svg(
     title: str,
     spans: Sequence[tuple[str, float, float, str]],
     marks: Sequence[tuple[float, str]] = (),
+    focus: tuple[float, float] | None = None,
 ) -> str:
     """Spans of time in lanes, one lane a label, with marked instants across all lanes.
 
     A span is (label, start, end, kind), a mark (time, text), all in seconds of one clock; the axis counts
     from the earliest. ``kind`` gives the colour: ``good``, ``bad``, ``warn``, ``neutral``, a verdict, or any
-    other word, each with a colour of its own.
+    other word, each with a colour of its own. It is narrow enough for a phone.
+
+    :param focus: the time that matters: it gets FOCUSED of the width on a scale of its own, on a darker ground.
     """
     spans = [span for span in spans if math.isfinite(span[1]) and math.isfinite(span[2])]
     marks = sorted((mark for mark in marks if math.isfinite(mark[0])), key=lambda mark: mark[0])
     times = [time for span in spans for time in span[1:3]] + [mark[0] for mark in marks]
     first = min(times, default=0.0)
-    length = max(max(times, default=1.0) - first, 1e-3)
+    scale = _Scale(first, max(max(times, default=1.0), first + 1e-3), focus)
     lanes = {label: index for index, label in enumerate(dict.fromkeys(span[0] for span in spans))}
     others = dict.fromkeys(span[3] for span in spans if span[3] not in _KINDS)
     colours = _KINDS | {kind: _COLOURS[index % len(_COLOURS)] for index, kind in enumerate(others)}
     bottom = _TOP + LANE * len(lanes)
     height = bottom + 24 + 16 * len(marks)
-
-    def x(time: float) -> float:
-        return _GUTTER + (time - first) / length * (WIDTH - _GUTTER - 60)
-
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" width="{WIDTH:.0f}"'
         f' height="{height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
         f'<rect class="ground" width="{WIDTH:.0f}" height="{height:.0f}"/>',
-        f'<text class="text" x="8" y="18" font-weight="bold">{_text(title, 110)}</text>',
+        f'<text class="text" x="4" y="16" font-weight="bold">{_text(title, 56)}</text>',
     ]
-    step = _step(length)
-    for number in range(int(length / step + 1e-9) + 1):
-        at = x(first + number * step)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{bottom:.0f}"/>')
+    if scale.focus:
+        left, right = (scale.x(time) for time in scale.focus)
         parts.append(
-            f'<text class="text" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="middle">{number * step:g} s</text>'
+            f'<rect class="focus" x="{left:.1f}" y="{_TOP - 6:.0f}" width="{right - left:.1f}"'
+            f' height="{bottom - _TOP + 6:.0f}"><title>this part has a scale of its own</title></rect>'
         )
+    for time in scale.ticks():
+        at = scale.x(time)
+        side = "end" if at > WIDTH - 24 else "start" if at < 24 else "middle"
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{bottom:.0f}"/>')
+        said = f"{time - first:.4g} s"
+        parts.append(f'<text class="text" x="{at:.1f}" y="{bottom + 14:.0f}" text-anchor="{side}">{said}</text>')
     for label, index in lanes.items():
+        mine = [span for span in spans if span[0] == label]
+        length = f": {abs(mine[0][2] - mine[0][1]):.3g} s" if len(mine) == 1 else ""
         y = _TOP + LANE * index
-        parts.append(f'<text class="text" x="8" y="{y + 14:.0f}">{_text(label, 22)}</text>')
+        parts.append(f'<text class="text" x="4" y="{y + 11:.0f}">{_text(f"{label}{length}", 56)}</text>')
     for label, start, end, kind in spans:
         start, end = min(start, end), max(start, end)
-        y = _TOP + LANE * lanes[label] + 3
-        width = max(x(end) - x(start), 1.5)
+        y = _TOP + LANE * lanes[label] + 14
+        width = max(scale.x(end) - scale.x(start), 1.5)
         tip = f"{label}: {end - start:.3g} s" + (f" ({kind})" if kind else "")
         parts.append(
-            f'<rect x="{x(start):.1f}" y="{y:.0f}" width="{width:.1f}" height="{LANE - 7:.0f}" rx="2"'
+            f'<rect x="{scale.x(start):.1f}" y="{y:.0f}" width="{width:.1f}" height="{LANE - 18:.0f}" rx="2"'
             f' fill="{colours[kind]}"><title>{_text(tip)}</title></rect>'
         )
-        said = f"{end - start:.3g} s"
-        if x(start) + width + 7 * len(said) < WIDTH and sum(span[0] == label for span in spans) == 1:
-            parts.append(f'<text class="text" x="{x(start) + width + 4:.1f}" y="{y + 11:.0f}">{said}</text>')
     for number, (time, text) in enumerate(marks):
-        at, y = x(time), bottom + 30 + 16 * number
+        at, y = scale.x(time), bottom + 30 + 16 * number
         parts.append(
             f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6:.0f}" y2="{y - 4:.0f}"'
             ' stroke-dasharray="3 2"/>'
@@ -94,9 +103,68 @@ def timeline_svg(
         shift = -4 if side == "end" else 4
         parts.append(
             f'<text class="text" x="{at + shift:.1f}" y="{y:.0f}" text-anchor="{side}">'
-            f"{_text(text, 70)} ({time - first:.3g} s)</text>"
+            f"{_text(text, 34)} ({time - first:.4g} s)</text>"
         )
     return "".join([*parts, "</svg>\n"])
+
+
+# The parts of a relocation in which the guest does not run, each with a colour that says nothing of good or bad.
+_STOPPED = {"state": "stopped", "hand over": "handed over", "guest silent": "silent"}
+
+
+def relocation_svg(
+    title: str, spans: Sequence[tuple[str, float, float]], marks: Sequence[tuple[float, str]] = ()
+) -> str:
+    """A relocation over time. The part in which the guest stands still has a scale of its own."""
+    coloured = [(name, start, end, _STOPPED.get(name, "neutral")) for name, start, end in spans]
+    still = [(start, end) for name, start, end in spans if name in _STOPPED]
+    focus = None
+    if still:
+        start, end = min(start for start, _ in still), max(end for _, end in still)
+        around = 0.1 * (end - start)
+        focus = start - around, end + around
+    return timeline_svg(title, coloured, marks, focus)
+
+
+class _Scale:
+    """From times to places: even, or with a part that gets most of the width."""
+
+    def __init__(self, first: float, last: float, focus: tuple[float, float] | None) -> None:
+        self.first, self.last = first, last
+        self.focus: tuple[float, float] | None = None
+        if focus and all(map(math.isfinite, focus)):
+            start, end = max(first, min(focus)), min(last, max(focus))
+            if 0 < end - start < FOCUSED * (last - first):
+                self.focus = start, end
+        self._edges = [first, *(self.focus or ()), last]
+        wide, beside = WIDTH - 2 * _MARGIN, 0.0
+        if self.focus:
+            beside = wide * (1 - FOCUSED) / 2
+            before = beside if self.focus[0] > first else 0.0
+            after = beside if self.focus[1] < last else 0.0
+            widths = [before, wide - before - after, after]
+        else:
+            widths = [wide]
+        self._places = [_MARGIN]
+        for width in widths:
+            self._places.append(self._places[-1] + width)
+
+    def x(self, time: float) -> float:
+        for at, (start, end) in enumerate(zip(self._edges, self._edges[1:], strict=False)):
+            if time <= end or at == len(self._edges) - 2:
+                left, right = self._places[at], self._places[at + 1]
+                return left + (right - left) * ((time - start) / (end - start) if end > start else 0.0)
+        raise AssertionError("the last part takes all")
+
+    def ticks(self) -> list[float]:
+        """Times to be named: even ones, and where a part has its own scale its ends and even ones within."""
+        if not self.focus:
+            step = _step(self.last - self.first)
+            return [self.first + number * step for number in range(int((self.last - self.first) / step + 1e-9) + 1)]
+        start, end = self.focus
+        step = _step((end - start) * 2)
+        inner = [start + number * step for number in range(1, int((end - start) / step + 1e-9))]
+        return [start, *(time for time in inner if end - time > step / 2), end]
 
 
 def growth_svg(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], *, across: str, up: str) -> str:
@@ -163,7 +231,7 @@ class Tile:
     text: str
     kind: str
     tip: str = ""
-    anchor: str = ""  # element of the page it leads to
+    href: str = ""  # where it leads
 
 
 def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], tiles: Mapping[tuple[str, str], Tile]) -> str:
@@ -196,7 +264,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], tiles: Map
                 f' font-size="10" font-family="system-ui,sans-serif" pointer-events="none">'
                 f"{_text(tile.text, 12)}</text>"
             )
-            parts.append(f'<a href="#{_text(tile.anchor)}">{drawn}</a>' if tile.anchor else drawn)
+            parts.append(f'<a href="{_text(tile.href)}">{drawn}</a>' if tile.href else drawn)
     return "".join([*parts, "</svg>\n"])
 
 
@@ -221,13 +289,55 @@ def durations_svg(title: str, attempts: Sequence[tuple[float, str, str]]) -> str
     return "".join([*parts, "</svg>\n"])
 
 
+def spread_svg(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """A figure over builds, the newest last: a dot for each value, a line for the median, a bar for the spread."""
+    groups = [(name, [value for value in values if math.isfinite(value)]) for name, values in groups]
+    every = [value for _, values in groups for value in values]
+    low, high = min(every, default=0.0), max(every, default=1.0)
+    low = 0.0 if 0 <= low < high / 2 else low
+    room = (high - low) or abs(high) or 1.0
+    tall, step, left, top = 96.0, 34.0, 64.0, 24.0
+    width = max(left + step * len(groups) + 30, 320.0)
+    height = top + tall + 44
+
+    def y(value: float) -> float:
+        return top + tall - (value - low) / room * tall
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+        f' height="{height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<text class="text" x="0" y="14" font-weight="bold">{_text(title, 60)}</text>',
+    ]
+    for value in dict.fromkeys((low, low + room / 2, low + room)):
+        parts.append(f'<line class="grid" x1="{left:.0f}" x2="{width:.0f}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(
+            f'<text class="text" x="{left - 6:.0f}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+        )
+    for index, (name, values) in enumerate(groups):
+        if not values:
+            continue
+        at, median = left + step * index + step / 2, statistics.median(values)
+        tip = f"{name}: median {median:.4g}, {min(values):.4g} to {max(values):.4g}, {len(values)} values"
+        parts.append(
+            f'<g><title>{_text(tip)}</title><rect x="{at - 9:.1f}" y="{y(max(values)):.1f}" width="18"'
+            f' height="{max(y(min(values)) - y(max(values)), 1):.1f}" fill="{_COLOURS[0]}" opacity="0.3"/>'
+            f'<line x1="{at - 10:.1f}" x2="{at + 10:.1f}" y1="{y(median):.1f}" y2="{y(median):.1f}"'
+            f' stroke="{_COLOURS[0]}" stroke-width="2.5"/>'
+        )
+        parts += [f'<circle cx="{at:.1f}" cy="{y(value):.1f}" r="2" fill="{_COLOURS[0]}"/>' for value in values]
+        parts.append("</g>")
+        turned = f"translate({at:.1f} {top + tall + 12:.0f}) rotate(35)"
+        parts.append(f'<text class="text" transform="{turned}" font-size="10">{_text(name, 9)}</text>')
+    return "".join([*parts, "</svg>\n"])
+
+
 def _text(text: str, limit: int = 200) -> str:
     text = visible_line(text)
     return escape(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def _step(length: float) -> float:
-    """1, 2 or 5 times a power of ten, so that there are at most eight of them."""
-    rough = length / 8
+    """1, 2 or 5 times a power of ten, so that there are at most six of them."""
+    rough = length / 6
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)

@@ -1,7 +1,7 @@
 """``junit.xml``, as GitLab, GitHub and Jenkins read it.
 
-One ``testcase`` for each planned case and build, decided by its last attempt; earlier ones stand in its
-output. So a case has the same name in every run.
+One ``testcase`` for each planned case and build, with the attempt that decides; the others stand in its output. So a
+case has the same name in every run. A case that passes with a known bug has the property ``known-bug``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from lab.results.record import Evidence, RunHeader, TestResult, Verdict
-from lab.results.run_folder import Missing, RunFolder, final, is_flaky, missing, replace_file, visible, visible_line
+from lab.reporting.words import shortened
+from lab.results.failures import failure_of, known_findings
+from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.run_folder import replace_file, visible, visible_line
+from lab.results.summary import DID_NOT_RUN, Missing, RunSummary, State, is_flaky
 
 NAME = "junit.xml"
 BODY_LIMIT = 2000  # characters of an evidence's body
@@ -23,23 +26,15 @@ _CONTAINERS = {
 }
 
 
-def write(folder: RunFolder) -> Path:
+def write(run: RunSummary) -> Path:
     """Write ``junit.xml`` into the run folder; its path."""
-    header = folder.header()
-    everything = list(folder.results())
-    results = final(header, everything)
-    gone = missing(header, results)
-    earlier: dict[tuple[str, str], list[TestResult]] = {}
-    for result in everything:
-        earlier.setdefault((result.case, result.build), []).append(result)
-
+    header, results, gone = run.header, run.results, run.missing
     suites = ET.Element("testsuites", name="xenlab")
     suite = ET.SubElement(suites, "testsuite", name="xenlab")
-    _properties(suite, _facts(header))
-    several = len({*header.builds, *(result.build for result in results)}) > 1
-    names = _Names(several)
+    _properties(suite, _facts(run))
+    names = _Names(run.has_several_builds)
     for result in results:
-        others = [one for one in earlier[result.case, result.build] if one is not result]
+        others = [one for one in run.attempts[result.case, result.build] if one is not result]
         _result(suite, names, result, others)
     for one in gone:
         _missing(suite, names, one)
@@ -59,7 +54,7 @@ def write(folder: RunFolder) -> Path:
         element.set("time", f"{sum(result.seconds for result in results):.3f}")
     suite.set("timestamp", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(header.started)))
 
-    path = folder.path / NAME
+    path = run.path / NAME
     _make_readable(suites)
     ET.indent(suites, " ")
     text = ET.tostring(suites, encoding="unicode")
@@ -102,11 +97,15 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         "verdict": result.verdict.value,
         "rule": result.rule,
         "fingerprint": result.fingerprint,
+        "failure": failure_of(result),
         "boards": ",".join(result.boards),
         "build": result.build,
         "area": result.area,
         "attempt": str(result.attempt),
     }
+    known = [one.name for one in known_findings(result)]
+    if known:
+        facts["known-bug"] = ",".join(known)
     if is_flaky([result, *others]):
         facts["flaky"] = "true"
     facts |= {f"figure:{name}": f"{value:g}" for name, value in result.figures.items()}
@@ -123,7 +122,8 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         where = f" on {', '.join(result.boards)}" if result.boards else ""
         said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
         inner.text = "\n\n".join([said, *(_evidence(one) for one in decisive)])
-    output = [_attempt(one) for one in others] + [_evidence(one) for one in result.evidence]
+    output = [f"PASS, known bug {name}" for name in known]
+    output += [_attempt(one) for one in others] + [_evidence(one) for one in result.evidence]
     output += [f"console of {board}: {path}" for board, path in result.consoles.items()]
     if output:
         ET.SubElement(case, "system-out").text = "\n\n".join(output)
@@ -131,19 +131,25 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
 
 def _missing(suite: ET.Element, names: _Names, one: Missing) -> None:
     case = ET.SubElement(suite, "testcase", names.of(one.case, one.build), time="0.000")
-    _properties(case, {"verdict": Verdict.MISS.value, "rule": "did-not-run", "build": one.build})
+    _properties(case, {"verdict": Verdict.MISS.value, "rule": DID_NOT_RUN, "build": one.build})
     inner = ET.SubElement(case, "error", message="did not run", type="miss")
     inner.text = "planned, but the run has no result of it"
 
 
-def _facts(header: RunHeader) -> dict[str, str]:
+def _facts(run: RunSummary) -> dict[str, str]:
+    header = run.header
     facts = {"run": header.run_id, "selection": header.selection, "builds": ",".join(header.builds)}
     facts |= {
         f"board:{board}": " ".join(f"{key}={value}" for key, value in about.items())
         for board, about in header.boards.items()
     }
+    for name, source in run.sources.items():
+        if source:
+            facts[f"source:{name}"] = source.text()
     if header.exit_status is not None:
         facts["exit_status"] = str(header.exit_status)
+    if run.state is not State.COMPLETE:
+        facts["state"] = run.state.value
     return facts
 
 
@@ -160,11 +166,3 @@ def _attempt(result: TestResult) -> str:
 def _evidence(one: Evidence) -> str:
     where = f" [{one.board}]" if one.board else ""
     return f"--- {one.kind}: {one.title}{where} ---\n{shortened(one.body, BODY_LIMIT)}"
-
-
-def shortened(text: str, limit: int) -> str:
-    """``text``, its middle left out when it is longer than ``limit`` characters, which is said."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"

@@ -1,82 +1,65 @@
 """The pages: one static site for all runs that the history knows and whose folders are there.
 
-It opens from disk, runs no script and loads nothing from elsewhere. What a run's folder says is rendered again only
-when the folder changed; the overview each time, a case's page when a run with it came or went.
+It opens from disk and loads nothing from elsewhere. The only script is a filter, and its pages are whole without it.
+What a run's folder says is rendered again only when the folder changed; the overview each time; a case's page when a
+run with it came or went.
 
 ::
 
-    index.html                 what got worse with the newest build of each line; builds x areas
-    runs/RUN/index.html        a run: case x board x build
+    index.html                 what broke, since when, and the proof; builds x areas
+    feed.xml                   what got worse, for feed readers
+    cases.html, boards.html    all of them, with a filter
+    failures/DIGITS.html       one fault: its cases, builds and results
+    findings/AREA.html         known findings, as docs/findings tells them
+    runs/RUN/index.html        a run: its faults, then case x build
     runs/RUN/N.html            the N-th result of its results.jsonl, with all evidence
-    runs/RUN/good-AREA.html    those that passed or were skipped, each at #rN: files cost more than what is in them
+    runs/RUN/good-AREA.html    those that passed or were skipped, each at #rN; if they are many, a list of
+                               good-AREA-K.html
     cases/SLUG.html            a case over time
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
-from itertools import groupby
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import jinja2
-import markupsafe
 
 from lab.base import paths
 from lab.base.errors import UsageError
-from lab.history import gate, pages
+from lab.history import index, known_issues, news, onsets
+from lab.history.gate import Comparison, Finding
+from lab.history.news import Fault, News
+from lab.history.onsets import Onset, bisect_command
+from lab.history.records import Build, Place, Run, Selected
 from lab.history.regression import Change
-from lab.history.store import Build, Entry, History, Run, Selected
-from lab.reporting import figures, html
-from lab.results.record import RunHeader, TestResult, Verdict
-from lab.results.run_folder import (
-    RunFolder,
-    by_case,
-    exit_status,
-    file_name,
-    final,
-    is_flaky,
-    missing,
-    replace_file,
-    shortfalls,
-    slug,
-    visible_line,
-)
+from lab.history.store import History
+from lab.reporting import findings, site_cases, site_places, site_run
+from lab.reporting.feed import Feed
+from lab.reporting.site_places import run_page
+from lab.reporting.site_run import LastGood, Rendered, Since, Task
+from lab.reporting.site_state import State, version
+from lab.reporting.words import area_of
+from lab.results.failures import digits_of
+from lab.results.record import Verdict
+from lab.results.run_folder import RunFolder, file_name
+from lab.results.summary import INTERRUPTED
 
 log = logging.getLogger(__name__)
 
 RUNS_SHOWN = 100
 BUILDS_SHOWN = 40  # rows of the overview
 LINES_JUDGED = 8  # lines of builds whose newest is judged on the overview
-ATTEMPTS_LISTED = 30  # in the table of a case's page
 MANY = 5  # runs to be rendered; fewer are not worth a process
-INDEX = "index.html"
-
-# The overview's groups, the worst first: what became of cases, and what to make of it.
-GROUPS = (
-    ("Got worse", "they passed with the baseline, and fail beyond chance: these block", (Change.NEW_FAILURE,)),
-    ("Fails as before", "no news: the baseline fails, too", (Change.STILL_FAILING, Change.NEVER_PASSED)),
-    ("Flaky", "passes and fails with the same build: within chance", (Change.FLAKY,)),
-    ("Fixed", "failed with the baseline", (Change.FIXED,)),
-    (
-        "Not counted",
-        "the bench or the case's own code failed, or it did not run: nothing is said about the hypervisor",
-        (Change.NOT_COUNTED, Change.MISSING),
-    ),
-)
 
 
 def default() -> Path:
@@ -106,42 +89,13 @@ def write(store: History, where: Path) -> Path:
 @contextmanager
 def _held(where: Path) -> Iterator[None]:
     """One writer at a time; the folder made."""
-    if where.exists() and not (where / _State.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
-        raise UsageError(f"{where}: there is something else already; a new folder is wanted, or one of this site's")
-    for folder in (where / "runs", where / "cases"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with open(where / _State.NAME, "a", encoding="utf-8") as lock:
+    if where.exists() and not (where / State.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
+        raise UsageError(f"{where}: the folder holds something else; name a new folder, or one that has the pages")
+    for name in ("runs", "cases", "failures", "findings"):
+        (where / name).mkdir(parents=True, exist_ok=True)
+    with open(where / State.NAME, "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-class _State:
-    """What is in the site: the run folders' state when they were rendered, and how many results each had."""
-
-    NAME = ".site.json"
-
-    def __init__(self, where: Path) -> None:
-        self._file = where / self.NAME
-        self.runs: dict[str, tuple[str, int]] = {}
-        try:
-            read = json.loads(self._file.read_text(encoding="utf-8"))
-            if read["version"] == _version():
-                self.runs = {str(name): (str(key), int(number)) for name, (key, number) in read["runs"].items()}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # all is rendered anew
-
-    def save(self) -> None:
-        # In place: the file is the lock, too. One cut short is none, and all is rendered anew.
-        self._file.write_text(json.dumps({"version": _version(), "runs": self.runs}), encoding="utf-8")
-
-
-def _version() -> str:
-    """Of what the pages are made with; another one renders them all anew."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.*")):
-        if file.suffix in (".py", ".j2", ".css"):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +107,13 @@ class Row:
     areas: Mapping[str, Counter[Verdict]]
     newest: Mapping[str, Run]
 
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A finding of the gate, with the page of its proof (empty: there is none)."""
-
-    finding: gate.Finding
-    proof: str
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The newest build of a line against its baseline."""
-
-    found: gate.Comparison
-    groups: tuple[tuple[str, str, tuple[Told, ...]], ...]
+    @property
+    def state(self) -> str:
+        """Why its newest run is not complete; empty when it is."""
+        run = self.runs[0]
+        if run.finished is None:
+            return "still running" if RunFolder(run.folder).is_held() else "broke off"
+        return "interrupted" if run.exit_status == INTERRUPTED else ""
 
 
 def _is_there(run: Run) -> bool:
@@ -185,25 +131,48 @@ def _is_there(run: Run) -> bool:
 class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
-        self._state = _State(where)
+        self._state = State.read(where, version())
         self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
+        self._issues = known_issues.read(store)
+        self._builds = {build.id: build for build in store.builds()}
+        self._names = {run.name for run in self._runs}
+        self._changed_failures: set[str] = set()
+        now = {one.line() for one in self._issues.all}
+        changed = now ^ set(self._state.issues)
+        self._new_issues = {
+            failure
+            for known in self._state.runs.values()
+            for failure in known.failures
+            if any(line.startswith(digits_of(failure)) for line in changed)
+        }
 
     def write(self) -> Path:
         touched = self._bring_up_to_date()
         rows = self._rows()
-        judged = [self._judged(row.build) for row in _newest(rows)[:LINES_JUDGED]]
-        for one in judged:  # what is missing now may be of no run shown
-            touched |= {found.series.case for found in one.found.findings if not self._has_page(found.series.case)}
+        told = news.news_of(self._store, [Selected(row.build) for row in _newest(rows)[:LINES_JUDGED]])
+        for found in told.comparisons:  # what is missing now may be of no run shown
+            cases = {one.series.case for one in found.findings}
+            touched |= {case for case in cases if not (self._where / site_places.case_page(case)).exists()}
         style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
         (self._where / "style.css").write_text(style, encoding="utf-8")
-        self._write_cases(sorted(touched))
-        areas = sorted({area for row in rows for area in row.areas})
-        _render(self._where, "overview", INDEX, root="", rows=rows, areas=areas, judged=judged, now=time.time())
+        for page in findings.pages() if self._state.is_new else ():
+            self._render("findings", f"findings/{page.name}", {"root": "../", "page": page})
+        ids = [run.id for run in self._runs]
+        pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof)
+        pages.write(sorted(touched))
+        pages.write_index(index.case_rows(self._store, ids), index.board_rows(self._store, ids))
+        self._write_failures()
+        feed = Feed(self._state.feed)
+        feed.add(told)
+        (self._where / "feed.xml").write_text(feed.text(), encoding="utf-8")
+        self._state.feed = feed.entries
+        self._overview(rows, told)
+        self._state.issues = tuple(one.line() for one in self._issues.all)
         self._state.save()
-        return self._where / INDEX
+        return self._where / site_places.INDEX
 
-    def _has_page(self, case: str) -> bool:
-        return (self._where / _case_page(case)).exists()
+    def _render(self, template: str, page: str, values: Mapping[str, object]) -> None:
+        site_places.render(self._where, template, page, {"issues": self._issues, **values})
 
     # -- runs and results --------------------------------------------------------------------------------------
 
@@ -216,95 +185,211 @@ class _Site:
             shutil.rmtree(self._where / "runs" / name, ignore_errors=True)
         if gone:  # their links are to go
             touched |= {case for _, _, case, _, _ in self._store.counts([run.id for run in self._runs])}
+            for name, known in self._state.runs.items():
+                if name in there and gone & set(known.links):
+                    _unlink(self._where / "runs" / name, gone & set(known.links))
+        for name in gone:
+            self._changed_failures |= set(self._state.runs[name].failures if name in self._state.runs else ())
         self._state.runs = {name: known for name, known in self._state.runs.items() if name in there}
-        keys = {name: _state_of(run.folder) for name, run in there.items()}  # before they are read
-        changed = [name for name, key in keys.items() if self._state.runs.get(name, ("", 0))[0] != key]
-        for name, cases in zip(changed, self._render_runs([there[name] for name in changed]), strict=True):
-            self._state.runs[name] = keys[name], len(cases)
-            touched |= set(cases)
+        states = {name: site_run.state_of(run.folder) for name, run in there.items()}  # before they are read
+        tasks = [task for name, run in there.items() if (task := self._task(name, run, states[name]))]
+        changed = {file_name(task.run.name) for task in tasks if task.pages is None}
+        for task, made in zip(tasks, self._render_runs(tasks), strict=True):
+            name = file_name(task.run.name)
+            links = {part.split("/")[1] for part in _hrefs(task) if part.startswith("runs/")}
+            self._state.note(name, _key(task), made, sorted(links - {name}))
+            if name in changed:
+                touched |= set(made.cases)
+            self._changed_failures |= set(made.failures)
         return touched
 
-    def _render_runs(self, changed: Sequence[Run]) -> Iterator[list[str]]:
-        """For each run the cases of its results, in their order. Many are shared out among the processors."""
-        render = partial(_render_run, self._where)
-        if len(changed) < MANY:
-            yield from map(render, changed)
-            return
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # no fork: there may be threads
-            yield from pool.map(render, changed)
+    def _task(self, name: str, run: Run, state: str) -> Task | None:
+        """What is to be made anew of a run; None: nothing."""
+        at = self._runs.index(run)
+        following = self._runs[at - 1].name if at else ""
+        previous = self._runs[at + 1].name if at + 1 < len(self._runs) else ""
+        titles = {selected.build.line: selected.build.title for selected in self._store.of_run(run.name)}
+        plain = Task(self._where, run, state, titles, previous, following, self._issues)
+        known = self._state.runs.get(name)
+        if known is not None and known.key.partition("\n")[0] == state and not self._new_issues & set(known.failures):
+            if known.key == _key(plain):
+                return None
+            return replace(plain, pages=known.pages)
+        since, good = self._history_of(run)
+        return replace(plain, since=since, good=good)
 
-    # -- cases -------------------------------------------------------------------------------------------------
+    def _history_of(self, run: Run) -> tuple[dict[int, Since], dict[int, LastGood]]:
+        """For what went wrong in a run: since when it fails, and the last time that it passed."""
+        failed = onsets.failed_in(self._store, run.id)
+        begun: dict[tuple[int, int], Onset] = {}
+        for build_id in {one.build.id for one in failed if one.is_failure}:
+            wanted = [one.series_id for one in failed if one.is_failure and one.build.id == build_id]
+            of_build = onsets.onsets(self._store, wanted, self._builds[build_id])
+            begun |= {(build_id, series_id): onset for series_id, onset in of_build.items()}
+        since, good = {}, {}
+        for one in failed:
+            if (onset := begun.get((one.build.id, one.series_id))) and one.is_failure:
+                since[one.place.ordinal] = self._since(one.case, onset)
+            if one.good and one.good_at and one.good_folder:
+                title = f"{one.good.title}, run {one.good_at.run}"
+                href = self._place(one.good_at, Verdict.PASS, one.case)
+                good[one.place.ordinal] = LastGood(title, href, Path(one.good_folder), one.good_at.ordinal)
+        return since, good
 
-    def _write_cases(self, cases: Sequence[str]) -> None:
-        for case, found in groupby(pages.case_pages(self._store, *cases), key=lambda page: page.series.case):
-            shown = []
-            for page in found:
-                crashes = Counter(entry.fingerprint for entry in page.entries if entry.fingerprint)
-                latest = {entry.fingerprint: entry for entry in page.entries if entry.fingerprint}
-                chart = figures.durations_svg(
-                    f"seconds of the last {len(page.entries)} attempts",
-                    [
-                        (entry.seconds, entry.verdict.value, f"{entry.build.label} {entry.run}")
-                        for entry in page.entries
-                    ],
-                )
-                strip = [(build, list(of)) for build, of in groupby(page.entries, key=lambda entry: entry.build)]
-                listed = list(reversed(page.entries[-ATTEMPTS_LISTED:]))
-                shown.append((page, strip, markupsafe.Markup(chart), crashes, latest, listed))
-            _render(
-                self._where,
-                "case",
-                _case_page(case),
-                root="../",
-                case=case,
-                shown=shown,
-                proof=self._proof,
-                status=pages.status,
-            )
+    def _since(self, case: str, onset: Onset) -> Since:
+        good = onset.good
+        return Since(
+            title=onset.since.title,
+            subject=onset.since.source.subject or "",
+            href=self._place(onset.since_at, Verdict.FAIL, case),
+            good_title=good.title if good else "",
+            good_subject=(good.source.subject or "") if good else "",
+            good_href=self._place(onset.good_at, Verdict.PASS, case),
+            bisect=bisect_command(case, onset) or "",
+        )
 
-    def _proof(self, entry: Entry) -> str:
-        """The page of an attempt; empty when its run is not in the site."""
-        number = self._state.runs.get(file_name(entry.run), ("", 0))[1]
-        if not 0 <= entry.ordinal < number:
+    def _place(self, place: Place | None, verdict: Verdict, case: str) -> str:
+        """A result, from the top; empty when its run is not in the site."""
+        if place is None or place.ordinal < 0 or place.run not in self._names:
             return ""
-        page = _result_page(entry.ordinal, entry.verdict, entry.series.case)
-        return f"{_run_page(entry.run).removesuffix(INDEX)}{page}"
+        return site_places.result_place(place, verdict, case)
+
+    def _proof(self, place: Place) -> str:
+        """The page of a result as it was rendered, from the top; empty when its run is not in the site."""
+        known = self._state.runs.get(file_name(place.run))
+        page = known.pages.page(place.ordinal) if known else ""
+        return f"{site_places.run_folder(place.run)}{page}" if page else ""
+
+    def _render_runs(self, tasks: Sequence[Task]) -> Iterator[Rendered]:
+        """Many are shared out among the processors, neighbours to the same one: they show each other's consoles."""
+        if len(tasks) < MANY:
+            yield from map(site_run.render_run, tasks)
+            return
+        processors = os.cpu_count() or 1
+        with ProcessPoolExecutor(processors, get_context("spawn")) as pool:  # no fork: there may be threads
+            yield from pool.map(site_run.render_run, tasks, chunksize=max(1, len(tasks) // (4 * processors)))
+
+    # -- faults ------------------------------------------------------------------------------------------------
+
+    def _write_failures(self) -> None:
+        """A page for each fault of the runs shown; those without a run go."""
+        there = {failure for known in self._state.runs.values() for failure in known.failures}
+        wanted = sorted(there & (self._changed_failures | self._new_issues))
+        shown = [run.id for run in self._runs]
+        for failure, of in site_cases.failure_pages(self._store, wanted, shown, self._issues, self._proof):
+            self._render("failure", site_places.failure_page(failure), {"root": "../", **of})
+        pages = {Path(site_places.failure_page(failure)).name for failure in there}
+        for file in (self._where / "failures").iterdir():
+            if file.name not in pages:
+                file.unlink()
 
     # -- the overview ------------------------------------------------------------------------------------------
 
+    def _overview(self, rows: Sequence[Row], told: News) -> None:
+        groups = {change: [fault for fault in told.faults if fault.change is change] for change in news.WORST_FIRST}
+        values = {
+            "root": "",
+            "rows": rows,
+            "areas": sorted({area for row in rows for area in row.areas}),
+            "news": told,
+            "worse": groups[Change.NEW_FAILURE],
+            "groups": [
+                (title, meaning, [fault for change in changes for fault in groups[change]])
+                for title, meaning, changes in GROUPS
+            ],
+            "fixed": [(found, one) for found in told.comparisons for one in found.of(Change.FIXED)],
+            "skipped": [(found, one) for found in told.comparisons for one in found.of(Change.SKIPPED)],
+            "missing": [(found, one) for found in told.comparisons for one in found.of(Change.MISSING)],
+            "excused": [
+                (found, one) for found in told.comparisons for one in found.findings if one.known and not one.is_failure
+            ],
+            "headline": headline(told),
+            "state": state,
+            "believe": believe,
+            "proof": self._proof,
+            "has_page": lambda fault: (self._where / site_places.failure_page(fault.name)).exists(),
+            "now": time.time(),
+        }
+        self._render("overview", site_places.INDEX, values)
+
     def _rows(self) -> list[Row]:
         """The newest builds of the runs shown, newest run first."""
-        known = {build.id: build for build in self._store.builds()}
         runs = {run.id: run for run in self._runs}
         areas: dict[int, dict[str, Counter[Verdict]]] = defaultdict(lambda: defaultdict(Counter))
         of: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
         for run_id, build_id, case, verdict, number in self._store.counts(list(runs)):
-            area = html.area_of(case)
+            area = area_of(case)
             areas[build_id][area][verdict] += number
             of[build_id][area].add(run_id)
         rows = []
         for id, by_area in of.items():
             ran = tuple(run for run in self._runs if any(run.id in ids for ids in by_area.values()))
             newest = {area: next(run for run in ran if run.id in ids) for area, ids in by_area.items()}
-            rows.append(Row(known[id], ran, {**areas[id]}, newest))
+            rows.append(Row(self._builds[id], ran, {**areas[id]}, newest))
         rows.sort(key=lambda row: (row.runs[0].started, row.build.id), reverse=True)
         return rows[:BUILDS_SHOWN]
 
-    def _judged(self, build: Build) -> Judged:
-        new = Selected(build)
-        found = gate.compare(self._store, new, gate.baseline(self._store, new))
-        wanted = {finding.series for _, _, changes in GROUPS for finding in found.of(*changes)}
-        proofs: dict[int, str] = {}
-        for entry in self._store.entries(sorted({series.case for series in wanted}), pages.SHOWN):
-            if entry.build.id == build.id and (page := self._proof(entry)):
-                if entry.verdict not in (Verdict.PASS, Verdict.SKIP) or entry.series.id not in proofs:
-                    proofs[entry.series.id] = page
-        groups = []
-        for title, meaning, changes in GROUPS:
-            told = tuple(Told(one, proofs.get(one.series.id, "")) for one in found.of(*changes))
-            if told:
-                groups.append((title, meaning, told))
-        return Judged(found, tuple(groups))
+
+# The overview's groups behind what got worse: what became of cases, and what to make of it.
+GROUPS = (
+    ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
+    ("Fails as before", "it failed with the baseline, too", (Change.STILL_FAILING,)),
+    ("Never passed", "it fails, and no build before it passed", (Change.NEVER_PASSED,)),
+    ("Flaky", "passes and fails with the same build: within chance", (Change.FLAKY,)),
+)
+
+
+def headline(told: News) -> tuple[str, str]:
+    """The first line of the overview, and its colour."""
+    failed = sum(found.failed for found in told.comparisons)
+    if worse := told.worse:
+        cases = told.new_failures
+        faults = "1 fault is" if len(worse) == 1 else f"{len(worse)} faults are"
+        return f"{faults} new: {cases} case{'s' if cases > 1 else ''} got worse", "FAIL"
+    if not told.comparisons:
+        return "No run yet", "MISS"
+    words = [f"{failed} failed"] if failed else []
+    words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
+    if incomplete := [found for found in told.comparisons if found.incomplete]:
+        words.append(f"incomplete: {incomplete[0].incomplete}")
+    if words != [f"{failed} failed"] and words:
+        text = "; ".join(words)
+        return text[0].upper() + text[1:], "MISS"
+    if any(found.exit_status for found in told.comparisons):
+        return "Nothing to judge: no case passed or failed", "MISS"
+    if failed:
+        return f"Nothing got worse; {failed} still fail{'s' if failed == 1 else ''}", "MISS"
+    return "Nothing got worse; nothing fails", "PASS"
+
+
+def state(found: Comparison) -> str:
+    """The colour of a build: green only where it was judged, is complete, and nothing failed."""
+    if found.exit_status == 1:
+        return "FAIL"
+    return "PASS" if found.exit_status == 0 and not found.failed else "MISS"
+
+
+def believe(fault: Fault) -> str:
+    """Whether a fault is to be believed: how often it showed, and how the same cases ended before."""
+    told: list[str] = []
+    one = fault.telling.finding
+    told.append(_figures(one))
+    boards = sorted({case.finding.series.board_class or "no board" for case in fault.cases})
+    told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''} on {' and '.join(boards)}")
+    if fault.seen and fault.seen.number > len(fault.cases):
+        told.append(f"{fault.seen.number} times in all")
+    return "; ".join(filter(None, told))
+
+
+def _figures(one: Finding) -> str:
+    """The figures of the regression rule, without the reason that stands before them."""
+    parts = [part for part in one.why.split("; ") if re.match(r"(failed|passed|flaky|only|on |the baseline)", part)]
+    return "; ".join(parts)
+
+
+def _key(task: Task) -> str:
+    """Changes whenever the page of the run is to be made anew; its first line whenever its folder changed."""
+    return f"{task.state}\n{task.previous}\n{task.following}"
 
 
 def _newest(rows: Iterable[Row]) -> list[Row]:
@@ -315,103 +400,20 @@ def _newest(rows: Iterable[Row]) -> list[Row]:
     return list(found.values())
 
 
-def _by_area(header: RunHeader, results: Sequence[TestResult]) -> dict[str, list[str]]:
-    """The cases of a run that have a result, by area, those that must have a PASS first."""
-    areas: dict[str, dict[str, None]] = {area: {} for area in header.required_areas}
-    for result in results:
-        areas.setdefault(html.area_of(result.case), {})[result.case] = None
-    return {area: list(cases) for area, cases in areas.items()}
+def _hrefs(task: Task) -> list[str]:
+    """The pages of other runs to which a run's pages lead."""
+    return [
+        *(run_page(name) for name in (task.previous, task.following) if name),
+        *(link for one in task.since.values() for link in (one.href, one.good_href)),
+        *(one.href for one in task.good.values()),
+    ]
 
 
-def _state_of(folder: Path) -> str:
-    """Changes whenever what is shown of a run does."""
-    found = []
-    for name in ("run.json", "builds.json", "results.jsonl"):
-        try:
-            state = (folder / name).stat()
-            found.append(f"{state.st_mtime_ns}:{state.st_size}")
-        except OSError:
-            found.append("-")
-    return " ".join([str(folder), *found])
-
-
-def _case_page(case: str) -> str:
-    return f"cases/{slug(visible_line(case))}.html"
-
-
-def _result_page(number: int, verdict: Verdict, case: str) -> str:
-    """In the folder of its run."""
-    if verdict in (Verdict.PASS, Verdict.SKIP):
-        return f"good-{file_name(visible_line(html.area_of(case)))}.html#r{number}"
-    return f"{number}.html"
-
-
-def _run_page(run: str) -> str:
-    return f"runs/{file_name(run)}/{INDEX}"
-
-
-# -- a run, in whatever process ------------------------------------------------------------------------------------
-
-
-def _render_run(where: Path, run: Run) -> list[str]:
-    """The pages of a run and its results; of each of these its case."""
-    folder = RunFolder.open(run.folder)
-    header, everything = folder.header(), list(folder.results())
-    (where / "runs" / file_name(run.name)).mkdir(exist_ok=True)
-    pages_of = {id(one): _result_page(n, one.verdict, one.case) for n, one in enumerate(everything)}
-    attempts = by_case(everything)
-    shared: dict[str, list[tuple[int, html.Shown]]] = defaultdict(list)
-    for number, result in enumerate(everything):
-        others = tuple(one for one in attempts[result.case, result.build] if one is not result)
-        page = pages_of[id(result)].partition("#")[0]
-        shared[page].append((number, html.show(folder, result, others)))
-    for page, shown in shared.items():
-        file = f"{_run_page(run.name).removesuffix(INDEX)}{page}"
-        _render(where, "result", file, root="../../", run=run, shown=shown, several=len(header.builds) > 1)
-    results = final(header, everything)
-    columns = sorted({(one.build, one.boards) for one in results})
-    cells = {(one.case, one.build, one.boards): one for one in results}
-    _render(
-        where,
-        "run",
-        _run_page(run.name),
-        root="../../",
-        run=run,
-        header=header,
-        status=(status := exit_status(header, results) if header.exit_status is None else header.exit_status),
-        meaning=html.STATUS_MEANING.get(status, "ended abnormally"),
-        overall=html.overall(header, results, status),
-        shortfalls=shortfalls(header, results),
-        builds=folder.builds(),
-        counts=Counter(one.verdict for one in results),
-        columns=columns,
-        areas=_by_area(header, results),
-        cells=cells,
-        missing=missing(header, results),
-        attempts=attempts,
-        page_of=lambda result: pages_of[id(result)],
-    )
-    return [visible_line(result.case) for result in everything]
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    made = html.environment()
-    made.globals |= {
-        "Verdict": Verdict,
-        "summed": gate.summed,
-        "is_flaky": is_flaky,
-        "case_page": _case_page,
-        "run_page": _run_page,
-    }
-    made.filters |= {"day": gate.day, "name": html.short_name, "area": html.area_of}
-    return made
-
-
-def _render(where: Path, template: str, file: str, **values: Any) -> None:
-    text = _environment().get_template(f"{template}.html.j2").render(**values)
-    if file == INDEX:  # may be looked at right now
-        replace_file(where / file, text)
-        return
-    with open(where / file, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-        out.write(text)
+def _unlink(folder: Path, gone: Iterable[str]) -> None:
+    """Take the links to runs that went out of the pages of another."""
+    names = "|".join(re.escape(name) for name in gone)
+    link = re.compile(rf' href="\.\./\.\./runs/(?:{names})/[^"]*"')
+    for file in folder.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        if (changed := link.sub("", text)) != text:
+            file.write_text(changed, encoding="utf-8")

@@ -16,8 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.reporting import html, junit
+from lab.reporting.words import seconds_text, short_name, some_of
+from lab.results.failures import failure_of, known_findings
 from lab.results.record import TestResult, Verdict
-from lab.results.run_folder import RunFolder, by_case, exit_status, final, is_flaky, shortfalls, visible_line
+from lab.results.run_folder import visible_line
+from lab.results.summary import RunSummary, is_flaky
 
 STYLES = {
     Verdict.FAIL: "bold red",
@@ -94,7 +97,7 @@ class Progress:
 
     def _render(self) -> RenderableType:
         done = sum(self._counts.values())
-        head = Text(f"{self._phase or 'starting'}  {html.seconds_text(time.monotonic() - self._since)}", "bold")
+        head = Text(f"{self._phase or 'starting'}  {seconds_text(time.monotonic() - self._since)}", "bold")
         head.append(f"   {done} of {self._planned} cases  ", "not bold")
         for verdict in Verdict:
             if self._counts[verdict]:
@@ -115,74 +118,105 @@ def result_line(result: TestResult) -> Text:
         name = name[: NAME_WIDTH - 1 - len(end)] + "…" + end
     line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
     boards = ",".join(result.boards)
-    line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {result.seconds:7.1f} s  {boards}"), "none")
+    own = result.own_seconds
+    line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {own:7.1f} s  {boards}"), "none")
+    if result.seconds - own >= 0.1:
+        line.append(f" (+{seconds_text(result.seconds - own)} provisioning)", "none")
     if result.reason and result.verdict is not Verdict.PASS:
         line.append(f"  [{visible_line(result.reason)}]", "none")
+    elif known := known_findings(result):
+        line.append(visible_line(f"  [known bug {', '.join(one.name for one in known)}]"), "none")
     return line
 
 
 def summary(
-    folder: RunFolder, *, changes: Sequence[str] = (), site: Path | None = None, file: TextIO | None = None
+    run: RunSummary, *, changes: Sequence[str] = (), site: Path | None = None, file: TextIO | None = None
 ) -> None:
-    """Print what changed, the areas, what did not pass and why, where the reports are, and what the status means.
+    """Print how the run ended; the last that a reader sees is what got worse and where to look.
 
     :param changes: lines of what became of cases since the baseline, the worst first.
     :param site: the first of the pages.
     """
     console = _console(file)
-    header = folder.header()
-    results = final(header, folder.results())
-    missing = folder.missing()
-    status = exit_status(header, results) if header.exit_status is None else header.exit_status
+    _print(console, Text())
+    _print_skips(console, run)
+    _print_areas(console, run)
+    _print_wrong(console, run)
+    for note in run.header.notes:
+        _print(console, Text(f"bench {visible_line(note)}"))
+    took = f" in {seconds_text(run.seconds)}" if run.seconds is not None else ""
+    often = f", each {run.header.repeat} times" if run.header.repeat > 1 else ""
+    _print(console, Text(f"\n{run.counted()}{often}{took}"))
+    if run.progress:
+        _print(console, Text(visible_line(run.progress), STYLES[Verdict.MISS]))
+    short = run.shortfalls if run.status == 3 else ()
+    why = f" ({'; '.join(visible_line(text) for text in short)})" if short else ""
+    _print(console, Text(f"exit status {run.status}: {run.meaning}{why}"))
+    for change in changes:
+        _print(console, Text(visible_line(change), STYLES[Verdict.FAIL] if change.startswith("worse") else ""))
+    for name in (junit.NAME, html.NAME):
+        if (run.path / name).exists():
+            _print(console, Text(f"{name.partition('.')[0]}: {visible_line(str(run.path / name))}"))
+    if site:
+        _print(console, Text(f"pages: {visible_line(str(site))}"))
 
-    areas: dict[str, Counter[Verdict]] = {area: Counter() for area in header.required_areas}
-    for result in results:
-        areas.setdefault(result.area, Counter())[result.verdict] += 1
+
+def _print_skips(console: Console, run: RunSummary) -> None:
+    """What does not apply to the boards: a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for result in run.results:
+        if result.verdict is Verdict.SKIP:
+            reasons.setdefault(f"{result.reason} ({result.rule})", []).append(result.case)
+    for reason, skipped in reasons.items():
+        names = skipped[0] if len(skipped) == 1 else f"{len(skipped)} cases, {some_of(_names(skipped))}"
+        line = Text(f"{Verdict.SKIP:<5}", STYLES[Verdict.SKIP])
+        _print(console, line.append(visible_line(f" {names}: {reason}"), "none"))
+
+
+def _print_areas(console: Console, run: RunSummary) -> None:
     table = Table("area", box=None, pad_edge=False)
     for verdict in Verdict:
         table.add_column(verdict.value, justify="right", style=STYLES[verdict])
-    for area, counts in areas.items():
+    for area, counts in run.areas.items():
         table.add_row(Text(visible_line(area)), *(str(counts[verdict] or "-") for verdict in Verdict))
-    for change in changes:
-        _print(console, Text(visible_line(change), STYLES[Verdict.FAIL] if change.startswith("worse") else ""))
     _print(console, Text())
     console.print(table)
     _print(console, Text())
 
-    wrong = [result for result in results if result.verdict is not Verdict.PASS]
-    for result in sorted(wrong, key=lambda result: -result.verdict.severity):
-        where = f" on {','.join(result.boards)}" if result.boards else ""
-        build = f" with {result.build}" if len(header.builds) > 1 else ""
-        line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
-        line.append(visible_line(f" {result.case}{build}{where}: {result.reason} ({result.rule})"), "none")
-        _print(console, line)
-    for tried in by_case(folder.results()).values():
+
+def _print_wrong(console: Console, run: RunSummary) -> None:
+    """What is not good, and why: known bugs, flaky cases, then failures, the gravest last. One fault is one line."""
+    for (case, build), names in run.known.items():
+        where = f" with {build}" if run.has_several_builds else ""
+        line = Text(f"{Verdict.PASS:<5}", STYLES[Verdict.MISS])
+        _print(console, line.append(visible_line(f" {case}{where}: known bug {', '.join(names)}"), "none"))
+    for tried in run.attempts.values():
         if is_flaky(tried):
             other = next(one for one in tried if one.verdict is not Verdict.PASS)
-            line = Text("flaky", STYLES[Verdict.MISS])
             said = f"{other.verdict} at attempt {other.attempt} of {len(tried)}: {other.reason}"
+            line = Text("flaky", STYLES[Verdict.MISS])
             _print(console, line.append(visible_line(f" {tried[0].case}: {said}"), "none"))
-    for one in missing:
-        build = f" with {one.build}" if len(header.builds) > 1 else ""
+    for one in run.missing:
+        where = f" with {one.build}" if run.has_several_builds else ""
         line = Text(f"{Verdict.MISS:<5}", STYLES[Verdict.MISS])
-        _print(console, line.append(visible_line(f" {one.case}{build}: did not run"), "none"))
-    for note in header.notes:
-        _print(console, Text(f"bench {visible_line(note)}"))
+        _print(console, line.append(visible_line(f" {one.case}{where}: did not run"), "none"))
+    faults: dict[str, list[TestResult]] = {}
+    for result in run.results:
+        if key := failure_of(result):
+            faults.setdefault(key, []).append(result)
+    for found in sorted(faults.values(), key=lambda found: found[0].verdict.severity):
+        first = found[0]
+        boards = sorted({board for one in found for board in one.boards})
+        where = f" on {','.join(boards)}" if boards else ""
+        if run.has_several_builds:
+            where = f" with {', '.join(dict.fromkeys(one.build for one in found))}{where}"
+        case = first.case if len(found) == 1 else f"{len(found)} cases, {some_of(_names([one.case for one in found]))}"
+        line = Text(f"{first.verdict:<5}", STYLES[first.verdict])
+        _print(console, line.append(visible_line(f" {case}{where}: {first.reason} ({first.rule})"), "none"))
 
-    counts = Counter(result.verdict for result in results)
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    took = f" in {html.seconds_text(header.finished - header.started)}" if header.finished else ""
-    often = f", each {header.repeat} times" if header.repeat > 1 else ""
-    _print(console, Text(f"\n{said or 'no results'}{often}{took}"))
-    for name in (html.NAME, junit.NAME):
-        if (folder.path / name).exists():
-            _print(console, Text(f"{name.partition('.')[0]}: {visible_line(str(folder.path / name))}"))
-    if site:
-        _print(console, Text(f"pages: {visible_line(str(site))}"))
-    meaning = html.STATUS_MEANING.get(status, "ended abnormally")
-    short = shortfalls(header, results) if status == 3 else []
-    why = f" ({'; '.join(visible_line(text) for text in short)})" if short else ""
-    _print(console, Text(f"exit status {status}: {meaning}{why}"))
+
+def _names(cases: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(map(short_name, cases)))
 
 
 def _console(file: TextIO | None) -> Console:

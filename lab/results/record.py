@@ -40,6 +40,8 @@ TRANSIENT = "transient"  # a MISS that is tried once more
 HOST_SILENT = "host-silent"  # a MISS that is tried once more, and FAIL if the host falls silent again
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
+PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes
+
 ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
 
 
@@ -107,6 +109,11 @@ class TestResult:
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
     fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
     proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
+
+    @property
+    def own_seconds(self) -> float:
+        """Seconds without provisioning: another case would have had to do that, had it come first."""
+        return max(0.0, self.seconds - sum(one.seconds for one in self.phases if one.name == PROVISION))
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""

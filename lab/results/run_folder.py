@@ -3,7 +3,7 @@
 ::
 
     run.json                             RunHeader, replaced as a whole
-    builds.json                          what each build is: build id, version, key
+    builds.json                          what each build is: build id, version, key, source
     results.jsonl                        one TestResult a line, appended by all workers of the run
     cases/<slug>/[<build>/]<attempt>/    what a case leaves: console slices, pictures
     lock                                 held (shared) by whoever writes to the run
@@ -31,7 +31,9 @@ from typing import Protocol
 
 from lab.base import processes, shape
 from lab.base.errors import UsageError
-from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, RunHeader, TestResult, Time, Verdict
+from lab.results.build_source import Source
+from lab.results.record import RunHeader, TestResult, Time
+from lab.results.summary import Missing, RunSummary, due, final, missing
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +86,6 @@ def stamp(when: float) -> str:
 
 
 # -- the folder ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A planned case without a result for a build."""
-
-    case: str
-    build: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +169,28 @@ class RunFolder:
         replace_file(self.path / HEADER, header.to_json())
 
     def builds(self) -> Mapping[str, Mapping[str, str]]:
-        """Facts of each build, as far as they were noted; empty when none were."""
+        """Facts of each build, as far as they were noted; empty when none were. See :meth:`sources` for its source."""
+        plain = (str, int, float)
+        return {
+            name: {str(key): str(value) for key, value in facts.items() if isinstance(value, plain)}
+            for name, facts in self._noted_builds().items()
+        }
+
+    def sources(self) -> Mapping[str, Source]:
+        """From which source each build was made; an empty one where that was not noted."""
+        return {name: Source.read(facts.get("source")) for name, facts in self._noted_builds().items()}
+
+    def _noted_builds(self) -> Mapping[str, Mapping[str, object]]:
         try:
             read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
-            return {str(name): {str(k): str(v) for k, v in facts.items()} for name, facts in read.items()}
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, RecursionError):
             return {}
+        if not isinstance(read, dict):
+            return {}
+        return {str(name): facts for name, facts in read.items() if isinstance(facts, dict)}
 
-    def write_builds(self, facts: Mapping[str, Mapping[str, str]]) -> None:
-        """Note what each build is: build id, version, key."""
+    def write_builds(self, facts: Mapping[str, Mapping[str, object]]) -> None:
+        """Note what each build is: build id, version, key, source."""
         replace_file(self.path / _BUILDS, json.dumps(facts, indent=1, sort_keys=True))
 
     # Results
@@ -226,6 +233,31 @@ class RunFolder:
                     yield TestResult.from_json(line.decode("utf-8"))
                 except ValueError as error:
                     log.warning("%s:%d: passed over: %s", file.name, number, error)
+
+    def summary(self) -> RunSummary:
+        """All that the folder says of the run, read once.
+
+        :raises UsageError: its header is not there, or not one.
+        """
+        header, builds, sources = self.header(), self.builds(), self.sources()
+        is_held = header.finished is None and self.is_held()
+        return RunSummary(self.path, header, builds, sources, tuple(self.results()), is_held)
+
+    def is_held(self) -> bool:
+        """Whether some process writes to the folder; false where the file system has no locks."""
+        try:
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
     def final_results(self) -> list[TestResult]:
         """The attempt that decides for each case and build, in the order of the plan."""
@@ -300,94 +332,6 @@ def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
 def kinds_path(slice_path: Path) -> Path:
     """Where the kinds of a console slice's records are: ``NAME.console.kinds.jsonl`` beside ``NAME.console.log``."""
     return slice_path.with_suffix(".kinds.jsonl")
-
-
-def by_case(results: Iterable[TestResult]) -> dict[tuple[str, str], list[TestResult]]:
-    """The attempts at each case and build, in their order."""
-    attempts: dict[tuple[str, str], list[TestResult]] = {}
-    for result in results:
-        attempts.setdefault((result.case, result.build), []).append(result)
-    return attempts
-
-
-def final(header: RunHeader, results: Iterable[TestResult]) -> list[TestResult]:
-    """The deciding ones of ``results`` for each case and build, in the order of the plan: see :func:`deciding`."""
-    last = {key: deciding(tried) for key, tried in by_case(results).items()}
-    cases = {case: index for index, case in enumerate(header.planned)}
-    builds = {build: index for index, build in enumerate(header.builds)}
-    seen = {key: index for index, key in enumerate(last)}
-
-    def place(key: tuple[str, str]) -> tuple[int, int, int]:
-        case, build = key
-        return cases.get(case, len(cases)), builds.get(build, len(builds)), seen[key]
-
-    return [last[key] for key in sorted(last, key=place)]
-
-
-def deciding(attempts: Sequence[TestResult]) -> TestResult:
-    """The attempt at a case that decides: the last FAIL; else a guest crash or a silence in doubt; else the last.
-
-    So nothing that failed passes by being tried again.
-    """
-
-    def weight(one: TestResult) -> tuple[bool, bool, int]:
-        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_SILENT), one.attempt
-
-    return max(reversed(attempts), key=weight)
-
-
-def is_flaky(attempts: Sequence[TestResult]) -> bool:
-    """Whether a case passes, and did not at each attempt."""
-    return deciding(attempts).verdict is Verdict.PASS and any(one.verdict is not Verdict.PASS for one in attempts)
-
-
-def missing(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
-    """Planned cases and builds that ``results`` say nothing of."""
-    there = {(result.case, result.build) for result in results}
-    wanted = ((case, build) for case in header.planned for build in header.builds)
-    return [Missing(case, build) for case, build in dict.fromkeys(wanted) if (case, build) not in there]
-
-
-def due(header: RunHeader, results: Iterable[TestResult]) -> list[Missing]:
-    """Attempts that were asked for and are still to come: a case and build stand in it once for each."""
-    there = by_case(results)
-    wanted = dict.fromkeys((case, build) for case in header.planned for build in header.builds)
-    return [Missing(*key) for key in wanted for _ in range(header.repeat - len(there.get(key, ())))]
-
-
-def short_of_repeats(header: RunHeader, results: Iterable[TestResult]) -> list[str]:
-    """Who asks for cases several times asks for a PASS each time: why it is not so, beside what each case says."""
-    if header.repeat == 1:
-        return []
-    short, results = [], list(results)
-    if count := len(due(header, results)):
-        short.append(f"{count} of the attempts that were asked for did not run")
-    if count := sum(map(is_flaky, by_case(results).values())):
-        short.append(f"did not PASS each time: {count} cases")
-    return short
-
-
-def shortfalls(header: RunHeader, results: Sequence[TestResult]) -> list[str]:
-    """Why a run without FAIL and ERROR is not good all the same; empty when it is."""
-    results = final(header, results)
-    short = []
-    if count := sum(result.verdict is Verdict.MISS for result in results):
-        short.append(f"{count} MISS")
-    if gone := missing(header, results):
-        short.append(f"{len(gone)} planned without a result")
-    passed = {result.area for result in results if result.verdict is Verdict.PASS}
-    if not passed:
-        short.append("nothing passed" if results else "nothing ran")
-    short += [f"no PASS in area {area}" for area in header.required_areas if area not in passed]
-    return short
-
-
-def exit_status(header: RunHeader, results: Sequence[TestResult]) -> int:
-    """1 for any FAIL or ERROR; else 3 for what :func:`shortfalls` names; else 0."""
-    results = final(header, results)
-    if any(result.verdict in (Verdict.FAIL, Verdict.ERROR) for result in results):
-        return 1
-    return 3 if shortfalls(header, results) else 0
 
 
 def file_name(text: str) -> str:

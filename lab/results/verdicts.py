@@ -1,17 +1,14 @@
-"""How a verdict is decided: :data:`RULES`, the first that applies. Evidence outranks the exception.
+"""How a verdict is decided: the first rule of :data:`RULES` that applies. Evidence outranks the exception.
 
-A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where
-several things went wrong at once (an exception group), the gravest verdict counts.
+A case is judged from an :class:`Observation`: how it ended, and what the consoles of its boards showed. Where several
+things went wrong at once (an exception group), the gravest verdict counts.
 """
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +18,10 @@ from lab.base.errors import (
     BmcUnreachable,
     BoardUnreachable,
     BuildDoesNotBoot,
+    BuildFailed,
     CaseTimeout,
     HypervisorCrash,
-    LabError,
     MissingCapability,
-    NotProved,
     PowerTimeout,
     ProductFailure,
     ProductTimeout,
@@ -34,6 +30,7 @@ from lab.base.errors import (
 from lab.console import crashes
 from lab.console.crashes import Crash
 from lab.console.patterns import classify, crash_excerpt
+from lab.results.observation import Decision, Hang, Observation, Rule
 from lab.results.record import (
     BENCH,
     HOST_SILENT,
@@ -46,97 +43,22 @@ from lab.results.record import (
     Verdict,
 )
 
-# What comes and goes: sessions and packets are lost, BMCs are busy.
+__all__ = ["RULES", "Decision", "Hang", "Observation", "Rule", "decide", "guest_crash", "is_tried_again"]
+
+# Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
 _TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
 REASON_LIMIT = 300  # characters
-# Signatures of lab.console.patterns: Xen tells of a guest's death, and Linux of its own.
+# Signatures of lab.console.patterns by which Xen reports a guest's death, and by which Linux reports its own.
 XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
 LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
-NESTED_SYSTEM = "linux"  # the guest's system of which such deaths without a cause are known (docs/virtual-lab.md)
-
-
-# The registers that xen/arch/x86/x86_64/traps.c prints; bit 9 of RFLAGS is IF.
-_FLAGS = re.compile(r"RFLAGS: (?P<flags>[0-9a-f]{16})\s+CONTEXT: (?P<context>\w+)")
-INTERRUPT_FLAG = 1 << 9
-
-
-@dataclass(frozen=True, slots=True)
-class Hang:
-    """A host that had been up and fell silent: the power is on, the recorder has its console, and nobody answers."""
-
-    board: str
-    after_nmi: tuple[str, ...] = ()  # what its console showed after an NMI from the BMC
-    comes_back: bool = False  # a power cycle brought it into the known-good build, which answers on console and network
-
-    @property
-    def is_proved(self) -> bool:
-        """Whether the NMI found the hypervisor itself with interrupts off: a live one, however slow, has them on."""
-        return any(
-            match["context"] == "hypervisor" and not int(match["flags"], 16) & INTERRUPT_FLAG
-            for line in self.after_nmi
-            if (match := _FLAGS.search(line))
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known of a case that ended."""
-
-    outcome: BaseException | None = None  # what it raised; None: it came to its end, or was skipped
-    skipped: str | None = None  # pytest.skip's reason
-    crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
-    expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
-    seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
-    hangs: tuple[Hang, ...] = ()
-    hung_before: bool = False  # a host fell silent at an earlier attempt, too
-    guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
-    crashed_before: bool = False  # that was seen at an earlier attempt, too
-    lease_over: str | None = None  # why the lease on its boards was over before it ended
-    leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
-    console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
-    symbols: Path | None = None  # the hypervisor's ELF with symbols
-    at: float = field(default_factory=time.time)  # when; seconds since the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict, the name of the rule that decided, and why, on one line."""
-
-    verdict: Verdict
-    rule: str
-    reason: str
-    evidence: tuple[Evidence, ...] = ()
-    fingerprint: str = ""  # of the crash that decided
-    outcome: BaseException | None = None  # the one exception that was judged, also out of a group
-
-    @property
-    def failed_boards(self) -> frozenset[str] | None:
-        """The boards that the bench failed with; None where it did not fail, empty where no single board is named."""
-        if self.rule not in (BENCH, TRANSIENT) or isinstance(self.outcome, NotProved):
-            return None
-        named = self.outcome.board if isinstance(self.outcome, LabError) else None
-        return frozenset({named} if named else ())
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``why`` gives the reason when the rule applies, else None; ``when`` says the same to readers."""
-
-    name: str
-    verdict: Verdict
-    when: str
-    why: Callable[[Observation], str | None]
-    evidence: Callable[[Observation], tuple[Evidence, ...]] = lambda observation: ()
-    fingerprint: Callable[[Observation], str] = lambda observation: ""
+NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a cause (docs/virtual-lab.md)
 
 
 def is_tried_again(attempts: Sequence[TestResult]) -> bool:
-    """Whether there is to be one more attempt at a case, after these, oldest first.
+    """Whether a case gets one more attempt after these, oldest first.
 
-    - what failed: never
-    - NESTED_GUEST_CRASH: twice
-    - TRANSIENT, HOST_SILENT: once
+    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_SILENT once.
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
@@ -147,9 +69,9 @@ def is_tried_again(attempts: Sequence[TestResult]) -> bool:
 
 
 def guest_crash(guests: Iterable[GuestConsole], consoles: Iterable[str]) -> str | None:
-    """The line by which a Linux guest in hardware virtualisation says that it dies; None if Xen says anything of it.
+    """The line in which a Linux guest in hardware virtualisation reports its death. None if Xen reports it, too.
 
-    :param guests: what the case kept of its guests' consoles.
+    :param guests: the guest consoles that the case kept.
     :param consoles: lines of the boards' consoles.
     """
     for line in consoles:
@@ -208,7 +130,7 @@ def _said(error: BaseException, *, first_line: bool = False) -> str:
 
 
 def _all_crashes(observation: Observation) -> tuple[HypervisorCrash, ...]:
-    """Those on the consoles; else the one that was raised, though another exception came over it."""
+    """The crashes on the consoles; else the one that was raised, even if another exception followed it."""
     if observation.crashes:
         return observation.crashes
     if isinstance(observation.outcome, HypervisorCrash):
@@ -254,7 +176,8 @@ def _hypervisor_hang(observation: Observation) -> str | None:
     hang = _proved(observation)
     if hang is None:
         return None
-    return f"{hang.board}: the hypervisor hangs with interrupts off: {_after_nmi(observation, hang).label}"
+    crash = _after_nmi(observation, hang)
+    return f"{hang.board}: the hypervisor hangs with interrupts off in {' from '.join(crash.functions) or crash.label}"
 
 
 def _hang_fingerprint(observation: Observation) -> str:
@@ -320,6 +243,19 @@ def _product_failure(observation: Observation) -> str | None:
     return _said(error) if isinstance(error, ProductFailure) else None
 
 
+def _build_failed(observation: Observation) -> str | None:
+    error = observation.outcome
+    return ": ".join(filter(None, (error.what, error.cause))) if isinstance(error, BuildFailed) else None
+
+
+def _build_failed_evidence(observation: Observation) -> tuple[Evidence, ...]:
+    error = observation.outcome
+    if not isinstance(error, BuildFailed) or not error.lines:
+        return ()
+    more = [f"log: {error.log}"] if error.log else []
+    return (Evidence("command", error.what, "\n".join((*error.lines, *more)), observation.at),)
+
+
 def _build_does_not_boot(observation: Observation) -> str | None:
     error = observation.outcome
     return _said(error) if isinstance(error, BuildDoesNotBoot) else None
@@ -381,7 +317,7 @@ def _passed(observation: Observation) -> str:
 
 
 def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ...]:
-    """What did not decide and a reader must know all the same."""
+    """What did not decide the verdict, but a reader must know."""
     found = []
     outcome = observation.outcome
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
@@ -459,6 +395,13 @@ RULES: tuple[Rule, ...] = (
         "the product did not do something in time (ProductTimeout)",
         _product_timeout,
         _product_timeout_evidence,
+    ),
+    Rule(
+        "build-failed",
+        Verdict.FAIL,
+        "the build under test cannot be made: its source does not compile, or a patch does not apply (BuildFailed)",
+        _build_failed,
+        _build_failed_evidence,
     ),
     Rule(
         "product",

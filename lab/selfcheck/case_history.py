@@ -15,7 +15,7 @@ import pydantic
 
 from lab.base import files, paths
 from lab.base.errors import UsageError
-from lab.results import run_folder
+from lab.results import run_folder, summary
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -70,7 +70,7 @@ def added(rows: Mapping[str, Row], folders: Iterable[Path]) -> dict[str, Row]:
     for run in sorted(opened, key=lambda run: run.header().started):
         if others := [name for name, facts in run.header().boards.items() if facts.get("class") != CLASS]:
             raise UsageError(f"{run.path}: not of virtual boards alone: {', '.join(sorted(others))}")
-        for (case, _), tried in sorted(run_folder.by_case(run.results()).items(), key=lambda item: item[1][-1].started):
+        for (case, _), tried in sorted(summary.by_case(run.results()).items(), key=lambda item: item[1][-1].started):
             if (row := _after(found.get(case), tried)) is not None:
                 found[case] = row
     return found
@@ -78,7 +78,7 @@ def added(rows: Mapping[str, Row], folders: Iterable[Path]) -> dict[str, Row]:
 
 def _after(row: Row | None, tried: Sequence[TestResult]) -> Row | None:
     """What a row becomes by the attempts of one run at its case; None: it stays."""
-    decided = run_folder.deciding(tried)
+    decided = summary.deciding(tried)
     last = datetime.fromtimestamp(tried[-1].started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if row is not None and (last <= row.last or (decided.verdict is Verdict.SKIP and row.verdict is not Verdict.SKIP)):
         return None

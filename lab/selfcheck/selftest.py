@@ -12,19 +12,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestSuite
 from junitparser.junitparser import JUnitXmlError
 
 from lab.base import paths
 from lab.base.errors import UsageError
+from lab.leases.ledger import seconds_of
 
 KEPT = 5  # report folders of earlier self-tests
+FUZZ_GRACE = 600.0  # seconds that the last chances may take beyond their time
 GRACE = 110.0  # seconds for an interrupted step to give its boards back
 TOX_INI = paths.CHECKOUT / "tox.ini"
 
@@ -47,25 +48,32 @@ STEPS = (
     Step("broken", 2400, is_cheap=False),
     Step("mutants", 1800, is_cheap=False),
 )
+FUZZ = "fuzz"  # a step that runs only when it is named; it takes as long as it is given
+FUZZ_TIME = "XENLAB_FUZZ"  # the variable of tox.ini that says how long
 
 
 def run(
     names: Sequence[str] = (),
     *,
+    fuzz_for: str = "1h",
     steps: Sequence[Step] = STEPS,
     tox_ini: Path = TOX_INI,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run these steps, or all; the last line is a summary as pytest writes it.
+    """Run these steps, or all but :data:`FUZZ`; the last line is a summary as pytest writes it.
+
+    ``fuzz_for`` is how long that one tries chances: ``90m``, ``1h``.
 
     Exit status: 0, or 1; 3 when only the boards step is bad and says the bench is to blame.
 
     :raises UsageError: no such step.
     """
     say = say or partial(print, flush=True)
-    if unknown := [name for name in names if name not in {step.name for step in steps}]:
-        raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in steps)}")
-    chosen = [step for step in steps if not names or step.name in names]
+    fuzz = Step(FUZZ, seconds_of(fuzz_for) + FUZZ_GRACE)
+    there = (*steps, fuzz)
+    if unknown := [name for name in names if name not in {step.name for step in there}]:
+        raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in there)}")
+    chosen = [step for step in there if step.name in names] if names else list(steps)
     reports = _reports()
     started = time.monotonic()
     counts: Counter[str] = Counter()
@@ -76,7 +84,7 @@ def run(
             say(f"{step.name}: not run, since {', '.join(bad)} failed")
             continue
         clock = time.monotonic()
-        status = _tox(step, tox_ini, reports)
+        status = _tox(step, tox_ini, reports, {FUZZ_TIME: fuzz_for})
         if status:
             bad[step.name] = status
         counts += _count(reports / step.name, status)
@@ -108,11 +116,12 @@ def _reports() -> Path:
     return reports
 
 
-def _tox(step: Step, tox_ini: Path, reports: Path) -> int:
+def _tox(step: Step, tox_ini: Path, reports: Path, more: Mapping[str, str]) -> int:
     """Run the environment in a process group of its own, so that all of it can be interrupted."""
     (reports / step.name).mkdir()
     command = [sys.executable, "-m", "tox", "run", "-q", "-c", str(tox_ini), "-e", step.name]
     environment = os.environ | {"XENLAB_PYTHON": sys.executable, "XENLAB_REPORTS": str(reports / step.name)}
+    environment |= more
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, cwd=tox_ini.parent, env=environment, start_new_session=True
     )
@@ -141,7 +150,7 @@ def _count(reports: Path, status: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     for file in sorted(reports.rglob("*.xml")):
         try:
-            content: Any = JUnitXml.fromfile(str(file))
+            content: JUnitXml | TestSuite = JUnitXml.fromfile(str(file))  # or one suite
         except (JUnitXmlError, SyntaxError):  # a writer that was killed; xml's ParseError is a SyntaxError
             continue
         for suite in [content] if isinstance(content, TestSuite) else content:

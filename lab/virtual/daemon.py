@@ -5,10 +5,11 @@ disk, and, while powered, its QEMU machine. The BMC owns power: it asks this dae
 (``firmware/bmc/chassis``), as a BMC pulls the lines of a mainboard. QMP ends here.
 
 Requests on the control socket, one line each, answered by one line:
-``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7), ``get boot`` (device), ``get persistent`` (0|1),
+``get power`` (0|1), ``get sleep`` (0, 3 or 5: IPMI v2.0 table 20-7),
 ``set power 0|1`` (1 wakes a sleeping board), ``set reset 1``, ``set shutdown 1`` (ACPI power button), ``set button 1``
 (the same, and powers on a board that is off), ``set nmi 1``,
-``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set link 0|1`` (the lab cable),
+``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set efi 0|1`` (the choice is for UEFI), ``set
+clearing N`` (IPMI v2.0 table 28-14, parameter 3), ``get`` of each, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on), ``get sol`` (0: the BMC refuses it),
 ``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`).
 """
@@ -23,13 +24,13 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from lab.base import processes
-from lab.base.errors import UsageError
+from lab.base.errors import BenchError, UsageError
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable
@@ -40,6 +41,49 @@ from lab.virtual.spec import OWN_SHAPE, read_config
 log = logging.getLogger(__name__)
 
 EXIT_WAIT = 10.0  # seconds a killed QEMU may take to be gone (1.5 s was seen)
+# IPMI v2.0 table 28-14, parameter 3: boot flags hold for so many seconds without a Chassis Control, or with this bit.
+FLAGS_HOLD = 60.0
+KEEP_FLAGS = 0x08
+SHORT_LIFE = 5.0  # seconds; a BMC that ends sooner so often in a row will not live
+SHORT_LIVES = 3
+
+
+@dataclass
+class BootChoice:
+    """What the BMC told the board to boot next, as IPMI's boot flags have it."""
+
+    firmware: str = "bios"  # the board's own, which obeys no choice that is meant for the other kind
+    has_timer: bool = True  # of IPMI; Redfish knows none
+    is_persistent: bool = False
+    is_efi: bool = False
+    clearing: int = 0
+    _device: str = "none"  # "default" is the disk
+    _at: float = 0.0
+
+    @property
+    def device(self) -> str:
+        """The choice that is in force; ``none`` once its time is over."""
+        is_over = self.has_timer and not self.clearing & KEEP_FLAGS and time.monotonic() - self._at > FLAGS_HOLD
+        return "none" if is_over else self._device
+
+    def choose(self, device: str) -> None:
+        self._device, self._at = device, time.monotonic()
+
+    def note_control(self) -> None:
+        """A Chassis Control has come: the time begins again."""
+        if self.device == self._device:
+            self._at = time.monotonic()
+
+    def take(self) -> str:
+        """What the firmware boots now; a choice for once is used up."""
+        device = self.device if self.is_efi == (self.firmware == "uefi") else "none"
+        if device != self.device:
+            kinds = ("UEFI", "legacy BIOS")
+            told, own = kinds if self.is_efi else kinds[::-1]
+            log.warning("told to boot %s by %s, and the firmware is %s: it boots as ever", self.device, told, own)
+        if not self.is_persistent:
+            self._device = "none"
+        return device
 
 
 @dataclass
@@ -49,8 +93,7 @@ class Machine:
     board: BoardSpec
     directory: Path
     wiring: qemu.Wiring
-    boot_device: str = "none"  # as IPMI's boot flags name it; "default" is the disk
-    boot_persistent: bool = False
+    boot: BootChoice = field(default_factory=BootChoice)
     tap: int = -1  # descriptor of the network that a board without a disk boots from
     shape: str = ""  # of the inventory's `shapes`; its own when empty
     _process: asyncio.subprocess.Process | None = None
@@ -76,9 +119,7 @@ class Machine:
         await self._forget()
         assert self.board.virtual is not None
         form = self.board.virtual.shaped(self.shape)
-        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot_device, tap=self.tap)
-        if not self.boot_persistent:
-            self.boot_device = "none"
+        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot.take(), tap=self.tap)
         self._sleeping = False
         server = QMPClient(self.board.name)
         self.wiring.qmp.unlink(missing_ok=True)
@@ -109,7 +150,7 @@ class Machine:
 
     async def reset(self) -> None:
         # Only a start takes a boot device, and QEMU leaves a machine that is reset in its sleep standing still.
-        if self._sleeping or self.boot_device not in ("none", "default"):
+        if self._sleeping or self.boot.device not in ("none", "default"):
             await self.power_off()
             await self.power_on()
         else:
@@ -201,7 +242,10 @@ class Daemon:
         board = self._config.board
         assert board.virtual is not None
         wiring = bare.wiring(self._directory, self._config.kcs_port, self._config.link_peer_port)
-        self._machine = Machine(board, self._directory, wiring)
+        # IPMI says the mode with each choice; Redfish has one in force.
+        is_ipmi, firmware = board.bmc.protocol == "ipmi", board.virtual.firmware
+        choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
+        self._machine = Machine(board, self._directory, wiring, choice)
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
         self._simulator: asyncio.subprocess.Process | None = None
         self._faults = Faults()
@@ -223,7 +267,11 @@ class Daemon:
         server = await asyncio.start_unix_server(self._control, str(control))
         control.chmod(0o600)
         self._simulator = await bmc.start_simulator(self._directory, self._config)
-        parts = {asyncio.create_task(self._bmc_ended()): "the BMC ended by itself with status %s; see bmc.log"}
+        parts = {
+            asyncio.create_task(
+                self._bmc_ended()
+            ): "the BMC ended by itself with status %s, again and again; see bmc.log"
+        }
         if self._segment:
             await self._segment.start()
             self._machine.tap = self._segment.tap
@@ -250,14 +298,26 @@ class Daemon:
         return 1 if failed else 0
 
     async def _bmc_ended(self) -> int:
-        """Wait until the BMC ends by itself; one that was told to restart is started again. Its exit status."""
+        """Start the BMC again whenever it ends: told to, or killed by a request, as ipmi_sim 2.0.33 is by some clients.
+
+        Whoever had a session sees a gap. Returns the exit status of a BMC that will not live.
+        """
+        deaths = 0
         while True:
             assert self._simulator
+            born = time.monotonic()
             status = await self._simulator.wait()
             if not self._is_restarting:
-                return status
+                deaths = deaths + 1 if time.monotonic() - born < SHORT_LIFE else 1
+                if deaths > SHORT_LIVES:
+                    return status
+                log.error("%s: the BMC ended by itself with status %s: again", self._config.board.name, status)
             self._is_restarting = False
-            self._simulator = await bmc.start_simulator(self._directory, self._config)
+            try:
+                self._simulator = await bmc.start_simulator(self._directory, self._config)
+            except BenchError as error:
+                log.error("%s", error)
+                return status
             log.info("%s: the BMC is back", self._config.board.name)
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,15 +369,21 @@ class Daemon:
 
     async def _chassis(self, words: list[str]) -> str:
         machine = self._machine
+        if words[:1] == ["set"] and words[1:2] and words[1] in ("power", "reset", "shutdown", "button", "nmi"):
+            machine.boot.note_control()
         match words:
             case ["get", "power"]:
                 return str(int(machine.is_powered))
             case ["get", "sleep"]:
                 return str(machine.sleep_state)
             case ["get", "boot"]:
-                return machine.boot_device
+                return machine.boot.device
             case ["get", "persistent"]:
-                return str(int(machine.boot_persistent))
+                return str(int(machine.boot.is_persistent))
+            case ["get", "efi"]:
+                return str(int(machine.boot.is_efi))
+            case ["get", "clearing"]:
+                return str(machine.boot.clearing)
             case ["set", "power", "1"]:
                 await machine.power_on()
             case ["set", "power", "0"]:
@@ -331,9 +397,13 @@ class Daemon:
             case ["set", "nmi", _]:
                 await machine.inject_nmi()
             case ["set", "boot", device]:
-                machine.boot_device = device
+                machine.boot.choose(device)
             case ["set", "persistent", value]:
-                machine.boot_persistent = value == "1"
+                machine.boot.is_persistent = value == "1"
+            case ["set", "efi", value]:
+                machine.boot.is_efi = value == "1"
+            case ["set", "clearing", value] if value.isdigit():
+                machine.boot.clearing = int(value)
             case ["set", "shape", name]:
                 assert machine.board.virtual is not None
                 if name != OWN_SHAPE and name not in machine.board.virtual.shapes:

@@ -40,6 +40,8 @@ RESETS = {
 }
 # The same, BootSource; the right hand as the daemon names them.
 BOOT_SOURCES = {"None": "none", "Pxe": "pxe", "Hdd": "default", "Cd": "cdrom", "BiosSetup": "bios"}
+# The same, BootSourceOverrideMode; the right hand is whether a choice is for UEFI.
+BOOT_MODES = {"Legacy": 0, "UEFI": 1}
 
 
 class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
@@ -90,6 +92,10 @@ class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
             self.set_boot_device(self._uuid, "None")
         elif "BootSourceOverrideTarget" in boot:
             self.set_boot_device(self._uuid, boot["BootSourceOverrideTarget"])
+        if (mode := boot.get("BootSourceOverrideMode")) is not None:
+            if mode not in BOOT_MODES:
+                raise error.BadRequest(f"BootSourceOverrideMode {mode} is not one of {', '.join(BOOT_MODES)}")
+            self._ask(f"set efi {BOOT_MODES[mode]}")
         if enabled is not None:
             self._ask(f"set persistent {int(enabled == 'Continuous')}")
 
@@ -100,6 +106,8 @@ class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
         is_disabled = boot["BootSourceOverrideTarget"] == "None"
         boot["BootSourceOverrideEnabled"] = "Disabled" if is_disabled else "Continuous" if is_persistent else "Once"
         boot["BootSourceOverrideTarget@Redfish.AllowableValues"] = list(BOOT_SOURCES)
+        boot["BootSourceOverrideMode"] = "UEFI" if self._ask("get efi") == "1" else "Legacy"
+        boot["BootSourceOverrideMode@Redfish.AllowableValues"] = list(BOOT_MODES)
         action["ResetType@Redfish.AllowableValues"] = list(RESETS)
         return system
 

@@ -33,6 +33,7 @@ def read_config(path: Path) -> DaemonConfig:
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     board = data.pop("board")
     board["bmc"] = BmcSpec(**board["bmc"])
+    board["sol"] = BmcSpec(**board["sol"]) if board["sol"] else None
     board["console"] = ConsoleSpec(**board["console"])
     board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
     board["capabilities"] = frozenset(board["capabilities"])

@@ -202,7 +202,8 @@ def assert_unbroken(beats: list[Heartbeat]) -> None:
 
 def numbers(detail: str) -> dict[str, int]:
     """The ``KEY=NUMBER`` words of a payload's detail, decimal or 0x: ``{"pages": 512, "high": 0x13ffff}``."""
-    return {key: int(value, 0) for key, value in re.findall(r"(\w+)=(-?(?:0x[0-9a-f]+|\d+))\b", detail)}
+    found = re.findall(r"\b(\w+)=(-?(?:0x[0-9a-f]{1,32}|\d{1,40}))\b", detail)
+    return {key: int(value, 16 if "0x" in value else 10) for key, value in found}
 
 
 _ALLOCATION = re.compile(r"^.*?\b(4KB|2MB|1GB) PAGES: (0x[0-9a-f]+)", re.MULTILINE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lab.base.errors import BenchError, LabError, MissingCapability
 from lab.base.wait import wait_until
+from lab.grid.ssh import until
 from lab.on_board.poke import POKE
 from lab.xen.domain import Domain
 from lab.xen.host import Host
@@ -43,7 +44,7 @@ def assignable(host: Host, role: str) -> Iterator[Device]:
         driver = f"/sys/bus/pci/devices/{device.address}/driver"
         host.run(
             f"[ -e {driver} ] || echo {device.address} > /sys/bus/pci/drivers_probe; "
-            f"for i in 1 2 3 4 5 6 7 8 9 10; do [ -e /sys/class/net/{device.interface} ] && break; sleep 0.3; done"
+            f"({until(f'[ -e /sys/class/net/{device.interface} ]', 3.0, interval=0.3)}) || true"
         )
 
 

@@ -12,6 +12,7 @@ from lab.base.wait import wait_until
 from lab.console.client import ConsoleLine
 from lab.grid import pulse
 from lab.grid.board import Board
+from lab.grid.ssh import until
 from lab.on_board.poke import POKE
 from lab.xen.host import Host
 
@@ -20,10 +21,9 @@ REQUESTED = "xenlab: asks for S3"  # dom0 prints this right before it asks its k
 # a connection behind, which is retried while the board goes to sleep the next time.
 LINKED = "xenlab: its links are up"
 _LINKS = "grep -lsx 1 /sys/class/net/*/carrier"
-_AWAKE = (
-    f'i=0; until [ "$links" = "$({_LINKS})" ] || [ $((i += 1)) -gt 100 ]; do sleep 0.1; done; '
-    f"echo '{LINKED}' > /dev/console"
-)
+_LINKS_LIMIT = 10.0  # seconds
+_ALARM_LIMIT = 10.0  # seconds until a timer is armed; without it the board is not put to sleep
+_AWAKE = "(" + until(f'[ "$links" = "$({_LINKS})" ]', _LINKS_LIMIT, interval=0.1) + f"); echo '{LINKED}' > /dev/console"
 # In the order in which xen/arch/x86/acpi/power.c enter_state() prints them.
 ENTERING = "Entering ACPI S3 state."
 FINISHING = "Finishing wakeup from ACPI S3 state."
@@ -141,7 +141,9 @@ def _order(host: Host, wake_after: int | None, by: Literal["rtc", "timer"]) -> N
     else:
         log = "/run/xenlab/alarm.log"
         command = (
-            f"rm -f {log}; {POKE} alarm {wake_after} > {log} & until grep -qs armed {log}; do sleep 0.1; done; {sleep}"
+            f"rm -f {log}; {POKE} alarm {wake_after} > {log} & "
+            + until(f"grep -qs armed {log}", _ALARM_LIMIT, interval=0.1)
+            + f"; {sleep}"
         )
     go = f"links=$({_LINKS}); sleep 0.3; echo '{REQUESTED}' > /dev/console; {command}; {_AWAKE}"
     host.run(f"echo deep > /sys/power/mem_sleep; ({go}) >/run/xenlab/sleep.log 2>&1 &")

@@ -123,7 +123,7 @@ def config(host: Host, instance: Instance) -> XtfConfig:
     name, kernel = host.unique(f"xtf-{instance.name.replace('~', '-')}"), f"{GUESTS}/{instance.on_board}"
     written = instance.cfg.read_text(encoding="utf-8")
     written = re.sub(rf"""(["'])[^"'\n]*/{re.escape(instance.kernel.name)}\1""", f'"{kernel}"', written)
-    written = re.sub(r"(?m)^\s*name\s*=.*$", f'name = "{name}"', written)
+    written = re.sub(r"(?m)^[ \t]*name[ \t]*=.*$", f'name = "{name}"', written)
     kind: Literal["pv", "hvm"] = "hvm" if instance.environment.startswith("hvm") else "pv"
     return XtfConfig(name, kind, kernel, written=written)
 

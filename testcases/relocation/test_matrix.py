@@ -40,7 +40,7 @@ def test_relocation_fails_well_on_one_board(cell, host, evidence):
 
 def judge(cell, source, destination, evidence):
     wanted = expected(cell)
-    evidence.add("how it must end", f"{cell.fault.does}, {cell.place}\n{wanted}", kind="note")
+    evidence.add("how it must end", f"{cell.fault.does}, {cell.place}.\n{wanted.sentence()}", kind="note")
     before = checks.Before.of(source, destination)
     with source.domain(attempt.config(cell, source)) as guest:
         try:

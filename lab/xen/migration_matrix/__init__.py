@@ -1,1 +1,1 @@
-"""Live relocation broken on purpose: cells, faults, what must come of each, checks."""
+"""Live migrations that are broken on purpose: the cells, their faults, how each must end, and the checks."""

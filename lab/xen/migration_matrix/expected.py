@@ -42,6 +42,18 @@ class Expectation:
     left_at_destination: str | None = None
     is_intact: bool = True  # the guest's memory is as it was
 
+    def sentence(self) -> str:
+        """The ending for people: how xl ends, where the guest is then, and what of Xen says so."""
+        last = f"its last line is `{self.ending.value}`" if self.ending.value else "it sends nothing"
+        when = "after it hung and its transport was ended" if self.hangs else f"within {self.gives_up:g} s of the fault"
+        memory = "with its memory as it was" if self.is_intact else "and its memory may be damaged"
+        parts = [f"xl migrate must end as {self.ending.name} ({last}) {when}.", f"Then {self.where.value}, {memory}."]
+        if self.left_at_source:
+            parts.append(f"A copy may stay at the source: {self.left_at_source}.")
+        if self.left_at_destination:
+            parts.append(f"A copy may stay at the destination: {self.left_at_destination}.")
+        return " ".join([*parts, f"Source: {self.why}."])
+
 
 _REFUSED = Expectation(Ending.REFUSED, Where.SOURCE, "xl_migrate.c migrate_do_preamble: exits when the banner is bad")
 _RESUMED = Expectation(

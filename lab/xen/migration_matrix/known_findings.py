@@ -68,6 +68,7 @@ def excusing(known: Known, evidence: Evidence, version: str, case: str, check: s
         yield
     except AssertionError as error:
         if not finding:
+            evidence.add("checks", f"{check}: BAD: {error}", kind="note")
             raise
         evidence.add("checks", f"{check}: known: {finding}: {error}", kind="note")
     else:

@@ -1,0 +1,484 @@
+"""A Redfish service: how it is logged in to, how it is asked, and what its refusals mean.
+
+Sources: DSP0266 (protocol, error responses, sessions), the Base message registry (DSP8011).
+
+Each request logs in by itself (HTTP basic authentication, which DSP0266 demands of a service): BMCs have few sessions,
+and a worker that was killed would leave its own behind. Only where that is switched off a session is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import logging
+import ssl
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sushy
+from requests import Response
+from requests.adapters import HTTPAdapter
+from sushy import auth, exceptions
+from sushy.connector import Connector
+from sushy.resources import base
+from sushy.resources.system.system import System
+from urllib3.exceptions import InsecureRequestWarning
+
+from lab.base.credentials import Credential
+from lab.base.errors import (
+    BmcBusy,
+    BmcRefused,
+    BmcUnreachable,
+    CertificateRefused,
+    CommandFailed,
+    CommandRefused,
+    LoginRefused,
+    PasswordExpired,
+    PrivilegeRefused,
+    UsageError,
+)
+from lab.bmc import switching
+from lab.bmc.switching import Exchange, Pace
+from lab.inventory import BmcSpec
+
+T = TypeVar("T")
+
+logging.getLogger("sushy").setLevel(logging.CRITICAL)  # what it warns of is in the errors and the history here
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 25.0  # seconds; BMCs compute an answer for some, and are slow to
+# How often sushy sends a request. Once, since it also repeats a Reset whose answer was lost, which would press the
+# button a second time; and a GET that the service failed at (5xx) once more after this many seconds.
+_TRIES = 1
+_TRY_AGAIN = 1.0
+
+_BUSY = frozenset({429, 502, 503, 504})  # HTTP status of a service that starts, or has too much to do
+# Messages of the Base registry, by the last part of their id, which keeps its meaning over the registry's versions.
+_PASSWORD_EXPIRED = frozenset({"PasswordChangeRequired"})
+_PRIVILEGE = frozenset(
+    {"InsufficientPrivilege", "InsufficientPrivilegeForProperty", "InsufficientPrivilegeForOperation"}
+)
+_BUSY_MESSAGES = frozenset({"ServiceTemporarilyUnavailable", "ServiceInUnknownState", "ServiceShuttingDown"})
+_FINAL_MESSAGES = frozenset(
+    {"ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterValueNotInList"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a service says of an error, in its own words."""
+
+    message: str
+    message_id: str | None
+
+    @property
+    def name(self) -> str:
+        """``PasswordChangeRequired`` of ``Base.1.8.PasswordChangeRequired``."""
+        return (self.message_id or "").rpartition(".")[2]
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.message, f"[{self.message_id}]" if self.message_id else "")))
+
+
+def said(body: object) -> Said:
+    """The most telling message of an error response, or of a task. Source: DSP0266, error responses.
+
+    Services disagree on where it stands, and some leave out the text: then the id must do.
+    """
+    error = body.get("error", body) if isinstance(body, Mapping) else {}
+    if not isinstance(error, Mapping):
+        return Said(_text(error), None)
+    listed = error.get("@Message.ExtendedInfo") or error.get("Messages") or []
+    messages = [one for one in (listed if isinstance(listed, list) else [listed]) if isinstance(one, Mapping)]
+    for one in messages:
+        message_id, text = _text(one.get("MessageId")), _text(one.get("Message"))
+        general = message_id.rpartition(".")[2] in ("", "GeneralError", "Success")
+        if (text or message_id) and not (general and len(messages) > 1):
+            return Said(text, message_id or None)
+    return Said(_text(error.get("message")), _text(error.get("code")) or None)
+
+
+def _text(value: object) -> str:
+    return " ".join(switching.printable(value.encode()).split()) if isinstance(value, str) else ""
+
+
+class Pinned(HTTPAdapter):
+    """Connections to whoever has this certificate, whatever name and dates are in it: BMCs sign their own, badly."""
+
+    def __init__(self, certificate: Path) -> None:
+        try:
+            encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"bmc.ca_file {certificate}: no certificate (PEM): {error}") from None
+        self._fingerprint = hashlib.sha256(encoded).hexdigest()
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **options)
+
+
+class TolerantSystem(System):  # type: ignore[misc]
+    """sushy's system, of which an attribute of a wrong form costs that attribute alone."""
+
+    def _parse_attributes(self, json_doc: Any) -> None:
+        document = json_doc if isinstance(json_doc, Mapping) else {}
+        for name in dir(type(self)):
+            if isinstance(field := getattr(type(self), name), base.Field):
+                try:
+                    value = field._load(document, self)
+                except (exceptions.SushyError, ValueError, TypeError, AttributeError):
+                    value = None
+                setattr(self, name, value)
+
+    def _get_etag(self) -> Any:
+        # Some services demand one in each change (428), and name it in the body alone.
+        return super()._get_etag() or self.json.get("@odata.etag")
+
+
+class Service:
+    """A BMC's service, and the one system of it that is the board. Nothing is asked before the first question.
+
+    :raises UsageError: the file with the certificate is not there.
+    """
+
+    def __init__(self, board: str, spec: BmcSpec, credential: Credential, pace: Pace, log: logging.Logger) -> None:
+        if spec.ca_file and not Path(spec.ca_file).is_file():
+            raise UsageError(f"{board}: bmc.ca_file {spec.ca_file}: no such file")
+        self.board = board
+        self.spec = spec
+        self.history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
+        self.remarks: dict[str, None] = {}
+        self.system: Any = None
+        self.last: Response | None = None  # what was answered last
+        self._root: Any = None
+        self._credential = credential
+        self._pace = pace
+        self._log = log
+        self._is_known = False  # a login has been taken
+        self._tried_session = self._wants_session = False
+        self._end: Callable[[], Any] | None = None  # gives a session back
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self.spec.tls == 'off' else 'https'}://{self.spec.host}:{self.spec.port}"
+
+    def ask(self, what: str, question: Callable[[Any], T], patience: float | None = None) -> T:
+        """``question`` of the system as it is now.
+
+        Asked again for ``patience`` seconds while the service is busy; None: as the pace says.
+
+        :raises BmcUnreachable: no answer.
+        :raises BmcRefused: the login or the certificate is not taken, or not for this.
+        :raises BmcBusy: the service was busy all the time.
+        :raises CommandFailed: the service says no, or something that makes no sense.
+        """
+        wait = self._pace.patience if patience is None else patience
+        return switching.patiently(lambda: self._once(what, question), wait, f"Redfish: {what}", self._log)
+
+    def get(self, path: str) -> Any:
+        """A resource as it is. For a question: what this raises is :meth:`ask`'s to explain."""
+        return self.system._conn.get(path).json()
+
+    def get_or_none(self, path: str, unread: list[str]) -> Mapping[str, Any] | None:
+        """A resource that a question can do without: when it cannot be read, ``unread`` says so.
+
+        A service that does not answer at all, or takes no login any more, is no such case.
+        """
+        try:
+            found = self.get(path)
+        except exceptions.ConnectionError:
+            raise
+        except exceptions.AccessError as error:
+            if error.status_code == 401:
+                raise
+            unread.append(f"{path}: HTTP {error.status_code}")
+        except (exceptions.SushyError, ValueError, TypeError, AttributeError):
+            status = self.last.status_code if self.last is not None else 0
+            unread.append(f"{path}: {f'HTTP {status}' if status >= 400 else 'no JSON'}")
+        else:
+            if isinstance(found, Mapping):
+                return found
+            unread.append(f"{path}: no resource")
+        return None
+
+    def linked(self, link: str, collection: str, unread: list[str]) -> list[Mapping[str, Any]]:
+        """The resources that the system links to by this name; where it names none, the service's ``collection``.
+
+        The collection counts only where the service has one system: else its members may be another's.
+        """
+        paths = references(part(self.system.json, "Links").get(link))
+        if not paths and (whole := reference(self._root.json.get(collection))):
+            systems = self.get_or_none(reference(self._root.json.get("Systems")) or "", unread) or {}
+            if len(references(systems.get("Members"))) == 1:
+                paths = references((self.get_or_none(whole, unread) or {}).get("Members"))
+        return [found for path in paths if (found := self.get_or_none(path, unread)) is not None]
+
+    @property
+    def root(self) -> Mapping[str, Any]:
+        """The service root."""
+        found: Mapping[str, Any] = self._root.json
+        return found
+
+    def systems(self) -> dict[str, str | None]:
+        """The systems behind this BMC, whichever is the board, and the UUID of each where it tells one.
+
+        :raises BmcUnreachable, BmcRefused, CommandFailed: as :meth:`ask`.
+        """
+
+        def read() -> dict[str, str | None]:
+            found: dict[str, str | None] = {}
+            for path in references(self._collection().get("Members")):
+                try:
+                    resource = self._root._conn.get(path).json()
+                except (exceptions.HTTPError, ValueError):
+                    resource = {}
+                uuid = resource.get("UUID") if isinstance(resource, Mapping) else None
+                found[_identity(path)] = uuid if isinstance(uuid, str) else None
+            return found
+
+        return switching.patiently(
+            lambda: self._explained("systems", read), self._pace.patience, "Redfish: systems", self._log
+        )
+
+    def remark(self, text: str) -> None:
+        """Note what the inventory does not say, once."""
+        if text not in self.remarks:
+            self.remarks[text] = None
+            self._log.warning("%s", text)
+
+    # -- one question ------------------------------------------------------------------------------------------
+
+    def _once(self, what: str, question: Callable[[Any], T]) -> T:
+        def asked() -> T:
+            if self.system is None:
+                self._connect()
+            else:
+                self.system.refresh(force=True)
+            return question(self.system)
+
+        return self._explained(what, asked)
+
+    def _explained(self, what: str, question: Callable[[], T]) -> T:
+        """``question``, with whatever sushy raises as an error of ours."""
+        self.last = None
+        try:
+            with warnings.catch_warnings():  # who says `tls: unverified` has been told what it means
+                warnings.simplefilter("ignore", InsecureRequestWarning)
+                return question()
+        except exceptions.ConnectionError as error:
+            self.system = None
+            raise self._unreachable(what, str(error)) from None
+        except (exceptions.SushyError, ValueError, TypeError, AttributeError) as error:
+            # sushy makes its error of the response's body, and stumbles over what is not of its form.
+            if self.last is not None and self.last.status_code >= 400:
+                raise self._refused(what, self.last) from None
+            if isinstance(error, exceptions.SushyError):
+                raise CommandFailed(self.board, f"Redfish: {what}", 0, str(error)) from None
+            if isinstance(error, ValueError):  # no JSON, or a date that is none
+                raise CommandFailed(self.board, f"Redfish: {what}", 0, f"{type(error).__name__}: {error}") from None
+            raise
+
+    def _unreachable(self, what: str, told: str) -> BmcRefused | BmcUnreachable:
+        where = f"BMC {self.url}: "
+        if "ingerprints did not match" in told:
+            return CertificateRefused(self.board, f"{where}has another certificate than bmc.ca_file")
+        if "CERTIFICATE_VERIFY_FAILED" in told:
+            return CertificateRefused(
+                self.board,
+                f"{where}its certificate is not trusted: name the one it is signed by in bmc.ca_file, or its own with "
+                "bmc.tls: pinned",
+            )
+        # sushy quotes requests, which quotes urllib3: the last of it is the cause.
+        cause = told.rstrip("')> ").rpartition(": ")[2][-200:]
+        return BmcUnreachable(self.board, f"{where}{what}: no answer: {cause}")
+
+    def _refused(self, what: str, response: Response) -> CommandFailed | BmcRefused:
+        """An answer that is an error, as the error that it is."""
+        status = response.status_code
+        try:
+            reason = said(response.json())
+        except ValueError:
+            reason = Said("", None)
+        if status in (401, 403):
+            if status == 401:
+                self._log_out()
+            return self._access(what, status, reason)
+        command, text = f"Redfish: {what}", reason.message or response.reason or f"HTTP {status}"
+        if status in _BUSY or reason.name in _BUSY_MESSAGES:
+            busy = BmcBusy(self.board, command, status, text, reason.message_id)
+            busy.retry_after = retry_after(response.headers.get("Retry-After"))
+            return busy
+        kind = CommandRefused if reason.name in _FINAL_MESSAGES else CommandFailed
+        if status == 404 and not reason.message:
+            text = f"{response.request.path_url} is not there"
+        return kind(self.board, command, status, text, reason.message_id)
+
+    def _access(self, what: str, status: int, reason: Said) -> BmcRefused:
+        where = f"BMC {self.url}"
+        who = f"user {self._credential.user!r}, credential {self.spec.credential!r}"
+        quoted = f": {reason}" if reason.message or reason.message_id else ""
+        if reason.name in _PASSWORD_EXPIRED:
+            return PasswordExpired(
+                self.board, f"{where} wants another password before it does anything (HTTP {status}){quoted}; {who}"
+            )
+        if reason.name in _PRIVILEGE or (status == 403 and self._is_known):
+            return PrivilegeRefused(
+                self.board, f"{where}: {what}: the user's role does not allow it (HTTP {status}){quoted}; {who}"
+            )
+        both = " by HTTP basic authentication and by a session" if self._tried_session else ""
+        return LoginRefused(
+            self.board, f"{where} refused the login (HTTP {status}): check user and password{both}{quoted}; {who}"
+        )
+
+    # -- the login ---------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        paths = references(self._collection().get("Members"))
+        chosen = [path for path in paths if self.spec.system in ("", path, _identity(path))]
+        if len(chosen) != 1:
+            names = ", ".join(map(_identity, paths))
+            wanted = "say which one in bmc.system: it is one"
+            if self.spec.system:
+                wanted = f"bmc.system {self.spec.system!r} is none"
+            raise UsageError(f"{self.board}: BMC {self.url}: {wanted} of {names or 'no system at all'}")
+        self.system = TolerantSystem(
+            self._root._conn,
+            chosen[0],
+            redfish_version=self._root.redfish_version,
+            registries=self._root.lazy_registries,
+            root=self._root,
+        )
+        self._is_known = True
+
+    def _collection(self) -> Mapping[str, Any]:
+        """The collection of systems, which is the first thing that needs a login."""
+        if self._root is not None:
+            return self._systems_of(self._root)
+        words = (self._credential.user, self._credential.password)
+        self._tried_session = False
+        if not self._wants_session:
+            root = self._open(auth.BasicAuth(*words))
+            try:
+                found = self._systems_of(root)
+            except exceptions.AccessError as error:
+                named = reference(part(root.json, "Links").get("Sessions")) or reference(
+                    root.json.get("SessionService")
+                )
+                if error.status_code != 401 or self._is_known or not named:
+                    raise
+                refused = self.last
+            else:
+                self._root = root
+                return found
+        self._tried_session = True
+        try:
+            root = self._open(auth.SessionAuth(*words))
+        except exceptions.HTTPError as error:
+            if not isinstance(error, exceptions.AccessError) and not self._wants_session:
+                self._tried_session, self.last = False, refused  # no sessions there: it is about the first try
+            raise
+        self._root, self._wants_session = root, True
+        self._end = weakref.finalize(self, _end_session, root._auth)
+        self.remark("the BMC takes no HTTP basic authentication: a session is opened for each process")
+        return self._systems_of(root)
+
+    def _log_out(self) -> None:
+        """Forget what was logged in; give a session back."""
+        self.system = self._root = None
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+    def _open(self, login: Any) -> Any:
+        return sushy.Sushy(self.url, connector=self._connector(), auth=login)
+
+    def _systems_of(self, root: Any) -> Mapping[str, Any]:
+        path = reference(root.json.get("Systems"))
+        if path is None:
+            raise exceptions.MissingAttributeError(attribute="Systems/@odata.id", resource="/redfish/v1/")
+        found = root._conn.get(path).json()
+        return found if isinstance(found, Mapping) else {}
+
+    def _connector(self) -> Any:
+        spec = self.spec
+        here = weakref.ref(self)  # or a session would keep this alive, and would not be given back
+
+        def record(response: Response) -> None:
+            if service := here():
+                service._record(response)
+
+        connector = Connector(
+            self.url,
+            verify=spec.tls == "verified" and (spec.ca_file or True),
+            response_callback=record,
+            server_side_retries=_TRIES,
+            server_side_retries_delay=_TRY_AGAIN,
+            default_request_timeout=READ_TIMEOUT,
+            connect_timeout=CONNECT_TIMEOUT,
+        )
+        if spec.tls == "pinned":
+            connector._session.mount("https://", Pinned(Path(spec.ca_file)))
+        connector._session.trust_env = False  # neither a proxy nor a .netrc of the user's is for BMCs
+        return connector
+
+    def _record(self, response: Response) -> None:
+        self.last = response
+        seconds = response.elapsed.total_seconds()
+        request = response.request
+        body = request.body or ""
+        text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+        is_login = '"Password"' in text  # a session's; that of basic authentication is in a header
+        parts = (request.method, request.url, "(the login)" if is_login else text)
+        argv = tuple(part for part in parts if part)
+        output = "" if is_login else switching.printable(response.content)
+        self.history.append(Exchange(time.time() - seconds, argv, response.status_code, output, seconds))
+
+
+def _end_session(login: Any) -> None:
+    """Give a session back; of a service that is gone it ends by itself."""
+    with contextlib.suppress(Exception):
+        login.close()
+
+
+def part(resource: object, name: str) -> Mapping[str, Any]:
+    """An object in a resource; an empty one where there is none, or something else."""
+    found = resource.get(name) if isinstance(resource, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def reference(value: object) -> str | None:
+    """Where a link leads; None where there is none."""
+    path = value.get("@odata.id") if isinstance(value, Mapping) else None
+    return path if isinstance(path, str) and path.startswith("/") else None
+
+
+def references(values: object) -> list[str]:
+    """Where a list of links leads."""
+    return [path for value in _listed(values) if (path := reference(value))]
+
+
+def _listed(values: object) -> Iterable[object]:
+    return values if isinstance(values, list) else ()
+
+
+def retry_after(header: str | None) -> float:
+    """Seconds, of the header ``Retry-After``: a number or a date (RFC 9110, 10.2.3). 0: the service does not say."""
+    if not header:
+        return 0.0
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _identity(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]

@@ -1,0 +1,75 @@
+"""``xenlab known``: what a bug tracker says of a failure, kept with the history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.cli.arguments import READ, AsJson, show_json
+
+app = typer.Typer()
+group = typer.Typer(help="Link failures to a bug tracker; a link stays while the failure is the same.")
+app.add_typer(group, name="known", rich_help_panel=READ)
+
+
+@group.command()
+def add(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="FINGERPRINT|CASE", help="A failure's digits, as the pages show them; or a case."),
+    ],
+    link: Annotated[str, typer.Option("--link", metavar="URL", help="The issue, as https://...")],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="What is to be known of it.")] = "",
+) -> None:
+    """Link a failure to an issue; of a case, what it ended with last. A changed failure shows without the link."""
+    from lab.history import known_issues
+    from lab.history.store import History
+
+    typer.echo(known_issues.add(History(), what, link, note).line())
+
+
+@group.command("list")
+def show(as_json: AsJson = False) -> None:
+    """Show all known issues, with who added them and when."""
+    from lab.history import known_issues
+    from lab.history.store import History
+
+    found = known_issues.read(History()).all
+    if as_json:
+        show_json(found)
+    else:
+        typer.echo("\n".join(one.line() for one in found) or "no issue is known")
+
+
+@group.command()
+def remove(
+    what: Annotated[str, typer.Argument(metavar="FINGERPRINT|CASE|URL", help="Which links are to go.")],
+) -> None:
+    """Forget the links of a failure or a case, or a link."""
+    from lab.history import known_issues
+    from lab.history.store import History
+
+    for one in known_issues.remove(History(), what):
+        typer.echo(f"removed  {one.line()}")
+
+
+@group.command("export")
+def write() -> None:
+    """Print all known issues as JSON, for `xenlab known import`."""
+    from lab.history import known_issues
+    from lab.history.store import History
+
+    typer.echo(known_issues.exported(History()), nl=False)
+
+
+@group.command("import")
+def take(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `xenlab known export` printed.")],
+) -> None:
+    """Take over known issues of another history; twice changes nothing."""
+    from lab.history import known_issues
+    from lab.history.store import History
+
+    typer.echo(f"{known_issues.imported(History(), file)} new")

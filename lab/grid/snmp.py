@@ -1,0 +1,95 @@
+"""SNMP by pysnmp, for the two things of a rack that speak it: managed switches and PDUs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pysnmp.hlapi.v3arch import asyncio as snmp
+from pysnmp.proto.rfc1902 import Integer32
+
+from lab.base.errors import BenchError
+
+REPLY = 2.0  # seconds for an answer, asked RETRIES times more
+RETRIES = 2
+PORT = 161
+
+
+class SnmpFailed(BenchError):
+    """The agent does not answer, or refuses."""
+
+
+class Agent:
+    """An SNMP agent. Each question is asked by an engine of its own: there is no state between two."""
+
+    def __init__(self, host: str, port: int, login: Callable[[], Any]) -> None:
+        """``login`` gives pysnmp's ``CommunityData`` or ``UsmUserData``; it is asked for each question."""
+        self._where, self._login = (host, port), login
+
+    def get(self, oid: str) -> Any:
+        """The value of one object, as pysnmp has it. :raises SnmpFailed:"""
+        return self._ask(lambda *peer: snmp.get_cmd(*peer, snmp.ObjectType(snmp.ObjectIdentity(oid))))
+
+    def set(self, oid: str, value: int) -> None:
+        """Set an object that is an integer. :raises SnmpFailed:"""
+        wanted = (snmp.ObjectIdentity(oid), Integer32(value))
+        self._ask(lambda *peer: snmp.set_cmd(*peer, snmp.ObjectType(*wanted)))
+
+    def column(self, oid: str) -> dict[int, str]:
+        """A column of a table as text, by the last number of each row. :raises SnmpFailed:"""
+
+        async def walked(engine: Any) -> dict[int, str]:
+            found: dict[int, str] = {}
+            column = snmp.ObjectType(snmp.ObjectIdentity(oid))
+            peer = await self._peer(engine)
+            async for failed, status, _, rows in snmp.bulk_walk_cmd(*peer, 0, 25, column, lexicographicMode=False):
+                _check(failed, status)
+                found |= {int(tuple(name)[-1]): str(value) for name, value in rows}
+            return found
+
+        return dict(_with_engine(walked))
+
+    def _ask(self, command: Callable[..., Any]) -> Any:
+        async def asked(engine: Any) -> Any:
+            failed, status, _, found = await command(*await self._peer(engine))
+            _check(failed, status)
+            return found[0][1]
+
+        return _with_engine(asked)
+
+    async def _peer(self, engine: Any) -> tuple[Any, Any, Any, Any]:
+        where = await snmp.UdpTransportTarget.create(self._where, timeout=REPLY, retries=RETRIES)
+        return engine, self._login(), where, snmp.ContextData()
+
+
+def community(name: str, *, version: int) -> Any:
+    """The login of SNMP version 1 or 2c."""
+    return snmp.CommunityData(name, mpModel=version - 1)
+
+
+def user(name: str, password: str, *, is_sha256: bool) -> Any:
+    """The login of SNMPv3: authenticated, and encrypted by AES-128 with the same password."""
+    return snmp.UsmUserData(
+        name,
+        password,
+        password,
+        authProtocol=snmp.USM_AUTH_HMAC192_SHA256 if is_sha256 else snmp.USM_AUTH_HMAC96_SHA,
+        privProtocol=snmp.USM_PRIV_CFB128_AES,
+    )
+
+
+def _check(failed: Any, status: Any) -> None:
+    if failed or status:
+        raise SnmpFailed(str(failed) if failed else str(status.prettyPrint()))
+
+
+def _with_engine(question: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def asked() -> Any:
+        engine = snmp.SnmpEngine()
+        try:
+            return await question(engine)
+        finally:
+            engine.close_dispatcher()
+
+    return asyncio.run(asked())

@@ -1,0 +1,157 @@
+"""What is new with builds or in a run: one entry for one fault, since when it shows, and what people said of it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lab.history import gate, known_issues
+from lab.history.gate import Comparison, Finding
+from lab.history.known_issues import KnownIssue, KnownIssues
+from lab.history.onsets import Onset, bisect_command, onsets
+from lab.history.records import Build, Seen, Selected
+from lab.history.regression import Change
+from lab.history.store import History
+from lab.results.failures import digits_of, label_of
+
+# What a fault is called by the gravest of what became of its cases.
+WORST_FIRST = (
+    Change.NEW_FAILURE,
+    Change.KNOWN_FINDING,
+    Change.STILL_FAILING,
+    Change.NEVER_PASSED,
+    Change.FLAKY,
+    Change.NOT_COUNTED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One of the cases that show a fault, with one build."""
+
+    build: Build
+    finding: Finding
+    onset: Onset | None
+
+    @property
+    def bisect(self) -> str | None:
+        """The command that finds the commit with which the case began to fail."""
+        return bisect_command(self.finding.series.case, self.onset) if self.onset else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault, over all builds, boards and cases that show it with the same change."""
+
+    name: str  # lab.results.failures.failure_key
+    change: Change  # what became of its cases
+    cases: tuple[Case, ...]
+    seen: Seen | None  # over the whole history
+    issues: tuple[KnownIssue, ...]
+    has_baseline: bool  # something was judged against a build
+
+    @property
+    def label(self) -> str:
+        """What happened, in words."""
+        return label_of(self.name)
+
+    @property
+    def digits(self) -> str:
+        """The short name, which commands take."""
+        return digits_of(self.name)
+
+    @property
+    def builds(self) -> tuple[Build, ...]:
+        """The builds in question that show it."""
+        return tuple({case.build.id: case.build for case in self.cases}.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The cases, each once."""
+        return tuple(dict.fromkeys(case.finding.series.case for case in self.cases))
+
+    @property
+    def telling(self) -> Case:
+        """The case that shows best since when: one with the commonest beginning."""
+
+        def beginning(case: Case) -> tuple[int, int] | None:
+            return (case.onset.since.id, case.onset.good.id if case.onset.good else 0) if case.onset else None
+
+        usual = Counter(beginning(case) for case in self.cases).most_common(1)[0][0]
+        return next(case for case in self.cases if beginning(case) == usual)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Builds, or the builds of a run, each against its baseline."""
+
+    comparisons: tuple[Comparison, ...] = ()
+    faults: tuple[Fault, ...] = ()  # what failed, the gravest first
+    uncounted: tuple[Fault, ...] = ()  # what the bench or the cases themselves made fail
+    issues: KnownIssues = KnownIssues()
+
+    @property
+    def worse(self) -> list[Fault]:
+        """The faults that are new: they block."""
+        return [fault for fault in self.faults if fault.change is Change.NEW_FAILURE]
+
+    @property
+    def new_failures(self) -> int:
+        """Cases that got worse."""
+        return sum(len(found.of(Change.NEW_FAILURE)) for found in self.comparisons)
+
+
+def news_of(history: History, selected: Sequence[Selected]) -> News:
+    """What is new with each of these, against its baseline.
+
+    :raises BenchError: the database fails.
+    """
+    comparisons = [gate.compare(history, one, gate.baseline(history, one)) for one in selected]
+    issues = known_issues.read(history)
+    failing = {
+        found.new.build.id: onsets(
+            history, [one.series.id for one in found.findings if one.is_failure], found.new.build
+        )
+        for found in comparisons
+    }
+    grouped = _grouped(comparisons, failing, lambda one: one.is_failure)
+    uncounted = _grouped(comparisons, {}, lambda one: one.change is Change.NOT_COUNTED and bool(one.failure))
+    seen = history.failures([name for name, _ in (*grouped, *uncounted)])
+
+    def faults(groups: Mapping[Group, list[tuple[Comparison, Case]]]) -> tuple[Fault, ...]:
+        made = [
+            Fault(
+                name,
+                change,
+                cases=tuple(case for _, case in of),
+                seen=seen.get(name),
+                issues=_issues(issues, name, (case for _, case in of)),
+                has_baseline=any(found.base for found, _ in of),
+            )
+            for (name, change), of in groups.items()
+        ]
+        made.sort(key=lambda one: (WORST_FIRST.index(one.change), -len(one.cases), one.name))
+        return tuple(made)
+
+    return News(tuple(comparisons), faults(grouped), faults(uncounted), issues)
+
+
+Group = tuple[str, Change]  # an old failure is not hidden behind the same one where it is new, nor made worse by it
+
+
+def _grouped(
+    comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[Finding], bool]
+) -> dict[Group, list[tuple[Comparison, Case]]]:
+    groups: dict[Group, list[tuple[Comparison, Case]]] = defaultdict(list)
+    for found in comparisons:
+        of_build = begun.get(found.new.build.id, {})
+        for one in found.findings:
+            if wanted(one):
+                groups[one.failure, one.change].append((found, Case(found.new.build, one, of_build.get(one.series.id))))
+    return groups
+
+
+def _issues(issues: KnownIssues, name: str, cases: Iterable[Case]) -> tuple[KnownIssue, ...]:
+    found = [issue for case in cases for issue in issues.of(name, case.finding.series.case)]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,267 @@
+"""What an inventory file may hold, key by key."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from lab.base.daytime import Daytime
+from lab.base.files import Strict, did_you_mean
+from lab.inventory import pdus
+from lab.inventory.specs import BMC_KEYS, BMC_PORTS
+
+Port = Annotated[int, pydantic.Field(gt=0, lt=65536)]
+Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
+Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+_Pci = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+_Privilege = Literal["administrator", "operator", "user"]
+_Cipher = Annotated[int, pydantic.Field(ge=0, le=17)]
+
+
+def mac(value: object) -> str:
+    """A MAC address in any common form, as the lab writes it: ``02:00:00:00:01:0a``.
+
+    :raises ValueError: it is none; says what would be right.
+    """
+    if isinstance(value, int):  # YAML reads 020000000101 and 02:00:00:00:01:01 of old as numbers
+        raise ValueError('must be in quotes: "02:00:00:00:01:0a"')
+    text = value.strip().lower() if isinstance(value, str) else ""
+    digits = re.sub(r"[:.-]", "", text)
+    forms = r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}|[0-9a-f]{4}([.:-][0-9a-f]{4}){2}|[0-9a-f]{6}[:-][0-9a-f]{6}|[0-9a-f]{12}"
+    if not re.fullmatch(forms, text):
+        raise ValueError(
+            "must be a MAC address of six bytes, such as 02:00:00:00:01:0a, 02-00-00-00-01-0A, 0200.0000.010a"
+        )
+    if int(digits[:2], 16) & 1:
+        raise ValueError("is a multicast address, and no port has one")
+    return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
+
+
+def _is_interface(value: str) -> str:
+    ipaddress.IPv4Interface(value)  # its ValueError says what is wrong
+    return value
+
+
+_Mac = Annotated[str, pydantic.BeforeValidator(mac)]
+_Address = Annotated[
+    str,
+    pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$"),
+    pydantic.AfterValidator(_is_interface),
+]
+
+
+class BmcFile(Strict):
+    protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
+    host: Line = ""
+    port: Port | None = None
+    interface: Literal["lanplus", "lan"] = "lanplus"
+    cipher: _Cipher | None = None
+    privilege: _Privilege = "administrator"
+    tls: Literal["verified", "pinned", "unverified", "off"] = "verified"
+    ca_file: Line = ""
+    system: Line = ""
+    credential: Name | None = None
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        own = raw.get("protocol", "ipmi")
+        for protocol, keys in BMC_KEYS.items():
+            if protocol != own and own in BMC_KEYS and (strange := [key for key in keys if key in raw]):
+                yield f"{', '.join(strange)} is for protocol {protocol}, and this is {own}"
+        if own == "none":
+            known = set(cls.model_fields) - {key for keys in BMC_KEYS.values() for key in keys}
+            if strange := sorted((known & set(raw)) - {"protocol"}):
+                yield f"{', '.join(strange)} is for a BMC, and with protocol none there is none"
+        elif own in BMC_PORTS and (lacking := [key for key in ("host", "credential") if not raw.get(key)]):
+            yield f"protocol {own} needs {' and '.join(lacking)}"
+        if raw.get("interface") == "lan" and "cipher" in raw:
+            yield "cipher is for interface lanplus, and this is lan"
+        if raw.get("tls") == "pinned" and not raw.get("ca_file"):
+            yield "tls: pinned needs ca_file: the certificate that the BMC must have"
+        if raw.get("ca_file") and raw.get("tls", "verified") not in ("verified", "pinned"):
+            yield f"ca_file says what to verify by, and tls: {raw['tls']} says not to"
+
+
+class PduFile(Strict):
+    model: Line
+    host: Line
+    outlet: int = pydantic.Field(ge=0)
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        name, host, outlet = raw.get("model"), raw.get("host"), raw.get("outlet")
+        if isinstance(host, str) and "@" in host:
+            yield "host must not hold a login: every client of labgrid is shown it"
+        if not isinstance(name, str):
+            return
+        if name in pdus.UNSUPPORTED:
+            yield f"model {name} is not supported: {pdus.UNSUPPORTED[name]}"
+            return
+        model, known = pdus.MODELS.get(name), pdus.working()
+        if model is None:
+            yield f"labgrid has no model {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}"
+            return
+        if package := model.lacks:
+            yield f"model {name} needs a package that is not installed: {sys.executable} -m pip install {package}"
+        if isinstance(host, str) and host and model.wants_url != ("://" in host):
+            kind = "a URL" if model.wants_url else "an address alone"
+            yield f"model {name} wants {kind} for host, such as {model.example}"
+        if isinstance(outlet, int) and not (model.first <= outlet <= (model.last or outlet)):
+            until = f" to {model.last}" if model.last else ""
+            yield f"outlet {outlet}: model {name} counts its outlets from {model.first}{until}"
+
+
+class SwitchFile(Strict):
+    host: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x20]+$")]
+    port: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]+$")]
+    credential: Name
+    udp_port: Port = 161
+    snmp: Literal["3", "2c"] = "3"
+    auth: Literal["sha", "sha256"] = "sha"
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        if raw.get("snmp") == "2c" and "auth" in raw:
+            yield "auth is for SNMPv3, and this is 2c: its community passes in the clear"
+
+
+class SolFile(Strict):
+    """How the BMC is asked for serial over LAN where its power goes by another protocol."""
+
+    host: Line = ""
+    port: Port = BMC_PORTS["ipmi"]
+    cipher: _Cipher | None = None
+    privilege: _Privilege = "administrator"
+    credential: Name | None = None
+
+
+# What old BMCs need of an ssh that has given it up; nothing that runs a command or trusts a host.
+_SshOption = Literal["KexAlgorithms", "HostKeyAlgorithms", "Ciphers", "MACs", "RequiredRSASize"]
+_SshAlgorithms = Annotated[
+    str, pydantic.BeforeValidator(str), pydantic.StringConstraints(pattern=r"^[+^-]?[\w@.,*-]+$")
+]
+_SshConfig = Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f]*$")]
+_OF_SSH = ("credential", "entry", "ssh_options", "ssh_config")  # keys of a console behind SSH
+
+
+class ConsoleFile(Strict):
+    via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
+    serve_port: Port
+    lines_port: Port
+    ipmi: SolFile | None = None
+    host: Line = ""
+    port: int = pydantic.Field(default=0, ge=0, lt=65536)
+    credential: Name | None = None
+    entry: Line = ""
+    ssh_options: dict[_SshOption, _SshAlgorithms] = {}
+    ssh_config: _SshConfig | None = None
+    device: Line = ""
+    speed: int = 115200
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        via = raw.get("via")
+        if via in ("ssh", "tcp", "telnet", "rfc2217") and not (raw.get("host") and raw.get("port")):
+            yield f"via {via} needs host and port"
+        if via == "ssh" and not raw.get("credential"):
+            yield "via ssh needs credential: whose password the host asks for"
+        others = ("sol", "tcp", "telnet", "rfc2217", "device")
+        if via in others and (strange := [key for key in _OF_SSH if raw.get(key)]):
+            yield f"{', '.join(strange)} is for via ssh, and this is {via}"
+        if via == "device" and not raw.get("device"):
+            yield "via device needs device, e.g. /dev/serial/by-id/..."
+        if "ipmi" in raw and via in ("ssh", *others[1:]):
+            yield f"ipmi is for via sol, and this is {via}"
+
+
+class NicFile(Strict):
+    mac: _Mac
+    address: _Address | None = None
+    pci: _Pci | None = None
+
+
+class NicsFile(Strict):
+    management: NicFile | None = None
+    lab: NicFile | None = None
+    spare: NicFile | None = None
+
+
+class _FormFile(Strict):
+    vcpus: int = pydantic.Field(default=1, ge=1, le=16)
+    memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
+    numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+    s3: bool = True
+
+
+class ShapeFile(_FormFile):
+    capabilities: list[str]
+
+
+class VirtualFile(_FormFile):
+    serial_port: Port
+    link_port: Port
+    accelerator: Literal["tcg", "kvm", "proved"] = "proved"
+    firmware: Literal["bios", "uefi"] = "bios"
+
+
+class BoardFile(Strict):
+    bmc: BmcFile
+    console: ConsoleFile
+    nics: NicsFile = NicsFile()
+    capabilities: list[str] = []
+    tags: dict[str, str] = {}
+    link: Name | None = None
+    firmware: Literal["bios", "uefi"] | None = None
+    xen_options: Line = ""
+    dom0_options: Line = ""
+    boot: Literal["disk", "network"] = "disk"
+    virtual: VirtualFile | None = None
+    pdu: PduFile | None = None
+    accepted_faults: dict[Line, Line] = {}
+    switch: SwitchFile | None = None
+    kdump: float = pydantic.Field(default=0.0, ge=0, le=3600)
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+        bmc, console = raw.get("bmc"), raw.get("console")
+        protocol = bmc.get("protocol", "ipmi") if isinstance(bmc, Mapping) else None
+        if protocol == "none" and raw.get("pdu") is None:
+            yield "bmc.protocol none needs pdu: there must be some way to its power"
+        if isinstance(console, Mapping) and console.get("via") == "sol":
+            sol = console.get("ipmi")
+            if protocol == "ipmi" and sol is not None:
+                yield "console.ipmi is for a BMC whose power goes by another protocol; this one's keys stand in bmc"
+            if protocol == "none" and not (isinstance(sol, Mapping) and sol.get("host") and sol.get("credential")):
+                yield "console.via sol needs a BMC: bmc.protocol is none, so console.ipmi needs host and credential"
+        if raw.get("switch") and not raw.get("link"):
+            yield "switch is where the lab link is cut, and this board has none: it needs link"
+        if raw.get("switch") and raw.get("virtual"):
+            yield "switch is for machines: the link of virtual boards goes through none"
+        if raw.get("firmware") and raw.get("virtual"):
+            yield "firmware is for machines: that of a virtual board stands in virtual.firmware"
+        if raw.get("boot") == "network" and protocol == "ipmi" and not (raw.get("firmware") or raw.get("virtual")):
+            yield "boot: network needs firmware: bios or uefi: the BMC is told which kind of boot is meant"
+
+
+class _NetbootFile(Strict):
+    address: _Address
+    interface: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
+
+
+class LabFile(Strict):
+    lab: Name
+    coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    shapes: dict[Name, ShapeFile] = {}
+    netboot: _NetbootFile | None = None
+    nightly_yields: str = "Mon-Fri 07:00-20:00"
+    group: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
+
+    @pydantic.field_validator("nightly_yields")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        return Daytime.read(text).text

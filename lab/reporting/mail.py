@@ -1,0 +1,123 @@
+"""The results of a run as a mail in plain text, in the words of osstest's reports.
+
+Source: osstest, sg-report-flight: ``fail REGR. vs. FLIGHT``, ``fail like FLIGHT``, ``fail never pass``, "version
+targeted for testing", "baseline version".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lab.history.gate import Comparison, Finding
+from lab.history.news import News
+from lab.history.records import Build, day
+from lab.history.regression import Change
+from lab.reporting import ci, html
+from lab.reporting.ci import headline
+from lab.reporting.site_places import case_page, result_place
+from lab.results.record import Verdict
+from lab.results.run_folder import visible_line
+from lab.results.summary import RunSummary
+
+WIDTH = 76  # columns of a line; names and links may be longer
+
+# What stands behind a case, by what became of it; {base} is the build that it was judged against.
+WORDS = {
+    Change.NEW_FAILURE: "FAIL REGR. vs {base}",
+    Change.KNOWN_FINDING: "FAIL known finding, not listed for this release",
+    Change.STILL_FAILING: "FAIL like {base}",
+    Change.NEVER_PASSED: "FAIL never pass",
+    Change.FLAKY: "FAIL flaky",
+}
+BLOCKING = (Change.NEW_FAILURE,)
+
+
+def subject(run: RunSummary, news: News) -> str:
+    """``[xenlab] pv32-debug 4.20 abc1234 (24 Nov): 3 new failures``"""
+    builds = ", ".join(found.new.build.title for found in news.comparisons) or ", ".join(run.header.builds)
+    return visible_line(f"[xenlab] {builds}: {headline(run, news)}")
+
+
+def body(run: RunSummary, news: News, site: Path | None) -> str:
+    """The mail's text.
+
+    :param site: the folder of the pages, to which each result is linked; else each links to the run's report.
+    """
+
+    def link(one: Finding) -> str:
+        if site is None:
+            return (run.path / html.NAME).as_uri()
+        has_page = one.place is not None and one.place.ordinal >= 0 and one.failure
+        page = result_place(one.place, Verdict.FAIL, one.series.case) if has_page and one.place else ""
+        return f"{site.absolute().as_uri()}/{page or case_page(one.series.case)}"
+
+    lines = [f"run {run.header.run_id}, {run.header.selection}, {day(run.header.started)} UTC"]
+    lines.append((run.path / html.NAME).as_uri())
+    lines += ["", _tail(run, news), run.counted() + "."]
+    if run.progress:
+        lines.append(f"{run.progress}.")
+    for found in news.comparisons:
+        lines += _of_build(found, news, link)
+    if gone := run.missing:
+        lines += ["", "Cases that did not run:"] + [f" {one.case}" for one in gone[: ci.ROWS]]
+    for found in news.comparisons:
+        lines += ["", f"version targeted for testing: {_version(found.new.build)}"]
+        base = _version(found.base.build) if found.base else "none: no build was accepted or good before it"
+        lines.append(f"baseline version:             {base}")
+    lines += [f"\nThe bench says: {note}" for note in run.header.notes]
+    return "\n".join(visible_line(line) if line and "\n" not in line else line for line in lines) + "\n"
+
+
+def _tail(run: RunSummary, news: News) -> str:
+    if news.new_failures:
+        return "Regressions :-("
+    if any(found.base is None for found in news.comparisons) or not news.comparisons:
+        return f"Nothing to judge against: {headline(run, news)}."
+    incomplete = [found.incomplete for found in news.comparisons if found.incomplete]
+    if incomplete:
+        return f"Incomplete: {'; '.join(incomplete)}."
+    return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."
+
+
+def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> Iterator[str]:
+    blocking = found.of(*BLOCKING)
+    besides = [one for one in found.findings if one.is_failure and one.change not in BLOCKING]
+    excused = [one for one in found.findings if one.known and not one.is_failure]
+    uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
+    base = found.base.build.title if found.base else "nothing"
+    yield from _section("Tests which did not succeed and are blocking:", blocking, base, link)
+    for fault in news.worse:
+        if any(case.build.id == found.new.build.id for case in fault.cases):
+            for line in (fault.label, *ci.since_lines(fault), *(f"known issue: {one.link}" for one in fault.issues)):
+                yield f"   {line}"
+    yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link)
+    yield from _section("Tests which passed with a known bug:", excused, base, link)
+    yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
+    for one in found.of(Change.FIXED):
+        yield f" {one.series.case}  PASS, FAIL in {base}"
+
+
+def _section(title: str, findings: Sequence[Finding], base: str, link: Callable[[Finding], str]) -> Iterator[str]:
+    if not findings:
+        return
+    yield ""
+    yield title
+    for one in findings[: ci.ROWS]:
+        yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}"
+        yield f"   {link(one)}"
+    if len(findings) > ci.ROWS:
+        yield f" and {len(findings) - ci.ROWS} more"
+
+
+def _word(one: Finding, base: str) -> str:
+    if one.is_failure:
+        return WORDS[one.change].format(base=base)
+    if one.known:
+        return f"PASS, known bug {', '.join(one.known)}"
+    return one.why.partition(":")[0]
+
+
+def _version(build: Build) -> str:
+    source = build.source.text()
+    return f"{build.title}{f': {source}' if source else ''}"

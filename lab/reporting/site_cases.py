@@ -1,0 +1,181 @@
+"""The pages of cases over time, of faults, and the lists of all cases and boards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import markupsafe
+import sqlalchemy as sa
+
+from lab.history import index, onsets, pages
+from lab.history.index import BoardRow, CaseRow
+from lab.history.known_issues import KnownIssues
+from lab.history.onsets import Onset, bisect_command
+from lab.history.pages import CasePage
+from lab.history.records import Build, Entry, Place, Series, place_of
+from lab.history.schema import builds, cases, results, runs, series
+from lab.history.store import OF_SERIES, History, named
+from lab.reporting import figures, mutants, site_places
+from lab.results.failures import label_of
+from lab.results.record import Verdict
+
+ATTEMPTS_LISTED = 30  # in the table of a case's page
+BUILDS_DRAWN = 20  # of a figure
+SHOWN = 400  # results on the page of a fault
+
+Proof = Callable[[Place], str]
+
+
+@dataclass(frozen=True, slots=True)
+class OfSeries:
+    """What the page of a case shows of one of its series."""
+
+    page: CasePage
+    status: str
+    strip: tuple[tuple[Build, tuple[Entry, ...]], ...]
+    durations: markupsafe.Markup
+    figures: tuple[markupsafe.Markup, ...]
+    failures: tuple[tuple[str, int, Entry], ...]  # name, how often, the last of them
+    listed: tuple[Entry, ...]  # newest first
+
+
+class CasePages:
+    """Writes them."""
+
+    def __init__(self, store: History, where: Path, issues: KnownIssues, proof: Proof) -> None:
+        self._store, self._where, self._issues, self._proof = store, where, issues, proof
+
+    def write(self, wanted: Sequence[str]) -> None:
+        """The pages of these cases."""
+        docs = index.docs(self._store, wanted)
+        for case, found in groupby(pages.case_pages(self._store, *wanted), key=lambda page: page.series.case):
+            values = {
+                "case": case,
+                "doc": docs.get(case, ""),
+                "mutants": mutants.of(case),
+                "shown": [_of_series(page) for page in found],
+            }
+            self._render("case", site_places.case_page(case), "../", values)
+
+    def write_index(self, of_cases: Sequence[CaseRow], of_boards: Sequence[BoardRow]) -> None:
+        """The lists of all cases and boards."""
+        rows = [(case, list(of)) for case, of in groupby(of_cases, key=lambda row: row.series.case)]
+        self._render("cases", "cases.html", "", {"rows": rows})
+        self._render("boards", "boards.html", "", {"rows": of_boards})
+
+    def _render(self, template: str, page: str, root: str, values: Mapping[str, object]) -> None:
+        common = {"root": root, "proof": self._proof, "issues": self._issues, "label_of": label_of}
+        site_places.render(self._where, template, page, {**common, **values})
+
+
+def _of_series(page: CasePage) -> OfSeries:
+    entries = page.entries
+    often = Counter(entry.failure for entry in entries if entry.failure)
+    last = {entry.failure: entry for entry in entries if entry.failure}
+    strip = [(build, tuple(of)) for build, of in groupby(entries, key=lambda entry: entry.build)]
+    durations = figures.durations_svg(
+        f"seconds of {len(entries)} attempts",
+        [(entry.seconds, entry.verdict.value, f"{entry.build.title} {entry.run}") for entry in entries],
+    )
+    return OfSeries(
+        page=page,
+        status=pages.status(page),
+        strip=tuple(strip),
+        durations=markupsafe.Markup(durations),
+        figures=tuple(_drawn(strip)),
+        failures=tuple((name, number, last[name]) for name, number in often.most_common()),
+        listed=tuple(reversed(entries[-ATTEMPTS_LISTED:])),
+    )
+
+
+def _drawn(strip: Sequence[tuple[Build, Sequence[Entry]]]) -> Iterator[markupsafe.Markup]:
+    """Each figure of a case over the last builds, with its spread."""
+    names = dict.fromkeys(name for _, entries in strip for entry in entries for name in entry.figures)
+    for name in names:
+        groups = []
+        for build, entries in strip:
+            values = [entry.figures[name] for entry in entries if name in entry.figures]
+            if values:
+                groups.append((build.source.name or build.key[:8], values))
+        yield markupsafe.Markup(figures.spread_svg(name, groups[-BUILDS_DRAWN:]))
+
+
+@dataclass(frozen=True, slots=True)
+class OfFault:
+    """A result that shows a fault."""
+
+    series: Series
+    build: Build
+    verdict: Verdict
+    started: float
+    boards: str
+    reason: str
+    place: Place
+
+
+def failure_pages(
+    store: History, names: Sequence[str], run_ids: Sequence[int], issues: KnownIssues, proof: Proof
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """For each fault what its page shows."""
+    seen = store.failures(names)
+    for name in names:
+        found = _of_fault(store, name, run_ids)
+        if not found or name not in seen:
+            continue
+        newest = found[0]
+        onset = onsets.onsets(store, [newest.series.id], newest.build).get(newest.series.id)
+        of_cases: dict[str, list[OfFault]] = {}
+        for one in found:
+            of_cases.setdefault(one.series.case, []).append(one)
+        yield (
+            name,
+            {
+                "name": name,
+                "seen": seen[name],
+                "newest": newest,
+                "cases": of_cases,
+                "known": [issue for issue in issues.all if issue.failure == name],
+                "onset": onset if newest.verdict is Verdict.FAIL else None,
+                "bisect": _bisect(newest.series.case, onset),
+                "proof": proof,
+                "boards": sorted({board for one in found for board in one.boards.split(",") if board}),
+                "shown_builds": list({one.build.id: one.build for one in found}.values()),
+                "is_cut": len(found) == SHOWN,
+            },
+        )
+
+
+def _bisect(case: str, onset: Onset | None) -> str:
+    return (bisect_command(case, onset) if onset else None) or ""
+
+
+def _of_fault(store: History, name: str, run_ids: Sequence[int]) -> list[OfFault]:
+    """The results that show a fault, newest first."""
+    wanted = (
+        sa.select(*OF_SERIES, *named(runs.c.name, *results.c, *builds.c))
+        .join_from(results, builds)
+        .join(runs, runs.c.id == results.c.run_id)
+        .join(series, series.c.id == results.c.series_id)
+        .join(cases, cases.c.id == series.c.case_id)
+        .where(results.c.failure == name, sa.text("failure <> ''"), results.c.run_id.in_(run_ids))
+        .order_by(results.c.started.desc(), results.c.id.desc())
+        .limit(SHOWN)
+    )
+    with store.transaction(writes=False) as connection:
+        rows = connection.execute(wanted).mappings().all()
+    return [
+        OfFault(
+            series=Series.of(row),
+            build=Build.of(row),
+            verdict=Verdict(row["results_verdict"]),
+            started=row["results_started"],
+            boards=row["results_boards"],
+            reason=row["results_reason"],
+            place=place_of(row),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,114 @@
+"""One fault, one name: by what failures are told apart, and which known findings a result carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from lab.results.record import TestResult, Verdict
+
+LABEL_LIMIT = 160  # characters of a failure's label
+
+_HEX = re.compile(r"\b(?:0x[0-9a-fA-F]+|[0-9a-fA-F]{8,})\b")
+_NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
+_KEY = re.compile(r"[0-9a-f]{10} ")
+
+
+def failure_key(verdict: Verdict, rule: str, reason: str, boards: Collection[str], fingerprint: str) -> str:
+    """The name of a failure: ten hexadecimal digits and a label. Empty for PASS and SKIP.
+
+    A crash has its fingerprint. Any other failure is named by its rule and its reason, with numbers and the names of
+    its boards taken out, so that one fault has one name on all boards, with all builds and in all cases.
+    """
+    if verdict in (Verdict.PASS, Verdict.SKIP):
+        return ""
+    if fingerprint:
+        return fingerprint
+    text = reason
+    for board in sorted(boards, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w-]){re.escape(board)}(?![\w-])", "BOARD", text)
+    text = _NUMBER.sub("#", _HEX.sub("#", text))
+    text = re.sub(r"^(?:BOARD: )+", "", " ".join(text.split()))
+    digits = hashlib.sha256(f"{verdict} {rule} {text}".encode("utf-8", "backslashreplace")).hexdigest()[:10]
+    return f"{digits} {(text or rule)[:LABEL_LIMIT]}"
+
+
+def failure_of(result: TestResult) -> str:
+    """See :func:`failure_key`."""
+    return failure_key(result.verdict, result.rule, result.reason, result.boards, result.fingerprint)
+
+
+def label_of(key: str) -> str:
+    """A failure's name without its digits."""
+    return key[11:] if _KEY.match(key) else key
+
+
+def digits_of(key: str) -> str:
+    """A failure's digits, by which users name it."""
+    return key[:10] if _KEY.match(key) else key
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFinding:
+    """A finding of ``testcases/AREA/known.yaml`` that showed, and the checks whose failure it excused."""
+
+    name: str
+    checks: tuple[str, ...] = ()
+
+
+def known_findings(result: TestResult) -> tuple[KnownFinding, ...]:
+    """The findings that were excused in a case, so that it could pass; empty for other verdicts.
+
+    They are read from the evidence: the list of checks, and the record of a cell of the relocation matrix.
+    """
+    if result.verdict is not Verdict.PASS:
+        return ()
+    found: dict[str, list[str]] = {}
+    for check, excuse, _ in _checks(result):
+        if excuse:
+            found.setdefault(excuse, []).append(check)
+    for cell in cells_of(result):
+        for name in _words(cell, "known"):
+            found.setdefault(name, [])
+    return tuple(KnownFinding(name, tuple(checks)) for name, checks in found.items())
+
+
+def bad_checks(result: TestResult) -> tuple[str, ...]:
+    """The checks that failed in a case, as far as it lists its checks."""
+    bad = [check for check, _, is_bad in _checks(result) if is_bad]
+    bad += [word for cell in cells_of(result) for word in _words(cell, "bad")]
+    return tuple(dict.fromkeys(bad))
+
+
+def cells_of(result: TestResult) -> list[Mapping[str, object]]:
+    """What a case has recorded of cells of the relocation matrix."""
+    found: list[Mapping[str, object]] = []
+    for one in result.evidence:
+        if one.kind == "cell":
+            try:
+                cell = json.loads(one.body)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(cell, dict):
+                found.append(cell)
+    return found
+
+
+_CHECK = re.compile(r"(?P<check>[a-z][a-z0-9-]*): (?:ok|known: (?P<excuse>[\w.-]+)|(?P<bad>BAD))(?:: .*)?")
+
+
+def _checks(result: TestResult) -> Iterator[tuple[str, str, bool]]:
+    """Name, excuse and badness of each check, from the notes titled ``checks``."""
+    for one in result.evidence:
+        if (one.kind, one.title) == ("note", "checks"):
+            for line in one.body.splitlines():
+                if match := _CHECK.fullmatch(line):
+                    yield match["check"], match["excuse"] or "", bool(match["bad"])
+
+
+def _words(cell: Mapping[str, object], key: str) -> list[str]:
+    said = cell.get(key)
+    return [str(word) for word in said] if isinstance(said, list) else []
