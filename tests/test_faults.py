@@ -117,7 +117,7 @@ def test_silent_bmc_is_unreachable_and_forgiven_afterwards(
     board: VirtualBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
-    monkeypatch.setattr("lab.bmc.redfish._READ_TIMEOUT", 2.0)
+    monkeypatch.setattr("lab.bmc.redfish_service.READ_TIMEOUT", 2.0)
     bmc = bmc_of(board)
     order(board, "silent 6")
     with pytest.raises(BmcUnreachable):

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -256,9 +255,9 @@ def recorder_config(folder: Path, board: str) -> Path:
     return folder / "console" / f"{board}.recorder.json"
 
 
-def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
+def exported(board: BoardSpec) -> dict[str, dict[str, object]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
-    spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
+    spec, power = asdict(board.bmc), dict[str, dict[str, object]]()
     if board.bmc.protocol in BMC_RESOURCES:
         keys = ["host", "port", "credential", *BMC_KEYS[board.bmc.protocol]]
         keys += ["firmware"] if board.bmc.protocol == "ipmi" else []
@@ -284,7 +283,7 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     }
 
 
-def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
+def _place(lab: Lab, board: BoardSpec) -> dict[str, object]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
     tags = {**board.tags, "lab": lab.name, MADE_BY: XENLAB, **dict.fromkeys(board.capabilities, "yes")}
     if board.link:
@@ -301,7 +300,7 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _environment(lab: Lab, folder: Path, boards: Sequence[BoardSpec]) -> dict[str, Any]:
+def _environment(lab: Lab, folder: Path, boards: Sequence[BoardSpec]) -> dict[str, object]:
     """labgrid's environment file of these boards."""
     return {
         "targets": {board.name: _target(lab, board) for board in boards},
@@ -331,7 +330,7 @@ def _write_shell_files(lab: Lab, folder: Path) -> None:
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
+def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
@@ -348,7 +347,7 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _dump(path: Path, content: Any) -> None:
+def _dump(path: Path, content: object) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

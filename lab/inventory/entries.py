@@ -6,7 +6,7 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -68,7 +68,7 @@ class BmcFile(Strict):
     credential: Name | None = None
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         own = raw.get("protocol", "ipmi")
         for protocol, keys in BMC_KEYS.items():
             if protocol != own and own in BMC_KEYS and (strange := [key for key in keys if key in raw]):
@@ -93,7 +93,7 @@ class PduFile(Strict):
     outlet: int = pydantic.Field(ge=0)
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         name, host, outlet = raw.get("model"), raw.get("host"), raw.get("outlet")
         if isinstance(host, str) and "@" in host:
             yield "host must not hold a login: every client of labgrid is shown it"
@@ -125,7 +125,7 @@ class SwitchFile(Strict):
     auth: Literal["sha", "sha256"] = "sha"
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         if raw.get("snmp") == "2c" and "auth" in raw:
             yield "auth is for SNMPv3, and this is 2c: its community passes in the clear"
 
@@ -164,7 +164,7 @@ class ConsoleFile(Strict):
     speed: int = 115200
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         via = raw.get("via")
         if via in ("ssh", "tcp", "telnet", "rfc2217") and not (raw.get("host") and raw.get("port")):
             yield f"via {via} needs host and port"
@@ -227,7 +227,7 @@ class BoardFile(Strict):
     kdump: float = pydantic.Field(default=0.0, ge=0, le=3600)
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         bmc, console = raw.get("bmc"), raw.get("console")
         protocol = bmc.get("protocol", "ipmi") if isinstance(bmc, Mapping) else None
         if protocol == "none" and raw.get("pdu") is None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from lab.base.errors import BmcRefused, BmcUnreachable, CipherRefused, LoginRefused, PrivilegeRefused
 from lab.bmc import ipmitool
-from lab.bmc.ipmi import CIPHERS
 from lab.console.sources.base import SourceLost, SourceRefused, reason
 from lab.console.sources.program import ProgramSource
 from lab.inventory import BmcSpec
@@ -45,7 +44,7 @@ class SolSource(ProgramSource):
     def __init__(self, bmc: BmcSpec, *, ask_after: float = ASK_AFTER) -> None:
         super().__init__(f"sol {bmc.host}:{bmc.port}", bmc.credential)
         self._bmc = replace(bmc, interface="lanplus")  # IPMI 1.5 has no serial over LAN
-        self._ciphers = CIPHERS if bmc.cipher is None else (bmc.cipher,)
+        self._ciphers = ipmitool.suites(bmc)
         self._cipher = self._ciphers[0]
         self._ask_after = ask_after
         self._question: subprocess.Popen[bytes] | None = None
