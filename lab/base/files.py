@@ -71,6 +71,11 @@ class Problems:
         except UsageError as error:
             self._found.append(str(error))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing wrong was found so far."""
+        return not self._found
+
     def raise_all(self) -> None:
         """:raises UsageError: a line for each thing that is wrong."""
         if self._found:

@@ -67,7 +67,7 @@ def load(path: Path) -> Lab:
                 raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
             found[name] = (key, None)
             found[name] = (key, _board(path, tree, key, host, variables, shapes))
-    if not found:
+    if not found and problems.is_empty:  # a host that cannot be read may have been one
         with problems.gathered():
             raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_sharing(path, tree, {name: key for name, (key, _) in found.items()}, problems)
