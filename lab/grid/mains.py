@@ -8,7 +8,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lab import bmc
-from lab.base.errors import BenchError, BmcUnreachable, MissingCapability, PowerTimeout, UsageError
+from lab.base.errors import (
+    BenchError,
+    BmcBusy,
+    BmcUnreachable,
+    MissingCapability,
+    PowerTimeout,
+    PowerUnknown,
+    UsageError,
+)
 from lab.base.wait import wait_until
 from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
@@ -190,7 +198,7 @@ class MainsBackedBmc:
     def _insist(self, command: Callable[[], None]) -> None:
         try:
             command()
-        except (BmcUnreachable, PowerTimeout) as error:
+        except (BmcUnreachable, BmcBusy, PowerUnknown, PowerTimeout) as error:
             self._log.warning("cutting the mains: %s", error)
             self._mains.cycle()
             wait_until(
@@ -201,6 +209,8 @@ class MainsBackedBmc:
     def _answers(self) -> bool:
         try:
             self._bmc.is_powered()
+        except PowerUnknown:
+            return True
         except BenchError as error:
             self._log.info("not yet: %s", error)
             return False
