@@ -22,7 +22,7 @@ from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
 from lab.cli.main import main
-from lab.console.recorder import RecorderConfig
+from lab.console.config import RecorderConfig
 from lab.grid import services
 from lab.inventory import ConsoleSpec
 from lab.leases.ledger import Ledger, Request
@@ -117,7 +117,7 @@ def test_silent_bmc_is_unreachable_and_forgiven_afterwards(
     board: VirtualBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
-    monkeypatch.setattr("lab.bmc.redfish._READ_TIMEOUT", 2.0)
+    monkeypatch.setattr("lab.bmc.redfish_service.READ_TIMEOUT", 2.0)
     bmc = bmc_of(board)
     order(board, "silent 6")
     with pytest.raises(BmcUnreachable):

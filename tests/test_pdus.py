@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from lab.grid import mains, outlets
 from lab.grid.mains import MainsBmc, Outlet
 from lab.inventory import PduSpec, pdus
 
+RACK_MD = Path(__file__).parents[1] / "docs" / "rack.md"
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.1)
 
 BOARD = """\
@@ -70,6 +72,12 @@ def test_a_model_whose_module_is_not_installed_is_refused_with_what_to_install(t
         with pytest.raises(UsageError, match=f"-m pip install {model.package}$"):
             read(tmp_path, name, model.example, model.first)
     assert "tplink" in lacking, "or there is no case of it any more"
+
+
+def test_the_manual_has_each_model_with_its_host_and_its_outlets() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \| `([^`]+)`.* \| (\d+)(?: to (\d+)| on) \|$", RACK_MD.read_text(), re.M))
+    wanted = {(name, model.example, str(model.first), str(model.last or "")) for name, model in pdus.MODELS.items()}
+    assert rows == wanted
 
 
 @pytest.mark.parametrize(

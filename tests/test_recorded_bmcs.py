@@ -6,11 +6,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from ipmitool_stand_in import QUICK, StandIn, stand_in_fixture  # noqa: F401
+from ipmitool_stand_in import QUICK, RECORDED, StandIn, stand_in_fixture  # noqa: F401
 
 from lab.base.credentials import Credential
 from lab.base.errors import (
     AuthenticationRefused,
+    BenchError,
     BmcBusy,
     BmcRefused,
     BmcUnreachable,
@@ -28,7 +29,7 @@ from lab.base.errors import (
 )
 from lab.bmc import ipmitool
 from lab.bmc.ipmi import IpmiBmc
-from lab.boards import probe
+from lab.boards import health, probe
 from lab.inventory import BmcSpec
 
 V2 = "Error: Unable to establish IPMI v2 / RMCP+ session\n"
@@ -355,6 +356,32 @@ def test_sensors_of_which_none_can_be_read_are_a_failure(stand_in: StandIn) -> N
     stand_in.plays([info, {"match": "sdr list", "answers": [{"err": "Unable to open SDR for reading\n", "rc": 1}]}])
     with pytest.raises(CommandFailed, match="Unable to open SDR"):
         stand_in.bmc().sensors()
+
+
+def test_an_empty_fan_bay_is_bad_until_the_inventory_accepts_it_by_name(stand_in: StandIn) -> None:
+    listed = (RECORDED / "empty-fan-bays.txt").read_text()
+    stand_in.plays(
+        [
+            {"match": "raw 0x0a 0x20", "answers": [{"out": " 51 04 00 9c 5f ff ff ff ff 00 00 00 00 2f\n"}]},
+            {"match": "sdr list", "answers": [{"out": listed}]},
+        ]
+    )
+    bmc = stand_in.bmc()
+    with pytest.raises(BenchError, match=r"critical: INLET FAN 1 0 RPM \[nr\], Fan3B 0 RPM \[cr\]$"):
+        health.sensors("smc", bmc, {})
+    with pytest.raises(BenchError, match=r"critical: Fan3B 0 RPM \[cr\]$"):
+        health.sensors("smc", bmc, {"INLET FAN 1": "the bay is empty"})
+    said = health.sensors("smc", bmc, {"INLET FAN 1": "the bay is empty", "Fan3B": "on order", "INLET FAN 3": "once"})
+    assert said == (
+        "4 readings; accepted: INLET FAN 1 0 RPM [nr] (the bay is empty), Fan3B 0 RPM [cr] (on order); "
+        "accepted in the inventory, but not bad: INLET FAN 3"
+    )
+
+
+def test_a_bmc_with_an_empty_repository_has_no_sensors(stand_in: StandIn) -> None:
+    stand_in.plays([{"match": "raw 0x0a 0x20", "answers": [{"out": " 51 00 00 9c 5f ff ff ff ff 00 00 00 00 2f\n"}]}])
+    finding = health._finding("BMC sensors", lambda: health.sensors("smc", stand_in.bmc(), {}))
+    assert finding.is_good and finding.detail == "the board has none"
 
 
 # Serial over LAN, and a probe

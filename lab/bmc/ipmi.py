@@ -35,7 +35,6 @@ _log = logging.getLogger(__name__)
 
 _COMMAND_TIMEOUT = 25.0  # seconds; over the 14 s of a dead BMC, for an ipmitool that hangs
 _SENSORS_TIMEOUT = 90.0  # a few hundred records, read one by one by a slow BMC
-CIPHERS = (17, 3)  # in this order where the inventory names none: the better first
 
 # IPMI v2.0 table 20-7, Get ACPI Power State, byte 2. 2Ah is "unknown", 20h/21h are for systems without ACPI.
 _SLEEP_STATES = {
@@ -81,7 +80,7 @@ class IpmiBmc:
         self._pace = pace or Pace()
         self._history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
         self._quiet_until = 0.0
-        self._cipher = CIPHERS[0] if spec.cipher is None else spec.cipher
+        self._cipher = ipmitool.suites(spec)[0]
         self._remarks: dict[str, None] = {}
         self._log = _log.getChild(board)
 
@@ -326,18 +325,18 @@ class IpmiBmc:
             try:
                 return self._try(command, timeout, problems)
             except CipherRefused as error:
-                if self._spec.cipher is not None or self._cipher != CIPHERS[0]:
+                first, *others = ipmitool.suites(self._spec)
+                if not others or self._cipher != first:
                     raise
-                refusal = error
-            self._cipher = CIPHERS[1]
+                refusal, self._cipher = error, others[0]
             try:
                 output = self._try(command, timeout, problems)
             except (CipherRefused, BmcUnreachable) as error:
-                self._cipher = CIPHERS[0]
+                self._cipher = first
                 raise (refusal if isinstance(error, CipherRefused) else error) from None
             self._remark(
-                f"the BMC does not take cipher suite {CIPHERS[0]}, so {CIPHERS[1]} is used: say bmc.cipher: "
-                f"{CIPHERS[1]} in the inventory"
+                f"the BMC does not take cipher suite {first}, so {self._cipher} is used: say bmc.cipher: "
+                f"{self._cipher} in the inventory"
             )
             return output
 

@@ -32,6 +32,7 @@ from lab.inventory import BmcSpec
 # answer. A dead BMC is given up after 2 x (3 + 4) = 14 s [measured on 1.8.19].
 PATIENT = ("-N", "3", "-R", "2")
 IMPATIENT = ("-N", "1", "-R", "1")  # 2 s
+CIPHERS = (17, 3)  # in this order where the inventory names none: the better first
 DEAD_AFTER = 13.0  # seconds; a patient try that failed sooner had an answer
 
 # Completion codes: IPMI v2.0 table 5-2. The words are ipmitool's (`completion_code_vals`).
@@ -160,6 +161,11 @@ _FAILURES = (
     _of(r"(?P<why>password is longer.*)", LoginRefused, _LOGIN),
     _of(r"Get Auth Capabilities (?:error|command failed): (?P<why>.+)", BmcRefused, "gives no session ({why}); {who}"),
 )
+
+
+def suites(spec: BmcSpec) -> tuple[int, ...]:
+    """The cipher suites to try, in this order: each after the first only where the one before it was refused."""
+    return CIPHERS if spec.cipher is None else (spec.cipher,)
 
 
 def words(spec: BmcSpec, credential: Credential, cipher: int) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from lab.base.errors import (
     PrivilegeRefused,
     UsageError,
 )
-from lab.bmc.ipmi import CIPHERS, IpmiBmc
+from lab.bmc import ipmitool
+from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc, SshConsole
 from lab.inventory import BMC_KEYS, BMC_PORTS, BmcSpec
 from lab.inventory.capabilities import TABLE, conditions
@@ -200,7 +201,7 @@ def _look_at_bmc(board: str, spec: BmcSpec, uuid: str, remarks: list[str]) -> Bm
             raise
         info = f"it does not say what it is: {error}"
     remarks.append(_line(f"{spec.protocol}: {info}")[:200])
-    if isinstance(control, IpmiBmc) and control.cipher != CIPHERS[0]:
+    if isinstance(control, IpmiBmc) and control.cipher != ipmitool.CIPHERS[0]:
         spec = replace(spec, cipher=control.cipher)
     remarks += [_line(remark) for remark in control.remarks]
     return spec
@@ -262,7 +263,7 @@ def entry(machine: Machine, *, serve_port: int) -> str:
         keys["bmc"] = {"protocol": spec.protocol, "host": spec.host, "credential": spec.credential, **own}
     else:
         keys["bmc"] = {"protocol": "none"}
-        keys["pdu"] = {"model": "rest", "host": "PDU", "outlet": 0}
+        keys["pdu"] = {"model": "rest", "host": "http://PDU/relay/{index}/value", "outlet": 0}
     ports = {"serve_port": serve_port, "lines_port": serve_port + 1}
     keys["console"] = {**_console(machine), **ports}
     keys["nics"] = {

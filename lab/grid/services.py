@@ -23,8 +23,10 @@ import yaml
 from lab import netboot
 from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, UsageError
+from lab.base.loopback import check_group
 from lab.base.wait import wait_until
-from lab.console.recorder import RecorderConfig
+from lab.console import HOST
+from lab.console.config import RecorderConfig
 from lab.grid.service import GRACE, SIGNS
 from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
@@ -68,9 +70,12 @@ def directory(lab: Lab) -> Path:
 def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """Write what the services are configured by, and start them; they end with this process unless ``detach``.
 
-    :raises UsageError: they are up already, another process starts them just now, or a port is taken.
+    :raises UsageError: they are up already, another process starts them just now, a port is taken, or this machine
+        does not have the lab's Unix group.
     :raises BenchError: a service did not come up; carries what it said.
     """
+    if lab.group is not None:
+        check_group(lab.group)
     with alone(folder, STARTING, f"lab {lab.name}"):
         if holder(folder) is not None:
             raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
@@ -242,7 +247,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
-        config = RecorderConfig(board.name, board.console, board.console_bmc, consoles)
+        config = RecorderConfig(board.name, board.console, board.console_bmc, consoles, group=lab.group)
         config.write(recorder_config(folder, board.name))
 
 
@@ -262,13 +267,14 @@ def exported(board: BoardSpec) -> dict[str, dict[str, object]]:
     return {
         **power,
         "NetworkSerialPort": {
-            "host": "127.0.0.1",
+            "host": HOST,
             "port": board.console.serve_port,
             "speed": board.console.speed,
             "protocol": "raw",
         },
         "ConsoleRecorder": {
-            "host": "127.0.0.1",
+            "host": HOST,
+            "owner": os.geteuid(),
             "serve_port": board.console.serve_port,
             "lines_port": board.console.lines_port,
         },

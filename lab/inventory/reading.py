@@ -82,7 +82,7 @@ def load(path: Path) -> Lab:
     assert head is not None
     boards = {name: board for name, (_, board) in sorted(found.items()) if board}
     yields = Daytime.read(head.nightly_yields)
-    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot))
+    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group))
 
 
 def _shapes(path: Path, tree: object, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
