@@ -414,6 +414,22 @@ def _processor_seconds(pid: int) -> float:
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")  # proc(5): utime, stime
 
 
+def test_a_recorder_gives_signs_of_life(wire: Wire, record: Callable[..., Recording], tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    sign.touch()
+    recording = record(tcp(wire), environment={"XENLAB_SIGN_OF_LIFE": str(sign)})
+    for _ in range(2):
+        last = sign.stat().st_mtime_ns
+        wait_until(lambda: sign.stat().st_mtime_ns != last, 10.0, "a sign", interval=0.1)  # noqa: B023
+    recording.process.send_signal(signal.SIGSTOP)
+    try:
+        last = sign.stat().st_mtime_ns
+        time.sleep(4.0)  # twice as long as between two signs
+        assert sign.stat().st_mtime_ns == last
+    finally:
+        recording.process.send_signal(signal.SIGCONT)
+
+
 # On disk
 
 
@@ -755,7 +771,7 @@ def test_wrong_password_of_a_bmc_is_said_in_the_gap(sol: Sol, record: Callable[.
     with record(spec, bmc=sol.simulator.spec, environment=wrong).console() as console:
         wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
         (gap,) = texts(console.lines(0), "gap")
-        assert gap.startswith(f"sol 127.0.0.1:{sol.simulator.spec.port}: ") and "session" in gap
+        assert gap.startswith(f"sol 127.0.0.1:{sol.simulator.spec.port}: ") and "refused the login" in gap
         assert "canary" not in gap
 
 

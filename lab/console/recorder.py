@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lab.base import processes
 from lab.base.errors import UsageError
 from lab.base.loopback import Admission, check_group, listener_uid, user
 from lab.console import HOST, sources
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
 REFUSED = (60.0, 600.0, 3600.0)  # seconds between two attempts with a login that is refused: at first, and later
+SIGN_EVERY = 2.0  # seconds between two signs of life for the supervisor
 LOGIN_LOOK = 1.0  # seconds between two looks whether the login was changed meanwhile
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
 RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
@@ -130,6 +132,7 @@ class Recorder:
             for thread in threads:
                 thread.start()
             self._announce()
+            self._give_sign_of_life()
             await stopped.wait()
         finally:
             self._stop.set()
@@ -146,6 +149,10 @@ class Recorder:
                 self._sync_timer.cancel()
             await asyncio.to_thread(self._log.close)
             await asyncio.sleep(0)  # lets the transports close
+
+    def _give_sign_of_life(self) -> None:
+        processes.give_sign_of_life()
+        self._loop.call_later(SIGN_EVERY, self._give_sign_of_life)
 
     def _announce(self) -> None:
         fresh = self._ready.with_name(f".{self._ready.name}.{os.getpid()}")
