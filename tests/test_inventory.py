@@ -479,6 +479,20 @@ def test_a_mistake_is_one_line_with_place_key_and_hint(tmp_path: Path, old: str,
     assert complaint(write(tmp_path, GOOD.replace(old, new))).startswith(said)
 
 
+@pytest.mark.parametrize("key", ["host", "port", "system", "protocol"])
+def test_a_list_where_the_bmc_needs_a_word_is_said_at_its_key(tmp_path: Path, key: str) -> None:
+    bmc = {"host": "203.0.113.1", "credential": "rack-bmc"} | {key: ["a"]}
+    said = GOOD.replace("bmc: {host: 203.0.113.2, credential: rack-bmc}", f"bmc: {json.dumps(bmc)}")
+    with pytest.raises(UsageError, match=rf"lab\.yaml:\d+: all\.children\.boards\.hosts\.right\.xenlab\.bmc\.{key}: "):
+        inventory.load(write(tmp_path, said))
+
+
+def test_variables_that_are_a_list_are_said_at_their_key(tmp_path: Path) -> None:
+    said = GOOD.replace("xenlab: {lab: small}", "- xenlab")
+    with pytest.raises(UsageError, match=r"lab\.yaml:\d+: all\.vars: must be a mapping of variables"):
+        inventory.load(write(tmp_path, said))
+
+
 def test_a_link_with_three_ends(tmp_path: Path) -> None:
     third = (
         "        third:\n          xenlab:\n            bmc: {host: 203.0.113.3, credential: c}\n"

@@ -70,6 +70,8 @@ class BmcFile(Strict):
     @classmethod
     def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         own = raw.get("protocol", "ipmi")
+        if not isinstance(own, str):
+            return
         for protocol, keys in BMC_KEYS.items():
             if protocol != own and own in BMC_KEYS and (strange := [key for key in keys if key in raw]):
                 yield f"{', '.join(strange)} is for protocol {protocol}, and this is {own}"

@@ -225,7 +225,11 @@ def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems
         port = node_at(tree, (*own, "bmc", "port")) or BMC_PORTS.get(str(protocol))
         system = node_at(tree, (*own, "bmc", "system"))  # several systems may stand behind one BMC
         with problems.gathered():
-            if isinstance(host, str) and host and (other := taken.setdefault((host, (port, system)), user)) != user:
+            if (
+                isinstance(host, str)
+                and host
+                and (other := taken.setdefault((host, (str(port), str(system))), user)) != user
+            ):
                 raise UsageError(f"{at(path, tree, (*own, 'bmc'))}: {host}:{port} is {other} already")
 
 
