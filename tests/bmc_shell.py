@@ -1,7 +1,8 @@
 """A BMC's command line behind SSH (asyncssh), from which a word leads to a serial line. Run by test_ssh_console.py.
 
 Arguments: port, host key, the line's device. The environment has the user's password as PASSWORD, and as WORD what
-must be typed to get at the line; none: the session is the line, as on port 2200 of OpenBMC.
+must be typed to get at the line; none: the session is the line, as on port 2200 of OpenBMC. With OLD the BMC is one
+of 2012, and offers nothing that OpenSSH still uses by itself. It says each attempt to log in on its standard output.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import Any
 
 import asyncssh
 
@@ -27,6 +29,8 @@ class Server(asyncssh.SSHServer):
         return True
 
     def validate_password(self, username: str, password: str) -> bool:
+        sys.stdout.write(f"login {username}\n")
+        sys.stdout.flush()
         return (username, password) == ("lab", os.environ["PASSWORD"])
 
     def session_requested(self) -> tuple[asyncssh.SSHServerChannel[bytes], Session]:
@@ -70,6 +74,15 @@ class Session(asyncssh.SSHServerSession[bytes]):
         asyncio.get_running_loop().add_reader(self._line, lambda: self._chan.write(os.read(self._line, 65536)))
 
 
+# As an iLO 3 or an iDRAC 6 has them.
+OLD: dict[str, Any] = {
+    "kex_algs": ["diffie-hellman-group14-sha1"],
+    "encryption_algs": ["aes128-cbc"],
+    "mac_algs": ["hmac-sha1"],
+    "signature_algs": ["ssh-rsa"],
+}
+
+
 async def main(port: int, key: str, device: str) -> None:
     server = await asyncssh.listen(
         "127.0.0.1",
@@ -77,6 +90,7 @@ async def main(port: int, key: str, device: str) -> None:
         server_factory=lambda: Server(device),
         server_host_keys=[key],
         line_editor=False,
+        **(OLD if os.environ.get("OLD") else {}),
     )
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -14,7 +14,7 @@ import threading
 from lab.base.paths import CHECKOUT
 from lab.base.wait import wait_until
 from lab.console.client import Console
-from lab.console.recorder import RecorderConfig
+from lab.console.config import RecorderConfig
 
 
 class Wire:

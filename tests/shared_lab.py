@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from consoles import Wire
 from ipmi_sim import Chassis, Simulator
 
 from lab.base import paths
@@ -47,9 +48,11 @@ class Shared:
             self.bmcs[name] = Simulator(folder, self.chassis[name], None)
             self.bmcs[name].start()
         ports = {name: bmc.spec.port for name, bmc in self.bmcs.items()}
+        self.consoles: dict[str, Wire] = {}
         self.file = root / "shared.yaml"
         self.lab: Lab = simulated.lab(self.file, 4, bmcs=ports, nightly_yields="always")
         self.folder = services.directory(self.lab)
+        self.consoles = {name: Wire(board.console.port) for name, board in self.lab.boards.items()}
         self.start()
         self.ledger = Ledger(self.folder)
 
@@ -164,6 +167,8 @@ def lab_of_four_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
             made.stop()
             for bmc in made.bmcs.values():
                 bmc.stop()
+            for console in made.consoles.values():
+                console.close()
 
 
 @pytest.fixture(name="shared")

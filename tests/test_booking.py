@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -68,7 +67,7 @@ def test_an_extended_lease_goes_on(shared: Shared) -> None:
     shared.xenlab("extend", str(number), "--for", "1h")
     until = shared.ledger.lease(number).until
     assert until and until > time.time() + 3500
-    assert shared.ledger.extend(number, 1.0) == until, "an extension never shortens"
+    assert shared.ledger.extend(number, 1.0) == pytest.approx(until, abs=0.1), "an extension never shortens"
 
 
 def test_a_lease_ends_with_its_job(shared: Shared) -> None:
@@ -244,17 +243,14 @@ def test_a_board_that_cannot_be_switched_off_is_quarantined_and_another_one_give
 
 
 def test_a_console_is_cut_at_the_lease(shared: Shared) -> None:
-    spec = shared.lab.boards["sim1"].console
-    with socket.create_server(("127.0.0.1", spec.port)) as uart:
-        line, _ = uart.accept()
-        with line:
-            line.sendall(b"before the lease\r\n")
-            saw(shared, "sim1", "before the lease")
-            number = shared.have("sim1")
-            line.sendall(b"in the lease\r\n")
-            saw(shared, "sim1", "in the lease")
-            shared.ledger.end(number, "")
-            wait_until(lambda: shared.ledger.lease(number).state == "ended", 30, "the lease's end")
+    line = shared.consoles["sim1"]
+    line.say(b"before the lease\r\n")
+    saw(shared, "sim1", "before the lease")
+    number = shared.have("sim1")
+    line.say(b"in the lease\r\n")
+    saw(shared, "sim1", "in the lease")
+    shared.ledger.end(number, "")
+    wait_until(lambda: shared.ledger.lease(number).state == "ended", 30, "the lease's end")
     text = (shared.folder / "leases" / str(number) / "sim1.console.log").read_text(encoding="utf-8")
     assert "in the lease" in text and "before" not in text
 
@@ -332,31 +328,28 @@ class AtConsole:
 
 
 def test_a_console_has_history_readers_one_writer_and_take_over_is_said(shared: Shared) -> None:
-    spec = shared.lab.boards["sim1"].console
     shared.have("sim1")
-    with socket.create_server(("127.0.0.1", spec.port)) as uart:
-        line, _ = uart.accept()
-        with line:
-            line.settimeout(20)
-            line.sendall(b"said before anybody came\r\n")
-            saw(shared, "sim1", "said before anybody came")
-            first = AtConsole(shared, "alice", "--write")
-            first.shows(b"you type")
-            assert b"said before anybody came" in first.screen
-            first.type(b"ls\r")
-            assert line.recv(100) == b"ls\r"
-            line.sendall(b"live words\r\n")
-            first.shows(b"live words")
-            assert "desk/alice types on its console; --take" in shared.xenlab("console", "sim1", "--write", status=2)
-            second = AtConsole(shared, "alice", "--take")
-            second.shows(b"taken over from desk/alice")
-            first.shows(b"no more you")
-            first.type(b"rm -rf\r")
-            first.shows(b"not sent")
-            second.type(b"pwd\r")
-            assert line.recv(100) == b"pwd\r"
-            second.leave()
-            first.leave()
+    line = shared.consoles["sim1"]
+    line.say(b"said before anybody came\r\n")
+    saw(shared, "sim1", "said before anybody came")
+    first = AtConsole(shared, "alice", "--write")
+    first.shows(b"you type")
+    assert b"said before anybody came" in first.screen
+    typed = len(line.received)
+    first.type(b"ls\r")
+    wait_until(lambda: line.received[typed:] == b"ls\r", 20, "what was typed")
+    line.say(b"live words\r\n")
+    first.shows(b"live words")
+    assert "desk/alice types on its console; --take" in shared.xenlab("console", "sim1", "--write", status=2)
+    second = AtConsole(shared, "alice", "--take")
+    second.shows(b"taken over from desk/alice")
+    first.shows(b"no more you")
+    first.type(b"rm -rf\r")
+    first.shows(b"not sent")
+    second.type(b"pwd\r")
+    wait_until(lambda: line.received[typed:] == b"ls\rpwd\r", 20, "what the second one typed")
+    second.leave()
+    first.leave()
     assert shared.ledger.board("sim1").writer == ""
 
 

@@ -235,8 +235,8 @@ def test_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
         (("nightly", "--deadline", "25:00"), "invalid time of day '25:00'; use HH:MM"),
         (("lab", "up", "--ports", "99999"), "invalid --ports '99999'; use a number from 1024"),
         (
-            ("bisect", "--case", "test_s3_rtc_wak", "--good", "a", "--bad", "b"),
-            "no case 'test_s3_rtc_wak' (did",
+            ("bisect", "--case", "test_build_under_test_run", "--good", "a", "--bad", "b"),
+            "no case 'test_build_under_test_run' (did",
         ),
     ],
 )

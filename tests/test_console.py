@@ -37,8 +37,9 @@ from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
 from lab.console import sources
 from lab.console.client import Console, ConsoleLine
+from lab.console.config import RecorderConfig
+from lab.console.cutting import LINE_LIMIT
 from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
-from lab.console.recorder import LINE_LIMIT, RecorderConfig
 from lab.console.sources import SourceLost
 from lab.inventory import BmcSpec, ConsoleSpec
 
@@ -63,7 +64,7 @@ def record_fixture(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
         *,
         bmc: BmcSpec = NO_BMC,
         environment: dict[str, str] | None = None,
-        **other: int,
+        **other: Any,
     ) -> Recording:
         console = replace(console, serve_port=free_port(), lines_port=free_port())
         recording = Recording(RecorderConfig("virt1", console, bmc, tmp_path, **other), environment)
@@ -313,7 +314,7 @@ def test_source_that_is_not_there_yet_is_one_gap(record: Callable[..., Recording
     port = free_port()
     recording = record(ConsoleSpec(via="tcp", serve_port=0, lines_port=0, host="127.0.0.1", port=port))
     with recording.console() as console:
-        gap = console.lines(0) or [console.wait_for("", 0.1, since=0)]
+        gap = wait_until(lambda: console.lines(0), 10.0, "the gap", interval=0.01)
         assert gap[0].kind == "gap" and f"tcp 127.0.0.1:{port}: Connection refused" in gap[0].text
         assert not console.is_connected()
         time.sleep(1.0)  # a few attempts
@@ -385,9 +386,8 @@ def test_a_dump_that_is_being_printed_is_waited_for(wire: Wire, console: Console
         printing.result()
 
 
-def test_unreachable_recorder_is_the_benchs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.console.client._ANSWER_TIMEOUT", 0.3)
-    console = Console("virt1", "127.0.0.1", free_port(), free_port())
+def test_unreachable_recorder_is_the_benchs_fault() -> None:
+    console = Console("virt1", "127.0.0.1", free_port(), free_port(), answer_timeout=0.3)
     with pytest.raises(BenchError, match="virt1: console: no recorder answers"):
         console.open()
     with pytest.raises(BenchError, match="virt1: console: input not taken"):
@@ -412,6 +412,22 @@ def test_flood_costs_a_small_part_of_a_processor_and_no_line(
 def _processor_seconds(pid: int) -> float:
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")  # proc(5): utime, stime
+
+
+def test_a_recorder_gives_signs_of_life(wire: Wire, record: Callable[..., Recording], tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    sign.touch()
+    recording = record(tcp(wire), environment={"XENLAB_SIGN_OF_LIFE": str(sign)})
+    for _ in range(2):
+        last = sign.stat().st_mtime_ns
+        wait_until(lambda: sign.stat().st_mtime_ns != last, 10.0, "a sign", interval=0.1)  # noqa: B023
+    recording.process.send_signal(signal.SIGSTOP)
+    try:
+        last = sign.stat().st_mtime_ns
+        time.sleep(4.0)  # twice as long as between two signs
+        assert sign.stat().st_mtime_ns == last
+    finally:
+        recording.process.send_signal(signal.SIGCONT)
 
 
 # On disk
@@ -447,8 +463,9 @@ def test_full_disk_stops_nobody_and_is_made_up_for(wire: Wire, recording: Record
     for number in range(3):
         wire.say(b"does not fit %d\r\n" % number)
         console.wait_for(f"does not fit {number}", 5.0, since=mark)
-    gaps = texts(console.lines(mark), "gap")
-    assert len(gaps) == 1 and gaps[0].startswith("log: not saved: ") and console.is_connected()
+    notes = texts(console.lines(mark), "note")
+    assert len(notes) == 1 and notes[0].startswith("log: not saved: ") and console.is_connected()
+    assert not texts(console.lines(mark), "gap")
     resource.prlimit(pid, limit, free)
     wait_until(lambda: _saved(recording, wire), 10.0, "saved", interval=0.3)
     numbers = [record["n"] for record in recording.records()]
@@ -493,10 +510,12 @@ def test_config_survives_the_file_and_bad_ones_are_named(tmp_path: Path) -> None
     assert RecorderConfig.read(path) == config
     good = json.loads(path.read_text())
     for change, said in [
-        ({"bord": 1}, "unknown key bord"),
-        ({"console": {**good["console"], "serve_port": "1"}}, "console.serve_port: must be a number"),
-        ({"bmc": {}}, "bmc.: .*'host'"),
-        ({"bmc": 3}, "bmc. must be an object"),
+        ({"bord": 1}, "bord: unknown field"),
+        ({"console": {**good["console"], "serve_port": "1"}}, "console.serve_port: must be a whole number, not '1'"),
+        ({"console": {**good["console"], "via": "modem"}}, "console.via: must be one of sol, ssh, tcp, telnet, "),
+        ({"bmc": {}}, "bmc.credential: is missing"),
+        ({"bmc": 3}, "bmc: must be an object"),
+        ({"group": 7}, "group: must be text"),
     ]:
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(UsageError, match=f"config.json: {said}"):
@@ -713,8 +732,7 @@ def test_sol_session_that_was_not_closed_is_taken_over(
 
 def test_sol_session_ended_by_another_is_a_loss(sol: Sol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", sol.environment["XENLAB_CREDENTIAL_TEST"])
-    monkeypatch.setattr(sources, "_ASK_AFTER", 0.3)
-    source = sources.SolSource(sol.simulator.spec)
+    source = sources.SolSource(sol.simulator.spec, ask_after=0.3)
     source.open()
     try:
         deadline = time.monotonic() + 2.0
@@ -753,7 +771,7 @@ def test_wrong_password_of_a_bmc_is_said_in_the_gap(sol: Sol, record: Callable[.
     with record(spec, bmc=sol.simulator.spec, environment=wrong).console() as console:
         wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
         (gap,) = texts(console.lines(0), "gap")
-        assert gap.startswith(f"sol 127.0.0.1:{sol.simulator.spec.port}: ") and "session" in gap
+        assert gap.startswith(f"sol 127.0.0.1:{sol.simulator.spec.port}: ") and "refused the login" in gap
         assert "canary" not in gap
 
 

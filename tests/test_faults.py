@@ -22,7 +22,7 @@ from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc
 from lab.bmc.switching import Pace
 from lab.cli.main import main
-from lab.console.recorder import RecorderConfig
+from lab.console.config import RecorderConfig
 from lab.grid import services
 from lab.inventory import ConsoleSpec
 from lab.leases.ledger import Ledger, Request

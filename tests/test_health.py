@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
+from consoles import Wire
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
+from lab.base.wait import wait_until
 from lab.boards import health
 from lab.boards.health import Finding
+from lab.console.client import source_state
 from lab.leases.ledger import Ledger
 
 SOAK = Path(__file__).parent / "soak" / "testcases" / "soak" / "test_leases.py"
@@ -15,12 +21,68 @@ SOAK = Path(__file__).parent / "soak" / "testcases" / "soak" / "test_leases.py"
 
 def test_a_good_board_is_good_but_a_quick_look_lifts_no_quarantine(shared: Shared) -> None:
     shared.ledger.quarantine("sim1", "smells of smoke")
+    shared.consoles["sim1"].say(b"hello\r\n")
+    saw(shared, "sim1", "hello")
     said = shared.xenlab("board", "check", "sim1", "--quick")
-    assert "ok  power: off" in said and "ok  BMC sensors: 1 readings" in said and "ok  console: recorded" in said
+    assert "ok  power: off" in said and "ok  BMC sensors: 1 readings" in said
+    assert "ok  console: read; the board's last word came " in said
     assert "sim1 is quarantined: smells of smoke" in said
     assert "smells of smoke" in shared.xenlab("boards")
     assert "by desk/alice, unseen" in shared.xenlab("board", "clear", "sim1") + shared.xenlab("who", "--audit")
     assert shared.ledger.board("sim1").quarantine == ""
+
+
+def test_a_console_that_was_never_read_is_bad_with_the_reason_of_the_last_gap(shared: Shared) -> None:
+    """Its records are gaps, and gaps are not the board's words."""
+    port = shared.lab.boards["sim3"].console.port
+    shared.consoles["sim3"].close()
+    try:
+        refused = f"tcp 127.0.0.1:{port}: Connection refused"
+        saw(shared, "sim3", refused)
+        said = shared.xenlab("board", "check", "sim3", "--quick", status=3)
+        assert f"BAD console: sim3: console: not read: {refused}" in said and "ok  power" in said
+        assert shared.ledger.board("sim3").quarantine == f"console: sim3: console: not read: {refused}"
+        rows = shared.xenlab("lab", "status").splitlines()
+        assert f"{'console of sim3':<24} GONE: {refused}" in rows
+        told = json.loads(shared.xenlab("lab", "status", "--json"))["consoles"]
+        assert told["sim3"] == {"is_read": False, "detail": refused} and told["sim2"]["is_read"] is True
+    finally:
+        shared.consoles["sim3"] = Wire(port)
+    wait_until(lambda: "GONE" not in shared.xenlab("lab", "status"), 20, "the console is read again")
+
+
+def test_a_console_that_leads_nowhere_is_told_from_one_of_a_board_that_is_off(shared: Shared) -> None:
+    """The source is there. A board that is on would have said something; one that is off, or boots next, may."""
+    board = shared.lab.boards["sim4"]
+    assert not (shared.folder / "console" / "sim4.jsonl").read_text().count('"kind": "line"')
+    silent = "read; the board has said nothing yet"
+    wait_until(lambda: source_state(board).is_open, 20, "the source")
+    assert f"ok  console: {silent}" in shared.xenlab("board", "check", "sim4", "--quick")
+    shared.chassis["sim4"].set(power=1)
+    try:
+        assert str(health.look(board, boots_next=True)[3]) == f"ok  console: {silent}"
+        said = shared.xenlab("board", "check", "sim4", "--quick", status=3)
+        assert "BAD console: sim4: console: the source is there, and nothing was ever read from it" in said
+        shared.consoles["sim4"].say(b"x")  # a byte is enough, also without a newline
+        saw(shared, "sim4", '"partial"')
+        assert "ok  console" in shared.xenlab("board", "check", "sim4", "--quick", status=0)
+    finally:
+        shared.chassis["sim4"].set(power=0)
+
+
+def test_a_recorder_that_hangs_is_gone_with_its_console(shared: Shared) -> None:
+    pid = shared.pid("recorder-sim2")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        row = next(row for row in shared.xenlab("lab", "status").splitlines() if row.startswith("console of sim2"))
+        assert "GONE: sim2: console: no recorder answers" in row
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def saw(shared: Shared, board: str, text: str) -> None:
+    record = shared.folder / "console" / f"{board}.jsonl"
+    wait_until(lambda: record.exists() and text in record.read_text(encoding="utf-8"), 20, f"{text!r} recorded")
 
 
 def test_a_board_without_bmc_or_recorder_goes_into_quarantine(shared: Shared) -> None:

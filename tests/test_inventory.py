@@ -299,8 +299,38 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "unknown kind of console": (
         "via: sol",
-        "via: telnet",
-        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp'",
+        "via: modem",
+        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp', 'telnet'",
+    ),
+    "telnet console without a port": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: telnet, host: 203.0.113.9, ",
+        f"30: {RIGHT}.xenlab.console: via telnet needs host and port",
+    ),
+    "options of ssh for another kind of console": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: tcp, host: 203.0.113.9, port: 2002, ssh_options: {Ciphers: +aes128-cbc}, ",
+        f"30: {RIGHT}.xenlab.console: ssh_options is for via ssh, and this is tcp",
+    ),
+    "option of ssh that runs a command": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_options: {ProxyCommand: x}, ",
+        f"30: {RIGHT}.xenlab.console.ssh_options.ProxyCommand",
+    ),
+    "algorithm of ssh that holds another option": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_options: {Ciphers: 'a b'}, ",
+        f"30: {RIGHT}.xenlab.console.ssh_options.Ciphers: String should match pattern",
+    ),
+    "configuration of ssh by a relative path": (
+        "{via: tcp, host: 203.0.113.9, port: 2002, ",
+        "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_config: config, ",
+        f"30: {RIGHT}.xenlab.console.ssh_config: String should match pattern",
+    ),
+    "group that is no name": (
+        "{lab: small}",
+        "{lab: small, group: 7 men}",
+        "3: all.vars.xenlab.group: String should match pattern",
     ),
     "console behind SSH without a user": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
@@ -449,6 +479,20 @@ def test_a_mistake_is_one_line_with_place_key_and_hint(tmp_path: Path, old: str,
     assert complaint(write(tmp_path, GOOD.replace(old, new))).startswith(said)
 
 
+@pytest.mark.parametrize("key", ["host", "port", "system", "protocol"])
+def test_a_list_where_the_bmc_needs_a_word_is_said_at_its_key(tmp_path: Path, key: str) -> None:
+    bmc = {"host": "203.0.113.1", "credential": "rack-bmc"} | {key: ["a"]}
+    said = GOOD.replace("bmc: {host: 203.0.113.2, credential: rack-bmc}", f"bmc: {json.dumps(bmc)}")
+    with pytest.raises(UsageError, match=rf"lab\.yaml:\d+: all\.children\.boards\.hosts\.right\.xenlab\.bmc\.{key}: "):
+        inventory.load(write(tmp_path, said))
+
+
+def test_variables_that_are_a_list_are_said_at_their_key(tmp_path: Path) -> None:
+    said = GOOD.replace("xenlab: {lab: small}", "- xenlab")
+    with pytest.raises(UsageError, match=r"lab\.yaml:\d+: all\.vars: must be a mapping of variables"):
+        inventory.load(write(tmp_path, said))
+
+
 def test_a_link_with_three_ends(tmp_path: Path) -> None:
     third = (
         "        third:\n          xenlab:\n            bmc: {host: 203.0.113.3, credential: c}\n"
@@ -461,7 +505,7 @@ def test_a_link_with_three_ends(tmp_path: Path) -> None:
 
 def test_all_mistakes_of_a_file_are_said_at_once(tmp_path: Path) -> None:
     """Wrong words and types, keys that contradict each other, and boards that do."""
-    text = GOOD.replace("via: sol", "via: telnet").replace("class: server", "class: 7")
+    text = GOOD.replace("via: sol", "via: modem").replace("class: server", "class: 7")
     text = text.replace("{lab: small}", "{lab: small, coordinator: here}").replace("- iommu", "- iomu")
     text = text.replace("02:00:00:00:01:01", "02:00")
     text = text.replace("{host: 203.0.113.2,", "{tls: pinned, host: 203.0.113.1,").replace(
@@ -590,7 +634,7 @@ def test_labgrids_environment_reads_its_file(lab: inventory.Lab, folder: Path) -
 
 
 def test_recorders_read_their_files(lab: inventory.Lab, folder: Path) -> None:
-    from lab.console.recorder import RecorderConfig
+    from lab.console.config import RecorderConfig
 
     for board in lab.boards.values():
         config = RecorderConfig.read(services.recorder_config(folder, board.name))

@@ -171,7 +171,7 @@ def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., N
     notes = "\n".join(folder.header().notes)
     assert "sim3 is quarantined: smells of smoke: not used" in notes
     assert "sim1 is quarantined: power:" in notes, "it was looked at before use"
-    assert "1 cases with one did not run: boards that they need are in quarantine" in notes
+    assert "1 cases with one did not run: the boards that they need are in quarantine" in notes
     final = folder.final_results()
     assert {result.boards for result in final} <= {("sim2",), ("sim4",)}
     assert {result.verdict for result in final} == {Verdict.PASS} and len(final) == 2

@@ -16,7 +16,7 @@ from ipmi_sim import Chassis, Simulator, chassis_fixture, simulator_fixture  # n
 from lab.base.credentials import Credential
 from lab.base.wait import wait_until
 from lab.bmc.ipmi import IpmiBmc
-from lab.console.recorder import RecorderConfig
+from lab.console.config import RecorderConfig
 from lab.grid import pulse
 from lab.grid.pulse import SWITCH, Pulse, Voice
 from lab.inventory import ConsoleSpec

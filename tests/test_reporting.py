@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,9 +17,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import JUnitXml
 
+from lab.base import paths
 from lab.reporting import figures, html, junit, terminal
 from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
-from lab.results.run_folder import RunFolder
+from lab.results.run_folder import RunFolder, kinds_path
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
 PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs"
@@ -287,20 +291,88 @@ def test_html_puts_builds_side_by_side(tmp_path: Path) -> None:
     assert "<th>old</th><th>new</th>" in text
 
 
+@dataclass(frozen=True)
+class Record:
+    time: float
+    kind: str
+    text: str
+
+
 def test_html_colours_console_lines(tmp_path: Path) -> None:
     folder = run(tmp_path)
-    path = folder.case_directory(S3, 1) / "virt1.console.log"
-    path.write_text(
-        "2026-11-23T08:33:53.123Z (XEN) Panic on CPU 0:\n"
-        "2026-11-23T08:33:53.124Z (XEN) Xen WARN at x.c:1\n"
-        "2026-11-23T08:33:53.125Z --- gap: SOL lost ---\n"
-    )
-    folder.append(result(S3, Verdict.FAIL, consoles={"virt1": str(path.relative_to(folder.path))}))
+    records = [
+        Record(1795422833.123, "line", "(XEN) Panic on CPU 0:"),
+        Record(1795422833.124, "partial", "(XEN) Xen WARN at x.c:1"),
+        Record(1795422833.125, "gap", "SOL lost"),
+        Record(1795422833.126, "open", ""),
+        Record(1795422833.127, "gap", "Permission denied; Kernel panic - not syncing: the gap's own words"),
+    ]
+    path = folder.write_console(folder.case_directory(S3, 1), "virt1", records)
+    folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
     text = html.write(folder.summary()).read_text()
     assert '<span class="crash"><b>08:33:53.123</b> (XEN) Panic on CPU 0:</span>' in text
     assert '<span class="warning"><b>08:33:53.124</b>' in text
-    assert '<span class="gap"><b>08:33:53.125</b>' in text
+    assert '<span class="gap"><b>08:33:53.125</b> --- gap: SOL lost ---' in text
+    assert '<span class="gap"><b>08:33:53.126</b>' in text
     assert "1 crash lines" in text
+
+
+def test_what_a_board_prints_is_no_gap_whatever_it_looks_like(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    records = [
+        Record(1795422833.123, "line", "--- gap: SOL lost ---"),
+        Record(1795422833.124, "line", "--- (XEN) Panic on CPU 0: ---"),
+        Record(1795422833.125, "gap", "the real one"),
+    ]
+    path = folder.write_console(folder.case_directory(S3, 1), "virt1", records)
+    folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
+    text = html.write(folder.summary()).read_text()
+    assert "<span><b>08:33:53.123</b> --- gap: SOL lost ---</span>" in text
+    assert '<span class="crash"><b>08:33:53.124</b>' in text
+    assert '<span class="gap"><b>08:33:53.125</b> --- gap: the real one ---' in text
+
+
+@pytest.mark.parametrize(
+    "rows", ["nonsense\n", '{"line": 1e400, "kind": "gap"}\n', "[" * 100_000, '{"line": -1}\n', "\0" * 9]
+)
+def test_damaged_kinds_of_a_slice_stop_no_page(tmp_path: Path, rows: str) -> None:
+    folder = run(tmp_path)
+    path = folder.write_console(folder.case_directory(S3, 1), "virt1", [Record(1795422833.123, "line", "hello")])
+    kinds_path(folder.path / path).write_text(rows)
+    folder.append(result(S3, Verdict.FAIL, consoles={"virt1": path}))
+    assert "<b>08:33:53.123</b> hello" in html.write(folder.summary()).read_text()
+
+
+MEASURED = """\
+import resource, sys
+from pathlib import Path
+from lab.reporting import console_lines
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+told = console_lines.told(Path(sys.argv[1]), None, 65536)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(told.lines), told.crashes, after - before)
+"""
+
+
+@pytest.mark.parametrize("shape", ["many lines", "one line", "crashes only"])
+def test_a_huge_slice_is_shown_at_bounded_memory(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "virt1.console.log"
+    stamp = "2026-11-23T08:33:53.123Z"
+    line = {"many lines": "x", "one line": "x" * 30_000_000, "crashes only": "(XEN) Panic on CPU 7:"}[shape]
+    with path.open("w") as out:
+        for _ in range(1 if shape == "one line" else 200_000):
+            out.write(f"{stamp} {line}\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MEASURED, path],
+        env={**os.environ, "PYTHONPATH": str(paths.CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    shown, crashes, grown_kib = map(int, done.stdout.split())
+    assert 1 <= shown < 10_000 and crashes == (200_000 if shape == "crashes only" else 0)
+    assert grown_kib < 16_384, "KiB; the slice is held as a whole"
 
 
 def test_html_bounds_what_is_long_and_keeps_the_crash(tmp_path: Path) -> None:

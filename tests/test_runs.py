@@ -18,7 +18,7 @@ from lab.base.errors import UsageError
 from lab.night.options import NightlyOptions
 from lab.results import pruning, summary
 from lab.results.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
-from lab.results.run_folder import RunFolder
+from lab.results.run_folder import RunFolder, kinds_path
 from lab.results.summary import exit_status
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
@@ -279,6 +279,7 @@ def test_a_console_is_written_with_times_and_gaps(folder: RunFolder) -> None:
         Line(1795422833.1234, "line", "(XEN) hello\x1b[2J\x00\r"),
         Line(1795422834.0, "gap", "SOL lost\nfor good"),
         Line(1795422835.9999, "open", "back"),
+        Line(1795422836.0, "line", "--- gap: a board's own words ---"),
     ]
     where = folder.write_console(folder.case_directory(S3, 1), "virt1", lines)
     assert where.endswith("/1/virt1.console.log")
@@ -286,7 +287,10 @@ def test_a_console_is_written_with_times_and_gaps(folder: RunFolder) -> None:
         r"2026-11-23T08:33:53.123Z (XEN) hello\x1b[2J\x00\x0d",
         r"2026-11-23T08:33:54.000Z --- gap: SOL lost\nfor good ---",
         "2026-11-23T08:33:55.999Z --- open: back ---",
+        "2026-11-23T08:33:56.000Z --- gap: a board's own words ---",
     ]
+    kinds = [json.loads(row) for row in kinds_path(folder.path / where).read_text().splitlines()]
+    assert kinds == [{"line": 2, "kind": "gap"}, {"line": 3, "kind": "open"}]
 
 
 # what is kept

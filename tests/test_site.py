@@ -426,6 +426,18 @@ def test_a_run_that_still_goes_on_says_so_everywhere(
     assert "Still running: 1 of 2 planned cases have a result." in run.locator(".box").first.inner_text()
 
 
+def test_a_first_run_that_broke_off_says_both_and_what_failed(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    failed = [result(f"testcases/boot/test_b.py::test_{n}", Verdict.FAIL, reason=f"{n * 'x'}") for n in range(9)]
+    history.import_run(folders.write(*failed, key="aa", planned=(PV32, *(one.case for one in failed))).path)
+    page = first_page(history, tmp_path, look)
+    said = "9 failed; no baseline yet; incomplete: 1 of 10 planned cases did not run"
+    assert page.locator("h1").inner_text() == said
+    assert page.locator("section.line h2 .v").inner_text() == said
+    assert page.locator("details.group[open]", has_text="Never passed: 9").count() == 1
+
+
 def test_a_run_page_and_its_report_count_the_same(history: History, folders: Runs, tmp_path: Path, look: Open) -> None:
     planned = (PV32, S3, *(f"{LIVE}_{number}" for number in range(4)))
     folder = folders.write(result(PV32, Verdict.MISS), result(S3, Verdict.MISS), key="aa", planned=planned)

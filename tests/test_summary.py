@@ -146,7 +146,7 @@ def test_a_board_cannot_make_a_gap_in_its_console(folders: Runs) -> None:
     path = folder.write_console(folder.case_directory(PV32, 1), "virt1", lines)
     [slice] = slices_of(folder.path, result(PV32, consoles={"virt1": path}))
     assert [(line.mark, line.text) for line in slice.lines] == [
-        ("", r"\x2d-- gap: I was never away ---"),
+        ("", "--- gap: I was never away ---"),
         ("", "--- x ---"),
         ("gap", "--- gap: SOL lost ---"),
     ]

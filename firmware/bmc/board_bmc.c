@@ -29,14 +29,23 @@
  * A chassis program that fails makes the command fail with "unspecified error" (FFh).
  *
  * Everything else (power, reset, cycle, soft shutdown, identify) stays with the simulator.
+ *
+ * The system interface ("serial kcs ADDRESS PORT codec VM") asks for no password, and any account of the
+ * machine can connect to its port. Here only root and the user that runs the simulator are served.
  */
 
+#include <netinet/in.h>
+#include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <OpenIPMI/extcmd.h>
 #include <OpenIPMI/ipmi_msgbits.h>
 #include <OpenIPMI/mcserv.h>
+#include <OpenIPMI/serserv.h>
 
 #define DIAGNOSTIC_INTERRUPT 4	/* Chassis Control, byte 1 */
 #define BOOT_FLAG_CLEARING 3	/* System Boot Options parameters */
@@ -47,6 +56,7 @@
 #define CLEARING_MASK 0x1f
 #define DEVICE_POWER_UNKNOWN 0x2a
 #define UNSPECIFIED_ERROR 0xff
+#define SYSTEM_INTERFACE 15	/* IPMI v2.0 table 6-1 */
 #define PAYLOAD_SOL 1		/* Activate Payload, byte 1 */
 #define PAYLOAD_ALREADY_ACTIVE 0x80	/* IPMI v2.0 table 24-2 */
 
@@ -191,6 +201,90 @@ activate_payload(lmc_data_t *mc, msg_t *msg, unsigned char *rdata, unsigned int 
     plain_activate_payload(mc, msg, rdata, rdata_len, cb_data);
 }
 
+/* One row of the kernel's table of sockets is searched: the one at the other end of fd. See proc_pid_net(5). */
+static int
+find_peer(const char *table, const char *mapped, int fd, unsigned int *uid)
+{
+    struct sockaddr_in theirs, ours;
+    socklen_t theirs_len = sizeof(theirs), ours_len = sizeof(ours);
+    char wanted[128], row[512], *found;
+    unsigned long inode;
+    int is_found = 0;
+    FILE *rows;
+
+    if (getpeername(fd, (struct sockaddr *)&theirs, &theirs_len) || theirs.sin_family != AF_INET
+	|| getsockname(fd, (struct sockaddr *)&ours, &ours_len) || ours.sin_family != AF_INET)
+	return 0;
+    rows = fopen(table, "re");
+    if (!rows)
+	return 0;
+    snprintf(wanted, sizeof(wanted), ": %s%08X:%04X %s%08X:%04X ", mapped, theirs.sin_addr.s_addr,
+	     ntohs(theirs.sin_port), mapped, ours.sin_addr.s_addr, ntohs(ours.sin_port));
+    while (!is_found && fgets(row, sizeof(row), rows)) {
+	found = strstr(row, wanted);
+	/* Behind the ends: state, queues, timer, retransmissions, user, timeout, inode. No inode: it was closed. */
+	if (found && sscanf(found + strlen(wanted), "%*s %*s %*s %*s %u %*s %lu", uid, &inode) == 2)
+	    is_found = inode ? 1 : -1;
+    }
+    fclose(rows);
+    return is_found > 0;
+}
+
+static int
+is_admitted(int fd)
+{
+    unsigned int uid;
+
+    if (!find_peer("/proc/net/tcp", "", fd, &uid)
+	&& !find_peer("/proc/net/tcp6", "0000000000000000FFFF0000", fd, &uid))
+	return 0;
+    return uid == 0 || uid == geteuid();
+}
+
+static ser_codec_t *plain_codec, guarded_codec, deaf_codec;
+
+static void
+ignore_char(unsigned char ch, serserv_data_t *si)
+{
+}
+
+static void
+forget_stranger(serserv_data_t *si)
+{
+    si->codec = &guarded_codec;
+}
+
+/* Called when somebody has connected, before anything that came is looked at. */
+static void
+guard_system_interface(serserv_data_t *si)
+{
+    if (is_admitted(si->con_fd)) {
+	if (plain_codec->connected)
+	    plain_codec->connected(si);
+	return;
+    }
+    simulator->log(simulator, OS_ERROR, NULL, "board_bmc: a connection to the system interface is refused");
+    si->codec = &deaf_codec;	/* until the simulator finds out that the connection has ended */
+    shutdown(si->con_fd, SHUT_RDWR);
+}
+
+static void
+take_over_system_interface(sys_data_t *sys)
+{
+    channel_t *channel = sys->chan_set[SYSTEM_INTERFACE];
+    serserv_data_t *si = channel ? channel->chan_info : NULL;
+
+    if (!si)
+	return;
+    signal(SIGPIPE, SIG_IGN);	/* what the simulator still writes to a connection that was shut down */
+    plain_codec = si->codec;
+    guarded_codec = deaf_codec = *plain_codec;
+    guarded_codec.connected = guard_system_interface;
+    deaf_codec.handle_char = ignore_char;
+    deaf_codec.disconnected = forget_stranger;
+    si->codec = &guarded_codec;
+}
+
 static int
 take_over(unsigned char netfn, unsigned char cmd, cmd_handler_f handler, cmd_handler_f *plain)
 {
@@ -201,7 +295,7 @@ take_over(unsigned char netfn, unsigned char cmd, cmd_handler_f handler, cmd_han
 int
 ipmi_sim_module_print_version(sys_data_t *sys, const char *options)
 {
-    printf("board_bmc: sleep state, diagnostic interrupt, boot flags, refused SOL\n");
+    printf("board_bmc: sleep state, diagnostic interrupt, boot flags, refused SOL, guarded system interface\n");
     return 0;
 }
 
@@ -222,5 +316,6 @@ ipmi_sim_module_init(sys_data_t *sys, const char *options)
 	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: this ipmi_sim does not take the handlers");
 	return -1;
     }
+    take_over_system_interface(sys);
     return 0;
 }

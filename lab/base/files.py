@@ -8,11 +8,12 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import pydantic
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import LineCol
 from ruamel.yaml.error import MarkedYAMLError
 
 from lab.base.errors import UsageError
@@ -27,13 +28,13 @@ class Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         """What is wrong with these keys together, each in words; ``raw`` is as it stands in the file, unchecked."""
         yield from ()
 
     @pydantic.model_validator(mode="wrap")
     @classmethod
-    def _whole(cls, raw: Any, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+    def _whole(cls, raw: object, handler: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
         """All that is wrong, at once: pydantic's own findings, and the contradictions."""
         found: list[InitErrorDetails] = []
         if isinstance(raw, Mapping):
@@ -50,7 +51,7 @@ class Strict(pydantic.BaseModel):
         return made
 
 
-def _detail(where: tuple[str | int, ...], raw: Any, kind: str, said: str) -> InitErrorDetails:
+def _detail(where: tuple[str | int, ...], raw: object, kind: str, said: str) -> InitErrorDetails:
     # In braces pydantic looks for a value; what is said holds none.
     error = PydanticCustomError(kind, "{said}", {"said": said})
     return InitErrorDetails(type=error, loc=where, input=raw)
@@ -70,13 +71,18 @@ class Problems:
         except UsageError as error:
             self._found.append(str(error))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing wrong was found so far."""
+        return not self._found
+
     def raise_all(self) -> None:
         """:raises UsageError: a line for each thing that is wrong."""
         if self._found:
             raise UsageError("\n".join(self._found))
 
 
-def read_yaml(file: Path) -> Any:
+def read_yaml(file: Path) -> object:
     """The file's content, with the lines its keys stand on (see :func:`at`). Keys are plain words or numbers.
 
     :raises UsageError: unreadable, not YAML, nested too deeply, or a key twice.
@@ -94,6 +100,17 @@ def read_yaml(file: Path) -> Any:
     except Exception as error:  # ruamel lets its own mistakes through: KeyError for `%YAML 9.9`, TypeError for odd keys
         raise UsageError(f"{file}: not YAML: {_first_line(error) or type(error).__name__}") from None
     _check_keys(file, tree)
+    return tree
+
+
+def read_mapping(file: Path) -> dict[str, object]:
+    """As :func:`read_yaml`, of a file that is one mapping.
+
+    :raises UsageError: as :func:`read_yaml`, or the file is something else.
+    """
+    tree = read_yaml(file)
+    if not isinstance(tree, dict):
+        raise UsageError(f"{file}:1: must be a mapping (key: value)")
     return tree
 
 
@@ -119,28 +136,49 @@ def _check_keys(file: Path, tree: object) -> None:
             waiting.extend(node)
 
 
-def at(file: Path, tree: Any, key: Key) -> str:
+def node_at(tree: object, key: Key) -> object:
+    """What stands at this key; None where nothing does."""
+    for part in key:
+        if isinstance(tree, Mapping):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int) and 0 <= part < len(tree):
+            tree = tree[part]
+        else:
+            return None
+    return tree
+
+
+@runtime_checkable
+class _Placed(Protocol):
+    """A mapping or a list as ruamel reads it: it knows the lines of what it holds."""
+
+    @property
+    def lc(self) -> LineCol: ...
+
+    def __getitem__(self, part: str | int, /) -> object: ...
+
+
+def at(file: Path, tree: object, key: Key) -> str:
     """``FILE:LINE: KEY``, the line being the deepest one known on the way to ``key``."""
     node, line = tree, 1
     for part in key:
+        if not isinstance(node, _Placed):
+            break
         try:
             line = (node.lc.item(part) if isinstance(part, int) else node.lc.key(part))[0] + 1
             node = node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError):
             break
     return f"{file}:{line}: {'.'.join(str(part) for part in key)}"
 
 
-def validate(model: type[ModelT], file: Path, tree: Any, key: Key = ()) -> ModelT:
+def validate(model: type[ModelT], file: Path, tree: object, key: Key = ()) -> ModelT:
     """What stands at ``key`` in ``tree``, as a ``model``.
 
     :raises UsageError: a line for each thing that is wrong, and what would be right.
     """
-    part = tree
-    for word in key:
-        part = part[word]
     try:
-        return model.model_validate(part)
+        return model.model_validate(node_at(tree, key))
     except pydantic.ValidationError as error:
         problems = [_explain(model, file, tree, key, problem) for problem in error.errors()]
         raise UsageError("\n".join(problems)) from None
@@ -152,7 +190,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _explain(model: type[pydantic.BaseModel], file: Path, tree: Any, base: Key, problem: Any) -> str:
+def _explain(model: type[pydantic.BaseModel], file: Path, tree: object, base: Key, problem: ErrorDetails) -> str:
     inner = problem["loc"]
     key = (*base, *inner)
     said = problem["msg"].removeprefix("Value error, ")
@@ -168,7 +206,7 @@ def _explain(model: type[pydantic.BaseModel], file: Path, tree: Any, base: Key, 
 
 def _fields(model: type[pydantic.BaseModel], key: Key) -> list[str]:
     """The keys known at ``key``, which leads through models, mappings and lists of models."""
-    current: Any = model
+    current: object = model
     for part in key:
         if isinstance(current, type) and issubclass(current, pydantic.BaseModel):
             name = next((n for n, f in current.model_fields.items() if str(part) in (n, f.alias)), None)

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 T = TypeVar("T")
@@ -62,7 +63,13 @@ def _checked(kind: object, value: object, where: str) -> object:
         if not isinstance(value, str) or value not in known:
             raise _wrong(where, f"one of {', '.join(map(str, known))}", value)
         return known[value]
+    if kind is Path:
+        return Path(typing.cast(str, _plain(str, value, where, None)))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise _wrong(where, f"one of {', '.join(map(str, arguments))}", value)
+        return value
     if origin is typing.Annotated:
         return _plain(arguments[0], value, where, arguments[1])
     if origin in (types.UnionType, typing.Union) and type(None) in arguments:

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import sushy
 from sushy import exceptions
+from sushy.resources.system.system import System
 
 from lab.base.credentials import Credential
 from lab.base.errors import CommandRefused, MissingCapability, PowerTimeout, PowerUnknown
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_service import Service, part, reference, said
+from lab.bmc.redfish_service import Resource, Service, elements, part, reference, said
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
 
@@ -46,7 +46,7 @@ class SshConsole:
     entry: str  # what is typed to get at it
 
 
-def ssh_console(system: Mapping[str, Any]) -> SshConsole | None:
+def ssh_console(system: Resource) -> SshConsole | None:
     """Of a system's resource. Source: DSP0268, ComputerSystem v1.13, SerialConsole.SSH."""
     told = part(part(system, "SerialConsole"), "SSH")
     port = told.get("Port") or 22
@@ -140,7 +140,7 @@ class RedfishBmc:
         every = sushy.BootSourceOverrideEnabled
         enabled = _DISABLED if device == "none" else every.ONCE if once else every.CONTINUOUS
 
-        def override(system: Any) -> None:
+        def override(system: System) -> None:
             target = None if device == "none" else _BOOT_SOURCES[device]  # not every service takes "None" for a target
             if target is not None and target not in (offered := system.get_allowed_system_boot_source_values()):
                 words = ", ".join(sorted(source.value for source in offered))
@@ -176,7 +176,7 @@ class RedfishBmc:
     def clock(self) -> datetime:
         """The BMC's time. :raises MissingCapability: no manager tells one that was set."""
 
-        def read(_: Any) -> list[object]:
+        def read(_: System) -> list[object]:
             return [manager.get("DateTime") for manager in self._service.linked("ManagedBy", "Managers", [])]
 
         for text in self._service.ask("clock", read):
@@ -195,10 +195,10 @@ class RedfishBmc:
         :raises MissingCapability: the service offers no sensors.
         """
 
-        def read(_: Any) -> Readings:
+        def read(_: System) -> Readings:
             unread, deadline, left = list[str](), time.monotonic() + _SENSORS_TIMEOUT, list[str]()
 
-            def get(path: str) -> Mapping[str, Any] | None:
+            def get(path: str) -> Resource | None:
                 if time.monotonic() > deadline:
                     left.append(path)
                     return None
@@ -229,7 +229,7 @@ class RedfishBmc:
     def info(self) -> Mapping[str, str]:
         """Of the service, the system and its managers, by the names Redfish has for them."""
 
-        def read(system: Any) -> dict[str, object]:
+        def read(system: System) -> dict[str, object]:
             root = self._service.root
             found: dict[str, object] = {name: root.get(name) for name in ("RedfishVersion", "Product")}
             found |= {name: system.json.get(name) for name in ("Manufacturer", "Model", "BiosVersion", "UUID")}
@@ -240,7 +240,7 @@ class RedfishBmc:
                 }
                 console = part(manager, "SerialConsole")
                 if console.get("ServiceEnabled"):
-                    found["SerialConsole"] = ", ".join(map(str, console.get("ConnectTypesSupported") or ()))
+                    found["SerialConsole"] = ", ".join(map(str, elements(console.get("ConnectTypesSupported"))))
             return found
 
         told = self._service.ask("information", read)
@@ -281,7 +281,7 @@ class RedfishBmc:
         :raises CommandRefused: it offers none of them.
         """
 
-        def act(system: Any) -> None:
+        def act(system: System) -> None:
             offered = system.get_allowed_reset_system_values()
             kind = next((kind for kind in kinds if kind in offered), None)
             if kind is None:
@@ -323,7 +323,7 @@ class _NotOffered(CommandRefused):
     """The system has no such kind of Reset."""
 
 
-def _boot_mode(system: Any) -> tuple[sushy.BootSourceOverrideMode | None, bool]:
+def _boot_mode(system: System) -> tuple[sushy.BootSourceOverrideMode | None, bool]:
     """The mode in force, and whether the service lists it among those it takes. None: it tells no mode."""
     boot = part(system.json, "Boot")
     listed = boot.get("BootSourceOverrideMode@Redfish.AllowableValues")

@@ -8,12 +8,11 @@ does not have.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from lab.bmc.redfish_service import part, reference
+from lab.bmc.redfish_service import Resource, part, reference
 from lab.bmc.switching import Readings, printable
 
-Get = Callable[[str], Mapping[str, Any] | None]  # a resource, or None when it cannot be read
+Get = Callable[[str], Resource | None]  # a resource, or None when it cannot be read
 
 _UNITS = {"Cel": "degrees C", "Percent": "%"}
 _UNITS_OF_TYPE = {"Temperature": "degrees C", "Rotational": "RPM", "Voltage": "V", "Current": "A", "Power": "W"}
@@ -22,7 +21,7 @@ _UNITS_OF_TYPE = {"Temperature": "degrees C", "Rotational": "RPM", "Voltage": "V
 class Chassis:
     """The readings of one chassis, added to those of others."""
 
-    def __init__(self, resource: Mapping[str, Any], get: Get, found: Readings) -> None:
+    def __init__(self, resource: Resource, get: Get, found: Readings) -> None:
         self._resource, self._get, self._found = resource, get, found
         self._seen: set[str] = set()  # sensors that have been read, by path
         self._has_temperatures = self._has_fans = False
@@ -40,7 +39,7 @@ class Chassis:
                 state = supply.get("LineInputStatus") or part(supply, "Status").get("State")
                 self._add(_name(supply, f"power supply {index}"), state, "", supply)
 
-    def _add_sensor(self, sensor: Mapping[str, Any]) -> None:
+    def _add_sensor(self, sensor: Resource) -> None:
         kind = sensor.get("ReadingType")
         units = sensor.get("ReadingUnits")
         unit = _UNITS.get(units, units) if isinstance(units, str) else _UNITS_OF_TYPE.get(str(kind), "")
@@ -49,7 +48,7 @@ class Chassis:
         self._has_temperatures |= kind == "Temperature"
         self._has_fans |= kind == "Rotational" or unit == "RPM"
 
-    def _read_cooling(self, cooling: Mapping[str, Any]) -> None:
+    def _read_cooling(self, cooling: Resource) -> None:
         for index, fan in enumerate(self._members(cooling.get("Fans"))):
             speed = part(fan, "SpeedPercent")
             if speed.get("DataSourceUri") in self._seen and not _remark(fan):
@@ -68,7 +67,7 @@ class Chassis:
             self._add(str(name or f"sensor {index}"), one.get("Reading"), "degrees C", one)
             self._has_temperatures = True
 
-    def _read_thermal(self, thermal: Mapping[str, Any]) -> None:
+    def _read_thermal(self, thermal: Resource) -> None:
         if not self._has_temperatures:
             for index, one in enumerate(_dictionaries(thermal.get("Temperatures"))):
                 reading = _first(one, "ReadingCelsius", "CurrentReading")  # the second of iLO 4
@@ -80,16 +79,16 @@ class Chassis:
                 name = _name(one, str(one.get("FanName") or f"fan {one.get('MemberId') or index}"))
                 self._add(name, _first(one, "Reading", "CurrentReading"), unit, one)
 
-    def _add(self, name: str, reading: object, unit: str, resource: Mapping[str, Any]) -> None:
+    def _add(self, name: str, reading: object, unit: str, resource: Resource) -> None:
         words = ("no reading",) if reading is None else (str(reading), unit)
         text = " ".join(filter(None, (*words, _remark(resource))))
         self._found.add(printable(name.encode()), printable(text.encode()))
 
-    def _linked(self, link: object) -> Mapping[str, Any] | None:
+    def _linked(self, link: object) -> Resource | None:
         path = reference(link)
         return self._get(path) if path else None
 
-    def _members(self, link: object) -> Iterator[Mapping[str, Any]]:
+    def _members(self, link: object) -> Iterator[Resource]:
         """The members of a collection, of which a service may show all at once."""
         path, asked = reference(link), set[str]()
         while path and path not in asked:
@@ -103,7 +102,7 @@ class Chassis:
             path = reference({"@odata.id": collection.get("Members@odata.nextLink")})
 
 
-def readings(chassis: list[Mapping[str, Any]], get: Get) -> Readings:
+def readings(chassis: list[Resource], get: Get) -> Readings:
     """What these chassis have to tell; ``get`` notes by itself what it could not read."""
     found = Readings()
     for resource in chassis:
@@ -111,19 +110,19 @@ def readings(chassis: list[Mapping[str, Any]], get: Get) -> Readings:
     return found
 
 
-def _name(resource: Mapping[str, Any], otherwise: str) -> str:
+def _name(resource: Resource, otherwise: str) -> str:
     return next((text for key in ("Name", "Id") if isinstance(text := resource.get(key), str) and text), otherwise)
 
 
-def _first(resource: Mapping[str, Any], *keys: str) -> Any:
+def _first(resource: Resource, *keys: str) -> object:
     return next((resource[key] for key in keys if resource.get(key) is not None), None)
 
 
-def _remark(resource: Mapping[str, Any]) -> str:
+def _remark(resource: Resource) -> str:
     """A health that is not OK, in brackets."""
     health = part(resource, "Status").get("Health")
     return f"[{health.capitalize()}]" if isinstance(health, str) and health.casefold() not in ("ok", "") else ""
 
 
-def _dictionaries(values: object) -> Iterator[Mapping[str, Any]]:
+def _dictionaries(values: object) -> Iterator[Resource]:
     yield from (value for value in (values if isinstance(values, list) else ()) if isinstance(value, Mapping))

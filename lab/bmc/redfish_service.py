@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import sushy
 from requests import Response
@@ -49,6 +49,7 @@ from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
 
 T = TypeVar("T")
+Resource: TypeAlias = Mapping[str, object]  # as JSON; what a service says is of any type
 
 logging.getLogger("sushy").setLevel(logging.CRITICAL)  # what it warns of is in the errors and the history here
 
@@ -120,14 +121,14 @@ class Pinned(HTTPAdapter):
         self._fingerprint = hashlib.sha256(encoded).hexdigest()
         super().__init__()
 
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **options)
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: object) -> None:
+        super().init_poolmanager(connections, maxsize, block, assert_fingerprint=self._fingerprint, **options)
 
 
 class TolerantSystem(System):  # type: ignore[misc]
     """sushy's system, of which an attribute of a wrong form costs that attribute alone."""
 
-    def _parse_attributes(self, json_doc: Any) -> None:
+    def _parse_attributes(self, json_doc: object) -> None:
         document = json_doc if isinstance(json_doc, Mapping) else {}
         for name in dir(type(self)):
             if isinstance(field := getattr(type(self), name), base.Field):
@@ -137,9 +138,10 @@ class TolerantSystem(System):  # type: ignore[misc]
                     value = None
                 setattr(self, name, value)
 
-    def _get_etag(self) -> Any:
+    def _get_etag(self) -> str | None:
         # Some services demand one in each change (428), and name it in the body alone.
-        return super()._get_etag() or self.json.get("@odata.etag")
+        named = super()._get_etag() or self.json.get("@odata.etag")
+        return named if isinstance(named, str) else None
 
 
 class Service:
@@ -155,21 +157,21 @@ class Service:
         self.spec = spec
         self.history: deque[Exchange] = deque(maxlen=switching.HISTORY_LENGTH)
         self.remarks: dict[str, None] = {}
-        self.system: Any = None
+        self._system: System | None = None
         self.last: Response | None = None  # what was answered last
-        self._root: Any = None
+        self._root: sushy.Sushy | None = None
         self._credential = credential
         self._pace = pace
         self._log = log
         self._is_known = False  # a login has been taken
         self._tried_session = self._wants_session = False
-        self._end: Callable[[], Any] | None = None  # gives a session back
+        self._end: Callable[[], object] | None = None  # gives a session back
 
     @property
     def url(self) -> str:
         return f"{'http' if self.spec.tls == 'off' else 'https'}://{self.spec.host}:{self.spec.port}"
 
-    def ask(self, what: str, question: Callable[[Any], T], patience: float | None = None) -> T:
+    def ask(self, what: str, question: Callable[[System], T], patience: float | None = None) -> T:
         """``question`` of the system as it is now.
 
         Asked again for ``patience`` seconds while the service is busy; None: as the pace says.
@@ -182,11 +184,11 @@ class Service:
         wait = self._pace.patience if patience is None else patience
         return switching.patiently(lambda: self._once(what, question), wait, f"Redfish: {what}", self._log)
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> object:
         """A resource as it is. For a question: what this raises is :meth:`ask`'s to explain."""
         return self.system._conn.get(path).json()
 
-    def get_or_none(self, path: str, unread: list[str]) -> Mapping[str, Any] | None:
+    def get_or_none(self, path: str, unread: list[str]) -> Resource | None:
         """A resource that a question can do without: when it cannot be read, ``unread`` says so.
 
         A service that does not answer at all, or takes no login any more, is no such case.
@@ -208,22 +210,33 @@ class Service:
             unread.append(f"{path}: no resource")
         return None
 
-    def linked(self, link: str, collection: str, unread: list[str]) -> list[Mapping[str, Any]]:
+    def linked(self, link: str, collection: str, unread: list[str]) -> list[Resource]:
         """The resources that the system links to by this name; where it names none, the service's ``collection``.
 
         The collection counts only where the service has one system: else its members may be another's.
         """
         paths = references(part(self.system.json, "Links").get(link))
-        if not paths and (whole := reference(self._root.json.get(collection))):
-            systems = self.get_or_none(reference(self._root.json.get("Systems")) or "", unread) or {}
+        if not paths and (whole := reference(self.root.get(collection))):
+            systems = self.get_or_none(reference(self.root.get("Systems")) or "", unread) or {}
             if len(references(systems.get("Members"))) == 1:
                 paths = references((self.get_or_none(whole, unread) or {}).get("Members"))
         return [found for path in paths if (found := self.get_or_none(path, unread)) is not None]
 
     @property
-    def root(self) -> Mapping[str, Any]:
+    def system(self) -> System:
+        """The board's system. For a question: there is none before the login."""
+        assert self._system is not None
+        return self._system
+
+    @property
+    def _open_root(self) -> sushy.Sushy:
+        assert self._root is not None
+        return self._root
+
+    @property
+    def root(self) -> Resource:
         """The service root."""
-        found: Mapping[str, Any] = self._root.json
+        found: Resource = self._open_root.json
         return found
 
     def systems(self) -> dict[str, str | None]:
@@ -236,7 +249,7 @@ class Service:
             found: dict[str, str | None] = {}
             for path in references(self._collection().get("Members")):
                 try:
-                    resource = self._root._conn.get(path).json()
+                    resource = self._open_root._conn.get(path).json()
                 except (exceptions.HTTPError, ValueError):
                     resource = {}
                 uuid = resource.get("UUID") if isinstance(resource, Mapping) else None
@@ -255,13 +268,12 @@ class Service:
 
     # -- one question ------------------------------------------------------------------------------------------
 
-    def _once(self, what: str, question: Callable[[Any], T]) -> T:
+    def _once(self, what: str, question: Callable[[System], T]) -> T:
         def asked() -> T:
-            if self.system is None:
-                self._connect()
-            else:
-                self.system.refresh(force=True)
-            return question(self.system)
+            if self._system is None:
+                return question(self._connect())
+            self._system.refresh(force=True)
+            return question(self._system)
 
         return self._explained(what, asked)
 
@@ -273,7 +285,7 @@ class Service:
                 warnings.simplefilter("ignore", InsecureRequestWarning)
                 return question()
         except exceptions.ConnectionError as error:
-            self.system = None
+            self._system = None
             raise self._unreachable(what, str(error)) from None
         except (exceptions.SushyError, ValueError, TypeError, AttributeError) as error:
             # sushy makes its error of the response's body, and stumbles over what is not of its form.
@@ -339,7 +351,7 @@ class Service:
 
     # -- the login ---------------------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _connect(self) -> System:
         paths = references(self._collection().get("Members"))
         chosen = [path for path in paths if self.spec.system in ("", path, _identity(path))]
         if len(chosen) != 1:
@@ -348,16 +360,18 @@ class Service:
             if self.spec.system:
                 wanted = f"bmc.system {self.spec.system!r} is none"
             raise UsageError(f"{self.board}: BMC {self.url}: {wanted} of {names or 'no system at all'}")
-        self.system = TolerantSystem(
-            self._root._conn,
+        root = self._open_root
+        self._system = system = TolerantSystem(
+            root._conn,
             chosen[0],
-            redfish_version=self._root.redfish_version,
-            registries=self._root.lazy_registries,
-            root=self._root,
+            redfish_version=root.redfish_version,
+            registries=root.lazy_registries,
+            root=root,
         )
         self._is_known = True
+        return system
 
-    def _collection(self) -> Mapping[str, Any]:
+    def _collection(self) -> Resource:
         """The collection of systems, which is the first thing that needs a login."""
         if self._root is not None:
             return self._systems_of(self._root)
@@ -391,22 +405,22 @@ class Service:
 
     def _log_out(self) -> None:
         """Forget what was logged in; give a session back."""
-        self.system = self._root = None
+        self._system = self._root = None
         if self._end is not None:
             self._end()
             self._end = None
 
-    def _open(self, login: Any) -> Any:
+    def _open(self, login: auth.AuthBase) -> sushy.Sushy:
         return sushy.Sushy(self.url, connector=self._connector(), auth=login)
 
-    def _systems_of(self, root: Any) -> Mapping[str, Any]:
+    def _systems_of(self, root: sushy.Sushy) -> Resource:
         path = reference(root.json.get("Systems"))
         if path is None:
             raise exceptions.MissingAttributeError(attribute="Systems/@odata.id", resource="/redfish/v1/")
         found = root._conn.get(path).json()
         return found if isinstance(found, Mapping) else {}
 
-    def _connector(self) -> Any:
+    def _connector(self) -> Connector:
         spec = self.spec
         here = weakref.ref(self)  # or a session would keep this alive, and would not be given back
 
@@ -441,13 +455,13 @@ class Service:
         self.history.append(Exchange(time.time() - seconds, argv, response.status_code, output, seconds))
 
 
-def _end_session(login: Any) -> None:
+def _end_session(login: auth.SessionAuth) -> None:
     """Give a session back; of a service that is gone it ends by itself."""
     with contextlib.suppress(Exception):
         login.close()
 
 
-def part(resource: object, name: str) -> Mapping[str, Any]:
+def part(resource: object, name: str) -> Resource:
     """An object in a resource; an empty one where there is none, or something else."""
     found = resource.get(name) if isinstance(resource, Mapping) else None
     return found if isinstance(found, Mapping) else {}
@@ -461,10 +475,11 @@ def reference(value: object) -> str | None:
 
 def references(values: object) -> list[str]:
     """Where a list of links leads."""
-    return [path for value in _listed(values) if (path := reference(value))]
+    return [path for value in elements(values) if (path := reference(value))]
 
 
-def _listed(values: object) -> Iterable[object]:
+def elements(values: object) -> Iterable[object]:
+    """Those of a list in a resource; none where there is none, or something else."""
     return values if isinstance(values, list) else ()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
 from lab.bmc import Bmc
-from lab.console.client import Console
+from lab.grid import consoles
 from lab.grid.board import Board, switch_port
 from lab.grid.mains import power_of
 from lab.inventory import BoardSpec
@@ -44,24 +44,34 @@ class Finding:
         return f"{'ok ' if self.is_good else 'BAD'} {self.subject}: {self.detail}"
 
 
-def look(spec: BoardSpec) -> list[Finding]:
+def look(spec: BoardSpec, *, boots_next: bool = False) -> list[Finding]:
     """From outside, in seconds: the BMC answers, its clock and sensors are sound, console and link are there.
+
+    A console that was never read is no good. One that is read and never gave a byte is no good either when the board
+    is on, unless the board ``boots_next``: then the boot will show it.
 
     :raises UsageError: no such credential.
     """
     control, port = power_of(spec), switch_port(spec)
+    is_on = False
+
+    def power() -> str:
+        nonlocal is_on
+        is_on = control.is_powered()
+        return "; ".join(("on" if is_on else "off", *control.remarks))
+
     return [
-        _finding("power", lambda: _power(control)),
+        _finding("power", power),
         _finding("BMC clock", lambda: _clock(control)),
         _finding("BMC sensors", lambda: sensors(spec.name, control, spec.accepted_faults)),
-        _finding("console", lambda: _recorder(spec)),
+        _finding("console", lambda: consoles.look(spec, must_have_spoken=is_on and not boots_next)),
         *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]
 
 
 def examine(board: Board) -> list[Finding]:
     """All of it, in the minutes of a boot: the same, then a power cycle into the known-good build, and from within."""
-    findings = look(board.spec)
+    findings = look(board.spec, boots_next=True)
     if not all(one.is_good for one in findings):
         return findings  # a boot would only say it again, and later
     findings.append(_finding("known-good boot", lambda: _boot(board)))
@@ -96,10 +106,6 @@ def _finding(subject: str, ask: Callable[[], str]) -> Finding:
         return Finding(subject, True, "the board has none")
     except LabError as error:
         return Finding(subject, False, " ".join(str(error).split()))
-
-
-def _power(control: Bmc) -> str:
-    return "; ".join(("on" if control.is_powered() else "off", *control.remarks))
 
 
 def _clock(control: Bmc) -> str:
@@ -138,11 +144,6 @@ def sensors(board: str, control: Bmc, accepted: Mapping[str, str]) -> str:
         unread,
     )
     return "; ".join(filter(None, words))
-
-
-def _recorder(spec: BoardSpec) -> str:
-    with Console(spec.name, "127.0.0.1", spec.console.serve_port, spec.console.lines_port) as console:
-        return f"recorded, {console.mark()} lines"
 
 
 def _switch_port(port: SwitchPort) -> str:

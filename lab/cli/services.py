@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -38,15 +39,19 @@ def up(inventory: Inventory = VIRTUAL_LAB, ports: Ports = "") -> None:
 
 @lab_app.command()
 def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
-    """Show which services of the lab run. Exit status 3: the lab is not up."""
-    from lab.grid import services
+    """Show which services of the lab run, and which consoles are read. Exit status 3: the lab is not up."""
+    from lab.grid import consoles, services
     from lab.inventory import load
 
-    found = services.status(services.directory(load(inventory)))
+    lab = load(inventory)
+    found = services.status(services.directory(lab))
+    read = consoles.status(lab) if found.processes else {}
     if as_json:
-        show_json(found)
+        show_json({**asdict(found), "consoles": read})
     else:
         typer.echo(str(found))
+        for name, one in read.items():
+            typer.echo(f"{f'console of {name}':<24} {one}")
     raise typer.Exit(0 if found.is_up else 3)
 
 

@@ -4,5 +4,4 @@
 ``patterns`` tells crashes, warnings and milestones.
 """
 
-# A `gap` record whose text begins so tells of the log file, not of the source: listeners lost nothing.
-LOG_TROUBLE = "log: "
+HOST = "127.0.0.1"  # where recorders listen, and nowhere else

@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import json
 import logging
+import os
 import re
 import select
 import socket
@@ -14,24 +15,29 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from lab.base.errors import BoardError, WaitTimeout
-from lab.console import LOG_TROUBLE
+from lab.base.loopback import require_owner
+from lab.base.wait import wait_until
+from lab.console import HOST
+from lab.inventory import BoardSpec
 
 _log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
-HELD = 200_000  # lines in memory; older ones are asked of the recorder again
+HELD_LIMIT = 64 << 20  # bytes of lines in memory, about; older ones are asked of the recorder again
+_OVERHEAD = 250  # bytes that a held line takes beside its text
 LAST_LINES = 8  # how many a WaitTimeout shows
 _CONNECT_TIMEOUT = 5.0
-_ANSWER_TIMEOUT = 10.0  # over the time a supervisor needs to start a recorder anew
+ANSWER_TIMEOUT = 10.0  # seconds; over the time a supervisor needs to start a recorder anew
 _AGAIN = 0.1  # seconds between two attempts to reach the recorder
 _POLL = 0.2  # how soon the follower notices close()
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleLine:
-    """One record. Kinds: line, partial, gap, open, rotate; only the first two are the board's words."""
+    """One record. Its kind is line, partial, gap, open, note or rotate; only the first two are the board's words."""
 
     board: str
     n: int
@@ -40,32 +46,116 @@ class ConsoleLine:
     text: str
 
 
-def next_record(board: str, host: str, lines_port: int, *, timeout: float = 2.0) -> int:
-    """The number the next record will have, asked once.
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How far a recorder is."""
 
-    :raises BenchError: the recorder does not answer now.
+    next: int  # number of the next record
+    is_source_open: bool
+
+    @classmethod
+    def read(cls, answer: bytes) -> _Mark:
+        """:raises ValueError: it is no answer to a request for a mark."""
+        try:
+            said = json.loads(answer)
+            return cls(int(said["next"]), bool(said["open"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"not a mark: {answer[:100]!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How a recorder is with the source of its console."""
+
+    is_open: bool
+    why: str | None  # the reason of the last loss, or of never having had it; None while it is there
+    heard: float | None  # seconds since the epoch when the board's last byte was recorded; None: never one
+
+    @classmethod
+    def read(cls, answer: bytes) -> SourceState:
+        """:raises ValueError: it is no answer to a request for the source's state."""
+        try:
+            said = json.loads(answer)
+            heard, why = said["heard"], said["why"]
+            return cls(bool(said["open"]), None if why is None else str(why), None if heard is None else float(heard))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"not a source's state: {answer[:100]!r}") from None
+
+
+def next_record(board: BoardSpec, *, timeout: float = 2.0) -> int:
+    """The number the next record will have, asked once, of a recorder that runs as this process or as root.
+
+    :raises BenchError: the recorder does not answer within ``timeout`` seconds.
     """
+    return _ask_once(board, timeout, {"mark": True}, _Mark.read).next
+
+
+def source_state(board: BoardSpec, *, timeout: float = 2.0) -> SourceState:
+    """How the recorder is with its source, asked once, of a recorder that runs as this process or as root.
+
+    :raises BenchError: the recorder does not answer within ``timeout`` seconds.
+    """
+    return _ask_once(board, timeout, {"source": True}, SourceState.read)
+
+
+def _ask_once(
+    board: BoardSpec, timeout: float, request: dict[str, object], read: Callable[[bytes], _Answer]
+) -> _Answer:
     try:
-        with socket.create_connection((host, lines_port), timeout=timeout) as link, link.makefile("rb") as stream:
-            link.sendall(b'{"mark": true}\n')
-            return int(json.loads(stream.readline())["next"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BoardError(board, f"console: no recorder answers: {error}") from None
+        with _connect(HOST, board.console.lines_port, None, timeout) as link, link.makefile("rb") as stream:
+            link.sendall(json.dumps(request).encode() + b"\n")
+            return read(stream.readline())
+    except (OSError, ValueError) as error:
+        raise BoardError(board.name, f"console: no recorder answers: {error}") from None
+
+
+def _connect(host: str, port: int, owner: int | None, timeout: float) -> socket.socket:
+    """A connection to a recorder, proved to be the lab's before a byte is sent.
+
+    :raises OSError: nobody listens, or somebody else does (PermissionError).
+    """
+    link = socket.create_connection((host, port), timeout)
+    try:
+        require_owner(link, os.geteuid() if owner is None else owner, "the lab's recorder", timeout)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 class Console:
-    """Follows a recorder in a thread of its own. All methods may be called from any thread."""
+    """Follows a recorder in a thread of its own. All methods may be called from any thread.
 
-    def __init__(self, board: str, host: str, serve_port: int, lines_port: int) -> None:
-        self._board, self._host = board, host
+    ``owner`` is the user (uid) that the recorder must run as, if not as root; None: as this process. A process of
+    another user that has taken the port of a dead recorder is sent nothing, and nothing that it says is believed.
+    ``answer_timeout``: seconds.
+    """
+
+    def __init__(
+        self,
+        board: str,
+        host: str,
+        serve_port: int,
+        lines_port: int,
+        *,
+        owner: int | None = None,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        self._board, self._host, self._owner, self._answer_timeout = board, host, owner, answer_timeout
         self._serve_port, self._lines_port = serve_port, lines_port
         self._changed = threading.Condition()
-        self._held: list[ConsoleLine] = []  # guarded by _changed, as are the four below
+        self._held: list[ConsoleLine] = []  # guarded by _changed, as are the five below
+        self._held_size = 0
         self._next = 0  # number of the next to come
         self._is_followed = self._is_source_open = False
         self._listeners: list[Callable[[ConsoleLine], None]] = []
         self._stop = threading.Event()
         self._follower: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, board: BoardSpec) -> Self:
+        """A board's console, of a recorder that runs as this process or as root."""
+        return cls(board.name, HOST, board.console.serve_port, board.console.lines_port)
 
     def open(self) -> None:
         """Begin to follow, from now on; what was before is fetched when asked for.
@@ -75,11 +165,10 @@ class Console:
         if self._follower:
             return
         self._stop.clear()
-        answer = self._ask_mark()
+        mark = self._ask_mark()
         with self._changed:
-            self._held.clear()
-            self._next = answer["next"]
-            self._is_source_open = bool(answer.get("open"))
+            self._forget()
+            self._next, self._is_source_open = mark.next, mark.is_source_open
         self._follower = threading.Thread(target=self._follow, name=f"console {self._board}", daemon=True)
         self._follower.start()
 
@@ -104,9 +193,9 @@ class Console:
 
         :raises BenchError: no recorder answers within 10 s.
         """
-        number = int(self._ask_mark()["next"])
+        number = self._ask_mark().next
         if threading.current_thread() is not self._follower:  # a listener would wait for itself
-            if not self._await_number(number - 1, _ANSWER_TIMEOUT):
+            if not self._await_number(number - 1, self._answer_timeout):
                 raise BoardError(self._board, "console: the recorder's lines do not arrive")
         return number
 
@@ -168,7 +257,7 @@ class Console:
         :raises BenchError: the recorder does not take it.
         """
         try:
-            with socket.create_connection((self._host, self._serve_port), _CONNECT_TIMEOUT) as link:
+            with self._connect_raw() as link:
                 link.sendall(data)
                 # Closed at once, with output of the board unread, TCP would throw away what we sent.
                 link.shutdown(socket.SHUT_WR)
@@ -177,6 +266,16 @@ class Console:
         except OSError as error:
             raise BoardError(self._board, f"console: input not taken: {error}") from None
 
+    def attach(self) -> socket.socket:
+        """A connection to the raw console: what is read from it the board printed, what is sent to it is typed.
+
+        :raises BenchError: no recorder takes it.
+        """
+        try:
+            return self._connect_raw()
+        except OSError as error:
+            raise BoardError(self._board, f"no recorder on port {self._serve_port}: {error}") from None
+
     def is_connected(self) -> bool:
         """Whether the recorder is reached and has its source."""
         with self._changed:
@@ -184,20 +283,29 @@ class Console:
 
     # Asking the recorder
 
-    def _ask_mark(self) -> dict[str, Any]:
+    def _ask_mark(self) -> _Mark:
         """The recorder's answer, if need be after it was started anew."""
-        deadline = time.monotonic() + _ANSWER_TIMEOUT
-        while True:
+        why = ""
+
+        def answered() -> _Mark | None:
+            nonlocal why
             try:
-                with self._request({"mark": True}) as link, link.makefile("rb") as stream:
-                    answer = json.loads(stream.readline())
-                    if isinstance(answer.get("next"), int):
-                        return dict(answer)
-                    raise BoardError(self._board, f"console: the recorder answers {answer}")
+                return self._ask_mark_once()
             except (OSError, ValueError) as error:
-                if time.monotonic() > deadline:
-                    raise BoardError(self._board, f"console: no recorder answers: {error}") from None
-            time.sleep(_AGAIN)
+                why = str(error)
+                return None
+
+        try:
+            mark = wait_until(answered, self._answer_timeout, "the recorder's answer", interval=_AGAIN)
+        except WaitTimeout:
+            raise BoardError(self._board, f"console: no recorder answers: {why}") from None
+        assert mark
+        return mark
+
+    def _ask_mark_once(self) -> _Mark:
+        """:raises OSError, ValueError: no recorder answers, or it answers something else."""
+        with self._request({"mark": True}) as link, link.makefile("rb") as stream:
+            return _Mark.read(stream.readline())
 
     def _fetch(self, since: int, until: int) -> Iterator[ConsoleLine]:
         """Records before ``until``, of a connection of its own."""
@@ -206,7 +314,7 @@ class Console:
         try:
             with self._request({"since": since}) as link, link.makefile("rb") as stream:
                 for encoded in stream:
-                    line = self._line(encoded)
+                    (line,) = self._lines([encoded])
                     if line.n < until:
                         yield line
                     if line.n >= until - 1:
@@ -214,9 +322,12 @@ class Console:
         except (OSError, ValueError) as error:
             raise BoardError(self._board, f"console: no recorder answers: {error}") from None
 
+    def _connect_raw(self) -> socket.socket:
+        return _connect(self._host, self._serve_port, self._owner, _CONNECT_TIMEOUT)
+
     def _request(self, request: dict[str, object]) -> socket.socket:
-        link = socket.create_connection((self._host, self._lines_port), _CONNECT_TIMEOUT)
-        link.settimeout(_ANSWER_TIMEOUT)
+        link = _connect(self._host, self._lines_port, self._owner, _CONNECT_TIMEOUT)
+        link.settimeout(self._answer_timeout)
         try:
             link.sendall(json.dumps(request).encode() + b"\n")
         except BaseException:
@@ -242,12 +353,11 @@ class Console:
 
     def _check_numbering(self) -> None:
         """Do not wait for old numbers when the records were deleted and begin at 1 again."""
-        with self._request({"mark": True}) as link, link.makefile("rb") as stream:
-            answer = json.loads(stream.readline())
+        mark = self._ask_mark_once()
         with self._changed:
-            if answer["next"] < self._next:
+            if mark.next < self._next:
                 _log.warning("%s: the recorder numbers from 1 again", self._board)
-                self._held.clear()
+                self._forget()
                 self._next = 1
 
     def _take_lines(self, link: socket.socket) -> None:
@@ -261,7 +371,7 @@ class Console:
                 return
             *whole, rest = (rest + data).split(b"\n")
             if whole:
-                self._take([self._line(encoded) for encoded in whole])
+                self._take(self._lines(whole))
 
     def _take(self, lines: list[ConsoleLine]) -> None:
         with self._changed:
@@ -271,10 +381,11 @@ class Console:
             self._held += lines
             self._next = lines[-1].n + 1
             for line in lines:
-                if line.kind in ("gap", "open") and not line.text.startswith(LOG_TROUBLE):
+                self._held_size += len(line.text) + _OVERHEAD
+                if line.kind in ("gap", "open"):
                     self._is_source_open = line.kind == "open"
-            if len(self._held) > HELD:
-                del self._held[: HELD // 4]
+            if self._held_size > HELD_LIMIT:
+                self._forget_oldest()
             listeners = list(self._listeners)
             self._changed.notify_all()
         for line in lines:
@@ -284,15 +395,28 @@ class Console:
                 except Exception:  # one listener's bug must not blind the others
                     _log.exception("%s: a console listener failed", self._board)
 
-    def _line(self, encoded: bytes) -> ConsoleLine:
-        """:raises ValueError: not a record."""
+    def _forget(self) -> None:
+        self._held.clear()
+        self._held_size = 0
+
+    def _forget_oldest(self) -> None:
+        """A quarter of what is held, so that it is done now and then and not at each line."""
+        count = 0
+        while self._held_size > HELD_LIMIT * 3 // 4:
+            self._held_size -= len(self._held[count].text) + _OVERHEAD
+            count += 1
+        del self._held[:count]
+
+    def _lines(self, encoded: list[bytes]) -> list[ConsoleLine]:
+        """:raises ValueError: they are no records."""
         try:
-            record = json.loads(encoded)
-            return ConsoleLine(
-                self._board, int(record["n"]), float(record["t"]), str(record["kind"]), str(record["text"])
-            )
+            records = json.loads(b"[" + b",".join(encoded) + b"]")
+            return [
+                ConsoleLine(self._board, int(one["n"]), float(one["t"]), str(one["kind"]), str(one["text"]))
+                for one in records
+            ]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a record: {encoded[:100]!r}: {error}") from None
+            raise ValueError(f"not a record: {encoded[0][:100]!r}: {error}") from None
 
     def _await_number(self, number: int, timeout: float) -> bool:
         """Wait for the record of this number; whether it came."""

@@ -15,300 +15,56 @@ import logging
 import os
 import queue
 import signal
-import stat
+import socket
+import struct
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lab.base import processes
 from lab.base.errors import UsageError
-from lab.console import LOG_TROUBLE, sources
-from lab.console.sources import SourceLost
-from lab.inventory import BmcSpec, ConsoleSpec
+from lab.base.loopback import Admission, check_group, listener_uid, user
+from lab.console import HOST, sources
+from lab.console.config import RecorderConfig
+from lab.console.cutting import LINE_LIMIT, Lines
+from lab.console.log import Log
+from lab.console.recent import Recent
+from lab.console.sources import SourceLost, SourceRefused
 
 _log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 SILENCE = 0.3  # seconds after which text without a newline is told as it is: a prompt, a menu
-LINE_LIMIT = 8192  # bytes; longer lines are split
-ROTATE_BYTES = 16 << 20
-ROTATED_KEPT = 4
+REFUSED = (60.0, 600.0, 3600.0)  # seconds between two attempts with a login that is refused: at first, and later
+SIGN_EVERY = 2.0  # seconds between two signs of life for the supervisor
+LOGIN_LOOK = 1.0  # seconds between two looks whether the login was changed meanwhile
 BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the first, and the longest
-REMEMBERED = 50_000  # records held in memory; older ones are read back from the files
-
-# A listener that lags by more is dropped, so that one that sleeps cannot fill our memory. One of lines loses
-# nothing by it: it asks again from where it was.
-RAW_LAG = 1 << 20
-LINES_LAG = 8 << 20
-UNSAVED_LIMIT = 16 << 20  # bytes waiting for room on the disk
-_SAVE_AGAIN = 1.0  # seconds between two attempts to write to a disk that refused
+RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
+SYNC_AFTER = 1.0  # seconds until a record is on the disk for good: what a power cut of the lab machine may cost
+INPUT_LIMIT = 1000  # pieces of input that wait for a source which takes none
+_PIECE = 4096  # bytes that are taken from the source at once: of empty lines, so many records that a mark waits 10 ms
 
 
-@dataclass(frozen=True, slots=True)
-class RecorderConfig:
-    """What a recorder is told. Holds no secret: the BMC's credential is named."""
+class Pace:
+    """Holds up a source that says more than the lab can take.
 
-    board: str
-    console: ConsoleSpec
-    bmc: BmcSpec
-    directory: Path
-    rotate_bytes: int = ROTATE_BYTES
+    It is ten times what a serial line of 4 Mbaud says. So a recorder takes an eighth of a processor at most, and who
+    follows it keeps up. A source behind a socket waits meanwhile, as one behind a slow line does.
+    """
 
-    def write(self, path: Path) -> None:
-        """Save as JSON for :meth:`read`."""
-        values = asdict(self) | {"directory": str(self.directory)}
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    def __init__(self, stop: threading.Event, rate: float = 4 << 20, burst: float = 1 << 20) -> None:
+        self._stop, self._rate, self._burst = stop, rate, burst
+        self._left, self._at = burst, time.monotonic()
 
-    @classmethod
-    def read(cls, path: Path) -> RecorderConfig:
-        """Load what :meth:`write` saved.
-
-        :raises UsageError: unreadable, or something is missing, unknown or of the wrong type.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: {error}") from None
-        own = _checked(path, "", values, cls)
-        own["console"] = ConsoleSpec(**_checked(path, "console.", own["console"], ConsoleSpec))
-        own["bmc"] = BmcSpec(**_checked(path, "bmc.", own["bmc"], BmcSpec))
-        own["directory"] = Path(own["directory"])
-        return cls(**own)
-
-
-def _checked(path: Path, prefix: str, values: object, wanted: type[Any]) -> dict[str, Any]:
-    """``values`` as keyword arguments of the dataclass ``wanted``."""
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: {prefix or 'the file'} must be an object")
-    known = {field.name: field for field in fields(wanted)}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {prefix}{key}; known: {', '.join(known)}")
-    for key, field in known.items():
-        kind = {"str": str, "int": int, "Path": str}.get(str(field.type))
-        if key in values and kind and type(values[key]) is not kind:
-            raise UsageError(f"{path}: {prefix}{key}: must be {'a number' if kind is int else 'text'}")
-    try:
-        wanted(**values)
-    except TypeError as error:
-        raise UsageError(f"{path}: {prefix or 'the file'}: {error}") from None
-    return dict(values)
-
-
-class Lines:
-    """Cuts bytes into lines. What is not UTF-8 is kept as ``\\xNN``; all else, NUL too, as it came."""
-
-    def __init__(self) -> None:
-        self._pending = bytearray()
-        self._told = 0  # how much of it a partial record has shown
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completed."""
-        self._pending += data
-        *whole, rest = bytes(self._pending).split(b"\n")
-        pieces = [piece for line in whole for piece in _pieces(line)]
-        *long, rest = _pieces(rest)
-        self._pending = bytearray(rest)
-        if whole or long:
-            self._told = 0
-        return [_text(piece.rstrip(b"\r")) for piece in [*pieces, *long]]
-
-    def partial(self) -> str:
-        """What waits for its newline, if it was not told yet."""
-        if len(self._pending) == self._told:
-            return ""
-        self._told = len(self._pending)
-        return _text(bytes(self._pending))
-
-    def cut(self) -> str:
-        """What waits for its newline, which will not come."""
-        rest, self._pending, self._told = bytes(self._pending), bytearray(), 0
-        return _text(rest.rstrip(b"\r"))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="backslashreplace")
-
-
-def _pieces(line: bytes) -> list[bytes]:
-    """A line as pieces no longer than LINE_LIMIT, not cut within a character."""
-    pieces = []
-    while len(line) > LINE_LIMIT:
-        cut = LINE_LIMIT
-        while cut > LINE_LIMIT - 4 and line[cut] & 0xC0 == 0x80:
-            cut -= 1
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return [*pieces, line]
-
-
-class Log:
-    """The records of one board on disk, one JSON object a line, numbered on over restarts."""
-
-    def __init__(self, path: Path, rotate_bytes: int) -> None:
-        self._path, self._rotate_bytes = path, rotate_bytes
-        self._handle = -1
-        self._size = 0
-        self._unsaved = bytearray()
-        self._again_at = 0.0
-        self.trouble = ""  # why records wait in memory for the disk
-
-    def open(self) -> int:
-        """Begin to append; the number of the next record.
-
-        :raises OSError: the directory or the file cannot be had.
-        """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        last, torn = 0, 0
-        for path in self._files():
-            tail = _tail(path)
-            if path == self._path:
-                torn = len(tail) - (tail.rfind(b"\n") + 1)
-                tail = tail[: len(tail) - torn]
-            last = max([last, *(number for line in tail.splitlines() if (number := _number(line)) is not None)])
-        self._open()
-        if torn:  # by a crash, before anybody was told of it
-            self._size -= torn
-            os.ftruncate(self._handle, self._size)
-        return last + 1
-
-    def append(self, records: bytes) -> None:
-        """Write whole lines. A disk that refuses is tried again later; nothing is raised."""
-        self._unsaved += records
-        if self.trouble and time.monotonic() < self._again_at:
-            self._shed()
-            return
-        try:
-            if self._handle < 0:
-                self._open()
-            while self._unsaved:
-                written = os.write(self._handle, self._unsaved)
-                del self._unsaved[:written]
-                self._size += written
-            self.trouble = ""
-        except OSError as error:
-            self.trouble = error.strerror or str(error)
-            self._again_at = time.monotonic() + _SAVE_AGAIN
-            self._shed()
-
-    def is_due(self) -> bool:
-        """Whether it is time to rotate."""
-        return self._size >= self._rotate_bytes and not self.trouble
-
-    def rotate(self) -> bool:
-        """Put the file away as ``.1``, and forget the oldest; whether that could be done."""
-        try:
-            for number in range(ROTATED_KEPT - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(self._numbered(number), self._numbered(number + 1))
-            os.replace(self._path, self._numbered(1))
-            self.close()
-            self._open()
-        except OSError as error:
-            self.trouble = error.strerror or str(error)
-            self._again_at = time.monotonic() + _SAVE_AGAIN
-            return False
-        return True
-
-    def close(self) -> None:
-        """Stop writing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def read(self, since: int, until: int) -> Iterator[bytes]:
-        """Records from ``since`` to before ``until``, oldest first, as they stand in the files."""
-        for path in self._files():
-            if _last_number(path) < since:
-                continue
-            try:
-                with path.open("rb") as stream:
-                    for line in stream:
-                        number = _number(line)
-                        if number is not None and since <= number < until and line.endswith(b'"}\n'):
-                            yield line
-            except FileNotFoundError:  # rotated away meanwhile
-                continue
-
-    def _open(self) -> None:
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._size = os.fstat(self._handle).st_size
-
-    def _files(self) -> list[Path]:
-        """What there is, oldest first."""
-        paths = [self._numbered(number) for number in range(ROTATED_KEPT, 0, -1)] + [self._path]
-        return [path for path in paths if path.exists() and stat.S_ISREG(path.stat().st_mode)]
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
-
-    def _shed(self) -> None:
-        """Forget the oldest whole lines, when too many wait."""
-        if len(self._unsaved) > UNSAVED_LIMIT:
-            cut = self._unsaved.find(b"\n", len(self._unsaved) - UNSAVED_LIMIT // 2)
-            del self._unsaved[:cut]  # the newline stays, and ends a line the disk took half of
-
-
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 8 * LINE_LIMIT))
-        return stream.read()
-
-
-def _last_number(path: Path) -> int:
-    try:
-        numbers = [number for line in _tail(path).splitlines() if (number := _number(line)) is not None]
-    except FileNotFoundError:
-        return -1
-    return numbers[-1] if numbers else -1
-
-
-def _number(line: bytes) -> int | None:
-    """The number of a record, which stands first; None for what is no record."""
-    head, _, rest = line.partition(b":")
-    digits = rest.partition(b",")[0].strip()
-    return int(digits) if head == b'{"n"' and digits.isdigit() else None
-
-
-class Feed:
-    """One listener of lines: first the history it asked for, then what comes."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._backlog: list[bytes] | None = []  # what came while history was sent
-        self._lag = 0
-
-    def tell(self, records: bytes) -> bool:
-        """Pass new records on; whether the listener keeps up."""
-        if self._backlog is None:
-            self._writer.write(records)
-            self._lag = self._writer.transport.get_write_buffer_size()
-        else:
-            self._backlog.append(records)
-            self._lag += len(records)
-        if self._lag > LINES_LAG:
-            self._writer.transport.abort()
-            return False
-        return True
-
-    async def send_history(self, history: list[bytes]) -> None:
-        """Send what is older than everything told."""
-        for start in range(0, len(history), 500):
-            self._writer.write(b"".join(history[start : start + 500]))
-            await self._writer.drain()
-
-    async def go_live(self) -> None:
-        """Send what came meanwhile, and from now on what comes."""
-        while self._backlog:
-            pending, self._backlog, self._lag = b"".join(self._backlog), [], 0
-            self._writer.write(pending)
-            await self._writer.drain()
-        self._backlog = None
+    def take(self, data: bytes) -> None:
+        """Wait until ``data`` is within the rate, in bytes a second. A line's end counts as 40 bytes more."""
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate) - len(data) - 40 * data.count(b"\n")
+        self._at = now
+        if self._left < 0:
+            self._stop.wait(-self._left / self._rate)
 
 
 class Recorder:
@@ -318,25 +74,33 @@ class Recorder:
         self._config = config
         self._source = sources.of(config.console, config.bmc)
         self._log = Log(config.directory / f"{config.board}.jsonl", config.rotate_bytes)
+        self._admission = Admission(config.group)
         self._ready = config.directory / f"{config.board}.ready"
         self._lines = Lines()
-        self._next = 1
-        self._recent: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
+        self._recent = Recent()
         self._last_byte = 0.0  # time of it
+        self._heard: float | None = None  # the same, with what was before this recorder; None: never a byte
         self._silence: asyncio.TimerHandle | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._sync_timer: asyncio.TimerHandle | None = None
         self._is_source_open = False
-        self._disk_told = False
+        self._why_lost: str | None = "the source was not opened yet"
+        self._is_disk_told = False
         self._raw: set[asyncio.StreamWriter] = set()
-        self._feeds: dict[asyncio.StreamWriter, Feed] = {}
+        self._listeners: set[asyncio.StreamWriter] = set()
+        self._news: set[asyncio.Event] = set()  # one a listener, set when there are new records
+        self._refused: set[str] = set()  # who was told of in the log
         self._stop = threading.Event()
+        self._pace = Pace(self._stop)
+        self._taken = threading.Semaphore(0)  # the loop has dealt with what the source said
         self._source_lock = threading.Lock()  # held while writing and while closing: a descriptor is reused at once
-        self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=1000)
+        self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=INPUT_LIMIT)
         self._loop: asyncio.AbstractEventLoop
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
-        :raises UsageError: a port is taken, or the directory cannot be written.
+        :raises UsageError: a port is taken, there is no such group, or the directory cannot be written.
         """
         self._loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
@@ -345,6 +109,8 @@ class Recorder:
         console, servers = self._config.console, []
         threads = [threading.Thread(target=self._follow_source, name="source", daemon=True)]
         threads += [threading.Thread(target=self._feed_source, name="input", daemon=True)]
+        if self._config.group is not None:
+            check_group(self._config.group)
         try:
             # The log is touched only once the ports are ours: another recorder may be writing it.
             serve = await _listen(self._on_raw, console.serve_port, "serve_port", self._config.board)
@@ -352,10 +118,11 @@ class Recorder:
             lines = await _listen(self._on_lines, console.lines_port, "lines_port", self._config.board)
             servers.append(lines)
             try:
-                self._next = self._log.open()
+                self._recent.begin(self._log.open())
+                self._heard = self._log.last_heard()
             except OSError as error:
                 raise UsageError(f"{self._config.board}: {self._config.directory}: {error.strerror}") from None
-            if self._next > 1:
+            if self._recent.next > 1:
                 self._tell([("gap", time.time(), "the recorder was started anew")])
             for server in servers:
                 try:
@@ -365,6 +132,7 @@ class Recorder:
             for thread in threads:
                 thread.start()
             self._announce()
+            self._give_sign_of_life()
             await stopped.wait()
         finally:
             self._stop.set()
@@ -373,12 +141,18 @@ class Recorder:
             if threads[0].is_alive():
                 await asyncio.to_thread(threads[0].join, 15.0)
             self._cut()
-            for writer in [*self._raw, *self._feeds]:
+            for writer in [*self._raw, *self._listeners]:
                 writer.close()
             if self._is_announced():
                 self._ready.unlink(missing_ok=True)
-            self._log.close()
+            if self._sync_timer:
+                self._sync_timer.cancel()
+            await asyncio.to_thread(self._log.close)
             await asyncio.sleep(0)  # lets the transports close
+
+    def _give_sign_of_life(self) -> None:
+        processes.give_sign_of_life()
+        self._loop.call_later(SIGN_EVERY, self._give_sign_of_life)
 
     def _announce(self) -> None:
         fresh = self._ready.with_name(f".{self._ready.name}.{os.getpid()}")
@@ -394,17 +168,18 @@ class Recorder:
     # The source, in threads of its own
 
     def _follow_source(self) -> None:
-        backoff, told = BACKOFF[0], ""
+        backoff, refusals, told = BACKOFF[0], 0, ""
         while not self._stop.is_set():
+            is_refused = False
             try:
                 self._source.open()
-                backoff, told = BACKOFF[0], ""
+                backoff, refusals, told = BACKOFF[0], 0, ""
                 self._post(self._on_open)
                 while not self._stop.is_set():
                     if data := self._source.read():
-                        self._post(self._on_bytes, data, time.time())
+                        self._hand_over(data, time.time())
             except SourceLost as error:
-                why = str(error)
+                why, is_refused = str(error), isinstance(error, SourceRefused)
             except Exception as error:  # one reader a board: it must not end for a bug in a driver
                 _log.exception("%s: source", self._config.board)
                 why = f"{type(error).__name__}: {error}"
@@ -415,10 +190,34 @@ class Recorder:
             if why != told:
                 self._post(self._on_lost, why, time.time())
                 told = why
-            self._stop.wait(backoff)
-            backoff = min(backoff * 2, BACKOFF[1])
+            if is_refused:
+                self._wait_for_another_login(REFUSED[min(refusals, len(REFUSED) - 1)])
+                refusals += 1
+            else:
+                self._stop.wait(backoff)
+                backoff = min(backoff * 2, BACKOFF[1])
         with self._source_lock:
             self._source.close()
+
+    def _wait_for_another_login(self, seconds: float) -> None:
+        """Do not try the same login again at once: accounts are locked for that. One that was changed is tried."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stop.wait(LOGIN_LOOK):
+            if self._source.is_worth_a_try():
+                return
+
+    def _hand_over(self, data: bytes, at: float) -> None:
+        """Give the loop what came, piece by piece, each when the last one is dealt with.
+
+        So a source that floods is held up, as a serial line holds up who writes to it, and fills no memory.
+        """
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            self._pace.take(piece)
+            self._post(self._on_bytes, piece, at)
+            while not self._taken.acquire(timeout=sources.POLL):
+                if self._stop.is_set() and not self._loop.is_running():
+                    return
 
     def _feed_source(self) -> None:
         while not self._stop.is_set():
@@ -439,15 +238,27 @@ class Recorder:
     # What the source says, in the loop
 
     def _on_open(self) -> None:
-        self._is_source_open = True
+        self._is_source_open, self._why_lost = True, None
         self._tell([("open", time.time(), "")])
 
     def _on_lost(self, why: str, at: float) -> None:
-        self._is_source_open = False
+        self._is_source_open, self._why_lost = False, why[:LINE_LIMIT]
         self._cut()
-        self._tell([("gap", at, why)])
+        self._tell([("gap", at, why[:LINE_LIMIT])])
 
     def _on_bytes(self, data: bytes, at: float) -> None:
+        try:
+            self._pass_on(data)
+            self._last_byte = self._heard = at
+            if lines := self._lines.feed(data):
+                self._tell([("line", at, text) for text in lines])
+            if self._silence:
+                self._silence.cancel()
+            self._silence = self._loop.call_later(SILENCE, self._on_silence)
+        finally:
+            self._taken.release()
+
+    def _pass_on(self, data: bytes) -> None:
         for writer in list(self._raw):
             if writer.transport.get_write_buffer_size() > RAW_LAG:
                 _log.warning("%s: a listener of bytes is too slow: dropped", self._config.board)
@@ -455,12 +266,6 @@ class Recorder:
                 writer.transport.abort()
             else:
                 writer.write(data)
-        self._last_byte = at
-        if lines := self._lines.feed(data):
-            self._tell([("line", at, text) for text in lines])
-        if self._silence:
-            self._silence.cancel()
-        self._silence = self._loop.call_later(SILENCE, self._on_silence)
 
     def _on_silence(self) -> None:
         if text := self._lines.partial():
@@ -474,36 +279,62 @@ class Recorder:
             self._tell([("line", self._last_byte, text)])
 
     def _tell(self, records: list[tuple[str, float, str]]) -> None:
-        """Number the records, keep them, and pass them on."""
-        encoded = b"".join(self._encode(*record) for record in records)
+        """Number the records, keep them, and wake those who listen."""
+        encoded = b"".join([self._encode(*record) for record in records])
         self._log.append(encoded)  # first: a number that was told must not be given again after a crash
-        if self._log.trouble and not self._disk_told:
-            self._disk_told = True
+        if self._log.trouble and not self._is_disk_told:
+            self._is_disk_told = True
             _log.error("%s: records are not saved: %s", self._config.board, self._log.trouble)
-            note = self._encode("gap", time.time(), f"{LOG_TROUBLE}not saved: {self._log.trouble}")
-            self._log.append(note)
-            encoded += note
-        elif self._disk_told and not self._log.trouble:
-            self._disk_told = False
+            self._log.append(self._encode("note", time.time(), f"log: not saved: {self._log.trouble}"))
+        elif self._is_disk_told and not self._log.trouble:
+            self._is_disk_told = False
             _log.info("%s: records are saved again", self._config.board)
         if self._log.is_due() and self._log.rotate():
-            note = self._encode("rotate", time.time(), "")
-            self._log.append(note)
-            encoded += note
-        for writer, feed in list(self._feeds.items()):
-            if not feed.tell(encoded):
-                _log.warning("%s: a listener of lines is too slow: dropped", self._config.board)
-                del self._feeds[writer]
+            self._log.append(self._encode("rotate", time.time(), ""))
+        if not self._sync_timer and not self._log.is_synced:
+            self._sync_timer = self._loop.call_later(SYNC_AFTER, self._sync)
+        for news in self._news:
+            news.set()
 
     def _encode(self, kind: str, at: float, text: str) -> bytes:
-        number, self._next = self._next, self._next + 1
-        record = json.dumps({"n": number, "t": round(at, 6), "kind": kind, "text": text}).encode() + b"\n"
-        self._recent.append((number, record))
+        number, quoted = self._recent.next, json.dumps(text)
+        record = f'{{"n": {number}, "t": {at:.6f}, "kind": "{kind}", "text": {quoted}}}\n'.encode("ascii")
+        self._recent.add(record)
         return record
+
+    def _sync(self) -> None:
+        """In a thread, since a disk may take long."""
+        if self._syncing and not self._syncing.done():
+            self._sync_timer = self._loop.call_later(SYNC_AFTER, self._sync)
+            return
+        self._sync_timer = None
+        self._syncing = asyncio.ensure_future(asyncio.to_thread(self._sync_log))
+
+    def _sync_log(self) -> None:
+        try:
+            self._log.sync()
+        except OSError as error:
+            _log.error("%s: the log is not on the disk: %s", self._config.board, error.strerror)
 
     # Listeners
 
+    def _is_admitted(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether who connected may use the board's console. Nothing was read from it, or sent to it, before."""
+        link: socket.socket = writer.get_extra_info("socket")
+        why = self._admission.why_refused(link)
+        if why is None:
+            return True
+        if why not in self._refused:
+            self._refused.add(why)
+            _log.warning("%s: a connection is refused: %s", self._config.board, why)
+        # Without a wait for its end: strangers could fill the kernel's tables with such ends.
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        return False
+
     async def _on_raw(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._is_admitted(writer):
+            return
         self._raw.add(writer)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
@@ -515,37 +346,70 @@ class Recorder:
         writer.close()
 
     async def _on_lines(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._is_admitted(writer):
+            return
+        self._listeners.add(writer)
         try:
             request = json.loads(await reader.readline())
             if not isinstance(request, dict):
                 raise ValueError("not an object")
             if request.get("mark"):
-                answer: dict[str, object] = {"next": self._next, "open": self._is_source_open}
+                answer: dict[str, object] = {"next": self._recent.next, "open": self._is_source_open}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+            elif request.get("source"):
+                answer = {"open": self._is_source_open, "why": self._why_lost, "heard": self._heard}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             else:
-                await self._serve_lines(int(request["since"]), reader, writer)
+                since = request["since"]
+                if type(since) is not int:
+                    raise ValueError("since must be a whole number")
+                await self._serve_lines(since, reader, writer)
         except ConnectionError:
             pass
-        except (ValueError, KeyError, TypeError) as error:
-            answer = {"error": f'want {{"since": N}} or {{"mark": true}}: {error}'}
+        except (ValueError, KeyError, RecursionError) as error:
+            answer = {"error": f'want {{"since": N}}, {{"mark": true}} or {{"source": true}}: {error}'}
             writer.write(json.dumps(answer).encode() + b"\n")
         finally:
-            self._feeds.pop(writer, None)
+            self._listeners.discard(writer)
             writer.close()
 
     async def _serve_lines(self, since: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = since if since >= 0 else self._next + since + 1
-        # No await from here to the next comment: history and what comes must meet without a seam.
-        feed = self._feeds[writer] = Feed(writer)
-        held_from = self._recent[0][0] if self._recent else self._next
-        held = [record for number, record in self._recent if number >= first] if first < self._next else []
-        # The rest of history is older than anything told from now on.
-        if first < held_from:
-            await feed.send_history(await asyncio.to_thread(lambda: list(self._log.read(first, held_from))))
-        await feed.send_history(held)
-        await feed.go_live()
-        while await reader.read(4096):  # ends when the listener goes
+        """Records from ``since`` on, those there are and those to come; to one who says no more only those there are.
+
+        A listener takes them at its own pace: one that is slow is given them from the files.
+        """
+        number = since if since >= 0 else self._recent.next + since + 1
+        news = asyncio.Event()
+        self._news.add(news)
+        leaving = asyncio.ensure_future(_end_of(reader))
+        leaving.add_done_callback(lambda _: news.set())
+        try:
+            while True:
+                news.clear()
+                if number < (first := self._recent.first):
+                    with self._log.history(number, first) as blocks:
+                        while block := await asyncio.to_thread(next, blocks, b""):
+                            writer.write(block)
+                            await writer.drain()
+                    number = first
+                elif records := self._recent.since(number):
+                    number += len(records)
+                    writer.write(b"".join(records))
+                    await writer.drain()
+                elif leaving.done():
+                    return
+                else:
+                    await news.wait()
+        finally:
+            self._news.discard(news)
+            leaving.cancel()
+
+
+async def _end_of(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(4096):
             pass
 
 
@@ -556,7 +420,9 @@ async def _listen(
         return await asyncio.start_server(handler, HOST, port, start_serving=False)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise UsageError(f"{board}: console.{what} {port}: {reason}") from None
+        holder = listener_uid(HOST, port)
+        by = f" by {user(holder)}" if holder not in (None, os.geteuid()) else ""
+        raise UsageError(f"{board}: console.{what} {port}: {reason}{by}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,10 @@ the coordinator knows its clients by their connection.
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import grpc
 from labgrid.remote.common import Place, Reservation, ReservationState
@@ -25,6 +25,8 @@ from lab.inventory import BoardSpec
 
 TIMEOUT = 15.0  # seconds for one call; an exporter may take 10 s over one resource
 ACTING_TIMEOUT = 45.0  # seconds that somebody is spoken for: less than the silence that is taken for a hang
+
+T = TypeVar("T")
 
 
 _GONE = (ReservationState.expired, ReservationState.invalid)
@@ -87,7 +89,7 @@ class Coordinator:
     def acting_as(self, holder: str) -> Iterator[Holder]:
         """Speak for a holder (``HOST/USER``). :raises CoordinatorLost:"""
         own = Coordinator(self.address)
-        outgoing: queue.Queue[Any] = queue.Queue()
+        outgoing: queue.Queue[messages.ClientInMessage | None] = queue.Queue()
         startup = messages.ClientInMessage()
         startup.startup.version, startup.startup.name = labgrid_version(), holder
         subscribe = messages.ClientInMessage()
@@ -104,7 +106,7 @@ class Coordinator:
             stream.cancel()
             own.close()
 
-    def _call(self, method: Any, request: Any) -> Any:
+    def _call(self, method: Callable[..., T], request: object) -> T:
         try:
             return method(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
@@ -142,7 +144,7 @@ def lacking(board: BoardSpec, offered: AbstractSet[str]) -> str:
     return ", ".join(sorted(set(services.exported(board)) - {"SleepState"} - offered))
 
 
-def _offered(stream: Any) -> dict[str, set[str]]:
+def _offered(stream: Iterable[messages.ClientOutMessage]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     try:
         for message in stream:

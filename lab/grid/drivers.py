@@ -109,7 +109,8 @@ class RecordedConsoleDriver(Driver):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         recorder: resources.ConsoleRecorder = self.recorder
-        self.console = Console(self.target.name, recorder.host, recorder.serve_port, recorder.lines_port)
+        ports = recorder.serve_port, recorder.lines_port
+        self.console = Console(self.target.name, recorder.host, *ports, owner=recorder.owner)
 
     def on_activate(self) -> None:
         self.console.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lab import bmc
 from lab.base.errors import (
@@ -22,11 +22,28 @@ from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
 from lab.inventory import BoardSpec, PduSpec
 
+if TYPE_CHECKING:
+    from labgrid.resource import NetworkPowerPort
+
 _log = logging.getLogger(__name__)
 
 # How long the mains stay off: power supplies carry a machine over a shorter gap, and some keep a BMC alive for seconds.
 PACE = Pace(poll=0.5, settle=10.0)
 BMC_START = 240.0  # seconds from mains to a BMC that answers; the slow ones take three minutes
+
+T = TypeVar("T")
+
+
+class PowerDriver(Protocol):
+    """labgrid's drivers of an outlet: its ``PowerProtocol``, and what can be read back (``NetworkPowerDriver``)."""
+
+    port: NetworkPowerPort
+
+    def on(self) -> object: ...
+
+    def off(self) -> object: ...
+
+    def get(self) -> object: ...  # some models of labgrid give a number
 
 
 def power_of(spec: BoardSpec) -> Bmc:
@@ -38,7 +55,7 @@ def power_of(spec: BoardSpec) -> Bmc:
     return power(spec.name, own, _driver(spec.pdu) if spec.pdu else None)
 
 
-def power(board: str, own: Bmc | None, outlet: Any) -> Bmc:
+def power(board: str, own: Bmc | None, outlet: PowerDriver | None) -> Bmc:
     """A BMC and a labgrid driver of an outlet, or one of them, as one.
 
     :raises UsageError: neither.
@@ -51,7 +68,7 @@ def power(board: str, own: Bmc | None, outlet: Any) -> Bmc:
     return MainsBackedBmc(board, own, mains) if own else MainsBmc(board, mains)
 
 
-def _driver(pdu: PduSpec) -> Any:
+def _driver(pdu: PduSpec) -> PowerDriver:
     """labgrid's driver for the outlet, without a place: it is nobody's to acquire."""
     from labgrid import Target
     from labgrid.resource import NetworkPowerPort
@@ -60,7 +77,9 @@ def _driver(pdu: PduSpec) -> Any:
 
     target = Target("pdu")
     NetworkPowerPort(target, None, model=pdu.model, host=pdu.host, index=str(pdu.outlet))
-    make: Any = outlets.OutletDriver  # its arguments are attrs', which mypy does not see through labgrid's classes
+    make: Callable[..., PowerDriver] = (
+        outlets.OutletDriver
+    )  # its arguments are attrs', which mypy does not see through labgrid's classes
     driver = make(target, None)
     target.activate(driver)
     return driver
@@ -69,7 +88,7 @@ def _driver(pdu: PduSpec) -> Any:
 class Outlet:
     """One outlet of a PDU, by a labgrid driver; whatever that raises is a BMC that cannot be reached."""
 
-    def __init__(self, board: str, driver: Any) -> None:
+    def __init__(self, board: str, driver: PowerDriver) -> None:
         self._board, self._driver = board, driver
         self.name = f"{driver.port.model} {driver.port.host} outlet {driver.port.index}"
 
@@ -82,7 +101,7 @@ class Outlet:
     def off(self) -> None:
         self._do(self._driver.off)
 
-    def _do(self, action: Callable[[], Any]) -> Any:
+    def _do(self, action: Callable[[], T]) -> T:
         try:
             return action()
         except Exception as error:  # each of labgrid's backends has errors of its own

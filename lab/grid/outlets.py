@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import attr
 from labgrid.driver import NetworkPowerDriver
@@ -15,6 +15,14 @@ from labgrid.factory import target_factory
 
 from lab.grid import snmp
 from lab.grid.snmp import SnmpFailed
+
+
+class Backend(Protocol):
+    """What labgrid's driver asks of a model of PDU (``labgrid/driver/power``, where each is a module)."""
+
+    def power_get(self, host: str, port: int | None, index: str) -> bool: ...
+
+    def power_set(self, host: str, port: int | None, index: str, value: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class SnmpBackend:
 
     def power_get(self, host: str, port: int | None, index: str) -> bool:
         """Whether the outlet has power. :raises SnmpFailed: no answer, or a state that is neither on nor off."""
-        value = int(_agent(host, self.read).get(self.state(int(index))))
+        value = _agent(host, self.read).get(self.state(int(index)))
         if value not in self.states:
             raise SnmpFailed(f"outlet {index} is in state {value}, which is neither on nor off")
         return self.states[value]
@@ -92,7 +100,7 @@ SNMP_BACKENDS: Mapping[str, SnmpBackend] = {
 class OutletDriver(NetworkPowerDriver):
     """labgrid's driver of an outlet; PDUs that speak SNMP are spoken to by :data:`SNMP_BACKENDS`."""
 
-    backend: Any
+    backend: Backend
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

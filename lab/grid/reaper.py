@@ -112,11 +112,11 @@ class Reaper:
         since = self.ledger.mark_of(board)
         if since is None or board not in self._lab.boards:
             return
-        path, spec = self._folder / "leases" / str(lease.id) / f"{board}.console.log", self._lab.boards[board].console
+        path, spec = self._folder / "leases" / str(lease.id) / f"{board}.console.log", self._lab.boards[board]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            until = next_record(board, "127.0.0.1", spec.lines_port)  # quick to say that there is no recorder
-            with Console(board, "127.0.0.1", spec.serve_port, spec.lines_port) as console:
+            until = next_record(spec)  # quick to say that there is no recorder
+            with Console.of(spec) as console:
                 run_folder.write_lines(path, console.lines(since, until))
         except (BenchError, OSError) as error:
             self.ledger.note("console not cut", str(error), lease=lease.id, board=board)
@@ -202,7 +202,7 @@ class Reaper:
 
     def _mark(self, board: str) -> int | None:
         try:
-            return next_record(board, "127.0.0.1", self._lab.boards[board].console.lines_port)
+            return next_record(self._lab.boards[board])
         except BenchError as error:
             self._tell(board, str(error))
             return None

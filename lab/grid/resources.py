@@ -43,6 +43,8 @@ class ConsoleRecorder(Resource):
     host: str = attr.ib(validator=attr.validators.instance_of(str))
     serve_port: int = attr.ib(converter=int)
     lines_port: int = attr.ib(converter=int)
+    # The user (uid) that it runs as, if not as root.
+    owner: int | None = attr.ib(default=None, converter=attr.converters.optional(int))
 
 
 @target_factory.reg_resource

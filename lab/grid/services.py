@@ -17,15 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lab import netboot
 from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, UsageError
+from lab.base.loopback import check_group
 from lab.base.wait import wait_until
-from lab.console.recorder import RecorderConfig
+from lab.console import HOST
+from lab.console.config import RecorderConfig
 from lab.grid.service import GRACE, SIGNS
 from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
@@ -69,9 +70,12 @@ def directory(lab: Lab) -> Path:
 def start(lab: Lab, folder: Path, *, detach: bool) -> None:
     """Write what the services are configured by, and start them; they end with this process unless ``detach``.
 
-    :raises UsageError: they are up already, another process starts them just now, or a port is taken.
+    :raises UsageError: they are up already, another process starts them just now, a port is taken, or this machine
+        does not have the lab's Unix group.
     :raises BenchError: a service did not come up; carries what it said.
     """
+    if lab.group is not None:
+        check_group(lab.group)
     with alone(folder, STARTING, f"lab {lab.name}"):
         if holder(folder) is not None:
             raise UsageError(f"lab {lab.name} is up already; `xenlab lab status` shows it, `xenlab lab down` ends it")
@@ -243,7 +247,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:
-        config = RecorderConfig(board.name, board.console, board.console_bmc, consoles)
+        config = RecorderConfig(board.name, board.console, board.console_bmc, consoles, group=lab.group)
         config.write(recorder_config(folder, board.name))
 
 
@@ -251,9 +255,9 @@ def recorder_config(folder: Path, board: str) -> Path:
     return folder / "console" / f"{board}.recorder.json"
 
 
-def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
+def exported(board: BoardSpec) -> dict[str, dict[str, object]]:
     """A board's resources as labgrid's exporter takes them. No secret: everything here is shown to every client."""
-    spec, power = asdict(board.bmc), dict[str, dict[str, Any]]()
+    spec, power = asdict(board.bmc), dict[str, dict[str, object]]()
     if board.bmc.protocol in BMC_RESOURCES:
         keys = ["host", "port", "credential", *BMC_KEYS[board.bmc.protocol]]
         keys += ["firmware"] if board.bmc.protocol == "ipmi" else []
@@ -263,13 +267,14 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     return {
         **power,
         "NetworkSerialPort": {
-            "host": "127.0.0.1",
+            "host": HOST,
             "port": board.console.serve_port,
             "speed": board.console.speed,
             "protocol": "raw",
         },
         "ConsoleRecorder": {
-            "host": "127.0.0.1",
+            "host": HOST,
+            "owner": os.geteuid(),
             "serve_port": board.console.serve_port,
             "lines_port": board.console.lines_port,
         },
@@ -278,7 +283,7 @@ def exported(board: BoardSpec) -> dict[str, dict[str, Any]]:
     }
 
 
-def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
+def _place(lab: Lab, board: BoardSpec) -> dict[str, object]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
     tags = {**board.tags, "lab": lab.name, MADE_BY: XENLAB, **dict.fromkeys(board.capabilities, "yes")}
     if board.link:
@@ -295,7 +300,7 @@ def _place(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _environment(lab: Lab, folder: Path, boards: Sequence[BoardSpec]) -> dict[str, Any]:
+def _environment(lab: Lab, folder: Path, boards: Sequence[BoardSpec]) -> dict[str, object]:
     """labgrid's environment file of these boards."""
     return {
         "targets": {board.name: _target(lab, board) for board in boards},
@@ -325,7 +330,7 @@ def _write_shell_files(lab: Lab, folder: Path) -> None:
     (folder / "env.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
+def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
@@ -342,7 +347,7 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, Any]:
     }
 
 
-def _dump(path: Path, content: Any) -> None:
+def _dump(path: Path, content: object) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 from pysnmp.hlapi.v3arch import asyncio as snmp
 from pysnmp.proto.rfc1902 import Integer32
@@ -15,6 +15,24 @@ REPLY = 2.0  # seconds for an answer, asked RETRIES times more
 RETRIES = 2
 PORT = 161
 
+Login: TypeAlias = "snmp.CommunityData | snmp.UsmUserData"
+Peer: TypeAlias = (
+    "tuple[snmp.SnmpEngine, Login, snmp.UdpTransportTarget, snmp.ContextData]"  # pysnmp's arguments for it
+)
+T = TypeVar("T")
+
+
+class _Status(Protocol):
+    """The error status of an answer (RFC 3416), as pysnmp has it; false where there is none."""
+
+    def __bool__(self) -> bool: ...
+
+    def prettyPrint(self) -> str: ...
+
+
+# What failed in here, the agent's error status, the number of the object it is about, and names with values.
+_Answer: TypeAlias = "tuple[object, _Status, object, Sequence[tuple[object, Integer32]]]"
+
 
 class SnmpFailed(BenchError):
     """The agent does not answer, or refuses."""
@@ -23,23 +41,23 @@ class SnmpFailed(BenchError):
 class Agent:
     """An SNMP agent. Each question is asked by an engine of its own: there is no state between two."""
 
-    def __init__(self, host: str, port: int, login: Callable[[], Any]) -> None:
-        """``login`` gives pysnmp's ``CommunityData`` or ``UsmUserData``; it is asked for each question."""
+    def __init__(self, host: str, port: int, login: Callable[[], Login]) -> None:
+        """``login`` gives the login, see :func:`community` and :func:`user`; it is asked for each question."""
         self._where, self._login = (host, port), login
 
-    def get(self, oid: str) -> Any:
-        """The value of one object, as pysnmp has it. :raises SnmpFailed:"""
-        return self._ask(lambda *peer: snmp.get_cmd(*peer, snmp.ObjectType(snmp.ObjectIdentity(oid))))
+    def get(self, oid: str) -> int:
+        """The value of one object that is a number. :raises SnmpFailed:"""
+        return int(self._ask(lambda peer: snmp.get_cmd(*peer, snmp.ObjectType(snmp.ObjectIdentity(oid)))))
 
     def set(self, oid: str, value: int) -> None:
         """Set an object that is an integer. :raises SnmpFailed:"""
         wanted = (snmp.ObjectIdentity(oid), Integer32(value))
-        self._ask(lambda *peer: snmp.set_cmd(*peer, snmp.ObjectType(*wanted)))
+        self._ask(lambda peer: snmp.set_cmd(*peer, snmp.ObjectType(*wanted)))
 
     def column(self, oid: str) -> dict[int, str]:
         """A column of a table as text, by the last number of each row. :raises SnmpFailed:"""
 
-        async def walked(engine: Any) -> dict[int, str]:
+        async def walked(engine: snmp.SnmpEngine) -> dict[int, str]:
             found: dict[int, str] = {}
             column = snmp.ObjectType(snmp.ObjectIdentity(oid))
             peer = await self._peer(engine)
@@ -48,27 +66,29 @@ class Agent:
                 found |= {int(tuple(name)[-1]): str(value) for name, value in rows}
             return found
 
-        return dict(_with_engine(walked))
+        return _with_engine(walked)
 
-    def _ask(self, command: Callable[..., Any]) -> Any:
-        async def asked(engine: Any) -> Any:
-            failed, status, _, found = await command(*await self._peer(engine))
+    def _ask(self, command: Callable[[Peer], Awaitable[_Answer]]) -> Integer32:
+        """The value of the one object that the command is about."""
+
+        async def asked(engine: snmp.SnmpEngine) -> Integer32:
+            failed, status, _, found = await command(await self._peer(engine))
             _check(failed, status)
             return found[0][1]
 
         return _with_engine(asked)
 
-    async def _peer(self, engine: Any) -> tuple[Any, Any, Any, Any]:
+    async def _peer(self, engine: snmp.SnmpEngine) -> Peer:
         where = await snmp.UdpTransportTarget.create(self._where, timeout=REPLY, retries=RETRIES)
         return engine, self._login(), where, snmp.ContextData()
 
 
-def community(name: str, *, version: int) -> Any:
+def community(name: str, *, version: int) -> Login:
     """The login of SNMP version 1 or 2c."""
     return snmp.CommunityData(name, mpModel=version - 1)
 
 
-def user(name: str, password: str, *, is_sha256: bool) -> Any:
+def user(name: str, password: str, *, is_sha256: bool) -> Login:
     """The login of SNMPv3: authenticated, and encrypted by AES-128 with the same password."""
     return snmp.UsmUserData(
         name,
@@ -79,13 +99,13 @@ def user(name: str, password: str, *, is_sha256: bool) -> Any:
     )
 
 
-def _check(failed: Any, status: Any) -> None:
+def _check(failed: object, status: _Status) -> None:
     if failed or status:
         raise SnmpFailed(str(failed) if failed else str(status.prettyPrint()))
 
 
-def _with_engine(question: Callable[[Any], Awaitable[Any]]) -> Any:
-    async def asked() -> Any:
+def _with_engine(question: Callable[[snmp.SnmpEngine], Awaitable[T]]) -> T:
+    async def asked() -> T:
         engine = snmp.SnmpEngine()
         try:
             return await question(engine)

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lab.base import credentials
 from lab.base.errors import BenchError
@@ -94,7 +93,7 @@ class SwitchPort:
 
     def _get(self, column: str) -> int:
         with self._named():
-            return int(self._agent.get(f"{column}.{self._ifindex()}"))
+            return self._agent.get(f"{column}.{self._ifindex()}")
 
     def _ifindex(self) -> int:
         """The number that the switch knows the port by today: it may be another after a restart of the switch."""
@@ -111,7 +110,7 @@ class SwitchPort:
         there = ", ".join(sorted(set(names.values()))) or "none"
         raise SwitchFailed(f"{self.board}: switch {self._spec.host} has no port {self._spec.port!r}; it has: {there}")
 
-    def _login(self) -> Any:
+    def _login(self) -> snmp.Login:
         credential = credentials.lookup(self._spec.credential)
         if self._spec.snmp == "2c":
             return snmp.community(credential.password, version=2)

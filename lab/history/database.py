@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
@@ -76,7 +76,7 @@ def engine_of(url: URL) -> Engine:
     # SQLite's driver would begin on its own, and late: two writers could then both have read before they write.
 
     @sa.event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
+    def connected(connection: sqlite3.Connection, record: object) -> None:
         connection.isolation_level = None
 
     @sa.event.listens_for(engine, "begin")

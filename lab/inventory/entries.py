@@ -6,7 +6,7 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -68,8 +68,10 @@ class BmcFile(Strict):
     credential: Name | None = None
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         own = raw.get("protocol", "ipmi")
+        if not isinstance(own, str):
+            return
         for protocol, keys in BMC_KEYS.items():
             if protocol != own and own in BMC_KEYS and (strange := [key for key in keys if key in raw]):
                 yield f"{', '.join(strange)} is for protocol {protocol}, and this is {own}"
@@ -93,7 +95,7 @@ class PduFile(Strict):
     outlet: int = pydantic.Field(ge=0)
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         name, host, outlet = raw.get("model"), raw.get("host"), raw.get("outlet")
         if isinstance(host, str) and "@" in host:
             yield "host must not hold a login: every client of labgrid is shown it"
@@ -125,7 +127,7 @@ class SwitchFile(Strict):
     auth: Literal["sha", "sha256"] = "sha"
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         if raw.get("snmp") == "2c" and "auth" in raw:
             yield "auth is for SNMPv3, and this is 2c: its community passes in the clear"
 
@@ -140,8 +142,17 @@ class SolFile(Strict):
     credential: Name | None = None
 
 
+# What old BMCs need of an ssh that has given it up; nothing that runs a command or trusts a host.
+_SshOption = Literal["KexAlgorithms", "HostKeyAlgorithms", "Ciphers", "MACs", "RequiredRSASize"]
+_SshAlgorithms = Annotated[
+    str, pydantic.BeforeValidator(str), pydantic.StringConstraints(pattern=r"^[+^-]?[\w@.,*-]+$")
+]
+_SshConfig = Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f]*$")]
+_OF_SSH = ("credential", "entry", "ssh_options", "ssh_config")  # keys of a console behind SSH
+
+
 class ConsoleFile(Strict):
-    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
     serve_port: Port
     lines_port: Port
     ipmi: SolFile | None = None
@@ -149,21 +160,24 @@ class ConsoleFile(Strict):
     port: int = pydantic.Field(default=0, ge=0, lt=65536)
     credential: Name | None = None
     entry: Line = ""
+    ssh_options: dict[_SshOption, _SshAlgorithms] = {}
+    ssh_config: _SshConfig | None = None
     device: Line = ""
     speed: int = 115200
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         via = raw.get("via")
-        if via in ("ssh", "tcp", "rfc2217") and not (raw.get("host") and raw.get("port")):
+        if via in ("ssh", "tcp", "telnet", "rfc2217") and not (raw.get("host") and raw.get("port")):
             yield f"via {via} needs host and port"
         if via == "ssh" and not raw.get("credential"):
             yield "via ssh needs credential: whose password the host asks for"
-        if via in ("sol", "tcp", "rfc2217", "device") and (raw.get("credential") or raw.get("entry")):
-            yield f"credential and entry are for via ssh, and this is {via}"
+        others = ("sol", "tcp", "telnet", "rfc2217", "device")
+        if via in others and (strange := [key for key in _OF_SSH if raw.get(key)]):
+            yield f"{', '.join(strange)} is for via ssh, and this is {via}"
         if via == "device" and not raw.get("device"):
             yield "via device needs device, e.g. /dev/serial/by-id/..."
-        if "ipmi" in raw and via in ("ssh", "tcp", "rfc2217", "device"):
+        if "ipmi" in raw and via in ("ssh", *others[1:]):
             yield f"ipmi is for via sol, and this is {via}"
 
 
@@ -215,7 +229,7 @@ class BoardFile(Strict):
     kdump: float = pydantic.Field(default=0.0, ge=0, le=3600)
 
     @classmethod
-    def contradictions(cls, raw: Mapping[str, Any]) -> Iterator[str]:
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         bmc, console = raw.get("bmc"), raw.get("console")
         protocol = bmc.get("protocol", "ipmi") if isinstance(bmc, Mapping) else None
         if protocol == "none" and raw.get("pdu") is None:
@@ -247,6 +261,7 @@ class LabFile(Strict):
     shapes: dict[Name, ShapeFile] = {}
     netboot: _NetbootFile | None = None
     nightly_yields: str = "Mon-Fri 07:00-20:00"
+    group: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
 
     @pydantic.field_validator("nightly_yields")
     @classmethod

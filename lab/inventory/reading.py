@@ -6,11 +6,10 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError
-from lab.base.files import Key, Problems, at, did_you_mean, read_yaml, validate
+from lab.base.files import Key, Problems, at, did_you_mean, node_at, read_yaml, validate
 from lab.inventory import capabilities, structure
 from lab.inventory.entries import BmcFile, BoardFile, LabFile
 from lab.inventory.ports import applied
@@ -39,26 +38,26 @@ def load(path: Path) -> Lab:
     :raises UsageError: file, line and key of each thing that is wrong, and what would be right.
     """
     tree = read_yaml(path)
-    if not isinstance(tree, dict) or not isinstance(tree.get("all"), dict):
-        structure.check(path, tree)
+    whole = structure.group_of_all(path, tree)
     problems = Problems()
     with problems.gathered():
         structure.check(path, tree)
-    unknown = [key for key in tree["all"] if key not in ("vars", "hosts", "children")]
-    for key in unknown:
+    unknown = [word for word in whole if word not in ("vars", "hosts", "children")]
+    for word in unknown:
         with problems.gathered():
-            raise UsageError(f"{at(path, tree, ('all', key))}: unknown key; known here: vars, hosts, children")
-    variables = tree["all"].get("vars") or {}
+            raise UsageError(f"{at(path, tree, ('all', word))}: unknown key; known here: vars, hosts, children")
+    named = whole.get("vars")
+    variables: dict[str, object] = named if isinstance(named, dict) else {}
     head: LabFile | None = None
     with problems.gathered():
-        if isinstance(variables, dict) and "xenlab" in variables:
+        if "xenlab" in variables:
             head = validate(LabFile, path, tree, ("all", "vars", "xenlab"))
         elif not unknown:  # which may be a misspelt `vars`
             raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
     shapes = _shapes(path, tree, head, problems)
     found: dict[str, tuple[Key, BoardSpec | None]] = {}
     for key in _hosts(tree, ("all",)):
-        host = _node(tree, key) or {}
+        host = node_at(tree, key) or {}
         if not isinstance(host, dict) or "xenlab" not in host:
             continue
         name = str(key[-1])
@@ -68,7 +67,7 @@ def load(path: Path) -> Lab:
                 raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
             found[name] = (key, None)
             found[name] = (key, _board(path, tree, key, host, variables, shapes))
-    if not found:
+    if not found and problems.is_empty:  # a host that cannot be read may have been one
         with problems.gathered():
             raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
     _check_sharing(path, tree, {name: key for name, (key, _) in found.items()}, problems)
@@ -83,10 +82,10 @@ def load(path: Path) -> Lab:
     assert head is not None
     boards = {name: board for name, (_, board) in sorted(found.items()) if board}
     yields = Daytime.read(head.nightly_yields)
-    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot))
+    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group))
 
 
-def _shapes(path: Path, tree: Any, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
+def _shapes(path: Path, tree: object, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
     shapes: dict[str, ShapeSpec] = {}
     for name, shape in head.shapes.items() if head else ():
         with problems.gathered():
@@ -95,8 +94,8 @@ def _shapes(path: Path, tree: Any, head: LabFile | None, problems: Problems) -> 
     return shapes
 
 
-def _hosts(tree: Any, key: Key, depth: int = 0) -> Iterator[Key]:
-    group = _node(tree, key) or {}
+def _hosts(tree: object, key: Key, depth: int = 0) -> Iterator[Key]:
+    group = node_at(tree, key) or {}
     for part in ("hosts", "children"):
         members = group.get(part) if isinstance(group, dict) else None
         if not isinstance(members, dict) or depth > structure.DEPTH:
@@ -108,17 +107,14 @@ def _hosts(tree: Any, key: Key, depth: int = 0) -> Iterator[Key]:
                 yield from _hosts(tree, (*key, "children", name), depth + 1)
 
 
-def _node(tree: Any, key: Key) -> Any:
-    """What stands at this key; None where nothing does."""
-    for part in key:
-        try:
-            tree = tree[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return tree
-
-
-def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: Mapping[str, ShapeSpec]) -> BoardSpec:
+def _board(
+    path: Path,
+    tree: object,
+    key: Key,
+    host: Mapping[str, object],
+    variables: Mapping[str, object],
+    shapes: Mapping[str, ShapeSpec],
+) -> BoardSpec:
     """:raises UsageError: a line for each thing that is wrong with this board."""
     name, problems = str(key[-1]), Problems()
     with problems.gathered():
@@ -136,7 +132,7 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
     with problems.gathered():
         data = validate(BoardFile, path, tree, (*key, "xenlab"))
     with problems.gathered():
-        _check_capabilities(path, tree, (*key, "xenlab"), _words(_node(host, ("xenlab", "capabilities"))))
+        _check_capabilities(path, tree, (*key, "xenlab"), _words(node_at(host, ("xenlab", "capabilities"))))
     ssh_host = host.get("ansible_host", name)
     ssh_port = host.get("ansible_port", 22)
     with problems.gathered():
@@ -176,12 +172,12 @@ def _board(path: Path, tree: Any, key: Key, host: Any, variables: Any, shapes: M
     )
 
 
-def _words(value: Any) -> list[str]:
+def _words(value: object) -> list[str]:
     """The words of a list; what is none is pydantic's to say."""
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
-def _check_capabilities(path: Path, tree: Any, key: Key, words: Sequence[str]) -> None:
+def _check_capabilities(path: Path, tree: object, key: Key, words: Sequence[str]) -> None:
     problems = Problems()
     for index, word in enumerate(words):
         with problems.gathered():
@@ -213,31 +209,35 @@ def _sol(board: BoardFile) -> BmcSpec | None:
     )
 
 
-def _check_sharing(path: Path, tree: Any, boards: Mapping[str, Key], problems: Problems) -> None:
+def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems: Problems) -> None:
     """Ports and BMCs that boards share; of boards that are otherwise wrong, too."""
     taken: dict[tuple[object, object], str] = {}
     for name, key in boards.items():
         own = (*key, "xenlab")
         for what in ("console.serve_port", "console.lines_port", "virtual.serial_port"):
             where = (*own, *what.split("."))
-            port, user = _node(tree, where), f"{name}'s {what}"
+            port, user = node_at(tree, where), f"{name}'s {what}"
             with problems.gathered():
                 if isinstance(port, int) and (other := taken.setdefault(("tcp", port), user)) != user:
                     raise UsageError(f"{at(path, tree, where)}: port {port} is {other} already")
-        host, user = _node(tree, (*own, "bmc", "host")), f"{name}'s bmc"
-        protocol = _node(tree, (*own, "bmc", "protocol")) or "ipmi"
-        port = _node(tree, (*own, "bmc", "port")) or BMC_PORTS.get(str(protocol))
-        system = _node(tree, (*own, "bmc", "system"))  # several systems may stand behind one BMC
+        host, user = node_at(tree, (*own, "bmc", "host")), f"{name}'s bmc"
+        protocol = node_at(tree, (*own, "bmc", "protocol")) or "ipmi"
+        port = node_at(tree, (*own, "bmc", "port")) or BMC_PORTS.get(str(protocol))
+        system = node_at(tree, (*own, "bmc", "system"))  # several systems may stand behind one BMC
         with problems.gathered():
-            if host and (other := taken.setdefault((host, (port, system)), user)) != user:
+            if (
+                isinstance(host, str)
+                and host
+                and (other := taken.setdefault((host, (str(port), str(system))), user)) != user
+            ):
                 raise UsageError(f"{at(path, tree, (*own, 'bmc'))}: {host}:{port} is {other} already")
 
 
-def _check_links(path: Path, tree: Any, boards: Mapping[str, Key], problems: Problems) -> None:
+def _check_links(path: Path, tree: object, boards: Mapping[str, Key], problems: Problems) -> None:
     """A link joins two boards."""
-    links: dict[str, list[str]] = {}
+    links: dict[object, list[str]] = {}
     for name, key in boards.items():
-        if link := _node(tree, (*key, "xenlab", "link")):
+        if link := node_at(tree, (*key, "xenlab", "link")):
             links.setdefault(link, []).append(name)
     for link, ends in links.items():
         with problems.gathered():
@@ -247,7 +247,7 @@ def _check_links(path: Path, tree: Any, boards: Mapping[str, Key], problems: Pro
                 raise UsageError(f"{at(path, tree, where)}: {said}")
 
 
-def _check_network_boot(path: Path, tree: Any, key: Key, board: BoardSpec, netboot: NetbootSpec | None) -> None:
+def _check_network_boot(path: Path, tree: object, key: Key, board: BoardSpec, netboot: NetbootSpec | None) -> None:
     """A board that boots by network needs somebody who answers it, and an address that it is given."""
     if netboot is None:
         where = at(path, tree, ("all", "vars", "xenlab"))

@@ -64,12 +64,14 @@ class SwitchSpec:
 class ConsoleSpec:
     """Where the recorder reads the serial console, and where it serves it to others."""
 
-    via: Literal["sol", "ssh", "tcp", "rfc2217", "device"]
+    via: Literal["sol", "ssh", "tcp", "telnet", "rfc2217", "device"]
     serve_port: int  # TCP port of the recorded console (labgrid's NetworkSerialPort, protocol raw)
     lines_port: int  # TCP port of the recorded lines (JSON lines)
-    host: str = ""  # ssh, tcp, rfc2217
+    host: str = ""  # ssh, tcp, telnet, rfc2217
     port: int = 0
     credential: str = ""  # ssh
+    ssh_options: Mapping[str, str] = field(default_factory=dict)  # ssh: algorithms that it would not use by itself
+    ssh_config: str | None = None  # ssh: its configuration file; None: it reads none
     entry: str = ""  # ssh: what is typed behind the login to get at the console; empty: nothing
     device: str = ""  # device: /dev/serial/by-id/...
     speed: int = 115200
@@ -189,6 +191,7 @@ class Lab:
     coordinator: str = "127.0.0.1:20408"
     nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
     netboot: NetbootSpec | None = None
+    group: str | None = None  # Unix group of the lab machine whose members may use the consoles; None: nobody else
 
     @property
     def is_virtual(self) -> bool:

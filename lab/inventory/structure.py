@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.base.errors import UsageError
-from lab.base.files import Key, at
+from lab.base.files import Key, at, node_at
 
 NAME_LIMIT = 63  # characters of a host's or a lab's name, which becomes that of files; a DNS label has as many
 DEPTH = 20  # groups within groups; an alias could make a group its own child
@@ -32,14 +32,24 @@ def check(path: Path, tree: object) -> None:
 
     :raises UsageError: a line for each place where it is not, with what would be right.
     """
-    if not isinstance(tree, dict) or not isinstance(tree.get("all"), dict):
-        raise UsageError(f"{path}:1: must be an Ansible inventory: a mapping with the key all")
-    if wrong := list(dict.fromkeys(f"{at(path, tree, key)}: {said}" for key, said in _wrong(tree))):
+    whole = group_of_all(path, tree)
+    if wrong := list(dict.fromkeys(f"{at(path, tree, key)}: {said}" for key, said in _wrong(whole))):
         raise UsageError("\n".join(wrong))
 
 
-def _wrong(tree: dict[object, object]) -> Iterator[tuple[Key, str]]:
-    variables = tree["all"].get("vars")  # type: ignore[attr-defined]  # seen to be a mapping
+def group_of_all(path: Path, tree: object) -> dict[str | int, object]:
+    """Ansible's group ``all``, which holds the others.
+
+    :raises UsageError: there is none.
+    """
+    whole = node_at(tree, ("all",))
+    if not isinstance(whole, dict):
+        raise UsageError(f"{path}:1: must be an Ansible inventory: a mapping with the key all")
+    return whole
+
+
+def _wrong(whole: dict[str | int, object]) -> Iterator[tuple[Key, str]]:
+    variables = whole.get("vars")
     named = variables.get("xenlab") if isinstance(variables, dict) else None
     if isinstance(named, dict) and len(str(named.get("lab", ""))) > NAME_LIMIT:
         yield ("all", "vars", "xenlab", "lab"), f"must be a name of at most {NAME_LIMIT} characters"
@@ -47,7 +57,7 @@ def _wrong(tree: dict[object, object]) -> Iterator[tuple[Key, str]]:
         yield ("all", "vars"), "must be a mapping of variables"
     elif variables:
         yield from _words(("all", "vars"), variables)
-    yield from _group(("all",), tree["all"], 0)
+    yield from _group(("all",), whole, 0)
 
 
 def _group(key: Key, group: object, depth: int) -> Iterator[tuple[Key, str]]:

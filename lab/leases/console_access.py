@@ -16,6 +16,7 @@ from typing import BinaryIO
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
 from lab.console.client import Console
+from lab.console.screen import Screen
 from lab.inventory import BoardSpec
 from lab.leases.ledger import Ledger
 
@@ -62,7 +63,8 @@ def attach(
 ) -> None:
     """Show the console until Ctrl-], or the end of input; ``types``: pass on what comes from the descriptor ``keys``.
 
-    A take-over is said on every console that is attached.
+    What a terminal would obey beyond showing text is left out (:mod:`lab.console.screen`). A take-over is said on
+    every console that is attached.
 
     :raises UsageError: somebody else types.
     :raises BenchError: no recorder answers.
@@ -75,8 +77,8 @@ def attach(
 
     before = writer.begin(take=take) if types else ""
     try:
-        with _connect(spec) as line, _raw(keys):
-            _show_history(spec, out)
+        with Console.of(spec) as console, console.attach() as line, _raw(keys):
+            _show_history(console, out)
             say(f"{spec.name}: live, {'you type' if types else 'read only'}; Ctrl-] ends it")
             if before and before != writer.name:
                 say(f"taken over from {person(before)}")
@@ -93,7 +95,7 @@ def _pump(
     types: bool,
     say: Callable[[str], None],
 ) -> None:
-    known, looked = writer.now(), time.monotonic()
+    known, looked, screen = writer.now(), time.monotonic(), Screen()
     while True:
         sources: list[socket.socket | int] = [line, *([keys] if keys is not None else [])]
         ready = select.select(sources, [], [], LOOK)[0]
@@ -106,7 +108,7 @@ def _pump(
             data = line.recv(65536)
             if not data:
                 raise BenchError("the recorder ended the connection")
-            out.write(data)
+            out.write(screen.show(data))
             out.flush()
         if keys is not None and keys in ready:
             typed = os.read(keys, 1024)
@@ -118,19 +120,11 @@ def _pump(
                 say(f"not sent: {person(writer.now()) or 'nobody'} types; --write, with --take if need be")
 
 
-def _connect(spec: BoardSpec) -> socket.socket:
-    try:
-        return socket.create_connection(("127.0.0.1", spec.console.serve_port), timeout=5.0)
-    except OSError as error:
-        raise BenchError(f"{spec.name}: no recorder on port {spec.console.serve_port}: {error}") from None
-
-
-def _show_history(spec: BoardSpec, out: BinaryIO) -> None:
-    with Console(spec.name, "127.0.0.1", spec.console.serve_port, spec.console.lines_port) as console:
-        next_one = console.mark()
-        for record in console.lines(next_one - HISTORY, next_one):
-            if record.kind == "line":
-                out.write(record.text.encode(errors="replace") + b"\r\n")
+def _show_history(console: Console, out: BinaryIO) -> None:
+    next_one = console.mark()
+    for record in console.lines(next_one - HISTORY, next_one):
+        if record.kind == "line":
+            out.write(Screen().show(record.text.encode(errors="replace")) + b"\r\n")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
+from lab.leases import tables
 
 Kind = Literal["person", "run", "check", "nightly"]  # for a while; for one process, or its health check; for a night
 State = Literal["waiting", "held", "ending", "ended"]
@@ -42,66 +43,6 @@ _WHOLE = frozenset(
     (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
     + (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_INTERRUPT)
     + (sqlite3.SQLITE_CONSTRAINT,)
-)
-
-_tables = sa.MetaData()
-_leases = sa.Table(
-    "leases",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("holder", sa.String, nullable=False),
-    sa.Column("names", sa.JSON, nullable=False),
-    sa.Column("needs", sa.JSON, nullable=False),
-    sa.Column("count", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("asked", sa.Float, nullable=False),
-    sa.Column("waiter", sa.String, nullable=False),  # process whose end withdraws a waiting request
-    sa.Column("job", sa.String, nullable=False),  # process whose end ends the lease; empty: none
-    sa.Column("state", sa.String, nullable=False, index=True),
-    sa.Column("since", sa.Float),
-    sa.Column("until", sa.Float),
-    sa.Column("boot", sa.String),  # the boot in which `until` was last set, and when it is by that boot's own clock:
-    sa.Column("until_boottime", sa.Float),  # so a clock that is set ends no lease, and makes none last longer
-    sa.Column("wanted_back", sa.String, nullable=False, server_default=""),
-    sa.Column("why_ended", sa.String, nullable=False, server_default=""),
-)
-_holds = sa.Table(
-    "holds",
-    _tables,
-    sa.Column("board", sa.String, primary_key=True),
-    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
-    sa.Column("mark", sa.Integer),  # number of the first console record of the lease
-)
-_reservations = sa.Table(  # in the coordinator's queue
-    "reservations",
-    _tables,
-    sa.Column("token", sa.String, primary_key=True),
-    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
-    sa.Column("board", sa.String, nullable=False),
-)
-_boards = sa.Table(
-    "boards",
-    _tables,
-    sa.Column("board", sa.String, primary_key=True),
-    sa.Column("last_holder", sa.String, nullable=False, server_default=""),  # empty: it is clean
-    sa.Column("quarantine", sa.String, nullable=False, server_default=""),  # the cause; empty: none
-    sa.Column("evidence", sa.String, nullable=False, server_default=""),
-    sa.Column("changed", sa.Float),
-    sa.Column("checked", sa.Float),  # when a health check passed
-    sa.Column("misses", sa.JSON, nullable=False, server_default="[]"),  # builds of the bench misses since the last good
-    sa.Column("verdict", sa.String, nullable=False, server_default=""),
-    sa.Column("writer", sa.String, nullable=False, server_default=""),  # who types on its console
-)
-_audit = sa.Table(
-    "audit",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("lease", sa.Integer),
-    sa.Column("board", sa.String, nullable=False),
-    sa.Column("what", sa.String, nullable=False),
-    sa.Column("detail", sa.String, nullable=False),
 )
 
 
@@ -235,7 +176,7 @@ class Ledger:
         # SQLite's driver would begin on its own, and late: two writers could both have read before they write.
 
         @sa.event.listens_for(self._engine, "connect")
-        def connected(connection: Any, record: object) -> None:
+        def connected(connection: sqlite3.Connection, record: object) -> None:
             connection.isolation_level = None
             connection.execute("PRAGMA foreign_keys = ON")
 
@@ -246,7 +187,7 @@ class Ledger:
         with self._change() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar()
             if version == 0:
-                _tables.create_all(connection)
+                tables.METADATA.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
             elif version == 1:
                 for column in ("boot VARCHAR", "until_boottime FLOAT"):
@@ -285,20 +226,22 @@ class Ledger:
                 "job": request.job,
                 "state": "waiting",
             }
-            number = int(connection.execute(_leases.insert().values(**values).returning(_leases.c.id)).scalar_one())
+            number = int(
+                connection.execute(tables.leases.insert().values(**values).returning(tables.leases.c.id)).scalar_one()
+            )
             _note(connection, number, "", "asked", f"{request.holder} ({request.kind}): {request}")
             return number
 
     def lease(self, number: int) -> Lease:
         """:raises UsageError: there is none of this number."""
-        found = self._leases(_leases.c.id == number)
+        found = self._leases(tables.leases.c.id == number)
         if not found:
             raise UsageError(f"there is no lease {number}")
         return found[0]
 
     def leases(self, *states: State) -> list[Lease]:
         """In the order they were asked for; all but the ended ones if no state is named."""
-        return self._leases(_leases.c.state.in_(states or ("waiting", "held", "ending")))
+        return self._leases(tables.leases.c.state.in_(states or ("waiting", "held", "ending")))
 
     def lease_of(self, board: str) -> Lease | None:
         """The lease under which the board is held now."""
@@ -310,17 +253,17 @@ class Ledger:
         :raises BenchError: one of them is held. Nothing is given then.
         """
         with self._change() as connection:
-            row = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one()
+            row = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one()
             if row.state != "waiting":
                 return False
             for board, mark in marks.items():
                 try:
-                    connection.execute(_holds.insert().values(board=board, lease=number, mark=mark))
+                    connection.execute(tables.holds.insert().values(board=board, lease=number, mark=mark))
                 except sa.exc.IntegrityError:
                     raise BenchError(f"{board}: is held already; lease {number} cannot have it") from None
                 _note(connection, number, board, "granted", row.holder)
             lasts = {"state": "held", "since": time.time(), **_until(row.seconds)}
-            connection.execute(_leases.update().where(_leases.c.id == number).values(lasts))
+            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(lasts))
             return True
 
     def extend(self, number: int, seconds: float) -> float:
@@ -329,38 +272,40 @@ class Ledger:
         :raises UsageError: it is not held.
         """
         with self._change() as connection:
-            row = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one_or_none()
+            row = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one_or_none()
             if row is None or row.state != "held":
                 raise UsageError(f"lease {number} is not held: {'no such lease' if row is None else row.state}")
             until = _until(max(_left(row), seconds))
-            connection.execute(_leases.update().where(_leases.c.id == number).values(until))
+            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(until))
             _note(connection, number, "", "extended", time.strftime("until %F %T", time.localtime(until["until"])))
             return until["until"]
 
     def end(self, number: int, why: str) -> None:
         """Let a lease end: the reaper takes the boards back. A waiting request is withdrawn. Harmless twice."""
         with self._change() as connection:
-            state = connection.scalar(sa.select(_leases.c.state).where(_leases.c.id == number))
+            state = connection.scalar(sa.select(tables.leases.c.state).where(tables.leases.c.id == number))
             after = {"waiting": "ended", "held": "ending"}.get(str(state))
             if after:
-                change = _leases.update().where(_leases.c.id == number)
+                change = tables.leases.update().where(tables.leases.c.id == number)
                 connection.execute(change.values(state=after, why_ended=why))
                 _note(connection, number, "", "withdrawn" if after == "ended" else "ends", why)
 
     def finish(self, number: int) -> None:
         """The boards of an ending lease are back."""
         with self._change() as connection:
-            lease = connection.execute(sa.select(_leases).where(_leases.c.id == number)).one()
-            for board in connection.scalars(sa.select(_holds.c.board).where(_holds.c.lease == number)).all():
+            lease = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one()
+            for board in connection.scalars(
+                sa.select(tables.holds.c.board).where(tables.holds.c.lease == number)
+            ).all():
                 self._set(connection, board, last_holder=lease.holder, writer="")
                 _note(connection, number, board, "back", lease.why_ended)
-            connection.execute(_holds.delete().where(_holds.c.lease == number))
-            connection.execute(_leases.update().where(_leases.c.id == number).values(state="ended"))
+            connection.execute(tables.holds.delete().where(tables.holds.c.lease == number))
+            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(state="ended"))
 
     def want_back(self, number: int, why: str) -> None:
         """Ask the holder to give the boards back at the end of the case that runs; told once."""
         with self._change() as connection:
-            change = _leases.update().where(_leases.c.id == number, _leases.c.wanted_back == "")
+            change = tables.leases.update().where(tables.leases.c.id == number, tables.leases.c.wanted_back == "")
             if connection.execute(change.values(wanted_back=why)).rowcount:
                 _note(connection, number, "", "wanted back", why)
 
@@ -375,32 +320,32 @@ class Ledger:
     def mark_of(self, board: str) -> int | None:
         """The first console record of the lease the board is under."""
         with self._change() as connection:
-            return connection.scalar(sa.select(_holds.c.mark).where(_holds.c.board == board))
+            return connection.scalar(sa.select(tables.holds.c.mark).where(tables.holds.c.board == board))
 
     def tokens(self, number: int) -> dict[str, str]:
         """The lease's reservations with the coordinator, by board."""
         with self._change() as connection:
-            rows = connection.execute(sa.select(_reservations).where(_reservations.c.lease == number))
+            rows = connection.execute(sa.select(tables.reservations).where(tables.reservations.c.lease == number))
             return {row.board: row.token for row in rows}
 
     def all_tokens(self) -> dict[str, int]:
         """The lease of every reservation there is with the coordinator."""
         with self._change() as connection:
-            return {row.token: row.lease for row in connection.execute(sa.select(_reservations))}
+            return {row.token: row.lease for row in connection.execute(sa.select(tables.reservations))}
 
     def keep_token(self, number: int, board: str, token: str) -> None:
         with self._change() as connection:
-            connection.execute(_reservations.insert().values(token=token, lease=number, board=board))
+            connection.execute(tables.reservations.insert().values(token=token, lease=number, board=board))
 
     def drop_token(self, token: str) -> None:
         with self._change() as connection:
-            connection.execute(_reservations.delete().where(_reservations.c.token == token))
+            connection.execute(tables.reservations.delete().where(tables.reservations.c.token == token))
 
-    def _leases(self, where: Any) -> list[Lease]:
+    def _leases(self, where: sa.ColumnElement[bool]) -> list[Lease]:
         with self._change() as connection:
-            rows = connection.execute(sa.select(_leases).where(where).order_by(_leases.c.id)).all()
+            rows = connection.execute(sa.select(tables.leases).where(where).order_by(tables.leases.c.id)).all()
             held: dict[int, list[str]] = {}
-            for board, number in connection.execute(sa.select(_holds.c.board, _holds.c.lease)):
+            for board, number in connection.execute(sa.select(tables.holds.c.board, tables.holds.c.lease)):
                 held.setdefault(number, []).append(board)
             return [_lease(row, held.get(row.id, ())) for row in rows]
 
@@ -409,7 +354,7 @@ class Ledger:
     def boards(self, names: Iterable[str]) -> dict[str, BoardState]:
         """What is known of these boards."""
         with self._change() as connection:
-            rows = {row.board: row for row in connection.execute(sa.select(_boards))}
+            rows = {row.board: row for row in connection.execute(sa.select(tables.boards))}
             return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
 
     def board(self, name: str) -> BoardState:
@@ -423,7 +368,9 @@ class Ledger:
     def quarantine(self, board: str, cause: str, evidence: str = "") -> None:
         """Keep the board from whoever did not ask for it by name. The first cause stays."""
         with self._change() as connection:
-            row = connection.execute(sa.select(_boards.c.quarantine).where(_boards.c.board == board)).one_or_none()
+            row = connection.execute(
+                sa.select(tables.boards.c.quarantine).where(tables.boards.c.board == board)
+            ).one_or_none()
             if row is None or not row.quarantine:
                 self._set(connection, board, quarantine=cause, evidence=evidence, changed=time.time())
                 _note(connection, None, board, "quarantined", cause)
@@ -432,7 +379,7 @@ class Ledger:
         """Lift the quarantine; ``checked``: a health check passed."""
         with self._change() as connection:
             now = time.time()
-            values: dict[str, Any] = {"quarantine": "", "evidence": "", "misses": [], "changed": now}
+            values: dict[str, object] = {"quarantine": "", "evidence": "", "misses": [], "changed": now}
             self._set(connection, board, **values, **({"checked": now} if checked else {}))
             _note(connection, None, board, "checked" if checked else "cleared", why)
 
@@ -444,7 +391,7 @@ class Ledger:
         """
         cause = ""
         with self._change() as connection:
-            known = connection.scalar(sa.select(_boards.c.misses).where(_boards.c.board == board)) or []
+            known = connection.scalar(sa.select(tables.boards.c.misses).where(tables.boards.c.board == board)) or []
             misses = [*known, build] if is_bench else []
             self._set(connection, board, misses=misses[-8:], verdict=verdict)
             if len(set(misses)) >= MISSES_TO_QUARANTINE:
@@ -456,16 +403,18 @@ class Ledger:
     def take_console(self, board: str, who: str) -> str:
         """Be the one who types on the console; who was it before."""
         with self._change() as connection:
-            before = connection.scalar(sa.select(_boards.c.writer).where(_boards.c.board == board)) or ""
+            before = connection.scalar(sa.select(tables.boards.c.writer).where(tables.boards.c.board == board)) or ""
             if before != who:
                 self._set(connection, board, writer=who)
                 _note(connection, None, board, "console", f"{who or 'nobody'} types{before and f', no more {before}'}")
             return str(before)
 
     @staticmethod
-    def _set(connection: Connection, board: str, **values: Any) -> None:
-        if not connection.execute(_boards.update().where(_boards.c.board == board).values(**values)).rowcount:
-            connection.execute(_boards.insert().values(board=board, **values))
+    def _set(connection: Connection, board: str, **values: object) -> None:
+        if not connection.execute(
+            tables.boards.update().where(tables.boards.c.board == board).values(**values)
+        ).rowcount:
+            connection.execute(tables.boards.insert().values(board=board, **values))
 
     # -- audit ---------------------------------------------------------------------------------------------------
 
@@ -476,7 +425,7 @@ class Ledger:
 
     def audit(self, last: int = 0) -> list[Event]:
         """What happened, oldest first; the ``last`` so many, or all."""
-        query = sa.select(_audit).order_by(_audit.c.id.desc())
+        query = sa.select(tables.audit).order_by(tables.audit.c.id.desc())
         with self._change() as connection:
             rows = connection.execute(query.limit(last) if last else query).all()
         return [Event(row.time, row.lease, row.board, row.what, row.detail) for row in reversed(rows)]
@@ -484,7 +433,7 @@ class Ledger:
 
 def _note(connection: Connection, lease: int | None, board: str, what: str, detail: str) -> None:
     values = {"time": time.time(), "lease": lease, "board": board, "what": what, "detail": detail}
-    connection.execute(_audit.insert().values(**values))
+    connection.execute(tables.audit.insert().values(**values))
 
 
 class _Until(TypedDict):
@@ -499,15 +448,17 @@ def _until(seconds: float) -> _Until:
     return {"until": time.time() + seconds, "boot": processes.boot(), "until_boottime": boottime + seconds}
 
 
-def _left(row: Any) -> float:
+def _left(row: sa.Row[tuple[object, ...]]) -> float:
     """Seconds that a lease lasts yet: by the clock that nobody sets, if this is the boot in which it was noted."""
     if row.boot == processes.boot():
         return float(row.until_boottime) - time.clock_gettime(time.CLOCK_BOOTTIME)
     return float(row.until) - time.time()
 
 
-def _lease(row: Any, boards: Sequence[str]) -> Lease:
-    request = Request(row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row.count, row.job)
+def _lease(row: sa.Row[tuple[object, ...]], boards: Sequence[str]) -> Lease:
+    request = Request(
+        row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row._mapping["count"], row.job
+    )
     state: State = row.state
     return Lease(
         row.id,
@@ -523,7 +474,7 @@ def _lease(row: Any, boards: Sequence[str]) -> Lease:
     )
 
 
-def _board(row: Any) -> BoardState:
+def _board(row: sa.Row[tuple[object, ...]]) -> BoardState:
     return BoardState(
         row.board,
         row.last_holder,

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from lab import builds
 from lab.base import paths, shape
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.base.files import read_yaml
+from lab.base.files import read_mapping
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import RECIPES, Git
 from lab.night import nightly, planning
@@ -366,7 +366,7 @@ class _Revisions:
         """Write the recipe with this revision as its source. Returns the file."""
         base = builds.recipe(self._asked.recipe)
         name = self._asked.recipe
-        data = dict(read_yaml(Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"))
+        data = dict(read_mapping(Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"))
         key = "url" if re.match(r"\w+://", self._location) else "path"
         data |= {"source": {"git": {key: self._location, "revision": revision}}, "config": base.config}
         if base.patches:

@@ -175,7 +175,7 @@ class Crew:
                 self._let_go(unit, f"{board.name} is sick")
 
     def _look(self, board: BoardSpec, lease: int) -> bool:
-        return health.conclude(self._ledger, board.name, health.look(board), is_whole=False)
+        return health.conclude(self._ledger, board.name, health.look(board, boots_next=True), is_whole=False)
 
     def _let_go(self, unit: Unit, why: str) -> None:
         number = self._held.pop(unit, None)

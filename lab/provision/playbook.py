@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import ansible_runner
 
@@ -67,7 +67,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end_all)
     for what, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
         ctypes.CDLL(None).prctl(what, value)
-    done: Any = ansible_runner.run(**json.load(sys.stdin), cancel_callback=lambda: False)  # else it takes SIGTERM
+    done: ansible_runner.Runner = ansible_runner.run(
+        **json.load(sys.stdin), cancel_callback=lambda: False
+    )  # else it takes SIGTERM
     good = done.status == "successful" and done.rc == 0
     sys.stdout.write(json.dumps({"problem": None if good else _why(done), "changed": _changed(done)}) + "\n")
 
@@ -92,7 +94,7 @@ def _children() -> list[int]:
             continue
 
 
-def _changed(done: Any) -> dict[str, list[str]]:
+def _changed(done: ansible_runner.Runner) -> dict[str, list[str]]:
     """The files that rsync sent, by board."""
     found: dict[str, list[str]] = {}
     for event in done.events:
@@ -103,7 +105,7 @@ def _changed(done: Any) -> dict[str, list[str]]:
     return found
 
 
-def _why(done: Any) -> str:
+def _why(done: ansible_runner.Runner) -> str:
     """What failed, in Ansible's words."""
     said = []
     for event in done.events:

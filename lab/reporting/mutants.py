@@ -8,7 +8,7 @@ from functools import cache
 
 from lab.base import paths
 from lab.base.errors import UsageError
-from lab.base.files import read_yaml
+from lab.base.files import node_at, read_yaml
 
 FOLDER = paths.CHECKOUT / "tests" / "mutants"
 
@@ -27,8 +27,8 @@ def by_case() -> Mapping[str, tuple[Mutant, ...]]:
     found: dict[str, list[Mutant]] = {}
     for file in sorted(FOLDER.glob("*.yaml")):
         try:
-            mutants = dict(read_yaml(file)["mutants"])
-            for name, about in mutants.items():
+            mutants = node_at(read_yaml(file), ("mutants",))
+            for name, about in mutants.items() if isinstance(mutants, dict) else ():
                 mutant = Mutant(str(name), str(about["why"]))
                 for case in dict.fromkeys([str(about["case"]), *map(str, about.get("also", {}))]):
                     found.setdefault(case.partition("[")[0], []).append(mutant)

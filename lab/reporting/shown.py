@@ -12,19 +12,18 @@ from pathlib import Path
 
 import markupsafe
 
-from lab.console.patterns import classify
+from lab.reporting import console_lines
+from lab.reporting.console_lines import AROUND, Line
 from lab.reporting.figures import timeline_svg
 from lab.reporting.words import area_of, short_name, shortened
 from lab.results.failures import failure_of, known_findings
 from lab.results.record import Evidence, Phase, TestResult, Verdict
-from lab.results.run_folder import GAP, visible, visible_line
+from lab.results.run_folder import kinds_path, visible, visible_line
 from lab.results.summary import DID_NOT_RUN, Missing, is_flaky
 
 BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
 PASS_CONSOLE_LIMIT = 16 * 1024  # the same of the console of a case that passed
 PASS_BODY_LIMIT = 8 * 1024  # and of its evidence
-LINE_LIMIT = 2000  # characters of a console line
-AROUND = 15  # console lines shown around a crash
 PICTURE_LIMIT = 2 * 2**20  # bytes
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
@@ -39,18 +38,6 @@ class Fact:
     time: float
     body: str
     is_folded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A console line; ``mark`` is crash, warning, milestone, gap, note or nothing."""
-
-    time: str
-    text: str
-    mark: str = ""
-    stamp: str = ""  # with the day; empty where a line has no time
-    number: int = 0  # in the slice's file, from 1; 0: it is not in the file
-    is_other: bool = False  # the console that stands beside it has no such line
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,47 +266,9 @@ def _slice(folder: Path, result: TestResult, board: str, path: str) -> Slice:
     file = inside(folder, path)
     if file is None:
         return Slice(board, path, (Line("", "the slice is not in the run folder", "note"),), 0, 0)
-    lines = []
-    with open(file, encoding="utf-8", errors="replace", newline="\n") as text:
-        for number, raw in enumerate(text, 1):
-            when, _, said = raw.rstrip("\n").partition(" ")
-            if GAP.fullmatch(said):
-                mark = "gap"
-            else:
-                signature = classify(said)
-                mark = signature.kind if signature else ""
-            shown = visible_line(shortened(said, LINE_LIMIT))
-            lines.append(Line(visible_line(when[11:23]), shown, mark, when, number))
-    marks = [line.mark for line in lines]
     limit = BODY_LIMIT if result.verdict not in (Verdict.PASS, Verdict.SKIP) else PASS_CONSOLE_LIMIT
-    return Slice(board, path, tuple(_most_telling(lines, limit)), marks.count("crash"), marks.count("warning"))
-
-
-def _most_telling(lines: Sequence[Line], limit: int) -> list[Line]:
-    """All lines; or what fits of them: around crashes, then the end and the beginning. What is left out is said."""
-    if sum(len(line.text) + 14 for line in lines) <= limit:
-        return list(lines)
-    crashes = [index for index, line in enumerate(lines) if line.mark == "crash"]
-    wanted = [near for index in crashes for near in range(index - AROUND, index + AROUND + 1)]
-    wanted += [index for index, line in enumerate(lines) if line.mark in ("warning", "gap")]
-    for step in range(len(lines)):
-        wanted += [len(lines) - 1 - step, step]
-    kept, left = set[int](), limit
-    for index in wanted:
-        if 0 <= index < len(lines) and index not in kept:
-            left -= len(lines[index].text) + 14
-            if left < 0:
-                break
-            kept.add(index)
-    told: list[Line] = []
-    before = -1
-    for index in [*sorted(kept), len(lines)]:
-        if index - before > 1:
-            told.append(Line("", f"… {index - before - 1} lines left out; the file has them …", "note"))
-        if index < len(lines):
-            told.append(lines[index])
-        before = index
-    return told
+    told = console_lines.told(file, inside(folder, str(kinds_path(Path(path)))), limit)
+    return Slice(board, path, told.lines, told.crashes, told.warnings)
 
 
 def _pictures(folder: Path, result: TestResult) -> list[tuple[str, str]]:

@@ -309,20 +309,29 @@ class RunFolder:
         return os.path.relpath(path, self.path)
 
 
-# How a written console says that the recorder lost it, or had it again. No board can write such a line.
-GAP = re.compile(r"--- (?:gap|open): .* ---")
-
-
 def write_lines(path: Path, lines: Iterable[LineOfConsole]) -> None:
-    """Write lines of a console with their times."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
+    """Write records of a console with their times, one a line, to be read by people.
+
+    What kind of record a line is cannot be told from its text, since a board may print anything. The kinds are in the
+    file :func:`kinds_path`: a row ``{"line": NUMBER, "kind": KIND}`` for each record that is no finished line of the
+    board, the first line of the slice being number 1.
+    """
+    with (
+        open(path, "w", encoding="utf-8", newline="\n") as file,
+        open(kinds_path(path), "w", encoding="utf-8", newline="\n") as kinds,
+    ):
+        for number, line in enumerate(lines, 1):
             text = visible_line(line.text)
             if line.kind in ("gap", "open"):
                 text = f"--- {line.kind}: {text} ---"
-            elif GAP.fullmatch(text):  # a board's own words
-                text = f"\\x2d{text[1:]}"
             file.write(f"{stamp(line.time)} {text}\n")
+            if line.kind != "line":
+                kinds.write(json.dumps({"line": number, "kind": line.kind}) + "\n")
+
+
+def kinds_path(slice_path: Path) -> Path:
+    """Where the kinds of a console slice's records are: ``NAME.console.kinds.jsonl`` beside ``NAME.console.log``."""
+    return slice_path.with_suffix(".kinds.jsonl")
 
 
 def file_name(text: str) -> str:

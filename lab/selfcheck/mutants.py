@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean, read_yaml
+from lab.base.files import did_you_mean, read_mapping
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
 from lab.night import nightly, planning
@@ -344,7 +344,7 @@ def _write_recipe(file: Path, mutant: Mutant) -> None:
     """The recipe of the build it is a mutant of, and its patch last."""
     base = RECIPES / f"{mutant.build}.yaml"
     patches = [*builds.recipe(mutant.build).patches, mutant.patch]
-    data = dict(read_yaml(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
+    data = dict(read_mapping(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
     with open(file, "w", encoding="utf-8") as opened:
         YAML(typ="rt").dump(data, opened)
 

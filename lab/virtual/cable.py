@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
+
+from lab.base.loopback import Admission
+
+log = logging.getLogger(__name__)
 
 FAR_END_BUFFER = 1 << 20  # bytes a slow reader may lag before it is dropped
 
 
 class SerialCable:
-    """Joins a unix socket (the UART, one machine at a time) and a loopback TCP port (one or more far ends)."""
+    """Joins a unix socket (the UART, one machine at a time) and a loopback TCP port (one or more far ends).
+
+    Both ends are for processes of this one's user, and of root. Any account of the machine can connect to the port:
+    others are cut off before a byte passes.
+    """
 
     def __init__(self, uart: Path, port: int) -> None:
         self._uart_path, self._port = uart, port
@@ -29,6 +38,7 @@ class SerialCable:
             await asyncio.start_server(self._far_end, "127.0.0.1", self._port),
             await asyncio.start_unix_server(self._uart_end, str(self._uart_path)),
         ]
+        self._uart_path.chmod(0o600)
 
     async def stop(self) -> None:
         """Close everything."""
@@ -53,6 +63,10 @@ class SerialCable:
         writer.close()
 
     async def _far_end(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if why := Admission().why_refused(writer.get_extra_info("socket")):
+            log.warning("serial port %d: a connection is refused: %s", self._port, why)
+            writer.transport.abort()
+            return
         self._far.add(writer)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):

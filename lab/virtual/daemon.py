@@ -265,6 +265,7 @@ class Daemon:
         control = self._directory / "control.sock"
         control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._control, str(control))
+        control.chmod(0o600)
         self._simulator = await bmc.start_simulator(self._directory, self._config)
         parts = {
             asyncio.create_task(

@@ -13,9 +13,9 @@ import os
 import ssl
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import bcrypt
 import flask
@@ -42,6 +42,13 @@ RESETS = {
 BOOT_SOURCES = {"None": "none", "Pxe": "pxe", "Hdd": "default", "Cd": "cdrom", "BiosSetup": "bios"}
 # The same, BootSourceOverrideMode; the right hand is whether a choice is for UEFI.
 BOOT_MODES = {"Legacy": 0, "UEFI": 1}
+
+
+class _System(TypedDict):
+    """What is changed of a ComputerSystem as sushy-tools tells it."""
+
+    Boot: dict[str, object]
+    Actions: dict[str, dict[str, object]]
 
 
 class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
@@ -85,21 +92,22 @@ class BoardDriver(AbstractSystemsDriver):  # type: ignore[misc]
             raise error.BadRequest(f"BootSourceOverrideTarget {boot_source} is not one of {', '.join(BOOT_SOURCES)}")
         self._ask(f"set boot {BOOT_SOURCES[boot_source]}")
 
-    def override(self, boot: Mapping[str, Any]) -> None:
+    def override(self, boot: Mapping[str, object]) -> None:
         """What a client changes of ``Boot``."""
         enabled = boot.get("BootSourceOverrideEnabled")
         if enabled == "Disabled":
             self.set_boot_device(self._uuid, "None")
         elif "BootSourceOverrideTarget" in boot:
-            self.set_boot_device(self._uuid, boot["BootSourceOverrideTarget"])
+            target = boot["BootSourceOverrideTarget"]
+            self.set_boot_device(self._uuid, target if isinstance(target, str) else json.dumps(target))
         if (mode := boot.get("BootSourceOverrideMode")) is not None:
-            if mode not in BOOT_MODES:
+            if not isinstance(mode, str) or mode not in BOOT_MODES:
                 raise error.BadRequest(f"BootSourceOverrideMode {mode} is not one of {', '.join(BOOT_MODES)}")
             self._ask(f"set efi {BOOT_MODES[mode]}")
         if enabled is not None:
             self._ask(f"set persistent {int(enabled == 'Continuous')}")
 
-    def overridden(self, system: dict[str, Any]) -> dict[str, Any]:
+    def overridden(self, system: _System) -> _System:
         """The system as it is told, with what the emulator leaves out."""
         boot, action = system["Boot"], system["Actions"]["#ComputerSystem.Reset"]
         is_persistent = self._ask("get persistent") == "1"
@@ -139,9 +147,9 @@ def application(config: DaemonConfig, folder: Path) -> flask.Flask:
     emulator.app.configure(
         extra_config={"SUSHY_EMULATOR_AUTH_FILE": str(users), "SUSHY_EMULATOR_STATE_DIR": str(folder / "bmc-state")}
     )
-    plain: Any = app.view_functions["system_resource"]
+    plain: Callable[..., flask.Response] = emulator.app.view_functions["system_resource"]
 
-    def system_resource(identity: str) -> Any:
+    def system_resource(identity: str) -> flask.Response | tuple[str, int]:
         if flask.request.method == "PATCH":
             driver.uuid(identity)
             driver.override((flask.request.get_json() or {}).get("Boot") or {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NetbootSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
 
@@ -30,7 +29,7 @@ def write_config(path: Path, config: DaemonConfig) -> None:
 
 def read_config(path: Path) -> DaemonConfig:
     """Read a daemon's configuration back."""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    data = json.loads(path.read_text(encoding="utf-8"))
     board = data.pop("board")
     board["bmc"] = BmcSpec(**board["bmc"])
     board["sol"] = BmcSpec(**board["sol"]) if board["sol"] else None

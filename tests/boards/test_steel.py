@@ -19,7 +19,8 @@ BLOCK = "import sys\nsys.modules['lab.virtual'] = None\n"
 RACK = """\
 import sys
 from pathlib import Path
-from lab import inventory, paths
+from lab import inventory
+from lab.base import paths
 from lab.virtual import boards
 action, folder = sys.argv[1], Path(sys.argv[2])
 if action == "start":
