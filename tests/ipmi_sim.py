@@ -181,6 +181,7 @@ class Simulator:
     def __init__(self, folder: Path, chassis: Chassis, library: Path | None, sensor: bytes | None = b"Board Temp"):
         self.folder, self.chassis = folder, chassis
         lan, kcs, sol = free_port(socket.SOCK_DGRAM), free_port(), free_port()
+        self.sol_port = sol  # where it looks for the board's serial line
         self.spec = BmcSpec(host="127.0.0.1", credential="test", port=lan, cipher=3)
         config = CONFIG.format(
             name="test",

@@ -226,7 +226,7 @@ class IpmiBmc:
         :raises MissingCapability: the BMC has no repository of sensors.
         """
         # An empty repository must not be listed: ipmitool 1.8.19 then sends Clear SDR Repository.
-        info = self._raw(0x0A, 0x20, length=14, capability="bmc-sensors")
+        info = self._raw(0x0A, 0x20, length=3, capability="bmc-sensors")  # Get SDR Repository Info: version, records
         if not int.from_bytes(info[1:3], "little"):
             return Readings()
         found, problems = Readings(), list[str]()
