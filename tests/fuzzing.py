@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +25,10 @@ class Chances:
         for seed in self._seeds(number):
             try:
                 body(random.Random(seed))
+            except Exception as error:
+                # What was made by chance may hold lone surrogates, and a worker of pytest-xdist cannot tell those.
+                said = "".join(traceback.format_exception(error)).encode("ascii", "backslashreplace").decode()
+                raise AssertionError(f"by chance, with --fuzz-seed={seed}:\n{said}") from None
             except BaseException as error:
                 error.add_note(f"by chance, with --fuzz-seed={seed}")
                 raise
