@@ -133,7 +133,8 @@ def environments() -> Iterator[set[tuple[bytes, str]]]:
                     words, held = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
                 except OSError:
                     continue
-                seen.update((words, name) for mark, name in MARKS.items() if mark in held + words)
+                if words:  # one that begins or ends just now has none; it is looked at again while it lives
+                    seen.update((words, name) for mark, name in MARKS.items() if mark in held + words)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

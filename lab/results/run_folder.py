@@ -232,7 +232,7 @@ class RunFolder:
                 try:
                     yield TestResult.from_json(line.decode("utf-8"))
                 except ValueError as error:
-                    log.warning("%s:%d: passed over: %s", file.name, number, error)
+                    log.warning("%s:%d: passed over: %s", file.name, number, visible_line(str(error)))
 
     def summary(self) -> RunSummary:
         """All that the folder says of the run, read once.
