@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lab.base.errors import BenchError, BuildFailed
-from lab.builds import blame, kconfig, tools, trees
+from lab.builds import blame, gcov, kconfig, tools, trees
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import Recipe
 
@@ -54,7 +54,8 @@ def compile_into(
 ) -> str:
     """Compile the recipe's source and keep ``xen.gz``, ``xen-syms``, ``config`` and, if asked for, ``tools``.
 
-    They come into ``work``. Gives the hypervisor's version.
+    They come into ``work``; of a hypervisor that counts what it executes, also what :mod:`lab.builds.gcov` needs.
+    Gives the hypervisor's version.
 
     :raises BuildFailed: a patch does not apply, or the source does not compile.
     :raises BenchError: no source, no compiler, or the machine let it down.
@@ -87,7 +88,8 @@ def compile_into(
         make = functools.partial(run_make, "-C", "xen", *_compiler_arguments(recipe.compiler))
         config = tree.directory / "xen" / ".config"
         _configure(recipe, config, make, report)
-        kconfig.check(wanted, kconfig.parse(config.read_text(encoding="utf-8")))
+        settings = kconfig.parse(config.read_text(encoding="utf-8"))
+        kconfig.check(wanted, settings)
         count = 0
 
         def on_line(line: str) -> None:
@@ -106,6 +108,9 @@ def compile_into(
         if (made / "xen-syms").exists():
             shutil.copy2(made / "xen-syms", work / "xen-syms")
         shutil.copy2(config, work / "config")
+        if settings.get("COVERAGE") == "y" and (program := gcov.program_of(recipe.compiler)):
+            report("keeping what gcov needs", now=True)
+            gcov.keep(tree.directory, made / "xen-syms", work / gcov.FOLDER, program)
         if recipe.tools == "source":
             report("compiling the tools", now=True)
             tools.compile_into(

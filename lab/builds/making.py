@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base import paths, processes
-from lab.base.errors import BenchError
-from lab.builds import compiling, elf, kconfig, lock, recipes, tools, trees
+from lab.base.errors import BenchError, UsageError
+from lab.builds import compiling, elf, gcov, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
@@ -66,6 +66,19 @@ class Build:
         facts |= {"source": self.origin.facts()} if self.origin.facts() else {}
         return facts | ({"tools": self.toolstack} if self.tools else {})
 
+    @property
+    def notes(self) -> Path | None:
+        """What gcov needs (:mod:`lab.builds.gcov`); None: this hypervisor does not count what it executes."""
+        return found if (found := self.directory / gcov.FOLDER).is_dir() else None
+
+    def demand_notes(self) -> None:
+        """:raises UsageError: this hypervisor does not count what it executes."""
+        if self.notes is None:
+            raise UsageError(
+                f"build {self.name} does not count what it executes: --coverage needs a build that is compiled by gcc "
+                "with the fragment `coverage`, as the build `coverage` is"
+            )
+
     def tool_files(self) -> dict[str, Path]:
         """The files of the build's toolstack, by their paths in it."""
         return {str(file.relative_to(self.tools)): file for file in files_below(self.tools)} if self.tools else {}
@@ -74,6 +87,22 @@ class Build:
     def tools_place(self) -> str:
         """The folder on a board in which its tools for this hypervisor belong, without a leading ``/``."""
         return tools.place(self.version)
+
+
+def notes_of(key: str) -> tuple[str, Path] | None:
+    """The name of gcov, and the folder of notes, of the build with this key; None: it is not in the cache, or has none.
+
+    :raises BenchError: its facts are damaged.
+    """
+    directory = paths.cache() / "builds" / key
+    if not key or not (directory / gcov.FOLDER).is_dir():
+        return None
+    try:
+        facts = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
+        program = gcov.program_of(facts["recipe"]["compiler"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{directory / _FACTS}: damaged: {error}") from None
+    return (program, directory / gcov.FOLDER) if program else None
 
 
 def files_below(folder: Path) -> list[Path]:
