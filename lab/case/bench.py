@@ -32,7 +32,7 @@ from lab.grid import services, session
 from lab.grid.session import Session
 from lab.leases import ledger
 from lab.leases.ledger import Ledger
-from lab.results.record import GuestConsole, RunHeader, TestResult
+from lab.results.record import COVERAGE, GuestConsole, RunHeader, TestResult
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Decision
 
@@ -58,6 +58,7 @@ class Bench:
             if name not in self.lab.boards:
                 raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
         self.names = names
+        self.is_counting = bool(config.getoption("--coverage"))
         self.folder = self._open_folder()
         self.variant = variant_of(self.folder, self.config.getoption("--build"))
         signal.signal(CRASH_SIGNAL, self.on_crash_signal)
@@ -74,6 +75,7 @@ class Bench:
             boards={name: {"class": self.lab.boards[name].board_class} for name in self.names},
             planned=(),
             required_areas=(),
+            counts=bool(self.config.getoption("--coverage")),
         )
         folder = RunFolder.create(paths.state() / "runs" / header.run_id, header)
         folder.write_builds({variant.name: variant.facts()})
@@ -230,7 +232,12 @@ class Bench:
         for capability in needs_of(self.running.item):
             if capability not in seat.capabilities:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
-        return rig.ready(name, options) if options else seat
+        if options:
+            seat = rig.ready(name, options)
+        if self.is_counting:
+            with rig.phase(COVERAGE):
+                self.running.counted.begin(seat.host, self.case_directory(self.running.item))
+        return seat
 
     def _keep(self, title: str, guest: GuestConsole) -> None:
         if self.running is not None:

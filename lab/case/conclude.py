@@ -14,7 +14,7 @@ from lab.case.markers import area_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
-from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, Evidence, TestResult
+from lab.results.record import COVERAGE, HOST_SILENT, NESTED_GUEST_CRASH, Evidence, TestResult
 
 SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
 
@@ -40,11 +40,31 @@ def conclude(bench: Bench, running: Running) -> None:
     folder = bench.case_directory(running.item)
     consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
     running.evidence += _old_news(running, slices)
+    _count(bench, running, slices)
     leaks, hangs = _clean_up(bench, running, slices)
     decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
     bench.note_health(result, decision)
+
+
+def _count(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> None:
+    """Read what the case executed, before its boards are cleaned up."""
+    rig = bench.acquired_rig
+    if not bench.is_counting or rig is None:
+        return
+    crashed = _crashed(running, slices)
+    with rig.phase(COVERAGE):
+        for name, seat in running.seats.items():
+            running.counted.end(seat.host, bench.case_directory(running.item), crashed=name in crashed)
+    for board, why in running.counted.not_read.items():
+        title = f"{board}: what the case executed is not known"
+        running.evidence.append(Evidence("note", title, why, time.time(), board))
+
+
+def _crashed(running: Running, slices: Sequence[ConsoleSlice]) -> set[str]:
+    """The boards that do not run on after what their consoles show."""
+    return {one.board for one in slices if one.crash or one.signatures & running.expected - SURVIVED}
 
 
 def _read_console(running: Running, name: str) -> ConsoleSlice:
@@ -87,7 +107,7 @@ def _clean_up(
     rig = bench.acquired_rig
     if rig is None:
         return (), ()
-    crashed = {one.board for one in slices if one.crash or one.signatures & running.expected - SURVIVED}
+    crashed = _crashed(running, slices)
     leaks: list[str] = []
     hangs: list[verdicts.Hang] = []
     for name in running.seats:
@@ -157,6 +177,8 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         figures=running.figures,
         consoles=consoles,
         pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},
+        counters={board: os.path.relpath(path, bench.folder.path) for board, path in running.counted.files.items()},
+        not_read=running.counted.not_read,
         fingerprint=decision.fingerprint,
         proved=bench.acquired_rig.take_proved() if bench.acquired_rig else (),
     )

@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from lab.base.errors import HypervisorCrash, NotProved
+from lab.case.counting import Counted
 from lab.case.rig import Seat
 from lab.reporting.figures import relocation_svg
 from lab.results.record import Evidence, GuestConsole
@@ -33,6 +34,7 @@ class Running:
     guests: list[GuestConsole] = field(default_factory=list)  # those whose console is among the evidence
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
+    counted: Counted = field(default_factory=Counted)  # with --coverage
     crash: HypervisorCrash | None = None
     crash_time: float = 0.0  # when the line of the crash was recorded
     crash_numbers: dict[str, set[int]] = field(

@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--stop-at", type=float, default=0.0, help="begin no case after this time, seconds of CLOCK_BOOTTIME"
     )
+    group.addoption("--coverage", action="store_true", help="count what each case executes; the build must be able to")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 

@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.cli import holding, known, machine, racking, results, runs, selfcheck, services, sharing
+from lab.cli import coverage, holding, known, machine, racking, results, runs, selfcheck, services, sharing
 
 app = typer.Typer(
     name="xenlab",
@@ -29,7 +29,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for room in (runs, results, known, sharing, holding, racking, services, machine, selfcheck):  # the order of the help
+for room in (
+    runs,
+    results,
+    coverage,
+    known,
+    sharing,
+    holding,
+    racking,
+    services,
+    machine,
+    selfcheck,
+):  # the order of the help
     app.add_typer(room.app)
 
 

@@ -50,6 +50,9 @@ class Nightly:
     repeat: Annotated[
         int, typer.Option(min=1, max=REPEATS, metavar="N", help="Run each case N times; it is good only if all pass.")
     ] = 1
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Keep what each case executes; default build: coverage.")
+    ] = False
     check: Annotated[bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")] = (
         False
     )
@@ -85,11 +88,12 @@ def nightly(words: Nightly) -> None:
         deadline=deadline,
         checks=words.check,
         repeat=words.repeat,
+        coverage=words.coverage,
     )
     raise typer.Exit(run(wanted))
 
 
-_AS_BEGUN = ("cases", "keyword", "marker", "output", "build", "matrix", "select", "repeat")
+_AS_BEGUN = ("cases", "keyword", "marker", "output", "build", "matrix", "select", "repeat", "coverage")
 
 
 def _check_resumed(words: Nightly) -> None:

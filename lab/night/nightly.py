@@ -30,7 +30,7 @@ from lab.leases.ledger import Ledger
 from lab.night import planning, progress, publishing
 from lab.night.crew import Crew, Ended
 from lab.night.lab_services import in_use, lab_shape, prepare
-from lab.night.options import DEFAULT_BUILD, NightlyOptions
+from lab.night.options import COUNTING_BUILD, DEFAULT_BUILD, NightlyOptions
 from lab.night.planning import Case, Share
 from lab.night.workers import pytest_command, root_of, spawn
 from lab.reporting import terminal
@@ -67,6 +67,7 @@ def run(options: NightlyOptions) -> int:
         planned=tuple(case.nodeid for case in cases),
         required_areas=planning.required_areas(options),
         repeat=options.repeat,
+        counts=options.coverage,
         root=None if (root := root_of(options.paths)) == paths.SHIPPED else str(root),
     )
     folder = RunFolder.create(options.output or paths.state() / "runs" / header.run_id, header)
@@ -80,7 +81,8 @@ def _variants(options: NightlyOptions, lab: Lab) -> tuple[list[Variant], list[st
     :raises UsageError: unknown builds, a wrong matrix file, or nothing of it can run here.
     """
     if not options.matrix:
-        return _plain(options.builds or (DEFAULT_BUILD,)), []
+        default = COUNTING_BUILD if options.coverage else DEFAULT_BUILD
+        return _plain(options.builds or (default,)), []
     if options.builds:
         raise UsageError("--build and --matrix: give one of them; the matrix names its builds")
     return matrix.runnable(options.matrix, lab)
@@ -194,6 +196,9 @@ class Night:
                     made[recipe] = builds.make(recipe, progress=self._say.note)
                 except BuildFailed as error:
                     failed[recipe] = error
+            if self._header.counts:
+                for build in made.values():
+                    build.demand_notes()
             facts = {one.name: one.facts() | (made[one.build].facts() if one.build in made else {}) for one in variants}
             self.folder.write_builds(facts)
             for one in variants:
@@ -369,6 +374,7 @@ class Night:
         root, options = self._header.cases_root(), self._options
         words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
         words += [f"--xtf={options.xtf}"] if options.xtf else []
+        words += ["--coverage"] if self._header.counts else []
         words += [f"--stop-at={self._deadline.boottime}", f"@{arguments}"]
         command = pytest_command(root, options.inventory, share.boards, words)
         return spawn(command, self._worker_log(share), lease, root)

@@ -10,6 +10,7 @@ from lab.base import paths
 
 Selection = Literal["quick", "full", "weekly"]
 DEFAULT_BUILD = "pv32-debug"
+COUNTING_BUILD = "coverage"  # the default of a run that counts what is executed
 NAMED = 3  # files and cases in a heading
 VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 
@@ -32,6 +33,7 @@ class NightlyOptions:
     deadline: float | None = None  # seconds since the epoch; None: lab.night.nightly.RUN_LIMIT after the start
     checks: bool = False  # each board is checked from within before use, which takes a boot
     repeat: int = 1  # times that each case is run
+    coverage: bool = False  # what each case executes is counted; the builds must be able to
     is_remembered: bool = True  # the run is imported into the history when it ends
 
     def describe(self, select: Selection) -> str:
@@ -43,4 +45,5 @@ class NightlyOptions:
         words += [f"-m {self.marker}"] if self.marker else []
         words += [f"--xtf {self.xtf}"] if self.xtf else []
         words += [f"--repeat {self.repeat}"] if self.repeat > 1 else []
+        words += ["--coverage"] if self.coverage else []
         return " ".join(words)

@@ -21,7 +21,7 @@ from lab.reporting.site_places import INDEX, RunPages, good_page
 from lab.reporting.words import area_of
 from lab.results.failures import failure_of
 from lab.results.record import TestResult, Verdict
-from lab.results.run_folder import RunFolder, visible_line
+from lab.results.run_folder import COVERAGE_PAGE, RunFolder, visible_line
 from lab.results.summary import RunSummary
 
 PAGE_LIMIT = 250_000  # characters of results on one page; with its frame a page stays below 300 KB
@@ -109,7 +109,7 @@ def _summary(folder: Path, state: str) -> RunSummary:
 def state_of(folder: Path) -> str:
     """Changes whenever what is shown of a run does."""
     found = []
-    for name in ("run.json", "builds.json", "results.jsonl"):
+    for name in ("run.json", "builds.json", "results.jsonl", COVERAGE_PAGE):
         try:
             state = (folder / name).stat()
             found.append(f"{state.st_mtime_ns}:{state.st_size}")
@@ -233,6 +233,7 @@ class _Pages:
         faults.sort(key=lambda fault: (-fault.verdict.severity, -len(fault.results)))
         files = [(name, self._file(name)) for name in (html.NAME, junit.NAME) if (summary.path / name).is_file()]
         files += [("raw consoles", self._file("cases"))] if (summary.path / "cases").is_dir() else []
+        files += [("coverage", self._file(COVERAGE_PAGE))] if (summary.path / COVERAGE_PAGE).is_file() else []
         values = {
             "builds": builds,
             "areas": _areas(summary),

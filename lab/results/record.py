@@ -42,6 +42,7 @@ NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, an
 
 PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes
 
+COVERAGE = "coverage"  # the phase in which counters are set to 0 or read
 ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
 
 
@@ -108,6 +109,8 @@ class TestResult:
     consoles: Mapping[str, str] = field(default_factory=dict)  # board -> slice file, relative to run folder
     pictures: Mapping[str, str] = field(default_factory=dict)  # title -> SVG file, relative to run folder
     fingerprint: str = ""  # of the crash that decided: digits and a label; the same crash has the same one
+    counters: Mapping[str, str] = field(default_factory=dict)  # board -> what it executed; relative to run folder
+    not_read: Mapping[str, str] = field(default_factory=dict)  # board -> why its counters are not there
     proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
 
     @property
@@ -144,6 +147,7 @@ class RunHeader:
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
     repeat: Annotated[int, Between(1, REPEATS)] = 1  # attempts that were asked for at each case
+    counts: bool = False  # what each case executes is kept: lab.coverage
     root: str | None = None  # folder that the node ids are relative to; None: the cases that xenlab ships
 
     def cases_root(self) -> Path:

@@ -6,6 +6,7 @@
     builds.json                          what each build is: build id, version, key, source
     results.jsonl                        one TestResult a line, appended by all workers of the run
     cases/<slug>/[<build>/]<attempt>/    what a case leaves: console slices, pictures
+    coverage/                            the sources with what was executed, if `xenlab coverage --html` was asked
     lock                                 held (shared) by whoever writes to the run
 
 A result is on the disk when :meth:`RunFolder.append` returns. Readers need no lock, and pass over a line that
@@ -38,6 +39,7 @@ from lab.results.summary import Missing, RunSummary, due, final, missing
 log = logging.getLogger(__name__)
 
 HEADER, LOCK = "run.json", "lock"
+COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
 
 
