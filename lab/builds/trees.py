@@ -278,6 +278,24 @@ def _repository(location: str) -> Path:
     return paths.cache() / "git" / (hashlib.sha256(location.encode()).hexdigest()[:16] + ".git")
 
 
+def fetched(location: str, say: Callable[[str], None] = log.warning) -> Path:
+    """The repository on this machine with what ``location`` has now: the clone itself, or the mirror of a URL.
+
+    :param say: is told when a URL does not answer, and what was fetched of it before is used.
+    :raises BenchError: the URL does not answer, and nothing of it is here.
+    """
+    repository = _repository(location)
+    if "://" in location and (trouble := _refresh(location, repository, say)):
+        say(f"no network: using what was fetched of {location} on {_fetched_on(repository)} ({trouble})")
+    return repository
+
+
+def _fetched_on(mirror: Path) -> str:
+    noted = mirror / _FETCHED
+    when = (noted if noted.exists() else mirror / "HEAD").stat().st_mtime  # older mirrors have no note
+    return time.strftime("%Y-%m-%d", time.localtime(when))
+
+
 def _resolve(source: Git, say: Callable[[str], None]) -> str:
     """The commit that the source's revision names now; the one that it is bound to, if any."""
     location, revision = source.location, source.commit or source.revision
@@ -291,10 +309,7 @@ def _resolve(source: Git, say: Callable[[str], None]) -> str:
     if not commit:
         raise UsageError(f"{location}: no revision {revision!r} there")
     if trouble:
-        noted = repository / _FETCHED
-        fetched = (noted if noted.exists() else repository / "HEAD").stat().st_mtime  # older mirrors have no note
-        day = time.strftime("%Y-%m-%d", time.localtime(fetched))
-        say(f"no network: using {commit[:12]} of {revision}, fetched on {day} ({trouble})")
+        say(f"no network: using {commit[:12]} of {revision}, fetched on {_fetched_on(repository)} ({trouble})")
     return commit
 
 

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lab import builds
-from lab.base import paths, shape
+from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.builds import recipes
+from lab.builds import recipes, trees
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import Git
 from lab.night import nightly, planning
@@ -343,7 +343,12 @@ class _Revisions:
         temporary = self._git_directory.with_suffix(".making")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            run(["git", "clone", "-q", "--bare", "--", self._location, str(temporary)], timeout=GIT_LIMIT)
+            source = str(trees.fetched(self._location))
+            run(
+                ["git", "clone", "-q", "--bare", "--", source, str(temporary)],
+                timeout=GIT_LIMIT,
+                needs=processes.NETWORK,
+            )
         except CommandError as error:
             raise UsageError(f"{self._location}: cannot be cloned: {error}") from None
         temporary.rename(self._git_directory)
