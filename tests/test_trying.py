@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from test_builds import _commit, _git, fragments, tree  # noqa: F401  # fixtures
 
-from lab import builds
+from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.builds import series
-from lab.night import trying
-from lab.night.options import NightlyOptions
+from lab.night import nightly, trying
+from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.night.trying import Asked
 from lab.reporting.reply import Outcome
 from lab.results.record import RunHeader, TestResult, Verdict
@@ -160,3 +160,20 @@ def test_a_mail_is_decoded(tmp_path: Path) -> None:
     found = series.read(str(tmp_path / "one.mbox"), tmp_path / "patches")
     assert found.subject == "x86: f\u00fcr all"
     assert found.patches[0].file.read_text(encoding="utf-8").endswith("-a=1\n+a=2\n")
+
+
+def test_a_build_whose_source_cannot_be_had_leaves_the_others_to_run(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = repository.parent
+    (folder / "gone.yaml").write_text("source:\n  git: {url: 'file:///nowhere/xen.git'}\n", encoding="utf-8")
+    monkeypatch.setattr(nightly, "prepare", lambda *_: None)  # no board is needed for this
+    header = RunHeader("r", time.time(), "quick", ("gone", "own"), {}, CASES[:1], ())
+    run = RunFolder.create(folder / "run", header)
+    run.write_builds({name: {"recipe": str(folder / f"{name}.yaml")} for name in header.builds})
+    night = nightly.Night(NightlyOptions(), inventory.load(VIRTUAL_LAB), run, [])
+    night._set_up()
+    [missing] = run.results()
+    assert (missing.verdict, missing.build, missing.case) == (Verdict.MISS, "gone", nightly.BUILD_CASE)
+    assert "nothing of it was fetched before" in missing.reason
+    assert night._builds == ("own",) and run.sources()["own"].branch == "main"

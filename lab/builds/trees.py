@@ -260,7 +260,7 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
             for dry in (("--dry-run",), ()):  # a patch that applies only in part would leave a tree that is neither
                 run([*_PATCH, "--forward", *dry, "-i", str(patch)], cwd=root, timeout=60)
         except CommandError as error:
-            raise blame.of_build(error, f"{patch}: does not apply", root) from None
+            raise blame.of_build(error, f"{patch}: {blame.DOES_NOT_APPLY}", root) from None
 
 
 # git

@@ -172,8 +172,8 @@ class _Trial:
 
     def _find_fault(self, bad: int) -> None:
         """Find a patch with which the tree does not compile and without which it does, unless it is known by now."""
-        if bad not in self.failures:
-            return  # a patch that does not apply is named by patch(1)
+        if bad not in self.failures or not reply.compiles_not(self.failures[bad]):
+            return  # patch(1) names the patch that does not apply
         good = 0
         while bad - good > 1:
             middle = (good + bad) // 2

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import BuildFailed
-from lab.history.gate import Comparison, Finding
+from lab.builds import blame
+from lab.history.gate import UNCOUNTED, Comparison, Finding
 from lab.history.regression import Change
 from lab.reporting.words import short_name, some_of
 from lab.results.record import Verdict
@@ -57,9 +58,7 @@ class Outcome:
         if self.found is None:
             return "; ".join(broken)
         new = len(self.found.of(Change.NEW_FAILURE))
-        counted = sum(
-            one.change not in (Change.MISSING, Change.NOT_COUNTED, Change.SKIPPED) for one in self.found.findings
-        )
+        counted = sum(one.change not in UNCOUNTED for one in self.found.findings)
         words = [f"{new} new failure{'s' * (new > 1)}" if new else f"no new failure in {counted} cases"]
         if not counted:
             words = ["no verdict: no case passed or failed"]
@@ -78,7 +77,8 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield ""
     yield f"I ran this series through xenlab: {outcome.verdict}."
     yield ""
-    yield from _field("series", f'{len(outcome.steps)} patches, the last one "{outcome.steps[-1].subject}"')
+    number = len(outcome.steps)
+    yield from _field("series", f'{number} patch{"es" * (number > 1)}, the last one "{outcome.steps[-1].subject}"')
     yield from _field("base", outcome.base)
     yield from _field("built as", outcome.settings)
     if run := outcome.run:
@@ -118,8 +118,13 @@ def _counted(run: RunSummary, build: str) -> str:
     return ", ".join(f"{numbers[verdict]} {verdict}" for verdict in Verdict if numbers[verdict]) or "no result"
 
 
-def _how(failure: BuildFailed | None) -> str:
-    return "does not apply" if failure and "does not apply" in failure.what else "does not compile"
+def compiles_not(failure: BuildFailed) -> bool:
+    """Whether the compiler refused the source; else patch(1) refused a patch."""
+    return not failure.what.endswith(blame.DOES_NOT_APPLY)
+
+
+def _how(failure: BuildFailed) -> str:
+    return "does not compile" if compiles_not(failure) else blame.DOES_NOT_APPLY
 
 
 def _of_step(step: Step) -> str:
