@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab import builds
+from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, BuildFailed, UsageError
 from lab.builds import recipes, series
@@ -23,7 +23,7 @@ from lab.history.gate import Comparison
 from lab.history.records import Selected
 from lab.history.regression import Change
 from lab.history.store import History
-from lab.night import nightly
+from lab.night import nightly, planning
 from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
 from lab.reporting import html, reply
 from lab.reporting.reply import Outcome, Step
@@ -58,6 +58,12 @@ def command(asked: Asked, say: Callable[[str], None]) -> int:
     :raises BenchError: the base cannot be had or does not compile itself.
     """
 
+    options = _options(asked)
+    lab = inventory.load(asked.inventory)  # a mistake there, or in the cases, is said before anything is built
+    select = asked.select or ("quick" if lab.is_virtual else "full")
+    if not planning.collect(options, select):
+        raise UsageError(planning.none_found(options, select))
+
     def make(recipe: str) -> Build:
         return builds.make(recipe, progress=say)
 
@@ -91,6 +97,10 @@ def find(asked: Asked, make: Maker, runner: Runner, say: Callable[[str], None]) 
         say(f"report: {outcome.run.path / html.NAME}")
     say(f"reply:  {folder / REPLY}")
     return outcome
+
+
+def _options(asked: Asked) -> NightlyOptions:
+    return NightlyOptions(paths=asked.paths, keyword=asked.keyword, select=asked.select, inventory=asked.inventory)
 
 
 def _remove(folder: Path) -> None:
@@ -197,16 +207,9 @@ class _Trial:
 
 def _run(asked: Asked, trial: _Trial, built: Sequence[str], runner: Runner) -> Outcome:
     """Run the cases on all builds; run those that fail anew once more, on all of them."""
-    options = NightlyOptions(
-        paths=asked.paths,
-        keyword=asked.keyword,
-        select=asked.select,
-        inventory=asked.inventory,
-        builds=tuple(str(trial.folder / f"{name}.yaml") for name in built),
-        output=trial.folder / "run",
-        is_remembered=False,
-    )
     folders = [trial.folder / "run"]
+    files = tuple(str(trial.folder / f"{name}.yaml") for name in built)
+    options = replace(_options(asked), builds=files, output=folders[0], is_remembered=False)
     _done(runner, options)
     history = History(f"sqlite:///{trial.folder / 'history.sqlite'}")
     whole, single = _compared(history, folders)
