@@ -84,18 +84,20 @@ def tried(given: str, on: str, *, each: bool = False) -> tuple[Outcome, str]:
 
 
 def test_the_patch_that_breaks_32_bit_guests_is_named(repository: Path) -> None:
-    file = mbox(repository, TIDY, BREAKS, STILL)
+    file = mbox(repository, TIDY, TIDY + "int b;\n", BREAKS, STILL)
     outcome, said = tried(str(file), str(repository.parent / "own.yaml"), each=True)
-    assert (outcome.status, outcome.verdict) == (1, "1 new failure")
+    assert outcome.run and (outcome.status, outcome.verdict) == (1, "1 new failure")
     assert "Subject: Re: x86: steps\n" in said and "test_pv32_runs [c]\n    set-timer: error=0 (assertion)" in said
     assert "failed 2 of 2; passed 2 of 2" in " ".join(said.split()), "each new failure is tried once more"
-    by_patch = said.partition("Each patch against the tree before it:\n")[2].splitlines()[:6]
+    again = RunFolder.open(outcome.run.path.with_name("again"))
+    assert again.header().builds == ("base", "up-to-2", "up-to-3", "series"), "on the builds that it rests on"
+    by_patch = said.partition("Each patch against the tree before it:\n")[2].splitlines()[2:8]
     assert [line.strip() for line in by_patch] == [
-        "1/3 x86: step 1",
+        "2/4 x86: step 2",
         "no new failure",
-        "2/3 x86: step 2",
+        "3/4 x86: step 3",
         "1 new failure: test_pv32_runs",
-        "3/3 x86: step 3",
+        "4/4 x86: step 4",
         "no new failure",
     ]
 

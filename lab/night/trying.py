@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 
 from lab import builds, inventory
@@ -206,7 +207,7 @@ class _Trial:
 
 
 def _run(asked: Asked, trial: _Trial, built: Sequence[str], runner: Runner) -> Outcome:
-    """Run the cases on all builds; run those that fail anew once more, on all of them."""
+    """Run the cases on all builds; run those that fail anew once more, on the builds that their judgement rests on."""
     folders = [trial.folder / "run"]
     files = tuple(str(trial.folder / f"{name}.yaml") for name in built)
     options = replace(_options(asked), builds=files, output=folders[0], is_remembered=False)
@@ -215,15 +216,19 @@ def _run(asked: Asked, trial: _Trial, built: Sequence[str], runner: Runner) -> O
     whole, single = _compared(history, folders)
     if new := {one.series.case for of in (whole, *single.values()) for one in of.of(Change.NEW_FAILURE)}:
         root = RunFolder.open(folders[0]).header().cases_root()
-        paths = tuple(str(root / case) for case in sorted(new))
+        cases = tuple(str(root / case) for case in sorted(new))
+        steps = [pair for pair in pairwise(built) if single[pair[1]].of(Change.NEW_FAILURE)]
+        involved = {BASE, WHOLE, *chain.from_iterable(steps)}
+        files = tuple(file for name, file in zip(built, files, strict=True) if name in involved)
         folders.append(trial.folder / "again")
-        _done(runner, replace(options, paths=paths, keyword="", select="weekly", output=folders[1]))
+        again = replace(options, paths=cases, keyword="", select="weekly", builds=files, output=folders[1])
+        _done(runner, again)
         whole, single = _compared(history, folders)
     outcome = trial.outcome()
-    steps = outcome.steps
+    judged = outcome.steps
     if asked.each:
-        steps = tuple(replace(step, found=single.get(trial.name(step.number))) for step in steps)
-    return replace(outcome, steps=steps, run=RunFolder.open(folders[0]).summary(), found=whole)
+        judged = tuple(replace(step, found=single.get(trial.name(step.number))) for step in judged)
+    return replace(outcome, steps=judged, run=RunFolder.open(folders[0]).summary(), found=whole)
 
 
 def _done(runner: Runner, options: NightlyOptions) -> None:
@@ -240,5 +245,5 @@ def _compared(history: History, folders: Sequence[Path]) -> tuple[Comparison, Ma
     if missing := [name for name in header.builds if name not in by_name]:
         raise BenchError(f"nothing is known of {', '.join(missing)}: the run did not come to it: {folders[0]}")
     ran = [by_name[name] for name in header.builds]
-    single = {new.build.line: gate.compare(history, new, base) for base, new in zip(ran, ran[1:], strict=False)}
+    single = {new.build.line: gate.compare(history, new, base) for base, new in pairwise(ran)}
     return gate.compare(history, ran[-1], ran[0]), single
