@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import pydantic
+import yaml
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import LineCol
@@ -20,6 +21,8 @@ from lab.base.errors import UsageError
 
 Key = Sequence[str | int]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+
+_DEEPEST = 100  # lists and mappings within each other
 
 
 class Strict(pydantic.BaseModel):
@@ -88,7 +91,10 @@ def read_yaml(file: Path) -> object:
     :raises UsageError: unreadable, not YAML, nested too deeply, or a key twice.
     """
     try:
-        tree = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if _is_too_deep(text):
+            raise RecursionError
+        tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:  # duplicate keys are among these
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -112,6 +118,22 @@ def read_mapping(file: Path) -> dict[str, object]:
     if not isinstance(tree, dict):
         raise UsageError(f"{file}:1: must be a mapping (key: value)")
     return tree
+
+
+def _is_too_deep(text: str) -> bool:
+    """Whether lists and mappings are nested deeper than any file of ours; ruamel's time grows with the square of it."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _DEEPEST:
+                return True
+    except yaml.YAMLError:  # ruamel says what is wrong, by its line
+        return False
+    return False
 
 
 def _first_line(said: object) -> str:
