@@ -12,7 +12,7 @@ import pytest
 
 from lab import builds
 from lab.base import paths
-from lab.base.errors import BuildFailed, UsageError
+from lab.base.errors import BenchError, BuildFailed, UsageError
 from lab.builds import apt, blame, elf, kconfig, matrix, recipes, tools, trees
 from lab.builds.command import CommandError
 
@@ -79,10 +79,13 @@ def test_another_architecture_is_asked_for_whatever_the_machine_is_limited_to(tm
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_shipped_recipe_can_be_read(name: str) -> None:
+def test_every_shipped_recipe_can_be_read(name: str, tmp_path: Path) -> None:
     found = builds.recipe(name)
     assert found.description
     kconfig.wishes(found.fragments)
+    written = tmp_path / f"{name}.yaml"
+    recipes.write(found, written)
+    assert builds.recipe(str(written)) == found
 
 
 def _recipe(tmp_path: Path, text: str) -> recipes.Recipe:
@@ -402,6 +405,40 @@ def test_a_build_knows_commit_subject_date_and_branch(tree: Path, fragments: Pat
 def test_a_debian_build_knows_its_package_and_version() -> None:
     source = recipes.DebianSource("xen", "4.17.5-1")
     assert trees.origin(source, trees.identify(source)).facts() == {"package": "xen", "version": "4.17.5-1"}
+
+
+def test_what_was_fetched_is_used_without_a_network_and_that_is_said(tree: Path, fragments: Path) -> None:
+    _git(tree, "checkout", "-q", "-b", "staging")
+    file = Path(_own(tree))
+    file.write_text(file.read_text().replace("path: xen.git", f"url: 'file://{tree}', revision: staging"))
+    before = builds.make(recipes.recipe(str(file), fragments=fragments))
+    tree.rename(tree.with_name("unplugged"))
+    said: list[str] = []
+    after = builds.make(recipes.recipe(str(file), fragments=fragments), progress=said.append)
+    assert (after.key, after.origin.branch) == (before.key, "staging")
+    commit, today = before.source.split()[-1], time.strftime("%Y-%m-%d")
+    assert said[0].startswith(f"build own: no network: using {commit[:12]} of staging, fetched on {today} (fatal: ")
+    never = recipes.Git(f"file://{tree}/never", "staging")
+    with pytest.raises(BenchError, match="nothing of it was fetched before: fatal: "):
+        trees.identify(never)
+
+
+def test_a_clone_stands_in_for_a_url(tree: Path, fragments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tree.parent / "gitconfig"
+    settings.write_text(f'[url "{tree}"]\n\tinsteadOf = https://host.invalid/xen.git\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    assert trees.identify(recipes.Git("https://host.invalid/xen.git", "HEAD")) == _make(tree, fragments).source
+
+
+def test_a_run_stays_with_its_commit_while_the_branch_moves_on(tree: Path, fragments: Path) -> None:
+    first = _make(tree, fragments)
+    (tree / "xen" / "other.c").write_text("int other(void) { return 2; }\n", encoding="utf-8")
+    _commit(tree)
+    own = recipes.recipe(_own(tree), fragments=fragments)
+    commit = first.facts()["source"]["commit"]  # type: ignore[index]
+    bound = builds.make(own, commit=commit)
+    assert (bound.key, bound.origin) == (first.key, first.origin)
+    assert builds.make(own).key != first.key
 
 
 def test_a_recipe_file_that_moves_keeps_its_name(tree: Path, tmp_path: Path) -> None:

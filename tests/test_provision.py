@@ -14,6 +14,8 @@ from lab import builds, inventory, provision
 from lab.base import paths
 from lab.base.wait import wait_until
 from lab.builds import Recipe
+from lab.inventory import ports
+from lab.provision import deployment, playbook
 
 BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
 FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload
@@ -143,3 +145,33 @@ def test_nothing_goes_on_when_the_runner_is_killed(tmp_path: Path) -> None:
         runner.kill()
         runner.wait()
     wait_until(lambda: not runs(), 3, "the command has ended")
+
+
+WHERE = """\
+- hosts: "{{ xenlab_boards }}"
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.assert: {that: ansible_port == 30020}
+    - delegate_to: localhost
+      ansible.builtin.assert: {that: ansible_port == 30020}
+"""
+
+
+def test_a_lab_with_other_ports_than_its_file_is_provisioned_there(tmp_path: Path, wanted: provision.Wanted) -> None:
+    lab = ports.moved(inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml"), 30000)
+    board = lab.boards["virt2"]
+    assert board.ssh_port == 30020
+    (tmp_path / "play.yaml").write_text(WHERE, encoding="utf-8")
+    problem, _ = playbook.play(
+        {
+            "private_data_dir": str(tmp_path),
+            "project_dir": str(tmp_path),
+            "playbook": "play.yaml",
+            "inventory": str(lab.path),
+            "extravars": deployment._variables([board], wanted, tmp_path, ["-F", "none"]),
+            "envvars": {"ANSIBLE_HOME": str(tmp_path / "ansible")},
+            "quiet": True,
+        }
+    )
+    assert problem is None

@@ -360,6 +360,17 @@ def test_other_things_among_the_runs_stay(homes: Path, monkeypatch: pytest.Monke
     assert (precious / "run.json").exists()
 
 
+def test_an_old_try_of_a_series_goes(homes: Path) -> None:
+    old, new = (homes / "state" / "tries" / name for name in ("old", "new"))
+    for folder in (old, new):
+        (folder / "run").mkdir(parents=True)
+        (folder / "reply.txt").write_text("Subject: Re: x86\n")
+    before = time.time() - (pruning.RUNS_DAYS + 1) * pruning.DAY
+    os.utime(old / "reply.txt", (before, before))
+    assert [line.partition("  ")[0] for line in pruning.prune()] == ["try old"]
+    assert not old.exists() and new.exists()
+
+
 def test_unused_builds_images_and_payloads_go(homes: Path) -> None:
     gone = [old_thing(homes, kind, "old", 31) for kind in ("builds", "images", "payloads")]
     kept = [old_thing(homes, kind, "new", 29) for kind in ("builds", "images", "payloads")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from lab.base.errors import BuildFailed, LabError
 from lab.builds.command import CommandError
 
+DOES_NOT_APPLY = "does not apply"  # how the message about a patch ends
 FREE_MIB = 16  # a disk with less than this is full
 # What a compiler, make or the C library print when the machine lets them down: gcc's driver ("internal compiler error",
 # "Killed signal terminated program"), clang ("PLEASE submit a bug report"), make ("Killed"), strerror(3), sh(1).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ from lab.base.errors import BenchError, UsageError
 from lab.builds import compiling, elf, gcov, kconfig, lock, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
-from lab.builds.recipes import DebianBinary, Prebuilt, Recipe
+from lab.builds.recipes import DebianBinary, Git, Prebuilt, Recipe
 from lab.builds.trees import Origin
 
 log = logging.getLogger(__name__)
@@ -110,8 +111,10 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -> Build:
+def make(name: str | Recipe, *, commit: str = "", progress: Callable[[str], None] | None = None) -> Build:
     """Give the build called ``name``: from the cache, or made now (about two minutes on two cores).
+
+    :param commit: of a recipe whose source is a repository, the commit to build, and not what its branch names now.
 
     Several processes may call this at once: one makes the build, the others wait for it. ``progress`` is called with
     short texts, about once a second.
@@ -122,14 +125,16 @@ def make(name: str | Recipe, *, progress: Callable[[str], None] | None = None) -
     """
     recipe = recipes.recipe(name) if isinstance(name, str) else name
     wanted = kconfig.wishes(recipe.fragments)
-    source = trees.identify(recipe.source)
+    if commit and isinstance(recipe.source, Git):
+        recipe = dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, commit=commit))
+    report = Paced(recipe.name, progress)
+    source = trees.identify(recipe.source, functools.partial(report, now=True) if progress else log.warning)
     origin = trees.origin(recipe.source, source)
     toolstack = tools.identify(recipe)
     key = _key(recipe, source, toolstack)
     directory = paths.cache() / "builds" / key
     if build := _kept(recipe, key, directory, origin):
         return build
-    report = Paced(recipe.name, progress)
     lock_file = directory.with_name(f"{key}.lock")
     with lock.held(lock_file, trees.LONGEST_BUILD, f"build {recipe.name} ({key})", has_to_go=lambda: True):
         if build := _kept(recipe, key, directory, origin):  # another process has made it meanwhile

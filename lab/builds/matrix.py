@@ -29,6 +29,7 @@ class Variant:
     build: str  # a recipe, by name or file
     xen_options: str = ""  # beside the lab's, the board's and the recipe's own
     needs: str = ""  # a capability that all boards must declare
+    commit: str = ""  # what the run resolved the recipe's revision to
 
     @classmethod
     def plain(cls, build: str) -> Variant:
@@ -41,9 +42,9 @@ class Variant:
         return facts | ({"xen options": self.xen_options} if self.xen_options else {})
 
     @classmethod
-    def of_facts(cls, name: str, facts: Mapping[str, str]) -> Variant:
-        """A variant from the facts of a run folder; without facts, a plain build."""
-        return cls(name, facts.get("recipe", name), facts.get("xen options", ""))
+    def of_facts(cls, name: str, facts: Mapping[str, str], commit: str | None = None) -> Variant:
+        """A variant from the facts of a run folder, and the commit noted there; without facts, a plain build."""
+        return cls(name, facts.get("recipe", name), facts.get("xen options", ""), commit=commit or "")
 
 
 def load(file: Path) -> tuple[Variant, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Protocol
 from urllib.parse import urlsplit
 
 import pydantic
+from ruamel.yaml import YAML
 
 from lab.base import paths
 from lab.base.errors import UsageError
@@ -35,6 +36,7 @@ class Git:
 
     location: str  # what git can clone
     revision: str
+    commit: str = ""  # the one that a run resolved ``revision`` to: it stays with that while the branch moves on
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,30 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
     if found.tools == "source" and not found.is_compiled:
         raise UsageError(f"{at(file, tree, ('tools',))}: only a build from source can have its tools from there")
     return found
+
+
+def write(recipe: Recipe, file: Path) -> None:
+    """Write a recipe as a file that :func:`recipe` reads back, all paths in it whole."""
+    data: dict[str, object] = {"source": _named(recipe.source), "description": recipe.description}
+    data |= {"config": recipe.config, "compiler": recipe.compiler, "xen_options": recipe.xen_options}
+    data |= {"fragments": [one.stem for one in recipe.fragments], "patches": [str(one) for one in recipe.patches]}
+    data["tools"] = recipe.tools if isinstance(recipe.tools, str) else list(recipe.tools)
+    with open(file, "w", encoding="utf-8") as out:
+        YAML().dump(data, out)
+
+
+def _named(source: Source) -> dict[str, object]:
+    match source:
+        case Git(location, revision, commit):
+            return {"git": {"url" if "://" in location else "path": location, "revision": commit or revision}}
+        case Tarball(path):
+            return {"tarball": str(path)}
+        case DebianSource() | DebianBinary():
+            key = "debian_source" if isinstance(source, DebianSource) else "debian_binary"
+            return {key: {"package": source.package, "version": source.version, "suite": source.suite}}
+        case Prebuilt(xen, symbols, version):
+            given = {"xen": str(xen), "version": version}
+            return {"prebuilt": given | ({"symbols": str(symbols)} if symbols else {})}
 
 
 class _Place(Protocol):

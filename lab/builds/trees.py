@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,12 @@ _OURS = ".xenlab-"  # how the names of our own notes in a tree begin
 _FACTS = ".xenlab-tree"
 _PATCHES = ".xenlab-patches"  # a folder of copies of what is applied now, in order
 _PATCH = ("patch", "-p1", "--batch", "--no-backup-if-mismatch")
+_FETCHED = "xenlab-fetched"  # in a mirror; its time is that of the last fetch
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LET_BE = (
+    300.0  # seconds for which a URL that did not answer is not asked again: where packets are dropped, it takes long
+)
+_silent: dict[str, tuple[float, str]] = {}  # such URLs: when they were asked (time.monotonic), and what git said
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +58,11 @@ def digest(*files: Path) -> str:
     return summed.hexdigest()
 
 
-def identify(source: Source) -> str:
+def identify(source: Source, say: Callable[[str], None] = log.warning) -> str:
     """Name the source to the byte, in one line. The network is used for a git URL or an unnamed version.
 
-    :raises BenchError: the repository or the package sources do not answer.
+    :param say: is told when a repository does not answer, and what was fetched of it before is used.
+    :raises BenchError: the package sources do not answer; or the repository does not, and nothing of it is here.
     :raises UsageError: no such revision.
     """
     match source:
@@ -63,8 +70,8 @@ def identify(source: Source) -> str:
             return f"debian-source {package} {version}"
         case DebianBinary(package, version, suite):
             return f"debian-binary {package} {version or PrivateApt(suite=suite).newest(package)}"
-        case Git(location, revision):
-            return f"git {_resolve(location, revision)}"
+        case Git():
+            return f"git {_resolve(source, say)}"
         case Tarball(path):
             return f"tarball {digest(path)}"
         case Prebuilt(xen, symbols, version):
@@ -253,7 +260,7 @@ def _patch(root: Path, patches: tuple[Path, ...]) -> None:
             for dry in (("--dry-run",), ()):  # a patch that applies only in part would leave a tree that is neither
                 run([*_PATCH, "--forward", *dry, "-i", str(patch)], cwd=root, timeout=60)
         except CommandError as error:
-            raise blame.of_build(error, f"{patch}: does not apply", root) from None
+            raise blame.of_build(error, f"{patch}: {blame.DOES_NOT_APPLY}", root) from None
 
 
 # git
@@ -271,15 +278,38 @@ def _repository(location: str) -> Path:
     return paths.cache() / "git" / (hashlib.sha256(location.encode()).hexdigest()[:16] + ".git")
 
 
-def _resolve(location: str, revision: str) -> str:
-    """The commit that ``revision`` names now."""
+def fetched(location: str, say: Callable[[str], None] = log.warning) -> Path:
+    """The repository on this machine with what ``location`` has now: the clone itself, or the mirror of a URL.
+
+    :param say: is told when a URL does not answer, and what was fetched of it before is used.
+    :raises BenchError: the URL does not answer, and nothing of it is here.
+    """
     repository = _repository(location)
-    is_mirror = "://" in location
-    if is_mirror and not (_COMMIT.fullmatch(revision) and _commit(repository, revision)):
-        _refresh(location, repository)
+    if "://" in location and (trouble := _refresh(location, repository, say)):
+        say(f"no network: using what was fetched of {location} on {_fetched_on(repository)} ({trouble})")
+    return repository
+
+
+def _fetched_on(mirror: Path) -> str:
+    noted = mirror / _FETCHED
+    when = (noted if noted.exists() else mirror / "HEAD").stat().st_mtime  # older mirrors have no note
+    return time.strftime("%Y-%m-%d", time.localtime(when))
+
+
+def _resolve(source: Git, say: Callable[[str], None]) -> str:
+    """The commit that the source's revision names now; the one that it is bound to, if any."""
+    location, revision = source.location, source.commit or source.revision
+    repository = _repository(location)
+    trouble: str | None = None
+    if "://" in location and not (_COMMIT.fullmatch(revision) and _commit(repository, revision)):
+        trouble = _refresh(location, repository, say)
     commit = _commit(repository, revision)
+    if not commit and trouble:
+        raise BenchError(f"{location}: no revision {revision!r} in what was fetched before, and no network: {trouble}")
     if not commit:
         raise UsageError(f"{location}: no revision {revision!r} there")
+    if trouble:
+        say(f"no network: using {commit[:12]} of {revision}, fetched on {_fetched_on(repository)} ({trouble})")
     return commit
 
 
@@ -295,20 +325,40 @@ def _commit(repository: Path, revision: str) -> str:
         return ""
 
 
-def _refresh(url: str, mirror: Path) -> None:
+def _refresh(url: str, mirror: Path, say: Callable[[str], None]) -> str | None:
+    """Fetch all branches and tags. Returns None, or why that failed, where something was fetched before.
+
+    :raises BenchError: the repository does not answer, and nothing of it is here.
+    """
+
     def is_gone() -> bool:
         return not mirror.exists()
 
     with lock.held(mirror.with_suffix(".lock"), LONGEST_BUILD, f"mirror {mirror}", has_to_go=is_gone):
         if mirror.exists():
+            asked, trouble = _silent.get(url, (0.0, ""))
+            if trouble and time.monotonic() - asked < _LET_BE:
+                return trouble
             try:
                 _git("-C", str(mirror), "fetch", "--quiet", "--prune", "origin", timeout=600)
             except CommandError as error:
-                log.warning("%s: using what was fetched before: %s", url, error)
-            return
+                _silent[url] = (time.monotonic(), error.cause or error.what)
+                return _silent[url][1]
+            (mirror / _FETCHED).touch()
+            return None
+        say(f"fetching {url} for the first time")
         with tempfile.TemporaryDirectory(dir=mirror.parent, prefix="cloning-") as scratch:
-            _git("clone", "--quiet", "--mirror", url, f"{scratch}/mirror", timeout=1800)
+            try:
+                _git("clone", "--quiet", "--mirror", url, f"{scratch}/mirror", timeout=1800)
+            except CommandError as error:
+                raise BenchError(
+                    f"{url}: cannot be fetched, and nothing of it was fetched before: {error.cause or error.what}\n"
+                    f"  a clone on this machine can stand in for it:"
+                    f" git config --global url.CLONE.insteadOf {url} (docs/builds.md)"
+                ) from None
+            Path(scratch, "mirror", _FETCHED).touch()
             os.rename(f"{scratch}/mirror", mirror)
+    return None
 
 
 def _check_out(

@@ -324,7 +324,7 @@ class Rig:
 def variant_of(folder: RunFolder, build: str) -> Variant:
     """The variant that a run calls ``build``; outside the run's builds, the build of that name or recipe file."""
     facts = folder.builds().get(build)
-    return Variant.plain(build) if facts is None else Variant.of_facts(build, facts)
+    return Variant.plain(build) if facts is None else Variant.of_facts(build, facts, folder.sources()[build].commit)
 
 
 def take(
@@ -346,7 +346,8 @@ def take(
     payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
     if xtf_directory:
         payloads |= xtf.payloads(Path(xtf_directory))
-    wanted = provision.Wanted(builds.make(variant.build, progress=progress), variant.xen_options, payloads)
+    build = builds.make(variant.build, commit=variant.commit, progress=progress)
+    wanted = provision.Wanted(build, variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
 

@@ -145,6 +145,17 @@ def judge(
 
 
 @app.command(rich_help_panel=READ)
+def findings(as_json: AsJson = False) -> None:
+    """List the findings in Xen: on which releases each was seen, and the page that tells it."""
+    from lab.reporting import findings as known
+
+    if as_json:
+        show_json({"findings": known.seen()})
+    else:
+        typer.echo("\n".join(known.table()))
+
+
+@app.command(rich_help_panel=READ)
 def accept(build: Annotated[str, typer.Argument(metavar="BUILD", help=BUILD_HELP)]) -> None:
     """Make a build the baseline of its line."""
     from lab.history.store import History

@@ -168,6 +168,51 @@ def bisect(words: Bisect) -> None:
     raise typer.Exit(bisection.command(asked, typer.echo))
 
 
+@dataclass(frozen=True)
+class Try:
+    """The words of ``xenlab try``."""
+
+    series: Annotated[
+        str, typer.Argument(metavar="SERIES", help="An mbox, a folder of patches, or commits: A..B, or DIR:A..B.")
+    ]
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="PATHS", help="Cases, as pytest takes them; default: all.")
+    ] = None
+    on: Annotated[
+        str, typer.Option(metavar="NAME", help="Build to patch; default: upstream, for commits what they stand on.")
+    ] = ""
+    each: Annotated[bool, typer.Option("--each", help="Run each patch, not the whole series alone.")] = False
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    select: Annotated[
+        Selection | None, typer.Option(help="How much; default: quick on virtual boards, full on machines.")
+    ] = None
+    inventory: Inventory = VIRTUAL_LAB
+    ports: Ports = ""
+
+
+@app.command("try", rich_help_panel=RUN)
+@taking(Try)
+def try_series(words: Try) -> None:
+    """Try a patch series: run the same cases without and with it, and write the reply."""
+    from lab.cli.leased import move_ports
+    from lab.night import trying
+    from lab.selfcheck.doctor import demand_packages
+
+    demand_packages()
+    if words.ports:
+        move_ports(words.inventory, words.ports)
+    asked = trying.Asked(
+        series=words.series,
+        on=recipe(words.on),
+        paths=tuple(located(path) for path in words.cases or ()),
+        keyword=words.keyword,
+        select=words.select,
+        inventory=words.inventory,
+        each=words.each,
+    )
+    raise typer.Exit(trying.command(asked, typer.echo))
+
+
 def _to_stderr(text: str) -> None:
     typer.echo(text, err=True)
 

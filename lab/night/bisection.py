@@ -20,14 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from lab import builds
-from lab.base import paths, shape
+from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.base.files import read_mapping
+from lab.builds import recipes, trees
 from lab.builds.command import CommandError, run
-from lab.builds.recipes import RECIPES, Git
+from lab.builds.recipes import Git
 from lab.night import nightly, planning
 from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions
 from lab.night.workers import root_of
@@ -345,7 +343,12 @@ class _Revisions:
         temporary = self._git_directory.with_suffix(".making")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            run(["git", "clone", "-q", "--bare", "--", self._location, str(temporary)], timeout=GIT_LIMIT)
+            source = str(trees.fetched(self._location))
+            run(
+                ["git", "clone", "-q", "--bare", "--", source, str(temporary)],
+                timeout=GIT_LIMIT,
+                needs=processes.NETWORK,
+            )
         except CommandError as error:
             raise UsageError(f"{self._location}: cannot be cloned: {error}") from None
         temporary.rename(self._git_directory)
@@ -364,16 +367,9 @@ class _Revisions:
 
     def recipe(self, revision: str) -> str:
         """Write the recipe with this revision as its source. Returns the file."""
-        base = builds.recipe(self._asked.recipe)
-        name = self._asked.recipe
-        data = dict(read_mapping(Path(name) if name.endswith(".yaml") else RECIPES / f"{name}.yaml"))
-        key = "url" if re.match(r"\w+://", self._location) else "path"
-        data |= {"source": {"git": {key: self._location, "revision": revision}}, "config": base.config}
-        if base.patches:
-            data["patches"] = [str(patch) for patch in base.patches]
         file = self._folder / f"bisect-{revision[:12]}.yaml"
-        with open(file, "w", encoding="utf-8") as out:
-            YAML().dump(data, out)
+        base = builds.recipe(self._asked.recipe)
+        recipes.write(replace(base, source=Git(self._location, revision)), file)
         return str(file)
 
     def step(self, good: str, bad: str, judged: Mapping[str, Judged]) -> str | tuple[str, ...]:

@@ -187,14 +187,15 @@ class Night:
         """Make what the run needs. A build that fails is left out, and has a FAIL of its own."""
         with self._phase("set-up"):
             noted = self.folder.builds()
-            variants = [Variant.of_facts(name, noted.get(name, {})) for name in self._builds]
+            commits = {name: source.commit for name, source in self.folder.sources().items()}
+            variants = [Variant.of_facts(name, noted.get(name, {}), commits.get(name)) for name in self._builds]
             prepare(self._lab, self._say.note)
             made: dict[str, Build] = {}
-            failed: dict[str, BuildFailed] = {}
-            for recipe in dict.fromkeys(variant.build for variant in variants):
+            failed: dict[str, BuildFailed | BenchError] = {}
+            for recipe, commit in {variant.build: variant.commit for variant in variants}.items():
                 try:
-                    made[recipe] = builds.make(recipe, progress=self._say.note)
-                except BuildFailed as error:
+                    made[recipe] = builds.make(recipe, commit=commit, progress=self._say.note)
+                except (BuildFailed, BenchError) as error:
                     failed[recipe] = error
             if self._header.counts:
                 for build in made.values():
@@ -206,7 +207,7 @@ class Night:
                     self._note_failed_build(one, failed[one.build])
             self._builds = tuple(one.name for one in variants if one.build in made)
 
-    def _note_failed_build(self, variant: Variant, error: BuildFailed) -> None:
+    def _note_failed_build(self, variant: Variant, error: BuildFailed | BenchError) -> None:
         decision = verdicts.decide(verdicts.Observation(error))
         before = [one for one in self.folder.results() if (one.case, one.build) == (BUILD_CASE, variant.name)]
         result = TestResult(
@@ -224,7 +225,7 @@ class Night:
         )
         self.folder.append(result)
         self._show_new()
-        self._note(f"no case ran with {variant.name}: {error.what}")
+        self._note(f"no case ran with {variant.name}: {str(error).splitlines()[0]}")
 
     @contextmanager
     def _crew(self) -> Iterator[Crew]:

@@ -106,6 +106,9 @@ def _variables(
     return {
         "xenlab_boards": ",".join(board.name for board in boards),
         "xenlab_staged": str(staged),
+        # The inventory file has a lab's own ports; this lab's may be elsewhere (`--ports`).
+        "ansible_port": "{{ xenlab_ports[inventory_hostname] }}",
+        "xenlab_ports": {board.name: board.ssh_port for board in boards},
         "xenlab_build": wanted.build.name,
         "xenlab_ssh": shlex.join(["ssh", *ssh_words]),
         "xenlab_xen_options": {board.name: wanted.command_line(board) for board in boards},

@@ -43,11 +43,11 @@ class Known:
         return self.of(version, cell).get(check)
 
     def of(self, version: str, cell: str) -> dict[str, str]:
-        """The known findings of a cell on a version such as 4.17.5, by check."""
+        """The known findings of a cell on a version such as 4.17.5 or 4.23-unstable, by check."""
         return {
             check: finding
             for (release, of_cell, check), finding in self.entries.items()
-            if of_cell == cell and (version == release or version.startswith(f"{release}."))
+            if of_cell == cell and (version == release or version.startswith((f"{release}.", f"{release}-")))
         }
 
 
