@@ -11,6 +11,7 @@ from lab.base import paths
 Selection = Literal["quick", "full", "weekly"]
 DEFAULT_BUILD = "pv32-debug"
 NAMED = 3  # files and cases in a heading
+COUNTED_LAB = paths.INVENTORY / "counted.yaml"  # boards for figures of performance
 VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 
 
