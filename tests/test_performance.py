@@ -19,6 +19,8 @@ from lab.night import nightly, performance
 from lab.night.options import COUNTED_LAB, NightlyOptions
 from lab.night.performance import Asked
 from lab.results.record import Verdict
+from lab.selfcheck import slower
+from lab.selfcheck.mutant_manifest import Slower
 from lab.virtual import qemu
 from lab.xen import costs
 from lab.xen.payloads import PayloadLine, parse_line
@@ -160,6 +162,27 @@ def test_what_a_payload_says_of_a_cost_is_read() -> None:
     line = parse_line("XL cost-page-fault INFO ticks=102400 rounds=128 agree=8 of=9 most=130000")
     assert isinstance(line, PayloadLine)
     (cost,) = costs.read([line])
-    assert (cost.name, cost.ticks, cost.rounds, cost.is_undisturbed) == ("page_fault", 102400, 128, True)
+    assert (cost.name, cost.ticks, cost.rounds, cost.is_undisturbed()) == ("page_fault", 102400, 128, True)
     with pytest.raises(ProductFailure, match="cost-grant-error: error=-1"):
         costs.read([line, PayloadLine("cost-grant-error", "FAIL", "error=-1")])
+
+
+@pytest.mark.parametrize(
+    ("hypercall", "cpuid", "outcome"),
+    [
+        ((412.0, 412.0), (900.0, 900.0), "caught"),
+        ((400.0, 400.0), (900.0, 900.0), "missed"),
+        ((412.0, 412.0), (990.0, 990.0), "turned red"),
+        ((412.0,), (900.0, 900.0), "not judged"),
+    ],
+)
+def test_a_slower_build_is_caught_by_its_figure_and_by_no_other(
+    hypercall: tuple[float, ...], cpuid: tuple[float, ...], outcome: str, tmp_path: Path
+) -> None:
+    slow = Slower("performance", "one", "why it is slow", ("pv64_hypercall",), "_ping$", "release", tmp_path)
+    found = (
+        compare("pv64_hypercall_instructions", "small", (400.0, 400.0), hypercall, is_count=True),
+        compare("pv64_cpuid_instructions", "small", (900.0, 900.0), cpuid, is_count=True),
+        compare("pv64_ping_instructions", "small", (5000.0, 5000.0), (6000.0, 6000.0), is_count=True),
+    )
+    assert slower.judge(slow, performance.Report(("a", "b"), found, (), tmp_path))[0] == outcome
