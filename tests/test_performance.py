@@ -106,7 +106,7 @@ def test_runs_alternate_with_the_order_swapped_and_end_when_all_is_decided(
         return 0
 
     monkeypatch.setattr(nightly, "run", run)
-    runs = performance._measured(small, Asked("a", "b"), tmp_path)
+    runs = performance._measured(small, asked=Asked("a", "b"), folder=tmp_path, sides="")
     assert order == list("abba") + list("ab"), "undecided after two pairs, and three are the most"
     (only,) = performance.judged(small, runs)
     assert (only.old, only.new, only.verdict) == ((400.0, 420.0, 400.0), (410.0, 430.0, 410.0), Change.UNDECIDED)

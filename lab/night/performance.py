@@ -11,9 +11,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lab import builds, inventory
@@ -21,7 +22,7 @@ from lab.base import paths
 from lab.base.errors import BenchError, LabError, UsageError
 from lab.history import figures
 from lab.history.figures import Change, Compared
-from lab.inventory import BoardSpec
+from lab.inventory import BoardSpec, Lab
 from lab.night import nightly
 from lab.night.lab_services import in_use
 from lab.night.options import COUNTED_LAB, NightlyOptions
@@ -97,50 +98,63 @@ def run(asked: Asked, say: Callable[[str], None]) -> Report:
     :raises BuildFailed: one cannot be made.
     :raises BenchError: the lab does not come up, or a run says nothing of any figure.
     """
-    lab = inventory.load(asked.inventory).restricted(asked.boards)
-    boards = [board for board in lab.boards.values() if "perf" in board.capabilities]
-    if not boards:
-        raise UsageError(f"{lab.path}: none of {', '.join(lab.boards)} has the capability perf: figures are not taken")
+    lab = _lab(asked)  # what is wrong with it is said before anything is made
     made = [builds.make(name, progress=say) for name in (asked.old, asked.new)]
     folder = paths.state() / "perf" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    folder.mkdir(parents=True)
-    say(f"the runs are kept in {folder}")
     compared: list[Compared] = []
     lost: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with in_use(lab, progress=say), ProcessPoolExecutor(len(boards), context, _ignore_interrupts) as pool:
-        try:
-            for board, runs in zip(boards, pool.map(_measured, boards, *_same(asked, folder, boards)), strict=True):
-                compared += judged(board, runs)
-                lost += dict.fromkeys(f"{board.name}: {one}" for run in runs for one in run.lost)
-        except KeyboardInterrupt:
-            for child in multiprocessing.active_children():
-                if child.pid is not None:
-                    os.kill(child.pid, signal.SIGINT)
-            raise
+    for name, runs in measure(asked, "", folder, say).items():
+        compared += judged(lab.boards[name], runs)
+        lost += dict.fromkeys(f"{name}: {one}" for run in runs for one in run.lost)
     if not compared:
         raise BenchError(f"nothing was measured: {'; '.join(lost)}")
     names = [f"{one.name}: Xen {one.version}, build id {one.identity}" for one in made]
     return Report((names[0], names[1]), tuple(compared), tuple(lost), folder)
 
 
-def _same(asked: Asked, folder: Path, boards: Sequence[BoardSpec]) -> tuple[list[Asked], list[Path]]:
-    return [asked] * len(boards), [folder] * len(boards)
+def _lab(asked: Asked) -> Lab:
+    """The lab with the boards that measure. :raises UsageError: there is none."""
+    lab = inventory.load(asked.inventory).restricted(asked.boards)
+    boards = [name for name, board in lab.boards.items() if "perf" in board.capabilities]
+    if not boards:
+        raise UsageError(f"{lab.path}: none of {', '.join(lab.boards)} has the capability perf: figures are not taken")
+    return lab.restricted(boards)
+
+
+def measure(asked: Asked, sides: str, folder: Path, say: Callable[[str], None]) -> dict[str, list[Run]]:
+    """The runs of each board by its name. ``sides``, as ``ABBA``, is their order; empty: as many as are needed.
+
+    :raises UsageError, BenchError: as :func:`run`.
+    """
+    lab = _lab(asked)
+    folder.mkdir(parents=True)
+    say(f"the runs are kept in {folder}")
+    context = multiprocessing.get_context("spawn")
+    with in_use(lab, progress=say), ProcessPoolExecutor(len(lab.boards), context, _ignore_interrupts) as pool:
+        try:
+            work = partial(_measured, asked=asked, folder=folder, sides=sides)
+            return dict(zip(lab.boards, pool.map(work, lab.boards.values()), strict=True))
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                if child.pid is not None:
+                    os.kill(child.pid, signal.SIGINT)
+            raise
 
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _measured(board: BoardSpec, asked: Asked, folder: Path) -> list[Run]:
-    """All runs on one board: as many as are needed, and further ones while some figure is undecided."""
+def _measured(board: BoardSpec, *, asked: Asked, folder: Path, sides: str) -> list[Run]:
+    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     counted = is_counted(board)
     runs: list[Run] = []
-    for pair in range(MOST_PAIRS[counted]):
-        if pair >= PAIRS[counted] and not figures.needs_more(judged(board, runs)):
+    for pair in (sides,) if sides else ("AB", "BA") * (MOST_PAIRS[counted] // 2 + 1):
+        is_enough = len(runs) >= 2 * PAIRS[counted] and not figures.needs_more(judged(board, runs))
+        if not sides and (is_enough or len(runs) >= 2 * MOST_PAIRS[counted]):
             break
-        for side in "AB" if pair % 2 == 0 else "BA":
+        for side in pair:
             recipe = asked.old if side == "A" else asked.new
             runs.append(_one(side, recipe, board, asked, folder / f"{board.name}-{len(runs) + 1}-{side}"))
     return runs
