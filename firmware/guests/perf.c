@@ -126,18 +126,6 @@ static void grant_costs(void)
     grant_frame_unmap(grant_frame);
 }
 
-#define BALLOON 64 /* pages */
-static ulong balloon_first;
-static long balloon_short;
-
-static void balloons(u32 rounds)
-{
-    for (; rounds; rounds -= BALLOON) {
-        balloon_short |= pages_give(balloon_first, BALLOON) != BALLOON;
-        balloon_short |= pages_take(balloon_first, BALLOON) != BALLOON;
-    }
-}
-
 static void pings(u32 rounds)
 {
     while (rounds--)
@@ -147,7 +135,6 @@ static void pings(u32 rounds)
 void perf_work(void)
 {
     struct evtchn_bind_ipi bind = {0, 0};
-    struct range free = largest_free();
     long error;
 
     cost("hypercall", hypercalls, 256);
@@ -160,12 +147,6 @@ void perf_work(void)
     else
         cost("event", events, 128);
     grant_costs();
-    if (free.end - free.first >= 2 * BALLOON) {
-        balloon_first = free.end - BALLOON;
-        cost("balloon", balloons, BALLOON);
-        if (balloon_short)
-            result("cost-balloon-error", 0, "pages were not given, or did not come back");
-    }
     platform_costs();
 }
 
