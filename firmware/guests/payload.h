@@ -64,8 +64,8 @@ void platform_hostile(void);
 void platform_features(void);
 void platform_frames(void); /* machine frames of all our pages */
 void platform_costs(void);
-ulong platform_frame(const void *own);   /* the frame of a page of ours, as a grant names it */
-u64 platform_grant_address(void);        /* where a grant may be mapped */
+ulong platform_frame(const void *own);   /* PV: the frame of a page of ours, as a grant names it */
+u64 platform_grant_address(void);        /* PV: where a grant may be mapped */
 int platform_sees_all(void); /* whether window() is a constant view of all memory */
 
 /* --- print.c */

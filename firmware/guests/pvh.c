@@ -316,7 +316,6 @@ void platform_features(void)
 #else
 #define EMULATED_PORT 0x80 /* nobody has it: Xen answers */
 #endif
-#define FAR_PFN 0xd0000UL /* in the address space, beyond memory */
 
 static void ports(u32 rounds)
 {
@@ -329,16 +328,6 @@ static void ports(u32 rounds)
 void platform_costs(void)
 {
     cost("port", ports, 128);
-}
-
-ulong platform_frame(const void *own)
-{
-    return (ulong)own / PAGE;
-}
-
-u64 platform_grant_address(void)
-{
-    return (u64)FAR_PFN * PAGE;
 }
 
 void platform_frames(void)
