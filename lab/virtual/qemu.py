@@ -17,7 +17,7 @@ CPU = "qemu64,family=23,model=1,stepping=2,+svm,+npt,+vgif,+pdpe1gb"
 
 # A clock that counts instructions wants all processors in one thread. All of its clocks then follow the count: 2 ns
 # (shift=1) for each instruction, so that the TSC, 1 GHz, ticks twice. An idle machine's clock goes on with real time
-# (sleep=on): with sleep=off it jumps to the next timer, and the time limits of dom0 and sshd pass within milliseconds.
+# (sleep=on). With sleep=off it would jump to the next timer, and dom0's time limits pass while it awaits the network.
 TCG = {"machine": "tcg,thread=multi", "instructions": "tcg,thread=single"}
 COUNTED = "shift=1,sleep=on"
 
