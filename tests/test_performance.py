@@ -162,7 +162,7 @@ def test_what_a_payload_says_of_a_cost_is_read() -> None:
     line = parse_line("XL cost-page-fault INFO ticks=102400 rounds=128 agree=8 of=9 most=130000")
     assert isinstance(line, PayloadLine)
     (cost,) = costs.read([line])
-    assert (cost.name, cost.ticks, cost.rounds, cost.is_undisturbed()) == ("page_fault", 102400, 128, True)
+    assert (cost.name, cost.ticks, cost.rounds, cost.is_undisturbed) == ("page_fault", 102400, 128, True)
     with pytest.raises(ProductFailure, match="cost-grant-error: error=-1"):
         costs.read([line, PayloadLine("cost-grant-error", "FAIL", "error=-1")])
 

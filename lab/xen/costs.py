@@ -6,7 +6,7 @@ instruction, so the figure is a count; on any other board it is a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from lab.base.errors import ProductFailure
@@ -30,9 +30,10 @@ class Cost:
     stretches: int
     most: int  # ticks of the longest stretch
 
-    def is_undisturbed(self, agreed: int = AGREED) -> bool:
-        """Whether the shortest length came so many times, so that nothing else was in it."""
-        return self.agree >= agreed
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether the shortest length came again and again, so that nothing else was in it."""
+        return self.agree >= AGREED
 
     def __str__(self) -> str:
         return f"{self.name}: {self.agree} of {self.stretches} stretches agreed, the longest took {self.most} ticks"
@@ -58,13 +59,6 @@ def read(lines: Iterable[PayloadLine | Heartbeat]) -> list[Cost]:
         name = line.case.removeprefix(PREFIX).replace("-", "_")
         found.append(Cost(name, told["ticks"], told["rounds"], told["agree"], told["of"], told["most"]))
     return found
-
-
-def of_times(host: Dom0, name: str, times: Sequence[int]) -> Cost:
-    """What took these times in ns, each by dom0's clock, as a cost of one round. Agreed: to one in a hundred."""
-    per_ns = 1.0 if is_counted(host) else float(host.info()["cpu_mhz"]) / 1000
-    agree = sum(one - min(times) <= min(times) / 100 for one in times)
-    return Cost(name, round(min(times) * per_ns), 1, agree, len(times), round(max(times) * per_ns))
 
 
 def is_counted(host: Dom0) -> bool:
