@@ -30,8 +30,10 @@ SLEEP = "testcases/sleep/test_s3.py::test_s3_with_a_guest_running"
 @pytest.mark.parametrize("area", mutant_manifest.areas())
 def test_the_manifests_are_sound(area: str) -> None:
     """Each mutant names a case file of its own area, and its patch is one."""
-    found = mutant_manifest.load(area)
-    assert found
+    found, slower = mutant_manifest.load(area), mutant_manifest.slower(area)
+    assert found or slower
+    for one in slower:
+        assert re.match(r"--- a/xen/", one.patch.read_text(encoding="utf-8")), one.label
     for mutant in found:
         assert mutant.cases[0].startswith(f"testcases/{area}/"), mutant.label
         for case in mutant.cases:

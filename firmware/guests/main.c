@@ -287,6 +287,10 @@ void payload(void *information)
             vcpus_work();
         else if (is(works, n, "tlb"))
             tlb_work();
+        else if (is(works, n, "perf"))
+            perf_work();
+        else if (is(works, n, "ping"))
+            ping_work();
         else if (is(works, n, "give"))
             give_work();
         else if (is(works, n, "take"))

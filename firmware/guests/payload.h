@@ -63,6 +63,9 @@ void platform_checks(void);
 void platform_hostile(void);
 void platform_features(void);
 void platform_frames(void); /* machine frames of all our pages */
+void platform_costs(void);
+ulong platform_frame(const void *own);   /* PV: the frame of a page of ours, as a grant names it */
+u64 platform_grant_address(void);        /* PV: where a grant may be mapped */
 int platform_sees_all(void); /* whether window() is a constant view of all memory */
 
 /* --- print.c */
@@ -114,6 +117,11 @@ void hostile_checks(void);
 void features_work(void);
 void tlb_work(void);
 
+/* --- perf.c */
+void perf_work(void);
+void ping_work(void);
+void cost(const char *name, void (*operations)(u32 rounds), u32 rounds);
+
 /* --- registers.c */
 #define MAX_VCPUS 8
 void registers_work(void);
@@ -125,6 +133,7 @@ void registers_look(void); /* prints when vCPU 0's are not as they were */
 void vcpus_work(void);
 void vcpus_look(void);
 void vcpus_resume(int cancelled);
+int vcpus_ping(void); /* vCPU 1 is rung, and rings back; 0: it does not, or there is none */
 
 /* --- main.c */
 void result(const char *name, int passed, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -317,6 +317,85 @@ void platform_features(void)
            attempt_error, allowed);
 }
 
+static void touch_nothing(void)
+{
+    *(volatile u32 *)NOWHERE;
+}
+
+static void page_faults(u32 rounds)
+{
+    while (rounds--)
+        attempt(touch_nothing);
+}
+
+static void table_switches(u32 rounds)
+{
+    struct mmuext_op op = {MMUEXT_NEW_BASEPTR, frame_of((void *)start->pt_base), 0};
+
+    while (rounds--)
+        call4(mmuext_op, &op, 1, 0, DOMID_SELF);
+}
+
+static void tlb_flushes(u32 rounds)
+{
+    struct mmuext_op op = {MMUEXT_TLB_FLUSH_LOCAL, 0, 0};
+
+    while (rounds--)
+        call4(mmuext_op, &op, 1, 0, DOMID_SELF);
+}
+
+/* The machine address of the page-table entry that maps `at`. The tables lie in our own memory, read-only. */
+static u64 entry_address(const void *at)
+{
+    const u64 *table = (const u64 *)start->pt_base;
+
+    for (int level = sizeof(ulong) == 8 ? 4 : 3;; level--) {
+        ulong index = (ulong)at >> (3 + 9 * level) & 511;
+
+        if (level == 1)
+            return ((u64)frame_of(table) << 12) + index * 8;
+        table = (const u64 *)(pfn_of_frame((ulong)(table[index] >> 12 & 0xffffffffff)) * PAGE);
+    }
+}
+
+static struct mmu_update maps[WINDOW], unmaps[WINDOW];
+static long update_error;
+
+static void updates(u32 rounds)
+{
+    for (; rounds; rounds -= WINDOW) {
+        update_error |= call4(mmu_update, maps, WINDOW, 0, DOMID_SELF);
+        update_error |= call4(mmu_update, unmaps, WINDOW, 0, DOMID_SELF);
+    }
+}
+
+void platform_costs(void)
+{
+    struct range free = largest_free();
+
+    cost("page-fault", page_faults, 128);
+    cost("new-cr3", table_switches, 128);
+    cost("tlb-flush", tlb_flushes, 128);
+    window_close();
+    for (unsigned i = 0; i < WINDOW; i++) {
+        maps[i].ptr = unmaps[i].ptr = entry_address(view[i]);
+        maps[i].val = entry_of(p2m[free.first + i]);
+    }
+    cost("mmu-update", updates, WINDOW);
+    if (update_error)
+        result("cost-mmu-update-error", 0, "error=%ld", update_error);
+}
+
+ulong platform_frame(const void *own)
+{
+    return frame_of(own);
+}
+
+u64 platform_grant_address(void)
+{
+    return (ulong)view[0];
+}
+
 void platform_frames(void)
 {
     ulong low = INVALID, high = 0, above = 0, pages = 0;

@@ -311,6 +311,25 @@ void platform_features(void)
 {
 }
 
+#ifdef HVM
+#define EMULATED_PORT 0x61 /* of the timer, which Xen emulates itself */
+#else
+#define EMULATED_PORT 0x80 /* nobody has it: Xen answers */
+#endif
+
+static void ports(u32 rounds)
+{
+    u8 byte;
+
+    while (rounds--)
+        __asm__ volatile("inb %%dx, %%al" : "=a"(byte) : "d"(EMULATED_PORT));
+}
+
+void platform_costs(void)
+{
+    cost("port", ports, 128);
+}
+
 void platform_frames(void)
 {
     result("frames", 0, "a PVH guest is not told its machine frames");

@@ -350,6 +350,11 @@ void vcpus_look(void)
         is_told = !registers_are_right(i);
 }
 
+int vcpus_ping(void)
+{
+    return count > 1 && ask(1, COUNT);
+}
+
 /* After a resume. */
 void vcpus_resume(int cancelled)
 {

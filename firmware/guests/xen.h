@@ -59,6 +59,7 @@ struct xen_feature_info {
 
 /* xen.h: page tables of PV guests */
 #define MMUEXT_PIN_L1_TABLE 0
+#define MMUEXT_NEW_BASEPTR 5
 #define MMUEXT_TLB_FLUSH_LOCAL 6
 #define MMUEXT_NEW_USER_BASEPTR 15
 struct mmuext_op {
@@ -173,6 +174,9 @@ struct vcpu_set_singleshot_timer {
 
 /* grant_table.h */
 #define GNTTABOP_map_grant_ref 0
+#define GNTTABOP_unmap_grant_ref 1
+#define GNTMAP_host_map 2
+#define GTF_permit_access 1
 #define GNTST_general_error -1
 #define GNTST_bad_domain -2
 #define GNTST_bad_gntref -3
@@ -183,6 +187,11 @@ struct gnttab_map_grant_ref {
     s16 status;
     u32 handle;
     u64 dev_bus_addr;
+};
+struct gnttab_unmap_grant_ref {
+    u64 host_addr, dev_bus_addr;
+    u32 handle;
+    s16 status;
 };
 #define GNTTABOP_setup_table 2
 #define GNTTABOP_query_size 6

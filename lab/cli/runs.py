@@ -11,7 +11,7 @@ import typer
 
 from lab.base.errors import UsageError
 from lab.cli.arguments import RUN, AsJson, Inventory, Ports, located, recipe, show_json, taking
-from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions, Selection
+from lab.night.options import COUNTED_LAB, DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions, Selection
 from lab.results.record import REPEATS
 
 app = typer.Typer()
@@ -211,6 +211,43 @@ def try_series(words: Try) -> None:
         each=words.each,
     )
     raise typer.Exit(trying.command(asked, typer.echo))
+
+
+@dataclass(frozen=True)
+class Perf:
+    """The words of ``xenlab perf``."""
+
+    old: Annotated[str, typer.Argument(metavar="A", help="A build: a recipe by name, or a recipe file.")]
+    new: Annotated[str, typer.Argument(metavar="B", help="The build that must cost no more than A.")]
+    inventory: Inventory = COUNTED_LAB
+    boards: Annotated[
+        list[str] | None, typer.Option("--board", metavar="NAME", help="Only this board; repeatable.")
+    ] = None
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    as_json: AsJson = False
+
+
+@app.command(rich_help_panel=RUN)
+@taking(Perf)
+def perf(words: Perf) -> None:
+    """Compare what two builds cost, on small and large boards. Exit status: 1 if B costs more somewhere."""
+    from lab.night import performance
+    from lab.selfcheck.doctor import demand_packages
+
+    demand_packages()
+    asked = performance.Asked(
+        recipe(words.old),
+        recipe(words.new),
+        words.inventory,
+        tuple(words.boards or ()),
+        keyword=words.keyword,
+    )
+    report = performance.run(asked, _to_stderr)
+    if words.as_json:
+        show_json(report.as_data())
+    else:
+        typer.echo("\n".join(report.lines()))
+    raise typer.Exit(report.exit_status)
 
 
 def _to_stderr(text: str) -> None:

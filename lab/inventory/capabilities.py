@@ -199,6 +199,16 @@ _ROWS = (
         Source.BOARD,
         shell="xenpm get-cpuidle-states 0 | awk '/total C-states/ && $NF > 2 { deep = 1 } END { exit !deep }'",
     ),
+    Capability(
+        "perf",
+        "figures of performance are taken on it; nothing else runs on it meanwhile",
+        Source.RACKER,
+    ),
+    Capability(
+        "counted-clock",
+        "its TSC goes on by 2 for each instruction and for nothing else, so figures are counts and not times",
+        Source.RACKER,
+    ),
     Capability("sriov", "a network port with virtual functions", Source.RACKER),
     Capability(
         "dma-device",

@@ -198,6 +198,7 @@ class _FormFile(Strict):
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
     s3: bool = True
+    clock: Literal["machine", "instructions"] = "machine"
 
 
 class ShapeFile(_FormFile):
@@ -209,6 +210,11 @@ class VirtualFile(_FormFile):
     link_port: Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
     firmware: Literal["bios", "uefi"] = "bios"
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
+        if raw.get("clock") == "instructions" and raw.get("accelerator") == "kvm":
+            yield "clock: instructions needs accelerator tcg: a real processor's clock does not count instructions"
 
 
 class BoardFile(Strict):

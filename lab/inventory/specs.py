@@ -95,6 +95,7 @@ class ShapeSpec:
     memory_mib: int = 3072
     numa_nodes: int = 1
     s3: bool = True  # whether its firmware knows suspend to RAM
+    clock: Literal["machine", "instructions"] = "machine"  # instructions: all its clocks follow what it has executed
     capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
 
 
@@ -106,6 +107,7 @@ class VirtualSpec:
     memory_mib: int = 3072
     numa_nodes: int = 1
     s3: bool = True
+    clock: Literal["machine", "instructions"] = "machine"
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
@@ -117,7 +119,7 @@ class VirtualSpec:
         if not name:
             return self
         shape = self.shapes[name]
-        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3")}
+        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3", "clock")}
         return replace(self, **form)
 
 

@@ -12,6 +12,7 @@ Selection = Literal["quick", "full", "weekly"]
 DEFAULT_BUILD = "pv32-debug"
 COUNTING_BUILD = "coverage"  # the default of a run that counts what is executed
 NAMED = 3  # files and cases in a heading
+COUNTED_LAB = paths.INVENTORY / "counted.yaml"  # boards for figures of performance
 VIRTUAL_LAB = paths.INVENTORY / "virtual.yaml"
 
 

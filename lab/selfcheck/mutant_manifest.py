@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -14,6 +14,8 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
 from lab.night.options import DEFAULT_BUILD
+
+Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,24 @@ class Mutant:
         return tuple(self.says)
 
 
+@dataclass(frozen=True, slots=True)
+class Slower:
+    """A build that is right and costs more. ``figures``: those that must show it on each board, without their units;
+    ``may``: a regular expression of others that cost more by right."""
+
+    area: str
+    name: str
+    why: str
+    figures: tuple[str, ...]
+    may: str
+    build: str
+    patch: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.area}/{self.name}"
+
+
 def areas(directory: Path = paths.MUTANTS) -> tuple[str, ...]:
     """The areas that have mutants."""
     return tuple(sorted(file.stem for file in directory.glob("*.yaml")))
@@ -57,9 +77,7 @@ def load(area: str, directory: Path = paths.MUTANTS) -> list[Mutant]:
     data = validate(_File, file, tree)
     found = []
     for name, entry in data.mutants.items():
-        patch = directory / area / f"{name}.patch"
-        if not patch.is_file():
-            raise UsageError(f"{at(file, tree, ('mutants', name))}: its patch is not there ({patch})")
+        patch = _patch(file, tree, "mutants", name)
         says = {entry.case: entry.says, **entry.also}
         foretold: dict[tuple[str, ...], str] = {("says",): entry.says}
         foretold |= {("also", case): expression for case, expression in entry.also.items()}
@@ -72,8 +90,33 @@ def load(area: str, directory: Path = paths.MUTANTS) -> list[Mutant]:
                     f"{at(file, tree, ('mutants', name, *where))}: not a regular expression: {error}"
                 ) from None
         found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch, entry.may))
-    if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys():
+    if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys() - data.slower.keys():
         raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
+    return found
+
+
+def _patch(file: Path, tree: object, key: str, name: str) -> Path:
+    """:raises UsageError: it is not there."""
+    patch = file.with_suffix("") / f"{name}.patch"
+    if not patch.is_file():
+        raise UsageError(f"{at(file, tree, (key, name))}: its patch is not there ({patch})")
+    return patch
+
+
+def slower(area: str, directory: Path = paths.MUTANTS) -> list[Slower]:
+    """The slower builds of an area, in the order of its file. :raises UsageError: the file is wrong."""
+    file = directory / f"{area}.yaml"
+    tree = read_yaml(file)
+    data = validate(_File, file, tree)
+    found = []
+    for name, entry in data.slower.items():
+        try:
+            re.compile(entry.may)
+        except re.error as error:
+            raise UsageError(f"{at(file, tree, ('slower', name, 'may'))}: not a regular expression: {error}") from None
+        patch = _patch(file, tree, "slower", name)
+        build = entry.build or data.build
+        found.append(Slower(area, name, entry.why, tuple(entry.figures), entry.may, build, patch))
     return found
 
 
@@ -87,13 +130,23 @@ def chosen(names: Sequence[str], directory: Path = paths.MUTANTS) -> list[list[M
         area, _, one = name.partition("/")
         of_area = load(area, directory)
         by_name = {mutant.name: mutant for mutant in of_area}
-        if one and one not in by_name:
-            raise UsageError(
-                f"{area} has no mutant {one!r}{did_you_mean(one, list(by_name))}; mutants: {', '.join(by_name)}"
-            )
+        slow = {build.name: build for build in slower(area, directory)}
+        if one and one not in by_name and one not in slow:
+            known = [*by_name, *slow]
+            raise UsageError(f"{area} has no mutant {one!r}{did_you_mean(one, known)}; mutants: {', '.join(known)}")
         found = wanted.setdefault(area, [])
-        found += [mutant for mutant in ([by_name[one]] if one else of_area) if mutant not in found]
+        asked = [by_name[one]] if one in by_name else of_area if not one else []
+        found += [mutant for mutant in asked if mutant not in found]
     return list(wanted.values())
+
+
+def chosen_slower(names: Sequence[str], directory: Path = paths.MUTANTS) -> list[Slower]:
+    """The slower builds of these areas, or those named ``AREA/NAME``. :raises UsageError: a file is wrong."""
+    found: dict[str, Slower] = {}
+    for name in names or areas(directory):
+        area, _, one = name.partition("/")
+        found |= {build.label: build for build in slower(area, directory) if one in ("", build.name)}
+    return list(found.values())
 
 
 def unproved(area: str, directory: Path = paths.MUTANTS) -> dict[str, str]:
@@ -115,7 +168,18 @@ class _Entry(Strict):
     build: str = ""
 
 
+_Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z0-9-]+$")]
+
+
+class _Slower(Strict):
+    why: Annotated[str, pydantic.StringConstraints(min_length=10, pattern=r"^[^\n]+$")]
+    figures: Annotated[list[Annotated[str, pydantic.StringConstraints(min_length=3)]], pydantic.Field(min_length=1)]
+    may: str = r"(?!)"  # none
+    build: str = ""
+
+
 class _File(Strict):
     build: str = DEFAULT_BUILD
-    mutants: dict[Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z0-9-]+$")], _Entry]
+    mutants: dict[_Name, _Entry]
+    slower: dict[_Name, _Slower] = {}
     unproved: dict[_Case, Annotated[str, pydantic.StringConstraints(min_length=10)]] = {}

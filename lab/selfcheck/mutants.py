@@ -22,14 +22,12 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-from ruamel.yaml import YAML
-
-from lab import builds, inventory
+from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean, read_mapping
+from lab.base.files import did_you_mean
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
 from lab.night import nightly, planning
@@ -37,10 +35,10 @@ from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.results.record import ITSELF
 from lab.results.run_folder import RunFolder
-from lab.selfcheck.mutant_manifest import Mutant, areas, chosen, load, unproved
+from lab.selfcheck import slower
+from lab.selfcheck.mutant_manifest import Mutant, Outcome, areas, chosen, chosen_slower, load, unproved
 from lab.xen.payloads import SOURCES
 
-Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]
 GOOD = ("caught", "left alone")
 
 
@@ -92,6 +90,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     """
     say = partial(print, flush=True)
     mutants = [mutant for of_area in chosen(names) for mutant in of_area[: 1 if is_sample else None]]
+    slow = () if is_sample else chosen_slower(names)  # a comparison takes longer than a sample may
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
     for mutant in mutants:
@@ -118,11 +117,14 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
                         say(f"{line} ({of_one[0].seconds:.0f} s)")
             except KeyboardInterrupt:
                 interrupted = True
-    named = [area for area in dict.fromkeys(mutant.area for mutant in mutants) if area in (names or areas())]
+    compared = [] if interrupted else [slower.caught(one, say) for one in slow]
+    of_areas = dict.fromkeys(one.area for one in (*mutants, *slow))
+    named = [area for area in of_areas if area in (names or areas())]
     for line in [*_table(trials, judged), *_not_proved(named, known)]:
         say(line)
     outcomes = [judged[trial.name].outcome if trial.name in judged else "not judged" for trial in trials]
-    say(f"{outcomes.count('caught')} of {len(mutants)} mutants caught")
+    outcomes += compared
+    say(f"{outcomes.count('caught')} of {len(mutants) + len(slow)} mutants caught")
     return 130 if interrupted else _exit_status(outcomes)
 
 
@@ -266,7 +268,7 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
     folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
     folder.mkdir(parents=True)
     recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
-    _write_recipe(recipe, mutant)
+    slower.write_recipe(recipe, mutant)
     options = NightlyOptions(
         paths=tuple(case for trial in sorted(trials, key=lambda trial: trial.is_own) for case in trial.cases),
         inventory=inventory_file,
@@ -338,15 +340,6 @@ def _judge_other(case: str, may: str | None, folder: RunFolder) -> tuple[Outcome
     if result.verdict == "FAIL":
         return "turned red", f"{said}; if it must or may, foretell it (also:, may:)"
     return ("left alone", "") if result.verdict in ("PASS", "SKIP") else ("not judged", said)
-
-
-def _write_recipe(file: Path, mutant: Mutant) -> None:
-    """The recipe of the build it is a mutant of, and its patch last."""
-    base = RECIPES / f"{mutant.build}.yaml"
-    patches = [*builds.recipe(mutant.build).patches, mutant.patch]
-    data = dict(read_mapping(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
-    with open(file, "w", encoding="utf-8") as opened:
-        YAML(typ="rt").dump(data, opened)
 
 
 # -- what was judged ---------------------------------------------------------------------------------------------------

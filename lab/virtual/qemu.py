@@ -15,6 +15,12 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # a killed daemon leaves n
 # to TCG's own family 15 Xen writes an MSR that Xen gives no guest, so that a Xen in a guest, the PV shim, dies.
 CPU = "qemu64,family=23,model=1,stepping=2,+svm,+npt,+vgif,+pdpe1gb"
 
+# A clock that counts instructions wants all processors in one thread. All of its clocks then follow the count: 2 ns
+# (shift=1) for each instruction, so that the TSC, 1 GHz, ticks twice. An idle machine's clock goes on with real time
+# (sleep=on). With sleep=off it would jump to the next timer, and dom0's time limits pass while it awaits the network.
+TCG = {"machine": "tcg,thread=multi", "instructions": "tcg,thread=single"}
+COUNTED = "shift=1,sleep=on"
+
 # Without SMM, which no lock on the variables is needed for here; S3 works with it. Debian package ovmf.
 UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 UEFI_VARIABLES = UEFI_CODE.with_name("OVMF_VARS_4M.fd")  # empty, to be copied
@@ -37,7 +43,8 @@ def arguments(
     board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none", tap: int = -1
 ) -> list[str]:
     """argv of the board's machine. ``tap``: the descriptor it inherits, if it boots by network."""
-    kvm = shape.accelerator == "kvm"
+    counted = shape.clock == "instructions"
+    kvm = shape.accelerator == "kvm" and not counted
     argv = [
         *DIE_WITH_PARENT,
         BINARY,
@@ -48,11 +55,12 @@ def arguments(
         "none",
         "-no-user-config",
     ]
-    argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else "tcg,thread=multi"]
+    argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else TCG[shape.clock]]
+    argv += ["-icount", COUNTED] if counted else []
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
     argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
-    argv += ["-rtc", "base=utc", "-boot", "reboot-timeout=1000"]
+    argv += ["-rtc", f"base=utc,clock={'vm' if counted else 'host'}", "-boot", "reboot-timeout=1000"]
     if shape.firmware == "uefi":
         argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={UEFI_CODE}"]
         argv += ["-drive", f"if=pflash,unit=1,format=raw,file={wiring.variables}"]

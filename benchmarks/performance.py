@@ -1,0 +1,121 @@
+"""What `xenlab perf` calls a change: nothing between a build and itself, and one per cent that is planted."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from lab.base.files import read_mapping
+from lab.builds.recipes import RECIPES
+from lab.history.figures import Change, Compared
+from lab.inventory import load
+from lab.night import performance
+from lab.night.performance import Asked, Run
+from lab.selfcheck.benchmarking import benchmark, note
+
+BUILD = "release"
+RUNS = 10  # of one build: windows of four, each divided in three ways, make 21 comparisons
+WINDOW = 4
+PLANTED = (1.0, 2.0, 5.0)  # per cent of a PV guest's null hypercall
+FIGURE = "pv64_hypercall_instructions"
+CASE = "pv64"
+PATCH = """\
+--- a/xen/arch/x86/pv/hypercall.c
++++ b/xen/arch/x86/pv/hypercall.c
+@@ -38,6 +38,8 @@
+\x20
+     curr->hcall_preempted = false;
+\x20
++    asm volatile ( ".rept {count}; nop; .endr" );
++
+     if ( !compat )
+     {{
+         unsigned long rdi = regs->rdi;
+"""
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """Within the block another process uses a processor without pause."""
+    load = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        load.kill()
+        load.wait()
+
+
+def _divided(runs: list[Run]) -> Iterator[list[Run]]:
+    """Each window of runs that follow one another, divided into A and B in each way."""
+    for first in range(len(runs) - WINDOW + 1):
+        window = runs[first : first + WINDOW]
+        for mine in combinations(range(1, WINDOW), WINDOW // 2 - 1):  # the first is always A's
+            yield [Run("A" if at in (0, *mine) else "B", one.figures) for at, one in enumerate(window)]
+
+
+@benchmark("perf-noise", unit="figures", bar={"called-changed": 0.0}, better="lower")
+def noise() -> Mapping[str, float]:
+    """Figures that are called changed in 21 comparisons of a build with itself, while the machine is busy."""
+    asked = Asked(BUILD, BUILD)
+    boards = load(asked.inventory).boards
+    with tempfile.TemporaryDirectory() as scratch, _busy():
+        measured = performance.measure(asked, "A" * RUNS, Path(scratch) / "runs", _say)
+    found: list[Compared] = []
+    comparisons = 0
+    for name, runs in measured.items():
+        divisions = list(_divided(runs))
+        comparisons = len(divisions)
+        for division in divisions:
+            found += performance.judged(boards[name], division)
+    for one in found:
+        if one.verdict in (Change.MORE, Change.LESS):
+            note(f"{one.figure} on {one.board}: {one.old} and {one.new}")
+    return {
+        "called-changed": sum(one.verdict in (Change.MORE, Change.LESS) for one in found),
+        "undecided": sum(one.verdict is Change.UNDECIDED for one in found),
+        "not-measured": sum(one.verdict is Change.MISSING for one in found),
+        "judged": len(found),
+        "comparisons-a-board": comparisons,
+    }
+
+
+@benchmark("perf-detect", unit="%", bar=1.0)
+def detect() -> float:
+    """The smallest planted change of a PV guest's null hypercall that is found on both boards; 1, 2 and 5 % are."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plain = performance.measure(Asked(BUILD, BUILD, keyword=CASE), "A", folder / "runs", _say)
+        cost = min(run.figures[FIGURE] for runs in plain.values() for run in runs)
+        found = []
+        for percent in PLANTED:
+            count = round(cost * percent / 100 + 0.5)  # at least so much
+            report = performance.run(Asked(BUILD, str(_planted(folder, count)), keyword=CASE), _say)
+            mine = [one for one in report.compared if one.figure == FIGURE]
+            told = ", ".join(f"{one.change:+.2%} on {one.board}: {one.verdict}" for one in mine)
+            note(f"{percent:g} % ({count} instructions of {cost:.1f}): {told}")
+            if mine and all(one.verdict is Change.MORE for one in mine):
+                found.append(percent)
+    return min(found) if found and found == list(PLANTED[-len(found) :]) else 100.0
+
+
+def _planted(folder: Path, count: int) -> Path:
+    """A recipe of the build whose hypercalls of PV guests have so many instructions more."""
+    patch = folder / f"planted-{count}.patch"
+    patch.write_text(PATCH.format(count=count), encoding="utf-8")
+    data = dict(read_mapping(RECIPES / f"{BUILD}.yaml"))
+    data |= {"description": f"{count} instructions more in each hypercall of a PV guest", "patches": [str(patch)]}
+    recipe = folder / f"planted-{count}.yaml"
+    with open(recipe, "w", encoding="utf-8") as out:
+        YAML().dump(data, out)
+    return recipe

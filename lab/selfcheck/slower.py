@@ -1,0 +1,72 @@
+"""Proof that figures can tell: builds that are right and cost more on purpose, compared with the build they change.
+
+A figure is no verdict by itself, so ``xenlab perf`` judges these: each foretold figure must cost more on each board,
+and no other may.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from lab import builds
+from lab.base import paths
+from lab.base.errors import LabError
+from lab.base.files import read_mapping
+from lab.builds.recipes import RECIPES
+from lab.history.figures import Change
+from lab.night import performance
+from lab.night.performance import Asked, Report
+from lab.selfcheck.mutant_manifest import Mutant, Outcome, Slower
+
+
+def caught(slow: Slower, say: Callable[[str], None]) -> Outcome:
+    """Build it, compare it with the build that it changes, and say what came of it."""
+    started = time.monotonic()
+    folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{slow.area}-{slow.name}"
+    folder.mkdir(parents=True)
+    recipe = folder / f"mutant-{slow.area}-{slow.name}.yaml"
+    write_recipe(recipe, slow)
+    try:
+        report = performance.run(Asked(slow.build, str(recipe)), say)
+        (folder / "report.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
+        outcome, reason = judge(slow, report)
+    except LabError as error:  # a patch that does not apply or compile is no verdict on a figure
+        outcome, reason = "not judged", str(error).splitlines()[0]
+    say(f"{outcome:<11} {slow.label}: {reason} ({time.monotonic() - started:.0f} s)")
+    return outcome
+
+
+def judge(slow: Slower, report: Report) -> tuple[Outcome, str]:
+    """What a comparison says of it, and why."""
+    boards = sorted({one.board for one in report.compared})
+    more = {(_stem(one.figure), one.board): one for one in report.compared if one.verdict is Change.MORE}
+    if other := [one for (stem, _), one in more.items() if stem not in slow.figures and not re.search(slow.may, stem)]:
+        told = ", ".join(f"{one.figure} {one.change:+.1%} on {one.board}" for one in other)
+        return "turned red", f"{told}; if it must or may, foretell it (figures:, may:)"
+    known = {(_stem(one.figure), one.board): one for one in report.compared if one.verdict is not Change.MISSING}
+    wanted = [(figure, board) for figure in slow.figures for board in boards]
+    if lost := [f"{figure} on {board}" for figure, board in wanted if (figure, board) not in known]:
+        return "not judged", f"not measured: {', '.join(lost)}"
+    if missed := [known[one] for one in wanted if one not in more]:
+        told = ", ".join(f"{one.figure} {one.change:+.2%} on {one.board}" for one in missed)
+        return "missed", f"does not cost more: {told}"
+    return "caught", ", ".join(f"{one.figure} {one.change:+.1%} on {one.board}" for one in map(more.get, wanted) if one)
+
+
+def _stem(figure: str) -> str:
+    """A figure's name without its unit."""
+    return next((figure.removesuffix(unit) for unit in performance.UNITS if figure.endswith(unit)), figure)
+
+
+def write_recipe(file: Path, mutant: Mutant | Slower) -> None:
+    """The recipe of the build it is a mutant of, and its patch last."""
+    base = RECIPES / f"{mutant.build}.yaml"
+    patches = [*builds.recipe(mutant.build).patches, mutant.patch]
+    data = dict(read_mapping(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
+    with open(file, "w", encoding="utf-8") as opened:
+        YAML(typ="rt").dump(data, opened)

@@ -1,0 +1,188 @@
+"""Figures of two builds: what is called a change, what is not, and what the table says."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab import inventory
+from lab.base import paths
+from lab.base.errors import ProductFailure, UsageError
+from lab.history import figures
+from lab.history.figures import Change, compare
+from lab.inventory import BoardSpec
+from lab.night import nightly, performance
+from lab.night.options import COUNTED_LAB, NightlyOptions
+from lab.night.performance import Asked
+from lab.results.record import Verdict
+from lab.selfcheck import slower
+from lab.selfcheck.mutant_manifest import Slower
+from lab.virtual import qemu
+from lab.xen import costs
+from lab.xen.payloads import PayloadLine, parse_line
+from tests.run_folders import Runs, result
+
+CASE = "testcases/performance/test_costs.py::test_operations_are_measured[pv64]"
+
+
+@pytest.fixture(name="small")
+def small_fixture() -> BoardSpec:
+    return inventory.load(COUNTED_LAB).boards["small"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ((400.0, 400.0), (400.0, 400.0), Change.SAME),
+        ((400.0, 400.0), (403.0, 403.0), Change.SAME),  # exact, and too little to be told
+        ((400.0, 400.0), (404.0, 404.0), Change.MORE),
+        ((400.0, 400.2), (392.0, 392.0), Change.LESS),
+        ((400.0, 420.0), (410.0, 430.0), Change.UNDECIDED),  # two runs of one build differ by as much
+        ((400.0,), (404.0, 404.0), Change.MISSING),
+        ((), (404.0, 404.0), Change.MISSING),
+    ],
+)
+def test_a_count_changes_by_a_per_cent_and_more_than_one_build_does(
+    old: tuple[float, ...], new: tuple[float, ...], verdict: Change
+) -> None:
+    assert compare("f", "small", old, new, is_count=True).verdict is verdict
+
+
+def test_times_of_one_build_are_not_called_changed_and_a_fifth_more_is() -> None:
+    chances = random.Random(1)
+    times = [[chances.gauss(1000, 30) for _ in range(5)] for _ in range(40)]
+    same = [compare("f", "b", a, b, is_count=False) for a, b in zip(times[::2], times[1::2], strict=True)]
+    assert {one.verdict for one in same} <= {Change.SAME, Change.UNDECIDED}
+    slower = compare("f", "b", times[0], [1.2 * value for value in times[1]], is_count=False)
+    assert (slower.verdict, slower.p) == (Change.MORE, pytest.approx(2 / 252))
+    few = compare("f", "b", times[0][:4], [1.2 * value for value in times[1][:4]], is_count=False)
+    assert few.verdict is Change.UNDECIDED, "no division of eight values is rarer than 2 in 70"
+    assert figures.needs_more([few]) and not figures.needs_more([slower])
+
+
+def test_many_values_are_divided_by_chance_and_always_by_the_same() -> None:
+    chances = random.Random(2)
+    old, new = ([chances.gauss(mean, 5) for _ in range(12)] for mean in (100, 103))
+    assert figures.chance(old, new) == figures.chance(old, new) < 0.5
+    assert figures.chance(old, old) == 1.0
+
+
+def test_the_table_says_who_is_hurt_while_another_gains() -> None:
+    found = [
+        compare("pv64_hypercall_instructions", "small", (400, 400), (390, 390), is_count=True),
+        compare("pv64_hypercall_instructions", "large", (400, 400), (412, 412), is_count=True),
+        compare(
+            "hvm64_cpuid_ns", "steel", [100.0 + n for n in range(5)], [100.5 + n for n in range(5)], is_count=False
+        ),
+    ]
+    text = "\n".join(figures.table(found))
+    assert "pv64_hypercall_instructions  large  400.0  412.0  +3.00%  0.00%  costs more" in text
+    assert "no change (p=" in text
+    assert figures.summary(found) == [
+        "small: 0 of 1 figures cost more, 1 less",
+        "large: 1 of 1 figures cost more, 0 less",
+        "steel: 0 of 1 figures cost more, 0 less",
+        "B hurts large while small gains",
+    ]
+
+
+def test_runs_alternate_with_the_order_swapped_and_end_when_all_is_decided(
+    small: BoardSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    values = {"a": iter([400.0, 420.0, 400.0]), "b": iter([410.0, 430.0, 410.0])}
+
+    def run(options: NightlyOptions) -> int:
+        assert options.output and options.boards == ("small",)
+        order.append(options.builds[0])
+        value = next(values[options.builds[0]])
+        cost = result(CASE, figures={"pv64_hypercall_instructions": value, "create_s": 2.0})
+        written = Runs(tmp_path / f"w{len(order)}").write(cost)
+        written.path.rename(options.output)
+        return 0
+
+    monkeypatch.setattr(nightly, "run", run)
+    runs = performance._measured(small, asked=Asked("a", "b"), folder=tmp_path, sides="")
+    assert order == list("abba") + list("ab"), "undecided after two pairs, and three are the most"
+    (only,) = performance.judged(small, runs)
+    assert (only.old, only.new, only.verdict) == ((400.0, 420.0, 400.0), (410.0, 430.0, 410.0), Change.UNDECIDED)
+
+
+def test_figures_of_a_failed_case_do_not_count_and_what_is_lost_is_said(tmp_path: Path) -> None:
+    kept = {"pv64_hypercall_instructions": 400.0}
+    folder = Runs(tmp_path).write(
+        result(CASE, Verdict.FAIL, "small", figures=kept),
+        result(CASE.replace("pv64", "pv32"), Verdict.MISS, "small", figures={"pv32_hypercall_instructions": 500.0}),
+    )
+    run = performance.read("A", folder)
+    assert run.figures == {"pv32_hypercall_instructions": 500.0}
+    assert run.lost == (
+        "A: test_operations_are_measured[pv64]: FAIL small: because",
+        "A: test_operations_are_measured[pv32]: MISS small: because",
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "lost", "status"),
+    [((Change.SAME, Change.LESS, Change.UNDECIDED), (), 0), ((Change.SAME,), ("x",), 3), ((Change.MORE,), ("x",), 1)],
+)
+def test_the_exit_status_says_that_b_costs_more(
+    verdicts: tuple[Change, ...], lost: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    one = compare("f", "small", (1.0, 1.0), (1.0, 1.0), is_count=True)
+    report = performance.Report(("a", "b"), tuple(replace(one, verdict=word) for word in verdicts), lost, tmp_path)
+    assert report.exit_status == status
+    assert json.dumps(report.as_data(), default=str)
+
+
+def test_boards_that_do_not_measure_are_refused(tmp_path: Path) -> None:
+    asked = Asked("debian", "debian", paths.INVENTORY / "uefi.yaml")
+    with pytest.raises(UsageError, match=r"uefi\.yaml: none of uefi1 has the capability perf"):
+        performance.run(asked, print)
+
+
+def test_a_counted_clock_is_of_emulated_processors_alone(small: BoardSpec, tmp_path: Path) -> None:
+    assert small.virtual
+    wiring = qemu.Wiring(*[tmp_path] * 5, kcs_port=1, link_peer_port=0)
+    argv = qemu.arguments(small, replace(small.virtual, accelerator="kvm"), wiring)
+    assert argv[argv.index("-accel") + 1] == "tcg,thread=single"
+    assert argv[argv.index("-icount") + 1] == qemu.COUNTED
+    file = tmp_path / "wrong.yaml"
+    text = COUNTED_LAB.read_text(encoding="utf-8")
+    file.write_text(text.replace("clock: instructions", "clock: instructions, accelerator: kvm", 1), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"wrong\.yaml:\d+: .*virtual: clock: instructions needs accelerator tcg"):
+        inventory.load(file)
+
+
+def test_what_a_payload_says_of_a_cost_is_read() -> None:
+    line = parse_line("XL cost-page-fault INFO ticks=102400 rounds=128 agree=8 of=9 most=130000")
+    assert isinstance(line, PayloadLine)
+    (cost,) = costs.read([line])
+    assert (cost.name, cost.ticks, cost.rounds, cost.is_undisturbed) == ("page_fault", 102400, 128, True)
+    with pytest.raises(ProductFailure, match="cost-grant-error: error=-1"):
+        costs.read([line, PayloadLine("cost-grant-error", "FAIL", "error=-1")])
+
+
+@pytest.mark.parametrize(
+    ("hypercall", "cpuid", "outcome"),
+    [
+        ((412.0, 412.0), (900.0, 900.0), "caught"),
+        ((400.0, 400.0), (900.0, 900.0), "missed"),
+        ((412.0, 412.0), (990.0, 990.0), "turned red"),
+        ((412.0,), (900.0, 900.0), "not judged"),
+    ],
+)
+def test_a_slower_build_is_caught_by_its_figure_and_by_no_other(
+    hypercall: tuple[float, ...], cpuid: tuple[float, ...], outcome: str, tmp_path: Path
+) -> None:
+    slow = Slower("performance", "one", "why it is slow", ("pv64_hypercall",), "_ping$", "release", tmp_path)
+    found = (
+        compare("pv64_hypercall_instructions", "small", (400.0, 400.0), hypercall, is_count=True),
+        compare("pv64_cpuid_instructions", "small", (900.0, 900.0), cpuid, is_count=True),
+        compare("pv64_ping_instructions", "small", (5000.0, 5000.0), (6000.0, 6000.0), is_count=True),
+    )
+    assert slower.judge(slow, performance.Report(("a", "b"), found, (), tmp_path))[0] == outcome
