@@ -30,7 +30,7 @@ from lab.history.regression import WINDOW, Attempt, Change, Count, classify, cou
 from lab.history.store import History
 from lab.night import nightly
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import Check, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
@@ -595,9 +595,9 @@ def test_a_first_run_has_nothing_to_be_judged_against(
 
 def excused(verdict: Verdict) -> TestResult:
     """A relocation whose one bad check is excused with one release of Xen, and not with another."""
-    word = "known: incoming-left-paused" if verdict is PASS else "BAD"
-    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
-    return result(LIVE, verdict, evidence=(Evidence("note", "checks", checks, 1.0),))
+    excuse = "incoming-left-paused" if verdict is PASS else None
+    bad = Check("left-destination", False, "domain x--incoming (--p---)", excuse)
+    return result(LIVE, verdict, checks=(Check("ending", True, "UNDEFINED"), bad))
 
 
 def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(history: History, runs: Runs) -> None:
@@ -611,7 +611,7 @@ def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(hist
     back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
     assert [one.change for one in back.findings] == [Change.KNOWN_FINDING]
     assert back.findings[0].why.startswith("not fixed: it is listed for this release")
-    other = replace(excused(FAIL), evidence=(Evidence("note", "checks", "where: BAD: nowhere", 1.0),))
+    other = replace(excused(FAIL), checks=(Check("where", False, "nowhere"),))
     history.import_run(runs.write(other, key="cc").path)
     found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@aa"))
     assert [one.change for one in found.findings] == [Change.NEW_FAILURE]  # another check failed
@@ -1024,7 +1024,7 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert time.monotonic() - started < 30
     header = folder.header()
     assert header.exit_status == 0
-    [note] = header.notes
+    [note] = header.remarks
     assert note.startswith("history: this run was not imported")
     report = (folder.path / "report.html").read_text()
     assert "this run was not imported" in report
@@ -1032,7 +1032,7 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert "geheim" not in report + note
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
     assert finish(RunFolder.open(folder.path)) == 0
-    assert folder.header().notes == ()
+    assert folder.header().remarks == ()
 
 
 def all_connections(server: Server) -> list[psycopg.Connection]:

@@ -16,7 +16,7 @@ from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
 from lab.night.options import VIRTUAL_LAB
 from lab.night.planning import Case
-from lab.results.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
+from lab.results.record import OUTCOME, Evidence, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.selfcheck import mutant_manifest, mutants
 from lab.selfcheck.mutant_manifest import Mutant
@@ -137,12 +137,12 @@ def test_only_a_fail_for_the_foretold_reason_catches(
 
 def test_what_the_case_found_catches_too_where_a_crash_outranks_it(tmp_path: Path, mutant: Mutant) -> None:
     crash = result(Verdict.FAIL, "linux-rcu-stall: rcu_preempt self-detected stall")
-    found = Evidence("note", ITSELF, "AssertionError: set-timer: 5 ms lost\nand more", 0.0)
+    found = Evidence(OUTCOME, "how the case itself ended", "AssertionError: set-timer: 5 ms lost\nand more", 0.0)
     judged = mutants.judge(own(mutant), run_folder(tmp_path / "a", replace(crash, evidence=(found,))))
     assert judged == ("caught", "AssertionError: set-timer: 5 ms lost")
     passed = replace(crash, verdict=Verdict.PASS, evidence=(found,))
     assert mutants.judge(own(mutant), run_folder(tmp_path / "b", passed))[0] == "missed"
-    other = replace(found, title="what it said")
+    other = replace(found, kind="note")
     assert mutants.judge(own(mutant), run_folder(tmp_path / "c", replace(crash, evidence=(other,))))[0] == "missed"
 
 

@@ -21,7 +21,7 @@ from lab.history import known_issues
 from lab.history.store import History
 from lab.reporting import findings, html, mutants, site, site_places
 from lab.results import run_folder
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import Check, Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 # As root there is no sandbox; the rest keeps it from talking to its maker.
@@ -452,11 +452,14 @@ def test_a_run_page_and_its_report_count_the_same(history: History, folders: Run
 
 def excused(case: str = LIVE, verdict: Verdict = Verdict.PASS) -> TestResult:
     """A relocation that passed because a finding is known, or failed where it is not listed."""
-    word = "known: incoming-left-paused" if verdict is Verdict.PASS else "BAD"
-    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
+    excuse = "incoming-left-paused" if verdict is Verdict.PASS else None
+    checks = (
+        Check("ending", True, "UNDEFINED"),
+        Check("left-destination", False, "domain x--incoming (--p---)", excuse),
+    )
     cell = '{"guest": "pvh64", "fault": "cut", "place": "GO", "order": 1, "ending": "UNDEFINED", "wanted": "UNDEFINED"}'
-    evidence = (Evidence("note", "checks", checks, 1.0), Evidence("cell", "pvh64-cut-GO", cell, 1.0))
-    return result(case, verdict, evidence=evidence)
+    evidence = (Evidence("cell", "pvh64-cut-GO", cell, 1.0),)
+    return result(case, verdict, evidence=evidence, checks=checks)
 
 
 def test_a_pass_with_a_known_bug_is_counted_and_leads_to_the_finding(

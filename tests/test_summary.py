@@ -12,7 +12,7 @@ from lab.reporting import html, junit
 from lab.reporting.shown import slices_of
 from lab.results.build_source import Source
 from lab.results.failures import failure_of, known_findings, label_of
-from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.record import Check, Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.results.summary import State
 
@@ -110,14 +110,18 @@ def test_a_crash_is_named_by_its_fingerprint_and_what_is_good_by_nothing() -> No
 
 
 def test_known_findings_are_read_from_checks_and_cells() -> None:
-    checks = "ending: ok: fine\nleft-destination: known: left-paused: a domain\nwhere: known: left-paused: x\nnoise"
-    both = (Evidence("note", "checks", checks, 1.0), Evidence("cell", "c", '{"known": ["left-paused", "other"]}', 1.0))
-    passed = result(PV32, evidence=both)
+    checks = (
+        Check("ending", True, "fine", "left-paused"),
+        Check("left-destination", False, "a domain", "left-paused"),
+        Check("where", False, "x", "left-paused"),
+    )
+    cells = (Evidence("cell", "c", '{"known": ["left-paused", "other"]}', 1.0),)
+    passed = result(PV32, evidence=cells, checks=checks)
     assert [(one.name, one.checks) for one in known_findings(passed)] == [
         ("left-paused", ("left-destination", "where")),
         ("other", ()),
     ]
-    assert known_findings(result(PV32, Verdict.FAIL, evidence=both)) == ()
+    assert known_findings(result(PV32, Verdict.FAIL, evidence=cells, checks=checks)) == ()
     assert known_findings(result(PV32, evidence=(Evidence("cell", "c", "[1, 2", 1.0),))) == ()
 
 

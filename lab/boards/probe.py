@@ -160,7 +160,7 @@ def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found
     ipmi = BmcSpec(name, credential, port=int(port or 623))
     redfish = BmcSpec(name, credential, "redfish", port=int(port or 443))
     ways = [ipmi, replace(ipmi, privilege="operator"), redfish, replace(redfish, tls="unverified")]
-    found, failed = Found(), list[str]()
+    found, failed = Found(), list[tuple[str, str]]()  # protocol, and what it came to
     refused: set[str] = set()  # protocols whose login was refused: not again, for that locks users out
     for spec in ways:
         is_again = spec.privilege != "administrator"
@@ -170,15 +170,15 @@ def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found
             found.ways[spec.protocol] = _look_at_bmc(board, spec, uuid, found.remarks)
         except PrivilegeRefused as error:
             refused.add("privilege")
-            failed.append(_line(f"{spec.protocol}: {error}"))
+            failed.append((spec.protocol, _line(f"{spec.protocol}: {error}")))
         except LabError as error:
             if isinstance(error, LoginRefused | PasswordExpired):
                 refused.add(spec.protocol)
-            failed.append(_line(f"{spec.protocol}: {error}"))
+            failed.append((spec.protocol, _line(f"{spec.protocol}: {error}")))
     if not found.ways:
-        raise BenchError(f"{address}: no BMC that answers: {'; '.join(failed)}")
+        raise BenchError(f"{address}: no BMC that answers: {'; '.join(line for _, line in failed)}")
     if "ipmi" not in found.ways:
-        found.remarks += [line for line in failed if line.startswith("ipmi")]
+        found.remarks += [line for protocol, line in failed if protocol == "ipmi"]
     return found
 
 

@@ -154,6 +154,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
         phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),
         evidence=(*running.evidence, *decision.evidence),
+        checks=tuple(running.checks),
         figures=running.figures,
         consoles=consoles,
         pictures={title: os.path.relpath(path, bench.folder.path) for title, path in running.pictures.items()},

@@ -31,7 +31,7 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
-from lab.results.record import PROVISION, Evidence, GuestConsole, Phase
+from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Hang
 from lab.xen import capabilities, leftovers, xtf
@@ -237,7 +237,7 @@ class Rig:
             words = ", ".join(sorted(lacking))
             log.warning("%s: declared but not found: %s", seat.board.name, words)
             self.evidence.append(
-                Evidence("note", f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
+                Evidence(LACKING, f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
             )
 
     # -- after a case ----------------------------------------------------------------------------------------

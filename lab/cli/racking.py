@@ -21,7 +21,6 @@ STEP = 10  # from one board's ports to the next one's
 # What a board is tried by: everything that can be tried on one, and relocation for two that are joined.
 CASES = ("boot", "guest32", "superpages", "sleep", "passthrough")
 PAIR_CASES = ("relocation/test_live.py",)
-LACKS = "lacks what it declares"  # lab.case.rig's note
 
 
 @board_app.command()
@@ -79,6 +78,7 @@ def accept(
     from lab.leases.ledger import Ledger
     from lab.night.nightly import run
     from lab.results import run_folder
+    from lab.results.record import LACKING
 
     lab = load(inventory)
     ledger = Ledger(services.directory(lab))
@@ -97,8 +97,8 @@ def accept(
         boards=tuple(boards),
     )
     status = run(options)
-    notes = [note for result in run_folder.RunFolder.open(folder).results() for note in result.evidence]
-    if lacking := sorted({f"{note.title}: {note.body}" for note in notes if LACKS in note.title}):
+    evidence = [one for result in run_folder.RunFolder.open(folder).results() for one in result.evidence]
+    if lacking := sorted({f"{one.title}: {one.body}" for one in evidence if one.kind == LACKING}):
         raise BenchError("\n".join(lacking))
     if status == 0:
         typer.echo(f"accepted: {', '.join(boards)}")

@@ -42,6 +42,7 @@ class Finding:
     place: Place | None = None  # the result that shows it best
     known: tuple[str, ...] = ()  # findings that excused it
     has_baseline: bool = False  # the baseline has attempts that count
+    figures: str = ""  # the part of ``why`` that has the rule's figures, and the boards
 
     @property
     def is_failure(self) -> bool:
@@ -226,17 +227,19 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         name = label(*earlier[-1].build.split("@", 1))
     ever_passed = ever_passed or reference.passes > 0
     judgement = classify(now.count, reference, earlier, ever_passed=ever_passed, reference=name)
-    change, words = judgement.change, [judgement.why]
+    change, figures = judgement.change, [judgement.why]
     known = _known(now.tallies)
     failed = [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]
     shown = failed[-1] if failed else now.tallies[-1]
+    words = figures
     if failed:
+        figures = [*figures, *_boards(now, before)]
+        words = [f"{shown.reason} ({shown.rule})", *figures]
         if change is Change.NEW_FAILURE and (said := _listed_elsewhere(failed, before.tallies)):
             change = Change.KNOWN_FINDING
-            words.insert(0, said)
-        words = [f"{shown.reason} ({shown.rule})", *words, *_boards(now, before)]
+            words.insert(1, said)
     elif known:
-        words.insert(0, f"passed with the known finding {', '.join(known)}")
+        words = [f"passed with the known finding {', '.join(known)}", *figures]
         if change is Change.FIXED and _is_only_excused(now.tallies, before.tallies):
             change = Change.KNOWN_FINDING
             words.insert(0, "not fixed: it is listed for this release, and not for the baseline's")
@@ -248,6 +251,7 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         place=shown.place,
         known=known,
         has_baseline=before.count.total > 0,
+        figures="; ".join(figures),
     )
 
 

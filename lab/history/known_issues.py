@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from lab.base.errors import UsageError
 from lab.base.files import Strict
+from lab.history import records
 from lab.history.schema import cases, known_issues, results, series
 from lab.history.store import History
 from lab.results.failures import digits_of, label_of
@@ -66,20 +67,7 @@ def read(history: History) -> KnownIssues:
     wanted = sa.select(known_issues).order_by(known_issues.c.added, known_issues.c.id)
     with history.transaction(writes=False) as connection:
         rows = connection.execute(wanted).mappings().all()
-    return KnownIssues(
-        [
-            KnownIssue(
-                id=row["id"],
-                failure=row["failure"],
-                case=row["case_name"],
-                link=row["link"],
-                note=row["note"],
-                author=row["author"],
-                added=row["added"],
-            )
-            for row in rows
-        ]
-    )
+    return KnownIssues([records.read(KnownIssue, row, case=row["case_name"]) for row in rows])
 
 
 def add(history: History, what: str, link: str, note: str, author: str | None = None) -> KnownIssue:

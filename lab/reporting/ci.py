@@ -122,7 +122,7 @@ def write_summary(run: RunSummary, news: News) -> Path:
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")
     if run.missing:
         lines += ["", f"{len(run.missing)} planned without a result."]
-    lines += [f"\nThe bench: {_md(note)}" for note in header.notes]
+    lines += [f"\nThe bench: {_md(note)}" for note in header.remarks]
     text = "\n".join(lines) + "\n"
     path = run.path / SUMMARY
     replace_file(path, text)

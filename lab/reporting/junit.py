@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from lab.reporting.words import shortened
 from lab.results.failures import failure_of, known_findings
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import CRASH, Evidence, TestResult, Verdict
 from lab.results.run_folder import replace_file, visible, visible_line
 from lab.results.summary import DID_NOT_RUN, Missing, RunSummary, State, is_flaky
 
@@ -38,8 +38,8 @@ def write(run: RunSummary) -> Path:
         _result(suite, names, result, others)
     for one in gone:
         _missing(suite, names, one)
-    if header.notes:
-        ET.SubElement(suite, "system-err").text = "\n".join(header.notes)
+    if header.remarks:
+        ET.SubElement(suite, "system-err").text = "\n".join(header.remarks)
 
     verdicts = [result.verdict for result in results]
     counts = {
@@ -114,11 +114,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         tag, kind = _CONTAINERS[result.verdict]
         reason = result.reason or result.rule
         inner = ET.SubElement(case, tag, message=reason, type=kind or result.rule)
-        decisive = [
-            one
-            for one in result.evidence
-            if one.kind in ("exception", "console") or (one.kind, one.title) == ("note", "crash")
-        ]
+        decisive = [one for one in result.evidence if one.kind in ("exception", "console", CRASH)]
         where = f" on {', '.join(result.boards)}" if result.boards else ""
         said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
         inner.text = "\n\n".join([said, *(_evidence(one) for one in decisive)])

@@ -37,7 +37,7 @@ from pathlib import Path
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.history import index, known_issues, news, onsets
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import Comparison
 from lab.history.news import Fault, News
 from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Build, Place, Run, Selected
@@ -371,20 +371,12 @@ def state(found: Comparison) -> str:
 
 def believe(fault: Fault) -> str:
     """Whether a fault is to be believed: how often it showed, and how the same cases ended before."""
-    told: list[str] = []
-    one = fault.telling.finding
-    told.append(_figures(one))
+    told = [fault.telling.finding.figures]
     boards = sorted({case.finding.series.board_class or "no board" for case in fault.cases})
     told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''} on {' and '.join(boards)}")
     if fault.seen and fault.seen.number > len(fault.cases):
         told.append(f"{fault.seen.number} times in all")
     return "; ".join(filter(None, told))
-
-
-def _figures(one: Finding) -> str:
-    """The figures of the regression rule, without the reason that stands before them."""
-    parts = [part for part in one.why.split("; ") if re.match(r"(failed|passed|flaky|only|on |the baseline)", part)]
-    return "; ".join(parts)
 
 
 def _key(task: Task) -> str:

@@ -35,7 +35,7 @@ from lab.builds.trees import digest
 from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
-from lab.results.record import ITSELF
+from lab.results.record import OUTCOME
 from lab.results.run_folder import RunFolder
 from lab.selfcheck.mutant_manifest import Mutant, areas, chosen, load, unproved
 from lab.xen.payloads import SOURCES
@@ -317,7 +317,7 @@ def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     if result is None:
         return "not judged", "; ".join(folder.header().notes) or f"{_short(case)} did not run"
     said = result.reason.splitlines()[0] if result.reason else ""
-    itself = [one.body for one in result.evidence if one.title == ITSELF]
+    itself = [one.body for one in result.evidence if one.kind == OUTCOME]
     foretold = next((found for found in (result.reason, *itself) if re.search(says, found)), None)
     if result.verdict == "FAIL" and foretold is not None:
         return "caught", foretold.partition("\n")[0]
