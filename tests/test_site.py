@@ -125,7 +125,7 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
 ) -> None:
     broken(history, folders)
     page = look(site.write(history, tmp_path / "site"))
-    assert page.locator("h1").inner_text() == "1 fault is new: 1 case got worse"
+    assert page.locator("h1").inner_text() == "1 case got worse, by one fault"
     worse = page.locator("section.worse")
     assert worse.locator("h2").inner_text() == "xen-assertion: x / do_foo"
     since = "Fails since pv32-debug 4.17.5 cc (21 Nov); last good pv32-debug 4.17.5 bb (20 Nov)."
@@ -514,7 +514,7 @@ def test_one_crash_of_many_cases_is_one_entry_with_its_commit(
 ) -> None:
     crash_night(history, folders)
     page = first_page(history, tmp_path, look)
-    assert page.locator("h1").inner_text() == "1 fault is new: 30 cases got worse"
+    assert page.locator("h1").inner_text() == "30 cases got worse, by one fault"
     [fault] = page.locator("section.worse").all()
     assert fault.locator("p").first.inner_text() == (
         "Fails since pv32-debug 4.17.5 bbbbbbb (18 Nov) “x86: b”; "

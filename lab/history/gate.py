@@ -351,7 +351,7 @@ def comparison_lines(found: Comparison) -> list[str]:
 def summed(found: Comparison) -> str:
     """How many cases each change has, and how many passed with a known finding."""
     numbers = Counter(finding.change for finding in found.findings)
-    words = [f"{numbers[change]} {change}" for change in Change if numbers[change]]
+    words = [change.counted(numbers[change]) for change in Change if numbers[change]]
     if found.known:
         words.append(f"{found.known} of these with a known bug")
     return ", ".join(words) or "no cases"

@@ -42,11 +42,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault, over all builds, boards and cases that show it with the same change."""
+    """One fault, over all builds, boards and cases that show it. Each case has its own change."""
 
     name: str  # lab.results.failures.failure_key
-    change: Change  # what became of its cases
-    cases: tuple[Case, ...]
+    cases: tuple[Case, ...]  # the gravest change first
     seen: Seen | None  # over the whole history
     issues: tuple[KnownIssue, ...]
     has_baseline: bool  # something was judged against a build
@@ -66,20 +65,40 @@ class Fault:
         """The builds in question that show it."""
         return tuple({case.build.id: case.build for case in self.cases}.values())
 
+    def of(self, build: Build) -> list[Case]:
+        """The cases that show it with this build."""
+        return [case for case in self.cases if case.build.id == build.id]
+
     @property
     def names(self) -> tuple[str, ...]:
         """The cases, each once."""
         return tuple(dict.fromkeys(case.finding.series.case for case in self.cases))
 
     @property
+    def change(self) -> Change:
+        """The gravest of what became of its cases."""
+        return self.cases[0].finding.change
+
+    @property
+    def changes(self) -> Mapping[Change, int]:
+        """How many cases have which change, the gravest first."""
+        return Counter(case.finding.change for case in self.cases)
+
+    @property
+    def states(self) -> str:
+        """What became of its cases: ``8 new failures, 4 never passed``."""
+        return ", ".join(change.counted(number) for change, number in self.changes.items())
+
+    @property
     def telling(self) -> Case:
-        """The case that shows best since when: one with the commonest beginning."""
+        """The case that shows best since when: of those with the gravest change, one with the commonest beginning."""
 
         def beginning(case: Case) -> tuple[int, int] | None:
             return (case.onset.since.id, case.onset.good.id if case.onset.good else 0) if case.onset else None
 
-        usual = Counter(beginning(case) for case in self.cases).most_common(1)[0][0]
-        return next(case for case in self.cases if beginning(case) == usual)
+        gravest = [case for case in self.cases if case.finding.change is self.change]
+        usual = Counter(beginning(case) for case in gravest).most_common(1)[0][0]
+        return next(case for case in gravest if beginning(case) == usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,7 @@ class News:
 
     @property
     def worse(self) -> list[Fault]:
-        """The faults that are new: they block."""
+        """The faults by which at least one case got worse: they block."""
         return [fault for fault in self.faults if fault.change is Change.NEW_FAILURE]
 
     @property
@@ -115,40 +134,37 @@ def news_of(history: History, selected: Sequence[Selected]) -> News:
         )
         for found in comparisons
     }
-    grouped = _grouped(comparisons, failing, lambda one: one.is_failure)
+    of_failures = _grouped(comparisons, failing, lambda one: one.is_failure)
     uncounted = _grouped(comparisons, {}, lambda one: one.change is Change.NOT_COUNTED and bool(one.failure))
-    seen = history.failures([name for name, _ in (*grouped, *uncounted)])
+    seen = history.failures([*of_failures, *uncounted])
 
-    def faults(groups: Mapping[Group, list[tuple[Comparison, Case]]]) -> tuple[Fault, ...]:
+    def faults(groups: Mapping[str, list[tuple[Comparison, Case]]]) -> tuple[Fault, ...]:
         made = [
             Fault(
                 name,
-                change,
-                cases=tuple(case for _, case in of),
+                cases=tuple(sorted((case for _, case in of), key=lambda one: WORST_FIRST.index(one.finding.change))),
                 seen=seen.get(name),
                 issues=_issues(issues, name, (case for _, case in of)),
                 has_baseline=any(found.base for found, _ in of),
             )
-            for (name, change), of in groups.items()
+            for name, of in groups.items()
         ]
         made.sort(key=lambda one: (WORST_FIRST.index(one.change), -len(one.cases), one.name))
         return tuple(made)
 
-    return News(tuple(comparisons), faults(grouped), faults(uncounted), issues)
-
-
-Group = tuple[str, Change]  # an old failure is not hidden behind the same one where it is new, nor made worse by it
+    return News(tuple(comparisons), faults(of_failures), faults(uncounted), issues)
 
 
 def _grouped(
     comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[Finding], bool]
-) -> dict[Group, list[tuple[Comparison, Case]]]:
-    groups: dict[Group, list[tuple[Comparison, Case]]] = defaultdict(list)
+) -> dict[str, list[tuple[Comparison, Case]]]:
+    """The findings that are wanted, by their failures' names."""
+    groups: dict[str, list[tuple[Comparison, Case]]] = defaultdict(list)
     for found in comparisons:
         of_build = begun.get(found.new.build.id, {})
         for one in found.findings:
             if wanted(one):
-                groups[one.failure, one.change].append((found, Case(found.new.build, one, of_build.get(one.series.id))))
+                groups[one.failure].append((found, Case(found.new.build, one, of_build.get(one.series.id))))
     return groups
 
 

@@ -62,7 +62,8 @@ def fault_lines(fault: Fault) -> list[str]:
         lines = [f"{word} {fault.cases[0].finding.line()}"]
     else:
         names = some_of([short_name(name) for name in fault.names])
-        lines = [f"{word} {fault.change:<19}  {len(fault.cases)} cases: {fault.label}; in {names}"]
+        how_many = fault.states if len(fault.changes) > 1 else f"{len(fault.cases)} cases"
+        lines = [f"{word} {fault.change:<19}  {how_many}: {fault.label}; in {names}"]
     lines += [f"      known issue: {issue.link}{f': {issue.note}' if issue.note else ''}" for issue in fault.issues]
     if fault.change is Change.NEW_FAILURE:
         lines += [f"      {line}" for line in since_lines(fault)]
@@ -107,12 +108,14 @@ def write_summary(run: RunSummary, news: News) -> Path:
         base = found.base.build.title if found.base else "nothing before"
         lines += ["", f"## {_md(found.new.build.title)} against {_md(base)}", ""]
         lines.append(_md(f"{found.verdict} ({gate.summed(found)})"))
-    lines += _table("Got worse", news.worse)
-    lines += _table("Else", [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE])
+    lines += _table(f"Got worse: {news.new_failures}", news.worse)
+    others = [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE]
+    lines += _table(f"Other failures: {_cases(others)}", others)
     fixed = [finding for found in news.comparisons for finding in found.of(Change.FIXED)]
     lines += ["", f"### Fixed: {len(fixed)}", ""] * bool(fixed)
     lines += [f"- {_md(short_name(one.series.case))}: {_md(one.why)}" for one in fixed[:ROWS]]
-    lines += _table("Not counted: nothing is said about the hypervisor", news.uncounted)
+    title = "Not counted, since nothing is said about the hypervisor"
+    lines += _table(f"{title}: {_cases(news.uncounted)}", news.uncounted)
     if run.known:
         lines += ["", f"### PASS, known bug: {len(run.known)}", ""]
         for (case, _), names in list(run.known.items())[:ROWS]:
@@ -159,8 +162,7 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
     """A row for each fault."""
     if not faults:
         return []
-    cases = sum(len(fault.cases) for fault in faults)
-    lines = ["", f"### {title}: {cases}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
+    lines = ["", f"### {title}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
     for fault in faults[:ROWS]:
         boards = dict.fromkeys(case.finding.series.board_class for case in fault.cases)
         if len(fault.cases) == 1:
@@ -171,9 +173,18 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
             why = "; ".join([why, *since_lines(fault)])
         if fault.issues:
             why += f"; known issue {', '.join(issue.link for issue in fault.issues)}"
-        cells = (some_of([short_name(name) for name in fault.names]), ", ".join(boards), fault.change, why)
+        cells = (
+            some_of([short_name(name) for name in fault.names]),
+            ", ".join(boards),
+            fault.states if len(fault.changes) > 1 else fault.change,
+            why,
+        )
         lines.append(f"| {' | '.join(_md(cell) for cell in cells)} |")
     return lines + ([f"\nand {len(faults) - ROWS} more"] if len(faults) > ROWS else [])
+
+
+def _cases(faults: Sequence[Fault]) -> int:
+    return sum(len(fault.cases) for fault in faults)
 
 
 # Markup, a link, or somebody's name. Other characters mean nothing within a line, and stay as they are.

@@ -6,11 +6,12 @@ targeted for testing", "baseline version".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from lab.history.gate import Comparison, Finding
-from lab.history.news import News
+from lab.history.news import Fault, News
 from lab.history.records import Build, day
 from lab.history.regression import Change
 from lab.reporting import ci, html
@@ -86,25 +87,38 @@ def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> 
     excused = [one for one in found.findings if one.known and not one.is_failure]
     uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
-    yield from _section("Tests which did not succeed and are blocking:", blocking, base, link)
-    for fault in news.worse:
-        if any(case.build.id == found.new.build.id for case in fault.cases):
-            for line in (fault.label, *ci.since_lines(fault), *(f"known issue: {one.link}" for one in fault.issues)):
+    told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
+    yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
+    for fault in told.values():
+        if any(one.failure == fault.name for one in blocking):
+            for line in (
+                f"{fault.digits}: {fault.label}",
+                *ci.since_lines(fault),
+                *(f"known issue: {one.link}" for one in fault.issues),
+            ):
                 yield f"   {line}"
-    yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link)
+    yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
     yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
     for one in found.of(Change.FIXED):
         yield f" {one.series.case}  PASS, FAIL in {base}"
 
 
-def _section(title: str, findings: Sequence[Finding], base: str, link: Callable[[Finding], str]) -> Iterator[str]:
+def _section(
+    title: str,
+    findings: Sequence[Finding],
+    base: str,
+    link: Callable[[Finding], str],
+    told: Mapping[str, Fault] = MappingProxyType({}),
+) -> Iterator[str]:
+    """A list of cases. Those that show a fault of ``told``, by its name, have its short name."""
     if not findings:
         return
     yield ""
     yield title
     for one in findings[: ci.ROWS]:
-        yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}"
+        by = f", by {told[one.failure].digits}" if one.failure in told else ""
+        yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}{by}"
         yield f"   {link(one)}"
     if len(findings) > ci.ROWS:
         yield f" and {len(findings) - ci.ROWS} more"

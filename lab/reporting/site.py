@@ -344,8 +344,8 @@ def headline(told: News) -> tuple[str, str]:
     failed = sum(found.failed for found in told.comparisons)
     if worse := told.worse:
         cases = told.new_failures
-        faults = "1 fault is" if len(worse) == 1 else f"{len(worse)} faults are"
-        return f"{faults} new: {cases} case{'s' if cases > 1 else ''} got worse", "FAIL"
+        faults = "one fault" if len(worse) == 1 else f"{len(worse)} faults"
+        return f"{cases} case{'s' if cases > 1 else ''} got worse, by {faults}", "FAIL"
     if not told.comparisons:
         return "No run yet", "MISS"
     words = [f"{failed} failed"] if failed else []
@@ -373,7 +373,8 @@ def believe(fault: Fault) -> str:
     """Whether a fault is to be believed: how often it showed, and how the same cases ended before."""
     told = [fault.telling.finding.figures]
     boards = sorted({case.finding.series.board_class or "no board" for case in fault.cases})
-    told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''} on {' and '.join(boards)}")
+    states = f" ({fault.states})" if len(fault.changes) > 1 else ""
+    told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''}{states} on {' and '.join(boards)}")
     if fault.seen and fault.seen.number > len(fault.cases):
         told.append(f"{fault.seen.number} times in all")
     return "; ".join(filter(None, told))
