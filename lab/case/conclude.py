@@ -152,7 +152,7 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         build=bench.variant.name,
         attempt=bench.config.getoption("--attempt"),
         doc=(getattr(running.item, "obj", None).__doc__ or "").strip(),
-        phases=bench.acquired_rig.take_phases() if bench.acquired_rig else (),
+        phases=(*running.phases, *(bench.acquired_rig.take_phases() if bench.acquired_rig else ())),
         evidence=(*running.evidence, *decision.evidence),
         checks=tuple(running.checks),
         figures=running.figures,

@@ -14,7 +14,7 @@ import pytest
 from lab.base.errors import HypervisorCrash, NotProved
 from lab.case.rig import Seat
 from lab.reporting.figures import relocation_svg
-from lab.results.record import Check, Evidence, GuestConsole
+from lab.results.record import Check, Evidence, GuestConsole, Phase
 from lab.xen.domain import Domain
 from lab.xen.migration import Migration
 
@@ -31,6 +31,7 @@ class Running:
     outcome: BaseException | None = None
     skipped: str | None = None
     evidence: list[Evidence] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)  # before there were boards; the rig has the others
     checks: list[Check] = field(default_factory=list)
     guests: list[GuestConsole] = field(default_factory=list)  # those whose console is among the evidence
     figures: dict[str, float] = field(default_factory=dict)

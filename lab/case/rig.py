@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -296,14 +296,9 @@ class Rig:
         evidence.append(_note(seat.board.name, "the known-good build after the silence", said))
         return After(tuple(evidence), hang=hang)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""
-        started, clock = time.time(), time.monotonic()
-        try:
-            yield
-        finally:
-            self.phases.append(Phase(name, started, time.monotonic() - clock))
+        return timed(self.phases, name)
 
     def take_phases(self) -> tuple[Phase, ...]:
         """Phases since the last call."""
@@ -319,6 +314,16 @@ class Rig:
         """Evidence since the last call."""
         taken, self.evidence = tuple(self.evidence), []
         return taken
+
+
+@contextmanager
+def timed(phases: list[Phase], name: str) -> Iterator[None]:
+    """Time a block, and add it to ``phases`` however it ends."""
+    started, clock = time.time(), time.monotonic()
+    try:
+        yield
+    finally:
+        phases.append(Phase(name, started, time.monotonic() - clock))
 
 
 def variant_of(folder: RunFolder, build: str) -> Variant:

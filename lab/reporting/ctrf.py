@@ -77,7 +77,7 @@ def _test(result: TestResult, attempts: list[TestResult]) -> dict[str, Json]:
         **_names(result.case),
         "status": STATUS[result.verdict],
         "rawStatus": result.verdict.value,
-        "duration": _ms(result.seconds),
+        "duration": _ms(result.own_seconds),
         "start": _ms(result.started),
         "stop": _ms(result.started + result.seconds),
         "retries": len(earlier),

@@ -159,7 +159,6 @@ def show(
     slices = slices_of(folder, result)
     if beside:
         slices, beside = _compared(slices, beside)
-    own = result.own_seconds
     is_good = result.verdict in (Verdict.PASS, Verdict.SKIP)
     return Shown(
         anchor=anchor,
@@ -172,8 +171,8 @@ def show(
         reason=result.reason,
         failure=visible_line(failure_of(result)),
         known=tuple(one.name for one in known_findings(result)),
-        seconds=own,
-        provisioning=result.seconds - own,
+        seconds=result.own_seconds,
+        provisioning=result.provisioning_seconds,
         boards=result.boards,
         result=result,
         facts=tuple(_fact(one, PASS_BODY_LIMIT if is_good else BODY_LIMIT) for one in result.evidence),

@@ -137,7 +137,12 @@ class TestResult:
     @property
     def own_seconds(self) -> float:
         """Seconds without provisioning: another case would have had to do that, had it come first."""
-        return max(0.0, self.seconds - sum(one.seconds for one in self.phases if one.name == PROVISION))
+        return max(0.0, self.seconds - self.provisioning_seconds)
+
+    @property
+    def provisioning_seconds(self) -> float:
+        """Seconds in which boards were acquired and brought to the build under test."""
+        return max(0.0, sum(one.seconds for one in self.phases if one.name == PROVISION))
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
