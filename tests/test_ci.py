@@ -413,7 +413,7 @@ def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
     assert f"{LIVE} [virtual]  FAIL never pass, by 3c9f01ab77\n" in text
     page = (tmp_path / "site" / "index.html").read_text()
     assert page.count("xen-assertion: y</a></h2>") == 1 and "xen-assertion: y</a></h3>" not in page
-    assert "in 2 cases (1 new failure, 1 never passed) on virtual" in page
+    assert "2 cases show it on virt1 (1 new failure, 1 never passed)." in page
 
 
 def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(

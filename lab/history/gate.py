@@ -43,6 +43,8 @@ class Finding:
     known: tuple[str, ...] = ()  # findings that excused it
     has_baseline: bool = False  # the baseline has attempts that count
     figures: str = ""  # the part of ``why`` that has the rule's figures, and the boards
+    reason: str = ""  # of the result that shows it best
+    boards: tuple[str, ...] = ()  # on which it failed
 
     @property
     def is_failure(self) -> bool:
@@ -85,6 +87,11 @@ class Comparison:
     def known(self) -> int:
         """How many cases passed only because a known finding was excused."""
         return sum(bool(finding.known) for finding in self.findings if not finding.is_failure)
+
+    @property
+    def uncounted(self) -> int:
+        """How many cases say nothing, since the bench or their own code failed, or since they did not run."""
+        return len(self.of(Change.NOT_COUNTED, Change.MISSING))
 
     @property
     def verdict(self) -> str:
@@ -231,9 +238,9 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
     known = _known(now.tallies)
     failed = [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]
     shown = failed[-1] if failed else now.tallies[-1]
-    words = figures
+    words = list(figures)
     if failed:
-        figures = [*figures, *_boards(now, before)]
+        figures += _boards(now, before)
         words = [f"{shown.reason} ({shown.rule})", *figures]
         if change is Change.NEW_FAILURE and (said := _listed_elsewhere(failed, before.tallies)):
             change = Change.KNOWN_FINDING
@@ -252,6 +259,8 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         known=known,
         has_baseline=before.count.total > 0,
         figures="; ".join(figures),
+        reason=shown.reason,
+        boards=tuple(sorted({tally.boards for tally in failed if tally.boards})),
     )
 
 
@@ -306,6 +315,8 @@ def _uncounted(series: Series, seen: Seen, before: Count) -> Finding:
         why=f"{worst.verdict}{where}: {worst.reason} ({worst.rule}){_with_baseline(before)}",
         failure=worst.failure,
         place=worst.place,
+        reason=worst.reason,
+        boards=(worst.boards,) if worst.boards else (),
         has_baseline=before.total > 0,
     )
 

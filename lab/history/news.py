@@ -52,8 +52,14 @@ class Fault:
 
     @property
     def label(self) -> str:
-        """What happened, in words."""
-        return label_of(self.name)
+        """What happened, in words. Numbers are shown where all its cases have the same."""
+        label, reasons = label_of(self.name), {case.finding.reason for case in self.cases}
+        return reasons.pop() if "#" in label and len(reasons) == 1 else label
+
+    @property
+    def boards(self) -> list[str]:
+        """The boards on which it showed with these builds."""
+        return sorted({board for case in self.cases for board in case.finding.boards})
 
     @property
     def digits(self) -> str:

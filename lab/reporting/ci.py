@@ -17,6 +17,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from lab.history import gate
+from lab.history.gate import Comparison
 from lab.history.news import Fault, News, news_of
 from lab.history.records import day
 from lab.history.regression import Change
@@ -50,9 +51,13 @@ def worse(news: News) -> list[str]:
         fixed = found.of(Change.FIXED)
         lines += [f"      {finding.line()}" for finding in fixed]
     for found in news.comparisons:
-        base = found.base.build.title if found.base else "nothing before"
-        lines.append(f"{found.new.build.title} against {base}: {found.verdict} ({gate.summed(found)})")
+        lines.append(f"{_pair(found)}: {found.verdict} ({gate.summed(found)})")
     return lines
+
+
+def _pair(found: Comparison) -> str:
+    """The build and what it was judged against."""
+    return f"{found.new.build.title} against {found.base.build.title}" if found.base else found.new.build.title
 
 
 def fault_lines(fault: Fault) -> list[str]:
@@ -75,10 +80,10 @@ def since_lines(fault: Fault) -> list[str]:
     case = fault.telling
     if not case.onset:
         return []
-    since = f"fails since {case.onset.since.title}{_subject(case.onset.since.source.subject)}"
+    since = f"{case.onset.since.title}{_subject(case.onset.since.source.subject)}"
     if not case.onset.good:
-        return [f"{since}; no build before it was good"]
-    lines = [f"{since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
+        return [f"failed with each build tested so far; the first was {since}"]
+    lines = [f"fails since {since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
     return lines + ([case.bisect] if case.bisect else [])
 
 
@@ -105,8 +110,7 @@ def write_summary(run: RunSummary, news: News) -> Path:
     lines += [f"- build: {_md(text)}" for text in build_lines(run)]
     lines.append(f"- report: {_report_link(run)}")
     for found in news.comparisons:
-        base = found.base.build.title if found.base else "nothing before"
-        lines += ["", f"## {_md(found.new.build.title)} against {_md(base)}", ""]
+        lines += ["", f"## {_md(_pair(found))}", ""]
         lines.append(_md(f"{found.verdict} ({gate.summed(found)})"))
     lines += _table(f"Got worse: {news.new_failures}", news.worse)
     others = [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE]

@@ -58,6 +58,11 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     lines += ["", _tail(run, news), run.counted() + "."]
     if run.progress:
         lines.append(f"{run.progress}.")
+    for fault in news.worse:
+        lines += ["", f"{fault.digits}: {fault.label}"]
+        lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}")
+        lines += [f"   {line}" for line in ci.since_lines(fault)]
+        lines += [f"   known issue: {one.link}" for one in fault.issues]
     for found in news.comparisons:
         lines += _of_build(found, news, link)
     if gone := run.missing:
@@ -89,14 +94,6 @@ def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> 
     base = found.base.build.title if found.base else "nothing"
     told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
-    for fault in told.values():
-        if any(one.failure == fault.name for one in blocking):
-            for line in (
-                f"{fault.digits}: {fault.label}",
-                *ci.since_lines(fault),
-                *(f"known issue: {one.link}" for one in fault.issues),
-            ):
-                yield f"   {line}"
     yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
     yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
@@ -122,6 +119,10 @@ def _section(
         yield f"   {link(one)}"
     if len(findings) > ci.ROWS:
         yield f" and {len(findings) - ci.ROWS} more"
+
+
+def _cases(number: int) -> str:
+    return f"{number} case{'' if number == 1 else 's'}"
 
 
 def _word(one: Finding, base: str) -> str:

@@ -48,7 +48,7 @@ from lab.reporting.feed import Feed
 from lab.reporting.site_places import run_page
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
 from lab.reporting.site_state import State, version
-from lab.reporting.words import area_of
+from lab.reporting.words import area_of, short_name
 from lab.results.failures import digits_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, file_name
@@ -214,7 +214,7 @@ class _Site:
         if known is not None and known.key.partition("\n")[0] == state and not self._new_issues & set(known.failures):
             if known.key == _key(plain):
                 return None
-            return replace(plain, pages=known.pages)
+            plain = replace(plain, pages=known.pages)
         since, good = self._history_of(run)
         return replace(plain, since=since, good=good)
 
@@ -333,9 +333,9 @@ class _Site:
 # The overview's groups behind what got worse: what became of cases, and what to make of it.
 GROUPS = (
     ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
-    ("Fails as before", "it failed with the baseline, too", (Change.STILL_FAILING,)),
-    ("Never passed", "it fails, and no build before it passed", (Change.NEVER_PASSED,)),
-    ("Flaky", "passes and fails with the same build: within chance", (Change.FLAKY,)),
+    ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
+    ("Never passed", "the cases failed with each build so far", (Change.NEVER_PASSED,)),
+    ("Flaky", "the cases pass and fail with the same build: within chance", (Change.FLAKY,)),
 )
 
 
@@ -357,27 +357,32 @@ def headline(told: News) -> tuple[str, str]:
         return text[0].upper() + text[1:], "MISS"
     if any(found.exit_status for found in told.comparisons):
         return "Nothing to judge: no case passed or failed", "MISS"
+    words = ["Nothing got worse"]
     if failed:
-        return f"Nothing got worse; {failed} still fail{'s' if failed == 1 else ''}", "MISS"
-    return "Nothing got worse; nothing fails", "PASS"
+        words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
+    if silent := sum(found.uncounted for found in told.comparisons):
+        words.append(f"{silent} of {sum(len(found.findings) for found in told.comparisons)} cases were not counted")
+    return ("; ".join(words), "MISS") if words[1:] else ("Nothing got worse; nothing fails", "PASS")
 
 
 def state(found: Comparison) -> str:
-    """The colour of a build: green only where it was judged, is complete, and nothing failed."""
+    """The colour of a build: green only if it was judged, is complete, nothing failed, and each case told something."""
     if found.exit_status == 1:
         return "FAIL"
-    return "PASS" if found.exit_status == 0 and not found.failed else "MISS"
+    return "PASS" if found.exit_status == 0 and not found.failed and not found.uncounted else "MISS"
 
 
 def believe(fault: Fault) -> str:
-    """Whether a fault is to be believed: how often it showed, and how the same cases ended before."""
-    told = [fault.telling.finding.figures]
-    boards = sorted({case.finding.series.board_class or "no board" for case in fault.cases})
-    states = f" ({fault.states})" if len(fault.changes) > 1 else ""
-    told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''}{states} on {' and '.join(boards)}")
+    """Whether a fault is to be believed, in sentences: where it showed, and how often its telling case failed."""
+    many, telling = len(fault.names), fault.telling.finding
+    boards = fault.boards or sorted({case.finding.series.board_class for case in fault.cases} - {""})
+    words = [f"{many} case{' shows' if many == 1 else 's show'} it"]
+    words += [f"on {' and '.join(boards)}"] if boards else []
+    words += [f"({fault.states})"] if len(fault.changes) > 1 else []
+    told = [" ".join(words), f"{short_name(telling.series.case)} {telling.figures}"]
     if fault.seen and fault.seen.number > len(fault.cases):
-        told.append(f"{fault.seen.number} times in all")
-    return "; ".join(filter(None, told))
+        told.append(f"Seen {fault.seen.number} times in all runs")
+    return "".join(f"{one}. " for one in told).rstrip()
 
 
 def _key(task: Task) -> str:
