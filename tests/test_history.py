@@ -84,7 +84,7 @@ def judged(history: History, new: str, base: str = "") -> dict[str, str]:
     found = gate.compare(history, selected, history.select(base) if base else gate.baseline(history, selected))
     return {
         f"{one.series.case.rpartition('::')[2]} {one.series.board_class}".strip(): one.change.value
-        for one in found.findings
+        for one in found.cases
     }
 
 
@@ -463,7 +463,7 @@ def test_a_case_the_baseline_missed_is_held_against_the_build_before_it(history:
     history.accept(history.select(f"{LINE}@bb").build)
     assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
     selected = history.select(LINE)
-    [finding] = gate.compare(history, selected, gate.baseline(history, selected)).findings
+    [finding] = gate.compare(history, selected, gate.baseline(history, selected)).cases
     assert "passed 1 of 1 with pv32-debug@aa" in finding.why
 
 
@@ -528,7 +528,7 @@ def test_the_board_the_baseline_passed_on_is_named(history: History, runs: Runs)
     runs.fill(history, "aa:P")
     history.import_run(runs.write(result(PV32, FAIL, board="virt2"), key="bb").path)
     found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
-    assert found.findings[0].why.endswith("on virt2; the baseline passed on virt1")
+    assert found.cases[0].why.endswith("on virt2; the baseline passed on virt1")
 
 
 @pytest.mark.parametrize("board", ["", "virt1"])
@@ -604,17 +604,17 @@ def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(hist
     history.import_run(runs.write(excused(PASS), key="aa").path)
     history.import_run(runs.write(excused(FAIL), key="bb").path)
     found = gate.compare(history, history.select(f"{LINE}@bb"), history.select(f"{LINE}@aa"))
-    [finding] = found.findings
+    [finding] = found.cases
     assert finding.change is Change.KNOWN_FINDING
     assert "the known finding incoming-left-paused, which is listed for the baseline's release" in finding.why
     assert found.exit_status == 0
     back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
-    assert [one.change for one in back.findings] == [Change.KNOWN_FINDING]
-    assert back.findings[0].why.startswith("not fixed: it is listed for this release")
+    assert [one.change for one in back.cases] == [Change.KNOWN_FINDING]
+    assert back.cases[0].why.startswith("not fixed: it is listed for this release")
     other = replace(excused(FAIL), checks=(Check("where", False, "nowhere"),))
     history.import_run(runs.write(other, key="cc").path)
     found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@aa"))
-    assert [one.change for one in found.findings] == [Change.NEW_FAILURE]  # another check failed
+    assert [one.change for one in found.cases] == [Change.NEW_FAILURE]  # another check failed
 
 
 def test_the_line_of_a_recipe_given_as_a_file_is_its_name(history: History, runs: Runs) -> None:
@@ -704,7 +704,7 @@ def test_a_run_is_judged_against_the_others_of_its_accepted_build(history: Histo
     history.accept(history.select(LINE).build)
     assert gate.baseline(history, history.select(LINE)) is None  # never itself
     new = history.select("run2")
-    [finding] = gate.compare(history, new, gate.baseline(history, new)).findings
+    [finding] = gate.compare(history, new, gate.baseline(history, new)).cases
     assert finding.change is Change.NEW_FAILURE
     assert "passed 1 of 1 with the baseline" in finding.why  # its own FAIL is not held against the baseline
 
@@ -974,7 +974,8 @@ def test_the_results_are_a_mail_in_osstests_words(xenlab: Xenlab, runs: Runs) ->
     lines = said.splitlines()
     assert lines[0] == f"Subject: [xenlab] {bad}: 1 new failure"
     assert "Regressions :-(" in lines
-    assert f" {PV32} [virtual]  FAIL REGR. vs {good}" in lines
+    [blocking] = [line for line in lines if line.startswith(f" {PV32} [virtual]  FAIL REGR. vs {good}, by ")]
+    assert f"{blocking[-10:]}: no wake" in lines
     assert f'   fails since {bad} "x86: b"; last good {good} "x86: a"' in lines
     assert " testcases/sleep/test_s5.py::test_s5 [virtual]  FAIL never pass" in lines
     assert f" {LIVE} [virtual]  PASS, known bug incoming-left-paused" in lines

@@ -104,7 +104,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _steady(folder: Path) -> services.Status | None:
+def _steady(folder: Path) -> services.LabStatus | None:
     """The services, if none was started anew for 3 s: an exporter ends where its coordinator does not listen yet."""
     seen = services.status(folder)
     time.sleep(3)

@@ -56,7 +56,7 @@ class Seat:
     deployed: bool = False  # this process has put the build under test onto the board
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
-    before: leftovers.Seen | None = None  # what was on the board before the case
+    before: leftovers.Snapshot | None = None  # what was on the board before the case
 
 
 @dataclass(frozen=True, slots=True)

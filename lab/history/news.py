@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.history import gate, known_issues
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import CaseChange, Comparison
 from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.history.onsets import Onset, bisect_command, onsets
 from lab.history.records import Build, Seen, Selected
@@ -27,11 +27,11 @@ WORST_FIRST = (
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FailingCase:
     """One of the cases that show a fault, with one build."""
 
     build: Build
-    finding: Finding
+    finding: CaseChange
     onset: Onset | None
 
     @property
@@ -45,7 +45,7 @@ class Fault:
     """One fault, over all builds, boards and cases that show it. Each case has its own change."""
 
     name: str  # lab.results.failures.failure_key
-    cases: tuple[Case, ...]  # the gravest change first
+    cases: tuple[FailingCase, ...]  # the gravest change first
     seen: Seen | None  # over the whole history
     issues: tuple[KnownIssue, ...]
     has_baseline: bool  # something was judged against a build
@@ -71,7 +71,7 @@ class Fault:
         """The builds in question that show it."""
         return tuple({case.build.id: case.build for case in self.cases}.values())
 
-    def of(self, build: Build) -> list[Case]:
+    def of(self, build: Build) -> list[FailingCase]:
         """The cases that show it with this build."""
         return [case for case in self.cases if case.build.id == build.id]
 
@@ -96,10 +96,10 @@ class Fault:
         return ", ".join(change.counted(number) for change, number in self.changes.items())
 
     @property
-    def telling(self) -> Case:
+    def telling(self) -> FailingCase:
         """The case that shows best since when: of those with the gravest change, one with the commonest beginning."""
 
-        def beginning(case: Case) -> tuple[int, int] | None:
+        def beginning(case: FailingCase) -> tuple[int, int] | None:
             return (case.onset.since.id, case.onset.good.id if case.onset.good else 0) if case.onset else None
 
         gravest = [case for case in self.cases if case.finding.change is self.change]
@@ -135,16 +135,14 @@ def news_of(history: History, selected: Sequence[Selected]) -> News:
     comparisons = [gate.compare(history, one, gate.baseline(history, one)) for one in selected]
     issues = known_issues.read(history)
     failing = {
-        found.new.build.id: onsets(
-            history, [one.series.id for one in found.findings if one.is_failure], found.new.build
-        )
+        found.new.build.id: onsets(history, [one.series.id for one in found.cases if one.is_failure], found.new.build)
         for found in comparisons
     }
     of_failures = _grouped(comparisons, failing, lambda one: one.is_failure)
     uncounted = _grouped(comparisons, {}, lambda one: one.change is Change.NOT_COUNTED and bool(one.failure))
     seen = history.failures([*of_failures, *uncounted])
 
-    def faults(groups: Mapping[str, list[tuple[Comparison, Case]]]) -> tuple[Fault, ...]:
+    def faults(groups: Mapping[str, list[tuple[Comparison, FailingCase]]]) -> tuple[Fault, ...]:
         made = [
             Fault(
                 name,
@@ -162,18 +160,18 @@ def news_of(history: History, selected: Sequence[Selected]) -> News:
 
 
 def _grouped(
-    comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[Finding], bool]
-) -> dict[str, list[tuple[Comparison, Case]]]:
+    comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[CaseChange], bool]
+) -> dict[str, list[tuple[Comparison, FailingCase]]]:
     """The findings that are wanted, by their failures' names."""
-    groups: dict[str, list[tuple[Comparison, Case]]] = defaultdict(list)
+    groups: dict[str, list[tuple[Comparison, FailingCase]]] = defaultdict(list)
     for found in comparisons:
         of_build = begun.get(found.new.build.id, {})
-        for one in found.findings:
+        for one in found.cases:
             if wanted(one):
-                groups[one.failure].append((found, Case(found.new.build, one, of_build.get(one.series.id))))
+                groups[one.failure].append((found, FailingCase(found.new.build, one, of_build.get(one.series.id))))
     return groups
 
 
-def _issues(issues: KnownIssues, name: str, cases: Iterable[Case]) -> tuple[KnownIssue, ...]:
+def _issues(issues: KnownIssues, name: str, cases: Iterable[FailingCase]) -> tuple[KnownIssue, ...]:
     found = [issue for case in cases for issue in issues.of(name, case.finding.series.case)]
     return tuple(dict.fromkeys(found))

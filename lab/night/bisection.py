@@ -73,7 +73,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class TriedRevision:
     """One run of the case with a build. ``verdict`` is empty when there is no result."""
 
     verdict: str
@@ -95,7 +95,7 @@ class Judged:
 class _Kept:
     """What the file holds."""
 
-    attempts: Mapping[str, tuple[Attempt, ...]]
+    attempts: Mapping[str, tuple[TriedRevision, ...]]
     judged: Mapping[str, Judged]
 
 
@@ -104,7 +104,7 @@ class _Memory:
     """The attempts and judgements so far, kept on disk."""
 
     file: Path
-    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
+    attempts: dict[str, list[TriedRevision]] = field(default_factory=dict)
     judged: dict[str, Judged] = field(default_factory=dict)
 
     @classmethod
@@ -211,12 +211,12 @@ class _Bisection:
             raise BenchError(f"good ran on {', '.join(where)}, bad on {', '.join(self._boards)}: no board ran both")
         self._say(f"{self._history.describe(self._good)}: good: {_summed(seen)}, on {', '.join(where)} as the bad one")
 
-    def _attempts(self, revision: str, number: int) -> list[Attempt]:
+    def _attempts(self, revision: str, number: int) -> list[TriedRevision]:
         """That many attempts with PASS or FAIL.
 
         :raises BenchError: :data:`UNCOUNTED` attempts in a row had neither.
         """
-        counted: list[Attempt] = []
+        counted: list[TriedRevision] = []
         idle = 0
         for one in self._each(revision):
             idle = 0 if _counts(one) else idle + 1
@@ -248,10 +248,10 @@ class _Bisection:
         """The known attempts at a revision, then new ones without end."""
         return _Each(self, revision)
 
-    def known(self, revision: str) -> list[Attempt]:
+    def known(self, revision: str) -> list[TriedRevision]:
         return self._memory.attempts.setdefault(revision, [])
 
-    def attempt(self, revision: str) -> Attempt:
+    def attempt(self, revision: str) -> TriedRevision:
         """Run the case once more, and keep the attempt."""
         known = self.known(revision)
         folder = self._folder / f"{self._history.file_name(revision)}-{len(known) + 1}"
@@ -260,7 +260,7 @@ class _Bisection:
             self._runner(self._history.recipe(revision), folder)
             made = _seen(folder, self._asked.case)
         except (BenchError, UsageError) as error:  # it cannot be built
-            made = Attempt("", visible_line(str(error).splitlines()[0]), str(folder))
+            made = TriedRevision("", visible_line(str(error).splitlines()[0]), str(folder))
         known.append(made)
         self._memory.save()
         return made
@@ -291,26 +291,28 @@ class _Each:
     def __iter__(self) -> _Each:
         return self
 
-    def __next__(self) -> Attempt:
+    def __next__(self) -> TriedRevision:
         known = self._bisection.known(self._revision)
         self._next += 1
         return known[self._next - 1] if self._next <= len(known) else self._bisection.attempt(self._revision)
 
 
-def _seen(folder: Path, case: str) -> Attempt:
+def _seen(folder: Path, case: str) -> TriedRevision:
     run_folder = RunFolder.open(folder)
     result = next((one for one in run_folder.final_results() if one.case == case), None)
     if result is None:
-        return Attempt("", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder))
+        return TriedRevision(
+            "", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder)
+        )
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return Attempt(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
+    return TriedRevision(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
 
 
-def _counts(attempt: Attempt) -> bool:
+def _counts(attempt: TriedRevision) -> bool:
     return attempt.verdict in (Verdict.PASS, Verdict.FAIL)
 
 
-def _summed(attempts: Sequence[Attempt]) -> str:
+def _summed(attempts: Sequence[TriedRevision]) -> str:
     fails = [one for one in attempts if one.verdict == Verdict.FAIL]
     return (
         f"failed {len(fails)} of {len(attempts)}: {fails[0].reason}"

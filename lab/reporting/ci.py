@@ -49,7 +49,7 @@ def worse(news: News) -> list[str]:
         lines += fault_lines(fault)
     for found in news.comparisons:
         fixed = found.of(Change.FIXED)
-        lines += [f"      {finding.line()}" for finding in fixed]
+        lines += [f"      {one.line()}" for one in fixed]
     for found in news.comparisons:
         lines.append(f"{_pair(found)}: {found.verdict} ({gate.summed(found)})")
     return lines
@@ -64,7 +64,7 @@ def fault_lines(fault: Fault) -> list[str]:
     """A fault in one line, and below it since when, what people said of it, and the command that finds its commit."""
     word = "worse" if fault.change is Change.NEW_FAILURE else "     "
     if len(fault.cases) == 1:
-        lines = [f"{word} {fault.cases[0].finding.line()}"]
+        lines = [f"{word} {fault.cases[0].one.line()}"]
     else:
         names = some_of([short_name(name) for name in fault.names])
         how_many = fault.states if len(fault.changes) > 1 else f"{len(fault.cases)} cases"
@@ -115,7 +115,7 @@ def write_summary(run: RunSummary, news: News) -> Path:
     lines += _table(f"Got worse: {news.new_failures}", news.worse)
     others = [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE]
     lines += _table(f"Other failures: {_cases(others)}", others)
-    fixed = [finding for found in news.comparisons for finding in found.of(Change.FIXED)]
+    fixed = [one for found in news.comparisons for one in found.of(Change.FIXED)]
     lines += ["", f"### Fixed: {len(fixed)}", ""] * bool(fixed)
     lines += [f"- {_md(short_name(one.series.case))}: {_md(one.why)}" for one in fixed[:ROWS]]
     title = "Not counted, since nothing is said about the hypervisor"
@@ -168,9 +168,9 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
         return []
     lines = ["", f"### {title}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
     for fault in faults[:ROWS]:
-        boards = dict.fromkeys(case.finding.series.board_class for case in fault.cases)
+        boards = dict.fromkeys(case.one.series.board_class for case in fault.cases)
         if len(fault.cases) == 1:
-            why = fault.cases[0].finding.why
+            why = fault.cases[0].one.why
         else:
             why = f"{fault.label}; {len(fault.cases)} cases"
         if fault.change is Change.NEW_FAILURE:

@@ -93,7 +93,7 @@ def _areas(header: RunHeader, cases: Sequence[Shown]) -> Mapping[str, Mapping[Ve
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ReportFault:
     """What went wrong once, in cases that show it, and what people said of it."""
 
     cases: tuple[Shown, ...]
@@ -104,14 +104,16 @@ class Fault:
         return list(dict.fromkeys(case.build for case in self.cases))
 
 
-def _faults(cases: Sequence[Shown], issues: KnownIssues) -> list[Fault]:
+def _faults(cases: Sequence[Shown], issues: KnownIssues) -> list[ReportFault]:
     """What did not pass, the gravest first; cases that did not run are one entry."""
     found: dict[tuple[str, str], list[Shown]] = {}
     for case in cases:
         if case.verdict not in (Verdict.PASS, Verdict.SKIP):
             found.setdefault((case.failure, "" if case.failure else case.rule), []).append(case)
     faults = [
-        Fault(tuple(of), tuple(dict.fromkeys(issue for case in of for issue in issues.of(case.failure, case.case))))
+        ReportFault(
+            tuple(of), tuple(dict.fromkeys(issue for case in of for issue in issues.of(case.failure, case.case)))
+        )
         for of in found.values()
     ]
     return sorted(faults, key=lambda fault: (-fault.cases[0].verdict.severity, -len(fault.cases)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import CaseChange, Comparison
 from lab.history.news import Fault, News
 from lab.history.records import Build, day
 from lab.history.regression import Change
@@ -46,7 +46,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     :param site: the folder of the pages, to which each result is linked; else each links to the run's report.
     """
 
-    def link(one: Finding) -> str:
+    def link(one: CaseChange) -> str:
         if site is None:
             return (run.path / html.NAME).as_uri()
         has_page = one.place is not None and one.place.ordinal >= 0 and one.failure
@@ -86,10 +86,10 @@ def _tail(run: RunSummary, news: News) -> str:
     return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."
 
 
-def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> Iterator[str]:
+def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) -> Iterator[str]:
     blocking = found.of(*BLOCKING)
-    besides = [one for one in found.findings if one.is_failure and one.change not in BLOCKING]
-    excused = [one for one in found.findings if one.known and not one.is_failure]
+    besides = [one for one in found.cases if one.is_failure and one.change not in BLOCKING]
+    excused = [one for one in found.cases if one.known and not one.is_failure]
     uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
     told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
@@ -103,9 +103,9 @@ def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> 
 
 def _section(
     title: str,
-    findings: Sequence[Finding],
+    findings: Sequence[CaseChange],
     base: str,
-    link: Callable[[Finding], str],
+    link: Callable[[CaseChange], str],
     told: Mapping[str, Fault] = MappingProxyType({}),
 ) -> Iterator[str]:
     """A list of cases. Those that show a fault of ``told``, by its name, have its short name."""
@@ -125,7 +125,7 @@ def _cases(number: int) -> str:
     return f"{number} case{'' if number == 1 else 's'}"
 
 
-def _word(one: Finding, base: str) -> str:
+def _word(one: CaseChange, base: str) -> str:
     if one.is_failure:
         return WORDS[one.change].format(base=base)
     if one.known:

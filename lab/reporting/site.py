@@ -47,7 +47,7 @@ from lab.reporting import findings, site_cases, site_places, site_run
 from lab.reporting.feed import Feed
 from lab.reporting.site_places import run_page
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
-from lab.reporting.site_state import State, version
+from lab.reporting.site_state import SiteState, version
 from lab.reporting.words import area_of, short_name
 from lab.results.failures import digits_of
 from lab.results.record import Verdict
@@ -89,11 +89,11 @@ def write(store: History, where: Path) -> Path:
 @contextmanager
 def _held(where: Path) -> Iterator[None]:
     """One writer at a time; the folder made."""
-    if where.exists() and not (where / State.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
+    if where.exists() and not (where / SiteState.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
         raise UsageError(f"{where}: the folder holds something else; name a new folder, or one that has the pages")
     for name in ("runs", "cases", "failures", "findings"):
         (where / name).mkdir(parents=True, exist_ok=True)
-    with open(where / State.NAME, "a", encoding="utf-8") as lock:
+    with open(where / SiteState.NAME, "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -131,7 +131,7 @@ def _is_there(run: Run) -> bool:
 class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
-        self._state = State.read(where, version())
+        self._state = SiteState.read(where, version())
         self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
         self._issues = known_issues.read(store)
         self._builds = {build.id: build for build in store.builds()}
@@ -151,7 +151,7 @@ class _Site:
         rows = self._rows()
         told = news.news_of(self._store, [Selected(row.build) for row in _newest(rows)[:LINES_JUDGED]])
         for found in told.comparisons:  # what is missing now may be of no run shown
-            cases = {one.series.case for one in found.findings}
+            cases = {one.series.case for one in found.cases}
             touched |= {case for case in cases if not (self._where / site_places.case_page(case)).exists()}
         style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
         (self._where / "style.css").write_text(style, encoding="utf-8")
@@ -301,7 +301,7 @@ class _Site:
             "skipped": [(found, one) for found in told.comparisons for one in found.of(Change.SKIPPED)],
             "missing": [(found, one) for found in told.comparisons for one in found.of(Change.MISSING)],
             "excused": [
-                (found, one) for found in told.comparisons for one in found.findings if one.known and not one.is_failure
+                (found, one) for found in told.comparisons for one in found.cases if one.known and not one.is_failure
             ],
             "headline": headline(told),
             "state": state,
@@ -361,7 +361,7 @@ def headline(told: News) -> tuple[str, str]:
     if failed:
         words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
     if silent := sum(found.uncounted for found in told.comparisons):
-        words.append(f"{silent} of {sum(len(found.findings) for found in told.comparisons)} cases were not counted")
+        words.append(f"{silent} of {sum(len(found.cases) for found in told.comparisons)} cases were not counted")
     return ("; ".join(words), "MISS") if words[1:] else ("Nothing got worse; nothing fails", "PASS")
 
 

@@ -77,7 +77,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RunFault:
     """What went wrong once, in one run: its results by their pages."""
 
     name: str
@@ -223,7 +223,7 @@ class _Pages:
             if key := failure_of(one):
                 wrong[visible_line(key)].append(one)
         faults = [
-            Fault(
+            RunFault(
                 name,
                 found[0].verdict,
                 tuple((one, self._page(pages, one)) for one in found),

@@ -52,7 +52,7 @@ class Known:
         }
 
 
-class Evidence(Protocol):
+class EvidenceKeeper(Protocol):
     """The fixture ``evidence`` of a case."""
 
     def add(self, title: str, body: str, *, kind: str) -> None: ...
@@ -61,7 +61,7 @@ class Evidence(Protocol):
 
 
 @contextlib.contextmanager
-def excusing(known: Known, evidence: Evidence, version: str, case: str, check: str) -> Iterator[None]:
+def excusing(known: Known, evidence: EvidenceKeeper, version: str, case: str, check: str) -> Iterator[None]:
     """Make one check of a case within the block. A known finding excuses its failure; the evidence names it.
 
     :raises AssertionError: the check fails, and no known finding excuses it.
