@@ -64,7 +64,7 @@ def fault_lines(fault: Fault) -> list[str]:
     """A fault in one line, and below it since when, what people said of it, and the command that finds its commit."""
     word = "worse" if fault.change is Change.NEW_FAILURE else "     "
     if len(fault.cases) == 1:
-        lines = [f"{word} {fault.cases[0].one.line()}"]
+        lines = [f"{word} {fault.cases[0].finding.line()}"]
     else:
         names = some_of([short_name(name) for name in fault.names])
         how_many = fault.states if len(fault.changes) > 1 else f"{len(fault.cases)} cases"
@@ -168,9 +168,9 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
         return []
     lines = ["", f"### {title}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
     for fault in faults[:ROWS]:
-        boards = dict.fromkeys(case.one.series.board_class for case in fault.cases)
+        boards = dict.fromkeys(case.finding.series.board_class for case in fault.cases)
         if len(fault.cases) == 1:
-            why = fault.cases[0].one.why
+            why = fault.cases[0].finding.why
         else:
             why = f"{fault.label}; {len(fault.cases)} cases"
         if fault.change is Change.NEW_FAILURE:
