@@ -235,7 +235,7 @@ def test_builds_of_a_list_are_searched_by_the_same_rule(lab: Lab, tmp_path: Path
 @pytest.mark.parametrize(
     ("good", "bad", "words"),
     [
-        ("main", "main~2", "main is no ancestor of main~2"),
+        ("main", "main~2", "main is not an ancestor of main~2"),
         ("nosuch", "main", "has no revision 'nosuch'"),
         ("--upload-pack=x", "main", "has no revision '--upload-pack=x'"),
     ],

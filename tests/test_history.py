@@ -156,7 +156,7 @@ def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Ru
 def test_what_no_run_folder_is_is_refused(history: History, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         history.import_run(tmp_path)
-    with pytest.raises(UsageError, match="no run folder, and none in it"):
+    with pytest.raises(UsageError, match="not a run folder, and there is none in it"):
         importing.run_folders(tmp_path)
 
 
@@ -304,8 +304,8 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("geheim", "is no URL"),
-        ("postgresql://u:geheim@host:geheim/x", "is no URL"),
+        ("geheim", "is not a URL"),
+        ("postgresql://u:geheim@host:geheim/x", "is not a URL"),
         ("mysql://u:geheim@host/x", "postgresql or sqlite"),
         ("postgresql://u:ge@heim@host/x", "percent-encoded"),
     ],
@@ -732,12 +732,12 @@ def test_a_thing_is_not_compared_with_itself(history: History, runs: Runs) -> No
     ("text", "words"),
     [
         ("pv32-debgu", r"did you mean pv32-debug\?"),
-        ("pv32-debug@c", "none fits; there are: pv32-debug@aaaa1111, pv32-debug@aaaa2222"),
-        ("pv32-debug@aaaa", "several fit"),
-        ("pv32-debug@", "none fits"),
+        ("pv32-debug@c", "nothing matches; there are: pv32-debug@aaaa1111, pv32-debug@aaaa2222"),
+        ("pv32-debug@aaaa", "several match"),
+        ("pv32-debug@", "nothing matches"),
         ("rum1", r"did you mean run1\?"),
-        ("run3", "several fit; there are: run3@pv32-debug, run3@release"),
-        ("run3@debian", "none fits"),
+        ("run3", "several match; there are: run3@pv32-debug, run3@release"),
+        ("run3@debian", "nothing matches"),
         ("", "no build or run ''"),
     ],
 )
@@ -774,7 +774,7 @@ def test_a_run_is_named_by_its_folder_and_imported(
 def test_a_case_is_named_by_its_end(history: History, runs: Runs) -> None:
     history.import_run(runs.write(result(), result(S3), result("testcases/x/y.py::test_s3_rtc_wake")).path)
     assert history.case(PV32) == history.case("test_pv32_runs[hvm]") == PV32
-    with pytest.raises(UsageError, match="several cases fit"):
+    with pytest.raises(UsageError, match="several cases match"):
         history.case("test_s3_rtc_wake")
     with pytest.raises(UsageError, match=r"did you mean test_pv32_runs\[hvm\]\?"):
         history.case("test_pv32_run")
@@ -956,7 +956,7 @@ def test_two_failures_that_a_few_digits_fit_are_named(history: History, runs: Ru
     history.import_run(
         runs.write(*(result(case, FAIL, fingerprint=one) for case, one in zip((PV32, S3), prints, strict=True))).path
     )
-    with pytest.raises(UsageError, match="several failures fit: 0123456789 xen-bug: a; 0123999999 xen-bug: b"):
+    with pytest.raises(UsageError, match="several failures match: 0123456789 xen-bug: a; 0123999999 xen-bug: b"):
         known_issues.add(history, "0123", "https://bugs.example/7", "")
 
 

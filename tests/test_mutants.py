@@ -54,7 +54,7 @@ ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
     ("text", "patches", "said"),
     [
         (f"mutants:\n  one:\n{ENTRY}", (), r"area\.yaml:2: mutants\.one: its patch is not there"),
-        (f"mutants:\n  one:\n{ENTRY}", ("one", "two"), r"nothing is said of two\.patch"),
+        (f"mutants:\n  one:\n{ENTRY}", ("one", "two"), r"no entry for two\.patch"),
         (f"mutants:\n  one:\n{ENTRY}    because: x\n", ("one",), r"area\.yaml:6: .*unknown key.*known here: why"),
         (f"mutants:\n  one:\n{ENTRY[:-5]}'(ab'\n", ("one",), r"area\.yaml:5: .*not a regular expression"),
         (f"mutants:\n  one:\n{ENTRY.replace('testcases', 'tests')}", ("one",), r"area\.yaml:4: "),

@@ -106,7 +106,7 @@ def look(name: str, host: str, port: int, run: Runner) -> ProbedMachine:
             key, _, value = line[1:].partition(" ")
             said.setdefault(key, []).append(value.strip())
     if "cpu" not in said:
-        raise BenchError(f"{host}: is that a Linux? It does not know its processor")
+        raise BenchError(f"{host}: not a Linux system? /proc/cpuinfo names no processor")
     first = {key: values[0] for key, values in said.items()}
     found = ProbedMachine(
         name or first["name"], host, port, first["cpu"], int(first["cpus"]), max(1, int(first["nodes"]))

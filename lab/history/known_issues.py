@@ -171,7 +171,7 @@ def _write(history: History, issues: Sequence[KnownIssue]) -> int:
 def _checked(link: str) -> str:
     link = visible_line(link.strip())
     if not link or urlsplit(link).scheme not in ("http", "https", "mailto"):
-        raise UsageError(f"{link!r} is no link; want one that begins with https://, http:// or mailto:")
+        raise UsageError(f"{link!r} is not a link; it must begin with https://, http:// or mailto:")
     return link
 
 
@@ -193,13 +193,13 @@ def _failure(history: History, what: str) -> tuple[str, str]:
         if what in fits:
             return what, ""
         if len(fits) > 1:
-            raise UsageError(f"{what!r}: several failures fit: {'; '.join(fits)}")
+            raise UsageError(f"{what!r}: several failures match: {'; '.join(fits)}")
         if fits:
             return fits[0], ""
     try:
         case = history.case(what)
     except UsageError as error:
-        raise UsageError(f"{error}; nor has a failure of that name been seen") from None
+        raise UsageError(f"{error}; and no failure of that name was seen") from None
     last = (
         sa.select(results.c.failure)
         .join_from(results, series)

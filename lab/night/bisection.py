@@ -154,7 +154,7 @@ def run_case(asked: Asked) -> Runner:
 def find(asked: Asked, runner: Runner, say: Callable[[str], None]) -> Found:
     """Find the first bad revision. Goes on where an earlier call with the same request was cut off.
 
-    :raises UsageError: no such revision, build or repository; good is no ancestor of bad.
+    :raises UsageError: no such revision, build or repository; good is not an ancestor of bad.
     :raises BenchError: good or bad could not be confirmed.
     """
     return _Bisection(asked, runner, say).find()
@@ -381,7 +381,7 @@ class _Revisions:
     def step(self, good: str, bad: str, judged: Mapping[str, Judged]) -> str | tuple[str, ...]:
         """The revision to be tried next; at the end the first bad one, or the candidates, as a tuple.
 
-        :raises UsageError: good is no ancestor of bad.
+        :raises UsageError: good is not an ancestor of bad.
         """
         replay = self._folder / "replay"
         lines = [f"git bisect start '--no-checkout' '{bad}' '{good}'"]
@@ -390,7 +390,7 @@ class _Revisions:
         try:
             self._git("merge-base", "--is-ancestor", good, bad)
         except CommandError:
-            raise UsageError(f"{self._asked.good} is no ancestor of {self._asked.bad}") from None
+            raise UsageError(f"{self._asked.good} is not an ancestor of {self._asked.bad}") from None
         try:
             self._git("bisect", "replay", str(replay))
         except CommandError as error:

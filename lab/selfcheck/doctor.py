@@ -76,7 +76,7 @@ def missing_packages(listing: Path = PACKAGES) -> list[Package]:
             command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
         )
     except FileNotFoundError:
-        raise UsageError("this is no Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
+        raise UsageError("this is not a Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
     except subprocess.TimeoutExpired as error:
         raise BenchError("dpkg-query did not end within 60 s") from error
     if done.returncode:

@@ -145,7 +145,7 @@ def _check(mutant: Mutant, known: Mapping[str, planning.Case]) -> None:
     for area in mutant.may:
         if area not in others:
             near = did_you_mean(area, others) or f"; it may be one of {', '.join(others)}"
-            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is no other area{near}")
+            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is not another area{near}")
 
 
 def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:

@@ -129,7 +129,7 @@ def _device(board: str, device: Path) -> Requirement:
             subject, False, f"{device} is not there{known}", "plug it in, or name another in console.device"
         )
     if not stat.S_ISCHR(device.stat().st_mode):
-        return Requirement(subject, False, f"{device} is no serial device", "name one of /dev/serial/by-id")
+        return Requirement(subject, False, f"{device} is not a serial device", "name one of /dev/serial/by-id")
     usable = os.access(device, os.R_OK | os.W_OK)
     detail = f"{device}{'' if usable else ': this user may not open it'}"
     return Requirement(subject, usable, detail, "as root: adduser USER dialout, and log in again")
