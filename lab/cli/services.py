@@ -128,7 +128,7 @@ def shape(
 
 @app.command(rich_help_panel=RACK)
 def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Write the files that this machine serves to boards without a disk, and dnsmasq's configuration. `lab up` does it too."""
+    """Write the files that boards without a disk boot from, and dnsmasq's configuration. `lab up` does it too."""
     from lab.grid import services
     from lab.inventory import load
     from lab.virtual import served
