@@ -16,14 +16,11 @@
 #define CONTROL_WORD 0x0b7f /* all exceptions masked, 64-bit mantissa, rounding up: not what FNINIT leaves */
 #define MXCSR 0x7f80        /* all exceptions masked, rounding to zero */
 /*
- * Breakpoint 1: 4 bytes, on writing; switched on in a PV guest only. QEMU 7.2 takes DR7 from a VMCB without telling its own
- * list of watchpoints (target/i386/tcg/sysemu/svm_helper.c), and dies when one that is on is taken off.
+ * Breakpoint 1: 4 bytes, on writing; set up and not switched on. QEMU 7.2 takes DR7 from a VMCB without telling its own list of
+ * breakpoints (target/i386/tcg/sysemu/svm_helper.c), and dies of it in cpu_breakpoint_remove_by_ref() where one is on, in a PV
+ * guest's DR7 as well.
  */
-#ifdef PV
-#define DR7_WATCH 0x00d00408
-#else
 #define DR7_WATCH 0x00d00400
-#endif
 
 struct fx {
     u8 bytes[512];
