@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from lab.base import files, paths
-from lab.base.errors import ProductTimeout, UsageError
+from lab.base.errors import BoardUnreachable, ProductTimeout, UsageError
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
 from lab.results.record import Check
-from lab.xen import domain
+from lab.xen import dom0, domain
 from lab.xen.dom0 import ARRIVED, DomainRow
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import Host
@@ -357,6 +357,29 @@ def test_a_guest_that_came_back_is_heard_in_the_order_of_time(tmp_path: Path, mo
         guest.beats(1, 0)
     os.utime(came, (0, 0))
     assert [beat.n for beat in guest.heartbeats()] == [2, 3, 1]
+
+
+def test_a_slow_board_is_waited_for_in_its_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit is stretched by how slow dom0 is when the time is up: a late guest is not a broken one."""
+    monkeypatch.setattr(domain, "CONSOLE_DIR", str(tmp_path))
+    monkeypatch.setattr(dom0, "_WORK", "sleep 0.6")
+    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command))
+    host = Host(board)
+    guest = Domain(host, DomainConfig("g", "pvh", "/kernel"))
+    with pytest.raises(ProductTimeout, match=r"not within 1\.0 s"):
+        guest.wait_for("late", 1)
+    with pytest.raises(ProductTimeout, match=r"virt1: it is: not within 0\.\d s"):
+        host.expect(lambda: False, 0.1, "it is")
+    monkeypatch.setattr(dom0, "_WORK_SECONDS", 0.1)
+    assert host.slowness() == 4.0
+    with subprocess.Popen(["sh", "-c", f"sleep 2.5; echo late > {tmp_path}/guest-g.log"]):
+        assert guest.wait_for("late", 1) == "late"
+    dead: Any = SimpleNamespace(name="virt1", run=lambda *_, **__: raising(BoardUnreachable("virt1", "gone")))
+    assert Host(dead).slowness() == 1.0
+
+
+def raising(error: Exception) -> None:
+    raise error
 
 
 def sh(command: str) -> Any:

@@ -147,17 +147,26 @@ class Domain:
 
         ``after`` skips so many lines.
 
-        :raises ProductTimeout: no line matched within ``timeout`` seconds; carries the last lines.
+        :raises ProductTimeout: no line matched within ``timeout`` seconds, or more on a slow board
+            (:meth:`lab.xen.dom0.Dom0.limits`); carries the last lines.
         """
         lines = f"cat {self._logs()} 2>/dev/null | tail -n +{after + 1} | tr -d '\\r'"
-        script = until(f"{lines} | grep -m1 -aE {shlex.quote(pattern)}", timeout)
-        with self.host.phase("wait"):
-            result = self.host.run(script, timeout=timeout + 30, check=False)
+        result, waited = self._wait(f"{lines} | grep -m1 -aE {shlex.quote(pattern)}", timeout)
         if result.status:
-            raise ProductTimeout(
-                f"{self.name} on {self.host.name}: /{pattern}/", timeout, "\n".join(self.console()[-8:])
-            )
+            last = "\n".join(self.console()[-8:])
+            raise ProductTimeout(f"{self.name} on {self.host.name}: /{pattern}/", waited, last)
         return result.stdout.strip("\r\n")
+
+    def _wait(self, condition: str, timeout: float, before: str = "") -> tuple[CommandResult, float]:
+        """Have dom0 wait until ``condition`` has status 0, after ``before``; the result, and the seconds waited."""
+        waited = 0.0
+        with self.host.phase("wait"):
+            for seconds in self.host.limits(timeout):
+                waited += seconds
+                result = self.host.run(before + until(condition, seconds), timeout=seconds + 30, check=False)
+                if not result.status:
+                    break
+        return result, waited
 
     def payload_lines(self) -> list[PayloadLine | Heartbeat]:
         """What the payload has reported so far."""
@@ -183,14 +192,12 @@ class Domain:
 
         :raises ProductTimeout: they did not come within ``timeout`` seconds; carries the last one.
         """
-        last = f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} ))"
-        script = f"{last}; {until('[ $(last) -ge $wanted ]', timeout)}"
-        with self.host.phase("wait"):
-            result = self.host.run(script, timeout=timeout + 30, check=False)
-            beats = self.heartbeats()
+        last = f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} )); "
+        result, waited = self._wait("[ $(last) -ge $wanted ]", timeout, before=last)
+        beats = self.heartbeats()
         if result.status or not beats:
             seen = f"beat {beats[-1].n}" if beats else "no heartbeat at all"
-            raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", timeout, seen)
+            raise ProductTimeout(f"{self.name} on {self.host.name}: {more} more heartbeats", waited, seen)
         return beats[-1]
 
 

@@ -142,13 +142,19 @@ class Migration:
     def ending(self, timeout: float = 120.0) -> Ending:
         """Wait until ``xl migrate`` has ended; how it ended.
 
-        :raises ProductTimeout: it still runs after ``timeout`` seconds; it is killed then.
+        :raises ProductTimeout: it still runs after ``timeout`` seconds, or more on a slow board; it is killed then.
         """
-        try:
-            status = self._job.wait(timeout)
-        except WaitTimeout as error:
+        waited = 0.0
+        for seconds in self.source.limits(timeout):
+            waited += seconds
+            try:
+                status = self._job.wait(seconds)
+                break
+            except WaitTimeout as error:
+                last = error.last
+        else:
             self._job.kill()
-            raise ProductTimeout(f"xl migrate of {self.domain.name} ends", timeout, error.last) from None
+            raise ProductTimeout(f"xl migrate of {self.domain.name} ends", waited, last)
         output = self.output()
         if status == 0 and Ending.SUCCESS.value in output:
             return Ending.SUCCESS
