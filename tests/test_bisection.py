@@ -235,7 +235,7 @@ def test_builds_of_a_list_are_searched_by_the_same_rule(lab: Lab, tmp_path: Path
 @pytest.mark.parametrize(
     ("good", "bad", "words"),
     [
-        ("main", "main~2", "main is no ancestor of main~2"),
+        ("main", "main~2", "main is not an ancestor of main~2"),
         ("nosuch", "main", "has no revision 'nosuch'"),
         ("--upload-pack=x", "main", "has no revision '--upload-pack=x'"),
     ],
@@ -264,5 +264,5 @@ def test_the_recipe_of_a_revision_is_the_asked_one_but_for_its_source(lab: Lab, 
 def test_the_command_wants_one_case(lab: Lab, tmp_path: Path) -> None:
     there = repository(tmp_path / "xen", SERIES)
     several = Asked("testcases/guest32/test_pv32.py", "main~7", "main", source=str(there), inventory=VIRTUAL_LAB)
-    with pytest.raises(UsageError, match="cases, and one is needed: testcases/guest32"):
+    with pytest.raises(UsageError, match="cases; name one: testcases/guest32"):
         bisection.command(several, print)

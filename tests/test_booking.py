@@ -90,7 +90,7 @@ def test_who_waits_and_dies_waits_no_more(shared: Shared) -> None:
 
 def test_what_cannot_be_is_said_at_once(shared: Shared) -> None:
     assert "no board sim" in shared.xenlab("reserve", "sim", status=2), "names are exact"
-    assert "the lab has not so many; that can: none" in shared.xenlab("reserve", "--need", "sriov", status=2)
+    assert "the lab does not have that many; that can: none" in shared.xenlab("reserve", "--need", "sriov", status=2)
     shared.have("sim1", user="bob")
     assert "sim1: desk/bob until" in shared.xenlab("reserve", "sim1", status=3)
     assert shared.ledger.leases("waiting") == []

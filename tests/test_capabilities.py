@@ -14,7 +14,7 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.grid.ssh import CommandResult
 from lab.inventory import capabilities
-from lab.inventory.capabilities import TABLE, Facts, Source, probed
+from lab.inventory.capabilities import TABLE, DecidedBy, Facts, probed
 from lab.xen.capabilities import of_toolstack
 from lab.xen.dom0 import Toolstack
 
@@ -65,7 +65,7 @@ def test_opposites_are_never_found_together() -> None:
 
 def test_a_racker_vouches_for_what_nobody_probes_and_for_nothing_else() -> None:
     assert {row.word for row in TABLE.values() if not row.is_probed} == {
-        row.word for row in TABLE.values() if row.source is Source.RACKER
+        row.word for row in TABLE.values() if row.source is DecidedBy.RACKER
     }
 
 

@@ -22,7 +22,7 @@ from run_folders import LINE, PV32, S3, Runs, result
 from lab.base import paths
 from lab.history.store import SETTING, History
 from lab.night import publishing
-from lab.reporting import ci, ctrf, notify
+from lab.reporting import ci, ctrf, mail, notify
 from lab.results.record import Evidence, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -43,12 +43,13 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def worse(folders: Runs, reason: str = "virt1: because") -> RunFolder:
     """A run in which one case got worse and another fails as before, after a good one."""
-    known = [result(LIVE, Verdict.FAIL), result("testcases/sleep/test_s5.py::test_s5", Verdict.PASS)]
+    other = result(LIVE, Verdict.FAIL, reason="virt1: another fault")
+    known = [other, result("testcases/sleep/test_s5.py::test_s5", Verdict.PASS)]
     folders.fill(History(), "aa:P")
     History().import_run(folders.write(*known, result(S3), key="aa").path)
     History().accept(History().select(f"{LINE}@aa").build)
     bad = replace(result(PV32, Verdict.FAIL), reason=reason)
-    return folders.write(bad, result(LIVE, Verdict.FAIL), result(S3, Verdict.MISS), key="bb", finished=1795400000.0)
+    return folders.write(bad, other, result(S3, Verdict.MISS), key="bb", finished=1795400000.0)
 
 
 def publish(folder: RunFolder) -> list[str]:
@@ -88,7 +89,7 @@ def test_github_gets_a_summary_and_annotations_of_new_failures_alone(
     assert step.read_text() == f"before\n{text}"
     assert (
         text.index("### Got worse: 1")
-        < text.index("### Else: 1")
+        < text.index("### Other failures: 1")
         < text.index("### Not counted")
         < text.index("## Areas")
     )
@@ -387,6 +388,32 @@ def test_one_crash_of_many_cases_is_one_line_at_the_end(folders: Runs, capsys: p
         "worse new failure          94 cases: xen-assertion: y; in test_case_0, test_case_1, test_case_10 and 91 more"
     )
     assert len([line for line in out.splitlines() if line.startswith("FAIL")]) == 1
+
+
+def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
+    folders: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crash = {"fingerprint": "3c9f01ab77 xen-assertion: y", "rule": "console-crash"}
+    old = result(LIVE, Verdict.FAIL, **crash)
+    publish(folders.write(result(PV32), old, key="aa"))
+    History().accept(History().select(f"{LINE}@aa").build)
+    capsys.readouterr()
+    folder = folders.write(result(PV32, Verdict.FAIL, **crash), old, key="bb")
+    publish(folder)
+    told = [line for line in capsys.readouterr().out.splitlines() if "xen-assertion: y" in line]
+    names = "test_pv32_runs[hvm], test_brings_it_over"
+    assert told == [f"worse new failure          1 new failure, 1 never passed: xen-assertion: y; in {names}"]
+    summary = (folder.path / "summary.md").read_text()
+    assert summary.count("xen-assertion: y") == 1 and "### Got worse: 1\n" in summary
+    assert "1 new failure, 1 never passed | " in summary and "### Other failures" not in summary
+    news = ci.judged(History(), folder.summary())
+    text = mail.body(folder.summary(), news, None)
+    assert text.count("xen-assertion: y") == 1
+    assert f"{PV32} [virtual]  FAIL REGR. vs pv32-debug 4.17.5 aa (19 Nov), by 3c9f01ab77\n" in text
+    assert f"{LIVE} [virtual]  FAIL never pass, by 3c9f01ab77\n" in text
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert page.count("xen-assertion: y</a></h2>") == 1 and "xen-assertion: y</a></h3>" not in page
+    assert "2 cases show it on virt1 (1 new failure, 1 never passed)." in page
 
 
 def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(

@@ -325,7 +325,7 @@ def test_case_is_found_by_the_end_of_its_name() -> None:
     assert planning.find("test_build_under_test_runs").nodeid.endswith("test_build.py::test_build_under_test_runs")
     whole = "testcases/boot/test_build.py::test_build_under_test_runs"
     assert planning.find(whole).nodeid == whole
-    with pytest.raises(UsageError, match=r"names \d+ cases, and one is needed: testcases/boot/"):
+    with pytest.raises(UsageError, match=r"names \d+ cases; name one: testcases/boot/"):
         planning.find("testcases/boot")
 
 

@@ -395,7 +395,10 @@ def test_the_verdict_names_the_crash_and_the_record_keeps_it(elf: Path) -> None:
     lines = tuple(ASSERTION.split("\n"))
     decision = decide(Observation(crashes=(HypervisorCrash("virt1", "xen-assertion", lines),), symbols=elf))
     assert decision.reason.startswith(f"virt1: {ASSERTION_LABEL}; the console: (XEN) Assertion 'x' failed")
-    assert [(one.kind, one.title) for one in decision.evidence] == [("console", "xen-assertion"), ("note", "crash")]
+    assert [(one.kind, one.title) for one in decision.evidence] == [
+        ("console", "xen-assertion"),
+        ("crash", "what crashed"),
+    ]
     assert "baz.isra.0+0x67" in decision.evidence[1].body
     assert decision.fingerprint == read(ASSERTION).fingerprint
     trap = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 1:", "(XEN) FATAL PAGE FAULT"))

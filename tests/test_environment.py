@@ -214,7 +214,7 @@ def test_a_folder_for_sockets_that_others_made_is_not_used(tmp_path: Path, monke
     squatted = tmp_path / f"xenlab-{os.getuid()}"
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     squatted.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BenchError, match="is no folder; remove it, or set XDG_RUNTIME_DIR"):
+    with pytest.raises(BenchError, match="is not a folder; remove it, or set XDG_RUNTIME_DIR"):
         paths.runtime()
     squatted.unlink()
     squatted.mkdir(mode=0o700)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small_disk
 
 from lab import inventory
 from lab.base import paths
@@ -21,15 +20,8 @@ from lab.results.run_folder import RunFolder
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 200 KiB."""
-    if os.geteuid():
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True, timeout=20).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=20)
+    with small_disk.mounted(tmp_path / "small", "size=200k") as folder:
+        yield folder
 
 
 def fill(folder: RunFolder, cases: tuple[str, ...]) -> None:

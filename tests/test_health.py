@@ -12,7 +12,7 @@ from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  
 
 from lab.base.wait import wait_until
 from lab.boards import health
-from lab.boards.health import Finding
+from lab.boards.health import HealthFact
 from lab.console.client import source_state
 from lab.leases.ledger import Ledger
 
@@ -119,7 +119,7 @@ def test_a_holder_runs_cases_on_what_they_hold(shared: Shared) -> None:
 def test_a_check_that_is_not_whole_lifts_nothing_and_a_bad_one_says_why(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.quarantine("a", "old")
-    good, bad = Finding("power", True, "on"), Finding("disk", False, "7 MiB free, and a build needs 100")
+    good, bad = HealthFact("power", True, "on"), HealthFact("disk", False, "7 MiB free, and a build needs 100")
     assert health.conclude(ledger, "a", [good], is_whole=False)
     assert ledger.board("a").quarantine == "old"
     assert health.conclude(ledger, "a", [good], is_whole=True)

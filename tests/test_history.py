@@ -30,7 +30,7 @@ from lab.history.regression import WINDOW, Attempt, Change, Count, classify, cou
 from lab.history.store import History
 from lab.night import nightly
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import Check, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
@@ -84,7 +84,7 @@ def judged(history: History, new: str, base: str = "") -> dict[str, str]:
     found = gate.compare(history, selected, history.select(base) if base else gate.baseline(history, selected))
     return {
         f"{one.series.case.rpartition('::')[2]} {one.series.board_class}".strip(): one.change.value
-        for one in found.findings
+        for one in found.cases
     }
 
 
@@ -156,7 +156,7 @@ def test_what_a_console_said_gets_in_and_obeys_nobody(history: History, runs: Ru
 def test_what_no_run_folder_is_is_refused(history: History, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run folder"):
         history.import_run(tmp_path)
-    with pytest.raises(UsageError, match="no run folder, and none in it"):
+    with pytest.raises(UsageError, match="not a run folder, and there is none in it"):
         importing.run_folders(tmp_path)
 
 
@@ -304,8 +304,8 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("geheim", "is no URL"),
-        ("postgresql://u:geheim@host:geheim/x", "is no URL"),
+        ("geheim", "is not a URL"),
+        ("postgresql://u:geheim@host:geheim/x", "is not a URL"),
         ("mysql://u:geheim@host/x", "postgresql or sqlite"),
         ("postgresql://u:ge@heim@host/x", "percent-encoded"),
     ],
@@ -463,7 +463,7 @@ def test_a_case_the_baseline_missed_is_held_against_the_build_before_it(history:
     history.accept(history.select(f"{LINE}@bb").build)
     assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
     selected = history.select(LINE)
-    [finding] = gate.compare(history, selected, gate.baseline(history, selected)).findings
+    [finding] = gate.compare(history, selected, gate.baseline(history, selected)).cases
     assert "passed 1 of 1 with pv32-debug@aa" in finding.why
 
 
@@ -528,7 +528,7 @@ def test_the_board_the_baseline_passed_on_is_named(history: History, runs: Runs)
     runs.fill(history, "aa:P")
     history.import_run(runs.write(result(PV32, FAIL, board="virt2"), key="bb").path)
     found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
-    assert found.findings[0].why.endswith("on virt2; the baseline passed on virt1")
+    assert found.cases[0].why.endswith("on virt2; the baseline passed on virt1")
 
 
 @pytest.mark.parametrize("board", ["", "virt1"])
@@ -595,26 +595,26 @@ def test_a_first_run_has_nothing_to_be_judged_against(
 
 def excused(verdict: Verdict) -> TestResult:
     """A relocation whose one bad check is excused with one release of Xen, and not with another."""
-    word = "known: incoming-left-paused" if verdict is PASS else "BAD"
-    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
-    return result(LIVE, verdict, evidence=(Evidence("note", "checks", checks, 1.0),))
+    excuse = "incoming-left-paused" if verdict is PASS else None
+    bad = Check("left-destination", False, "domain x--incoming (--p---)", excuse)
+    return result(LIVE, verdict, checks=(Check("ending", True, "UNDEFINED"), bad))
 
 
 def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(history: History, runs: Runs) -> None:
     history.import_run(runs.write(excused(PASS), key="aa").path)
     history.import_run(runs.write(excused(FAIL), key="bb").path)
     found = gate.compare(history, history.select(f"{LINE}@bb"), history.select(f"{LINE}@aa"))
-    [finding] = found.findings
+    [finding] = found.cases
     assert finding.change is Change.KNOWN_FINDING
     assert "the known finding incoming-left-paused, which is listed for the baseline's release" in finding.why
     assert found.exit_status == 0
     back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
-    assert [one.change for one in back.findings] == [Change.KNOWN_FINDING]
-    assert back.findings[0].why.startswith("not fixed: it is listed for this release")
-    other = replace(excused(FAIL), evidence=(Evidence("note", "checks", "where: BAD: nowhere", 1.0),))
+    assert [one.change for one in back.cases] == [Change.KNOWN_FINDING]
+    assert back.cases[0].why.startswith("not fixed: it is listed for this release")
+    other = replace(excused(FAIL), checks=(Check("where", False, "nowhere"),))
     history.import_run(runs.write(other, key="cc").path)
     found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@aa"))
-    assert [one.change for one in found.findings] == [Change.NEW_FAILURE]  # another check failed
+    assert [one.change for one in found.cases] == [Change.NEW_FAILURE]  # another check failed
 
 
 def test_the_line_of_a_recipe_given_as_a_file_is_its_name(history: History, runs: Runs) -> None:
@@ -704,7 +704,7 @@ def test_a_run_is_judged_against_the_others_of_its_accepted_build(history: Histo
     history.accept(history.select(LINE).build)
     assert gate.baseline(history, history.select(LINE)) is None  # never itself
     new = history.select("run2")
-    [finding] = gate.compare(history, new, gate.baseline(history, new)).findings
+    [finding] = gate.compare(history, new, gate.baseline(history, new)).cases
     assert finding.change is Change.NEW_FAILURE
     assert "passed 1 of 1 with the baseline" in finding.why  # its own FAIL is not held against the baseline
 
@@ -732,12 +732,12 @@ def test_a_thing_is_not_compared_with_itself(history: History, runs: Runs) -> No
     ("text", "words"),
     [
         ("pv32-debgu", r"did you mean pv32-debug\?"),
-        ("pv32-debug@c", "none fits; there are: pv32-debug@aaaa1111, pv32-debug@aaaa2222"),
-        ("pv32-debug@aaaa", "several fit"),
-        ("pv32-debug@", "none fits"),
+        ("pv32-debug@c", "nothing matches; there are: pv32-debug@aaaa1111, pv32-debug@aaaa2222"),
+        ("pv32-debug@aaaa", "several match"),
+        ("pv32-debug@", "nothing matches"),
         ("rum1", r"did you mean run1\?"),
-        ("run3", "several fit; there are: run3@pv32-debug, run3@release"),
-        ("run3@debian", "none fits"),
+        ("run3", "several match; there are: run3@pv32-debug, run3@release"),
+        ("run3@debian", "nothing matches"),
         ("", "no build or run ''"),
     ],
 )
@@ -774,7 +774,7 @@ def test_a_run_is_named_by_its_folder_and_imported(
 def test_a_case_is_named_by_its_end(history: History, runs: Runs) -> None:
     history.import_run(runs.write(result(), result(S3), result("testcases/x/y.py::test_s3_rtc_wake")).path)
     assert history.case(PV32) == history.case("test_pv32_runs[hvm]") == PV32
-    with pytest.raises(UsageError, match="several cases fit"):
+    with pytest.raises(UsageError, match="several cases match"):
         history.case("test_s3_rtc_wake")
     with pytest.raises(UsageError, match=r"did you mean test_pv32_runs\[hvm\]\?"):
         history.case("test_pv32_run")
@@ -956,7 +956,7 @@ def test_two_failures_that_a_few_digits_fit_are_named(history: History, runs: Ru
     history.import_run(
         runs.write(*(result(case, FAIL, fingerprint=one) for case, one in zip((PV32, S3), prints, strict=True))).path
     )
-    with pytest.raises(UsageError, match="several failures fit: 0123456789 xen-bug: a; 0123999999 xen-bug: b"):
+    with pytest.raises(UsageError, match="several failures match: 0123456789 xen-bug: a; 0123999999 xen-bug: b"):
         known_issues.add(history, "0123", "https://bugs.example/7", "")
 
 
@@ -974,7 +974,8 @@ def test_the_results_are_a_mail_in_osstests_words(xenlab: Xenlab, runs: Runs) ->
     lines = said.splitlines()
     assert lines[0] == f"Subject: [xenlab] {bad}: 1 new failure"
     assert "Regressions :-(" in lines
-    assert f" {PV32} [virtual]  FAIL REGR. vs {good}" in lines
+    [blocking] = [line for line in lines if line.startswith(f" {PV32} [virtual]  FAIL REGR. vs {good}, by ")]
+    assert f"{blocking[-10:]}: no wake" in lines
     assert f'   fails since {bad} "x86: b"; last good {good} "x86: a"' in lines
     assert " testcases/sleep/test_s5.py::test_s5 [virtual]  FAIL never pass" in lines
     assert f" {LIVE} [virtual]  PASS, known bug incoming-left-paused" in lines
@@ -1024,7 +1025,7 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert time.monotonic() - started < 30
     header = folder.header()
     assert header.exit_status == 0
-    [note] = header.notes
+    [note] = header.remarks
     assert note.startswith("history: this run was not imported")
     report = (folder.path / "report.html").read_text()
     assert "this run was not imported" in report
@@ -1032,7 +1033,7 @@ def test_a_database_fault_is_a_note_and_changes_no_verdict(
     assert "geheim" not in report + note
     monkeypatch.setenv(store.SETTING, f"sqlite:///{tmp_path}/good.sqlite")
     assert finish(RunFolder.open(folder.path)) == 0
-    assert folder.header().notes == ()
+    assert folder.header().remarks == ()
 
 
 def all_connections(server: Server) -> list[psycopg.Connection]:

@@ -540,7 +540,7 @@ def test_two_contradictions_in_one_place_are_two_lines(tmp_path: Path) -> None:
 
 def test_an_inventory_without_boards(tmp_path: Path) -> None:
     path = write(tmp_path, "all:\n  vars:\n    xenlab: {lab: small}\n  hosts:\n    builder: {}\n")
-    assert complaint(path) == " no host has the key xenlab: there is no board in it"
+    assert complaint(path) == " no host has the key xenlab, so the inventory has no boards"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

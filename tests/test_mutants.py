@@ -16,7 +16,7 @@ from lab.builds import trees
 from lab.builds.recipes import Recipe, Tarball
 from lab.night.options import VIRTUAL_LAB
 from lab.night.planning import Case
-from lab.results.record import ITSELF, Evidence, RunHeader, TestResult, Verdict
+from lab.results.record import OUTCOME, Evidence, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.selfcheck import mutant_manifest, mutants
 from lab.selfcheck.mutant_manifest import Mutant
@@ -56,7 +56,7 @@ ENTRY = f"    why: something is lost\n    case: {CASE}\n    says: lost\n"
     ("text", "patches", "said"),
     [
         (f"mutants:\n  one:\n{ENTRY}", (), r"area\.yaml:2: mutants\.one: its patch is not there"),
-        (f"mutants:\n  one:\n{ENTRY}", ("one", "two"), r"nothing is said of two\.patch"),
+        (f"mutants:\n  one:\n{ENTRY}", ("one", "two"), r"no entry for two\.patch"),
         (f"mutants:\n  one:\n{ENTRY}    because: x\n", ("one",), r"area\.yaml:6: .*unknown key.*known here: why"),
         (f"mutants:\n  one:\n{ENTRY[:-5]}'(ab'\n", ("one",), r"area\.yaml:5: .*not a regular expression"),
         (f"mutants:\n  one:\n{ENTRY.replace('testcases', 'tests')}", ("one",), r"area\.yaml:4: "),
@@ -139,12 +139,12 @@ def test_only_a_fail_for_the_foretold_reason_catches(
 
 def test_what_the_case_found_catches_too_where_a_crash_outranks_it(tmp_path: Path, mutant: Mutant) -> None:
     crash = result(Verdict.FAIL, "linux-rcu-stall: rcu_preempt self-detected stall")
-    found = Evidence("note", ITSELF, "AssertionError: set-timer: 5 ms lost\nand more", 0.0)
+    found = Evidence(OUTCOME, "how the case itself ended", "AssertionError: set-timer: 5 ms lost\nand more", 0.0)
     judged = mutants.judge(own(mutant), run_folder(tmp_path / "a", replace(crash, evidence=(found,))))
     assert judged == ("caught", "AssertionError: set-timer: 5 ms lost")
     passed = replace(crash, verdict=Verdict.PASS, evidence=(found,))
     assert mutants.judge(own(mutant), run_folder(tmp_path / "b", passed))[0] == "missed"
-    other = replace(found, title="what it said")
+    other = replace(found, kind="note")
     assert mutants.judge(own(mutant), run_folder(tmp_path / "c", replace(crash, evidence=(other,))))[0] == "missed"
 
 

@@ -12,7 +12,7 @@ from lab import inventory
 from lab.base import paths
 from lab.cli.main import main
 from lab.selfcheck import rack_needs
-from lab.selfcheck.doctor import Finding
+from lab.selfcheck.doctor import Requirement
 
 RACK = """\
 all:
@@ -41,7 +41,7 @@ all:
 """
 
 
-def look(folder: Path, device: str) -> dict[str, Finding]:
+def look(folder: Path, device: str) -> dict[str, Requirement]:
     """What is found, by subject."""
     file = folder / "rack.yaml"
     file.write_text(RACK.replace("DEVICE", device))

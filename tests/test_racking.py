@@ -50,7 +50,7 @@ SERVER = """\
 """
 
 
-def look(text: str) -> probe.Machine:
+def look(text: str) -> probe.ProbedMachine:
     return probe.look("", "192.0.2.13", 22, lambda command, **_: CommandResult(command, 0, text, "", 0.1))
 
 

@@ -417,7 +417,7 @@ def test_a_probe_goes_on_whatever_a_bmc_refuses(stand_in: StandIn, monkeypatch: 
             {"match": "raw", "answers": [{"err": refusal, "rc": 1}]},
         ]
     )
-    machine = probe.Machine("smc", "192.0.2.1", 22)
+    machine = probe.ProbedMachine("smc", "192.0.2.1", 22)
     probe.add_bmc(machine, "127.0.0.1:1", "rack-bmc")
     assert machine.bmc and machine.bmc.protocol == "ipmi" and not machine.has_sol
     assert any("whether SOL is enabled" in remark for remark in machine.remarks)
@@ -435,7 +435,7 @@ def test_a_probe_finds_the_privilege_level_that_the_user_has(
             {"match": "", "answers": [{"err": f"{LEVEL}: Insufficient privilege level\n{V2}", "rc": 1}]},
         ]
     )
-    machine = probe.Machine("smc", "192.0.2.1", 22)
+    machine = probe.ProbedMachine("smc", "192.0.2.1", 22)
     probe.add_bmc(machine, "127.0.0.1:1", "rack-bmc")
     assert machine.has_sol and "privilege: operator" in probe.entry(machine, serve_port=22300)
 

@@ -18,7 +18,7 @@ from test_console import record_fixture  # noqa: F401
 
 from lab.base.wait import wait_until
 from lab.console.recent import MEMORY_LIMIT, Recent
-from lab.console.recorder import Pace
+from lab.console.recorder import ReadPace
 from lab.inventory import ConsoleSpec
 
 SECONDS = 6.0
@@ -152,7 +152,7 @@ def test_a_listener_that_slept_through_a_flood_gets_every_line(
 
 
 def test_a_source_is_held_up_to_the_pace_and_no_sooner() -> None:
-    pace = Pace(threading.Event(), rate=100_000, burst=50_000)
+    pace = ReadPace(threading.Event(), rate=100_000, burst=50_000)
     started = time.monotonic()
     pace.take(b"x" * 50_000)
     assert time.monotonic() - started < 0.2, "a burst waits for nothing"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.console.log import RECORD_LIMIT, ROTATED_KEPT, Log
+from lab.console.log import RECORD_LIMIT, ROTATED_KEPT, ConsoleLog
 
 SEED = 20261123
 
@@ -19,12 +19,12 @@ def record(number: int, text: str = "x", kind: str = "line") -> bytes:
     return json.dumps({"n": number, "t": number + 0.5, "kind": kind, "text": text}).encode() + b"\n"
 
 
-def numbers(log: Log, since: int = 0, until: int = 1 << 40) -> list[int]:
+def numbers(log: ConsoleLog, since: int = 0, until: int = 1 << 40) -> list[int]:
     return [json.loads(line)["n"] for line in log.read(since, until)]
 
 
 def filled(path: Path, count: int, text: str = "x", rotate_bytes: int = 1 << 24) -> None:
-    log = Log(path, rotate_bytes)
+    log = ConsoleLog(path, rotate_bytes)
     first = log.open()
     for number in range(first, first + count):
         log.append(record(number, text))
@@ -56,7 +56,7 @@ def test_numbers_go_on_behind_any_damage_and_nothing_whole_is_lost(tmp_path: Pat
     filled(path, 20, text)
     whole = path.read_bytes()
     path.write_bytes(whole + damage)
-    log = Log(path, 1 << 24)
+    log = ConsoleLog(path, 1 << 24)
     assert log.open() == 21
     assert path.read_bytes() == whole, "what is behind the last whole record is cut off"
     log.append(record(21) + record(22))
@@ -76,7 +76,7 @@ def test_any_tear_of_any_log_loses_no_more_than_the_torn_record(tmp_path: Path) 
         zeros = b"\0" * chance.choice([0, 1, 511, 4096, 200_000])
         path.write_bytes(whole[:cut] + zeros)
         kept = sum(len(b"".join(records[:count])) <= cut for count in range(1, len(records) + 1))
-        log = Log(path, 1 << 24)
+        log = ConsoleLog(path, 1 << 24)
         assert log.open() == kept + 1
         log.append(record(kept + 1))
         assert numbers(log) == list(range(1, kept + 2))
@@ -86,7 +86,7 @@ def test_any_tear_of_any_log_loses_no_more_than_the_torn_record(tmp_path: Path) 
 def test_a_record_that_older_recorders_wrote_behind_zeros_is_read(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     path.write_bytes(record(1) + b"\0" * 100_000 + record(2) + record(3))
-    log = Log(path, 1 << 24)
+    log = ConsoleLog(path, 1 << 24)
     assert log.open() == 4 and numbers(log) == [1, 2, 3]
     log.close()
 
@@ -98,14 +98,14 @@ def test_numbers_go_on_when_the_newest_file_is_lost_or_empty(tmp_path: Path) -> 
     for content in (None, b"", b"\0" * 5000):
         if content is not None:
             path.write_bytes(content)
-        log = Log(path, 1 << 24)
+        log = ConsoleLog(path, 1 << 24)
         assert log.open() == 21 and numbers(log) == list(range(1, 21))
         log.close()
 
 
 def test_a_rotation_while_history_is_read_takes_nothing_away(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
-    log = Log(path, 1000)
+    log = ConsoleLog(path, 1000)
     log.open()
     number = 1
     for _ in range(ROTATED_KEPT):
@@ -126,7 +126,7 @@ def test_a_rotation_while_history_is_read_takes_nothing_away(tmp_path: Path) -> 
 def test_history_begins_and_ends_where_it_is_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     filled(path, 5000, "y" * 100)
-    log = Log(path, 1 << 24)
+    log = ConsoleLog(path, 1 << 24)
     assert log.open() == 5001
     assert numbers(log, 4321, 4330) == list(range(4321, 4330))
     assert numbers(log, 4990) == list(range(4990, 5001))
@@ -136,7 +136,7 @@ def test_history_begins_and_ends_where_it_is_asked_to(tmp_path: Path) -> None:
 
 def test_records_that_wait_for_room_on_the_disk_are_history_too(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").symlink_to("/dev/full")
-    log = Log(tmp_path / "b.jsonl", 1 << 24)
+    log = ConsoleLog(tmp_path / "b.jsonl", 1 << 24)
     log.open()
     log.append(record(1) + record(2))
     assert log.trouble == "No space left on device"
@@ -155,7 +155,7 @@ def test_what_was_appended_is_synced_with_the_folder_of_a_renamed_file(
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(os, "fdatasync", note)
     path = tmp_path / "b.jsonl"
-    log = Log(path, 1 << 24)
+    log = ConsoleLog(path, 1 << 24)
     log.open()
     assert synced == [tmp_path.name], "the file's name is on the disk"
     log.append(record(1))
@@ -172,12 +172,12 @@ def test_what_was_appended_is_synced_with_the_folder_of_a_renamed_file(
     assert synced == ["b.jsonl"]
     path.write_bytes(path.read_bytes() + b"torn")
     synced.clear()
-    Log(path, 1 << 24).open()
+    ConsoleLog(path, 1 << 24).open()
     assert synced == ["b.jsonl", tmp_path.name], "the cut is on the disk before a number is given"
 
 
 def test_syncing_in_another_thread_does_not_meet_a_rotation(tmp_path: Path) -> None:
-    log = Log(tmp_path / "b.jsonl", 1 << 24)
+    log = ConsoleLog(tmp_path / "b.jsonl", 1 << 24)
     number, done = log.open(), threading.Event()
     failures: list[BaseException] = []
 
@@ -203,7 +203,7 @@ def test_syncing_in_another_thread_does_not_meet_a_rotation(tmp_path: Path) -> N
 
 def test_when_a_board_was_heard_last_is_found_behind_gaps(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
-    log = Log(path, 1 << 24)
+    log = ConsoleLog(path, 1 << 24)
     log.open()
     assert log.last_heard() is None
     log.append(record(1, '"kind": "line"', "gap") + record(2, "", "open"))

@@ -69,7 +69,7 @@ def test_a_probe_finds_it_and_its_entry_is_one(zoo: MakeZoo, shape: str, tmp_pat
     monkeypatch.setenv("XENLAB_CREDENTIAL_ZOO", f"{USER}:{PASSWORD}")
     service = zoo(shape)
     spec = service.spec(**options(shape))
-    machine = probe.Machine("board", "192.0.2.1", 22)
+    machine = probe.ProbedMachine("board", "192.0.2.1", 22)
     machine.bmc = probe._look_at_bmc("board", spec, "", machine.remarks)
     machine.ssh_console = service.bmc(**options(shape)).ssh_console()
     tree = {"all": {"vars": {"xenlab": {"lab": "unit"}}}}
@@ -137,7 +137,7 @@ def test_a_boot_override_is_taken(zoo: MakeZoo, shape: str) -> None:
     assert modes == ({None} if shape in ("hpe", "intel") else {"UEFI"})
 
 
-def look(spec: BmcSpec, monkeypatch: pytest.MonkeyPatch) -> dict[str, health.Finding]:
+def look(spec: BmcSpec, monkeypatch: pytest.MonkeyPatch) -> dict[str, health.HealthFact]:
     """What `xenlab board check` says of a board with this BMC, but for its console, which nobody records here."""
     monkeypatch.setenv("XENLAB_CREDENTIAL_ZOO", f"{USER}:{PASSWORD}")
     console = ConsoleSpec("tcp", free_port(), free_port(), host="127.0.0.1", port=free_port())

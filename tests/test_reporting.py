@@ -144,7 +144,7 @@ def test_junit_carries_verdict_rule_boards_and_evidence(tmp_path: Path) -> None:
 
 
 def test_a_crash_has_its_fingerprint_in_both_reports(tmp_path: Path) -> None:
-    told = Evidence("note", "crash", "crash: xen-bug\nframes:\n  do_foo+0x1", 1.0, "virt1")
+    told = Evidence("crash", "what crashed", "crash: xen-bug\nframes:\n  do_foo+0x1", 1.0, "virt1")
     fingerprint = "0123456789 xen-bug: Xen BUG at <b>.c / do_foo < bar"
     crashed = result(S3, Verdict.FAIL, rule="console-crash", fingerprint=fingerprint, evidence=(told,))
     folder = run(tmp_path, crashed, result(PV32))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import small_disk
 from shared_lab import pytestmark  # noqa: F401
 
 from lab import inventory
@@ -103,7 +104,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _steady(folder: Path) -> services.Status | None:
+def _steady(folder: Path) -> services.LabStatus | None:
     """The services, if none was started anew for 3 s: an exporter ends where its coordinator does not listen yet."""
     seen = services.status(folder)
     time.sleep(3)
@@ -224,15 +225,8 @@ def test_a_program_that_is_not_there_is_tried_again(
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    if os.geteuid():
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=4k", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True, timeout=20).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=20)
+    with small_disk.mounted(tmp_path / "small", "size=4m,nr_inodes=4k") as folder:
+        yield folder
 
 
 def test_a_full_disk_ends_no_service_and_what_ends_is_started_again(

@@ -112,7 +112,9 @@ def test_a_bad_run_folder_is_named_and_hides_no_other(
 def test_a_note_of_a_case_that_runs_with_no_real_time_is_left_out(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", HEADER)
     folder.note_now(["virt1"], "a case")
-    assert list(folder.now()) == ["virt1"]
+    assert list(folder.now()) == ["virt1"] and not folder.now()["virt1"][2]
+    folder.note_now(["virt1"], "a case", is_ready=True)
+    assert folder.now()["virt1"][2]
     note = folder.path / "now-virt1.json"
     for wrong in ('"since": 1e400', '"since": "x"', '"since": NaN'):
         note.write_text(note.read_text().partition('"since"')[0] + f'{wrong}, "process": "x"}}')

@@ -86,7 +86,7 @@ def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
 def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large, sleepless"):
         boards.reshape(lab, tmp_path, "virt1", "huge")
-    with pytest.raises(UsageError, match="virt9 is no virtual board of .*; there are: virt1, virt2"):
+    with pytest.raises(UsageError, match="virt9 is not a virtual board of .*; there are: virt1, virt2"):
         boards.reshape(lab, tmp_path, "virt9", "large")
     with pytest.raises(BenchError, match="virt1: its daemon does not answer"):
         boards.reshape(lab, tmp_path, "virt1", "large")

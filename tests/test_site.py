@@ -21,7 +21,7 @@ from lab.history import known_issues
 from lab.history.store import History
 from lab.reporting import findings, html, mutants, site, site_places
 from lab.results import run_folder
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import Check, Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 # As root there is no sandbox; the rest keeps it from talking to its maker.
@@ -125,7 +125,7 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
 ) -> None:
     broken(history, folders)
     page = look(site.write(history, tmp_path / "site"))
-    assert page.locator("h1").inner_text() == "1 fault is new: 1 case got worse"
+    assert page.locator("h1").inner_text() == "1 case got worse, by one fault"
     worse = page.locator("section.worse")
     assert worse.locator("h2").inner_text() == "xen-assertion: x / do_foo"
     since = "Fails since pv32-debug 4.17.5 cc (21 Nov); last good pv32-debug 4.17.5 bb (20 Nov)."
@@ -407,7 +407,7 @@ def test_a_first_run_is_judged_against_nothing_and_is_not_green(
     history.import_run(folders.write(result(PV32, Verdict.FAIL), result(S3), key="aa").path)
     page = first_page(history, tmp_path, look)
     assert page.locator("h1").inner_text() == "1 failed; no baseline yet"
-    assert page.locator("section.line h2 .v").inner_text() == "1 failed; no baseline yet"
+    assert page.locator("section.line h2 .v").inner_text() == "gate: 1 failed; no baseline yet"
     assert greens(page) == []
 
 
@@ -434,7 +434,7 @@ def test_a_first_run_that_broke_off_says_both_and_what_failed(
     page = first_page(history, tmp_path, look)
     said = "9 failed; no baseline yet; incomplete: 1 of 10 planned cases did not run"
     assert page.locator("h1").inner_text() == said
-    assert page.locator("section.line h2 .v").inner_text() == said
+    assert page.locator("section.line h2 .v").inner_text() == f"gate: {said}"
     assert page.locator("details.group[open]", has_text="Never passed: 9").count() == 1
 
 
@@ -452,11 +452,14 @@ def test_a_run_page_and_its_report_count_the_same(history: History, folders: Run
 
 def excused(case: str = LIVE, verdict: Verdict = Verdict.PASS) -> TestResult:
     """A relocation that passed because a finding is known, or failed where it is not listed."""
-    word = "known: incoming-left-paused" if verdict is Verdict.PASS else "BAD"
-    checks = f"ending: ok: UNDEFINED\nleft-destination: {word}: domain x--incoming (--p---)"
+    excuse = "incoming-left-paused" if verdict is Verdict.PASS else None
+    checks = (
+        Check("ending", True, "UNDEFINED"),
+        Check("left-destination", False, "domain x--incoming (--p---)", excuse),
+    )
     cell = '{"guest": "pvh64", "fault": "cut", "place": "GO", "order": 1, "ending": "UNDEFINED", "wanted": "UNDEFINED"}'
-    evidence = (Evidence("note", "checks", checks, 1.0), Evidence("cell", "pvh64-cut-GO", cell, 1.0))
-    return result(case, verdict, evidence=evidence)
+    evidence = (Evidence("cell", "pvh64-cut-GO", cell, 1.0),)
+    return result(case, verdict, evidence=evidence, checks=checks)
 
 
 def test_a_pass_with_a_known_bug_is_counted_and_leads_to_the_finding(
@@ -511,7 +514,7 @@ def test_one_crash_of_many_cases_is_one_entry_with_its_commit(
 ) -> None:
     crash_night(history, folders)
     page = first_page(history, tmp_path, look)
-    assert page.locator("h1").inner_text() == "1 fault is new: 30 cases got worse"
+    assert page.locator("h1").inner_text() == "30 cases got worse, by one fault"
     [fault] = page.locator("section.worse").all()
     assert fault.locator("p").first.inner_text() == (
         "Fails since pv32-debug 4.17.5 bbbbbbb (18 Nov) “x86: b”; "
@@ -524,6 +527,47 @@ def test_one_crash_of_many_cases_is_one_entry_with_its_commit(
     fault.locator("h2 a").click()
     assert page.locator("main li").count() == 30
     assert "Seen 30 times in 30 cases, with 1 build, on virt1, virt2." in page.locator(".box").inner_text()
+
+
+def test_a_crash_that_one_case_always_had_is_dated_by_the_cases_that_it_broke(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    crash = {"rule": "console-crash", "fingerprint": "3c9f01ab77 xen-assertion: y / p2m_set_entry"}
+    old = result("testcases/boot/test_b.py::test_never_good", Verdict.FAIL, **crash)
+    names = [f"testcases/boot/test_b.py::test_case_{number}" for number in range(3)]
+    history.import_run(folders.write(*map(result, names), old, key="aa").path)
+    history.accept(history.select(LINE).build)
+    bad = [result(name, Verdict.FAIL, board=f"virt{1 + at % 2}", **crash) for at, name in enumerate(names)]
+    folder = folders.write(old, *bad, key="bb")
+    history.import_run(folder.path)
+    page = first_page(history, tmp_path, look)
+    [fault] = page.locator("section.fault").all()
+    assert "4 cases show it on virt1 and virt2 (3 new failures, 1 never passed)." in fault.inner_text()
+    assert "test_case_0 failed 1 of 1; passed 1 of 1 with" in fault.inner_text()
+    since = "ails since pv32-debug 4.17.5 bb (20 Nov); last good pv32-debug 4.17.5 aa (19 Nov)."
+    assert f"F{since}" in fault.inner_text()
+    run = look(tmp_path / "site" / "runs" / "run2" / "index.html").locator("section.fault")
+    assert run.count() == 1 and f"F{since}" in run.inner_text()
+    [failure] = (tmp_path / "site" / "failures").iterdir()
+    told = look(failure).locator(".box").inner_text()
+    assert f" f{since}" in told and "test_never_good" not in told
+    report = look(html.write(folder.summary()))
+    assert report.locator("main table").first.locator("tr").count() == 2  # its head, and one fault
+    assert report.get_by_text("y / p2m_set_entry").count() <= 6
+
+
+def test_a_night_in_which_the_bench_failed_is_not_green(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(result(PV32), result(S3), key="aa").path)
+    reason = "virt1: BMC at 127.0.0.1:9001 does not answer within 20 s"
+    miss = result(S3, Verdict.MISS, reason=reason)
+    history.import_run(folders.write(result(PV32), miss, key="bb").path)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text() == "Nothing got worse; 1 of 2 cases were not counted"
+    assert page.locator("h1").get_attribute("class") == "MISS"
+    assert "MISS" in (page.locator("section.line").get_attribute("class") or "")
+    assert page.get_by_role("heading", name=reason).is_visible()
 
 
 def test_the_commit_and_the_last_good_result_are_linked(

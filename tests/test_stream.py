@@ -14,7 +14,7 @@ import pytest
 
 from lab.on_board.stream import BANNER, BATCH, GO, READY, REPORT, Mark, Scanner, Step
 from lab.xen.migration_matrix import fuzz
-from lab.xen.migration_matrix.fuzz import Variant, made_up, page_data, variants
+from lab.xen.migration_matrix.fuzz import BrokenStream, made_up, page_data, variants
 
 PASSES = (range(3 * BATCH), range(100, 400), (7, 8, 9))
 KINDS = ("pv32", "pv64", "pvh32", "pvh64")
@@ -177,7 +177,7 @@ def test_the_feeder_gives_every_variant_to_a_receiver_and_notes_its_end(tmp_path
         f'[ $1 = domid ] && [ "$(tail -n 1 {tmp_path}/sizes)" != {len(data)} ]\n'
     )
     xl.chmod(0o755)
-    chosen = [Variant("a", 100, b"\xff"), Variant("b", 200, ends=True), Variant("c", 0, ends=True)]
+    chosen = [BrokenStream("a", 100, b"\xff"), BrokenStream("b", 200, ends=True), BrokenStream("c", 0, ends=True)]
     lines = [
         {"variant": one.name, "offset": one.offset, "data": one.data.hex(), "ends": one.ends, "name": "g--incoming"}
         for one in chosen

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from run_folders import PV32, S3, Runs, result
 
-from lab.reporting import html, junit
+from lab.night import progress
+from lab.reporting import ctrf, html, junit, terminal
 from lab.reporting.shown import slices_of
 from lab.results.build_source import Source
 from lab.results.failures import failure_of, known_findings, label_of
-from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.results.record import Check, Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.results.summary import State
 
@@ -110,14 +113,18 @@ def test_a_crash_is_named_by_its_fingerprint_and_what_is_good_by_nothing() -> No
 
 
 def test_known_findings_are_read_from_checks_and_cells() -> None:
-    checks = "ending: ok: fine\nleft-destination: known: left-paused: a domain\nwhere: known: left-paused: x\nnoise"
-    both = (Evidence("note", "checks", checks, 1.0), Evidence("cell", "c", '{"known": ["left-paused", "other"]}', 1.0))
-    passed = result(PV32, evidence=both)
+    checks = (
+        Check("ending", True, "fine", "left-paused"),
+        Check("left-destination", False, "a domain", "left-paused"),
+        Check("where", False, "x", "left-paused"),
+    )
+    cells = (Evidence("cell", "c", '{"known": ["left-paused", "other"]}', 1.0),)
+    passed = result(PV32, evidence=cells, checks=checks)
     assert [(one.name, one.checks) for one in known_findings(passed)] == [
         ("left-paused", ("left-destination", "where")),
         ("other", ()),
     ]
-    assert known_findings(result(PV32, Verdict.FAIL, evidence=both)) == ()
+    assert known_findings(result(PV32, Verdict.FAIL, evidence=cells, checks=checks)) == ()
     assert known_findings(result(PV32, evidence=(Evidence("cell", "c", "[1, 2", 1.0),))) == ()
 
 
@@ -127,6 +134,14 @@ def test_a_duration_is_shown_without_provisioning(folders: Runs) -> None:
     page = html.write(summary).read_text(encoding="utf-8")
     assert '<span class="nowrap">8.9 s</span>' in page
     assert "1 min 36 s of provisioning beside its own 8.9 s" in page
+    [case] = ET.parse(junit.write(summary)).getroot().iter("testcase")
+    assert case.get("time") == "8.900"
+    assert case.find(".//property[@name='provisioning_s']").get("value") == "96.000"  # type: ignore[union-attr]
+    assert progress.Working("virt1", "c", 96.0, is_ready=False).line() == "virt1: c, provisioning for 1 min 36 s"
+    assert progress.Working("virt1", "c", 8.9, is_ready=True).line() == "virt1: c, 8.9 s"
+    [test] = json.loads(ctrf.write(summary).read_text())["results"]["tests"]
+    assert test["duration"] == 8900
+    assert terminal.result_line(summary.results[0]).plain.endswith(" 8.9 s  virt1 (+1 min 36 s provisioning)")
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,10 @@ def test_a_crash_on_the_console_outranks_how_the_case_ended(outcome: BaseExcepti
     assert decision.evidence[0].body == "(XEN) Panic on CPU 0:\n(XEN) stack"
     assert decision.evidence[0].board == "virt1"
     assert "xen-panic: stack" in decision.reason
-    assert (decision.evidence[1].kind, decision.evidence[1].title) == ("note", "crash")
+    assert decision.evidence[1].kind == "crash"
     assert decision.fingerprint.endswith(" xen-panic: stack")
     assert f"fingerprint: {decision.fingerprint}" in decision.evidence[1].body
-    told = [one for one in decision.evidence if one.title == "how the case itself ended"]
+    told = [one for one in decision.evidence if one.kind == "outcome"]
     assert len(told) == (outcome is not None)
 
 

@@ -33,7 +33,7 @@ def checkout(what: str) -> Path:
     :raises UsageError: this xenlab is an installed one.
     """
     if IS_INSTALLED:
-        raise UsageError(f"{what} needs a checkout of xenlab; this one is installed in {PACKAGE}")
+        raise UsageError(f"{what} needs a checkout of xenlab; this xenlab is installed in {PACKAGE}")
     return CHECKOUT
 
 
@@ -103,7 +103,7 @@ def _why_not_private(folder: Path) -> str | None:
     except OSError as error:
         return str(error.strerror)
     if not stat.S_ISDIR(found.st_mode):
-        return "is no folder"
+        return "is not a folder"
     if found.st_uid != os.getuid():
         return f"belongs to user {found.st_uid}"
     if found.st_mode & 0o077:

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from lab.base import paths
-from lab.base.errors import UsageError
+from lab.base.errors import UsageError, WaitTimeout
+from lab.base.wait import wait_until
 
 # A child is given the variables it needs, by name, and no others: a user's environment holds BMC passwords, the URL of
 # a database, tokens of CI, and whatever else there is. Each name may be a pattern of fnmatch.
@@ -58,17 +59,17 @@ def environment(*needs: Sequence[str]) -> dict[str, str]:
 
 def has_ended(pid: int, timeout: float) -> bool:
     """Wait up to ``timeout`` seconds for a process; a child is reaped, or it would never go away."""
-    deadline = time.monotonic() + timeout
-    while Path(f"/proc/{pid}").exists():
-        try:
+
+    def is_gone() -> bool:
+        with suppress(ChildProcessError):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 return True
-        except ChildProcessError:
-            pass
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
-    return True
+        return not Path(f"/proc/{pid}").exists()
+
+    try:
+        return wait_until(is_gone, timeout, f"the end of process {pid}", interval=0.05)
+    except WaitTimeout:
+        return False
 
 
 def mark(pid: int) -> str:

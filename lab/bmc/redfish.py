@@ -15,7 +15,7 @@ from sushy.resources.system.system import System
 from lab.base.credentials import Credential
 from lab.base.errors import CommandRefused, MissingCapability, PowerTimeout, PowerUnknown
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_service import Resource, Service, elements, part, reference, said
+from lab.bmc.redfish_service import RedfishService, Resource, elements, part, reference, said
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
 
@@ -65,7 +65,7 @@ class RedfishBmc:
         self.board = board
         self._pace = pace or Pace()
         self._log = _log.getChild(board)
-        self._service = Service(board, spec, credential, self._pace, self._log)
+        self._service = RedfishService(board, spec, credential, self._pace, self._log)
         self._task: str | None = None  # what the service does about the last Reset
 
     @property

@@ -144,7 +144,7 @@ class TolerantSystem(System):  # type: ignore[misc]
         return named if isinstance(named, str) else None
 
 
-class Service:
+class RedfishService:
     """A BMC's service, and the one system of it that is the board. Nothing is asked before the first question.
 
     :raises UsageError: the file with the certificate is not there.

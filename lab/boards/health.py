@@ -33,7 +33,7 @@ UNREAD_SHOWN = 3  # sensors that could not be read, in one line
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HealthFact:
     """One thing that was looked at."""
 
     subject: str
@@ -44,7 +44,7 @@ class Finding:
         return f"{'ok ' if self.is_good else 'BAD'} {self.subject}: {self.detail}"
 
 
-def look(spec: BoardSpec, *, boots_next: bool = False) -> list[Finding]:
+def look(spec: BoardSpec, *, boots_next: bool = False) -> list[HealthFact]:
     """From outside, in seconds: the BMC answers, its clock and sensors are sound, console and link are there.
 
     A console that was never read is no good. One that is read and never gave a byte is no good either when the board
@@ -69,7 +69,7 @@ def look(spec: BoardSpec, *, boots_next: bool = False) -> list[Finding]:
     ]
 
 
-def examine(board: Board) -> list[Finding]:
+def examine(board: Board) -> list[HealthFact]:
     """All of it, in the minutes of a boot: the same, then a power cycle into the known-good build, and from within."""
     findings = look(board.spec, boots_next=True)
     if not all(one.is_good for one in findings):
@@ -83,7 +83,7 @@ def examine(board: Board) -> list[Finding]:
     return findings
 
 
-def conclude(ledger: Ledger, board: str, findings: list[Finding], *, is_whole: bool) -> bool:
+def conclude(ledger: Ledger, board: str, findings: list[HealthFact], *, is_whole: bool) -> bool:
     """Write into the ledger what came of it; whether the board can be used.
 
     A quarantine is only lifted by a check that was whole.
@@ -97,15 +97,15 @@ def conclude(ledger: Ledger, board: str, findings: list[Finding], *, is_whole: b
     return True
 
 
-def _finding(subject: str, ask: Callable[[], str]) -> Finding:
+def _finding(subject: str, ask: Callable[[], str]) -> HealthFact:
     try:
-        return Finding(subject, True, ask())
+        return HealthFact(subject, True, ask())
     except UsageError:
         raise
     except MissingCapability:
-        return Finding(subject, True, "the board has none")
+        return HealthFact(subject, True, "the board has none")
     except LabError as error:
-        return Finding(subject, False, " ".join(str(error).split()))
+        return HealthFact(subject, False, " ".join(str(error).split()))
 
 
 def _clock(control: Bmc) -> str:

@@ -74,7 +74,7 @@ class Nic:
 
 
 @dataclass
-class Machine:
+class ProbedMachine:
     """What was found."""
 
     name: str
@@ -95,7 +95,7 @@ class Machine:
     remarks: list[str] = field(default_factory=list)
 
 
-def look(name: str, host: str, port: int, run: Runner) -> Machine:
+def look(name: str, host: str, port: int, run: Runner) -> ProbedMachine:
     """Ask a machine over SSH; ``run`` is :meth:`lab.grid.ssh.Ssh.run`.
 
     :raises BenchError: it does not answer, or is no Linux.
@@ -106,9 +106,11 @@ def look(name: str, host: str, port: int, run: Runner) -> Machine:
             key, _, value = line[1:].partition(" ")
             said.setdefault(key, []).append(value.strip())
     if "cpu" not in said:
-        raise BenchError(f"{host}: is that a Linux? It does not know its processor")
+        raise BenchError(f"{host}: not a Linux system? /proc/cpuinfo names no processor")
     first = {key: values[0] for key, values in said.items()}
-    found = Machine(name or first["name"], host, port, first["cpu"], int(first["cpus"]), max(1, int(first["nodes"])))
+    found = ProbedMachine(
+        name or first["name"], host, port, first["cpu"], int(first["cpus"]), max(1, int(first["nodes"]))
+    )
     found.serial = tuple(first["serial"].split())
     found.is_uefi, found.uuid = "uefi" in first, first.get("uuid", "")
     reached = first["reached"].split()[2:3]
@@ -134,7 +136,7 @@ def look(name: str, host: str, port: int, run: Runner) -> Machine:
 
 
 @dataclass
-class Found:
+class FoundBmc:
     """A BMC that answers: how it is spoken to by each protocol, and what it says of itself."""
 
     ways: dict[str, BmcSpec] = field(default_factory=dict)  # by protocol, the better first
@@ -145,7 +147,7 @@ class Found:
         return next(iter(self.ways.values()))
 
 
-def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found:
+def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> FoundBmc:
     """How the BMC at this address is spoken to, and what it is; IPMI before Redfish, which has no SOL of its own.
 
     ``uuid`` is the machine's, by which one of several systems behind a Redfish service is chosen.
@@ -160,7 +162,7 @@ def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found
     ipmi = BmcSpec(name, credential, port=int(port or 623))
     redfish = BmcSpec(name, credential, "redfish", port=int(port or 443))
     ways = [ipmi, replace(ipmi, privilege="operator"), redfish, replace(redfish, tls="unverified")]
-    found, failed = Found(), list[str]()
+    found, failed = FoundBmc(), list[tuple[str, str]]()  # protocol, and what it came to
     refused: set[str] = set()  # protocols whose login was refused: not again, for that locks users out
     for spec in ways:
         is_again = spec.privilege != "administrator"
@@ -170,15 +172,15 @@ def find_bmc(board: str, address: str, credential: str, uuid: str = "") -> Found
             found.ways[spec.protocol] = _look_at_bmc(board, spec, uuid, found.remarks)
         except PrivilegeRefused as error:
             refused.add("privilege")
-            failed.append(_line(f"{spec.protocol}: {error}"))
+            failed.append((spec.protocol, _line(f"{spec.protocol}: {error}")))
         except LabError as error:
             if isinstance(error, LoginRefused | PasswordExpired):
                 refused.add(spec.protocol)
-            failed.append(_line(f"{spec.protocol}: {error}"))
+            failed.append((spec.protocol, _line(f"{spec.protocol}: {error}")))
     if not found.ways:
-        raise BenchError(f"{address}: no BMC that answers: {'; '.join(failed)}")
+        raise BenchError(f"{address}: no BMC that answers: {'; '.join(line for _, line in failed)}")
     if "ipmi" not in found.ways:
-        found.remarks += [line for line in failed if line.startswith("ipmi")]
+        found.remarks += [line for protocol, line in failed if protocol == "ipmi"]
     return found
 
 
@@ -216,7 +218,7 @@ def _is_same(one: str, other: str) -> bool:
     return second in (first, UUID(bytes_le=first.bytes))
 
 
-def add_bmc(machine: Machine, address: str, credential: str) -> None:
+def add_bmc(machine: ProbedMachine, address: str, credential: str) -> None:
     """Find the BMC, and what it can do; what cannot be found out becomes a remark.
 
     :raises UsageError, BenchError: as :func:`find_bmc`.
@@ -253,7 +255,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def entry(machine: Machine, *, serve_port: int) -> str:
+def entry(machine: ProbedMachine, *, serve_port: int) -> str:
     """The machine as a host of an inventory, with remarks; ``serve_port`` and the next are its console's."""
     keys: dict[str, object] = {}
     if spec := machine.bmc:
@@ -294,7 +296,7 @@ def entry(machine: Machine, *, serve_port: int) -> str:
     return "".join(f"# {' '.join(line.split())}\n" for line in about) + text
 
 
-def _console(machine: Machine) -> dict[str, object]:
+def _console(machine: ProbedMachine) -> dict[str, object]:
     if machine.has_sol:
         return {"via": "sol"}
     if (ssh := machine.ssh_console) and machine.bmc:
@@ -309,7 +311,7 @@ def _nic(line: str) -> Nic:
     return Nic(name, mac, pci, carrier == "1", int(functions), address[0] if address else "")
 
 
-def _sort_nics(machine: Machine, nics: list[Nic], reached: str) -> None:
+def _sort_nics(machine: ProbedMachine, nics: list[Nic], reached: str) -> None:
     """The one we came in by manages; the first without an address is spare; where the cable goes is not to be seen."""
     roles: dict[str, Nic] = {}
     for nic in nics:

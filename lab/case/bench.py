@@ -25,14 +25,14 @@ from lab.base.errors import (
 from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import needs_of, xen_options_of
-from lab.case.rig import Rig, Seat, take, variant_of
+from lab.case.rig import Rig, Seat, take, timed, variant_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify
 from lab.grid import services, session
 from lab.grid.session import Session
 from lab.leases import ledger
 from lab.leases.ledger import Ledger
-from lab.results.record import COVERAGE, GuestConsole, RunHeader, TestResult
+from lab.results.record import COVERAGE, PROVISION, GuestConsole, RunHeader, TestResult
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Decision
 
@@ -112,7 +112,8 @@ class Bench:
             raise BenchError(f"no boards: {self._failure}")
         if self._rig is None:
             try:
-                self._rig = self._take_boards()
+                with timed(self.running.phases if self.running else [], PROVISION):
+                    self._rig = self._take_boards()
             except BenchError as error:
                 self._failure = error  # so that the next case does not wait for it again
                 raise
@@ -232,11 +233,11 @@ class Bench:
         for capability in needs_of(self.running.item):
             if capability not in seat.capabilities:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
-        if options:
-            seat = rig.ready(name, options)
+        seat = rig.ready(name, options) if options else seat
         if self.is_counting:
             with rig.phase(COVERAGE):
                 self.running.counted.begin(seat.host, self.case_directory(self.running.item))
+        self.folder.note_now(self.names, self.running.item.nodeid, is_ready=True)
         return seat
 
     def _keep(self, title: str, guest: GuestConsole) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,7 @@ from lab.base.errors import HypervisorCrash, NotProved
 from lab.case.counting import Counted
 from lab.case.rig import Seat
 from lab.reporting.figures import relocation_svg
-from lab.results.record import Evidence, GuestConsole
+from lab.results.record import Check, Evidence, GuestConsole, Phase
 from lab.xen.domain import Domain
 from lab.xen.migration import Migration
 
@@ -31,6 +32,8 @@ class Running:
     outcome: BaseException | None = None
     skipped: str | None = None
     evidence: list[Evidence] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)  # before there were boards; the rig has the others
+    checks: list[Check] = field(default_factory=list)
     guests: list[GuestConsole] = field(default_factory=list)  # those whose console is among the evidence
     figures: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
@@ -62,6 +65,11 @@ class CaseLog:
         """Keep a number; its name ends in its unit (``downtime_s``). None (it could not be measured) is dropped."""
         if value is not None:
             self._running.figures[name] = float(value)
+
+    def checked(self, checks: Sequence[Check]) -> None:
+        """Keep how named checks ended. They fail no case by themselves."""
+        self._running.checks += checks
+        self.add("checks", "\n".join(check.line() for check in checks), kind="note")
 
     def console(self, title: str, guest: Domain) -> None:
         """Keep what a guest has printed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
-from lab.results.record import PROVISION, Evidence, GuestConsole, Phase
+from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Hang
 from lab.xen import capabilities, leftovers, xtf
@@ -56,7 +56,7 @@ class Seat:
     deployed: bool = False  # this process has put the build under test onto the board
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
-    before: leftovers.Seen | None = None  # what was on the board before the case
+    before: leftovers.Snapshot | None = None  # what was on the board before the case
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class Rig:
             words = ", ".join(sorted(lacking))
             log.warning("%s: declared but not found: %s", seat.board.name, words)
             self.evidence.append(
-                Evidence("note", f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
+                Evidence(LACKING, f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)
             )
 
     # -- after a case ----------------------------------------------------------------------------------------
@@ -296,14 +296,9 @@ class Rig:
         evidence.append(_note(seat.board.name, "the known-good build after the silence", said))
         return After(tuple(evidence), hang=hang)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""
-        started, clock = time.time(), time.monotonic()
-        try:
-            yield
-        finally:
-            self.phases.append(Phase(name, started, time.monotonic() - clock))
+        return timed(self.phases, name)
 
     def take_phases(self) -> tuple[Phase, ...]:
         """Phases since the last call."""
@@ -319,6 +314,16 @@ class Rig:
         """Evidence since the last call."""
         taken, self.evidence = tuple(self.evidence), []
         return taken
+
+
+@contextmanager
+def timed(phases: list[Phase], name: str) -> Iterator[None]:
+    """Time a block, and add it to ``phases`` however it ends."""
+    started, clock = time.time(), time.monotonic()
+    try:
+        yield
+    finally:
+        phases.append(Phase(name, started, time.monotonic() - clock))
 
 
 def variant_of(folder: RunFolder, build: str) -> Variant:

@@ -23,15 +23,15 @@ WORK = "Work on xenlab itself"
 
 Inventory = Annotated[
     Path,
-    typer.Option("--inventory", metavar="FILE", help="The boards.", show_default=False, resolve_path=True),
+    typer.Option("--inventory", metavar="FILE", help="Inventory of the boards.", show_default=False, resolve_path=True),
 ]
-Board = Annotated[str, typer.Argument(metavar="BOARD", help="Its exact name.")]
+Board = Annotated[str, typer.Argument(metavar="BOARD", help="The board's exact name.")]
 Ports = Annotated[
     str,
     typer.Option(
         "--ports",
         metavar="BASE",
-        help="Where the lab's loopback ports begin: a number, `free`, or `own` (the inventory's); remembered.",
+        help="First loopback port of the lab: a number, `free`, or `own` (the inventory's). The lab keeps it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -23,11 +23,13 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 @app.command(rich_help_panel=HOLD)
 def console(
     board: Board,
-    write: Annotated[bool, typer.Option("--write", help="Type on it; holders only, one at a time.")] = False,
-    take: Annotated[bool, typer.Option("--take", help="Take the keyboard from whoever types now.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Type on the console. Only one holder can type at a time.")
+    ] = False,
+    take: Annotated[bool, typer.Option("--take", help="Take the keyboard from the holder who types now.")] = False,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Attach to a board's console: its last lines, then what it prints. Ctrl-] detaches."""
+    """Show a board's console: its last lines, then what it prints. Ctrl-] ends it."""
     from lab.cli.leased import held, open_lab
     from lab.leases import console_access
     from lab.leases.ledger import caller
@@ -43,10 +45,10 @@ def console(
 @app.command(rich_help_panel=HOLD)
 def power(
     board: Board,
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="on, off, cycle, reset, soft, nmi or status.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="One of: on, off, cycle, reset, soft, nmi, status.")],
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Switch a board that you hold, and verify that it happened."""
+    """Switch the power of a board that you hold, and verify that it switched."""
     from lab.cli.leased import held, open_lab
     from lab.grid.mains import power_of
 
@@ -80,7 +82,7 @@ def power(
 @app.command(rich_help_panel=HOLD)
 def provision(
     board: Board,
-    build: Annotated[str, typer.Option(metavar="NAME", help="Hypervisor build.")] = "pv32-debug",
+    build: Annotated[str, typer.Option(metavar="NAME", help="The hypervisor build.")] = "pv32-debug",
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Bring a board that you hold to a build, and prove that the build runs."""

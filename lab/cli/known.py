@@ -10,7 +10,7 @@ import typer
 from lab.cli.arguments import READ, AsJson, show_json
 
 app = typer.Typer()
-group = typer.Typer(help="Link failures to a bug tracker; a link stays while the failure is the same.")
+group = typer.Typer(help="Link failures to a bug tracker. A link shows for as long as the failure is the same.")
 app.add_typer(group, name="known", rich_help_panel=READ)
 
 
@@ -18,12 +18,12 @@ app.add_typer(group, name="known", rich_help_panel=READ)
 def add(
     what: Annotated[
         str,
-        typer.Argument(metavar="FINGERPRINT|CASE", help="A failure's digits, as the pages show them; or a case."),
+        typer.Argument(metavar="FINGERPRINT|CASE", help="The digits of a failure, as the pages show them, or a case."),
     ],
-    link: Annotated[str, typer.Option("--link", metavar="URL", help="The issue, as https://...")],
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="What is to be known of it.")] = "",
+    link: Annotated[str, typer.Option("--link", metavar="URL", help="URL of the issue: https://...")],
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="A note that is shown beside the link.")] = "",
 ) -> None:
-    """Link a failure to an issue; of a case, what it ended with last. A changed failure shows without the link."""
+    """Link a failure, or the last failure of a case, to an issue. A failure that changed shows without the link."""
     from lab.history import known_issues
     from lab.history.store import History
 
@@ -45,9 +45,14 @@ def show(as_json: AsJson = False) -> None:
 
 @group.command()
 def remove(
-    what: Annotated[str, typer.Argument(metavar="FINGERPRINT|CASE|URL", help="Which links are to go.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT|CASE|URL", help="The failure, the case or the URL whose links are removed."
+        ),
+    ],
 ) -> None:
-    """Forget the links of a failure or a case, or a link."""
+    """Remove the links of a failure or a case, or one link."""
     from lab.history import known_issues
     from lab.history.store import History
 
@@ -68,7 +73,7 @@ def write() -> None:
 def take(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `xenlab known export` printed.")],
 ) -> None:
-    """Take over known issues of another history; twice changes nothing."""
+    """Import known issues from another history. A second import changes nothing."""
     from lab.history import known_issues
     from lab.history.store import History
 

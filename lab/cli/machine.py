@@ -13,7 +13,7 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=MACHINE)
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or a new folder.")]) -> None:
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]) -> None:
     """Write a lab of your own: inventory, build recipe, an example case with its conftest, a CI job."""
     from lab.cli.starter import write
 
@@ -26,10 +26,15 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty or
 def doctor(
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="And what its boards need here.", resolve_path=True),
+        typer.Option(
+            "--inventory",
+            metavar="FILE",
+            help="Also say what the boards of this inventory need here.",
+            resolve_path=True,
+        ),
     ] = None,
 ) -> None:
-    """Say what this machine lacks, and what to do; nothing is changed, and no board is spoken to."""
+    """Say what this machine lacks, and what to do about it. It changes nothing and contacts no board."""
     from lab import inventory as inventories
     from lab.selfcheck import rack_needs
     from lab.selfcheck.doctor import examine
@@ -45,9 +50,9 @@ def doctor(
 
 @app.command(rich_help_panel=MACHINE)
 def clean(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove old runs and what can be made again."""
+    """Remove old runs, and cached files that can be made again."""
     from lab.results import pruning
 
     for line in pruning.prune(dry_run=dry_run):
@@ -56,7 +61,7 @@ def clean(
 
 @app.command(rich_help_panel=MACHINE)
 def version() -> None:
-    """Say which version this is, and those of what it stands on."""
+    """Print the version of xenlab and of its main libraries."""
     typer.echo(version_text())
 
 

@@ -13,7 +13,7 @@ from lab.cli.arguments import RACK, Board, Inventory
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 
 app = typer.Typer()
-board_app = typer.Typer(help="One board: what it is, and whether it can be used.", no_args_is_help=True)
+board_app = typer.Typer(help="Probe, accept, check and quarantine a board.", no_args_is_help=True)
 app.add_typer(board_app, name="board", rich_help_panel=RACK)
 
 FIRST_PORT = 22212  # of the consoles, when no inventory says which are taken
@@ -21,25 +21,32 @@ STEP = 10  # from one board's ports to the next one's
 # What a board is tried by: everything that can be tried on one, and relocation for two that are joined.
 CASES = ("boot", "guest32", "superpages", "sleep", "passthrough")
 PAIR_CASES = ("relocation/test_live.py",)
-LACKS = "lacks what it declares"  # lab.case.rig's note
 
 
 @board_app.command()
 def probe(
     address: Annotated[
-        str, typer.Argument(metavar="ADDRESS", help="Where its system answers over SSH; USER@ is root@.")
+        str, typer.Argument(metavar="ADDRESS", help="[USER@]HOST of the machine's system for SSH; default user: root.")
     ],
     bmc: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Its BMC; none: it has none, or you do not know it.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address of the machine's BMC; leave it out if there is none or you do not know it."
+        ),
     ] = "",
-    credential: Annotated[str, typer.Option(metavar="NAME", help="Of the BMC, as in credentials.yaml.")] = "",
-    port: Annotated[int, typer.Option(help="Of SSH.")] = 22,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Of the board; default: its host name.")] = "",
+    credential: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the BMC's credential in credentials.yaml.")
+    ] = "",
+    port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
+    name: Annotated[str, typer.Option(metavar="NAME", help="The board's name; default: its host name.")] = "",
     inventory: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the entry will go: ports and names that are free there.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The inventory that will get the entry; it says which ports and names are free."
+        ),
     ] = None,
 ) -> None:
-    """Look at a machine, and print its entry for an inventory. Nothing is changed, and nothing is powered."""
+    """Look at a machine and print its inventory entry. It changes nothing on the machine and switches no power."""
     from lab.boards.probe import add_bmc, entry, look
     from lab.grid.ssh import Ssh
     from lab.inventory import load
@@ -65,20 +72,21 @@ def probe(
 
 @board_app.command()
 def accept(
-    boards: Annotated[list[str], typer.Argument(metavar="BOARD...", help="One, or the two ends of a pair.")],
-    build: Annotated[str, typer.Option(metavar="NAME", help="Hypervisor build.")] = "pv32-debug",
+    boards: Annotated[list[str], typer.Argument(metavar="BOARD...", help="One board, or the two boards of a pair.")],
+    build: Annotated[str, typer.Option(metavar="NAME", help="The hypervisor build.")] = "pv32-debug",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
+        Path | None, typer.Option(metavar="DIR", help="The run folder; default: a new one.", resolve_path=True)
     ] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Try a board by the quick cases; 0: it can do all that it declares, 3: it cannot, 1: a case failed on it."""
+    """Run the quick cases on a new board. Exit status 0: it can do all it declares; 3: it cannot; 1: a case failed."""
     from lab.base import paths
     from lab.grid import services
     from lab.inventory import load
     from lab.leases.ledger import Ledger
     from lab.night.nightly import run
     from lab.results import run_folder
+    from lab.results.record import LACKING
 
     lab = load(inventory)
     ledger = Ledger(services.directory(lab))
@@ -97,8 +105,8 @@ def accept(
         boards=tuple(boards),
     )
     status = run(options)
-    notes = [note for result in run_folder.RunFolder.open(folder).results() for note in result.evidence]
-    if lacking := sorted({f"{note.title}: {note.body}" for note in notes if LACKS in note.title}):
+    evidence = [one for result in run_folder.RunFolder.open(folder).results() for one in result.evidence]
+    if lacking := sorted({f"{one.title}: {one.body}" for one in evidence if one.kind == LACKING}):
         raise BenchError("\n".join(lacking))
     if status == 0:
         typer.echo(f"accepted: {', '.join(boards)}")
@@ -108,10 +116,12 @@ def accept(
 @board_app.command()
 def quarantine(
     board: Board,
-    cause: Annotated[str, typer.Argument(metavar="CAUSE", help="What ails it, for the others.")],
+    cause: Annotated[
+        str, typer.Argument(metavar="CAUSE", help="What is wrong with the board; other users see this text.")
+    ],
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Keep a board from everybody who does not ask for it by name."""
+    """Put a board into quarantine: only who names it gets it."""
     from lab.cli.leased import open_lab
 
     _, ledger = open_lab(inventory, board)
@@ -122,10 +132,12 @@ def quarantine(
 @board_app.command()
 def check(
     board: Board,
-    quick: Annotated[bool, typer.Option("--quick", help="From outside only: no boot; lifts no quarantine.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look from outside only, without a boot. This lifts no quarantine.")
+    ] = False,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Look whether a board can be used: a good one gets out of quarantine, a bad one into it. Exit status 3: bad."""
+    """Check whether a board is healthy. A good board leaves quarantine, a bad one goes into it. Exit status 3: bad."""
     from lab.boards import health
     from lab.cli.leased import open_lab
     from lab.grid import services, session
@@ -145,7 +157,7 @@ def check(
 
 @board_app.command()
 def clear(board: Board, inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Lift a quarantine without looking; `xenlab board check` looks."""
+    """Lift a quarantine without a check (`xenlab board check` does one)."""
     from lab.cli.leased import open_lab
     from lab.leases.ledger import caller
 

@@ -17,18 +17,20 @@ BUILD_HELP = "NAME, NAME@KEY, RUN or RUN@NAME; RUN may be a folder."
 
 @app.command(rich_help_panel=READ)
 def report(
-    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the first page in a browser.")] = False,
     where: Annotated[
         Path | None,
-        typer.Option("--site", metavar="DIR", help="Default: in the state folder.", resolve_path=True),
+        typer.Option(
+            "--site", metavar="DIR", help="Folder of the pages; default: in the state folder.", resolve_path=True
+        ),
     ] = None,
     as_mail: Annotated[
-        bool, typer.Option("--mail", help="Print the results of a run as a mail instead; default: of the newest run.")
+        bool, typer.Option("--mail", help="Print the results of a run (default: the newest) as a mail instead.")
     ] = False,
-    send: Annotated[bool, typer.Option("--send", help="With --mail: send it to XENLAB_NOTIFY, too.")] = False,
-    run: Annotated[str, typer.Option("--run", metavar="RUN", help="With --mail: a run's id, or its folder.")] = "",
+    send: Annotated[bool, typer.Option("--send", help="With --mail: also send the mail to XENLAB_NOTIFY.")] = False,
+    run: Annotated[str, typer.Option("--run", metavar="RUN", help="With --mail: the run's id or folder.")] = "",
 ) -> None:
-    """Bring the pages of all runs up to date: what got worse, builds, runs, cases, results. They need no server."""
+    """Update the result pages of all runs: what got worse, builds, runs, cases. The pages need no server."""
     if (send or run) and not as_mail:
         raise UsageError("--send and --run go with --mail")
     if as_mail:
@@ -57,15 +59,21 @@ def report(
 @app.command(rich_help_panel=READ)
 def history(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[CASE | DIR...]", help="A case; or run folders, with --import.")
+        list[str] | None, typer.Argument(metavar="[CASE | DIR...]", help="A case; with --import, run folders.")
     ] = None,
     take: Annotated[
-        bool, typer.Option("--import", help="Import run folders, or all in a folder; twice changes nothing.")
+        bool,
+        typer.Option(
+            "--import", help="Import run folders, or all run folders in a folder. A second import changes nothing."
+        ),
     ] = False,
-    crashes: Annotated[bool, typer.Option("--crashes", help="The crashes: how often, first and last build.")] = False,
+    crashes: Annotated[
+        bool,
+        typer.Option("--crashes", help="List the crashes: how often each was seen, with which first and last build."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a case over time; without one, list the builds."""
+    """Show a case over time. Without a case, list the builds."""
     from lab.history import pages
     from lab.history.importing import run_folders
     from lab.history.store import History
@@ -107,10 +115,10 @@ def history(
 @app.command(rich_help_panel=READ)
 def compare(
     old: Annotated[str, typer.Argument(metavar="A", help="A build or run: NAME, NAME@KEY, RUN or RUN@NAME.")],
-    new: Annotated[str, typer.Argument(metavar="B", help="Another: what changed since A.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="The build or run that is compared with A.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed from one build or run to another; two runs are compared build by build."""
+    """Show what changed from one build or run to another. Two runs are compared build by build."""
     from lab.history import comparing, gate
     from lab.history.store import History
 
@@ -126,7 +134,7 @@ def compare(
 def judge(
     build: Annotated[str, typer.Option(metavar="BUILD", help=BUILD_HELP)],
     baseline: Annotated[
-        str, typer.Option(metavar="BUILD", help="Default: the build of the line that was accepted last.")
+        str, typer.Option(metavar="BUILD", help="The baseline; default: the last accepted build of the line.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -22,46 +22,60 @@ class Nightly:
     """The words of ``xenlab nightly``."""
 
     cases: Annotated[
-        list[str] | None, typer.Argument(metavar="PATHS", help="Cases, as pytest takes them; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="PATHS", help="Files, folders or node ids of cases; default: all cases."),
     ] = None
-    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
-    marker: Annotated[str, typer.Option("-m", metavar="EXPR", help="Only cases with such markers.")] = ""
+    keyword: Annotated[
+        str, typer.Option("-k", metavar="EXPR", help="Run only the cases whose names match (pytest's -k).")
+    ] = ""
+    marker: Annotated[
+        str, typer.Option("-m", metavar="EXPR", help="Run only the cases whose markers match (pytest's -m).")
+    ] = ""
     inventory: Inventory = VIRTUAL_LAB
     ports: Ports = ""
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder; default: a new one.", resolve_path=True)
+        Path | None, typer.Option(metavar="DIR", help="The run folder; default: a new one.", resolve_path=True)
     ] = None
-    build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Hypervisor build; repeatable.")] = None
+    build: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A hypervisor build to test; repeatable.")] = (
+        None
+    )
     matrix: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Builds x command lines x dom0 modes.", resolve_path=True)
+        Path | None,
+        typer.Option(metavar="FILE", help="A matrix of builds, Xen command lines and dom0 modes.", resolve_path=True),
     ] = None
     select: Annotated[
-        Selection | None, typer.Option(help="How much; default: quick on virtual boards, full on machines.")
+        Selection | None, typer.Option(help="How many cases; default: quick on virtual boards, full on machines.")
     ] = None
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Continue a run that broke off.", resolve_path=True)
+        Path | None,
+        typer.Option(metavar="DIR", help="Continue the run in this folder, which broke off.", resolve_path=True),
     ] = None
     xtf: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Built XTF tests; each is a case.", resolve_path=True)
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of built XTF tests; each test becomes a case.", resolve_path=True),
     ] = None
     deadline: Annotated[
-        str, typer.Option(metavar="WHEN", help="HH:MM, or a time from now such as 2h: begin no case after it.")
+        str,
+        typer.Option(metavar="WHEN", help="Begin no case after this time: HH:MM, or a duration from now such as 2h."),
     ] = ""
     repeat: Annotated[
-        int, typer.Option(min=1, max=REPEATS, metavar="N", help="Run each case N times; it is good only if all pass.")
+        int,
+        typer.Option(
+            min=1, max=REPEATS, metavar="N", help="Run each case N times. A case is good only if all N attempts pass."
+        ),
     ] = 1
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Keep what each case executes; default build: coverage.")
     ] = False
-    check: Annotated[bool, typer.Option("--check", help="Check each board from within before use; takes a boot.")] = (
-        False
-    )
+    check: Annotated[
+        bool, typer.Option("--check", help="Check each board's health before the run; this takes a boot.")
+    ] = False
 
 
 @app.command(rich_help_panel=RUN)
 @taking(Nightly)
 def nightly(words: Nightly) -> None:
-    """Bring the lab up, provision, run the cases, report."""
+    """Bring the lab up, provision the boards, run the cases and report."""
     from lab.cli.leased import move_ports
     from lab.night.nightly import run
     from lab.selfcheck.doctor import demand_packages
@@ -135,23 +149,31 @@ def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
 class Bisect:
     """The words of ``xenlab bisect``."""
 
-    case: Annotated[str, typer.Option(metavar="CASE", help="The case: its node id, or the end of it.")]
-    good: Annotated[str, typer.Option(metavar="A", help="A revision, or a build of --among, that passes.")]
-    bad: Annotated[str, typer.Option(metavar="B", help="A later one that fails.")]
-    build: Annotated[str, typer.Option(metavar="NAME", help="How a revision is built.")] = "pv32-debug"
-    source: Annotated[str, typer.Option(metavar="REPOSITORY", help="Default: the build's own.")] = ""
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case's node id, or the end of it.")]
+    good: Annotated[
+        str, typer.Option(metavar="A", help="A revision (or a build of --among) with which the case passes.")
+    ]
+    bad: Annotated[str, typer.Option(metavar="B", help="A later one with which the case fails.")]
+    build: Annotated[str, typer.Option(metavar="NAME", help="The recipe by which each revision is built.")] = (
+        "pv32-debug"
+    )
+    source: Annotated[
+        str, typer.Option(metavar="REPOSITORY", help="Where the revisions are; default: the recipe's own source.")
+    ] = ""
     among: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Builds instead of revisions, the oldest first; repeatable."),
+        typer.Option(metavar="NAME", help="Search these builds instead of revisions, the oldest first; repeatable."),
     ] = None
     inventory: Inventory = VIRTUAL_LAB
-    tries: Annotated[int, typer.Option(min=1, help="Attempts that tell how often the bad one fails.")] = 3
+    tries: Annotated[
+        int, typer.Option(min=1, help="How often the bad one is tried first, to learn how often it fails.")
+    ] = 3
 
 
 @app.command(rich_help_panel=RUN)
 @taking(Bisect)
 def bisect(words: Bisect) -> None:
-    """Find the commit, or the build, with which a case began to fail. Called again, it continues."""
+    """Find the commit, or the build, with which a case began to fail. The same command continues a bisection."""
     from lab.night import bisection
 
     builds = tuple(recipe(name) for name in [words.build, *(words.among or ())])
@@ -256,9 +278,9 @@ def _to_stderr(text: str) -> None:
 
 @app.command(rich_help_panel=RUN)
 def build(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Recipes by name, or recipe files.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of recipes, or recipe files.")],
 ) -> None:
-    """Make hypervisor builds, two at a time, or find them in the cache."""
+    """Make hypervisor builds, two at a time, unless they are in the cache."""
     from lab import builds
     from lab.builds import several
 
@@ -273,11 +295,11 @@ def build(
 @app.command(rich_help_panel=RUN)
 def prepare(
     names: Annotated[
-        list[str] | None, typer.Option("--build", metavar="NAME", help="Hypervisor build; repeatable.")
+        list[str] | None, typer.Option("--build", metavar="NAME", help="A hypervisor build to test; repeatable.")
     ] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Make everything a run needs (image, payloads, builds), or find it in the cache; run nothing."""
+    """Make what a run needs (image, payloads, builds), unless it is in the cache. Run no case."""
     from lab import builds
     from lab.inventory import load
     from lab.night.lab_services import prepare
@@ -294,10 +316,15 @@ def prepare(
 
 @app.command(rich_help_panel=RUN)
 def reproduce(
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="As in a case's id: pvh64-cut-GO; `list` lists them.")],
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL", help="A cell of the matrix, as in a case's id (pvh64-cut-GO); `list` lists all cells."
+        ),
+    ],
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Print the commands that break a relocation as a cell of the matrix does, for any two dom0s."""
+    """Print shell commands that break a migration in the same way as a cell of the matrix, for any two dom0s."""
     from lab.inventory import load
     from lab.xen.migration_matrix import cells
     from lab.xen.migration_matrix.reproduce import commands

@@ -26,21 +26,25 @@ def selftest(
     ] = None,
     mutants: Annotated[
         bool,
-        typer.Option("--mutants", help="Instead: run hypervisors that are broken on purpose; cases must fail them."),
+        typer.Option(
+            "--mutants", help="Instead, run hypervisors that are broken on purpose; the cases must fail on them."
+        ),
     ] = False,
-    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one of each area.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: only one mutant of each area.")] = False,
     inventory: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With --mutants: the boards.", show_default=False, resolve_path=True),
+        typer.Option(
+            metavar="FILE", help="With --mutants: inventory of the boards.", show_default=False, resolve_path=True
+        ),
     ] = None,
     fuzz_for: Annotated[
         str | None,
         typer.Option(
-            "--for", metavar="TIME", help="With fuzz: how long chances are tried: 90m, 1h.", show_default="1h"
+            "--for", metavar="TIME", help="With fuzz: for how long to try random changes: 90m, 1h.", show_default="1h"
         ),
     ] = None,
 ) -> None:
-    """Test the framework, then run the quick cases on the virtual boards, then break things on them."""
+    """Test xenlab itself: the code, the quick cases on virtual boards, and hypervisors that are broken on purpose."""
     if mutants:
         from lab.selfcheck.mutants import run
 
@@ -58,10 +62,15 @@ def selftest(
 
 @app.command(rich_help_panel=WORK)
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="`all`, or none to list them.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Names of benchmarks, or `all`. Without a name, list them."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+    ] = None,
 ) -> None:
-    """Run benchmarks of the lab itself and compare the figures with their bars."""
+    """Run benchmarks of xenlab itself, and compare the figures with their limits."""
     from lab.selfcheck import benchmarking
 
     raise typer.Exit(benchmarking.run(names or (), json_file))
@@ -76,7 +85,7 @@ def cases(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the cases: what each proves, needs and keeps, which mutant it must fail, how it ended."""
+    """List the cases: what each proves, needs and keeps, the mutants on which it must fail, and how it ended."""
     from lab.base import paths
     from lab.selfcheck import case_history, case_table
 

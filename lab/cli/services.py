@@ -12,7 +12,9 @@ from lab.cli.arguments import RACK, AsJson, Inventory, Ports, show_json
 from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
-lab_app = typer.Typer(help="The lab's services, and its boards if they are virtual.", no_args_is_help=True)
+lab_app = typer.Typer(
+    help="Start, show and stop the lab's services, and the boards if they are virtual.", no_args_is_help=True
+)
 app.add_typer(lab_app, name="lab", rich_help_panel=RACK)
 
 
@@ -57,7 +59,7 @@ def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
 
 @lab_app.command()
 def down(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Stop all of it; virtual boards lose power."""
+    """Stop all services of the lab. Virtual boards lose power."""
     from lab.inventory import load
     from lab.night.lab_services import lab_down
 
@@ -66,7 +68,7 @@ def down(inventory: Inventory = VIRTUAL_LAB) -> None:
 
 @lab_app.command()
 def salvage(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Make a new ledger of leases out of what can be read of a damaged one, which is kept beside it."""
+    """Make a new ledger of leases from the readable part of a damaged one. The damaged file is kept beside it."""
     from lab.grid import services
     from lab.inventory import load
     from lab.leases.salvage import salvage as salvaged
@@ -77,11 +79,13 @@ def salvage(inventory: Inventory = VIRTUAL_LAB) -> None:
 @lab_app.command()
 def fault(
     board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board of a lab that is up.")],
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="`list` lists them; `none` ends all.")],
-    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="How long or how often.")] = None,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The fault; `list` lists all faults, `none` ends them.")],
+    value: Annotated[
+        str | None, typer.Argument(metavar="[VALUE]", help="How long the fault lasts, or how often it strikes.")
+    ] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Make the BMC of a virtual board misbehave; not of a board that somebody else holds."""
+    """Make the BMC of a virtual board misbehave, unless somebody else holds the board."""
     from lab.cli.leased import unless_held
     from lab.grid import services
     from lab.virtual import faults
@@ -100,11 +104,14 @@ def fault(
 def shape(
     board: Annotated[str, typer.Argument(metavar="BOARD")],
     shape: Annotated[
-        str, typer.Argument(metavar="[SHAPE]", help="One of the inventory's `shapes`; none: its own.")
+        str,
+        typer.Argument(
+            metavar="[SHAPE]", help="A name from the inventory's `shapes`; without one, the board's own shape."
+        ),
     ] = "",
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Give a virtual board another shape from its next power on; this powers all of them off."""
+    """Give a virtual board another shape from its next power on. All virtual boards are powered off."""
     from lab.base.files import did_you_mean
     from lab.inventory import load
     from lab.night.lab_services import lab_shape
@@ -112,7 +119,7 @@ def shape(
     lab = load(inventory)
     spec = lab.restricted([board]).boards[board].virtual
     if spec is None:
-        raise UsageError(f"{board} is no virtual board: it has no shapes")
+        raise UsageError(f"{board} is not a virtual board: it has no shapes")
     if shape and shape not in spec.shapes:
         known = ", ".join(spec.shapes) or "none"
         raise UsageError(f"no shape {shape!r}{did_you_mean(shape, list(spec.shapes))}; there are: {known}")
@@ -121,7 +128,7 @@ def shape(
 
 @app.command(rich_help_panel=RACK)
 def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Write what this machine serves to boards without a disk, and dnsmasq's configuration; `lab up` does it too."""
+    """Write the files that boards without a disk boot from, and dnsmasq's configuration. `lab up` does it too."""
     from lab.grid import services
     from lab.inventory import load
     from lab.virtual import served

@@ -14,7 +14,10 @@ from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
 
-Number = Annotated[int | None, typer.Argument(metavar="[LEASE]", help="Default: $XENLAB_LEASE, or your only one.")]
+Number = Annotated[
+    int | None,
+    typer.Argument(metavar="[LEASE]", help="Number of the lease; default: $XENLAB_LEASE, or your only lease."),
+]
 
 PATIENCE = 90.0  # seconds for boards that are free: what the last holder left is switched off first
 FOREVER = 366 * 86400.0
@@ -54,11 +57,11 @@ def boards(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=SHARE)
 def who(
-    audit: Annotated[bool, typer.Option("--audit", help="Also what happened so far.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Also show what happened to the leases so far.")] = False,
     inventory: Inventory = VIRTUAL_LAB,
     as_json: AsJson = False,
 ) -> None:
-    """Show who has each board, since when and until when, its health, and the last verdict on it."""
+    """Show for each board who has it, since when and until when, its health and its last verdict."""
     from rich.console import Console
     from rich.table import Table
 
@@ -118,20 +121,27 @@ def who(
 
 @app.command(rich_help_panel=SHARE)
 def reserve(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[BOARD...]", help="These boards.")] = None,
-    need: Annotated[str, typer.Option(metavar="CAPABILITIES", help="What they must be able to do: iommu,hvm.")] = "",
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[BOARD...]", help="Names of boards; without names, any that fit.")
+    ] = None,
+    need: Annotated[
+        str, typer.Option(metavar="CAPABILITIES", help="Capabilities that each board must have: iommu,hvm.")
+    ] = "",
     count: Annotated[
-        int, typer.Option(min=1, help="How many; 2 with migration-pair in --need are two that are joined.")
+        int,
+        typer.Option(min=1, help="How many boards. With --need migration-pair, 2 gives two boards that are joined."),
     ] = 1,
-    length: Annotated[str, typer.Option("--for", metavar="TIME", help="90m, 2h, 1d.")] = "2h",
+    length: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 90m, 2h, 1d.")] = "2h",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they are free.")] = False,
-    shell: Annotated[bool, typer.Option("--shell", help="Print only what a shell evaluates.")] = False,
+    shell: Annotated[
+        bool, typer.Option("--shell", help="Print shell commands that set the lease's variables, for `eval`.")
+    ] = False,
     pid: Annotated[
-        int | None, typer.Option(metavar="PID", help="The lease ends with this process too: $$ in a job's script.")
+        int | None, typer.Option(metavar="PID", help="End the lease when this process ends ($$ in a job's script).")
     ] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Reserve boards for a while: all that were asked for, or none."""
+    """Reserve boards for a time: either all that you ask for, or none."""
     from lab.base import processes
     from lab.cli.leased import clock, environment, open_lab
     from lab.grid.session import wait_for
@@ -159,7 +169,7 @@ def reserve(
     taken = {board for lease in held for board in lease.boards}
     if not wait and queue.choose(request, lab, states, {}, taken) is None:
         has = "; ".join(f"{','.join(lease.boards)}: {lease.holder} until {clock(lease.until)}" for lease in held)
-        raise BenchError(f"not free now: {has}; --wait waits")
+        raise BenchError(f"not free now: {has}; add --wait to wait for them")
     number = ledger.ask(request)
     try:
         lease = wait_for(ledger, number, FOREVER if wait else PATIENCE)
@@ -180,10 +190,10 @@ def reserve(
 @app.command(rich_help_panel=SHARE)
 def extend(
     number: Number = None,
-    length: Annotated[str, typer.Option("--for", metavar="TIME", help="From now on: 90m, 2h, 1d.")] = "1h",
+    length: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long from now: 90m, 2h, 1d.")] = "1h",
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Keep boards for longer. A job on another machine calls it again and again as a sign of life."""
+    """Extend a lease. A job on another machine calls this repeatedly as a sign of life."""
     from lab.cli.leased import clock, mine, open_lab
     from lab.leases.ledger import seconds_of
 
@@ -196,7 +206,7 @@ def extend(
 
 @app.command(rich_help_panel=SHARE)
 def release(number: Number = None, inventory: Inventory = VIRTUAL_LAB) -> None:
-    """Give boards back, or stop waiting for them."""
+    """Give the boards of a lease back, or stop waiting for them."""
     from lab.cli.leased import mine, open_lab
 
     _, ledger = open_lab(inventory)

@@ -105,6 +105,17 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
     return _linux(crash, raw, at) if signature.startswith("linux-") else _xen(crash, raw, at)
 
 
+def of_nmi(lines: Sequence[str]) -> Crash:
+    """The dump that Xen makes at an NMI, read as that of a crash; ``lines`` is what the console showed from then on."""
+    at = next((index for index, line in enumerate(lines) if patterns.classify(line)), 0)
+    return parse("xen-fatal-trap", patterns.crash_excerpt([_Line(line) for line in lines], at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+
+
 def with_symbols(crash: Crash, elf: Path | None) -> Crash:
     """The same, functions found for Xen's addresses that came without; ``elf`` is the build's ``xen-syms``."""
     if elf is None:

@@ -23,7 +23,7 @@ _BLOCK = 128 << 10  # bytes of history that are read at once
 _SAVE_AGAIN = 1.0  # seconds between two attempts to write to a disk that refused
 
 
-class Log:
+class ConsoleLog:
     """The records of one board on disk, one JSON object a line, numbered on over restarts.
 
     :meth:`sync` and the blocks of :meth:`history` may be used in other threads; all else belongs to one thread.

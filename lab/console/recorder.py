@@ -30,7 +30,7 @@ from lab.base.loopback import Admission, check_group, listener_uid, user
 from lab.console import HOST, sources
 from lab.console.config import RecorderConfig
 from lab.console.cutting import LINE_LIMIT, Lines
-from lab.console.log import Log
+from lab.console.log import ConsoleLog
 from lab.console.recent import Recent
 from lab.console.sources import SourceLost, SourceRefused
 
@@ -47,7 +47,7 @@ INPUT_LIMIT = 1000  # pieces of input that wait for a source which takes none
 _PIECE = 4096  # bytes that are taken from the source at once: of empty lines, so many records that a mark waits 10 ms
 
 
-class Pace:
+class ReadPace:
     """Holds up a source that says more than the lab can take.
 
     It is ten times what a serial line of 4 Mbaud says. So a recorder takes an eighth of a processor at most, and who
@@ -73,7 +73,7 @@ class Recorder:
     def __init__(self, config: RecorderConfig) -> None:
         self._config = config
         self._source = sources.of(config.console, config.bmc)
-        self._log = Log(config.directory / f"{config.board}.jsonl", config.rotate_bytes)
+        self._log = ConsoleLog(config.directory / f"{config.board}.jsonl", config.rotate_bytes)
         self._admission = Admission(config.group)
         self._ready = config.directory / f"{config.board}.ready"
         self._lines = Lines()
@@ -91,7 +91,7 @@ class Recorder:
         self._news: set[asyncio.Event] = set()  # one a listener, set when there are new records
         self._refused: set[str] = set()  # who was told of in the log
         self._stop = threading.Event()
-        self._pace = Pace(self._stop)
+        self._pace = ReadPace(self._stop)
         self._taken = threading.Semaphore(0)  # the loop has dealt with what the source said
         self._source_lock = threading.Lock()  # held while writing and while closing: a descriptor is reused at once
         self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=INPUT_LIMIT)

@@ -33,6 +33,8 @@ _OF_A_DUMP = re.compile(
 # The dump below such a line is no crash's.
 _OTHERS = re.compile(r"Xen WARN at |\*\*\* Dumping (?:CPU|Dom)|crashed on cpu#|Triple fault|pressed -> |host state:")
 _HAS_DUMP = re.compile(r"FATAL |PROTECTION FAULT|Xen BUG at |Assertion '|DOUBLE FAULT")  # panics that print one before
+_FLAGS = re.compile(r"RFLAGS: ([0-9a-f]{16})\s+CONTEXT: (\w+)")
+_INTERRUPT_FLAG = 1 << 9  # IF of RFLAGS
 _XEN_TEXT = range(0xFFFF82C000000000, 0xFFFF830000000000)  # xen/arch/x86/include/asm/config.h
 
 
@@ -100,6 +102,12 @@ class Dump:
         is_firmware = 0x10000 <= (rip.address or 0) < 1 << 47  # mapped where it is in memory
         below = next((one for one in others if one.address != rip.address), None)
         return int(not is_firmware and below is not None and bool(below.function))
+
+
+def has_interrupts_off(lines: Sequence[str]) -> bool:
+    """Whether a dump among these lines shows the hypervisor itself with interrupts off."""
+    found = (match for line in lines if (match := _FLAGS.search(line)))
+    return any(match[2] == "hypervisor" and not int(match[1], 16) & _INTERRUPT_FLAG for match in found)
 
 
 def dumps(lines: Sequence[str]) -> list[Dump]:

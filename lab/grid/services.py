@@ -40,7 +40,7 @@ STARTING = "starting.lock"  # held while services are brought up
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class LabStatus:
     """What runs of a lab's services."""
 
     is_up: bool
@@ -164,20 +164,20 @@ def _send(folder: Path, pid: int, number: signal.Signals) -> None:
         os.close(process)
 
 
-def status(folder: Path) -> Status:
+def status(folder: Path) -> LabStatus:
     """What runs of the services that were started in this folder."""
     said = _noted(folder)
     supervisor = holder(folder)
     if supervisor is None and not said.processes:
-        return Status(False, "", {}, ())
+        return LabStatus(False, "", {}, ())
     living = {name for name, mark in said.marks.items() if mark and processes.is_alive(mark)}
     alive = {name: pid for name, pid in said.processes.items() if name in living}
     if supervisor is None:
-        return Status(False, said.coordinator, alive, tuple(said.processes) if alive else ())
+        return LabStatus(False, said.coordinator, alive, tuple(said.processes) if alive else ())
     alive["supervisor"] = supervisor
     wanted = ("supervisor", *said.processes)
     silent = {name: age for name in alive if (age := _silence(folder, name)) > SILENCE_SHOWN}
-    return Status(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent)
+    return LabStatus(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lab.base.errors import UsageError
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import CaseChange, Comparison
 from lab.history.records import Build, Selected
 from lab.history.store import History
 from lab.results.build_source import Source
@@ -46,7 +46,7 @@ def as_data(found: Comparison) -> dict[str, object]:
         "base": _selected(found.base) if found.base else None,
         "verdict": found.verdict,
         "incomplete": found.incomplete,
-        "findings": [_finding(one) for one in found.findings],
+        "findings": [_finding(one) for one in found.cases],
     }
 
 
@@ -65,7 +65,7 @@ def _build(build: Build) -> dict[str, object]:
     }
 
 
-def _finding(one: Finding) -> dict[str, object]:
+def _finding(one: CaseChange) -> dict[str, object]:
     return {
         "case": one.series.case,
         "board_class": one.series.board_class or None,

@@ -32,10 +32,10 @@ def url_of(text: str) -> URL:
     try:
         url = make_url(text)
     except (SQLAlchemyError, ValueError):  # their words may hold parts of a password
-        raise UsageError(f"{SETTING} is no URL: postgresql://USER:PASSWORD@HOST/DATABASE is wanted") from None
+        raise UsageError(f"{SETTING} is not a URL; use postgresql://USER:PASSWORD@HOST/DATABASE") from None
     backend = url.get_backend_name()
     if backend not in ("postgresql", "sqlite"):
-        raise UsageError(f"{SETTING}: postgresql or sqlite is wanted, not {visible_line(backend)}")
+        raise UsageError(f"{SETTING}: must be postgresql or sqlite, not {visible_line(backend)}")
     if "@" in f"{url.host}{url.database}" and backend == "postgresql":
         raise UsageError(f"{SETTING}: what is not a letter or digit in a password must be percent-encoded (@ is %40)")
     return url.set(drivername="postgresql+psycopg" if backend == "postgresql" else "sqlite")

@@ -21,18 +21,18 @@ Key = tuple[str, str]  # case and board class
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Tallied:
     """What was seen of a case on a class of boards, with one build or in one run."""
 
     tallies: tuple[Tally, ...] = ()
     count: Count = Count()
 
 
-NOTHING = Seen()
+NOTHING = Tallied()
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CaseChange:
     """What became of a case on a class of boards."""
 
     series: Series
@@ -42,6 +42,9 @@ class Finding:
     place: Place | None = None  # the result that shows it best
     known: tuple[str, ...] = ()  # findings that excused it
     has_baseline: bool = False  # the baseline has attempts that count
+    figures: str = ""  # the part of ``why`` that has the rule's figures, and the boards
+    reason: str = ""  # of the result that shows it best
+    boards: tuple[str, ...] = ()  # on which it failed
 
     @property
     def is_failure(self) -> bool:
@@ -56,15 +59,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All findings of one build or run against another. Without ``base`` there was nothing to judge it against."""
+    """What became of each case with a build or in a run. ``base`` is None if there was nothing to judge it against."""
 
     new: Selected
     base: Selected | None
-    findings: tuple[Finding, ...]
+    cases: tuple[CaseChange, ...]
     incomplete: str | None = None  # why more results of ``new`` are still to come, or never came
 
-    def of(self, *changes: Change) -> list[Finding]:
-        return [finding for finding in self.findings if finding.change in changes]
+    def of(self, *changes: Change) -> list[CaseChange]:
+        return [one for one in self.cases if one.change in changes]
 
     @property
     def exit_status(self) -> int:
@@ -73,22 +76,27 @@ class Comparison:
             return 1
         if self.base is None or self.incomplete:
             return 3
-        return 0 if len(self.of(*UNCOUNTED)) < len(self.findings) else 3
+        return 0 if len(self.of(*UNCOUNTED)) < len(self.cases) else 3
 
     @property
     def failed(self) -> int:
         """How many cases failed, on whatever class of boards."""
-        return sum(finding.is_failure for finding in self.findings)
+        return sum(one.is_failure for one in self.cases)
 
     @property
     def known(self) -> int:
         """How many cases passed only because a known finding was excused."""
-        return sum(bool(finding.known) for finding in self.findings if not finding.is_failure)
+        return sum(bool(one.known) for one in self.cases if not one.is_failure)
+
+    @property
+    def uncounted(self) -> int:
+        """How many cases say nothing, since the bench or their own code failed, or since they did not run."""
+        return len(self.of(Change.NOT_COUNTED, Change.MISSING))
 
     @property
     def verdict(self) -> str:
         """The gate's decision in words."""
-        counted = len(self.findings) - len(self.of(*UNCOUNTED))
+        counted = len(self.cases) - len(self.of(*UNCOUNTED))
         words = []
         if self.of(Change.NEW_FAILURE):
             words.append("blocked")
@@ -143,14 +151,14 @@ class _Judge:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._known: dict[tuple[Selected, Selected | None], Mapping[Key, Seen]] = {}
+        self._known: dict[tuple[Selected, Selected | None], Mapping[Key, Tallied]] = {}
 
-    def seen(self, selected: Selected, *, without: Selected | None = None) -> Mapping[Key, Seen]:
+    def seen(self, selected: Selected, *, without: Selected | None = None) -> Mapping[Key, Tallied]:
         if (selected, without) not in self._known:
             found: dict[Key, list[Tally]] = defaultdict(list)
             for tally in self._history.tallies(selected, without=without):
                 found[tally.series.case, tally.series.board_class].append(tally)
-            seen = {key: Seen(tuple(tallies), _count(tallies)) for key, tallies in found.items()}
+            seen = {key: Tallied(tuple(tallies), _count(tallies)) for key, tallies in found.items()}
             self._known[selected, without] = seen
         return self._known[selected, without]
 
@@ -176,10 +184,10 @@ class _Judge:
         ]
         if not only_fails:
             findings += _not_counted(here, there)
-        findings.sort(key=lambda finding: (finding.series.case, finding.series.board_class))
+        findings.sort(key=lambda one: (one.series.case, one.series.board_class))
         return Comparison(new, base, tuple(findings), None if only_fails else self._incomplete(new, here))
 
-    def _incomplete(self, new: Selected, here: Mapping[Key, Seen]) -> str | None:
+    def _incomplete(self, new: Selected, here: Mapping[Key, Tallied]) -> str | None:
         """Why what was seen of ``new`` is not all that was asked for; None when it is."""
         ran, planned = set[str](), set[str]()
         for (case, _), seen in here.items():
@@ -197,7 +205,7 @@ class _Judge:
         return ", ".join(words) or None
 
 
-def _not_counted(here: Mapping[Key, Seen], there: Mapping[Key, Seen]) -> Iterator[Finding]:
+def _not_counted(here: Mapping[Key, Tallied], there: Mapping[Key, Tallied]) -> Iterator[CaseChange]:
     """What has neither PASS nor FAIL here, and why. A result without a board speaks for every class of its case."""
     ran: dict[str, list[str]] = defaultdict(list)
     for (case, board_class), seen in here.items():
@@ -216,31 +224,33 @@ def _not_counted(here: Mapping[Key, Seen], there: Mapping[Key, Seen]) -> Iterato
         else:
             others = f"; it ran on {', '.join(sorted(ran[case]))}" if ran[case] else ""
             why = f"no attempt{others}{_with_baseline(before.count)}"
-            yield Finding(series, Change.MISSING, why, has_baseline=True)
+            yield CaseChange(series, Change.MISSING, why, has_baseline=True)
 
 
-def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bool) -> Finding:
+def _judged(now: Tallied, before: Tallied, earlier: Sequence[Attempt], ever_passed: bool) -> CaseChange:
     reference, name = before.count, "the baseline"
     if earlier and not reference.total:
         reference = count(one for one in earlier if one.build == earlier[-1].build)
         name = label(*earlier[-1].build.split("@", 1))
     ever_passed = ever_passed or reference.passes > 0
     judgement = classify(now.count, reference, earlier, ever_passed=ever_passed, reference=name)
-    change, words = judgement.change, [judgement.why]
+    change, figures = judgement.change, [judgement.why]
     known = _known(now.tallies)
     failed = [tally for tally in now.tallies if tally.verdict is Verdict.FAIL]
     shown = failed[-1] if failed else now.tallies[-1]
+    words = list(figures)
     if failed:
+        figures += _boards(now, before)
+        words = [f"{shown.reason} ({shown.rule})", *figures]
         if change is Change.NEW_FAILURE and (said := _listed_elsewhere(failed, before.tallies)):
             change = Change.KNOWN_FINDING
-            words.insert(0, said)
-        words = [f"{shown.reason} ({shown.rule})", *words, *_boards(now, before)]
+            words.insert(1, said)
     elif known:
-        words.insert(0, f"passed with the known finding {', '.join(known)}")
+        words = [f"passed with the known finding {', '.join(known)}", *figures]
         if change is Change.FIXED and _is_only_excused(now.tallies, before.tallies):
             change = Change.KNOWN_FINDING
             words.insert(0, "not fixed: it is listed for this release, and not for the baseline's")
-    return Finding(
+    return CaseChange(
         series=now.tallies[0].series,
         change=change,
         why="; ".join(words),
@@ -248,6 +258,9 @@ def _judged(now: Seen, before: Seen, earlier: Sequence[Attempt], ever_passed: bo
         place=shown.place,
         known=known,
         has_baseline=before.count.total > 0,
+        figures="; ".join(figures),
+        reason=shown.reason,
+        boards=tuple(sorted({tally.boards for tally in failed if tally.boards})),
     )
 
 
@@ -277,7 +290,7 @@ def _listed_elsewhere(failed: Sequence[Tally], before: Sequence[Tally]) -> str |
     return f"no new failure: the known finding {names}, which is listed for the baseline's release and not for this one"
 
 
-def _boards(now: Seen, before: Seen) -> list[str]:
+def _boards(now: Tallied, before: Tallied) -> list[str]:
     """On which boards it fails, and whether others of the class do: that explains, and excuses nothing."""
     failing = sorted({tally.boards for tally in now.tallies if tally.verdict is Verdict.FAIL})
     if failing == [""]:
@@ -292,16 +305,18 @@ def _boards(now: Seen, before: Seen) -> list[str]:
     return words
 
 
-def _uncounted(series: Series, seen: Seen, before: Count) -> Finding:
+def _uncounted(series: Series, seen: Tallied, before: Count) -> CaseChange:
     """Why a case neither passed nor failed: the gravest of what was seen."""
     worst = max(seen.tallies, key=lambda tally: tally.verdict.severity)
     where = f" on {worst.boards}" if worst.boards and not worst.reason.startswith(worst.boards) else ""
-    return Finding(
+    return CaseChange(
         series=series,
         change=Change.SKIPPED if worst.verdict is Verdict.SKIP else Change.NOT_COUNTED,
         why=f"{worst.verdict}{where}: {worst.reason} ({worst.rule}){_with_baseline(before)}",
         failure=worst.failure,
         place=worst.place,
+        reason=worst.reason,
+        boards=(worst.boards,) if worst.boards else (),
         has_baseline=before.total > 0,
     )
 
@@ -323,11 +338,11 @@ def _count(tallies: Iterable[Tally]) -> Count:
 def gate_lines(found: Comparison) -> list[str]:
     """The gate's output: what blocks, what fails and does not block, what was not counted, the decision and the sum."""
     lines = [f"gate of {_named(found.new)} against {_base(found)}"]
-    lines += [finding.line(f"blocks: {finding.change}") for finding in found.of(Change.NEW_FAILURE)]
+    lines += [one.line(f"blocks: {one.change}") for one in found.of(Change.NEW_FAILURE)]
     for change in (Change.KNOWN_FINDING, Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED):
-        lines += [finding.line() for finding in found.of(change)]
-    lines += [finding.line("not counted") for finding in found.of(Change.NOT_COUNTED, Change.MISSING)]
-    lines += [finding.line() for finding in found.of(Change.SKIPPED) if finding.has_baseline]
+        lines += [one.line() for one in found.of(change)]
+    lines += [one.line("not counted") for one in found.of(Change.NOT_COUNTED, Change.MISSING)]
+    lines += [one.line() for one in found.of(Change.SKIPPED) if one.has_baseline]
     return [*lines, f"{found.verdict} ({summed(found)})"]
 
 
@@ -336,9 +351,9 @@ def comparison_lines(found: Comparison) -> list[str]:
     lines = [f"{_named(found.new)} against {_base(found)}"]
     for change in Change:
         if change is Change.PASSING:
-            lines += [finding.line() for finding in found.of(change) if finding.known]
+            lines += [one.line() for one in found.of(change) if one.known]
         else:
-            lines += [finding.line() for finding in found.of(change)]
+            lines += [one.line() for one in found.of(change)]
     if found.incomplete:
         lines.append(f"incomplete: {found.incomplete}")
     return [*lines, summed(found)]
@@ -346,8 +361,8 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 def summed(found: Comparison) -> str:
     """How many cases each change has, and how many passed with a known finding."""
-    numbers = Counter(finding.change for finding in found.findings)
-    words = [f"{numbers[change]} {change}" for change in Change if numbers[change]]
+    numbers = Counter(one.change for one in found.cases)
+    words = [change.counted(numbers[change]) for change in Change if numbers[change]]
     if found.known:
         words.append(f"{found.known} of these with a known bug")
     return ", ".join(words) or "no cases"

@@ -30,7 +30,7 @@ def run_folders(path: Path) -> list[Path]:
     """
     found = [path] if os.path.isfile(path / FILES[0]) else sorted(file.parent for file in path.glob(f"*/{FILES[0]}"))
     if not found:
-        raise UsageError(f"{path}: no run folder, and none in it")
+        raise UsageError(f"{path}: not a run folder, and there is none in it")
     return found
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from lab.base.errors import UsageError
 from lab.base.files import Strict
+from lab.history import records
 from lab.history.schema import cases, known_issues, results, series
 from lab.history.store import History
 from lab.results.failures import digits_of, label_of
@@ -66,20 +67,7 @@ def read(history: History) -> KnownIssues:
     wanted = sa.select(known_issues).order_by(known_issues.c.added, known_issues.c.id)
     with history.transaction(writes=False) as connection:
         rows = connection.execute(wanted).mappings().all()
-    return KnownIssues(
-        [
-            KnownIssue(
-                id=row["id"],
-                failure=row["failure"],
-                case=row["case_name"],
-                link=row["link"],
-                note=row["note"],
-                author=row["author"],
-                added=row["added"],
-            )
-            for row in rows
-        ]
-    )
+    return KnownIssues([records.read(KnownIssue, row, case=row["case_name"]) for row in rows])
 
 
 def add(history: History, what: str, link: str, note: str, author: str | None = None) -> KnownIssue:
@@ -183,7 +171,7 @@ def _write(history: History, issues: Sequence[KnownIssue]) -> int:
 def _checked(link: str) -> str:
     link = visible_line(link.strip())
     if not link or urlsplit(link).scheme not in ("http", "https", "mailto"):
-        raise UsageError(f"{link!r} is no link; want one that begins with https://, http:// or mailto:")
+        raise UsageError(f"{link!r} is not a link; it must begin with https://, http:// or mailto:")
     return link
 
 
@@ -205,13 +193,13 @@ def _failure(history: History, what: str) -> tuple[str, str]:
         if what in fits:
             return what, ""
         if len(fits) > 1:
-            raise UsageError(f"{what!r}: several failures fit: {'; '.join(fits)}")
+            raise UsageError(f"{what!r}: several failures match: {'; '.join(fits)}")
         if fits:
             return fits[0], ""
     try:
         case = history.case(what)
     except UsageError as error:
-        raise UsageError(f"{error}; nor has a failure of that name been seen") from None
+        raise UsageError(f"{error}; and no failure of that name was seen") from None
     last = (
         sa.select(results.c.failure)
         .join_from(results, series)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.history import gate, known_issues
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import CaseChange, Comparison
 from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.history.onsets import Onset, bisect_command, onsets
 from lab.history.records import Build, Seen, Selected
@@ -27,11 +27,11 @@ WORST_FIRST = (
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FailingCase:
     """One of the cases that show a fault, with one build."""
 
     build: Build
-    finding: Finding
+    finding: CaseChange
     onset: Onset | None
 
     @property
@@ -42,19 +42,24 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault, over all builds, boards and cases that show it with the same change."""
+    """One fault, over all builds, boards and cases that show it. Each case has its own change."""
 
     name: str  # lab.results.failures.failure_key
-    change: Change  # what became of its cases
-    cases: tuple[Case, ...]
+    cases: tuple[FailingCase, ...]  # the gravest change first
     seen: Seen | None  # over the whole history
     issues: tuple[KnownIssue, ...]
     has_baseline: bool  # something was judged against a build
 
     @property
     def label(self) -> str:
-        """What happened, in words."""
-        return label_of(self.name)
+        """What happened, in words. Numbers are shown where all its cases have the same."""
+        label, reasons = label_of(self.name), {case.finding.reason for case in self.cases}
+        return reasons.pop() if "#" in label and len(reasons) == 1 else label
+
+    @property
+    def boards(self) -> list[str]:
+        """The boards on which it showed with these builds."""
+        return sorted({board for case in self.cases for board in case.finding.boards})
 
     @property
     def digits(self) -> str:
@@ -66,20 +71,40 @@ class Fault:
         """The builds in question that show it."""
         return tuple({case.build.id: case.build for case in self.cases}.values())
 
+    def of(self, build: Build) -> list[FailingCase]:
+        """The cases that show it with this build."""
+        return [case for case in self.cases if case.build.id == build.id]
+
     @property
     def names(self) -> tuple[str, ...]:
         """The cases, each once."""
         return tuple(dict.fromkeys(case.finding.series.case for case in self.cases))
 
     @property
-    def telling(self) -> Case:
-        """The case that shows best since when: one with the commonest beginning."""
+    def change(self) -> Change:
+        """The gravest of what became of its cases."""
+        return self.cases[0].finding.change
 
-        def beginning(case: Case) -> tuple[int, int] | None:
+    @property
+    def changes(self) -> Mapping[Change, int]:
+        """How many cases have which change, the gravest first."""
+        return Counter(case.finding.change for case in self.cases)
+
+    @property
+    def states(self) -> str:
+        """What became of its cases: ``8 new failures, 4 never passed``."""
+        return ", ".join(change.counted(number) for change, number in self.changes.items())
+
+    @property
+    def telling(self) -> FailingCase:
+        """The case that shows best since when: of those with the gravest change, one with the commonest beginning."""
+
+        def beginning(case: FailingCase) -> tuple[int, int] | None:
             return (case.onset.since.id, case.onset.good.id if case.onset.good else 0) if case.onset else None
 
-        usual = Counter(beginning(case) for case in self.cases).most_common(1)[0][0]
-        return next(case for case in self.cases if beginning(case) == usual)
+        gravest = [case for case in self.cases if case.finding.change is self.change]
+        usual = Counter(beginning(case) for case in gravest).most_common(1)[0][0]
+        return next(case for case in gravest if beginning(case) == usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +118,7 @@ class News:
 
     @property
     def worse(self) -> list[Fault]:
-        """The faults that are new: they block."""
+        """The faults by which at least one case got worse: they block."""
         return [fault for fault in self.faults if fault.change is Change.NEW_FAILURE]
 
     @property
@@ -110,48 +135,43 @@ def news_of(history: History, selected: Sequence[Selected]) -> News:
     comparisons = [gate.compare(history, one, gate.baseline(history, one)) for one in selected]
     issues = known_issues.read(history)
     failing = {
-        found.new.build.id: onsets(
-            history, [one.series.id for one in found.findings if one.is_failure], found.new.build
-        )
+        found.new.build.id: onsets(history, [one.series.id for one in found.cases if one.is_failure], found.new.build)
         for found in comparisons
     }
-    grouped = _grouped(comparisons, failing, lambda one: one.is_failure)
+    of_failures = _grouped(comparisons, failing, lambda one: one.is_failure)
     uncounted = _grouped(comparisons, {}, lambda one: one.change is Change.NOT_COUNTED and bool(one.failure))
-    seen = history.failures([name for name, _ in (*grouped, *uncounted)])
+    seen = history.failures([*of_failures, *uncounted])
 
-    def faults(groups: Mapping[Group, list[tuple[Comparison, Case]]]) -> tuple[Fault, ...]:
+    def faults(groups: Mapping[str, list[tuple[Comparison, FailingCase]]]) -> tuple[Fault, ...]:
         made = [
             Fault(
                 name,
-                change,
-                cases=tuple(case for _, case in of),
+                cases=tuple(sorted((case for _, case in of), key=lambda one: WORST_FIRST.index(one.finding.change))),
                 seen=seen.get(name),
                 issues=_issues(issues, name, (case for _, case in of)),
                 has_baseline=any(found.base for found, _ in of),
             )
-            for (name, change), of in groups.items()
+            for name, of in groups.items()
         ]
         made.sort(key=lambda one: (WORST_FIRST.index(one.change), -len(one.cases), one.name))
         return tuple(made)
 
-    return News(tuple(comparisons), faults(grouped), faults(uncounted), issues)
-
-
-Group = tuple[str, Change]  # an old failure is not hidden behind the same one where it is new, nor made worse by it
+    return News(tuple(comparisons), faults(of_failures), faults(uncounted), issues)
 
 
 def _grouped(
-    comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[Finding], bool]
-) -> dict[Group, list[tuple[Comparison, Case]]]:
-    groups: dict[Group, list[tuple[Comparison, Case]]] = defaultdict(list)
+    comparisons: Iterable[Comparison], begun: Mapping[int, Mapping[int, Onset]], wanted: Callable[[CaseChange], bool]
+) -> dict[str, list[tuple[Comparison, FailingCase]]]:
+    """The findings that are wanted, by their failures' names."""
+    groups: dict[str, list[tuple[Comparison, FailingCase]]] = defaultdict(list)
     for found in comparisons:
         of_build = begun.get(found.new.build.id, {})
-        for one in found.findings:
+        for one in found.cases:
             if wanted(one):
-                groups[one.failure, one.change].append((found, Case(found.new.build, one, of_build.get(one.series.id))))
+                groups[one.failure].append((found, FailingCase(found.new.build, one, of_build.get(one.series.id))))
     return groups
 
 
-def _issues(issues: KnownIssues, name: str, cases: Iterable[Case]) -> tuple[KnownIssue, ...]:
+def _issues(issues: KnownIssues, name: str, cases: Iterable[FailingCase]) -> tuple[KnownIssue, ...]:
     found = [issue for case in cases for issue in issues.of(name, case.finding.series.case)]
     return tuple(dict.fromkeys(found))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.engine import RowMapping
 
@@ -15,6 +18,11 @@ from lab.results.failures import KnownFinding
 from lab.results.record import Verdict
 from lab.results.summary import DID_NOT_RUN
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
+
 COUNTED = ("PASS", "FAIL")
 RUN_KEY = "run:"  # how the key of a build begins that its run did not identify
 
@@ -22,6 +30,17 @@ RUN_KEY = "run:"  # how the key of a build begins that its run did not identify
 def day(when: float) -> str:
     """``2026-11-23 08:33``, UTC."""
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))
+
+
+def read(kind: type[R], row: RowMapping, prefix: str = "", **given: object) -> R:
+    """A record: what is given, and all other fields from the columns that have their names behind ``prefix``."""
+    make: Callable[..., R] = kind
+    return make(**given, **{name: row[prefix + name] for name in _fields(kind) if name not in given})
+
+
+@cache
+def _fields(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    return tuple(one.name for one in dataclasses.fields(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +60,8 @@ class Build:
     @classmethod
     def of(cls, row: RowMapping) -> Build:
         """From the columns of the table ``builds``."""
-        return cls(
-            id=row["builds_id"],
-            line=row["builds_line"],
-            key=row["builds_key"],
-            build_id=row["builds_build_id"],
-            version=row["builds_version"],
-            first_seen=row["builds_first_seen"],
-            last_seen=row["builds_last_seen"],
-            accepted=row["builds_accepted"],
-            source=Source.read({name: row[f"builds_source_{name}"] for name in Source.__slots__}),
-        )
+        source = Source.read({name: row[f"builds_source_{name}"] for name in Source.__slots__})
+        return read(cls, row, "builds_", source=source)
 
     @property
     def label(self) -> str:
@@ -140,14 +150,14 @@ class Tally:
 
     @classmethod
     def of(cls, row: RowMapping) -> Tally:
-        return cls(
+        return read(
+            cls,
+            row,
+            "results_",
             series=Series.of(row),
             boards=row["boards"],
             verdict=Verdict(row["verdict"]),
             number=row["number"],
-            rule=row["results_rule"],
-            reason=row["results_reason"],
-            failure=row["results_failure"],
             known=known_of(row["results_known"]),
             bad=tuple(row["results_bad"].split()),
             place=place_of(row),
@@ -182,17 +192,13 @@ class Entry:
 
     @classmethod
     def of(cls, series: Series, row: RowMapping) -> Entry:
-        return cls(
+        return read(
+            cls,
+            row,
+            "results_",
             series=series,
             build=Build.of(row),
             verdict=Verdict(row["results_verdict"]),
-            rule=row["results_rule"],
-            reason=row["results_reason"],
-            boards=row["results_boards"],
-            started=row["results_started"],
-            seconds=row["results_seconds"],
-            fingerprint=row["results_fingerprint"],
-            failure=row["results_failure"],
             known=known_of(row["results_known"]),
             figures=json.loads(row["results_figures"] or "{}"),
             place=place_of(row),
@@ -213,15 +219,7 @@ class Run:
 
     @classmethod
     def of(cls, row: RowMapping) -> Run:
-        return cls(
-            id=row["id"],
-            name=row["name"],
-            started=row["started"],
-            finished=row["finished"],
-            exit_status=row["exit_status"],
-            selection=row["selection"],
-            folder=Path(row["folder"]),
-        )
+        return read(cls, row, folder=Path(row["folder"]))
 
 
 @dataclass(frozen=True, slots=True)

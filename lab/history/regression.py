@@ -31,6 +31,11 @@ class Change(enum.StrEnum):
     NOT_COUNTED = "not counted"  # the bench or the case's own code failed, or it did not run
     SKIPPED = "skipped"  # it does not apply to the boards
 
+    def counted(self, number: int) -> str:
+        """``1 new failure``, ``2 new failures``, ``2 still failing``"""
+        is_noun = self in (Change.NEW_FAILURE, Change.KNOWN_FINDING, Change.NEW_CASE, Change.MISSING)
+        return f"{number} {self}{'s' if is_noun and number != 1 else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Count:

@@ -167,7 +167,7 @@ class History:
             return fits[0]
         if known:
             said = ", ".join(f"{one.run}@{one.build.line}" if one.run else one.label for one in known[-10:])
-            raise UsageError(f"{text!r}: {'several fit' if fits else 'none fits'}; there are: {said}")
+            raise UsageError(f"{text!r}: {'several match' if fits else 'nothing matches'}; there are: {said}")
         lines = list(dict.fromkeys(build.line for build in there))
         with self.transaction(writes=False) as connection:
             names_of_runs = list(connection.scalars(sa.select(runs.c.name)))
@@ -219,7 +219,7 @@ class History:
         if len(fits) == 1:
             return fits[0]
         if fits:
-            raise UsageError(f"{text!r}: several cases fit: {', '.join(fits[:10])}")
+            raise UsageError(f"{text!r}: several cases match: {', '.join(fits[:10])}")
         short = {name.rpartition("::")[2]: name for name in names}
         near = did_you_mean(text, names) or did_you_mean(text.rpartition("::")[2], list(short))
         raise UsageError(f"history has no case {text!r}{near}")

@@ -23,7 +23,7 @@ LARGE_MIB = 7 * 1024  # what 8 GiB of memory come to when the firmware has had i
 BELOW_4_GIB_MIB = 4096
 
 
-class Source(enum.Enum):
+class DecidedBy(enum.Enum):
     """Who vouches for a capability. An inventory may declare every word, since cases are planned by it."""
 
     RACKER = "taken from the inventory as it stands; the lab does not probe it"
@@ -58,7 +58,7 @@ class Capability:
 
     word: str
     meaning: str
-    source: Source
+    source: DecidedBy
     shell: str | None = None  # a condition for dom0's /bin/sh: status 0 means that the board has the capability
     rule: Callable[[Facts], bool] | None = None
     is_seen_without_xen: bool = False  # `shell` says the same on a Linux without Xen
@@ -89,136 +89,136 @@ _ROWS = (
     Capability(
         "pv32",
         "32-bit PV guests (xen_caps has xen-3.0-x86_32p)",
-        Source.BUILD,
+        DecidedBy.BUILD,
         rule=lambda facts: facts.has("xen_caps", "xen-3.0-x86_32p"),
     ),
     Capability(
         "no-pv32",
         "no 32-bit PV guests: the opposite of pv32",
-        Source.BUILD,
+        DecidedBy.BUILD,
         rule=lambda facts: not facts.has("xen_caps", "xen-3.0-x86_32p"),
     ),
-    Capability("pv", "PV guests (virt_caps has pv)", Source.BUILD, rule=lambda facts: facts.has("virt_caps", "pv")),
+    Capability("pv", "PV guests (virt_caps has pv)", DecidedBy.BUILD, rule=lambda facts: facts.has("virt_caps", "pv")),
     Capability(
         "hvm",
         "hardware virtualisation (virt_caps has hvm)",
-        Source.BOARD,
+        DecidedBy.BOARD,
         rule=lambda facts: facts.has("virt_caps", "hvm"),
     ),
     Capability(
         "hvm32",
         "32-bit HVM and PVH guests (xen_caps has hvm-3.0-x86_32)",
-        Source.BOARD,
+        DecidedBy.BOARD,
         rule=lambda facts: facts.has("xen_caps", "hvm-3.0-x86_32"),
     ),
-    Capability("high-memory", "memory at machine addresses above 4 GiB", Source.BOARD, rule=_has_high_memory),
+    Capability("high-memory", "memory at machine addresses above 4 GiB", DecidedBy.BOARD, rule=_has_high_memory),
     Capability(
         "shim",
         "Xen's PV shim is installed in dom0 (xen-shim)",
-        Source.BUILD,
+        DecidedBy.BUILD,
         shell="ls /usr/lib/xen-*/boot/xen-shim",
     ),
     Capability(
-        "hap", "nested paging (virt_caps has hap)", Source.BOARD, rule=lambda facts: facts.has("virt_caps", "hap")
+        "hap", "nested paging (virt_caps has hap)", DecidedBy.BOARD, rule=lambda facts: facts.has("virt_caps", "hap")
     ),
     Capability(
         "shadow",
         "shadow paging (virt_caps has shadow)",
-        Source.BUILD,
+        DecidedBy.BUILD,
         rule=lambda facts: facts.has("virt_caps", "shadow"),
     ),
     Capability(
         "pae-guests",
         "guests with PAE and user mode run on nested paging, and after a restore: true of all machines but QEMU",
-        Source.RACKER,
+        DecidedBy.RACKER,
     ),
-    Capability("sp2m", "2 MiB pages in nested paging", Source.BOARD, rule=_page_size("2MB")),
-    Capability("sp1g", "1 GiB pages in nested paging", Source.BOARD, rule=_page_size("1GB")),
+    Capability("sp2m", "2 MiB pages in nested paging", DecidedBy.BOARD, rule=_page_size("2MB")),
+    Capability("sp1g", "1 GiB pages in nested paging", DecidedBy.BOARD, rule=_page_size("1GB")),
     Capability(
         "iommu",
         "DMA remapping is in use (virt_caps has pv_directio or hvm_directio)",
-        Source.BOARD,
+        DecidedBy.BOARD,
         rule=lambda facts: facts.has("virt_caps", "pv_directio", "hvm_directio"),
     ),
-    Capability("numa", "more than one NUMA node", Source.BOARD, rule=lambda facts: facts.number("nr_nodes") > 1),
-    Capability("cpu-offline", "more than one CPU", Source.BOARD, rule=lambda facts: facts.number("nr_cpus") > 1),
+    Capability("numa", "more than one NUMA node", DecidedBy.BOARD, rule=lambda facts: facts.number("nr_nodes") > 1),
+    Capability("cpu-offline", "more than one CPU", DecidedBy.BOARD, rule=lambda facts: facts.number("nr_cpus") > 1),
     Capability(
-        "memory-8g", "8 GiB of memory", Source.BOARD, rule=lambda facts: facts.number("total_memory") > LARGE_MIB
+        "memory-8g", "8 GiB of memory", DecidedBy.BOARD, rule=lambda facts: facts.number("total_memory") > LARGE_MIB
     ),
-    Capability("s3", "suspend to RAM", Source.BOARD, shell=_DEEP_SLEEP, is_seen_without_xen=True),
-    Capability("no-s3", "no suspend to RAM: the opposite of s3", Source.BOARD, shell=f"! {_DEEP_SLEEP}"),
+    Capability("s3", "suspend to RAM", DecidedBy.BOARD, shell=_DEEP_SLEEP, is_seen_without_xen=True),
+    Capability("no-s3", "no suspend to RAM: the opposite of s3", DecidedBy.BOARD, shell=f"! {_DEEP_SLEEP}"),
     Capability(
-        "s5", "soft off: dom0 has ACPI", Source.BOARD, shell="test -d /sys/firmware/acpi", is_seen_without_xen=True
+        "s5", "soft off: dom0 has ACPI", DecidedBy.BOARD, shell="test -d /sys/firmware/acpi", is_seen_without_xen=True
     ),
     Capability(
         "rtcwake",
         "the RTC can wake the board",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="test -e /sys/class/rtc/rtc0/wakealarm",
         is_seen_without_xen=True,
     ),
     Capability(
         "qemu",
         "dom0 has a device model for HVM guests",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="test -x /usr/libexec/xen-qemu-system-i386 || command -v qemu-system-i386",
     ),
     Capability(
         "spare-nic",
         "a network port to pass through (nics.spare)",
-        Source.BOARD,
+        DecidedBy.BOARD,
         rule=lambda facts: "spare" in facts.ports,
     ),
     Capability(
         "self-ssh",
         "root gets into localhost by SSH, for migrations from a board to itself",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="ssh -o BatchMode=yes -o ConnectTimeout=10 localhost true",
     ),
     Capability(
-        "migration-pair", "a lab link joins it to another board", Source.BOARD, rule=lambda facts: facts.is_linked
+        "migration-pair", "a lab link joins it to another board", DecidedBy.BOARD, rule=lambda facts: facts.is_linked
     ),
     Capability(
-        "bmc-sleep-state", "the BMC tells the ACPI power state", Source.BOARD, rule=lambda facts: facts.tells_sleep
+        "bmc-sleep-state", "the BMC tells the ACPI power state", DecidedBy.BOARD, rule=lambda facts: facts.tells_sleep
     ),
     Capability(
         "bmc-nmi",
         "the BMC can send a diagnostic interrupt (it may reset a board that has no handler)",
-        Source.RACKER,
+        DecidedBy.RACKER,
     ),
-    Capability("pvh-dom0", "Xen boots on it with dom0=pvh", Source.RACKER),
+    Capability("pvh-dom0", "Xen boots on it with dom0=pvh", DecidedBy.RACKER),
     Capability(
         "pstate",
         "Xen controls the CPU frequency",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="xenpm get-cpufreq-para 0 | grep scaling_driver",
     ),
     Capability(
         "cstate",
         "idle states deeper than C1",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="xenpm get-cpuidle-states 0 | awk '/total C-states/ && $NF > 2 { deep = 1 } END { exit !deep }'",
     ),
     Capability(
         "perf",
         "figures of performance are taken on it; nothing else runs on it meanwhile",
-        Source.RACKER,
+        DecidedBy.RACKER,
     ),
     Capability(
         "counted-clock",
         "its TSC goes on by 2 for each instruction and for nothing else, so figures are counts and not times",
-        Source.RACKER,
+        DecidedBy.RACKER,
     ),
-    Capability("sriov", "a network port with virtual functions", Source.RACKER),
+    Capability("sriov", "a network port with virtual functions", DecidedBy.RACKER),
     Capability(
         "dma-device",
         "a PCI device that does DMA where it is told to (1234:11e8: QEMU's edu, or an FPGA like it)",
-        Source.BOARD,
+        DecidedBy.BOARD,
         shell="grep -qs 0x1234 /sys/bus/pci/devices/*/vendor && grep -qs 0x11e8 /sys/bus/pci/devices/*/device",
     ),
 )
 TABLE: Mapping[str, Capability] = {row.word: row for row in _ROWS}
-OF_THE_BUILD = frozenset(row.word for row in _ROWS if row.source is Source.BUILD)
+OF_THE_BUILD = frozenset(row.word for row in _ROWS if row.source is DecidedBy.BUILD)
 
 
 def check(word: str, where: str | None = None) -> None:

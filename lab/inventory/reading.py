@@ -69,7 +69,7 @@ def load(path: Path) -> Lab:
             found[name] = (key, _board(path, tree, key, host, variables, shapes))
     if not found and problems.is_empty:  # a host that cannot be read may have been one
         with problems.gathered():
-            raise UsageError(f"{path}: no host has the key xenlab: there is no board in it")
+            raise UsageError(f"{path}: no host has the key xenlab, so the inventory has no boards")
     _check_sharing(path, tree, {name: key for name, (key, _) in found.items()}, problems)
     if all(board for _, board in found.values()):  # what a board's own mistake is about may be its link
         _check_links(path, tree, {name: key for name, (key, _) in found.items()}, problems)

@@ -44,7 +44,9 @@ class Writer:
         """
         other = self.now()
         if other and other != self.name and not take:
-            raise UsageError(f"{self._board}: {person(other)} types on its console; --take takes it over")
+            raise UsageError(
+                f"{self._board}: {person(other)} types on its console; add --take to take the keyboard over"
+            )
         self._ledger.take_console(self._board, self.name)
         return other
 

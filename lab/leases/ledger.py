@@ -194,7 +194,7 @@ class Ledger:
                     connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {column}")
                 connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
-                raise UsageError(f"{self.path}: of version {version}, and this xenlab knows {_VERSION}")
+                raise UsageError(f"{self.path}: the ledger has version {version}; this xenlab needs version {_VERSION}")
 
     @contextmanager
     def _change(self) -> Iterator[Connection]:

@@ -80,7 +80,7 @@ def check(request: Request, lab: Lab, states: Mapping[str, BoardState]) -> None:
     ill = [f"{name} ({states[name].health})" for name in able if states[name].quarantine]
     joined = "joined boards" if request.wants_pair else "boards"
     there = f"; that can: {', '.join(able) or 'none'}" + (f"; of them not to be had: {', '.join(ill)}" if ill else "")
-    raise UsageError(f"{request.count} {joined} with {words}: the lab has not so many{there}")
+    raise UsageError(f"{request.count} {joined} with {words}: the lab does not have that many{there}")
 
 
 def units(lab: Lab, names: AbstractSet[str]) -> list[tuple[BoardSpec, ...]]:

@@ -71,7 +71,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class TriedRevision:
     """One run of the case with a build. ``verdict`` is empty when there is no result."""
 
     verdict: str
@@ -93,7 +93,7 @@ class Judged:
 class _Kept:
     """What the file holds."""
 
-    attempts: Mapping[str, tuple[Attempt, ...]]
+    attempts: Mapping[str, tuple[TriedRevision, ...]]
     judged: Mapping[str, Judged]
 
 
@@ -102,7 +102,7 @@ class _Memory:
     """The attempts and judgements so far, kept on disk."""
 
     file: Path
-    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
+    attempts: dict[str, list[TriedRevision]] = field(default_factory=dict)
     judged: dict[str, Judged] = field(default_factory=dict)
 
     @classmethod
@@ -152,7 +152,7 @@ def run_case(asked: Asked) -> Runner:
 def find(asked: Asked, runner: Runner, say: Callable[[str], None]) -> Found:
     """Find the first bad revision. Goes on where an earlier call with the same request was cut off.
 
-    :raises UsageError: no such revision, build or repository; good is no ancestor of bad.
+    :raises UsageError: no such revision, build or repository; good is not an ancestor of bad.
     :raises BenchError: good or bad could not be confirmed.
     """
     return _Bisection(asked, runner, say).find()
@@ -209,12 +209,12 @@ class _Bisection:
             raise BenchError(f"good ran on {', '.join(where)}, bad on {', '.join(self._boards)}: no board ran both")
         self._say(f"{self._history.describe(self._good)}: good: {_summed(seen)}, on {', '.join(where)} as the bad one")
 
-    def _attempts(self, revision: str, number: int) -> list[Attempt]:
+    def _attempts(self, revision: str, number: int) -> list[TriedRevision]:
         """That many attempts with PASS or FAIL.
 
         :raises BenchError: :data:`UNCOUNTED` attempts in a row had neither.
         """
-        counted: list[Attempt] = []
+        counted: list[TriedRevision] = []
         idle = 0
         for one in self._each(revision):
             idle = 0 if _counts(one) else idle + 1
@@ -246,10 +246,10 @@ class _Bisection:
         """The known attempts at a revision, then new ones without end."""
         return _Each(self, revision)
 
-    def known(self, revision: str) -> list[Attempt]:
+    def known(self, revision: str) -> list[TriedRevision]:
         return self._memory.attempts.setdefault(revision, [])
 
-    def attempt(self, revision: str) -> Attempt:
+    def attempt(self, revision: str) -> TriedRevision:
         """Run the case once more, and keep the attempt."""
         known = self.known(revision)
         folder = self._folder / f"{self._history.file_name(revision)}-{len(known) + 1}"
@@ -258,7 +258,7 @@ class _Bisection:
             self._runner(self._history.recipe(revision), folder)
             made = _seen(folder, self._asked.case)
         except (BenchError, UsageError) as error:  # it cannot be built
-            made = Attempt("", visible_line(str(error).splitlines()[0]), str(folder))
+            made = TriedRevision("", visible_line(str(error).splitlines()[0]), str(folder))
         known.append(made)
         self._memory.save()
         return made
@@ -289,26 +289,28 @@ class _Each:
     def __iter__(self) -> _Each:
         return self
 
-    def __next__(self) -> Attempt:
+    def __next__(self) -> TriedRevision:
         known = self._bisection.known(self._revision)
         self._next += 1
         return known[self._next - 1] if self._next <= len(known) else self._bisection.attempt(self._revision)
 
 
-def _seen(folder: Path, case: str) -> Attempt:
+def _seen(folder: Path, case: str) -> TriedRevision:
     run_folder = RunFolder.open(folder)
     result = next((one for one in run_folder.final_results() if one.case == case), None)
     if result is None:
-        return Attempt("", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder))
+        return TriedRevision(
+            "", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder)
+        )
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return Attempt(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
+    return TriedRevision(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
 
 
-def _counts(attempt: Attempt) -> bool:
+def _counts(attempt: TriedRevision) -> bool:
     return attempt.verdict in (Verdict.PASS, Verdict.FAIL)
 
 
-def _summed(attempts: Sequence[Attempt]) -> str:
+def _summed(attempts: Sequence[TriedRevision]) -> str:
     fails = [one for one in attempts if one.verdict == Verdict.FAIL]
     return (
         f"failed {len(fails)} of {len(attempts)}: {fails[0].reason}"
@@ -375,7 +377,7 @@ class _Revisions:
     def step(self, good: str, bad: str, judged: Mapping[str, Judged]) -> str | tuple[str, ...]:
         """The revision to be tried next; at the end the first bad one, or the candidates, as a tuple.
 
-        :raises UsageError: good is no ancestor of bad.
+        :raises UsageError: good is not an ancestor of bad.
         """
         replay = self._folder / "replay"
         lines = [f"git bisect start '--no-checkout' '{bad}' '{good}'"]
@@ -384,7 +386,7 @@ class _Revisions:
         try:
             self._git("merge-base", "--is-ancestor", good, bad)
         except CommandError:
-            raise UsageError(f"{self._asked.good} is no ancestor of {self._asked.bad}") from None
+            raise UsageError(f"{self._asked.good} is not an ancestor of {self._asked.bad}") from None
         try:
             self._git("bisect", "replay", str(replay))
         except CommandError as error:

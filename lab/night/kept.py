@@ -18,7 +18,8 @@ import pytest
 
 FIXTURE = "evidence"
 TITLED = ("add", "console", "figure", "picture")  # methods of lab.case.evidence.CaseLog whose first argument is a title
-BY_METHOD = {"migration": ("xl migrate", "what passed between the hosts")}  # titles that a method gives itself
+# Titles that a method gives itself.
+BY_METHOD = {"migration": ("xl migrate", "what passed between the hosts"), "checked": ("checks",)}
 
 Texts = tuple[str, ...]  # what a name may stand for
 

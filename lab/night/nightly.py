@@ -133,7 +133,7 @@ class Night:
         self._header = folder.header()
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
-        self._notes = [note for note in self._header.notes if not note.startswith(publishing.HISTORY_NOTE)]
+        self._notes = list(self._header.notes)
         self._has_failed = False  # the bench failed in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.due()))
         self._shown = len(list(folder.results()))
@@ -393,6 +393,7 @@ class Night:
             exit_status=status,
             phases=tuple(self._phases),
             notes=tuple(self._notes),
+            import_fault=None,
         )
         written = [
             self._written("run.json", lambda: self.folder.write_header(self._header)),

@@ -119,7 +119,7 @@ def find(text: str) -> Case:
     if fits:
         names = [one.nodeid for one in fits[:NAMED]]
         more = f" and {len(fits) - NAMED} more" if len(fits) > NAMED else ""
-        raise UsageError(f"{text!r} names {len(fits)} cases, and one is needed: {', '.join(names)}{more}")
+        raise UsageError(f"{text!r} names {len(fits)} cases; name one: {', '.join(names)}{more}")
     short = {one.nodeid.rpartition("::")[2]: one.nodeid for one in cases}
     raise UsageError(f"there is no case {text!r}{did_you_mean(text, [*short, *short.values()])}")
 

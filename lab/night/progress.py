@@ -42,11 +42,19 @@ def note(lab: Lab, run: Path, phase: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """A case that runs now, on which boards (``virt1+virt2``), and for how long."""
+    """A case that runs now, on which boards (``virt1+virt2``), and for how long: without provisioning.
+
+    Until its boards are ready, it is the time that they are being provisioned.
+    """
 
     boards: str
     case: str
     seconds: float
+    is_ready: bool
+
+    def line(self) -> str:
+        """``virt1: CASE, 12 s``, or ``virt1: CASE, provisioning for 12 s``"""
+        return f"{self.boards}: {self.case}, {'' if self.is_ready else 'provisioning for '}{seconds_text(self.seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class GoingOn:
             f"run {self.run}, {self.selection}, {', '.join(self.builds)}: {self.folder}",
             f"{self.phase} for {seconds_text(self.phase_seconds)}; {done}, "
             f"{self.to_go} to go, about {seconds_text(self.seconds_left)}",
-            *(f"{one.boards}: {one.case}, {seconds_text(one.seconds)}" for one in self.working),
+            *(one.line() for one in self.working),
         ]
 
 
@@ -98,5 +106,5 @@ def going_on(lab: Lab) -> GoingOn | None:
         verdicts=dict(Counter(result.verdict for result in folder.final_results())),
         to_go=len(due),
         seconds_left=left,
-        working=tuple(Working(boards, case, now - since) for boards, (case, since) in working.items()),
+        working=tuple(Working(boards, case, now - since, ready) for boards, (case, since, ready) in working.items()),
     )

@@ -19,8 +19,6 @@ from lab.results.summary import RunSummary
 
 log = logging.getLogger(__name__)
 
-HISTORY_NOTE = "history: this run was not imported (xenlab history --import DIR does it later): "
-
 
 def publish(folder: RunFolder, say: Callable[[str], None], *, is_remembered: bool = True) -> bool:
     """All of it, the summary on the terminal last; whether every report of the run could be written.
@@ -39,7 +37,7 @@ def publish(folder: RunFolder, say: Callable[[str], None], *, is_remembered: boo
             if not isinstance(error, LabError):
                 log.exception("import into the history")
             fault = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            noted = replace(run.header, notes=(*run.header.notes, f"{HISTORY_NOTE}{fault}"))
+            noted = replace(run.header, import_fault=fault)
             written = _written("run.json", run, lambda: folder.write_header(noted), say)
             run = folder.summary() if written else run
     reports: dict[str, Callable[[], object]] = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from lab.history import gate
+from lab.history.gate import Comparison
 from lab.history.news import Fault, News, news_of
 from lab.history.records import day
 from lab.history.regression import Change
@@ -48,11 +49,15 @@ def worse(news: News) -> list[str]:
         lines += fault_lines(fault)
     for found in news.comparisons:
         fixed = found.of(Change.FIXED)
-        lines += [f"      {finding.line()}" for finding in fixed]
+        lines += [f"      {one.line()}" for one in fixed]
     for found in news.comparisons:
-        base = found.base.build.title if found.base else "nothing before"
-        lines.append(f"{found.new.build.title} against {base}: {found.verdict} ({gate.summed(found)})")
+        lines.append(f"{_pair(found)}: {found.verdict} ({gate.summed(found)})")
     return lines
+
+
+def _pair(found: Comparison) -> str:
+    """The build and what it was judged against."""
+    return f"{found.new.build.title} against {found.base.build.title}" if found.base else found.new.build.title
 
 
 def fault_lines(fault: Fault) -> list[str]:
@@ -62,7 +67,8 @@ def fault_lines(fault: Fault) -> list[str]:
         lines = [f"{word} {fault.cases[0].finding.line()}"]
     else:
         names = some_of([short_name(name) for name in fault.names])
-        lines = [f"{word} {fault.change:<19}  {len(fault.cases)} cases: {fault.label}; in {names}"]
+        how_many = fault.states if len(fault.changes) > 1 else f"{len(fault.cases)} cases"
+        lines = [f"{word} {fault.change:<19}  {how_many}: {fault.label}; in {names}"]
     lines += [f"      known issue: {issue.link}{f': {issue.note}' if issue.note else ''}" for issue in fault.issues]
     if fault.change is Change.NEW_FAILURE:
         lines += [f"      {line}" for line in since_lines(fault)]
@@ -74,10 +80,10 @@ def since_lines(fault: Fault) -> list[str]:
     case = fault.telling
     if not case.onset:
         return []
-    since = f"fails since {case.onset.since.title}{_subject(case.onset.since.source.subject)}"
+    since = f"{case.onset.since.title}{_subject(case.onset.since.source.subject)}"
     if not case.onset.good:
-        return [f"{since}; no build before it was good"]
-    lines = [f"{since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
+        return [f"failed with each build tested so far; the first was {since}"]
+    lines = [f"fails since {since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
     return lines + ([case.bisect] if case.bisect else [])
 
 
@@ -104,15 +110,16 @@ def write_summary(run: RunSummary, news: News) -> Path:
     lines += [f"- build: {_md(text)}" for text in build_lines(run)]
     lines.append(f"- report: {_report_link(run)}")
     for found in news.comparisons:
-        base = found.base.build.title if found.base else "nothing before"
-        lines += ["", f"## {_md(found.new.build.title)} against {_md(base)}", ""]
+        lines += ["", f"## {_md(_pair(found))}", ""]
         lines.append(_md(f"{found.verdict} ({gate.summed(found)})"))
-    lines += _table("Got worse", news.worse)
-    lines += _table("Else", [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE])
-    fixed = [finding for found in news.comparisons for finding in found.of(Change.FIXED)]
+    lines += _table(f"Got worse: {news.new_failures}", news.worse)
+    others = [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE]
+    lines += _table(f"Other failures: {_cases(others)}", others)
+    fixed = [one for found in news.comparisons for one in found.of(Change.FIXED)]
     lines += ["", f"### Fixed: {len(fixed)}", ""] * bool(fixed)
     lines += [f"- {_md(short_name(one.series.case))}: {_md(one.why)}" for one in fixed[:ROWS]]
-    lines += _table("Not counted: nothing is said about the hypervisor", news.uncounted)
+    title = "Not counted, since nothing is said about the hypervisor"
+    lines += _table(f"{title}: {_cases(news.uncounted)}", news.uncounted)
     if run.known:
         lines += ["", f"### PASS, known bug: {len(run.known)}", ""]
         for (case, _), names in list(run.known.items())[:ROWS]:
@@ -122,7 +129,7 @@ def write_summary(run: RunSummary, news: News) -> Path:
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")
     if run.missing:
         lines += ["", f"{len(run.missing)} planned without a result."]
-    lines += [f"\nThe bench: {_md(note)}" for note in header.notes]
+    lines += [f"\nThe bench: {_md(note)}" for note in header.remarks]
     text = "\n".join(lines) + "\n"
     path = run.path / SUMMARY
     replace_file(path, text)
@@ -159,8 +166,7 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
     """A row for each fault."""
     if not faults:
         return []
-    cases = sum(len(fault.cases) for fault in faults)
-    lines = ["", f"### {title}: {cases}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
+    lines = ["", f"### {title}", "", "| cases | boards | change | why |", "| --- | --- | --- | --- |"]
     for fault in faults[:ROWS]:
         boards = dict.fromkeys(case.finding.series.board_class for case in fault.cases)
         if len(fault.cases) == 1:
@@ -171,9 +177,18 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
             why = "; ".join([why, *since_lines(fault)])
         if fault.issues:
             why += f"; known issue {', '.join(issue.link for issue in fault.issues)}"
-        cells = (some_of([short_name(name) for name in fault.names]), ", ".join(boards), fault.change, why)
+        cells = (
+            some_of([short_name(name) for name in fault.names]),
+            ", ".join(boards),
+            fault.states if len(fault.changes) > 1 else fault.change,
+            why,
+        )
         lines.append(f"| {' | '.join(_md(cell) for cell in cells)} |")
     return lines + ([f"\nand {len(faults) - ROWS} more"] if len(faults) > ROWS else [])
+
+
+def _cases(faults: Sequence[Fault]) -> int:
+    return sum(len(fault.cases) for fault in faults)
 
 
 # Markup, a link, or somebody's name. Other characters mean nothing within a line, and stay as they are.

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from lab.results.failures import known_findings
-from lab.results.record import TestResult, Verdict
+from lab.results.record import CRASH, TestResult, Verdict
 from lab.results.run_folder import replace_file, visible, visible_line
 from lab.results.summary import RunSummary, is_flaky
 
@@ -77,7 +77,7 @@ def _test(result: TestResult, attempts: list[TestResult]) -> dict[str, Json]:
         **_names(result.case),
         "status": STATUS[result.verdict],
         "rawStatus": result.verdict.value,
-        "duration": _ms(result.seconds),
+        "duration": _ms(result.own_seconds),
         "start": _ms(result.started),
         "stop": _ms(result.started + result.seconds),
         "retries": len(earlier),
@@ -88,7 +88,7 @@ def _test(result: TestResult, attempts: list[TestResult]) -> dict[str, Json]:
         test["message"] = visible_line(result.reason)
     elif known:
         test["message"] = f"PASS, known bug {', '.join(known)}"
-    if trace := [one.body for one in result.evidence if one.kind == "exception" or one.title == "crash"]:
+    if trace := [one.body for one in result.evidence if one.kind in ("exception", CRASH)]:
         test["trace"] = visible("\n\n".join(trace))
     if earlier:
         test["retryAttempts"] = [

@@ -7,11 +7,12 @@ Only the map of relocations, which is made here and links to its cases, is part 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from lab.history.known_issues import KnownIssues
+from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.reporting import matrix, shown
 from lab.reporting.shown import Shown
 from lab.reporting.words import seconds_text
@@ -28,6 +29,7 @@ def write(run: RunSummary, issues: KnownIssues | None = None) -> Path:
     """Write ``report.html`` into the run folder; its path."""
     cases = _cases(run)
     builds = list(dict.fromkeys([*run.header.builds, *(case.build for case in cases)]))
+    faults = _faults(cases, issues or KnownIssues())
     anchors = {id(case.result): f"#{case.anchor}" for case in cases}
     page = (
         environment()
@@ -41,11 +43,9 @@ def write(run: RunSummary, issues: KnownIssues | None = None) -> Path:
             rows=_rows(cases, builds),
             maps=matrix.maps(run.results, builds, lambda result: anchors[id(result)]),
             cases=cases,
-            wrong=sorted(
-                (case for case in cases if case.verdict not in (Verdict.PASS, Verdict.SKIP)),
-                key=lambda case: -case.verdict.severity,
-            ),
-            issues=issues or KnownIssues(),
+            faults=faults,
+            alone={fault.cases[0].anchor for fault in faults if len(fault.cases) == 1},
+            firsts={fault.cases[0].anchor for fault in faults},
             run_bar=shown.bar(run.header.phases),
             run_timeline=shown.timeline_of("The run", run.header.phases),
             case_bar=shown.bar([phase for result in run.everything for phase in result.phases]),
@@ -90,6 +90,33 @@ def _areas(header: RunHeader, cases: Sequence[Shown]) -> Mapping[str, Mapping[Ve
     for case in cases:
         areas.setdefault(case.area, dict.fromkeys(_COLUMNS, 0))[case.verdict] += 1
     return areas
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFault:
+    """What went wrong once, in cases that show it, and what people said of it."""
+
+    cases: tuple[Shown, ...]
+    issues: tuple[KnownIssue, ...]
+
+    @property
+    def builds(self) -> list[str]:
+        return list(dict.fromkeys(case.build for case in self.cases))
+
+
+def _faults(cases: Sequence[Shown], issues: KnownIssues) -> list[ReportFault]:
+    """What did not pass, the gravest first; cases that did not run are one entry."""
+    found: dict[tuple[str, str], list[Shown]] = {}
+    for case in cases:
+        if case.verdict not in (Verdict.PASS, Verdict.SKIP):
+            found.setdefault((case.failure, "" if case.failure else case.rule), []).append(case)
+    faults = [
+        ReportFault(
+            tuple(of), tuple(dict.fromkeys(issue for case in of for issue in issues.of(case.failure, case.case)))
+        )
+        for of in found.values()
+    ]
+    return sorted(faults, key=lambda fault: (-fault.cases[0].verdict.severity, -len(fault.cases)))
 
 
 def _rows(cases: Sequence[Shown], builds: Sequence[str]) -> list[tuple[Shown, list[Shown | None]]]:

@@ -1,7 +1,8 @@
 """``junit.xml``, as GitLab, GitHub and Jenkins read it.
 
 One ``testcase`` for each planned case and build, with the attempt that decides; the others stand in its output. So a
-case has the same name in every run. A case that passes with a known bug has the property ``known-bug``.
+case has the same name in every run. Its ``time`` is without provisioning, which is the property ``provisioning_s``. A
+case that passes with a known bug has the property ``known-bug``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 from lab.reporting.words import shortened
 from lab.results.failures import failure_of, known_findings
-from lab.results.record import Evidence, TestResult, Verdict
+from lab.results.record import CRASH, Evidence, TestResult, Verdict
 from lab.results.run_folder import replace_file, visible, visible_line
 from lab.results.summary import DID_NOT_RUN, Missing, RunSummary, State, is_flaky
 
@@ -38,8 +39,8 @@ def write(run: RunSummary) -> Path:
         _result(suite, names, result, others)
     for one in gone:
         _missing(suite, names, one)
-    if header.notes:
-        ET.SubElement(suite, "system-err").text = "\n".join(header.notes)
+    if header.remarks:
+        ET.SubElement(suite, "system-err").text = "\n".join(header.remarks)
 
     verdicts = [result.verdict for result in results]
     counts = {
@@ -51,7 +52,7 @@ def write(run: RunSummary) -> Path:
     for element in (suites, suite):
         for key, count in counts.items():
             element.set(key, str(count))
-        element.set("time", f"{sum(result.seconds for result in results):.3f}")
+        element.set("time", f"{sum(result.own_seconds for result in results):.3f}")
     suite.set("timestamp", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(header.started)))
 
     path = run.path / NAME
@@ -92,7 +93,7 @@ class _Names:
 
 def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[TestResult]) -> None:
     attributes = names.of(result.case, result.build)
-    case = ET.SubElement(suite, "testcase", attributes, time=f"{max(result.seconds, 0):.3f}")
+    case = ET.SubElement(suite, "testcase", attributes, time=f"{result.own_seconds:.3f}")
     facts = {
         "verdict": result.verdict.value,
         "rule": result.rule,
@@ -102,6 +103,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         "build": result.build,
         "area": result.area,
         "attempt": str(result.attempt),
+        "provisioning_s": f"{result.provisioning_seconds:.3f}" if result.provisioning_seconds else "",
     }
     known = [one.name for one in known_findings(result)]
     if known:
@@ -114,11 +116,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         tag, kind = _CONTAINERS[result.verdict]
         reason = result.reason or result.rule
         inner = ET.SubElement(case, tag, message=reason, type=kind or result.rule)
-        decisive = [
-            one
-            for one in result.evidence
-            if one.kind in ("exception", "console") or (one.kind, one.title) == ("note", "crash")
-        ]
+        decisive = [one for one in result.evidence if one.kind in ("exception", "console", CRASH)]
         where = f" on {', '.join(result.boards)}" if result.boards else ""
         said = f"{result.verdict} by rule {result.rule}{where}: {result.reason}"
         inner.text = "\n\n".join([said, *(_evidence(one) for one in decisive)])

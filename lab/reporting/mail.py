@@ -6,11 +6,12 @@ targeted for testing", "baseline version".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from lab.history.gate import Comparison, Finding
-from lab.history.news import News
+from lab.history.gate import CaseChange, Comparison
+from lab.history.news import Fault, News
 from lab.history.records import Build, day
 from lab.history.regression import Change
 from lab.reporting import ci, html
@@ -45,7 +46,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     :param site: the folder of the pages, to which each result is linked; else each links to the run's report.
     """
 
-    def link(one: Finding) -> str:
+    def link(one: CaseChange) -> str:
         if site is None:
             return (run.path / html.NAME).as_uri()
         has_page = one.place is not None and one.place.ordinal >= 0 and one.failure
@@ -57,6 +58,11 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     lines += ["", _tail(run, news), run.counted() + "."]
     if run.progress:
         lines.append(f"{run.progress}.")
+    for fault in news.worse:
+        lines += ["", f"{fault.digits}: {fault.label}"]
+        lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}")
+        lines += [f"   {line}" for line in ci.since_lines(fault)]
+        lines += [f"   known issue: {one.link}" for one in fault.issues]
     for found in news.comparisons:
         lines += _of_build(found, news, link)
     if gone := run.missing:
@@ -65,7 +71,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
         lines += ["", f"version targeted for testing: {_version(found.new.build)}"]
         base = _version(found.base.build) if found.base else "none: no build was accepted or good before it"
         lines.append(f"baseline version:             {base}")
-    lines += [f"\nThe bench says: {note}" for note in run.header.notes]
+    lines += [f"\nThe bench says: {note}" for note in run.header.remarks]
     return "\n".join(visible_line(line) if line and "\n" not in line else line for line in lines) + "\n"
 
 
@@ -80,37 +86,46 @@ def _tail(run: RunSummary, news: News) -> str:
     return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."
 
 
-def _of_build(found: Comparison, news: News, link: Callable[[Finding], str]) -> Iterator[str]:
+def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) -> Iterator[str]:
     blocking = found.of(*BLOCKING)
-    besides = [one for one in found.findings if one.is_failure and one.change not in BLOCKING]
-    excused = [one for one in found.findings if one.known and not one.is_failure]
+    besides = [one for one in found.cases if one.is_failure and one.change not in BLOCKING]
+    excused = [one for one in found.cases if one.known and not one.is_failure]
     uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
-    yield from _section("Tests which did not succeed and are blocking:", blocking, base, link)
-    for fault in news.worse:
-        if any(case.build.id == found.new.build.id for case in fault.cases):
-            for line in (fault.label, *ci.since_lines(fault), *(f"known issue: {one.link}" for one in fault.issues)):
-                yield f"   {line}"
-    yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link)
+    told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
+    yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
+    yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
     yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
     for one in found.of(Change.FIXED):
         yield f" {one.series.case}  PASS, FAIL in {base}"
 
 
-def _section(title: str, findings: Sequence[Finding], base: str, link: Callable[[Finding], str]) -> Iterator[str]:
+def _section(
+    title: str,
+    findings: Sequence[CaseChange],
+    base: str,
+    link: Callable[[CaseChange], str],
+    told: Mapping[str, Fault] = MappingProxyType({}),
+) -> Iterator[str]:
+    """A list of cases. Those that show a fault of ``told``, by its name, have its short name."""
     if not findings:
         return
     yield ""
     yield title
     for one in findings[: ci.ROWS]:
-        yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}"
+        by = f", by {told[one.failure].digits}" if one.failure in told else ""
+        yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}{by}"
         yield f"   {link(one)}"
     if len(findings) > ci.ROWS:
         yield f" and {len(findings) - ci.ROWS} more"
 
 
-def _word(one: Finding, base: str) -> str:
+def _cases(number: int) -> str:
+    return f"{number} case{'' if number == 1 else 's'}"
+
+
+def _word(one: CaseChange, base: str) -> str:
     if one.is_failure:
         return WORDS[one.change].format(base=base)
     if one.known:

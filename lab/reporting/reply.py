@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lab.base.errors import BuildFailed
 from lab.builds import blame
-from lab.history.gate import UNCOUNTED, Comparison, Finding
+from lab.history.gate import UNCOUNTED, CaseChange, Comparison
 from lab.history.regression import Change
 from lab.reporting.words import short_name, some_of
 from lab.results.record import Verdict
@@ -58,7 +58,7 @@ class Outcome:
         if self.found is None:
             return "; ".join(broken)
         new = len(self.found.of(Change.NEW_FAILURE))
-        counted = sum(one.change not in UNCOUNTED for one in self.found.findings)
+        counted = sum(one.change not in UNCOUNTED for one in self.found.cases)
         words = [f"{new} new failure{'s' * (new > 1)}" if new else f"no new failure in {counted} cases"]
         if not counted:
             words = ["no verdict: no case passed or failed"]
@@ -156,8 +156,8 @@ def _changes(found: Comparison) -> Iterator[str]:
     yield from _section("Saying nothing (the bench, or the case's own code):", found, silent)
 
 
-def _section(title: str, found: Comparison, belongs: Callable[[Finding], bool]) -> Iterator[str]:
-    findings = [one for one in found.findings if belongs(one)]
+def _section(title: str, found: Comparison, belongs: Callable[[CaseChange], bool]) -> Iterator[str]:
+    findings = [one for one in found.cases if belongs(one)]
     if not findings:
         return
     yield ""

@@ -97,7 +97,7 @@ def _linked(lines: Iterable[Line], prefix: str) -> markupsafe.Markup:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class BarPart:
     """Phases of one name, summed."""
 
     name: str
@@ -159,7 +159,6 @@ def show(
     slices = slices_of(folder, result)
     if beside:
         slices, beside = _compared(slices, beside)
-    own = result.own_seconds
     is_good = result.verdict in (Verdict.PASS, Verdict.SKIP)
     return Shown(
         anchor=anchor,
@@ -172,8 +171,8 @@ def show(
         reason=result.reason,
         failure=visible_line(failure_of(result)),
         known=tuple(one.name for one in known_findings(result)),
-        seconds=own,
-        provisioning=result.seconds - own,
+        seconds=result.own_seconds,
+        provisioning=result.provisioning_seconds,
         boards=result.boards,
         result=result,
         facts=tuple(_fact(one, PASS_BODY_LIMIT if is_good else BODY_LIMIT) for one in result.evidence),
@@ -294,7 +293,7 @@ def timeline_of(title: str, phases: Sequence[Phase]) -> str:
     return data_uri(timeline_svg(title, spans).encode())
 
 
-def bar(phases: Sequence[Phase]) -> list[Segment]:
+def bar(phases: Sequence[Phase]) -> list[BarPart]:
     """Phases summed by name, the longest first."""
     sums: dict[str, tuple[float, int]] = {}
     for phase in phases:
@@ -303,6 +302,6 @@ def bar(phases: Sequence[Phase]) -> list[Segment]:
     total = sum(seconds for seconds, _ in sums.values()) or 1.0
     ordered: list[tuple[str, tuple[float, int]]] = sorted(sums.items(), key=lambda item: -item[1][0])
     return [
-        Segment(name, seconds, count, 100 * seconds / total, index % 7)
+        BarPart(name, seconds, count, 100 * seconds / total, index % 7)
         for index, (name, (seconds, count)) in enumerate(ordered)
     ]

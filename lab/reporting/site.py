@@ -37,7 +37,7 @@ from pathlib import Path
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.history import index, known_issues, news, onsets
-from lab.history.gate import Comparison, Finding
+from lab.history.gate import Comparison
 from lab.history.news import Fault, News
 from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Build, Place, Run, Selected
@@ -47,8 +47,8 @@ from lab.reporting import findings, site_cases, site_places, site_run
 from lab.reporting.feed import Feed
 from lab.reporting.site_places import run_page
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
-from lab.reporting.site_state import State, version
-from lab.reporting.words import area_of
+from lab.reporting.site_state import SiteState, version
+from lab.reporting.words import area_of, short_name
 from lab.results.failures import digits_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, file_name
@@ -89,11 +89,11 @@ def write(store: History, where: Path) -> Path:
 @contextmanager
 def _held(where: Path) -> Iterator[None]:
     """One writer at a time; the folder made."""
-    if where.exists() and not (where / State.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
+    if where.exists() and not (where / SiteState.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
         raise UsageError(f"{where}: the folder holds something else; name a new folder, or one that has the pages")
     for name in ("runs", "cases", "failures", "findings"):
         (where / name).mkdir(parents=True, exist_ok=True)
-    with open(where / State.NAME, "a", encoding="utf-8") as lock:
+    with open(where / SiteState.NAME, "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -131,7 +131,7 @@ def _is_there(run: Run) -> bool:
 class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
-        self._state = State.read(where, version())
+        self._state = SiteState.read(where, version())
         self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
         self._issues = known_issues.read(store)
         self._builds = {build.id: build for build in store.builds()}
@@ -151,7 +151,7 @@ class _Site:
         rows = self._rows()
         told = news.news_of(self._store, [Selected(row.build) for row in _newest(rows)[:LINES_JUDGED]])
         for found in told.comparisons:  # what is missing now may be of no run shown
-            cases = {one.series.case for one in found.findings}
+            cases = {one.series.case for one in found.cases}
             touched |= {case for case in cases if not (self._where / site_places.case_page(case)).exists()}
         style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
         (self._where / "style.css").write_text(style, encoding="utf-8")
@@ -214,7 +214,7 @@ class _Site:
         if known is not None and known.key.partition("\n")[0] == state and not self._new_issues & set(known.failures):
             if known.key == _key(plain):
                 return None
-            return replace(plain, pages=known.pages)
+            plain = replace(plain, pages=known.pages)
         since, good = self._history_of(run)
         return replace(plain, since=since, good=good)
 
@@ -301,7 +301,7 @@ class _Site:
             "skipped": [(found, one) for found in told.comparisons for one in found.of(Change.SKIPPED)],
             "missing": [(found, one) for found in told.comparisons for one in found.of(Change.MISSING)],
             "excused": [
-                (found, one) for found in told.comparisons for one in found.findings if one.known and not one.is_failure
+                (found, one) for found in told.comparisons for one in found.cases if one.known and not one.is_failure
             ],
             "headline": headline(told),
             "state": state,
@@ -333,9 +333,9 @@ class _Site:
 # The overview's groups behind what got worse: what became of cases, and what to make of it.
 GROUPS = (
     ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
-    ("Fails as before", "it failed with the baseline, too", (Change.STILL_FAILING,)),
-    ("Never passed", "it fails, and no build before it passed", (Change.NEVER_PASSED,)),
-    ("Flaky", "passes and fails with the same build: within chance", (Change.FLAKY,)),
+    ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
+    ("Never passed", "the cases failed with each build so far", (Change.NEVER_PASSED,)),
+    ("Flaky", "the cases pass and fail with the same build: within chance", (Change.FLAKY,)),
 )
 
 
@@ -344,8 +344,8 @@ def headline(told: News) -> tuple[str, str]:
     failed = sum(found.failed for found in told.comparisons)
     if worse := told.worse:
         cases = told.new_failures
-        faults = "1 fault is" if len(worse) == 1 else f"{len(worse)} faults are"
-        return f"{faults} new: {cases} case{'s' if cases > 1 else ''} got worse", "FAIL"
+        faults = "one fault" if len(worse) == 1 else f"{len(worse)} faults"
+        return f"{cases} case{'s' if cases > 1 else ''} got worse, by {faults}", "FAIL"
     if not told.comparisons:
         return "No run yet", "MISS"
     words = [f"{failed} failed"] if failed else []
@@ -357,34 +357,32 @@ def headline(told: News) -> tuple[str, str]:
         return text[0].upper() + text[1:], "MISS"
     if any(found.exit_status for found in told.comparisons):
         return "Nothing to judge: no case passed or failed", "MISS"
+    words = ["Nothing got worse"]
     if failed:
-        return f"Nothing got worse; {failed} still fail{'s' if failed == 1 else ''}", "MISS"
-    return "Nothing got worse; nothing fails", "PASS"
+        words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
+    if silent := sum(found.uncounted for found in told.comparisons):
+        words.append(f"{silent} of {sum(len(found.cases) for found in told.comparisons)} cases were not counted")
+    return ("; ".join(words), "MISS") if words[1:] else ("Nothing got worse; nothing fails", "PASS")
 
 
 def state(found: Comparison) -> str:
-    """The colour of a build: green only where it was judged, is complete, and nothing failed."""
+    """The colour of a build: green only if it was judged, is complete, nothing failed, and each case told something."""
     if found.exit_status == 1:
         return "FAIL"
-    return "PASS" if found.exit_status == 0 and not found.failed else "MISS"
+    return "PASS" if found.exit_status == 0 and not found.failed and not found.uncounted else "MISS"
 
 
 def believe(fault: Fault) -> str:
-    """Whether a fault is to be believed: how often it showed, and how the same cases ended before."""
-    told: list[str] = []
-    one = fault.telling.finding
-    told.append(_figures(one))
-    boards = sorted({case.finding.series.board_class or "no board" for case in fault.cases})
-    told.append(f"in {len(fault.names)} case{'s' if len(fault.names) > 1 else ''} on {' and '.join(boards)}")
+    """Whether a fault is to be believed, in sentences: where it showed, and how often its telling case failed."""
+    many, telling = len(fault.names), fault.telling.finding
+    boards = fault.boards or sorted({case.finding.series.board_class for case in fault.cases} - {""})
+    words = [f"{many} case{' shows' if many == 1 else 's show'} it"]
+    words += [f"on {' and '.join(boards)}"] if boards else []
+    words += [f"({fault.states})"] if len(fault.changes) > 1 else []
+    told = [" ".join(words), f"{short_name(telling.series.case)} {telling.figures}"]
     if fault.seen and fault.seen.number > len(fault.cases):
-        told.append(f"{fault.seen.number} times in all")
-    return "; ".join(filter(None, told))
-
-
-def _figures(one: Finding) -> str:
-    """The figures of the regression rule, without the reason that stands before them."""
-    parts = [part for part in one.why.split("; ") if re.match(r"(failed|passed|flaky|only|on |the baseline)", part)]
-    return "; ".join(parts)
+        told.append(f"Seen {fault.seen.number} times in all runs")
+    return "".join(f"{one}. " for one in told).rstrip()
 
 
 def _key(task: Task) -> str:

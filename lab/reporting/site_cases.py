@@ -26,6 +26,7 @@ from lab.results.record import Verdict
 ATTEMPTS_LISTED = 30  # in the table of a case's page
 BUILDS_DRAWN = 20  # of a figure
 SHOWN = 400  # results on the page of a fault
+ONSETS_COUNTED = 50  # series that are asked since when they fail
 
 Proof = Callable[[Place], str]
 
@@ -127,7 +128,7 @@ def failure_pages(
         if not found or name not in seen:
             continue
         newest = found[0]
-        onset = onsets.onsets(store, [newest.series.id], newest.build).get(newest.series.id)
+        told, onset = _usual_onset(store, found)
         of_cases: dict[str, list[OfFault]] = {}
         for one in found:
             of_cases.setdefault(one.series.case, []).append(one)
@@ -139,14 +140,31 @@ def failure_pages(
                 "newest": newest,
                 "cases": of_cases,
                 "known": [issue for issue in issues.all if issue.failure == name],
+                "told": told,
                 "onset": onset if newest.verdict is Verdict.FAIL else None,
-                "bisect": _bisect(newest.series.case, onset),
+                "bisect": _bisect(told, onset),
                 "proof": proof,
                 "boards": sorted({board for one in found for board in one.boards.split(",") if board}),
                 "shown_builds": list({one.build.id: one.build for one in found}.values()),
                 "is_cut": len(found) == SHOWN,
             },
         )
+
+
+def _usual_onset(store: History, found: Sequence[OfFault]) -> tuple[str, Onset | None]:
+    """Since when most cases fail that show the fault with the newest build, and one of these cases."""
+    newest = found[0]
+    ids = {one.series.id: one.series.case for one in found if one.build.id == newest.build.id}
+    begun = onsets.onsets(store, list(ids)[:ONSETS_COUNTED], newest.build)
+
+    def beginning(onset: Onset) -> tuple[int, int]:
+        return onset.since.id, onset.good.id if onset.good else 0
+
+    usual = Counter(map(beginning, begun.values())).most_common(1)
+    for id, onset in begun.items():
+        if beginning(onset) == usual[0][0]:
+            return ids[id], onset
+    return newest.series.case, None
 
 
 def _bisect(case: str, onset: Onset | None) -> str:

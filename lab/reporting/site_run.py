@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -77,13 +77,14 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RunFault:
     """What went wrong once, in one run: its results by their pages."""
 
     name: str
     verdict: Verdict
     results: tuple[tuple[TestResult, str], ...]
     issues: tuple[KnownIssue, ...]
+    since: Since | None  # when most of its cases began to fail
 
     @property
     def boards(self) -> list[str]:
@@ -222,11 +223,12 @@ class _Pages:
             if key := failure_of(one):
                 wrong[visible_line(key)].append(one)
         faults = [
-            Fault(
+            RunFault(
                 name,
                 found[0].verdict,
                 tuple((one, self._page(pages, one)) for one in found),
                 tuple(dict.fromkeys(issue for one in found for issue in self._task.issues.of(name, one.case))),
+                self._usual_since(found),
             )
             for name, found in wrong.items()
         ]
@@ -250,6 +252,12 @@ class _Pages:
             "following": self._task.following,
         }
         self._write("run", INDEX, values)
+
+    def _usual_since(self, results: Sequence[TestResult]) -> Since | None:
+        """When most of them began to fail."""
+        begun = [since for one in results if (since := self._task.since.get(self._numbers[id(one)]))]
+        usual = Counter((one.title, one.good_title) for one in begun).most_common(1)
+        return next((one for one in begun if usual and (one.title, one.good_title) == usual[0][0]), None)
 
     def _page(self, pages: RunPages, one: TestResult) -> str:
         return pages.page(self._numbers[id(one)])

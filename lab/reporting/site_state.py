@@ -41,7 +41,7 @@ class _File(pydantic.BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownRun:
     """A run as it was rendered."""
 
     key: str
@@ -51,20 +51,20 @@ class Known:
 
 
 @dataclass(slots=True)
-class State:
+class SiteState:
     """Kept in the site's folder; a file that is cut short counts as none, and all is rendered anew."""
 
     NAME = ".site.json"
 
     where: Path
     version: str
-    runs: dict[str, Known] = field(default_factory=dict)
+    runs: dict[str, KnownRun] = field(default_factory=dict)
     issues: tuple[str, ...] = ()
     feed: tuple[FeedEntry, ...] = ()
     is_new: bool = False  # nothing of it was written by this version
 
     @classmethod
-    def read(cls, where: Path, version: str) -> State:
+    def read(cls, where: Path, version: str) -> SiteState:
         """Nothing is known where other pages than of this version were written. What got worse is kept."""
         try:
             read = _File.model_validate_json((where / cls.NAME).read_bytes())
@@ -73,7 +73,7 @@ class State:
         if read.version != version:
             return cls(where, version, feed=read.feed, is_new=True)
         known = {
-            name: Known(run.key, RunPages(run.names, run.of), run.failures, run.links)
+            name: KnownRun(run.key, RunPages(run.names, run.of), run.failures, run.links)
             for name, run in read.runs.items()
         }
         return cls(where, version, known, read.issues, read.feed)
@@ -82,7 +82,7 @@ class State:
         """A run was rendered."""
         before = self.runs.get(name)
         more = before.links if before else ()
-        self.runs[name] = Known(key, made.pages, made.failures, tuple(dict.fromkeys([*links, *more])))
+        self.runs[name] = KnownRun(key, made.pages, made.failures, tuple(dict.fromkeys([*links, *more])))
 
     def save(self) -> None:
         """In place: the file is the lock, too."""

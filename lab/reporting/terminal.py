@@ -118,10 +118,9 @@ def result_line(result: TestResult) -> Text:
         name = name[: NAME_WIDTH - 1 - len(end)] + "…" + end
     line = Text(f"{result.verdict:<5}", STYLES[result.verdict])
     boards = ",".join(result.boards)
-    own = result.own_seconds
-    line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {own:7.1f} s  {boards}"), "none")
-    if result.seconds - own >= 0.1:
-        line.append(f" (+{seconds_text(result.seconds - own)} provisioning)", "none")
+    line.append(visible_line(f" {result.area:<12} {name:<{NAME_WIDTH}} {result.own_seconds:7.1f} s  {boards}"), "none")
+    if result.provisioning_seconds >= 0.1:
+        line.append(f" (+{seconds_text(result.provisioning_seconds)} provisioning)", "none")
     if result.reason and result.verdict is not Verdict.PASS:
         line.append(f"  [{visible_line(result.reason)}]", "none")
     elif known := known_findings(result):
@@ -142,7 +141,7 @@ def summary(
     _print_skips(console, run)
     _print_areas(console, run)
     _print_wrong(console, run)
-    for note in run.header.notes:
+    for note in run.header.remarks:
         _print(console, Text(f"bench {visible_line(note)}"))
     took = f" in {seconds_text(run.seconds)}" if run.seconds is not None else ""
     often = f", each {run.header.repeat} times" if run.header.repeat > 1 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lab.results.record import TestResult, Verdict
@@ -62,14 +62,14 @@ class KnownFinding:
 def known_findings(result: TestResult) -> tuple[KnownFinding, ...]:
     """The findings that were excused in a case, so that it could pass; empty for other verdicts.
 
-    They are read from the evidence: the list of checks, and the record of a cell of the relocation matrix.
+    They are those of its checks, and of the cells of the relocation matrix that it recorded.
     """
     if result.verdict is not Verdict.PASS:
         return ()
     found: dict[str, list[str]] = {}
-    for check, excuse, _ in _checks(result):
-        if excuse:
-            found.setdefault(excuse, []).append(check)
+    for check in result.checks:
+        if check.excuse and not check.is_good:
+            found.setdefault(check.excuse, []).append(check.name)
     for cell in cells_of(result):
         for name in _words(cell, "known"):
             found.setdefault(name, [])
@@ -78,7 +78,7 @@ def known_findings(result: TestResult) -> tuple[KnownFinding, ...]:
 
 def bad_checks(result: TestResult) -> tuple[str, ...]:
     """The checks that failed in a case, as far as it lists its checks."""
-    bad = [check for check, _, is_bad in _checks(result) if is_bad]
+    bad = [check.name for check in result.checks if check.is_bad]
     bad += [word for cell in cells_of(result) for word in _words(cell, "bad")]
     return tuple(dict.fromkeys(bad))
 
@@ -95,18 +95,6 @@ def cells_of(result: TestResult) -> list[Mapping[str, object]]:
             if isinstance(cell, dict):
                 found.append(cell)
     return found
-
-
-_CHECK = re.compile(r"(?P<check>[a-z][a-z0-9-]*): (?:ok|known: (?P<excuse>[\w.-]+)|(?P<bad>BAD))(?:: .*)?")
-
-
-def _checks(result: TestResult) -> Iterator[tuple[str, str, bool]]:
-    """Name, excuse and badness of each check, from the notes titled ``checks``."""
-    for one in result.evidence:
-        if (one.kind, one.title) == ("note", "checks"):
-            for line in one.body.splitlines():
-                if match := _CHECK.fullmatch(line):
-                    yield match["check"], match["excuse"] or "", bool(match["bad"])
 
 
 def _words(cell: Mapping[str, object], key: str) -> list[str]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.base.errors import HypervisorCrash, LabError, NotProved
+from lab.console.xen_dump import has_interrupts_off
 from lab.results.record import BENCH, TRANSIENT, Evidence, Verdict
-
-# The registers that xen/arch/x86/x86_64/traps.c prints; bit 9 of RFLAGS is IF.
-_FLAGS = re.compile(r"RFLAGS: (?P<flags>[0-9a-f]{16})\s+CONTEXT: (?P<context>\w+)")
-INTERRUPT_FLAG = 1 << 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +23,7 @@ class Hang:
     @property
     def is_proved(self) -> bool:
         """Whether the NMI found the hypervisor itself with interrupts off: a live one, however slow, has them on."""
-        return any(
-            match["context"] == "hypervisor" and not int(match["flags"], 16) & INTERRUPT_FLAG
-            for line in self.after_nmi
-            if (match := _FLAGS.search(line))
-        )
+        return has_interrupts_off(self.after_nmi)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,16 +43,21 @@ NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, an
 PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes
 
 COVERAGE = "coverage"  # the phase in which counters are set to 0 or read
-ITSELF = "how the case itself ended"  # title of the note that has what a crash on a console outranks
+
+# Kinds of evidence that more than a reader looks at.
+CRASH = "crash"  # a crash or hang of the hypervisor or dom0, taken apart
+OUTCOME = "outcome"  # how the case itself ended, where a crash on a console outranks that
+LACKING = "lacking"  # the capabilities that the inventory declares for the board, and a probe did not find
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One captured fact that stands beside a verdict.
 
-    ``kind`` is one of ``console``, ``command``, ``bmc``, ``provision``, ``exception``, ``figure``, ``note``, and
-    ``cell`` (JSON: a cell of the relocation matrix); ``time`` is seconds since the epoch (UTC); ``body`` is shown as
-    it is, control characters and all, so whoever renders it must escape it.
+    ``kind`` is one of ``console``, ``command``, ``bmc``, ``provision``, ``exception``, ``figure``, ``note``,
+    :data:`CRASH`, :data:`OUTCOME`, :data:`LACKING`, and ``cell`` (JSON: a cell of the relocation matrix); ``time`` is
+    seconds since the epoch (UTC); ``body`` is shown as it is, control characters and all, so whoever renders it must
+    escape it.
     """
 
     kind: str
@@ -60,6 +65,25 @@ class Evidence:
     body: str
     time: Time
     board: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One of the named things that a case checks, each by itself, so that a known finding can excuse exactly one."""
+
+    name: str
+    is_good: bool
+    said: str
+    excuse: str | None = None  # the known finding that causes the failure
+
+    @property
+    def is_bad(self) -> bool:
+        return not self.is_good and not self.excuse
+
+    def line(self) -> str:
+        """One line for the evidence."""
+        word = "ok" if self.is_good else f"known: {self.excuse}" if self.excuse else "BAD"
+        return f"{self.name}: {word}: {self.said}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +136,17 @@ class TestResult:
     counters: Mapping[str, str] = field(default_factory=dict)  # board -> what it executed; relative to run folder
     not_read: Mapping[str, str] = field(default_factory=dict)  # board -> why its counters are not there
     proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
+    checks: tuple[Check, ...] = ()  # of a case that names what it checks
 
     @property
     def own_seconds(self) -> float:
         """Seconds without provisioning: another case would have had to do that, had it come first."""
-        return max(0.0, self.seconds - sum(one.seconds for one in self.phases if one.name == PROVISION))
+        return max(0.0, self.seconds - self.provisioning_seconds)
+
+    @property
+    def provisioning_seconds(self) -> float:
+        """Seconds in which boards were acquired and brought to the build under test."""
+        return max(0.0, sum(one.seconds for one in self.phases if one.name == PROVISION))
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
@@ -146,9 +176,18 @@ class RunHeader:
     exit_status: Annotated[int, Between(0, 255)] | None = None
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
+    import_fault: str | None = None  # why the history did not take this run; None: it did, or was not to
     repeat: Annotated[int, Between(1, REPEATS)] = 1  # attempts that were asked for at each case
     counts: bool = False  # what each case executes is kept: lab.coverage
     root: str | None = None  # folder that the node ids are relative to; None: the cases that xenlab ships
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What readers must know of the bench: the notes, and that the history lacks this run."""
+        if self.import_fault is None:
+            return self.notes
+        hint = "history: this run was not imported (xenlab history --import DIR does it later)"
+        return (*self.notes, f"{hint}: {self.import_fault}")
 
     def cases_root(self) -> Path:
         """The folder that the node ids are relative to."""

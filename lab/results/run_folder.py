@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -97,6 +97,7 @@ class _Now:
     case: str
     since: Time
     process: str
+    is_ready: bool = False
 
 
 def new_id() -> str:
@@ -273,22 +274,26 @@ class RunFolder:
         """See :func:`due`."""
         return due(self.header(), self.results())
 
-    def note_now(self, boards: Sequence[str], case: str) -> None:
-        """Note which case runs on these boards; none: no more."""
+    def note_now(self, boards: Sequence[str], case: str, *, is_ready: bool = False) -> None:
+        """Note which case has these boards; none: no more.
+
+        :param is_ready: the boards run the build under test, and from now on the time is the case's own.
+        """
         path = self.path / f"now-{'-'.join(boards)}.json"
         if not case:
             path.unlink(missing_ok=True)
             return
-        replace_file(path, json.dumps({"case": case, "since": time.time(), "process": processes.mark(os.getpid())}))
+        noted = _Now(case, time.time(), processes.mark(os.getpid()), is_ready)
+        replace_file(path, json.dumps(asdict(noted)))
 
-    def now(self) -> dict[str, tuple[str, float]]:
-        """The cases that run: boards, the case, and since when."""
+    def now(self) -> dict[str, tuple[str, float, bool]]:
+        """The cases that run: boards, the case, since when, and whether its boards were ready then."""
         found = {}
         for path in sorted(self.path.glob("now-*.json")):
             with suppress(OSError, ValueError):
                 said = shape.read(_Now, path.read_bytes())
                 if processes.is_alive(said.process):
-                    found[path.stem.removeprefix("now-")] = (said.case, said.since)
+                    found[path.stem.removeprefix("now-")] = (said.case, said.since, said.is_ready)
         return found
 
     # What cases leave

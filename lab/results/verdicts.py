@@ -7,7 +7,7 @@ things went wrong at once (an exception group), the gravest verdict counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -29,13 +29,14 @@ from lab.base.errors import (
 )
 from lab.console import crashes
 from lab.console.crashes import Crash
-from lab.console.patterns import classify, crash_excerpt
+from lab.console.patterns import classify
 from lab.results.observation import Decision, Hang, Observation, Rule
 from lab.results.record import (
     BENCH,
+    CRASH,
     HOST_SILENT,
-    ITSELF,
     NESTED_GUEST_CRASH,
+    OUTCOME,
     TRANSIENT,
     Evidence,
     GuestConsole,
@@ -159,7 +160,7 @@ def _crash_evidence(observation: Observation) -> tuple[Evidence, ...]:
     evidence = list[Evidence]()
     for one in _all_crashes(observation):
         evidence.append(Evidence("console", one.signature, "\n".join(one.lines), observation.at, one.board))
-        evidence.append(Evidence("note", "crash", _parsed(observation, one).text(), observation.at, one.board))
+        evidence.append(Evidence(CRASH, "what crashed", _parsed(observation, one).text(), observation.at, one.board))
     return tuple(evidence)
 
 
@@ -173,32 +174,21 @@ def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
 
 
 def _hypervisor_hang(observation: Observation) -> str | None:
-    hang = _proved(observation)
-    if hang is None:
-        return None
-    crash = _after_nmi(observation, hang)
-    return f"{hang.board}: the hypervisor hangs with interrupts off in {' from '.join(crash.functions) or crash.label}"
+    for hang, crash in _proved(observation):
+        where = " from ".join(crash.functions) or crash.label
+        return f"{hang.board}: the hypervisor hangs with interrupts off in {where}"
+    return None
 
 
 def _hang_fingerprint(observation: Observation) -> str:
-    hang = _proved(observation)
-    return _after_nmi(observation, hang).fingerprint if hang else ""
+    return next((crash.fingerprint for _, crash in _proved(observation)), "")
 
 
-def _proved(observation: Observation) -> Hang | None:
-    return next((one for one in observation.hangs if one.is_proved), None)
-
-
-def _after_nmi(observation: Observation, hang: Hang) -> Crash:
-    """The dump that the NMI made, read as that of a crash."""
-    at = next((index for index, line in enumerate(hang.after_nmi) if classify(line)), 0)
-    crash = crashes.parse("xen-fatal-trap", crash_excerpt([_Text(line) for line in hang.after_nmi], at))
-    return crashes.with_symbols(crash, observation.symbols)
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    text: str
+def _proved(observation: Observation) -> Iterator[tuple[Hang, Crash]]:
+    """The hosts in which an NMI found the hypervisor hanging, each with the dump that it made."""
+    for hang in observation.hangs:
+        if hang.is_proved:
+            yield hang, crashes.with_symbols(crashes.of_nmi(hang.after_nmi), observation.symbols)
 
 
 def _host_silent(observation: Observation, *, repeats: bool) -> str | None:
@@ -322,7 +312,7 @@ def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ..
     outcome = observation.outcome
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
         body = f"{type(outcome).__name__}: {_said(outcome)}"
-        found.append(Evidence("note", ITSELF, body, observation.at))
+        found.append(Evidence(OUTCOME, "how the case itself ended", body, observation.at))
     if observation.console_gaps:
         title = "the console was lost for a time; what it said then is not known"
         found.append(Evidence("note", title, "\n".join(observation.console_gaps), observation.at))

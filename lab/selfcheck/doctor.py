@@ -33,7 +33,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Requirement:
     """One thing looked at. ``remedy`` says what to do; only where ``is_good`` is false."""
 
     subject: str
@@ -76,7 +76,7 @@ def missing_packages(listing: Path = PACKAGES) -> list[Package]:
             command, capture_output=True, text=True, timeout=60, check=False, env=processes.environment()
         )
     except FileNotFoundError:
-        raise UsageError("this is no Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
+        raise UsageError("this is not a Debian system (no dpkg-query): Debian 12 or 13 is needed") from None
     except subprocess.TimeoutExpired as error:
         raise BenchError("dpkg-query did not end within 60 s") from error
     if done.returncode:
@@ -102,9 +102,9 @@ def install_command(missing: Sequence[Package]) -> str:
     return f"apt-get update && apt-get install -y --no-install-recommends {names}"
 
 
-def examine(listing: Path = PACKAGES) -> list[Finding]:
+def examine(listing: Path = PACKAGES) -> list[Requirement]:
     """Look at everything, and go on where one thing is bad."""
-    looks: list[Callable[[], Finding]] = [
+    looks: list[Callable[[], Requirement]] = [
         lambda: _packages(listing),
         _python,
         lambda: _folder("cache", paths.cache, CACHE_GIB),
@@ -117,54 +117,54 @@ def examine(listing: Path = PACKAGES) -> list[Finding]:
         try:
             findings.append(look())
         except (UsageError, BenchError) as error:
-            findings.append(Finding("packages", False, str(error), "see above"))
+            findings.append(Requirement("packages", False, str(error), "see above"))
     return findings
 
 
-def _packages(listing: Path) -> Finding:
+def _packages(listing: Path) -> Requirement:
     missing = missing_packages(listing)
     if not missing:
-        return Finding("packages", True, f"all {len(packages(listing))} installed")
+        return Requirement("packages", True, f"all {len(packages(listing))} installed")
     detail = ", ".join(f"{p.name} ({p.purpose})" if p.purpose else p.name for p in missing)
-    return Finding("packages", False, f"missing: {detail}", f"as root: {install_command(missing)}")
+    return Requirement("packages", False, f"missing: {detail}", f"as root: {install_command(missing)}")
 
 
-def _python() -> Finding:
+def _python() -> Requirement:
     version = ".".join(str(number) for number in sys.version_info[:3])
-    return Finding("python", sys.version_info >= (3, 11), f"{version} in {sys.prefix}", "Python 3.11 or newer")
+    return Requirement("python", sys.version_info >= (3, 11), f"{version} in {sys.prefix}", "Python 3.11 or newer")
 
 
-def _folder(kind: str, where: Callable[[], Path], wanted_gib: float) -> Finding:
+def _folder(kind: str, where: Callable[[], Path], wanted_gib: float) -> Requirement:
     variable = f"XDG_{kind.upper()}_HOME"
     try:
         directory = where()
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        return Finding(f"{kind} folder", False, str(error), f"point {variable} to a folder you may write to")
+        return Requirement(f"{kind} folder", False, str(error), f"point {variable} to a folder you may write to")
     free_gib = shutil.disk_usage(directory).free / 2**30
     detail = f"{directory}: {free_gib:.1f} GiB free"
     remedy = f"a full lab wants {wanted_gib:.0f} GiB there: make room, or point {variable} elsewhere"
-    return Finding(f"{kind} folder", free_gib >= wanted_gib, detail, remedy)
+    return Requirement(f"{kind} folder", free_gib >= wanted_gib, detail, remedy)
 
 
-def _memory() -> Finding:
+def _memory() -> Requirement:
     available_gib = 0.0
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available_gib = int(line.split()[1]) / 2**20  # the file counts in KiB
     detail = f"{available_gib:.1f} GiB available, {os.cpu_count()} processors"
-    return Finding("memory", available_gib >= MEMORY_GIB, detail, f"two virtual boards want {MEMORY_GIB:.0f} GiB")
+    return Requirement("memory", available_gib >= MEMORY_GIB, detail, f"two virtual boards want {MEMORY_GIB:.0f} GiB")
 
 
-def _namespaces() -> Finding:
+def _namespaces() -> Requirement:
     """mmdebstrap makes the dom0 image as root, or else in a user namespace with ids of its own."""
     if os.geteuid() == 0:
-        return Finding("image building", True, "as root")
+        return Requirement("image building", True, "as root")
     remedy = "allow user namespaces and give this user a range in /etc/subuid and /etc/subgid"
     unshare = shutil.which("unshare")
     if unshare is None:
-        return Finding("image building", False, "no unshare (package util-linux)", remedy)
+        return Requirement("image building", False, "no unshare (package util-linux)", remedy)
     try:
         done = subprocess.run(
             [unshare, "--user", "--map-auto", "--map-root-user", "true"],
@@ -175,6 +175,6 @@ def _namespaces() -> Finding:
             env=processes.environment(),
         )
     except subprocess.TimeoutExpired:
-        return Finding("image building", False, "unshare did not end within 20 s", remedy)
+        return Requirement("image building", False, "unshare did not end within 20 s", remedy)
     detail = "in a user namespace" if done.returncode == 0 else done.stderr.strip()[-200:]
-    return Finding("image building", done.returncode == 0, detail, remedy)
+    return Requirement("image building", done.returncode == 0, detail, remedy)

@@ -91,7 +91,7 @@ def load(area: str, directory: Path = paths.MUTANTS) -> list[Mutant]:
                 ) from None
         found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch, entry.may))
     if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys() - data.slower.keys():
-        raise UsageError(f"{at(file, tree, ('mutants',))}: nothing is said of {', '.join(sorted(stray))}.patch")
+        raise UsageError(f"{at(file, tree, ('mutants',))}: no entry for {', '.join(sorted(stray))}.patch")
     return found
 
 

@@ -33,7 +33,7 @@ from lab.builds.trees import digest
 from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
-from lab.results.record import ITSELF
+from lab.results.record import OUTCOME
 from lab.results.run_folder import RunFolder
 from lab.selfcheck import slower
 from lab.selfcheck.mutant_manifest import Mutant, Outcome, areas, chosen, chosen_slower, load, unproved
@@ -147,7 +147,7 @@ def _check(mutant: Mutant, known: Mapping[str, planning.Case]) -> None:
     for area in mutant.may:
         if area not in others:
             near = did_you_mean(area, others) or f"; it may be one of {', '.join(others)}"
-            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is no other area{near}")
+            raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is not another area{near}")
 
 
 def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
@@ -319,7 +319,7 @@ def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     if result is None:
         return "not judged", "; ".join(folder.header().notes) or f"{_short(case)} did not run"
     said = result.reason.splitlines()[0] if result.reason else ""
-    itself = [one.body for one in result.evidence if one.title == ITSELF]
+    itself = [one.body for one in result.evidence if one.kind == OUTCOME]
     foretold = next((found for found in (result.reason, *itself) if re.search(says, found)), None)
     if result.verdict == "FAIL" and foretold is not None:
         return "caught", foretold.partition("\n")[0]

@@ -19,12 +19,12 @@ from lab.base.errors import UsageError
 from lab.grid import services
 from lab.grid.ssh import key_file
 from lab.inventory import BmcSpec, BoardSpec, Lab
-from lab.selfcheck.doctor import Finding
+from lab.selfcheck.doctor import Requirement
 
 _PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # dnsmasq is a system program
 
 
-def examine(lab: Lab) -> list[Finding]:
+def examine(lab: Lab) -> list[Requirement]:
     """Look at everything that the inventory names and this machine must have, board by board."""
     findings = [*_lab(lab)]
     for board in lab.boards.values():
@@ -33,18 +33,20 @@ def examine(lab: Lab) -> list[Finding]:
     return findings
 
 
-def _lab(lab: Lab) -> Iterator[Finding]:
+def _lab(lab: Lab) -> Iterator[Requirement]:
     folder = services.directory(lab)
     if services.status(folder).is_up:
-        yield Finding("ports", True, f"lab {lab.name} is up and has them")
+        yield Requirement("ports", True, f"lab {lab.name} is up and has them")
     else:
         taken = services.ports_in_use(lab)
         detail = f"in use: {', '.join(taken)}" if taken else "all free"
-        yield Finding("ports", not taken, detail, "end what uses them, or move the lab: `xenlab lab up --ports free`")
+        yield Requirement(
+            "ports", not taken, detail, "end what uses them, or move the lab: `xenlab lab up --ports free`"
+        )
     steel = [board for board in lab.boards.values() if not board.virtual]
     if steel:
         remedy = f"ssh-keygen -t ed25519 -N '' -C xenlab -f {key_file()}, and its public half onto the boards"
-        yield Finding("key of the lab for SSH", key_file().exists(), str(key_file()), remedy)
+        yield Requirement("key of the lab for SSH", key_file().exists(), str(key_file()), remedy)
     if any(spec.protocol == "ipmi" for board in steel for spec in (board.bmc, board.console_bmc)):
         yield _program("ipmitool", "ipmitool")
     if lab.netboot and any(board.boot == "network" for board in steel):
@@ -52,10 +54,10 @@ def _lab(lab: Lab) -> Iterator[Finding]:
         names = [name for _, name in socket.if_nameindex()]
         there = lab.netboot.interface in names
         detail = lab.netboot.interface if there else f"no {lab.netboot.interface} here; there are: {', '.join(names)}"
-        yield Finding("port that boards boot from", there, detail, "name it in netboot.interface of the inventory")
+        yield Requirement("port that boards boot from", there, detail, "name it in netboot.interface of the inventory")
 
 
-def _board(board: BoardSpec) -> Iterator[Finding]:
+def _board(board: BoardSpec) -> Iterator[Requirement]:
     if board.bmc.protocol != "none":
         yield _login(f"{board.name} BMC", board.bmc)
         yield from _name(f"{board.name} BMC", board.bmc.host)
@@ -78,33 +80,33 @@ def _board(board: BoardSpec) -> Iterator[Finding]:
     yield from _name(f"{board.name} dom0", board.ssh_host)
 
 
-def _program(name: str, package: str) -> Finding:
+def _program(name: str, package: str) -> Requirement:
     where = shutil.which(name, path=_PROGRAMS)
-    return Finding(name, where is not None, where or "not installed", f"as root: apt-get install {package}")
+    return Requirement(name, where is not None, where or "not installed", f"as root: apt-get install {package}")
 
 
-def _login(subject: str, spec: BmcSpec) -> Finding:
+def _login(subject: str, spec: BmcSpec) -> Requirement:
     """A BMC's credential, its certificate: what is looked at before it is spoken to."""
     try:
         bmc.connect(subject, spec)
     except UsageError as error:
-        return Finding(f"{subject} login", False, str(error), _where(spec.credential))
-    return Finding(f"{subject} login", True, f"credential {spec.credential}")
+        return Requirement(f"{subject} login", False, str(error), _where(spec.credential))
+    return Requirement(f"{subject} login", True, f"credential {spec.credential}")
 
 
-def _credential(subject: str, name: str) -> Finding:
+def _credential(subject: str, name: str) -> Requirement:
     try:
         credentials.lookup(name)
     except UsageError as error:
-        return Finding(f"{subject} login", False, str(error), _where(name))
-    return Finding(f"{subject} login", True, f"credential {name}")
+        return Requirement(f"{subject} login", False, str(error), _where(name))
+    return Requirement(f"{subject} login", True, f"credential {name}")
 
 
 def _where(name: str) -> str:
     return f'give {paths.config() / "credentials.yaml"} (mode 0600) the line {name}: {{user: ..., password: "..."}}'
 
 
-def _host_key(subject: str, host: str, port: int) -> Finding:
+def _host_key(subject: str, host: str, port: int) -> Requirement:
     """A host's SSH key must be known before it is spoken to."""
     place = host if port == 22 else f"[{host}]:{port}"
     for file in paths.known_hosts():
@@ -113,28 +115,32 @@ def _host_key(subject: str, host: str, port: int) -> Finding:
             command, capture_output=True, timeout=20, check=False, env=processes.environment(), stdin=subprocess.DEVNULL
         )
         if done.returncode == 0:
-            return Finding(f"{subject} host key", True, f"{place} in {file}")
+            return Requirement(f"{subject} host key", True, f"{place} in {file}")
     remedy = f"ssh-keyscan -p {port} {host} >> {paths.known_hosts()[0]}, and compare it with what the host shows"
-    return Finding(f"{subject} host key", False, f"none is known for {place}", remedy)
+    return Requirement(f"{subject} host key", False, f"none is known for {place}", remedy)
 
 
-def _device(board: str, device: Path) -> Finding:
+def _device(board: str, device: Path) -> Requirement:
     subject = f"{board} console"
     if not device.exists():
         there = sorted(str(file) for file in Path("/dev/serial/by-id").glob("*"))
         known = f"; there are: {', '.join(there)}" if there else "; no serial adapter is plugged in"
-        return Finding(subject, False, f"{device} is not there{known}", "plug it in, or name another in console.device")
+        return Requirement(
+            subject, False, f"{device} is not there{known}", "plug it in, or name another in console.device"
+        )
     if not stat.S_ISCHR(device.stat().st_mode):
-        return Finding(subject, False, f"{device} is no serial device", "name one of /dev/serial/by-id")
+        return Requirement(subject, False, f"{device} is not a serial device", "name one of /dev/serial/by-id")
     usable = os.access(device, os.R_OK | os.W_OK)
     detail = f"{device}{'' if usable else ': this user may not open it'}"
-    return Finding(subject, usable, detail, "as root: adduser USER dialout, and log in again")
+    return Requirement(subject, usable, detail, "as root: adduser USER dialout, and log in again")
 
 
-def _name(subject: str, host: str) -> Iterator[Finding]:
+def _name(subject: str, host: str) -> Iterator[Requirement]:
     """A host's name, if it is none of an address, must be known. Says nothing of one that is."""
     try:
         socket.getaddrinfo(host, None)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        yield Finding(f"{subject} address", False, f"{host}: {reason}", "write its address, or give it a name in DNS")
+        yield Requirement(
+            f"{subject} address", False, f"{host}: {reason}", "write its address, or give it a name in DNS"
+        )

@@ -31,7 +31,7 @@ TOX_INI = paths.CHECKOUT / "tox.ini"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SelftestStep:
     """An environment of tox.ini, and how long it may take in seconds."""
 
     name: str
@@ -40,13 +40,13 @@ class Step:
 
 
 STEPS = (
-    Step("lint", 300),
-    Step("types", 900),
-    Step("imports", 300),
-    Step("unit", 1800),
-    Step("boards", 2400, is_cheap=False),
-    Step("broken", 2400, is_cheap=False),
-    Step("mutants", 1800, is_cheap=False),
+    SelftestStep("lint", 300),
+    SelftestStep("types", 900),
+    SelftestStep("imports", 300),
+    SelftestStep("unit", 1800),
+    SelftestStep("boards", 2400, is_cheap=False),
+    SelftestStep("broken", 2400, is_cheap=False),
+    SelftestStep("mutants", 1800, is_cheap=False),
 )
 FUZZ = "fuzz"  # a step that runs only when it is named; it takes as long as it is given
 FUZZ_TIME = "XENLAB_FUZZ"  # the variable of tox.ini that says how long
@@ -56,7 +56,7 @@ def run(
     names: Sequence[str] = (),
     *,
     fuzz_for: str = "1h",
-    steps: Sequence[Step] = STEPS,
+    steps: Sequence[SelftestStep] = STEPS,
     tox_ini: Path = TOX_INI,
     say: Callable[[str], None] | None = None,
 ) -> int:
@@ -69,7 +69,7 @@ def run(
     :raises UsageError: no such step.
     """
     say = say or partial(print, flush=True)
-    fuzz = Step(FUZZ, seconds_of(fuzz_for) + FUZZ_GRACE)
+    fuzz = SelftestStep(FUZZ, seconds_of(fuzz_for) + FUZZ_GRACE)
     there = (*steps, fuzz)
     if unknown := [name for name in names if name not in {step.name for step in there}]:
         raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in there)}")
@@ -116,7 +116,7 @@ def _reports() -> Path:
     return reports
 
 
-def _tox(step: Step, tox_ini: Path, reports: Path, more: Mapping[str, str]) -> int:
+def _tox(step: SelftestStep, tox_ini: Path, reports: Path, more: Mapping[str, str]) -> int:
     """Run the environment in a process group of its own, so that all of it can be interrupted."""
     (reports / step.name).mkdir()
     command = [sys.executable, "-m", "tox", "run", "-q", "-c", str(tox_ini), "-e", step.name]

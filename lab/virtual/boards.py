@@ -232,7 +232,7 @@ def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
     board = lab.boards.get(name)
     if board is None or board.virtual is None:
         known = ", ".join(other.name for other in lab.boards.values() if other.virtual)
-        raise UsageError(f"{name} is no virtual board of {lab.path}; there are: {known or 'none'}")
+        raise UsageError(f"{name} is not a virtual board of {lab.path}; there are: {known or 'none'}")
     if shape and shape not in board.virtual.shapes:
         known = ", ".join(board.virtual.shapes) or "none"
         raise UsageError(f"{name} has no shape {shape} in {lab.path}; there are: {known}")
@@ -275,7 +275,7 @@ def ask(lab: Lab, directory: Path, name: str, request: str) -> str:
     if name not in lab.boards:
         raise UsageError(f"no board {name}{did_you_mean(name, list(lab.boards))}; there are: {', '.join(lab.boards)}")
     if lab.boards[name].virtual is None:
-        raise UsageError(f"{name} is no virtual board")
+        raise UsageError(f"{name} is not a virtual board")
     try:
         answer = chassis.ask(directory / name / "control.sock", request)
     except OSError as error:

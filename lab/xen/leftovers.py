@@ -32,7 +32,7 @@ _STORE = re.compile(r"^(/local/domain/[1-9]\d*|/libxl/[1-9]\d*|/vm/[^/ ]+|/local
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Snapshot:
     """What there is at one moment. Domains are listed without dom0."""
 
     domains: frozenset[str]
@@ -56,7 +56,7 @@ class Left:
     stuck: tuple[str, ...]
 
 
-def look(host: Host) -> Seen:
+def look(host: Host) -> Snapshot:
     """Ask dom0 by one command.
 
     :raises BenchError: dom0 does not answer, or one of its tools fails.
@@ -64,7 +64,7 @@ def look(host: Host) -> Seen:
     return parse(str(host.run(_LOOK).stdout))
 
 
-def parse(text: str) -> Seen:
+def parse(text: str) -> Snapshot:
     """Read the output of that command."""
     parts: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -76,7 +76,7 @@ def parse(text: str) -> Seen:
     rows = [match for line in parts.get("domains", ()) if (match := _DOMAIN.match(line)) and match[2] != "0"]
     free = next((line.partition(":")[2] for line in parts.get("memory", ())), "0")
     processes = [line.split(None, 2) for line in parts.get("processes", ())]
-    return Seen(
+    return Snapshot(
         domains=frozenset(match[1] for match in rows if match[1] != "(null)"),
         dead=frozenset(f"{match[2]} ({match[3]})" for match in rows if match[1] == "(null)"),
         free_mib=int(free),
@@ -86,7 +86,7 @@ def parse(text: str) -> Seen:
     )
 
 
-def clear(host: Host, before: Seen) -> Left:
+def clear(host: Host, before: Snapshot) -> Left:
     """Bring the board back to what it was before the case; what was left behind.
 
     Guests are destroyed, processes of the toolstack are killed, devices are given back to dom0, and xenstore entries of
@@ -115,7 +115,7 @@ def clear(host: Host, before: Seen) -> Left:
     return Left(tuple(one for one in dict.fromkeys(found) if one not in kept), kept, tuple(not_given_back(now, before)))
 
 
-def _settled(host: Host, before: Seen) -> Seen:
+def _settled(host: Host, before: Snapshot) -> Snapshot:
     """What there is as soon as it is as before, or after :data:`SETTLING`."""
     seen = [look(host)]
 
@@ -131,12 +131,12 @@ def _settled(host: Host, before: Seen) -> Seen:
     return seen[-1]
 
 
-def is_as(now: Seen, before: Seen) -> bool:
+def is_as(now: Snapshot, before: Snapshot) -> bool:
     """Whether nothing was left behind, and Xen gave everything back."""
     return not left_behind(now, before) and not list(not_given_back(now, before))
 
 
-def left_behind(now: Seen, before: Seen) -> list[str]:
+def left_behind(now: Snapshot, before: Snapshot) -> list[str]:
     """What is there and was not before, as it is reported, without what Xen did not give back."""
     new = {
         "guest": now.domains - before.domains,
@@ -147,7 +147,7 @@ def left_behind(now: Seen, before: Seen) -> list[str]:
     return [f"{kind}: {one}" for kind, ones in new.items() for one in sorted(ones)]
 
 
-def not_given_back(now: Seen, before: Seen) -> Iterable[str]:
+def not_given_back(now: Snapshot, before: Snapshot) -> Iterable[str]:
     """Dead domains and memory that Xen did not give back."""
     for one in sorted(now.dead - before.dead):
         yield f"dead domain {one}"
@@ -156,7 +156,7 @@ def not_given_back(now: Seen, before: Seen) -> Iterable[str]:
         yield f"{short} MiB not given back ({before.free_mib} MiB free before, {now.free_mib} after)"
 
 
-def new_processes(now: Seen, before: Seen) -> dict[int, str]:
+def new_processes(now: Snapshot, before: Snapshot) -> dict[int, str]:
     """Processes that were not there before, by command line: after a boot the same processes have other numbers."""
     spare = Counter(before.processes.values())
     found = {}

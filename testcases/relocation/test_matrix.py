@@ -55,7 +55,7 @@ def judge(cell, source, destination, evidence):
             version = source.info()["xen_version"]
             found = checks.examine(cell, guest, destination, outcome, before)
             found = checks.excused(found, cell, version, KNOWN)
-            evidence.add("checks", "\n".join(check.line() for check in found), kind="note")
+            evidence.checked(found)
             evidence.add(cell.id, checks.record(cell, outcome, found), kind="cell")
             for finding in checks.no_longer(found, cell, version, KNOWN):
                 evidence.add("known finding no longer shows", finding, kind="note")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from lab.base.errors import BenchError, ProductFailure, ProductTimeout, WaitTimeout
 from lab.base.wait import wait_until
+from lab.results.record import Check
 from lab.xen.dom0 import ARRIVED, AWAY, Dom0
 from lab.xen.domain import Domain, assert_unbroken
 from lab.xen.migration import SSH, Ending, start_migration
@@ -47,25 +48,6 @@ CHECKS = {
     "memory-back-source": "the source's memory is free again when the guest is gone",
     "memory-back-destination": "the destination's memory is free again when the guest is gone",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check."""
-
-    name: str
-    is_good: bool
-    said: str
-    excuse: str | None = None  # the known finding that causes this
-
-    @property
-    def is_bad(self) -> bool:
-        return not self.is_good and not self.excuse
-
-    def line(self) -> str:
-        """One line for the evidence."""
-        word = "ok" if self.is_good else f"known: {self.excuse}" if self.excuse else "BAD"
-        return f"{self.name}: {word}: {self.said}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def _record(step: Step, body: bytes = b"") -> tuple[Step, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class BrokenStream:
     """One way to break a stream: other bytes at ``offset``, or the end of the stream there."""
 
     name: str  # "012-TSC_INFO-length-zero"
@@ -111,7 +111,7 @@ class Variant:
         return stream[: self.offset] + self.data + stream[self.offset + len(self.data) :]
 
 
-def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]:
+def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[BrokenStream]:
     """Every field of every kind of step broken, in the order of the stream; the same seed gives the same variants.
 
     Of steps that come again and again, the first and the last one are broken. Each field gets ``a_field`` random values
@@ -123,8 +123,10 @@ def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]
     for mark in _telling(_marks(stream)):
         if mark.step is Step.GO:
             continue
-        yield Variant(f"{mark.offset:08x}-{mark.step.value}-ends", mark.offset, ends=True)
-        yield Variant(f"{mark.offset:08x}-{mark.step.value}-ends-within", mark.offset + mark.length // 2, ends=True)
+        yield BrokenStream(f"{mark.offset:08x}-{mark.step.value}-ends", mark.offset, ends=True)
+        yield BrokenStream(
+            f"{mark.offset:08x}-{mark.step.value}-ends-within", mark.offset + mark.length // 2, ends=True
+        )
         for name, at, size in _fields(mark):
             value = int.from_bytes(stream[mark.offset + at : mark.offset + at + size], "little")
             top = (1 << 8 * size) - 1
@@ -134,13 +136,13 @@ def variants(stream: bytes, seed: int, *, a_field: int = 1) -> Iterator[Variant]
             for how, new in broken.items():
                 if new != value:
                     data = new.to_bytes(size, "little")
-                    yield Variant(f"{mark.offset:08x}-{mark.step.value}-{name}-{how}", mark.offset + at, data)
+                    yield BrokenStream(f"{mark.offset:08x}-{mark.step.value}-{name}-{how}", mark.offset + at, data)
         start = HEADERS.get(mark.step, RECORD_HEADER)
         if mark.length > start:
             for n in range(a_field):
                 at = chance.randrange(start, mark.length)
                 data = bytes((stream[mark.offset + at] ^ 1 << chance.randrange(8),))
-                yield Variant(f"{mark.offset:08x}-{mark.step.value}-body-bit{n}", mark.offset + at, data)
+                yield BrokenStream(f"{mark.offset:08x}-{mark.step.value}-body-bit{n}", mark.offset + at, data)
 
 
 # Run in dom0 by its Python: FOLDER has `stream`, `variants` (lines of JSON) and gets `results`. A domain that a
@@ -208,7 +210,7 @@ def record(guest: Domain) -> bytes:
         return (Path(scratch) / "stream").read_bytes()
 
 
-def feed(host: Host, name: str, chosen: Sequence[Variant]) -> list[Fed]:
+def feed(host: Host, name: str, chosen: Sequence[BrokenStream]) -> list[Fed]:
     """Feed the variants of the stream that was recorded on this host to ``xl migrate-receive`` there, one by one.
 
     ``name`` is the guest's name; its copies arrive as ``NAME--incoming``.

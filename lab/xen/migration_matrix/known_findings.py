@@ -7,13 +7,14 @@ matrix have names there too.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from lab.base import files
 from lab.base.errors import UsageError
+from lab.results.record import Check
 from lab.xen.migration_matrix.cells import CELLS
 
 MIGRATION = (*CELLS, "balloon-up-pvh64")  # the last one is a case of testcases/relocation/test_balloon.py
@@ -51,14 +52,16 @@ class Known:
         }
 
 
-class Evidence(Protocol):
+class EvidenceKeeper(Protocol):
     """The fixture ``evidence`` of a case."""
 
     def add(self, title: str, body: str, *, kind: str) -> None: ...
 
+    def checked(self, checks: Sequence[Check]) -> None: ...
+
 
 @contextlib.contextmanager
-def excusing(known: Known, evidence: Evidence, version: str, case: str, check: str) -> Iterator[None]:
+def excusing(known: Known, evidence: EvidenceKeeper, version: str, case: str, check: str) -> Iterator[None]:
     """Make one check of a case within the block. A known finding excuses its failure; the evidence names it.
 
     :raises AssertionError: the check fails, and no known finding excuses it.
@@ -68,9 +71,9 @@ def excusing(known: Known, evidence: Evidence, version: str, case: str, check: s
         yield
     except AssertionError as error:
         if not finding:
-            evidence.add("checks", f"{check}: BAD: {error}", kind="note")
+            evidence.checked([Check(check, False, str(error))])
             raise
-        evidence.add("checks", f"{check}: known: {finding}: {error}", kind="note")
+        evidence.checked([Check(check, False, str(error), finding)])
     else:
         if finding:
             evidence.add("known finding no longer shows", f"{finding} ({check})", kind="note")
