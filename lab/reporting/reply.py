@@ -139,15 +139,15 @@ def _of_step(step: Step) -> str:
     return "; ".join(words)
 
 
-def _names(findings: Sequence[Finding]) -> str:
+def _names(findings: Sequence[CaseChange]) -> str:
     return some_of([short_name(one.series.case) for one in findings], 5)
 
 
 def _changes(found: Comparison) -> Iterator[str]:
-    def failing(one: Finding) -> bool:
+    def failing(one: CaseChange) -> bool:
         return one.is_failure and one.change is not Change.NEW_FAILURE
 
-    def silent(one: Finding) -> bool:
+    def silent(one: CaseChange) -> bool:
         return one.change in (Change.NOT_COUNTED, Change.MISSING)
 
     yield from _section("New failures:", found, lambda one: one.change is Change.NEW_FAILURE)
