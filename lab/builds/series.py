@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import errno
 import re
 import tempfile
 from dataclasses import dataclass
@@ -49,11 +50,16 @@ def read(given: str, into: Path) -> Series:
     """
     into.mkdir(parents=True)
     path = Path(given).expanduser()
-    if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
-        return _of_mails([one.read_bytes() for one in files], given, into)
-    if path.is_file():
-        return _of_mails(_split(path), given, into)
+    try:
+        if path.is_dir():
+            files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+            return _of_mails([one.read_bytes() for one in files], given, into)
+        if path.is_file():
+            return _of_mails(_split(path), given, into)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+            raise
+        raise UsageError(f"{given}: {error.strerror}") from None
     if _RANGE.search(given):
         return _of_range(given, into)
     hint = "; `b4 am` makes an mbox of a message id" if "@" in given else ""
@@ -87,6 +93,7 @@ def _of_range(given: str, into: Path) -> Series:
     if merges := git("rev-list", "--merges", f"{base}..{last}").split():
         raise UsageError(f"{given}: {merges[0][:12]} is a merge; a series is a row of single commits")
     words = ("format-patch", "--quiet", "--no-cover-letter", "--no-signature", "--no-renames", "--no-attach")
+    words += ("--src-prefix=a/", "--dst-prefix=b/")  # whatever the clone's own settings say
     with tempfile.TemporaryDirectory(prefix="xenlab-range-") as scratch:
         git(*words, f"-o{scratch}", f"{base}..{last}")
         found = _of_mails([one.read_bytes() for one in sorted(Path(scratch).iterdir())], given, into)
@@ -96,8 +103,11 @@ def _of_range(given: str, into: Path) -> Series:
 def _of_mails(mails: list[bytes], given: str, into: Path) -> Series:
     """Mails, or plain diffs, in the order of their numbers where all have one, else as they come."""
     cover, numbered = "", list[tuple[int, str, str]]()  # number or 0, subject, diff
-    for mail in mails:
-        subject, text = _opened(mail)
+    for place, mail in enumerate(mails, 1):
+        try:
+            subject, text = _opened(mail)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:  # Python's parser at broken headers
+            raise UsageError(f"{given}: the headers of mail {place} cannot be read: {error}") from None
         number = _NUMBERED.search(subject)
         if number and int(number[1]) == 0:
             cover = cover or _TAGS.sub("", subject)

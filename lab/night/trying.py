@@ -6,6 +6,7 @@ serves both and only what the patches touch is compiled again.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
 from lab.reporting import html, reply
 from lab.reporting.reply import Outcome, Step
 from lab.results import run_folder
-from lab.results.run_folder import RunFolder
+from lab.results.run_folder import RunFolder, visible_line
 
 UPSTREAM = "upstream"  # the build that patches are tried on when nothing is said
 BASE, WHOLE = "base", "series"  # names of builds, as reports show them
@@ -88,7 +89,8 @@ def find(asked: Asked, make: Maker, runner: Runner, say: Callable[[str], None]) 
         if WHOLE in built:
             outcome = _run(asked, trial, built, runner)
     except UsageError:
-        _remove(folder)
+        if not (folder / "run").exists():  # it only holds patches of a request that was wrong
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     written = reply.text(outcome)
     run_folder.replace_file(folder / REPLY, written)
@@ -102,15 +104,6 @@ def find(asked: Asked, make: Maker, runner: Runner, say: Callable[[str], None]) 
 
 def _options(asked: Asked) -> NightlyOptions:
     return NightlyOptions(paths=asked.paths, keyword=asked.keyword, select=asked.select, inventory=asked.inventory)
-
-
-def _remove(folder: Path) -> None:
-    """What only holds patches of a request that was wrong."""
-    for file in (folder / "patches").glob("*"):
-        file.unlink()
-    for empty in (folder / "patches", folder):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
 
 
 def _base(asked: Asked, given: Series) -> Recipe:
@@ -171,7 +164,7 @@ class _Trial:
 
     def _is_good(self, count: int) -> bool:
         patch = self.given.patches[count - 1]
-        self._say(f"building with patch {count} of {len(self.given.patches)}: {patch.subject}")
+        self._say(visible_line(f"building with patch {count} of {len(self.given.patches)}: {patch.subject}"))
         self._write(count)
         try:
             self._make(self.file(count))
