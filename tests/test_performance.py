@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
+import os
 import random
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +49,19 @@ def small_fixture() -> BoardSpec:
         ((400.0, 420.0), (410.0, 430.0), Change.UNDECIDED),  # two runs of one build differ by as much
         ((400.0,), (404.0, 404.0), Change.MISSING),
         ((), (404.0, 404.0), Change.MISSING),
+        ((400.0, 400.0), (math.nan, 404.0), Change.MISSING),
+        ((400.0, math.inf), (404.0, 404.0), Change.MISSING),
+        ((400.0, 0.0), (404.0, 404.0), Change.MISSING),
     ],
 )
 def test_a_count_changes_by_a_per_cent_and_more_than_one_build_does(
     old: tuple[float, ...], new: tuple[float, ...], verdict: Change
 ) -> None:
     assert compare("f", "small", old, new, is_count=True).verdict is verdict
+
+
+def test_a_time_that_is_no_number_is_no_gain() -> None:
+    assert compare("f", "b", [1.0] * 5, [1.0, 1.0, 1.0, 1.0, math.nan], is_count=False).verdict is Change.MISSING
 
 
 def test_times_of_one_build_are_not_called_changed_and_a_fifth_more_is() -> None:
@@ -186,3 +198,20 @@ def test_a_slower_build_is_caught_by_its_figure_and_by_no_other(
         compare("pv64_ping_instructions", "small", (5000.0, 5000.0), (6000.0, 6000.0), is_count=True),
     )
     assert slower.judge(slow, performance.Report(("a", "b"), found, (), tmp_path))[0] == outcome
+    lost = performance.Report(("a", "b"), found, ("large: A: the board does not answer",), tmp_path)
+    if outcome == "caught":
+        assert slower.judge(slow, lost) == ("not judged", "not measured: pv64_hypercall on large"), "on each board"
+
+
+def test_cases_that_are_not_there_are_said_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance.builds, "make", lambda *_, **__: pytest.fail("a build was made"))
+    with pytest.raises(UsageError, match="no case matches"):
+        performance.run(Asked("release", "release", keyword="nothing_like_it"), print)
+
+
+def test_an_interrupt_of_the_terminal_reaches_a_board_once() -> None:
+    """The parent passes it on. A child in the parent's process group would be interrupted at its cleaning up."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, performance._ignore_interrupts) as pool:
+        assert pool.submit(os.getpgrp).result(60) != os.getpgrp()
+        assert pool.submit(signal.getsignal, signal.SIGINT).result(60) is signal.SIG_IGN

@@ -45,9 +45,9 @@ class Compared:
 
 
 def compare(figure: str, board: str, old: Sequence[float], new: Sequence[float], *, is_count: bool) -> Compared:
-    """Judge one figure; with fewer than two values of a build it is not measured."""
+    """Judge one figure; with fewer than two values of a build, or one that can be no cost, it is not measured."""
     values = tuple(old), tuple(new)
-    if min(len(old), len(new)) < 2 or min(*old, *new) <= 0:
+    if min(len(old), len(new)) < 2 or not all(0 < value < math.inf for side in values for value in side):
         return Compared(figure, board, *values, Change.MISSING)
     change = statistics.median(new) / statistics.median(old) - 1
     noise = max((max(side) - min(side)) / min(side) for side in values)

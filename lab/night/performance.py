@@ -23,7 +23,7 @@ from lab.base.errors import BenchError, LabError, UsageError
 from lab.history import figures
 from lab.history.figures import Change, Compared
 from lab.inventory import BoardSpec, Lab
-from lab.night import nightly
+from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import COUNTED_LAB, NightlyOptions
 from lab.results.record import Verdict
@@ -94,11 +94,14 @@ class Report:
 def run(asked: Asked, say: Callable[[str], None]) -> Report:
     """Make both builds, bring the lab up, measure in turn on each board, and judge.
 
-    :raises UsageError: no such build, inventory or board, or none that measures.
+    :raises UsageError: no such build, inventory, board or case, or no board that measures.
     :raises BuildFailed: one cannot be made.
     :raises BenchError: the lab does not come up, or a run says nothing of any figure.
     """
-    lab = _lab(asked)  # what is wrong with it is said before anything is made
+    lab = _lab(asked)  # what is wrong with it or with the cases is said before anything is made
+    options = NightlyOptions(paths=asked.cases, keyword=asked.keyword, inventory=asked.inventory)
+    if not planning.collect(options, "weekly"):
+        raise UsageError(planning.none_found(options, "weekly"))
     made = [builds.make(name, progress=say) for name in (asked.old, asked.new)]
     folder = paths.state() / "perf" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     compared: list[Compared] = []
@@ -142,12 +145,22 @@ def measure(asked: Asked, sides: str, folder: Path, say: Callable[[str], None]) 
 
 
 def _ignore_interrupts() -> None:
+    """Of the terminal, too: the parent passes an interrupt on, and a second one would break the end of a run."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _measured(board: BoardSpec, *, asked: Asked, folder: Path, sides: str) -> list[Run]:
-    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
+    """:func:`_runs`, which an interrupt ends; none ends a process whose board is done."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return _runs(board, asked, folder, sides)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _runs(board: BoardSpec, asked: Asked, folder: Path, sides: str) -> list[Run]:
+    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
     counted = is_counted(board)
     runs: list[Run] = []
     for pair in (sides,) if sides else ("AB", "BA") * (MOST_PAIRS[counted] // 2 + 1):
