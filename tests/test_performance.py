@@ -138,6 +138,17 @@ def test_figures_of_a_failed_case_do_not_count_and_what_is_lost_is_said(tmp_path
     )
 
 
+def test_what_did_not_run_or_was_another_build_is_lost(tmp_path: Path) -> None:
+    one = result(CASE, figures={"pv64_hypercall_instructions": 400.0})
+    folder = Runs(tmp_path).write(one, planned=(CASE, CASE.replace("pv64", "pv32")), notes=("stopped",))
+    run = performance.read("A", folder)
+    assert run.lost == ("A: 1 of 2 cases did not run: stopped",), "on both sides, no figure would lack"
+    assert performance._of_build(run, "aaaaaaaa11") is run
+    moved = performance._of_build(run, "bbbbbbbb22")
+    assert not moved.figures and "a run was of build aaaaaaaa11" in moved.lost[0]
+    assert performance.read("B", Runs(tmp_path / "unknown").write(one, key="")).key == ""
+
+
 @pytest.mark.parametrize(
     ("verdicts", "lost", "status"),
     [((Change.SAME, Change.LESS, Change.UNDECIDED), (), 0), ((Change.SAME,), ("x",), 3), ((Change.MORE,), ("x",), 1)],

@@ -92,8 +92,8 @@ def _of_range(given: str, into: Path) -> Series:
     base = git("merge-base", first, last)
     if merges := git("rev-list", "--merges", f"{base}..{last}").split():
         raise UsageError(f"{given}: {merges[0][:12]} is a merge; a series is a row of single commits")
-    words = ("format-patch", "--quiet", "--no-cover-letter", "--no-signature", "--no-renames", "--no-attach")
-    words += ("--src-prefix=a/", "--dst-prefix=b/")  # whatever the clone's own settings say
+    words = ["format-patch", "--quiet", "--no-cover-letter", "--no-signature", "--no-renames", "--no-attach"]
+    words += ["--src-prefix=a/", "--dst-prefix=b/"]  # whatever the clone's own settings say
     with tempfile.TemporaryDirectory(prefix="xenlab-range-") as scratch:
         git(*words, f"-o{scratch}", f"{base}..{last}")
         found = _of_mails([one.read_bytes() for one in sorted(Path(scratch).iterdir())], given, into)

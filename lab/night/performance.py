@@ -49,11 +49,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one build on one board. ``lost``: what was not measured, and why."""
+    """One run of one build on one board. ``lost``: what was not measured, and why; ``key``: of the build, if known."""
 
     side: str  # A or B
     figures: Mapping[str, float] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,9 @@ def run(asked: Asked, say: Callable[[str], None]) -> Report:
     folder = paths.state() / "perf" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     compared: list[Compared] = []
     lost: list[str] = []
-    for name, runs in measure(asked, "", folder, say).items():
+    keys = {side: one.key for side, one in zip("AB", made, strict=True)}
+    for name, measured in measure(asked, "", folder, say).items():
+        runs = [_of_build(run, keys[run.side]) for run in measured]
         compared += judged(lab.boards[name], runs)
         lost += dict.fromkeys(f"{name}: {one}" for run in runs for one in run.lost)
     if not compared:
@@ -194,6 +197,13 @@ def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path) -
         return Run(side, lost=(visible_line(f"{side}: {error}"),))
 
 
+def _of_build(run: Run, key: str) -> Run:
+    """The run if it was of this build; else one that measured nothing: a branch may move between two runs."""
+    if run.key in ("", key):
+        return run
+    return Run(run.side, lost=(f"{run.side}: a run was of build {run.key}, and not of {key}: its source has moved",))
+
+
 def read(side: str, folder: RunFolder) -> Run:
     """The figures of a run, and what it did not measure. Figures of a case that failed do not count."""
     found: dict[str, float] = {}
@@ -203,9 +213,13 @@ def read(side: str, folder: RunFolder) -> Run:
             found |= {name: value for name, value in result.figures.items() if name.endswith(UNITS)}
         if result.verdict not in (Verdict.PASS, Verdict.SKIP):
             lost.append(visible_line(f"{side}: {result.case.rpartition('::')[2]}: {result.verdict} {result.reason}"))
-    if not found and not lost:
-        lost.append(visible_line("; ".join(folder.header().notes) or f"{side}: no case measured anything"))
-    return Run(side, found, tuple(lost))
+    why = "; ".join(folder.header().notes) or "nothing says why"
+    if missing := folder.missing():
+        lost.append(visible_line(f"{side}: {len(missing)} of {len(folder.header().planned)} cases did not run: {why}"))
+    elif not found and not lost:
+        lost.append(visible_line(f"{side}: no case measured anything: {why}"))
+    (facts,) = folder.builds().values() or ({},)
+    return Run(side, found, tuple(lost), facts.get("key", ""))
 
 
 def is_counted(board: BoardSpec) -> bool:
