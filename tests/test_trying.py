@@ -230,7 +230,7 @@ def test_only_what_counted_on_both_sides_is_judged(
 
 def test_a_failure_that_a_later_patch_hides_is_no_good_series(tmp_path: Path) -> None:
     outcome = judged(tmp_path, "PP", "FP", "PP")
-    assert outcome.verdict == "patch 1 has 1 new failure that a later patch hides; no new failure in 2 cases"
+    assert outcome.verdict == "patch 1 has 1 new failure that the whole series does not show; no new failure in 2 cases"
     assert outcome.status == 1
     silent = judged(tmp_path / "silent", "PP", "MM", "PP")
     assert (silent.status, silent.verdict) == (0, "no new failure in 2 cases")

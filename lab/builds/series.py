@@ -107,7 +107,7 @@ def _of_mails(mails: list[bytes], given: str, into: Path) -> Series:
         try:
             subject, text = _opened(mail)
         except (LookupError, ValueError, TypeError, AttributeError) as error:  # Python's parser at broken headers
-            raise UsageError(f"{given}: the headers of mail {place} cannot be read: {error}") from None
+            raise UsageError(f"{given}: the headers of mail {place} cannot be read: {error!r}") from None
         number = _NUMBERED.search(subject)
         if number and int(number[1]) == 0:
             cover = cover or _TAGS.sub("", subject)

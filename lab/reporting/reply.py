@@ -79,7 +79,8 @@ class Outcome:
         if self.found is None:
             return "; ".join(broken)
         broken += [
-            f"patch {number} has {_new(count)} that a later patch hides" for number, count in self.hidden.items()
+            f"patch {number} has {_new(count)} that the whole series does not show"
+            for number, count in self.hidden.items()
         ]
         if new := len(self.found.of(Change.NEW_FAILURE)):
             words = [_new(new)]
