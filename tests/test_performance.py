@@ -16,7 +16,7 @@ import pytest
 
 from lab import inventory
 from lab.base import paths
-from lab.base.errors import ProductFailure, UsageError
+from lab.base.errors import BenchError, BuildFailed, ProductFailure, UsageError
 from lab.history import figures
 from lab.history.figures import Change, compare
 from lab.inventory import BoardSpec
@@ -47,6 +47,7 @@ def small_fixture() -> BoardSpec:
         ((400.0, 400.0), (404.0, 404.0), Change.MORE),
         ((400.0, 400.2), (392.0, 392.0), Change.LESS),
         ((400.0, 420.0), (410.0, 430.0), Change.UNDECIDED),  # two runs of one build differ by as much
+        ((400.0, 600.0), (400.0, 601.0), Change.UNDECIDED),  # such noise could hide what B costs
         ((400.0,), (404.0, 404.0), Change.MISSING),
         ((), (404.0, 404.0), Change.MISSING),
         ((400.0, 400.0), (math.nan, 404.0), Change.MISSING),
@@ -218,6 +219,15 @@ def test_cases_that_are_not_there_are_said_before_anything_is_made(monkeypatch: 
     monkeypatch.setattr(performance.builds, "make", lambda *_, **__: pytest.fail("a build was made"))
     with pytest.raises(UsageError, match="no case matches"):
         performance.run(Asked("release", "release", keyword="nothing_like_it"), print)
+
+
+def test_an_a_that_cannot_be_built_says_nothing_of_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str, **_: object) -> None:
+        raise BuildFailed(f"build {name}: compiling")
+
+    monkeypatch.setattr(performance.builds, "make", make)
+    with pytest.raises(BenchError, match="nothing can be said of B: build release: compiling"):
+        performance.run(Asked("release", "pv32-debug", keyword="pv64"), print)
 
 
 def test_an_interrupt_of_the_terminal_reaches_a_board_once() -> None:

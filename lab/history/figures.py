@@ -26,7 +26,7 @@ class Change(enum.StrEnum):
     MORE = "costs more"
     LESS = "costs less"
     SAME = "no change"
-    UNDECIDED = "undecided"  # the change is large enough to be told, and may be chance
+    UNDECIDED = "undecided"  # a change that is large enough to be told may be chance, or be hidden by the noise
     MISSING = "not measured"
 
 
@@ -54,7 +54,7 @@ def compare(figure: str, board: str, old: Sequence[float], new: Sequence[float],
     p = None if is_count else chance(old, new)
     is_sure = abs(change) > noise if p is None else p < ALPHA
     if abs(change) < (LEAST_COUNT if is_count else LEAST_TIME):
-        verdict = Change.SAME
+        verdict = Change.UNDECIDED if is_count and noise >= LEAST_COUNT else Change.SAME
     elif not is_sure:
         verdict = Change.UNDECIDED
     else:

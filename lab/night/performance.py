@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
-from lab.base.errors import BenchError, LabError, UsageError
+from lab.base.errors import BenchError, BuildFailed, LabError, UsageError
 from lab.history import figures
 from lab.history.figures import Change, Compared
 from lab.inventory import BoardSpec, Lab
 from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import COUNTED_LAB, NightlyOptions
+from lab.results import run_folder
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, visible_line
 
@@ -96,15 +96,19 @@ def run(asked: Asked, say: Callable[[str], None]) -> Report:
     """Make both builds, bring the lab up, measure in turn on each board, and judge.
 
     :raises UsageError: no such build, inventory, board or case, or no board that measures.
-    :raises BuildFailed: one cannot be made.
-    :raises BenchError: the lab does not come up, or a run says nothing of any figure.
+    :raises BuildFailed: B cannot be made.
+    :raises BenchError: A cannot be made, the lab does not come up, or a run says nothing of any figure.
     """
     lab = _lab(asked)  # what is wrong with it or with the cases is said before anything is made
     options = NightlyOptions(paths=asked.cases, keyword=asked.keyword, inventory=asked.inventory)
     if not planning.collect(options, "weekly"):
         raise UsageError(planning.none_found(options, "weekly"))
-    made = [builds.make(name, progress=say) for name in (asked.old, asked.new)]
-    folder = paths.state() / "perf" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    try:
+        made = [builds.make(asked.old, progress=say)]
+    except BuildFailed as error:
+        raise BenchError(f"A cannot be built, so nothing can be said of B: {error}") from None
+    made.append(builds.make(asked.new, progress=say))
+    folder = paths.state() / "perf" / run_folder.new_id()
     compared: list[Compared] = []
     lost: list[str] = []
     keys = {side: one.key for side, one in zip("AB", made, strict=True)}
