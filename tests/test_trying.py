@@ -237,6 +237,20 @@ def test_a_failure_that_a_later_patch_hides_is_no_good_series(tmp_path: Path) ->
     assert "step 1\n      no verdict: no case passed or failed on both" in reply.text(silent)
 
 
+def test_a_series_of_which_nothing_is_built_is_not_called_good(repository: Path) -> None:
+    (repository / "tools").mkdir()
+    (repository / "tools" / "xl.c").write_text("int xl;\n", encoding="utf-8")
+    _commit(repository)
+    commits(repository, TIDY)
+    (repository / "tools" / "xl.c").write_text("int xl = 1;\n", encoding="utf-8")
+    _git(repository, "commit", "-q", "-a", "-m", "xl: step 2")
+    own = str(repository.parent / "own.yaml")  # with Debian's tools
+    outcome, said = tried(f"{repository}:mine~2..mine", own)
+    assert outcome.status == 0 and "not built: what these patches touch, so it did not run: 2\n" in said
+    outcome, _ = tried(f"{repository}:mine~1..mine", own)
+    assert outcome.status == 3 and outcome.verdict.startswith("no verdict: nothing that the series touches was built")
+
+
 def test_a_subject_is_shown_and_not_obeyed(repository: Path) -> None:
     file = mbox(repository, TIDY)
     file.write_bytes(file.read_bytes().replace(b"x86: step 1", b"=?utf-8?q?x86:_=1B]0;title=07?="))

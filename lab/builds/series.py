@@ -18,6 +18,7 @@ MOST = 100  # patches: each may become a build
 _NUMBERED = re.compile(r"\[[^\]]*\bPATCH\b[^\]]*?\b(\d+)/(\d+)[^\]]*\]", re.IGNORECASE)
 _RANGE = re.compile(r"(?<![./])\.\.(?!/)")  # no `..` of a path
 _TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")
+_FILE = re.compile(r"^(?:diff --git |--- |\+\+\+ )[^/\s]+/([^/\s]+)", re.MULTILINE)  # of a path, after -p1
 _DIFF = re.compile(r"^(?:diff --git |--- \S)", re.MULTILINE)
 # The user's name and settings are not needed to read, and must not change what is read.
 _QUIET = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0"}
@@ -29,6 +30,7 @@ class Patch:
 
     file: Path
     subject: str
+    touches: frozenset[str] = frozenset()  # of each file, the first part of its path: xen, tools, Config.mk
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def _of_mails(mails: list[bytes], given: str, into: Path) -> Series:
     for place, (_, subject, text) in enumerate(numbered, 1):
         file = into / f"{place:04}.patch"
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        patches.append(Patch(file, _TAGS.sub("", subject) or f"patch {place}"))
+        touches = frozenset(_FILE.findall(text))
+        patches.append(Patch(file, _TAGS.sub("", subject) or f"patch {place}", touches))
     return Series(tuple(patches), cover or patches[0].subject)
 
 

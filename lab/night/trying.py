@@ -35,6 +35,7 @@ from lab.results.run_folder import RunFolder, visible_line
 UPSTREAM = "upstream"  # the build that patches are tried on when nothing is said
 BASE, WHOLE = "base", "series"  # names of builds, as reports show them
 REPLY = "reply.txt"
+MAKE_XEN = {"xen", "config", "Config.mk", "Makefile"}  # of a source tree, what the hypervisor is made of
 
 Runner = Callable[[NightlyOptions], int]  # a run of cases: its options, its exit status
 Maker = Callable[[str], Build]  # a recipe file -> its build; raises BuildFailed
@@ -195,7 +196,16 @@ class _Trial:
         settings = [self.recipe.config, *(one.stem for one in self.recipe.fragments), self.recipe.compiler]
         settings += [f"tools: {self.recipe.tools if isinstance(self.recipe.tools, str) else 'packages'}"]
         patches = enumerate(self.given.patches, 1)
-        steps = tuple(Step(number, patch.subject, self.failures.get(number)) for number, patch in patches)
+        built = MAKE_XEN | ({"tools"} if self.recipe.tools == "source" else set())
+        steps = tuple(
+            Step(
+                number,
+                patch.subject,
+                self.failures.get(number),
+                is_built=not patch.touches or bool(patch.touches & built),
+            )
+            for number, patch in patches
+        )
         return Outcome(self.given.subject, ", ".join(words), ", ".join(settings), steps)
 
 

@@ -24,13 +24,15 @@ ROWS = 50  # cases in a section
 class Step:
     """One patch, and what came of the tree with it and all patches before it.
 
-    ``found`` compares it with the tree before it; None where it was not run by itself.
+    ``found`` compares it with the tree before it; None where it was not run by itself. ``is_built``: something that it
+    touches is in what is built.
     """
 
     number: int
     subject: str
     failure: BuildFailed | None = None
     found: Comparison | None = None
+    is_built: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,18 @@ class Outcome:
             return 1
         if self.found is None:
             return 3
-        is_open = self.unjudged or not self.counted or any(one.found and one.found.incomplete for one in self.steps)
+        is_open = (
+            self.unjudged
+            or not self.counted
+            or not self.is_built
+            or any(one.found and one.found.incomplete for one in self.steps)
+        )
         return self.found.exit_status or (3 if is_open else 0)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether anything of the series is in what ran: a change of tools/ is not, where the tools are Debian's."""
+        return any(step.is_built for step in self.steps)
 
     @property
     def counted(self) -> int:
@@ -84,6 +96,8 @@ class Outcome:
         ]
         if new := len(self.found.of(Change.NEW_FAILURE)):
             words = [_new(new)]
+        elif not self.is_built:
+            words = ["no verdict: nothing that the series touches was built, so none of it ran"]
         elif self.counted:
             words = [f"no new failure in {self.counted} case{'s' * (self.counted > 1)}"]
         else:
@@ -123,6 +137,8 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield from _field("series", f'{number} patch{"es" * (number > 1)}, the last one "{outcome.steps[-1].subject}"')
     yield from _field("base", outcome.base)
     yield from _field("built as", outcome.settings)
+    if unbuilt := [str(step.number) for step in outcome.steps if not step.is_built]:
+        yield from _field("not built", f"what these patches touch, so it did not run: {', '.join(unbuilt)}")
     if run := outcome.run:
         boards = [f"{name} ({facts.get('class', 'no class')})" for name, facts in run.header.boards.items()]
         yield from _field("boards", ", ".join(boards))
