@@ -16,7 +16,7 @@ from run_folders import Runs, result
 from typer.testing import CliRunner
 
 from lab.base import paths
-from lab.base.errors import BenchError, HypervisorCrash
+from lab.base.errors import BenchError, HypervisorCrash, UsageError
 from lab.builds import gcov
 from lab.case import counting
 from lab.case.counting import Counted
@@ -236,6 +236,14 @@ def test_pages_show_the_cases_of_each_line(run: RunFolder) -> None:
 
 def test_shipped_areas_are_folders_of_cases() -> None:
     assert {area for area in areas.load(paths.SHIPPED) if not (paths.TESTCASES / area).is_dir()} == set()
+
+
+@pytest.mark.parametrize("pattern", ["''", "."])
+def test_a_pattern_that_can_match_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "testcases").mkdir()
+    (tmp_path / "testcases" / areas.FILE).write_text(f"areas:\n  boot:\n    - {pattern}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"areas\.yaml:2: areas\.boot: '.?' is no pattern of files"):
+        areas.load(tmp_path)
 
 
 class Board:

@@ -160,6 +160,9 @@ def test_the_exit_status_says_that_b_costs_more(
     one = compare("f", "small", (1.0, 1.0), (1.0, 1.0), is_count=True)
     report = performance.Report(("a", "b"), tuple(replace(one, verdict=word) for word in verdicts), lost, tmp_path)
     assert report.exit_status == status
+    assert not report.is_same_build
+    same = replace(report, names=("a: Xen 4.17.5, build id 12", "b: Xen 4.17.5, build id 12"))
+    assert same.lines()[2] == "A and B are the same hypervisor: the figures show noise alone"
     assert json.dumps(report.as_data(), default=str)
 
 

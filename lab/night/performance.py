@@ -74,9 +74,16 @@ class Report:
             return 1
         return 3 if self.lost or not self.compared or Change.MISSING in verdicts else 0
 
+    @property
+    def is_same_build(self) -> bool:
+        """Whether A and B are one hypervisor, perhaps under two names."""
+        old, new = (name.partition(": ")[2] for name in self.names)
+        return bool(old) and old == new
+
     def lines(self) -> list[str]:
         """Text to be pasted into a mail."""
         told = [f"{side}: {name}" for side, name in zip("AB", self.names, strict=True)]
+        told += ["A and B are the same hypervisor: the figures show noise alone"] if self.is_same_build else []
         told += ["", *figures.table(self.compared), "", *figures.summary(self.compared)]
         return [*told, *(f"not measured: {one}" for one in self.lost)]
 
@@ -85,6 +92,7 @@ class Report:
         return {
             "a": self.names[0],
             "b": self.names[1],
+            "same_build": self.is_same_build,
             "figures": self.compared,
             "not_measured": self.lost,
             "folder": self.folder,
