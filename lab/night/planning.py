@@ -98,8 +98,10 @@ def none_found(options: NightlyOptions, select: Selection) -> str:
     words += [f"-k {options.keyword!r}"] if options.keyword else []
     words += [f"-m {options.marker!r}"] if options.marker else []
     asked = " ".join(words) or "the cases"
-    for larger in SELECTIONS[SELECTIONS.index(select) + 1 :]:
-        if number := len(collect(options, larger)):
+    larger_ones = SELECTIONS[SELECTIONS.index(select) + 1 :]
+    there = collect(options, SELECTIONS[-1]) if larger_ones else []
+    for larger in larger_ones:
+        if number := sum(SELECTIONS.index(case.selection) <= SELECTIONS.index(larger) for case in there):
             some = "1 case" if number == 1 else f"{number} cases"
             return f"{asked}: no case in the selection {select}; --select {larger} has {some}"
     return f"{asked}: no case matches"
