@@ -280,6 +280,17 @@ def test_what_cannot_be_read_is_a_mistake_of_the_caller(repository: Path, tmp_pa
     assert (kept / "patches/0001.patch").is_file(), "what was run stays, and nothing else"
 
 
+def test_a_series_that_takes_a_wanted_setting_away_is_named(repository: Path) -> None:
+    def make(file: str) -> builds.Build:
+        if file.endswith("series.yaml"):
+            raise UsageError("debug.config:1: asked for CONFIG_DEBUG=y, resolved to n")
+        return builds.make(file)
+
+    asked = Asked(str(mbox(repository, TIDY)), str(repository.parent / "own.yaml"))
+    with pytest.raises(UsageError, match="up to patch 1 cannot: debug"):
+        trying.find(asked, make, run_cases, print)
+
+
 def test_a_clone_may_print_patches_without_prefixes(repository: Path, tmp_path: Path) -> None:
     commits(repository, TIDY)
     _git(repository, "config", "diff.noprefix", "true")

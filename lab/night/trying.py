@@ -169,6 +169,10 @@ class _Trial:
         self._write(count)
         try:
             self._make(self.file(count))
+        except UsageError as error:  # the base took the same recipe: a Kconfig symbol is gone, say
+            raise UsageError(
+                f"the base can be configured so, and the tree with all up to patch {count} cannot: {error}"
+            ) from None
         except BuildFailed as error:
             at_fault = [n for n, one in enumerate(self.given.patches, 1) if str(one.file) in error.what]
             self.failures[at_fault[0] if at_fault else count] = error
