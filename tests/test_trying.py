@@ -259,6 +259,8 @@ def test_a_subject_is_shown_and_not_obeyed(repository: Path) -> None:
 
 
 def test_what_cannot_be_read_is_a_mistake_of_the_caller(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Input/output error"):
+        series.read("/proc/self/mem", tmp_path / "memory")
     with pytest.raises(UsageError, match="name too long"):
         series.read("x" * 300, tmp_path / "long")
     (tmp_path / "broken.mbox").write_bytes(

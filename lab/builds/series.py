@@ -59,7 +59,7 @@ def read(given: str, into: Path) -> Series:
         if path.is_file():
             return _of_mails(_split(path), given, into)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of where it is written to
             raise
         raise UsageError(f"{given}: {error.strerror}") from None
     if _RANGE.search(given):
