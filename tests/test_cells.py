@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from itertools import pairwise, product
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from lab.base import files, paths
 from lab.base.errors import BoardUnreachable, ProductTimeout, UsageError
+from lab.case.rig import Rig
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
 from lab.reporting import findings
@@ -379,6 +381,37 @@ def test_a_slow_board_is_waited_for_in_its_measure(tmp_path: Path, monkeypatch: 
     assert Host(dead).slowness() == 1.0
 
 
+def test_heartbeats_that_come_late_count_as_those_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five beats are five beats: a wait that goes on does not begin to count anew."""
+    monkeypatch.setattr(domain, "CONSOLE_DIR", str(tmp_path))
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 2.0)
+    log, waits = tmp_path / "guest-g.log", iter([(2, 3, 4, 5), (6,)])
+    log.write_text("XL HB 1 1000 101.0\n")
+
+    def run(command: str, **_: object) -> Any:
+        if "until" in command:  # four beats come in the first stretch, and one in the second
+            with open(log, "a") as file:
+                file.writelines(f"XL HB {n} {n}000 10{n}.0\n" for n in next(waits))
+        return sh(command)
+
+    board: Any = SimpleNamespace(name="virt1", run=run)
+    assert Domain(Host(board), DomainConfig("g", "pvh", "/kernel")).beats(5, timeout=0.5).n == 6
+
+
+def test_a_hang_on_a_slow_board_is_told_before_the_limit_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 4.0)
+    board: Any = SimpleNamespace(name="virt1", run=None)
+    rig = object.__new__(Rig)
+    assert list(Host(board).limits(300.0)) == [300.0, 900.0]
+    timer = signal.setitimer(signal.ITIMER_REAL, 0)  # that of this test
+    try:
+        assert list(Host(board, rig).limits(300.0)) == [300.0, 900.0], "a case without a limit"
+        signal.setitimer(signal.ITIMER_REAL, 200.0)  # as pytest-timeout does
+        assert list(Host(board, rig).limits(300.0)) == [300.0, pytest.approx(100.0, abs=1.0)], "half of what is left"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
 def raising(error: Exception) -> None:
     raise error
 
@@ -415,7 +448,9 @@ class FakeBoard(FakeHost):
             self.states.pop(destroyed, None)
         if "poke resume" in command:
             self.states["g"] = "-b----"
-        if command.startswith("last() {"):  # wait for beats
+        if command.startswith("awk "):  # the number of the last beat
+            return SimpleNamespace(stdout=f"{self.last}\n", stderr="", status=0)
+        if "$(awk " in command:  # wait for beats
             before, _ = self.last, self._console()
             return SimpleNamespace(stdout="", stderr="", status=0 if self.last > before else 9)
         if command.startswith("cat "):

@@ -23,6 +23,7 @@ from lab.base import paths
 from lab.base.errors import UsageError
 from lab.builds import apt, lock
 from lab.builds.command import CommandError
+from lab.cli import main as cli
 from lab.cli import starter
 from lab.cli.main import app
 from lab.cli.manual import page
@@ -494,3 +495,10 @@ def test_run_notes_where_its_cases_are(tmp_path: Path) -> None:
     folder = Runs(tmp_path).write(result(), root=str(tmp_path / "mine"))
     assert RunFolder.open(folder.path).header().cases_root() == tmp_path / "mine"
     assert Runs(tmp_path / "more").write(result()).header().cases_root() == paths.SHIPPED
+
+
+def test_what_an_error_quotes_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "build mine: compiling\n  error: expected before '\x1b]0;title\x07'"
+    assert cli._complain(said, 1) == 1
+    shown = capsys.readouterr().err
+    assert shown == "xenlab: build mine: compiling\n  error: expected before '\\x1b]0;title\\x07'\n"

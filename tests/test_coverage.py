@@ -16,7 +16,7 @@ from run_folders import Runs, result
 from typer.testing import CliRunner
 
 from lab.base import paths
-from lab.base.errors import BenchError
+from lab.base.errors import BenchError, HypervisorCrash, UsageError
 from lab.builds import gcov
 from lab.case import counting
 from lab.case.counting import Counted
@@ -135,6 +135,7 @@ def test_counters_of_xen_are_read() -> None:
     [
         (lambda blob: blob[:-3], "cut off or damaged"),
         (lambda blob: blob[:9], "cut off after 9 bytes"),
+        (lambda blob: b"VOCXname\0" + struct.pack("<I", 4) + b"adcg", "cut off or damaged"),
         (lambda blob: b"LLVM" + blob[4:], "no counters of Xen"),
         (lambda blob: b"", "no counters of Xen"),
     ],
@@ -190,7 +191,9 @@ def test_a_run_is_told_in_numbers(run: RunFolder) -> None:
     assert re.search(r"sleep +0 of +2 +0\.0 %", text)
     assert "no file of this build: guest32: xen/gone/*.c" in text
     assert re.search(rf"5 +3  PASS  {SECOND}", text)
+    assert "  (2 cases or boards were not read)" in list(tables.of_file(found, "xen/common/main.c"))
     assert list(tables.never(found, files)) == [
+        "  (2 cases or boards were not read)",
         "guest32:",
         "sleep:",
         "  xen/common/idle.c: 2 of 2 lines",
@@ -208,9 +211,17 @@ def test_the_command_says_what_is_wrong(run: RunFolder, tmp_path: Path) -> None:
     assert status == 0 and json.loads(text)["cases"] == [SECOND]
     assert "no file of this build" in ask(where, "xen/none.c")[1]
     assert "want FILE:LINE" in ask(where, "main.c:five")[1]
+    assert "want FILE:LINE" in ask(where, ":5")[1]
+    assert "--html has all sources" in ask(where, "--html", "--never")[1]
     assert "no area 'sleeep' (did you mean sleep?)" in ask(where, "--area", "sleeep")[1]
     plain = Runs(tmp_path / "plain").write(result())
     assert "did not count" in ask(str(plain.path))[1]
+    hostile = result(FIRST, Verdict.MISS, reason="\x1b]0;title\x07", counters={}, not_read={})
+    unread = Runs(tmp_path / "unread").write(hostile, result(SECOND, not_read={"virt1": "lost"}), key=KEY, counts=True)
+    assert "nothing is known" in ask(str(unread.path))[1], "0 % would say that the cases execute nothing"
+    run.append(hostile)
+    status, text = ask(where)
+    assert status == 0 and "\\x1b]0;title\\x07" in text and "\x1b" not in text
     shutil.rmtree(paths.cache() / "builds" / KEY)
     assert "xenlab build" in ask(where)[1]
 
@@ -225,6 +236,14 @@ def test_pages_show_the_cases_of_each_line(run: RunFolder) -> None:
 
 def test_shipped_areas_are_folders_of_cases() -> None:
     assert {area for area in areas.load(paths.SHIPPED) if not (paths.TESTCASES / area).is_dir()} == set()
+
+
+@pytest.mark.parametrize("pattern", ["''", "."])
+def test_a_pattern_that_can_match_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "testcases").mkdir()
+    (tmp_path / "testcases" / areas.FILE).write_text(f"areas:\n  boot:\n    - {pattern}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"areas\.yaml:2: areas\.boot: '.?' is no pattern of files"):
+        areas.load(tmp_path)
 
 
 class Board:
@@ -266,6 +285,10 @@ def test_a_case_is_counted_from_its_begin_to_its_end(
     ]
 
 
+def crash(*_: object, **__: object) -> CommandResult:
+    raise HypervisorCrash("virt1", "xen-panic", ("Panic on CPU 0:",))
+
+
 def test_counters_that_are_lost_are_said(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "FOLDER", str(tmp_path / "run"))
     board = Board(tmp_path, program)
@@ -286,5 +309,8 @@ def test_counters_that_are_lost_are_said(program: Path, tmp_path: Path, monkeypa
         "it was booted during the case",
         "the board did not come up for the case",
     ]
+    host.run = crash  # type: ignore[method-assign]
+    with pytest.raises(HypervisorCrash):  # seen on the console meanwhile
+        Counted().begin(host, tmp_path)
     assert "could not be reset" in said[3] and "no coverage" in said[3]
     assert not any(one.files for one in (crashed, booted, absent, refused))

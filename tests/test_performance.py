@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
+import os
 import random
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import pytest
 
 from lab import inventory
 from lab.base import paths
-from lab.base.errors import ProductFailure, UsageError
+from lab.base.errors import BenchError, BuildFailed, ProductFailure, UsageError
 from lab.history import figures
 from lab.history.figures import Change, compare
 from lab.inventory import BoardSpec
@@ -42,14 +47,22 @@ def small_fixture() -> BoardSpec:
         ((400.0, 400.0), (404.0, 404.0), Change.MORE),
         ((400.0, 400.2), (392.0, 392.0), Change.LESS),
         ((400.0, 420.0), (410.0, 430.0), Change.UNDECIDED),  # two runs of one build differ by as much
+        ((400.0, 600.0), (400.0, 601.0), Change.UNDECIDED),  # such noise could hide what B costs
         ((400.0,), (404.0, 404.0), Change.MISSING),
         ((), (404.0, 404.0), Change.MISSING),
+        ((400.0, 400.0), (math.nan, 404.0), Change.MISSING),
+        ((400.0, math.inf), (404.0, 404.0), Change.MISSING),
+        ((400.0, 0.0), (404.0, 404.0), Change.MISSING),
     ],
 )
 def test_a_count_changes_by_a_per_cent_and_more_than_one_build_does(
     old: tuple[float, ...], new: tuple[float, ...], verdict: Change
 ) -> None:
     assert compare("f", "small", old, new, is_count=True).verdict is verdict
+
+
+def test_a_time_that_is_no_number_is_no_gain() -> None:
+    assert compare("f", "b", [1.0] * 5, [1.0, 1.0, 1.0, 1.0, math.nan], is_count=False).verdict is Change.MISSING
 
 
 def test_times_of_one_build_are_not_called_changed_and_a_fifth_more_is() -> None:
@@ -126,6 +139,17 @@ def test_figures_of_a_failed_case_do_not_count_and_what_is_lost_is_said(tmp_path
     )
 
 
+def test_what_did_not_run_or_was_another_build_is_lost(tmp_path: Path) -> None:
+    one = result(CASE, figures={"pv64_hypercall_instructions": 400.0})
+    folder = Runs(tmp_path).write(one, planned=(CASE, CASE.replace("pv64", "pv32")), notes=("stopped",))
+    run = performance.read("A", folder)
+    assert run.lost == ("A: 1 of 2 cases did not run: stopped",), "on both sides, no figure would lack"
+    assert performance._of_build(run, "aaaaaaaa11") is run
+    moved = performance._of_build(run, "bbbbbbbb22")
+    assert not moved.figures and "a run was of build aaaaaaaa11" in moved.lost[0]
+    assert performance.read("B", Runs(tmp_path / "unknown").write(one, key="")).key == ""
+
+
 @pytest.mark.parametrize(
     ("verdicts", "lost", "status"),
     [((Change.SAME, Change.LESS, Change.UNDECIDED), (), 0), ((Change.SAME,), ("x",), 3), ((Change.MORE,), ("x",), 1)],
@@ -136,6 +160,9 @@ def test_the_exit_status_says_that_b_costs_more(
     one = compare("f", "small", (1.0, 1.0), (1.0, 1.0), is_count=True)
     report = performance.Report(("a", "b"), tuple(replace(one, verdict=word) for word in verdicts), lost, tmp_path)
     assert report.exit_status == status
+    assert not report.is_same_build
+    same = replace(report, names=("a: Xen 4.17.5, build id 12", "b: Xen 4.17.5, build id 12"))
+    assert same.lines()[2] == "A and B are the same hypervisor: the figures show noise alone"
     assert json.dumps(report.as_data(), default=str)
 
 
@@ -186,3 +213,29 @@ def test_a_slower_build_is_caught_by_its_figure_and_by_no_other(
         compare("pv64_ping_instructions", "small", (5000.0, 5000.0), (6000.0, 6000.0), is_count=True),
     )
     assert slower.judge(slow, performance.Report(("a", "b"), found, (), tmp_path))[0] == outcome
+    lost = performance.Report(("a", "b"), found, ("large: A: the board does not answer",), tmp_path)
+    if outcome == "caught":
+        assert slower.judge(slow, lost) == ("not judged", "not measured: pv64_hypercall on large"), "on each board"
+
+
+def test_cases_that_are_not_there_are_said_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performance.builds, "make", lambda *_, **__: pytest.fail("a build was made"))
+    with pytest.raises(UsageError, match="no case matches"):
+        performance.run(Asked("release", "release", keyword="nothing_like_it"), print)
+
+
+def test_an_a_that_cannot_be_built_says_nothing_of_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str, **_: object) -> None:
+        raise BuildFailed(f"build {name}: compiling")
+
+    monkeypatch.setattr(performance.builds, "make", make)
+    with pytest.raises(BenchError, match="nothing can be said of B: build release: compiling"):
+        performance.run(Asked("release", "pv32-debug", keyword="pv64"), print)
+
+
+def test_an_interrupt_of_the_terminal_reaches_a_board_once() -> None:
+    """The parent passes it on. A child in the parent's process group would be interrupted at its cleaning up."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, performance._ignore_interrupts) as pool:
+        assert pool.submit(os.getpgrp).result(60) != os.getpgrp()
+        assert pool.submit(signal.getsignal, signal.SIGINT).result(60) is signal.SIG_IGN

@@ -360,14 +360,15 @@ def test_other_things_among_the_runs_stay(homes: Path, monkeypatch: pytest.Monke
     assert (precious / "run.json").exists()
 
 
-def test_an_old_try_of_a_series_goes(homes: Path) -> None:
-    old, new = (homes / "state" / "tries" / name for name in ("old", "new"))
+@pytest.mark.parametrize(("what", "where"), [("try", "tries"), ("perf", "perf")])
+def test_an_old_try_or_comparison_goes(homes: Path, what: str, where: str) -> None:
+    old, new = (homes / "state" / where / name for name in ("old", "new"))
     for folder in (old, new):
         (folder / "run").mkdir(parents=True)
         (folder / "reply.txt").write_text("Subject: Re: x86\n")
     before = time.time() - (pruning.RUNS_DAYS + 1) * pruning.DAY
     os.utime(old / "reply.txt", (before, before))
-    assert [line.partition("  ")[0] for line in pruning.prune()] == ["try old"]
+    assert [line.partition("  ")[0] for line in pruning.prune()] == [f"{what} old"]
     assert not old.exists() and new.exists()
 
 

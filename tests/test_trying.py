@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import subprocess
 import time
 from dataclasses import replace
@@ -15,12 +16,16 @@ from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.builds import series
+from lab.history.store import History
 from lab.night import nightly, trying
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.night.trying import Asked
-from lab.reporting.reply import Outcome
+from lab.reporting import reply
+from lab.reporting.reply import Outcome, Step
+from lab.results import run_folder
 from lab.results.record import RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
+from tests.run_folders import Runs, result
 
 CASES = ("testcases/guest32/test_pv32.py::test_pv32_runs", "testcases/boot/test_boot.py::test_boots")
 TIDY = "int other(void) { return 2; }\n"
@@ -55,6 +60,8 @@ def run_cases(options: NightlyOptions) -> int:
 def repository(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """The tiny tree, its branch `main` at the base, and the test's own state folder."""
     monkeypatch.setattr(paths, "state", lambda: tree.parent / "state")
+    numbers = itertools.count(1)  # a test tries several times in one process
+    monkeypatch.setattr(run_folder, "new_id", lambda: f"try{next(numbers)}")
     _git(tree, "checkout", "-q", "-B", "main")
     (tree.parent / "own.yaml").write_text("source:\n  git: {path: xen.git, revision: main}\n", encoding="utf-8")
     return tree
@@ -179,3 +186,113 @@ def test_a_build_whose_source_cannot_be_had_leaves_the_others_to_run(
     assert (missing.verdict, missing.build, missing.case) == (Verdict.MISS, "gone", nightly.BUILD_CASE)
     assert "nothing of it was fetched before" in missing.reason
     assert night._builds == ("own",) and run.sources()["own"].branch == "main"
+
+
+def judged(tmp_path: Path, base: str, *others: str) -> Outcome:
+    """What is said of runs of two cases with each build; verdicts as P(ASS), F(AIL), M(ISS), E(RROR), S(KIP)."""
+    words = {one.value[0]: one for one in Verdict}
+    names = ("base", *(f"up-to-{n}" for n in range(1, len(others))), "series")
+    results = [
+        result(case, words[letter], build=build)
+        for build, letters in zip(names, (base, *others), strict=True)
+        for case, letter in zip(CASES, letters, strict=True)
+    ]
+    folder = Runs(tmp_path).write(*results, builds=names)
+    whole, single = trying._compared(History(f"sqlite:///{tmp_path / 'h.sqlite'}"), [folder.path])
+    found = [single[name] for name in names[1:]]
+    steps = tuple(Step(n, f"step {n}", None, one if len(found) > 1 else None) for n, one in enumerate(found, 1))
+    return Outcome("x86: steps", "base", "defconfig", steps, folder.summary(), whole)
+
+
+@pytest.mark.parametrize(
+    ("base", "series_", "status", "verdict"),
+    [
+        ("PP", "PP", 0, "no new failure in 2 cases"),
+        ("FP", "FP", 0, "no new failure in 2 cases"),
+        ("PP", "PM", 0, "no new failure in 1 case; 1 not counted"),
+        ("MM", "PP", 3, "no verdict: no case passed or failed on both base and series"),
+        ("MM", "FF", 3, "no verdict: no case passed or failed on both base and series; 2 failed of which"),
+        ("SP", "FM", 3, "no verdict: no case passed or failed on both base and series; 1 failed of which"),
+        ("EP", "FP", 3, "no new failure in 1 case; 1 failed of which the base says nothing"),
+        ("MP", "PP", 0, "no new failure in 1 case"),
+        ("PP", "MM", 3, "no verdict: no case passed or failed on both base and series; 2 not counted"),
+        ("PM", "FF", 1, "1 new failure; 1 failed of which the base says nothing"),
+    ],
+)
+def test_only_what_counted_on_both_sides_is_judged(
+    tmp_path: Path, base: str, series_: str, status: int, verdict: str
+) -> None:
+    outcome = judged(tmp_path, base, series_)
+    assert outcome.status == status and outcome.verdict.startswith(verdict)
+    is_open = "Failing, and the base says nothing of it:" in reply.text(outcome)
+    assert is_open == ("of which the base says nothing" in outcome.verdict)
+
+
+def test_a_failure_that_a_later_patch_hides_is_no_good_series(tmp_path: Path) -> None:
+    outcome = judged(tmp_path, "PP", "FP", "PP")
+    assert outcome.verdict == "patch 1 has 1 new failure that the whole series does not show; no new failure in 2 cases"
+    assert outcome.status == 1
+    silent = judged(tmp_path / "silent", "PP", "MM", "PP")
+    assert (silent.status, silent.verdict) == (0, "no new failure in 2 cases")
+    assert "step 1\n      no verdict: no case passed or failed on both" in reply.text(silent)
+
+
+def test_a_series_of_which_nothing_is_built_is_not_called_good(repository: Path) -> None:
+    (repository / "tools").mkdir()
+    (repository / "tools" / "xl.c").write_text("int xl;\n", encoding="utf-8")
+    _commit(repository)
+    commits(repository, TIDY)
+    (repository / "tools" / "xl.c").write_text("int xl = 1;\n", encoding="utf-8")
+    _git(repository, "commit", "-q", "-a", "-m", "xl: step 2")
+    own = str(repository.parent / "own.yaml")  # with Debian's tools
+    outcome, said = tried(f"{repository}:mine~2..mine", own)
+    assert outcome.status == 0 and "not built: what these patches touch, so it did not run: 2\n" in said
+    outcome, _ = tried(f"{repository}:mine~1..mine", own)
+    assert outcome.status == 3 and outcome.verdict.startswith("no verdict: nothing that the series touches was built")
+
+
+def test_a_subject_is_shown_and_not_obeyed(repository: Path) -> None:
+    file = mbox(repository, TIDY)
+    file.write_bytes(file.read_bytes().replace(b"x86: step 1", b"=?utf-8?q?x86:_=1B]0;title=07?="))
+    _, said = tried(str(file), str(repository.parent / "own.yaml"))
+    assert "x86: \\x1b]0;title\\x07" in said and "\x1b" not in said
+
+
+def test_what_cannot_be_read_is_a_mistake_of_the_caller(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name too long"):
+        series.read("x" * 300, tmp_path / "long")
+    (tmp_path / "broken.mbox").write_bytes(
+        b"From a@b Mon Sep 17 00:00:00 2001\nSubject: [PATCH] x\nContent-Type: text/plain; charset*\n\nWhy.\n"
+    )
+    with pytest.raises(UsageError, match="the headers of mail 1 cannot be read"):
+        series.read(str(tmp_path / "broken.mbox"), tmp_path / "broken")
+
+    def refuse(options: NightlyOptions) -> int:
+        (options.output or tmp_path).mkdir()
+        raise UsageError("port 6001 is taken")
+
+    file = mbox(repository, TIDY)
+    with pytest.raises(UsageError, match="port 6001"):
+        trying.find(Asked(str(file), str(repository.parent / "own.yaml")), builds.make, refuse, print)
+    with pytest.raises(UsageError, match="there is no build"):
+        trying.find(Asked(str(file), "none"), builds.make, refuse, print)
+    [kept] = (paths.state() / "tries").iterdir()
+    assert (kept / "patches/0001.patch").is_file(), "what was run stays, and nothing else"
+
+
+def test_a_series_that_takes_a_wanted_setting_away_is_named(repository: Path) -> None:
+    def make(file: str) -> builds.Build:
+        if file.endswith("series.yaml"):
+            raise UsageError("debug.config:1: asked for CONFIG_DEBUG=y, resolved to n")
+        return builds.make(file)
+
+    asked = Asked(str(mbox(repository, TIDY)), str(repository.parent / "own.yaml"))
+    with pytest.raises(UsageError, match="up to patch 1 cannot: debug"):
+        trying.find(asked, make, run_cases, print)
+
+
+def test_a_clone_may_print_patches_without_prefixes(repository: Path, tmp_path: Path) -> None:
+    commits(repository, TIDY)
+    _git(repository, "config", "diff.noprefix", "true")
+    found = series.read(f"{repository}:main..mine", tmp_path / "patches")
+    assert "--- a/xen/other.c\n+++ b/xen/other.c\n" in found.patches[0].file.read_text(encoding="utf-8")

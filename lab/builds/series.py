@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import errno
 import re
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MOST = 100  # patches: each may become a build
 _NUMBERED = re.compile(r"\[[^\]]*\bPATCH\b[^\]]*?\b(\d+)/(\d+)[^\]]*\]", re.IGNORECASE)
 _RANGE = re.compile(r"(?<![./])\.\.(?!/)")  # no `..` of a path
 _TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")
+_FILE = re.compile(r"^(?:diff --git |--- |\+\+\+ )[^/\s]+/([^/\s]+)", re.MULTILINE)  # of a path, after -p1
 _DIFF = re.compile(r"^(?:diff --git |--- \S)", re.MULTILINE)
 # The user's name and settings are not needed to read, and must not change what is read.
 _QUIET = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0"}
@@ -28,6 +30,7 @@ class Patch:
 
     file: Path
     subject: str
+    touches: frozenset[str] = frozenset()  # of each file, the first part of its path: xen, tools, Config.mk
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,16 @@ def read(given: str, into: Path) -> Series:
     """
     into.mkdir(parents=True)
     path = Path(given).expanduser()
-    if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
-        return _of_mails([one.read_bytes() for one in files], given, into)
-    if path.is_file():
-        return _of_mails(_split(path), given, into)
+    try:
+        if path.is_dir():
+            files = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+            return _of_mails([one.read_bytes() for one in files], given, into)
+        if path.is_file():
+            return _of_mails(_split(path), given, into)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+            raise
+        raise UsageError(f"{given}: {error.strerror}") from None
     if _RANGE.search(given):
         return _of_range(given, into)
     hint = "; `b4 am` makes an mbox of a message id" if "@" in given else ""
@@ -86,7 +94,8 @@ def _of_range(given: str, into: Path) -> Series:
     base = git("merge-base", first, last)
     if merges := git("rev-list", "--merges", f"{base}..{last}").split():
         raise UsageError(f"{given}: {merges[0][:12]} is a merge; a series is a row of single commits")
-    words = ("format-patch", "--quiet", "--no-cover-letter", "--no-signature", "--no-renames", "--no-attach")
+    words = ["format-patch", "--quiet", "--no-cover-letter", "--no-signature", "--no-renames", "--no-attach"]
+    words += ["--src-prefix=a/", "--dst-prefix=b/"]  # whatever the clone's own settings say
     with tempfile.TemporaryDirectory(prefix="xenlab-range-") as scratch:
         git(*words, f"-o{scratch}", f"{base}..{last}")
         found = _of_mails([one.read_bytes() for one in sorted(Path(scratch).iterdir())], given, into)
@@ -96,8 +105,11 @@ def _of_range(given: str, into: Path) -> Series:
 def _of_mails(mails: list[bytes], given: str, into: Path) -> Series:
     """Mails, or plain diffs, in the order of their numbers where all have one, else as they come."""
     cover, numbered = "", list[tuple[int, str, str]]()  # number or 0, subject, diff
-    for mail in mails:
-        subject, text = _opened(mail)
+    for place, mail in enumerate(mails, 1):
+        try:
+            subject, text = _opened(mail)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:  # Python's parser at broken headers
+            raise UsageError(f"{given}: the headers of mail {place} cannot be read: {error!r}") from None
         number = _NUMBERED.search(subject)
         if number and int(number[1]) == 0:
             cover = cover or _TAGS.sub("", subject)
@@ -118,7 +130,8 @@ def _of_mails(mails: list[bytes], given: str, into: Path) -> Series:
     for place, (_, subject, text) in enumerate(numbered, 1):
         file = into / f"{place:04}.patch"
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        patches.append(Patch(file, _TAGS.sub("", subject) or f"patch {place}"))
+        touches = frozenset(_FILE.findall(text))
+        patches.append(Patch(file, _TAGS.sub("", subject) or f"patch {place}", touches))
     return Series(tuple(patches), cover or patches[0].subject)
 
 

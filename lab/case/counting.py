@@ -47,7 +47,7 @@ class Counted:
             if since_boot.strip():
                 counters.save(folder / f"{host.name}{counters.BOOT}", counters.parse(_unpacked(since_boot)))
             self.boot_ids[host.name] = boot
-        except LabError as error:
+        except BenchError as error:  # a crash that a console shows meanwhile ends the case
             self.not_read[host.name] = f"the counters could not be reset: {_first(error)}"
 
     def end(self, host: Toolstack, folder: Path, *, crashed: bool) -> None:

@@ -7,6 +7,8 @@ clears away what a case leaves behind.
 from __future__ import annotations
 
 import logging
+import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -299,6 +301,10 @@ class Rig:
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""
         return timed(self.phases, name)
+
+    def left(self) -> float:
+        """Seconds that the running case may still take: pytest-timeout's alarm (:class:`lab.xen.dom0.Notes`)."""
+        return signal.getitimer(signal.ITIMER_REAL)[0] or math.inf
 
     def take_phases(self) -> tuple[Phase, ...]:
         """Phases since the last call."""

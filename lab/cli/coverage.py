@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -35,9 +36,11 @@ def coverage(
     file, _, number = where.partition(":")
     if where and (area or never or html):
         raise UsageError("FILE goes without --area, --never and --html")
+    if html and (area or never):
+        raise UsageError("--html has all sources and goes without --area and --never")
     if as_json and (area or never or html):
         raise UsageError("--json has all areas and goes without --area, --never and --html")
-    if ":" in where and not number.isdecimal():
+    if ":" in where and not (file and number.isdecimal()):
         raise UsageError(f"{where}: want FILE:LINE, as xen/common/domain.c:512")
     summary = RunFolder.open(History().folder_of(run)).summary()
     files = areas.load(summary.header.cases_root())
@@ -54,8 +57,15 @@ def coverage(
         else:
             show_json(tables.file_as_data(found, file) if file else tables.as_data(found, files))
     elif number:
-        typer.echo("\n".join(tables.of_line(found, file, int(number))))
+        _tell(tables.of_line(found, file, int(number)))
     elif file:
-        typer.echo("\n".join(tables.of_file(found, file)))
+        _tell(tables.of_file(found, file))
     else:
-        typer.echo("\n".join(tables.never(found, files, area) if never else tables.overview(found, files, area)))
+        _tell(tables.never(found, files, area) if never else tables.overview(found, files, area))
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """Reasons are what boards and guests said."""
+    from lab.results.run_folder import visible_line
+
+    typer.echo("\n".join(map(visible_line, lines)))

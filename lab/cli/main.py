@@ -145,7 +145,10 @@ def _invoke(words: list[str]) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    for stream, text in ((sys.stdout, ""), (sys.stderr, f"xenlab: {message}\n")):
+    """Say what is wrong; control characters in it, as of a compiler that shows the source, are shown and not obeyed."""
+    from lab.results.run_folder import visible
+
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"xenlab: {visible(message)}\n")):
         try:
             stream.write(text)
             stream.flush()

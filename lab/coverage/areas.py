@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from lab.base import paths
-from lab.base.files import Strict, read_yaml, validate
+from lab.base.errors import UsageError
+from lab.base.files import Strict, at, read_yaml, validate
 
 FILE = "areas.yaml"  # of the folder that holds the areas
 
@@ -23,7 +24,13 @@ def load(root: Path) -> Mapping[str, tuple[str, ...]]:
     file = root / "testcases" / FILE
     if not file.is_file():
         file = paths.TESTCASES / FILE
-    found = validate(_File, file, read_yaml(file))
+    tree = read_yaml(file)
+    found = validate(_File, file, tree)
+    for area, patterns in found.areas.items():
+        if wrong := [one for one in patterns if not PurePosixPath(one).parts]:
+            raise UsageError(
+                f"{at(file, tree, ('areas', area))}: {wrong[0]!r} is no pattern of files; as xen/common/*.c"
+            )
     return {area: tuple(patterns) for area, patterns in found.areas.items()}
 
 

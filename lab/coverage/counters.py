@@ -18,6 +18,7 @@ SUFFIX = ".counters.xz"
 BOOT = f".boot{SUFFIX}"  # what was counted from a boot to the first reset
 _MAGIC = struct.pack("<I", 0x58434F56)  # "XCOV"
 _GCDA = b"adcg"
+_HEAD = 12  # bytes before the first record, at least: magic number, version, stamp
 _BYTES_FROM = 12  # this gcc and later ones count lengths in bytes; those before, in words
 _COUNTERS = range(0x01A10000, 0x01C00000)  # tags of counters
 
@@ -37,7 +38,7 @@ def parse(blob: bytes) -> dict[str, bytes]:
             raise BenchError(f"the counters are cut off after {len(blob)} bytes")
         (size,) = struct.unpack_from("<I", blob, size_at)
         data = blob[size_at + 4 : size_at + 4 + size]
-        if len(data) < size or not data.startswith(_GCDA):
+        if len(data) < max(size, _HEAD) or not data.startswith(_GCDA):
             raise BenchError(f"the counters are cut off or damaged at byte {at} of {len(blob)}")
         found[blob[at:end].decode(errors="replace")] = data
         at = size_at + 4 + size

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.base.errors import UsageError
+from lab.base.errors import BenchError, UsageError
 from lab.builds import gcov, making
 from lab.builds.gcov import Source, Sources
 from lab.coverage import counters
@@ -79,7 +79,7 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
     ``build``: one of the run's; needed where several were counted.
 
     :raises UsageError: the run did not count, or the notes of its build are gone.
-    :raises BenchError: counters are damaged, or gcov fails.
+    :raises BenchError: no counters were read; or they are damaged, or gcov fails.
     """
     name = _build_of(run, build)
     facts = run.builds.get(name, {})
@@ -89,6 +89,10 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
         raise UsageError(f"the notes of build {name} (key {key or 'unknown'}) are not in the cache: {again}")
     program, folder = notes
     results = [one for one in run.everything if one.build == name]
+    not_read = tuple(_not_read(run, name, results))
+    if not any(one.counters for one in results):
+        why = f": {not_read[0].why}" if not_read else ""
+        raise BenchError(f"{run.path}: no counters were read with build {name}, so nothing is known{why}")
     kept = sorted({run.path / file for one in results for file in one.counters.values()})
     boots = sorted((run.path / "cases").glob(f"**/*{counters.BOOT}"))
     if len(run.header.builds) > 1:
@@ -104,7 +108,7 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
         folder=folder,
         everything=gcov.everything(folder),
         cases=tuple(_cases(run.path, results, read)),
-        not_read=tuple(_not_read(run, name, results)),
+        not_read=not_read,
         boots=joined(read[path] for path in boots),
     )
 

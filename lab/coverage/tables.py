@@ -107,9 +107,12 @@ def of_line(measured: Measured, file: str, line: int) -> list[str]:
     said += [f"  {case.verdict:5} {case.case}" for case in found]
     if line in measured.boots.get(file, _NOTHING).executed:
         said.append("  (a boot executes it before the first case)")
-    if measured.not_read:
-        said.append(f"  ({len(measured.not_read)} cases or boards were not read)")
-    return said
+    return [*said, *_unknown(measured)]
+
+
+def _unknown(measured: Measured) -> list[str]:
+    """A warning where something was not read: what that executes looks like what nothing executes."""
+    return [f"  ({len(measured.not_read)} cases or boards were not read)"] if measured.not_read else []
 
 
 def _next(source: Source, line: int) -> str:
@@ -128,11 +131,13 @@ def of_file(measured: Measured, file: str) -> Iterator[str]:
         yield f"{count:6}  {name} ({file}:{line})"
     yield ""
     yield "lines that no case executes: " + (", ".join(_ranges(_left(measured, file))) or "none")
+    yield from _unknown(measured)
 
 
 def never(measured: Measured, areas: Areas, area: str = "") -> Iterator[str]:
     """The functions of the areas' files that no case enters, and how many lines of each file none executes."""
     by_cases = measured.by_cases()
+    yield from _unknown(measured)
     for name in [area] if area else areas:
         yield f"{name}:"
         for file in files_of(areas[name], measured.everything):

@@ -26,7 +26,7 @@ class Change(enum.StrEnum):
     MORE = "costs more"
     LESS = "costs less"
     SAME = "no change"
-    UNDECIDED = "undecided"  # the change is large enough to be told, and may be chance
+    UNDECIDED = "undecided"  # a change that is large enough to be told may be chance, or be hidden by the noise
     MISSING = "not measured"
 
 
@@ -45,16 +45,16 @@ class Compared:
 
 
 def compare(figure: str, board: str, old: Sequence[float], new: Sequence[float], *, is_count: bool) -> Compared:
-    """Judge one figure; with fewer than two values of a build it is not measured."""
+    """Judge one figure; with fewer than two values of a build, or one that can be no cost, it is not measured."""
     values = tuple(old), tuple(new)
-    if min(len(old), len(new)) < 2 or min(*old, *new) <= 0:
+    if min(len(old), len(new)) < 2 or not all(0 < value < math.inf for side in values for value in side):
         return Compared(figure, board, *values, Change.MISSING)
     change = statistics.median(new) / statistics.median(old) - 1
     noise = max((max(side) - min(side)) / min(side) for side in values)
     p = None if is_count else chance(old, new)
     is_sure = abs(change) > noise if p is None else p < ALPHA
     if abs(change) < (LEAST_COUNT if is_count else LEAST_TIME):
-        verdict = Change.SAME
+        verdict = Change.UNDECIDED if is_count and noise >= LEAST_COUNT else Change.SAME
     elif not is_sure:
         verdict = Change.UNDECIDED
     else:

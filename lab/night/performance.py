@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
-from lab.base.errors import BenchError, LabError, UsageError
+from lab.base.errors import BenchError, BuildFailed, LabError, UsageError
 from lab.history import figures
 from lab.history.figures import Change, Compared
 from lab.inventory import BoardSpec, Lab
-from lab.night import nightly
+from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import COUNTED_LAB, NightlyOptions
+from lab.results import run_folder
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, visible_line
 
@@ -49,11 +49,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one build on one board. ``lost``: what was not measured, and why."""
+    """One run of one build on one board. ``lost``: what was not measured, and why; ``key``: of the build, if known."""
 
     side: str  # A or B
     figures: Mapping[str, float] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,16 @@ class Report:
             return 1
         return 3 if self.lost or not self.compared or Change.MISSING in verdicts else 0
 
+    @property
+    def is_same_build(self) -> bool:
+        """Whether A and B are one hypervisor, perhaps under two names."""
+        old, new = (name.partition(": ")[2] for name in self.names)
+        return bool(old) and old == new
+
     def lines(self) -> list[str]:
         """Text to be pasted into a mail."""
         told = [f"{side}: {name}" for side, name in zip("AB", self.names, strict=True)]
+        told += ["A and B are the same hypervisor: the figures show noise alone"] if self.is_same_build else []
         told += ["", *figures.table(self.compared), "", *figures.summary(self.compared)]
         return [*told, *(f"not measured: {one}" for one in self.lost)]
 
@@ -84,6 +92,7 @@ class Report:
         return {
             "a": self.names[0],
             "b": self.names[1],
+            "same_build": self.is_same_build,
             "figures": self.compared,
             "not_measured": self.lost,
             "folder": self.folder,
@@ -94,16 +103,25 @@ class Report:
 def run(asked: Asked, say: Callable[[str], None]) -> Report:
     """Make both builds, bring the lab up, measure in turn on each board, and judge.
 
-    :raises UsageError: no such build, inventory or board, or none that measures.
-    :raises BuildFailed: one cannot be made.
-    :raises BenchError: the lab does not come up, or a run says nothing of any figure.
+    :raises UsageError: no such build, inventory, board or case, or no board that measures.
+    :raises BuildFailed: B cannot be made.
+    :raises BenchError: A cannot be made, the lab does not come up, or a run says nothing of any figure.
     """
-    lab = _lab(asked)  # what is wrong with it is said before anything is made
-    made = [builds.make(name, progress=say) for name in (asked.old, asked.new)]
-    folder = paths.state() / "perf" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    lab = _lab(asked)  # what is wrong with it or with the cases is said before anything is made
+    options = NightlyOptions(paths=asked.cases, keyword=asked.keyword, inventory=asked.inventory)
+    if not planning.collect(options, "weekly"):
+        raise UsageError(planning.none_found(options, "weekly"))
+    try:
+        made = [builds.make(asked.old, progress=say)]
+    except BuildFailed as error:
+        raise BenchError(f"A cannot be built, so nothing can be said of B: {error}") from None
+    made.append(builds.make(asked.new, progress=say))
+    folder = paths.state() / "perf" / run_folder.new_id()
     compared: list[Compared] = []
     lost: list[str] = []
-    for name, runs in measure(asked, "", folder, say).items():
+    keys = {side: one.key for side, one in zip("AB", made, strict=True)}
+    for name, measured in measure(asked, "", folder, say).items():
+        runs = [_of_build(run, keys[run.side]) for run in measured]
         compared += judged(lab.boards[name], runs)
         lost += dict.fromkeys(f"{name}: {one}" for run in runs for one in run.lost)
     if not compared:
@@ -142,12 +160,22 @@ def measure(asked: Asked, sides: str, folder: Path, say: Callable[[str], None]) 
 
 
 def _ignore_interrupts() -> None:
+    """Of the terminal, too: the parent passes an interrupt on, and a second one would break the end of a run."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _measured(board: BoardSpec, *, asked: Asked, folder: Path, sides: str) -> list[Run]:
-    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
+    """:func:`_runs`, which an interrupt ends; none ends a process whose board is done."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return _runs(board, asked, folder, sides)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _runs(board: BoardSpec, asked: Asked, folder: Path, sides: str) -> list[Run]:
+    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
     counted = is_counted(board)
     runs: list[Run] = []
     for pair in (sides,) if sides else ("AB", "BA") * (MOST_PAIRS[counted] // 2 + 1):
@@ -181,6 +209,13 @@ def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path) -
         return Run(side, lost=(visible_line(f"{side}: {error}"),))
 
 
+def _of_build(run: Run, key: str) -> Run:
+    """The run if it was of this build; else one that measured nothing: a branch may move between two runs."""
+    if run.key in ("", key):
+        return run
+    return Run(run.side, lost=(f"{run.side}: a run was of build {run.key}, and not of {key}: its source has moved",))
+
+
 def read(side: str, folder: RunFolder) -> Run:
     """The figures of a run, and what it did not measure. Figures of a case that failed do not count."""
     found: dict[str, float] = {}
@@ -190,9 +225,13 @@ def read(side: str, folder: RunFolder) -> Run:
             found |= {name: value for name, value in result.figures.items() if name.endswith(UNITS)}
         if result.verdict not in (Verdict.PASS, Verdict.SKIP):
             lost.append(visible_line(f"{side}: {result.case.rpartition('::')[2]}: {result.verdict} {result.reason}"))
-    if not found and not lost:
-        lost.append(visible_line("; ".join(folder.header().notes) or f"{side}: no case measured anything"))
-    return Run(side, found, tuple(lost))
+    why = "; ".join(folder.header().notes) or "nothing says why"
+    if missing := folder.missing():
+        lost.append(visible_line(f"{side}: {len(missing)} of {len(folder.header().planned)} cases did not run: {why}"))
+    elif not found and not lost:
+        lost.append(visible_line(f"{side}: no case measured anything: {why}"))
+    (facts,) = folder.builds().values() or ({},)
+    return Run(side, found, tuple(lost), facts.get("key", ""))
 
 
 def is_counted(board: BoardSpec) -> bool:

@@ -6,6 +6,7 @@ serves both and only what the patches touch is compiled again.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +30,12 @@ from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
 from lab.reporting import html, reply
 from lab.reporting.reply import Outcome, Step
 from lab.results import run_folder
-from lab.results.run_folder import RunFolder
+from lab.results.run_folder import RunFolder, visible_line
 
 UPSTREAM = "upstream"  # the build that patches are tried on when nothing is said
 BASE, WHOLE = "base", "series"  # names of builds, as reports show them
 REPLY = "reply.txt"
+MAKE_XEN = {"xen", "config", "Config.mk", "Makefile"}  # of a source tree, what the hypervisor is made of
 
 Runner = Callable[[NightlyOptions], int]  # a run of cases: its options, its exit status
 Maker = Callable[[str], Build]  # a recipe file -> its build; raises BuildFailed
@@ -88,7 +90,8 @@ def find(asked: Asked, make: Maker, runner: Runner, say: Callable[[str], None]) 
         if WHOLE in built:
             outcome = _run(asked, trial, built, runner)
     except UsageError:
-        _remove(folder)
+        if not (folder / "run").exists():  # it only holds patches of a request that was wrong
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     written = reply.text(outcome)
     run_folder.replace_file(folder / REPLY, written)
@@ -102,15 +105,6 @@ def find(asked: Asked, make: Maker, runner: Runner, say: Callable[[str], None]) 
 
 def _options(asked: Asked) -> NightlyOptions:
     return NightlyOptions(paths=asked.paths, keyword=asked.keyword, select=asked.select, inventory=asked.inventory)
-
-
-def _remove(folder: Path) -> None:
-    """What only holds patches of a request that was wrong."""
-    for file in (folder / "patches").glob("*"):
-        file.unlink()
-    for empty in (folder / "patches", folder):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
 
 
 def _base(asked: Asked, given: Series) -> Recipe:
@@ -171,10 +165,14 @@ class _Trial:
 
     def _is_good(self, count: int) -> bool:
         patch = self.given.patches[count - 1]
-        self._say(f"building with patch {count} of {len(self.given.patches)}: {patch.subject}")
+        self._say(visible_line(f"building with patch {count} of {len(self.given.patches)}: {patch.subject}"))
         self._write(count)
         try:
             self._make(self.file(count))
+        except UsageError as error:  # the base took the same recipe: a Kconfig symbol is gone, say
+            raise UsageError(
+                f"the base can be configured so, and the tree with all up to patch {count} cannot: {error}"
+            ) from None
         except BuildFailed as error:
             at_fault = [n for n, one in enumerate(self.given.patches, 1) if str(one.file) in error.what]
             self.failures[at_fault[0] if at_fault else count] = error
@@ -202,7 +200,16 @@ class _Trial:
         settings = [self.recipe.config, *(one.stem for one in self.recipe.fragments), self.recipe.compiler]
         settings += [f"tools: {self.recipe.tools if isinstance(self.recipe.tools, str) else 'packages'}"]
         patches = enumerate(self.given.patches, 1)
-        steps = tuple(Step(number, patch.subject, self.failures.get(number)) for number, patch in patches)
+        built = MAKE_XEN | ({"tools"} if self.recipe.tools == "source" else set())
+        steps = tuple(
+            Step(
+                number,
+                patch.subject,
+                self.failures.get(number),
+                is_built=not patch.touches or bool(patch.touches & built),
+            )
+            for number, patch in patches
+        )
         return Outcome(self.given.subject, ", ".join(words), ", ".join(settings), steps)
 
 

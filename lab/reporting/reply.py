@@ -24,13 +24,15 @@ ROWS = 50  # cases in a section
 class Step:
     """One patch, and what came of the tree with it and all patches before it.
 
-    ``found`` compares it with the tree before it; None where it was not run by itself.
+    ``found`` compares it with the tree before it; None where it was not run by itself. ``is_built``: something that it
+    touches is in what is built.
     """
 
     number: int
     subject: str
     failure: BuildFailed | None = None
     found: Comparison | None = None
+    is_built: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,41 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """Exit status: 1 a new failure or a patch that cannot be built, 3 nothing that can be judged, else 0."""
-        if any(step.failure for step in self.steps):
+        """Exit status: 1 a new failure or a patch that cannot be built, 3 something that cannot be judged, else 0."""
+        if any(step.failure for step in self.steps) or self.hidden:
             return 1
-        return self.found.exit_status if self.found else 3
+        if self.found is None:
+            return 3
+        is_open = (
+            self.unjudged
+            or not self.counted
+            or not self.is_built
+            or any(one.found and one.found.incomplete for one in self.steps)
+        )
+        return self.found.exit_status or (3 if is_open else 0)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether anything of the series is in what ran: a change of tools/ is not, where the tools are Debian's."""
+        return any(step.is_built for step in self.steps)
+
+    @property
+    def counted(self) -> int:
+        """How many cases passed or failed both on the base and with the series: no other can be judged."""
+        return len(_counted_on_both(self.found)) if self.found else 0
+
+    @property
+    def unjudged(self) -> list[CaseChange]:
+        """What fails with the series, while the base neither passed nor failed."""
+        return [one for one in self.found.cases if one.is_failure and not one.has_baseline] if self.found else []
+
+    @property
+    def hidden(self) -> dict[int, int]:
+        """By number of the patch, how many cases fail anew with it and not with the whole series."""
+        whole = {_key(one) for one in self.found.of(Change.NEW_FAILURE)} if self.found else set()
+        new = {one.number: one.found.of(Change.NEW_FAILURE) for one in self.steps if one.found}
+        by_patch = {number: sum(_key(one) not in whole for one in found) for number, found in new.items()}
+        return {number: count for number, count in by_patch.items() if count}
 
     @property
     def verdict(self) -> str:
@@ -57,14 +90,37 @@ class Outcome:
         broken = [f"patch {one.number} {_how(one.failure)}" for one in self.steps if one.failure]
         if self.found is None:
             return "; ".join(broken)
-        new = len(self.found.of(Change.NEW_FAILURE))
-        counted = sum(one.change not in UNCOUNTED for one in self.found.cases)
-        words = [f"{new} new failure{'s' * (new > 1)}" if new else f"no new failure in {counted} cases"]
-        if not counted:
-            words = ["no verdict: no case passed or failed"]
+        broken += [
+            f"patch {number} has {_new(count)} that the whole series does not show"
+            for number, count in self.hidden.items()
+        ]
+        if new := len(self.found.of(Change.NEW_FAILURE)):
+            words = [_new(new)]
+        elif not self.is_built:
+            words = ["no verdict: nothing that the series touches was built, so none of it ran"]
+        elif self.counted:
+            words = [f"no new failure in {self.counted} case{'s' * (self.counted > 1)}"]
+        else:
+            words = ["no verdict: no case passed or failed on both base and series"]
+        if self.unjudged:
+            words.append(f"{len(self.unjudged)} failed of which the base says nothing")
+        if self.found.uncounted:
+            words.append(f"{self.found.uncounted} not counted")
         if self.found.incomplete:
             words.append(f"incomplete: {self.found.incomplete}")
         return "; ".join([*broken, *words])
+
+
+def _key(one: CaseChange) -> tuple[str, str]:
+    return one.series.case, one.series.board_class
+
+
+def _counted_on_both(found: Comparison) -> list[CaseChange]:
+    return [one for one in found.cases if one.change not in UNCOUNTED and one.has_baseline]
+
+
+def _new(count: int) -> str:
+    return f"{count} new failure{'s' * (count > 1)}"
 
 
 def text(outcome: Outcome) -> str:
@@ -81,6 +137,8 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield from _field("series", f'{number} patch{"es" * (number > 1)}, the last one "{outcome.steps[-1].subject}"')
     yield from _field("base", outcome.base)
     yield from _field("built as", outcome.settings)
+    if unbuilt := [str(step.number) for step in outcome.steps if not step.is_built]:
+        yield from _field("not built", f"what these patches touch, so it did not run: {', '.join(unbuilt)}")
     if run := outcome.run:
         boards = [f"{name} ({facts.get('class', 'no class')})" for name, facts in run.header.boards.items()]
         yield from _field("boards", ", ".join(boards))
@@ -133,7 +191,8 @@ def _of_step(step: Step) -> str:
     if step.found is None:
         return "not run by itself"
     new, fixed = (step.found.of(change) for change in (Change.NEW_FAILURE, Change.FIXED))
-    words = [f"{len(new)} new failure{'s' * (len(new) > 1)}: {_names(new)}" if new else "no new failure"]
+    nothing = "no new failure" if _counted_on_both(step.found) else "no verdict: no case passed or failed on both"
+    words = [f"{_new(len(new))}: {_names(new)}" if new else nothing]
     words += [f"{len(fixed)} fixed: {_names(fixed)}"] if fixed else []
     words += [f"incomplete: {step.found.incomplete}"] if step.found.incomplete else []
     return "; ".join(words)
@@ -145,13 +204,17 @@ def _names(findings: Sequence[CaseChange]) -> str:
 
 def _changes(found: Comparison) -> Iterator[str]:
     def failing(one: CaseChange) -> bool:
-        return one.is_failure and one.change is not Change.NEW_FAILURE
+        return one.is_failure and one.has_baseline and one.change is not Change.NEW_FAILURE
+
+    def open_(one: CaseChange) -> bool:
+        return one.is_failure and not one.has_baseline and one.change is not Change.NEW_FAILURE
 
     def silent(one: CaseChange) -> bool:
         return one.change in (Change.NOT_COUNTED, Change.MISSING)
 
     yield from _section("New failures:", found, lambda one: one.change is Change.NEW_FAILURE)
     yield from _section("Fixed by the series:", found, lambda one: one.change is Change.FIXED)
+    yield from _section("Failing, and the base says nothing of it:", found, open_)
     yield from _section("Failing, and not by this series:", found, failing)
     yield from _section("Saying nothing (the bench, or the case's own code):", found, silent)
 

@@ -40,16 +40,18 @@ def prune(dry_run: bool = False) -> list[str]:
     """Remove old runs and cached things nobody used; a line for each, what it is and its size.
 
     Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to
-    :data:`RUNS_BYTES` in all, tries of patch series used within :data:`RUNS_DAYS` days, and what of builds, images and
-    payloads was used within :data:`CACHE_DAYS` days. The newest run, and whatever is in use, stays.
+    :data:`RUNS_BYTES` in all, tries of patch series and comparisons of costs used within :data:`RUNS_DAYS` days, and
+    what of builds, images and payloads was used within :data:`CACHE_DAYS` days. The newest run, and whatever is in
+    use, stays.
     """
     now = time.time()
     doomed: list[tuple[str, Path, Path | None]] = [
         ("run", run.path, run.path / LOCK) for run in _runs_to_go(paths.state() / "runs", now)
     ]
     doomed += [
-        ("try", path, path / "run" / LOCK)  # of a patch series, with all that it was
-        for path in _entries(paths.state() / "tries")
+        (what, path, path / "run" / LOCK)  # a try of a patch series or a comparison of costs, with all that it was
+        for what, folder in (("try", "tries"), ("perf", "perf"))
+        for path in _entries(paths.state() / folder)
         if now - _last_use(path) >= RUNS_DAYS * DAY
     ]
     opened = _opened_files()

@@ -43,7 +43,7 @@ def caught(slow: Slower, say: Callable[[str], None]) -> Outcome:
 
 def judge(slow: Slower, report: Report) -> tuple[Outcome, str]:
     """What a comparison says of it, and why."""
-    boards = sorted({one.board for one in report.compared})
+    boards = sorted({one.board for one in report.compared} | {one.partition(":")[0] for one in report.lost})
     more = {(_stem(one.figure), one.board): one for one in report.compared if one.verdict is Change.MORE}
     if other := [one for (stem, _), one in more.items() if stem not in slow.figures and not re.search(slow.may, stem)]:
         told = ", ".join(f"{one.figure} {one.change:+.1%} on {one.board}" for one in other)

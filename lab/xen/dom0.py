@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 import shlex
 import time
@@ -76,6 +77,9 @@ class Notes(Protocol):
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Time a block: ``create`` (a domain is being built), ``wait`` (for a guest or the board) or ``sleep``."""
 
+    def left(self) -> float:
+        """Seconds that the case may still take; infinite where it has no limit."""
+
 
 class NoNotes:
     """For a host that no case uses: nothing is kept, nothing is timed."""
@@ -85,6 +89,9 @@ class NoNotes:
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def left(self) -> float:
+        return math.inf
 
 
 class Toolstack:
@@ -255,13 +262,17 @@ class Dom0(Toolstack):
         """Seconds to wait for what the product owes; and, where dom0 is slow, seconds to wait on, as often as need be.
 
         A guest that a busy machine emulates, or a slow board, is late, and nothing is wrong with it. So dom0's speed is
-        measured when the time is up, and what is left of ``timeout`` times :meth:`slowness` is waited, too.
+        measured when the time is up, and what is left of ``timeout`` times :meth:`slowness` is waited, too. But never
+        more than half of what the case may still take: a hang must be told as one before the case's own limit ends it.
         """
         yield timeout
         waited = timeout
-        while (limit := timeout * self.slowness()) - waited > 0.1 * timeout:
-            yield limit - waited
-            waited = limit
+        while (more := timeout * self.slowness() - waited) > 0.1 * timeout:
+            most = self.notes.left() / 2
+            yield min(more, most)
+            if most < more:
+                return
+            waited += more
 
     def _owed(self, wait: Callable[[float], T], timeout: float) -> T:
         """What ``wait(seconds)`` returns. :raises ProductTimeout: it timed out, all :meth:`limits` long."""

@@ -157,13 +157,13 @@ class Domain:
             raise ProductTimeout(f"{self.name} on {self.host.name}: /{pattern}/", waited, last)
         return result.stdout.strip("\r\n")
 
-    def _wait(self, condition: str, timeout: float, before: str = "") -> tuple[CommandResult, float]:
-        """Have dom0 wait until ``condition`` has status 0, after ``before``; the result, and the seconds waited."""
+    def _wait(self, condition: str, timeout: float) -> tuple[CommandResult, float]:
+        """Have dom0 wait until ``condition`` has status 0; the result, and the seconds waited."""
         waited = 0.0
         with self.host.phase("wait"):
             for seconds in self.host.limits(timeout):
                 waited += seconds
-                result = self.host.run(before + until(condition, seconds), timeout=seconds + 30, check=False)
+                result = self.host.run(until(condition, seconds), timeout=seconds + 30, check=False)
                 if not result.status:
                     break
         return result, waited
@@ -192,8 +192,9 @@ class Domain:
 
         :raises ProductTimeout: they did not come within ``timeout`` seconds; carries the last one.
         """
-        last = f"last() {{ awk '{_LAST_BEAT}' {self._logs()}; }}; wanted=$(( $(last) + {more} )); "
-        result, waited = self._wait("[ $(last) -ge $wanted ]", timeout, before=last)
+        last = f"awk '{_LAST_BEAT}' {self._logs()}"
+        wanted = int(self.host.run(last).stdout) + more  # asked once: those that came late count, too
+        result, waited = self._wait(f"[ $({last}) -ge {wanted} ]", timeout)
         beats = self.heartbeats()
         if result.status or not beats:
             seen = f"beat {beats[-1].n}" if beats else "no heartbeat at all"
