@@ -84,13 +84,24 @@ class Recording:
             env=self._environment,
         )
         process = self.process
-        wait_until(lambda: self.ready.exists() or process.poll() is not None, 15.0, "ready", interval=0.02)
-        assert process.poll() is None, process.communicate()[1].decode()
+        try:
+            wait_until(lambda: self.ready.exists() or process.poll() is not None, 15.0, "ready", interval=0.02)
+            assert process.poll() is None, process.communicate()[1].decode()
+        except BaseException:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+            raise
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.communicate(timeout=20.0)[1].decode()
+        try:
+            return self.process.communicate(timeout=20.0)[1].decode()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
 
     def console(self) -> Console:
         spec = self.config.console

@@ -340,7 +340,7 @@ def test_a_console_has_history_readers_one_writer_and_take_over_is_said(shared: 
     wait_until(lambda: line.received[typed:] == b"ls\r", 20, "what was typed")
     line.say(b"live words\r\n")
     first.shows(b"live words")
-    assert "desk/alice types on its console; --take" in shared.xenlab("console", "sim1", "--write", status=2)
+    assert "desk/alice types on its console; add --take" in shared.xenlab("console", "sim1", "--write", status=2)
     second = AtConsole(shared, "alice", "--take")
     second.shows(b"taken over from desk/alice")
     first.shows(b"no more you")
