@@ -290,7 +290,7 @@ def test_the_last_refusal_is_told_though_the_status_could_be_read(stand_in: Stan
     bmc = stand_in.bmc()
     bmc._pace = replace(QUICK, repeat_after=60.0)
     with pytest.raises(PowerTimeout, match=r"last refusal: .*not supported in present state \[D5h\]") as caught:
-        bmc.power_on(0.5)
+        bmc.power_on(3.0)
     assert caught.value.reason and (caught.value.board, caught.value.wanted) == ("smc", "on")
 
 
