@@ -882,6 +882,16 @@ def test_gate_has_a_status_for_ci(xenlab: Xenlab, runs: Runs) -> None:
     assert xenlab("gate", "--build", LINE, "--baseline", f"{LINE}@bb")[0] == 0
 
 
+@pytest.mark.parametrize(("lost", "status", "said"), [(1, 0, "pass"), (2, 3, "incomplete: 2 of 10 cases that ")])
+def test_what_the_bench_lost_is_no_pass(xenlab: Xenlab, runs: Runs, lost: int, status: int, said: str) -> None:
+    cases = [f"testcases/boot/test_boot.py::test_{number}" for number in range(10)]
+    runs.write(*map(result, cases), key="aa")
+    runs.write(*(result(case, MISS if at < lost else PASS) for at, case in enumerate(cases)), key="bb")
+    xenlab("history", "--import", str(runs.directory))
+    ended, words, _ = xenlab("gate", "--build", f"{LINE}@bb", "--baseline", f"{LINE}@aa")
+    assert ended == status and words.splitlines()[-1].startswith(said), words
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -16,6 +16,7 @@ from lab.results.summary import DID_NOT_RUN, INTERRUPTED
 LOOK_BACK = 10  # builds asked for one whose gate passes, when none was accepted
 
 UNCOUNTED = (Change.MISSING, Change.NOT_COUNTED, Change.SKIPPED)
+LOST = 0.1  # of the cases that counted with the baseline: if more than that are not counted, it is no pass
 
 Key = tuple[str, str]  # case and board class
 
@@ -71,10 +72,10 @@ class Comparison:
 
     @property
     def exit_status(self) -> int:
-        """Of the gate: 1 a new failure; else 3 no baseline, an incomplete run, nothing passed or failed; else 0."""
+        """Of the gate: 1 a new failure; else 3 no baseline, incomplete or too much lost, nothing judged; else 0."""
         if self.of(Change.NEW_FAILURE):
             return 1
-        if self.base is None or self.incomplete:
+        if self.base is None or self.incomplete or self.lost:
             return 3
         return 0 if len(self.of(*UNCOUNTED)) < len(self.cases) else 3
 
@@ -94,6 +95,15 @@ class Comparison:
         return len(self.of(Change.NOT_COUNTED, Change.MISSING))
 
     @property
+    def lost(self) -> str | None:
+        """How many of the cases that counted with the baseline say nothing here, if they are more than :data:`LOST`."""
+        before = [one for one in self.cases if one.has_baseline and one.change is not Change.MISSING]
+        lost = sum(one.change is Change.NOT_COUNTED for one in before)
+        if lost <= LOST * len(before):
+            return None
+        return f"{lost} of {len(before)} cases that counted with the baseline were not counted"
+
+    @property
     def verdict(self) -> str:
         """The gate's decision in words."""
         counted = len(self.cases) - len(self.of(*UNCOUNTED))
@@ -103,8 +113,8 @@ class Comparison:
         elif self.base is None and counted:
             words.append(f"{self.failed} failed" if self.failed else f"{counted} passed")
             words.append("no baseline yet")
-        if self.incomplete:
-            words.append(f"incomplete: {self.incomplete}")
+        if why := self.incomplete or (self.lost if counted and not words else None):
+            words.append(f"incomplete: {why}")
         if not words:
             words.append("pass" if counted else "nothing to judge: no case passed or failed")
         return "; ".join(words)
