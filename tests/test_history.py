@@ -549,7 +549,9 @@ def test_a_planned_case_that_did_not_run_makes_the_build_incomplete(history: His
     history.import_run(runs.write(result(S3), key="bb", planned=(PV32, S3)).path)
     found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
     assert [line for line in gate.gate_lines(found) if "did-not-run" in line and line.startswith("not counted")]
-    assert gate.gate_lines(found)[-1] == ("incomplete: 1 of 2 planned cases did not run (1 new case passed, 1 not counted)")
+    assert gate.gate_lines(found)[-1] == (
+        "incomplete: 1 of 2 planned cases did not run (1 new case passed, 1 not counted)"
+    )
     assert found.exit_status == 3
     history.import_run(runs.write(result(PV32), key="bb").path)  # what one run lacks another has
     assert gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa")).exit_status == 0
@@ -685,7 +687,10 @@ def test_two_lines_that_begin_to_fail_in_one_run_have_their_last_good_builds(his
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"notes": ("interrupted by SIGTERM: the rest did not run",)}, "was interrupted by SIGTERM: the rest did not run"),
+        (
+            {"notes": ("interrupted by SIGTERM: the rest did not run",)},
+            "was interrupted by SIGTERM: the rest did not run",
+        ),
         ({}, "was interrupted; its record does not say by what"),
         ({"exit_status": 3, "notes": ("stopped at 06:00: 1 did not run",)}, "was stopped at 06:00: 1 did not run"),
         ({"finished": None}, "has no end in its record: it was killed, or its machine stopped"),

@@ -568,7 +568,9 @@ def test_a_night_in_which_the_bench_failed_is_not_green(
     miss = result(S3, Verdict.MISS, reason=reason)
     history.import_run(folders.write(result(PV32), miss, key="bb").path)
     page = first_page(history, tmp_path, look)
-    assert page.locator("h1").inner_text() == "Nothing got worse; 1 of 2 cases were not counted"
+    assert page.locator("h1").inner_text() == "Incomplete: 1 of 2 cases that counted with the baseline were not counted"
+    decision = page.locator("section.line h2 .v").inner_text()
+    assert decision == "gate: no verdict, too many cases say nothing"
     assert page.locator("h1").get_attribute("class") == "MISS"
     assert "MISS" in (page.locator("section.line").get_attribute("class") or "")
     assert page.get_by_role("heading", name=reason).is_visible()

@@ -45,8 +45,8 @@ def headline(told: News) -> tuple[str, str]:
         return "No run yet", "MISS"
     words = [f"{failed} failed"] if failed else []
     words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
-    if incomplete := [found for found in told.comparisons if found.incomplete]:
-        why = re.sub(r"^run \S+ ", "the run ", incomplete[0].incomplete or "")  # its link stands below
+    if incomplete := [why for found in told.comparisons if (why := _incomplete(found))]:
+        why = re.sub(r"^run \S+ ", "the run ", incomplete[0])  # its link stands below
         words.append(f"incomplete: {why}")
     if words != [f"{failed} failed"] and words:
         text = "; ".join(words)
@@ -70,7 +70,14 @@ def state(found: Comparison) -> str:
 
 def decision(found: Comparison) -> str:
     """The gate's decision; why a run is incomplete is told beside it."""
-    return found.verdict.replace(f"incomplete: {found.incomplete}", "no verdict, the run is incomplete")
+    said = "the run is incomplete" if found.incomplete else "too many cases say nothing"
+    return found.verdict.replace(f"incomplete: {_incomplete(found)}", f"no verdict, {said}")
+
+
+def _incomplete(found: Comparison) -> str | None:
+    """Why the gate takes a build that has counted cases for incomplete."""
+    is_counted = len(found.of(*gate.UNCOUNTED)) < len(found.cases)
+    return found.incomplete or (found.lost if is_counted else None)
 
 
 def sums(found: Comparison, told: News) -> str:
