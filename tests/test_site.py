@@ -521,7 +521,13 @@ def test_one_crash_of_many_cases_is_one_entry_with_its_commit(
         "Fails since pv32-debug 4.17.5 bbbbbbb (18 Nov) “x86: b”; "
         "last good pv32-debug 4.17.5 aaaaaaa (18 Nov) “x86: a”."
     )
-    command = fault.locator(".repeat code").inner_text()
+    code = fault.locator(".repeat code")
+    assert code.evaluate("it => getComputedStyle(it).whiteSpace") == "nowrap"  # scrolled, and never broken
+    assert "line" in (page.locator("main section").first.get_attribute("class") or "").split()  # the gate is first
+    gate = page.locator("section.line h2").inner_text()
+    assert gate == "gate: blocked pv32-debug 4.17.5 bbbbbbb (commit of 18 Nov) build pv32-debug@bb"
+    assert "Newest run shown: 2026-11-20 11:06 UTC." in page.locator("main p").first.inner_text()
+    command = code.inner_text()
     assert command.startswith("./xenlab bisect --case testcases/boot/test_b.py::test_case_")
     assert command.endswith(f"--good {'a' * 40} --bad {'b' * 40} --build pv32-debug")
     assert not fault.locator("li").first.is_visible()  # folded
@@ -546,6 +552,7 @@ def test_a_crash_that_one_case_always_had_is_dated_by_the_cases_that_it_broke(
     shows = "4 cases show it on virt1 and virt2 (board class virtual): 3 new failures, 1 never passed."
     ended = "with this build 4 failed and none passed; with the baseline 1 failed and 3 passed."
     assert shows in fault.inner_text() and ended in fault.inner_text()
+    assert "Each case has the crash in its own console record" in fault.inner_text()
     before = "This fault was seen before: first with pv32-debug 4.17.5 aa (19 Nov), in test_never_good."
     since = f"{before} These cases fail since pv32-debug 4.17.5 bb (20 Nov); passed with pv32-debug 4.17.5 aa (19 Nov)."
     assert fault.locator("p").first.inner_text() == since
