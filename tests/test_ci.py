@@ -402,10 +402,11 @@ def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
     publish(folder)
     told = [line for line in capsys.readouterr().out.splitlines() if "xen-assertion: y" in line]
     names = "test_pv32_runs[hvm], test_brings_it_over"
-    assert told == [f"worse new failure          1 new failure, 1 never passed: xen-assertion: y; in {names}"]
+    states = "1 new failure, 1 never passed (failed with every build tested)"
+    assert told == [f"worse new failure          {states}: xen-assertion: y; in {names}"]
     summary = (folder.path / "summary.md").read_text()
     assert summary.count("xen-assertion: y") == 1 and "### Got worse: 1\n" in summary
-    assert "1 new failure, 1 never passed | " in summary and "### Other failures" not in summary
+    assert f"{states} | " in summary and "### Other failures" not in summary
     news = ci.judged(History(), folder.summary())
     text = mail.body(folder.summary(), news, None)
     assert text.count("xen-assertion: y") == 1
@@ -413,7 +414,7 @@ def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
     assert f"{LIVE} [virtual]  FAIL never pass, by 3c9f01ab77\n" in text
     page = (tmp_path / "site" / "index.html").read_text()
     assert page.count("xen-assertion: y</a></h2>") == 1 and "xen-assertion: y</a></h3>" not in page
-    assert "2 cases show it on virt1 (1 new failure, 1 never passed)." in page
+    assert "2 cases show it on virt1 (board class virtual): 1 new failure, 1 never passed." in page
 
 
 def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(

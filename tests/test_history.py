@@ -30,6 +30,7 @@ from lab.history.regression import WINDOW, Attempt, Change, Count, classify, cou
 from lab.history.store import History
 from lab.night import nightly
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
+from lab.reporting import ci, site_overview
 from lab.results.record import Check, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -548,7 +549,9 @@ def test_a_planned_case_that_did_not_run_makes_the_build_incomplete(history: His
     history.import_run(runs.write(result(S3), key="bb", planned=(PV32, S3)).path)
     found = gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa"))
     assert [line for line in gate.gate_lines(found) if "did-not-run" in line and line.startswith("not counted")]
-    assert gate.gate_lines(found)[-1] == ("incomplete: 1 of 2 planned cases did not run (1 new case, 1 not counted)")
+    assert gate.gate_lines(found)[-1] == (
+        "incomplete: 1 of 2 planned cases did not run (1 new case passed, 1 not counted)"
+    )
     assert found.exit_status == 3
     history.import_run(runs.write(result(PV32), key="bb").path)  # what one run lacks another has
     assert gate.compare(history, history.select(LINE), history.select(f"{LINE}@aa")).exit_status == 0
@@ -645,6 +648,61 @@ def test_a_failure_has_a_beginning_a_last_good_build_and_a_command(history: Hist
     assert fault.seen and fault.seen.first.source.subject == "x86: c"
     history.import_run(runs.write(result(PV32, FAIL), key="eeee").path)  # an older xenlab notes no source
     assert history.select(LINE).build.title == "pv32-debug 4.17.5 eeee (23 Nov)"
+
+
+def test_never_passed_says_which_of_its_reasons_and_names_no_culprit(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(result(S3), result(LIVE, FAIL), key="aaaa").path)
+    [fault] = news.news_of(history, [history.select(LINE)]).faults
+    assert fault.states == "1 never passed (only one build was tested)"
+    oldest = "pv32-debug 4.17.5 aaaa (19 Nov); the origin is not known"
+    assert ci.since_lines(fault) == [f"has failed with the only build tested, {oldest}"]
+    history.import_run(runs.write(result(S3), result(LIVE, FAIL), result(PV32, FAIL), key="bbbb").path)
+    [fault] = news.news_of(history, [history.select(LINE)]).faults
+    assert fault.states == "2 never passed (1 skipped or not run until now, 1 failed with every build tested)"
+    assert sorted(one.onset.oldest for one in fault.cases if one.onset) == [
+        "fails with the first build that ran it,",
+        "has failed with every build tested; the oldest is",
+    ]
+
+
+def test_a_fault_of_an_earlier_build_has_no_last_good_build(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(result(S3), result(PV32), result(LIVE, FAIL), key="aaaa").path)
+    history.import_run(runs.write(result(S3), result(PV32), result(LIVE), key="bbbb").path)
+    history.import_run(runs.write(result(S3), result(PV32, FAIL), result(LIVE), key="cccc").path)
+    [fault] = news.news_of(history, [history.select(LINE)]).worse
+    assert ci.since_lines(fault) == [
+        "this fault was seen before: first with pv32-debug 4.17.5 aaaa (19 Nov), in test_brings_it_over",
+        "this case fails since pv32-debug 4.17.5 cccc (21 Nov); passed with pv32-debug 4.17.5 bbbb (20 Nov)",
+    ]
+
+
+def test_two_lines_that_begin_to_fail_in_one_run_have_their_last_good_builds(history: History, runs: Runs) -> None:
+    lines = ("x", "y")
+    for key, verdict in (("aaaa", PASS), ("bbbb", FAIL)):
+        history.import_run(runs.write(*(result(PV32, verdict, build=x) for x in lines), key=key, builds=lines).path)
+    [fault] = news.news_of(history, [history.select(line) for line in lines]).worse
+    assert len(fault.builds) == 2 and fault.seen_before is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"notes": ("interrupted by SIGTERM: the rest did not run",)},
+            "was interrupted by SIGTERM: the rest did not run",
+        ),
+        ({}, "was interrupted; its record does not say by what"),
+        ({"exit_status": 3, "notes": ("stopped at 06:00: 1 did not run",)}, "was stopped at 06:00: 1 did not run"),
+        ({"finished": None}, "has no end in its record: it was killed, or its machine stopped"),
+    ],
+)
+def test_an_interrupted_run_says_by_what(changes: dict[str, object], said: str, tmp_path: Path, runs: Runs) -> None:
+    history = History(f"sqlite:///{tmp_path}/history.sqlite")
+    history.import_run(runs.write(result(), **{"planned": (PV32, S3), "exit_status": 130, **changes}).path)
+    assert site_overview.ended(history.runs(1)[0]) == said
+    told = news.news_of(history, [history.select(LINE)])
+    assert site_overview.silence(told, 0) == "1 did not run: nothing is known about the hypervisor"
+    assert site_overview.decision(told.comparisons[0]) == "1 passed; no baseline yet; no verdict, the run is incomplete"
 
 
 def test_one_fault_is_one_over_boards_cases_and_numbers(history: History, runs: Runs) -> None:

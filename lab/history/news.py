@@ -39,6 +39,18 @@ class FailingCase:
         """The command that finds the commit with which the case began to fail."""
         return bisect_command(self.finding.series.case, self.onset) if self.onset else None
 
+    @property
+    def never(self) -> str:
+        """What ``never passed`` means of it: that has several reasons."""
+        if self.finding.change is not Change.NEVER_PASSED or not self.onset:
+            return ""
+        return self.onset.never or "passed only with builds after the baseline"
+
+    @property
+    def state(self) -> str:
+        """What became of the case: ``never passed (only one build was tested)``"""
+        return f"{self.finding.change} ({self.never})" if self.never else str(self.finding.change)
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -92,8 +104,14 @@ class Fault:
 
     @property
     def states(self) -> str:
-        """What became of its cases: ``8 new failures, 4 never passed``."""
-        return ", ".join(change.counted(number) for change, number in self.changes.items())
+        """What became of its cases: ``8 new failures, 4 never passed (skipped or not run until now)``."""
+        return ", ".join(change.counted(number) for change, number in self.changes.items()) + never_passed(self.cases)
+
+    @property
+    def seen_before(self) -> Seen | None:
+        """Where it showed first, if that was with an earlier build than the first of its cases' failing stretch."""
+        onset = self.telling.onset
+        return self.seen if self.seen and onset and onset.is_after(self.seen.first) else None
 
     @property
     def telling(self) -> FailingCase:
@@ -105,6 +123,13 @@ class Fault:
         gravest = [case for case in self.cases if case.finding.change is self.change]
         usual = Counter(beginning(case) for case in gravest).most_common(1)[0][0]
         return next(case for case in gravest if beginning(case) == usual)
+
+
+def never_passed(cases: Iterable[FailingCase]) -> str:
+    """Behind ``12 never passed``: why, with numbers where there are several reasons. Empty where none never passed."""
+    whys = Counter(case.never for case in cases if case.never)
+    words = [f"{number} {why}" if len(whys) > 1 else why for why, number in whys.items()]
+    return f" ({', '.join(words)})" if words else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +26,32 @@ class Onset:
     since_at: Place
     good: Build | None  # the newest build before it that only passed
     good_at: Place | None
+    tested: int = 1  # builds of the stretch
+    is_oldest: bool = True  # its line has no build before ``since``
+
+    @property
+    def never(self) -> str:
+        """Why no build is known with which the case passed; empty where one is."""
+        if self.good:
+            return ""
+        if self.is_oldest:
+            return "only one build was tested" if self.tested == 1 else "failed with every build tested"
+        return "skipped or not run until now" if self.tested == 1 else "failed with every build that ran it"
+
+    @property
+    def oldest(self) -> str:
+        """Where no build was good, the words before the title of ``since``: the oldest one tested is no culprit."""
+        if self.tested == 1:
+            return (
+                "has failed with the only build tested,"
+                if self.is_oldest
+                else "fails with the first build that ran it,"
+            )
+        return f"has {self.never}; the oldest is"
+
+    def is_after(self, first: Build) -> bool:
+        """Whether a fault that shows first with ``first`` is older than the failing stretch."""
+        return first.first_seen < self.since.first_seen
 
 
 def onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[int, Onset]:
@@ -59,6 +86,7 @@ def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[i
         .order_by(results.c.series_id, builds.c.first_seen.desc(), results.c.build_id.desc())
     )
     chosen: dict[int, tuple[_OfBuild, _OfBuild | None]] = {}
+    tested: Counter[int] = Counter()
     with history.transaction(writes=False) as connection:
         rows = connection.execute(wanted).mappings().all()
         for series_id, of_series in groupby(rows, key=lambda row: int(row["series_id"])):
@@ -67,6 +95,7 @@ def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[i
                 ends = {row["verdict"]: row for row in of_build}
                 if "FAIL" in ends:
                     stretch = _OfBuild(build_id, int(ends["FAIL"]["first"]), None)
+                    tested[series_id] += 1
                 else:
                     good = _OfBuild(build_id, None, int(ends["PASS"]["last"]))
                     break
@@ -79,6 +108,9 @@ def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[i
             row = connection.execute(where.where(results.c.id == number)).mappings().one()
             places[number or 0] = place_of(row)
     known = {build.id: build for build in history.builds()}
+    oldest: dict[str, Build] = {}
+    for build in known.values():
+        oldest.setdefault(build.line, build)
     return {
         series_id: Onset(
             series_id,
@@ -86,6 +118,8 @@ def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[i
             since_at=places[since.first_fail or 0],
             good=known[good.build_id] if good else None,
             good_at=places[good.last_pass or 0] if good else None,
+            tested=tested[series_id],
+            is_oldest=oldest[known[since.build_id].line].id == since.build_id,
         )
         for series_id, (since, good) in chosen.items()
     }
@@ -109,6 +143,7 @@ class Failed:
     case: str
     build: Build
     is_failure: bool  # FAIL; else MISS or ERROR
+    failure: str  # its name
     good: Build | None
     good_at: Place | None
     good_folder: str | None
@@ -145,6 +180,7 @@ def failed_in(history: History, run_id: int) -> list[Failed]:
                     case=row["cases_name"],
                     build=Build.of(row),
                     is_failure=row["results_verdict"] == "FAIL",
+                    failure=row["results_failure"],
                     good=Build.of(good) if good else None,
                     good_at=place_of(good) if good else None,
                     good_folder=good["runs_folder"] if good else None,

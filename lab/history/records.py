@@ -87,6 +87,12 @@ class Build:
         return f"{when.tm_mday} {time.strftime('%b', when)}{year}"
 
     @property
+    def dated_title(self) -> str:
+        """``pv32-debug 4.20 abc1234 (commit of 24 Nov)``: the title where its date may be taken for the night's."""
+        of = "commit of" if self.source.date else "first run"
+        return f"{self.title.removesuffix(f'({self.date})')}({of} {self.date})"
+
+    @property
     def is_known(self) -> bool:
         """Whether its run noted what it was."""
         return not self.key.startswith(RUN_KEY)
@@ -228,6 +234,7 @@ class Seen:
 
     name: str
     first: Build
+    first_case: str  # one that showed it with that build
     last: Build
     number: int
     builds: int

@@ -32,9 +32,10 @@ class Change(enum.StrEnum):
     SKIPPED = "skipped"  # it does not apply to the boards
 
     def counted(self, number: int) -> str:
-        """``1 new failure``, ``2 new failures``, ``2 still failing``"""
+        """``1 new failure``, ``2 new failures``, ``2 still failing``, ``2 new cases passed``"""
         is_noun = self in (Change.NEW_FAILURE, Change.KNOWN_FINDING, Change.NEW_CASE, Change.MISSING)
-        return f"{number} {self}{'s' if is_noun and number != 1 else ''}"
+        passed = " passed" if self is Change.NEW_CASE else ""
+        return f"{number} {self}{'s' if is_noun and number != 1 else ''}{passed}"
 
 
 @dataclass(frozen=True, slots=True)

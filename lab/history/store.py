@@ -361,6 +361,7 @@ class History:
             name: Seen(
                 name,
                 first=times[0][3],
+                first_case=times[0][2],
                 last=times[-1][3],
                 number=sum(number for number, _, _, _ in times),
                 builds=len({build.id for _, _, _, build in times}),

@@ -149,9 +149,9 @@ class Night:
                     self._set_up()
                     if self._builds:
                         self._run_builds(stack)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:  # a signal other than SIGINT is named in it
                 interrupted = True
-                self._notes.append("interrupted: the rest did not run")
+                self._notes.append(f"interrupted by {str(error) or 'SIGINT (Ctrl-C)'}: the rest did not run")
             except UsageError:
                 self._finish(2)
                 raise

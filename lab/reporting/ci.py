@@ -76,14 +76,27 @@ def fault_lines(fault: Fault) -> list[str]:
 
 
 def since_lines(fault: Fault) -> list[str]:
-    """Since when a fault shows, the last good build, and the command that finds the commit between them."""
+    """Since when a fault shows, the last good build, and the command that finds the commit between them.
+
+    A fault that was seen before its cases began to fail has no last good build; its cases have.
+    """
     case = fault.telling
     if not case.onset:
         return []
-    since = f"{case.onset.since.title}{_subject(case.onset.since.source.subject)}"
+    lines = []
+    if before := fault.seen_before:
+        lines.append(f"this fault was seen before: first with {before.first.title}, in {short_name(before.first_case)}")
     if not case.onset.good:
-        return [f"failed with each build tested so far; the first was {since}"]
-    lines = [f"fails since {since}; last good {case.onset.good.title}{_subject(case.onset.good.source.subject)}"]
+        lines.append(f"{case.onset.oldest} {case.onset.since.title}; the origin is not known")
+        return lines
+    since = f"{case.onset.since.title}{_subject(case.onset.since.source.subject)}"
+    good = f"{case.onset.good.title}{_subject(case.onset.good.source.subject)}"
+    if before:
+        lines.append(
+            f"{'this case fails' if len(fault.cases) == 1 else 'these cases fail'} since {since}; passed with {good}"
+        )
+    else:
+        lines.append(f"fails since {since}; last good {good}")
     return lines + ([case.bisect] if case.bisect else [])
 
 

@@ -37,13 +37,13 @@ from pathlib import Path
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.history import index, known_issues, news, onsets
-from lab.history.gate import Comparison
-from lab.history.news import Fault, News
+from lab.history.news import News
 from lab.history.onsets import Onset, bisect_command
-from lab.history.records import Build, Place, Run, Selected
+from lab.history.records import Build, Place, Run, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
 from lab.reporting import findings, site_cases, site_places, site_run
+from lab.reporting import site_overview as overview
 from lab.reporting.feed import Feed
 from lab.reporting.site_places import run_page
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
@@ -227,18 +227,22 @@ class _Site:
             of_build = onsets.onsets(self._store, wanted, self._builds[build_id])
             begun |= {(build_id, series_id): onset for series_id, onset in of_build.items()}
         since, good = {}, {}
+        seen = self._store.failures([one.failure for one in failed if one.is_failure])
         for one in failed:
             if (onset := begun.get((one.build.id, one.series_id))) and one.is_failure:
-                since[one.place.ordinal] = self._since(one.case, onset)
+                since[one.place.ordinal] = self._since(one.case, onset, seen.get(one.failure))
             if one.good and one.good_at and one.good_folder:
                 title = f"{one.good.title}, run {one.good_at.run}"
                 href = self._place(one.good_at, Verdict.PASS, one.case)
                 good[one.place.ordinal] = LastGood(title, href, Path(one.good_folder), one.good_at.ordinal)
         return since, good
 
-    def _since(self, case: str, onset: Onset) -> Since:
+    def _since(self, case: str, onset: Onset, seen: Seen | None) -> Since:
         good = onset.good
+        is_older = seen is not None and onset.is_after(seen.first)
         return Since(
+            before=f"{seen.first.title}, in {short_name(seen.first_case)}" if seen and is_older else "",
+            oldest="" if good else onset.oldest,
             title=onset.since.title,
             subject=onset.since.source.subject or "",
             href=self._place(onset.since_at, Verdict.FAIL, case),
@@ -294,8 +298,9 @@ class _Site:
             "news": told,
             "worse": groups[Change.NEW_FAILURE],
             "groups": [
-                (title, meaning, [fault for change in changes for fault in groups[change]])
-                for title, meaning, changes in GROUPS
+                (title, overview.meaning(said, faults), faults)
+                for title, said, changes in overview.GROUPS
+                if (faults := [fault for change in changes for fault in groups[change]])
             ],
             "fixed": [(found, one) for found in told.comparisons for one in found.of(Change.FIXED)],
             "skipped": [(found, one) for found in told.comparisons for one in found.of(Change.SKIPPED)],
@@ -303,9 +308,14 @@ class _Site:
             "excused": [
                 (found, one) for found in told.comparisons for one in found.cases if one.known and not one.is_failure
             ],
-            "headline": headline(told),
-            "state": state,
-            "believe": believe,
+            "headline": overview.headline(told),
+            "state": overview.state,
+            "decision": overview.decision,
+            "sums": lambda found: overview.sums(found, told),
+            "newest": {row.build.id: row.runs[0] for row in rows},
+            "ended": overview.ended,
+            "silence": lambda missing: overview.silence(told, missing),
+            "believe": lambda fault: overview.believe(self._store, fault, told.comparisons),
             "proof": self._proof,
             "has_page": lambda fault: (self._where / site_places.failure_page(fault.name)).exists(),
             "now": time.time(),
@@ -328,61 +338,6 @@ class _Site:
             rows.append(Row(self._builds[id], ran, {**areas[id]}, newest))
         rows.sort(key=lambda row: (row.runs[0].started, row.build.id), reverse=True)
         return rows[:BUILDS_SHOWN]
-
-
-# The overview's groups behind what got worse: what became of cases, and what to make of it.
-GROUPS = (
-    ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
-    ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
-    ("Never passed", "the cases failed with each build so far", (Change.NEVER_PASSED,)),
-    ("Flaky", "the cases pass and fail with the same build: within chance", (Change.FLAKY,)),
-)
-
-
-def headline(told: News) -> tuple[str, str]:
-    """The first line of the overview, and its colour."""
-    failed = sum(found.failed for found in told.comparisons)
-    if worse := told.worse:
-        cases = told.new_failures
-        faults = "one fault" if len(worse) == 1 else f"{len(worse)} faults"
-        return f"{cases} case{'s' if cases > 1 else ''} got worse, by {faults}", "FAIL"
-    if not told.comparisons:
-        return "No run yet", "MISS"
-    words = [f"{failed} failed"] if failed else []
-    words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
-    if incomplete := [found for found in told.comparisons if found.incomplete]:
-        words.append(f"incomplete: {incomplete[0].incomplete}")
-    if words != [f"{failed} failed"] and words:
-        text = "; ".join(words)
-        return text[0].upper() + text[1:], "MISS"
-    if any(found.exit_status for found in told.comparisons):
-        return "Nothing to judge: no case passed or failed", "MISS"
-    words = ["Nothing got worse"]
-    if failed:
-        words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
-    if silent := sum(found.uncounted for found in told.comparisons):
-        words.append(f"{silent} of {sum(len(found.cases) for found in told.comparisons)} cases were not counted")
-    return ("; ".join(words), "MISS") if words[1:] else ("Nothing got worse; nothing fails", "PASS")
-
-
-def state(found: Comparison) -> str:
-    """The colour of a build: green only if it was judged, is complete, nothing failed, and each case told something."""
-    if found.exit_status == 1:
-        return "FAIL"
-    return "PASS" if found.exit_status == 0 and not found.failed and not found.uncounted else "MISS"
-
-
-def believe(fault: Fault) -> str:
-    """Whether a fault is to be believed, in sentences: where it showed, and how often its telling case failed."""
-    many, telling = len(fault.names), fault.telling.finding
-    boards = fault.boards or sorted({case.finding.series.board_class for case in fault.cases} - {""})
-    words = [f"{many} case{' shows' if many == 1 else 's show'} it"]
-    words += [f"on {' and '.join(boards)}"] if boards else []
-    words += [f"({fault.states})"] if len(fault.changes) > 1 else []
-    told = [" ".join(words), f"{short_name(telling.series.case)} {telling.figures}"]
-    if fault.seen and fault.seen.number > len(fault.cases):
-        told.append(f"Seen {fault.seen.number} times in all runs")
-    return "".join(f"{one}. " for one in told).rstrip()
 
 
 def _key(task: Task) -> str:

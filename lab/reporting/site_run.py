@@ -32,6 +32,8 @@ GOOD = (Verdict.PASS, Verdict.SKIP)
 class Since:
     """Since when a case fails, in words and links from the top of the site (empty: there is no page)."""
 
+    before: str  # where the fault was seen before that, ``BUILD, in CASE``; empty: nowhere
+    oldest: str  # where no build was good, the words before the title
     title: str
     subject: str
     href: str
