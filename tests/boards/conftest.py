@@ -60,7 +60,7 @@ class CommandLine:
         self.environment = os.environ | {"XDG_STATE_HOME": str(state), "PYTHONPATH": str(paths.CHECKOUT)}
 
     def __call__(
-        self, *words: str, timeout: float = 900, code: Sequence[str] = ("-m", "lab.cli")
+        self, *words: str, timeout: float = 1400, code: Sequence[str] = ("-m", "lab.cli")
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", *code, *words],
