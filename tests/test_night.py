@@ -20,6 +20,7 @@ from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  
 from lab.base import daytime, paths
 from lab.base.errors import UsageError
 from lab.base.wait import wait_until
+from lab.cli import main
 from lab.inventory import Lab
 from lab.leases import queue
 from lab.night import nightly, planning, progress
@@ -346,6 +347,22 @@ def test_a_build_that_does_not_compile_fails_the_run_and_shows_the_compilers_lin
     assert "main.c:1:5: error" in (tmp_path / "run" / "report.html").read_text()
     noted = json.loads((tmp_path / "run" / "builds.json").read_text())
     assert noted == {"broken": {"recipe": str(broken)}}
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT (Ctrl-C)")])
+def test_an_interrupted_night_notes_by_what(
+    number: signal.Signals, said: str, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nightly, "prepare", lambda lab, progress: signal.raise_signal(number))
+    options = NightlyOptions(
+        paths=("testcases/boot",), builds=(str(broken),), output=tmp_path / "run", is_remembered=False
+    )
+    before = signal.signal(number, main._terminate if number is signal.SIGTERM else signal.default_int_handler)
+    try:
+        assert nightly.run(options) == 130
+    finally:
+        signal.signal(number, before)
+    assert f"interrupted by {said}: the rest did not run" in RunFolder.open(tmp_path / "run").header().notes
 
 
 def test_two_recipes_of_one_name_are_refused(broken: Path, tmp_path: Path) -> None:
