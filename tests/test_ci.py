@@ -417,6 +417,15 @@ def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
     assert "2 cases show it on virt1 (board class virtual): 1 new failure, 1 never passed." in page
 
 
+def test_a_mail_of_a_night_that_the_bench_lost_does_not_say_that_all_is_well(folders: Runs) -> None:
+    publish(folders.write(result(PV32), result(S3), key="aa"))
+    folder = folders.write(result(PV32), result(S3, Verdict.MISS), key="bb")
+    publish(folder)
+    text = mail.body(folder.summary(), ci.judged(History(), folder.summary()), None)
+    assert "Incomplete: 1 of 2 cases that counted with the baseline were not counted." in text
+    assert "All that was counted passed" not in text
+
+
 def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(
     folders: Runs, hook: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
