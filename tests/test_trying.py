@@ -209,7 +209,12 @@ def judged(tmp_path: Path, base: str, *others: str) -> Outcome:
     [
         ("PP", "PP", 0, "no new failure in 2 cases"),
         ("FP", "FP", 0, "no new failure in 2 cases"),
-        ("PP", "PM", 0, "no new failure in 1 case; 1 not counted"),
+        (
+            "PP",
+            "PM",
+            3,
+            "no new failure in 1 case; 1 not counted; incomplete: 1 of 2 cases that counted with the baseline",
+        ),
         ("MM", "PP", 3, "no verdict: no case passed or failed on both base and series"),
         ("MM", "FF", 3, "no verdict: no case passed or failed on both base and series; 2 failed of which"),
         ("SP", "FM", 3, "no verdict: no case passed or failed on both base and series; 1 failed of which"),

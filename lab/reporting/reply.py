@@ -106,8 +106,8 @@ class Outcome:
             words.append(f"{len(self.unjudged)} failed of which the base says nothing")
         if self.found.uncounted:
             words.append(f"{self.found.uncounted} not counted")
-        if self.found.incomplete:
-            words.append(f"incomplete: {self.found.incomplete}")
+        if why := self.found.incomplete or self.found.lost:
+            words.append(f"incomplete: {why}")
         return "; ".join([*broken, *words])
 
 
