@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -196,7 +197,8 @@ def test_a_reaper_that_died_is_back_and_ends_what_is_over(shared: Shared) -> Non
 @pytest.mark.parametrize("still_waits", [True, False])
 def test_a_reaper_that_died_between_taking_and_giving_leaks_no_board(shared: Shared, still_waits: bool) -> None:
     """It has acquired the place in the holder's name, and the ledger does not know of it yet."""
-    os.kill(shared.pid("reaper"), signal.SIGSTOP)
+    reaper = shared.pid("reaper")
+    wait_until(lambda: _is_stopped_without_the_lock(reaper, shared.ledger.path), 20, "the reaper stands still")
     number = shared.ask("sim1")
     with closing(Coordinator(shared.lab.coordinator)) as one, one.acting_as("desk/alice") as holder:
         token = holder.reserve("sim1")
@@ -210,6 +212,19 @@ def test_a_reaper_that_died_between_taking_and_giving_leaks_no_board(shared: Sha
         assert shared.held(number) == ("sim1",)
         shared.ledger.end(number, "")
     shared.wait_acquired({})
+
+
+def _is_stopped_without_the_lock(pid: int, ledger: Path) -> bool:
+    """Stop a process between two of its transactions; one that was stopped within one goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    with closing(sqlite3.connect(ledger, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+            return False
+    return True
 
 
 # -- handed back ---------------------------------------------------------------------------------------------------
