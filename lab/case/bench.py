@@ -75,7 +75,7 @@ class Bench:
             boards={name: {"class": self.lab.boards[name].board_class} for name in self.names},
             planned=(),
             required_areas=(),
-            counts=bool(self.config.getoption("--coverage")),
+            counts=self.is_counting,
         )
         folder = RunFolder.create(paths.state() / "runs" / header.run_id, header)
         folder.write_builds({variant.name: variant.facts()})

@@ -274,23 +274,24 @@ class Dom0(Toolstack):
                 return
             waited += more
 
-    def _owed(self, wait: Callable[[float], T], timeout: float) -> T:
+    def owed(self, wait: Callable[[float], T], timeout: float) -> T:
         """What ``wait(seconds)`` returns. :raises ProductTimeout: it timed out, all :meth:`limits` long."""
-        began = time.monotonic()
-        with self.phase("wait"):
-            for seconds in self.limits(timeout):
-                try:
-                    return wait(seconds)
-                except WaitTimeout as error:
-                    late = error
-        raise ProductTimeout(late.what, time.monotonic() - began, late.last, board=late.board) from late
+        waited = 0.0
+        for seconds in self.limits(timeout):
+            waited += seconds
+            try:
+                return wait(seconds)
+            except WaitTimeout as error:
+                late = error
+        raise ProductTimeout(late.what, waited, late.last, board=late.board) from late
 
     def expect_console(self, pattern: str, timeout: float, *, since: int) -> ConsoleLine:
         """Wait for a line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
 
         :raises ProductTimeout: no line matched within ``timeout`` seconds, or more on a slow board (:meth:`limits`).
         """
-        return self._owed(lambda seconds: self.board.console.wait_for(pattern, seconds, since=since), timeout)
+        with self.phase("wait"):
+            return self.owed(lambda seconds: self.board.console.wait_for(pattern, seconds, since=since), timeout)
 
     def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
         """Wait until the product has done what it must.
@@ -298,7 +299,8 @@ class Dom0(Toolstack):
         :raises ProductTimeout: ``predicate`` is still false after ``timeout`` seconds, or more on a slow board
             (:meth:`limits`).
         """
-        self._owed(lambda seconds: wait_until(predicate, seconds, f"{self.name}: {what}"), timeout)
+        with self.phase("wait"):
+            self.owed(lambda seconds: wait_until(predicate, seconds, f"{self.name}: {what}"), timeout)
 
     def shutdown(self) -> None:
         """Ask dom0 to power the machine off (ACPI S5) and return at once."""

@@ -144,17 +144,11 @@ class Migration:
 
         :raises ProductTimeout: it still runs after ``timeout`` seconds, or more on a slow board; it is killed then.
         """
-        waited = 0.0
-        for seconds in self.source.limits(timeout):
-            waited += seconds
-            try:
-                status = self._job.wait(seconds)
-                break
-            except WaitTimeout as error:
-                last = error.last
-        else:
+        try:
+            status = self.source.owed(self._job.wait, timeout)
+        except ProductTimeout as error:
             self._job.kill()
-            raise ProductTimeout(f"xl migrate of {self.domain.name} ends", waited, last)
+            raise ProductTimeout(f"xl migrate of {self.domain.name} ends", error.timeout, error.last) from None
         output = self.output()
         if status == 0 and Ending.SUCCESS.value in output:
             return Ending.SUCCESS
