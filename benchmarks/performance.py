@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
-from lab.base.files import read_mapping
-from lab.builds.recipes import RECIPES
+from lab import builds
+from lab.builds import recipes
 from lab.history.figures import Change, Compared
 from lab.inventory import load
 from lab.night import performance
@@ -113,9 +112,7 @@ def _planted(folder: Path, count: int) -> Path:
     """A recipe of the build whose hypercalls of PV guests have so many instructions more."""
     patch = folder / f"planted-{count}.patch"
     patch.write_text(PATCH.format(count=count), encoding="utf-8")
-    data = dict(read_mapping(RECIPES / f"{BUILD}.yaml"))
-    data |= {"description": f"{count} instructions more in each hypercall of a PV guest", "patches": [str(patch)]}
-    recipe = folder / f"planted-{count}.yaml"
-    with open(recipe, "w", encoding="utf-8") as out:
-        YAML().dump(data, out)
-    return recipe
+    why = f"{count} instructions more in each hypercall of a PV guest"
+    file = folder / f"planted-{count}.yaml"
+    recipes.write(replace(builds.recipe(BUILD), description=why, patches=(patch,)), file)
+    return file

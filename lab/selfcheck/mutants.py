@@ -265,10 +265,8 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
     """
     started = time.monotonic()
     mutant = trials[0].mutant
-    folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{mutant.area}-{mutant.name}"
-    folder.mkdir(parents=True)
-    recipe = folder / f"mutant-{mutant.area}-{mutant.name}.yaml"
-    slower.write_recipe(recipe, mutant)
+    recipe = slower.write_recipe(mutant)
+    folder = recipe.parent
     options = NightlyOptions(
         paths=tuple(case for trial in sorted(trials, key=lambda trial: trial.is_own) for case in trial.cases),
         inventory=inventory_file,

@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from lab import builds
 from lab.base import paths
 from lab.base.errors import LabError
-from lab.base.files import read_mapping
-from lab.builds.recipes import RECIPES
+from lab.builds import recipes
 from lab.history.figures import Change
 from lab.night import performance
 from lab.night.performance import Asked, Report
@@ -27,13 +25,10 @@ from lab.selfcheck.mutant_manifest import Mutant, Outcome, Slower
 def caught(slow: Slower, say: Callable[[str], None]) -> Outcome:
     """Build it, compare it with the build that it changes, and say what came of it."""
     started = time.monotonic()
-    folder = paths.state() / "mutants" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{slow.area}-{slow.name}"
-    folder.mkdir(parents=True)
-    recipe = folder / f"mutant-{slow.area}-{slow.name}.yaml"
-    write_recipe(recipe, slow)
+    recipe = write_recipe(slow)
     try:
         report = performance.run(Asked(slow.build, str(recipe)), say)
-        (folder / "report.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
+        recipe.with_name("report.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
         outcome, reason = judge(slow, report)
     except LabError as error:  # a patch that does not apply or compile is no verdict on a figure
         outcome, reason = "not judged", str(error).splitlines()[0]
@@ -63,10 +58,12 @@ def _stem(figure: str) -> str:
     return next((figure.removesuffix(unit) for unit in performance.UNITS if figure.endswith(unit)), figure)
 
 
-def write_recipe(file: Path, mutant: Mutant | Slower) -> None:
-    """The recipe of the build it is a mutant of, and its patch last."""
-    base = RECIPES / f"{mutant.build}.yaml"
-    patches = [*builds.recipe(mutant.build).patches, mutant.patch]
-    data = dict(read_mapping(base)) | {"description": mutant.why, "patches": [str(patch) for patch in patches]}
-    with open(file, "w", encoding="utf-8") as opened:
-        YAML(typ="rt").dump(data, opened)
+def write_recipe(mutant: Mutant | Slower) -> Path:
+    """Write the recipe of the build it is a mutant of, its patch last, into a new folder for what comes of it."""
+    started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name = f"{mutant.area}-{mutant.name}"
+    file = paths.state() / "mutants" / f"{started}-{name}" / f"mutant-{name}.yaml"
+    file.parent.mkdir(parents=True)
+    base = builds.recipe(mutant.build)
+    recipes.write(replace(base, description=mutant.why, patches=(*base.patches, mutant.patch)), file)
+    return file
