@@ -75,9 +75,7 @@ class Comparison:
         """Of the gate: 1 a new failure; else 3 no baseline, incomplete or too much lost, nothing judged; else 0."""
         if self.of(Change.NEW_FAILURE):
             return 1
-        if self.base is None or self.incomplete or self.lost:
-            return 3
-        return 0 if len(self.of(*UNCOUNTED)) < len(self.cases) else 3
+        return 0 if self.base and self.counted and not self.gap else 3
 
     @property
     def failed(self) -> int:
@@ -88,6 +86,11 @@ class Comparison:
     def known(self) -> int:
         """How many cases passed only because a known finding was excused."""
         return sum(bool(one.known) for one in self.cases if not one.is_failure)
+
+    @property
+    def counted(self) -> int:
+        """How many cases passed or failed."""
+        return len(self.cases) - len(self.of(*UNCOUNTED))
 
     @property
     def uncounted(self) -> int:
@@ -104,19 +107,32 @@ class Comparison:
         return f"{lost} of {len(before)} cases that counted with the baseline were not counted"
 
     @property
+    def gap(self) -> str | None:
+        """Why what counted does not suffice for a pass: more is to come or never came, or too much was lost."""
+        return self.incomplete or self.lost
+
+    @property
+    def shortfall(self) -> str | None:
+        """The same of a build with cases that counted: without any there is nothing to judge, whatever was lost."""
+        return self.gap if self.counted else self.incomplete
+
+    @property
     def verdict(self) -> str:
         """The gate's decision in words."""
-        counted = len(self.cases) - len(self.of(*UNCOUNTED))
+        return self.decided(f"incomplete: {self.shortfall}")
+
+    def decided(self, incomplete: str) -> str:
+        """The same; ``incomplete`` says that there is a shortfall."""
         words = []
         if self.of(Change.NEW_FAILURE):
             words.append("blocked")
-        elif self.base is None and counted:
-            words.append(f"{self.failed} failed" if self.failed else f"{counted} passed")
+        elif self.base is None and self.counted:
+            words.append(f"{self.failed} failed" if self.failed else f"{self.counted} passed")
             words.append("no baseline yet")
-        if why := self.incomplete or (self.lost if counted and not words else None):
-            words.append(f"incomplete: {why}")
+        if self.incomplete or (self.shortfall and not words):
+            words.append(incomplete)
         if not words:
-            words.append("pass" if counted else "nothing to judge: no case passed or failed")
+            words.append("pass" if self.counted else "nothing to judge: no case passed or failed")
         return "; ".join(words)
 
 

@@ -80,7 +80,7 @@ def _tail(run: RunSummary, news: News) -> str:
         return "Regressions :-("
     if any(found.base is None for found in news.comparisons) or not news.comparisons:
         return f"Nothing to judge against: {headline(run, news)}."
-    incomplete = [why for found in news.comparisons if (why := found.incomplete or found.lost)]
+    incomplete = [why for found in news.comparisons if (why := found.gap)]
     if incomplete:
         return f"Incomplete: {'; '.join(incomplete)}."
     return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."

@@ -106,7 +106,7 @@ class Outcome:
             words.append(f"{len(self.unjudged)} failed of which the base says nothing")
         if self.found.uncounted:
             words.append(f"{self.found.uncounted} not counted")
-        if why := self.found.incomplete or self.found.lost:
+        if why := self.found.gap:
             words.append(f"incomplete: {why}")
         return "; ".join([*broken, *words])
 

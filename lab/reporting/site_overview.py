@@ -45,7 +45,7 @@ def headline(told: News) -> tuple[str, str]:
         return "No run yet", "MISS"
     words = [f"{failed} failed"] if failed else []
     words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
-    if incomplete := [why for found in told.comparisons if (why := _incomplete(found))]:
+    if incomplete := [why for found in told.comparisons if (why := found.shortfall)]:
         why = re.sub(r"^run \S+ ", "the run ", incomplete[0])  # its link stands below
         words.append(f"incomplete: {why}")
     if words != [f"{failed} failed"] and words:
@@ -71,13 +71,7 @@ def state(found: Comparison) -> str:
 def decision(found: Comparison) -> str:
     """The gate's decision; why a run is incomplete is told beside it."""
     said = "the run is incomplete" if found.incomplete else "too many cases say nothing"
-    return found.verdict.replace(f"incomplete: {_incomplete(found)}", f"no verdict, {said}")
-
-
-def _incomplete(found: Comparison) -> str | None:
-    """Why the gate takes a build that has counted cases for incomplete."""
-    is_counted = len(found.of(*gate.UNCOUNTED)) < len(found.cases)
-    return found.incomplete or (found.lost if is_counted else None)
+    return found.decided(f"no verdict, {said}")
 
 
 def sums(found: Comparison, told: News) -> str:
