@@ -178,6 +178,11 @@ class BoardSpec:
         return self.tags.get("class") or ("virtual" if self.virtual else "steel")
 
     @property
+    def is_counted(self) -> bool:
+        """Whether figures of this board are counts of instructions, and not times."""
+        return "counted-clock" in self.capabilities
+
+    @property
     def link_name(self) -> str:
         """What the peer calls this board: the name that the lab link's address has in its /etc/hosts."""
         return self.name

@@ -32,6 +32,7 @@ from lab.night.workers import root_of
 from lab.reporting import html
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, replace_file, visible_line
+from lab.results.summary import INTERRUPTED
 
 TRIES = 3  # attempts that show how often the bad revision fails
 ALPHA = 0.05  # accepted probability, at each step, that a bad revision is called good
@@ -143,7 +144,7 @@ def run_case(asked: Asked) -> Runner:
             select="weekly",
             is_remembered=False,
         )
-        if nightly.run(options) == 130:
+        if nightly.run(options) == INTERRUPTED:
             raise KeyboardInterrupt
 
     return runner

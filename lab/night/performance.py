@@ -28,6 +28,7 @@ from lab.night.options import COUNTED_LAB, NightlyOptions
 from lab.results import run_folder
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, visible_line
+from lab.results.summary import INTERRUPTED
 
 UNITS = ("_instructions", "_ns")  # of the figures that are costs
 CASES = ("testcases/performance",)
@@ -176,7 +177,7 @@ def _measured(board: BoardSpec, *, asked: Asked, folder: Path, sides: str) -> li
 
 def _runs(board: BoardSpec, asked: Asked, folder: Path, sides: str) -> list[Run]:
     """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
-    counted = is_counted(board)
+    counted = board.is_counted
     runs: list[Run] = []
     for pair in (sides,) if sides else ("AB", "BA") * (MOST_PAIRS[counted] // 2 + 1):
         is_enough = len(runs) >= 2 * PAIRS[counted] and not figures.needs_more(judged(board, runs))
@@ -202,7 +203,7 @@ def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path) -
     log = folder.with_suffix(".log")
     try:
         with open(log, "w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
-            if nightly.run(options) == 130:
+            if nightly.run(options) == INTERRUPTED:
                 raise KeyboardInterrupt
         return read(side, RunFolder.open(folder))
     except LabError as error:
@@ -234,11 +235,6 @@ def read(side: str, folder: RunFolder) -> Run:
     return Run(side, found, tuple(lost), facts.get("key", ""))
 
 
-def is_counted(board: BoardSpec) -> bool:
-    """Whether a board's figures are counts."""
-    return "counted-clock" in board.capabilities
-
-
 def judged(board: BoardSpec, runs: Iterable[Run]) -> list[Compared]:
     """Each figure of a board over all its runs."""
     values: dict[str, dict[str, list[float]]] = {}
@@ -246,6 +242,6 @@ def judged(board: BoardSpec, runs: Iterable[Run]) -> list[Compared]:
         for name, value in one.figures.items():
             values.setdefault(name, {"A": [], "B": []})[one.side].append(value)
     return [
-        figures.compare(name, board.name, sides["A"], sides["B"], is_count=is_counted(board))
+        figures.compare(name, board.name, sides["A"], sides["B"], is_count=board.is_counted)
         for name, sides in sorted(values.items())
     ]

@@ -31,6 +31,7 @@ from lab.reporting import html, reply
 from lab.reporting.reply import Outcome, Step
 from lab.results import run_folder
 from lab.results.run_folder import RunFolder, visible_line
+from lab.results.summary import INTERRUPTED
 
 UPSTREAM = "upstream"  # the build that patches are tried on when nothing is said
 BASE, WHOLE = "base", "series"  # names of builds, as reports show them
@@ -239,7 +240,7 @@ def _run(asked: Asked, trial: _Trial, built: Sequence[str], runner: Runner) -> O
 
 
 def _done(runner: Runner, options: NightlyOptions) -> None:
-    if runner(options) == 130:
+    if runner(options) == INTERRUPTED:
         raise KeyboardInterrupt
 
 

@@ -35,6 +35,7 @@ from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.results.record import OUTCOME
 from lab.results.run_folder import RunFolder
+from lab.results.summary import INTERRUPTED
 from lab.selfcheck import slower
 from lab.selfcheck.mutant_manifest import Mutant, Outcome, areas, chosen, chosen_slower, load, unproved
 from lab.xen.payloads import SOURCES
@@ -284,7 +285,7 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
                 status = nightly.run(options)
             finally:
                 _ignore_interrupts()
-        if status == 130:
+        if status == INTERRUPTED:
             return None
         run_folder = RunFolder.open(folder / "run")
         found = [judge(trial, run_folder) for trial in trials]

@@ -63,7 +63,7 @@ def read(lines: Iterable[PayloadLine | Heartbeat]) -> list[Cost]:
 
 def is_counted(host: Dom0) -> bool:
     """Whether figures of this board are counts of instructions."""
-    return "counted-clock" in host.board.spec.capabilities
+    return host.board.spec.is_counted
 
 
 def figures(host: Dom0, kind: str, costs: Iterable[Cost]) -> Mapping[str, float]:
