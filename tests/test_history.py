@@ -688,11 +688,11 @@ def test_two_lines_that_begin_to_fail_in_one_run_have_their_last_good_builds(his
     ("changes", "said"),
     [
         (
-            {"notes": ("interrupted by SIGTERM: the rest did not run",)},
-            "was interrupted by SIGTERM: the rest did not run",
+            {"cut_short": "interrupted by SIGTERM"},
+            "was interrupted by SIGTERM",
         ),
         ({}, "was interrupted; its record does not say by what"),
-        ({"exit_status": 3, "notes": ("stopped at 06:00: 1 did not run",)}, "was stopped at 06:00: 1 did not run"),
+        ({"exit_status": 3, "cut_short": "stopped at 06:00"}, "was stopped at 06:00"),
         ({"finished": None}, "has no end in its record: it was killed, or its machine stopped"),
     ],
 )

@@ -362,7 +362,7 @@ def test_an_interrupted_night_notes_by_what(
         assert nightly.run(options) == 130
     finally:
         signal.signal(number, before)
-    assert f"interrupted by {said}: the rest did not run" in RunFolder.open(tmp_path / "run").header().notes
+    assert f"interrupted by {said}: the rest did not run" in RunFolder.open(tmp_path / "run").header().remarks
 
 
 def test_two_recipes_of_one_name_are_refused(broken: Path, tmp_path: Path) -> None:

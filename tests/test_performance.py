@@ -152,7 +152,12 @@ def test_what_did_not_run_or_was_another_build_is_lost(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("verdicts", "lost", "status"),
-    [((Change.SAME, Change.LESS, Change.UNDECIDED), (), 0), ((Change.SAME,), ("x",), 3), ((Change.MORE,), ("x",), 1)],
+    [
+        ((Change.SAME, Change.LESS), (), 0),
+        ((Change.SAME, Change.UNDECIDED), (), 3),
+        ((Change.SAME,), ("x",), 3),
+        ((Change.MORE,), ("x",), 1),
+    ],
 )
 def test_the_exit_status_says_that_b_costs_more(
     verdicts: tuple[Change, ...], lost: tuple[str, ...], status: int, tmp_path: Path

@@ -301,7 +301,7 @@ def _seen(folder: Path, case: str) -> TriedRevision:
     result = next((one for one in run_folder.final_results() if one.case == case), None)
     if result is None:
         return TriedRevision(
-            "", visible_line("; ".join(run_folder.header().notes) or "the case did not run"), str(folder)
+            "", visible_line("; ".join(run_folder.header().remarks) or "the case did not run"), str(folder)
         )
     reason = visible_line(f"{result.reason} ({result.rule})")
     return TriedRevision(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))

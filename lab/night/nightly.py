@@ -134,6 +134,7 @@ class Night:
         self._builds = self._header.builds
         self._phases = list(self._header.phases)
         self._notes = list(self._header.notes)
+        self._cut_short: str | None = None
         self._has_failed = False  # the bench failed in a way that no result shows
         self._say = terminal.Progress(planned=len(folder.due()))
         self._shown = len(list(folder.results()))
@@ -151,7 +152,7 @@ class Night:
                         self._run_builds(stack)
             except KeyboardInterrupt as error:  # a signal other than SIGINT is named in it
                 interrupted = True
-                self._notes.append(f"interrupted by {str(error) or 'SIGINT (Ctrl-C)'}: the rest did not run")
+                self._cut_short = f"interrupted by {str(error) or 'SIGINT (Ctrl-C)'}"
             except UsageError:
                 self._finish(2)
                 raise
@@ -168,8 +169,8 @@ class Night:
         for build in self._builds:
             self._run_build(build, crew)
         if crew.is_over and (left := self.folder.due()):
-            clock = self._deadline.clock
-            self._note(f"stopped at {clock}: {len(left)} did not run")
+            self._cut_short = f"stopped at {self._deadline.clock}"
+            self._say.note(f"{self._cut_short}: {len(left)} did not run")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -393,6 +394,7 @@ class Night:
             exit_status=status,
             phases=tuple(self._phases),
             notes=tuple(self._notes),
+            cut_short=self._cut_short,
             import_fault=None,
         )
         written = [

@@ -69,11 +69,11 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """1: B costs more somewhere; 3: something was not measured; else 0."""
+        """1: B costs more somewhere; 3: something was not measured, or is undecided; else 0."""
         verdicts = {one.verdict for one in self.compared}
         if Change.MORE in verdicts:
             return 1
-        return 3 if self.lost or not self.compared or Change.MISSING in verdicts else 0
+        return 3 if self.lost or not self.compared or verdicts & {Change.MISSING, Change.UNDECIDED} else 0
 
     @property
     def is_same_build(self) -> bool:
@@ -226,7 +226,7 @@ def read(side: str, folder: RunFolder) -> Run:
             found |= {name: value for name, value in result.figures.items() if name.endswith(UNITS)}
         if result.verdict not in (Verdict.PASS, Verdict.SKIP):
             lost.append(visible_line(f"{side}: {result.case.rpartition('::')[2]}: {result.verdict} {result.reason}"))
-    why = "; ".join(folder.header().notes) or "nothing says why"
+    why = "; ".join(folder.header().remarks) or "nothing says why"
     if missing := folder.missing():
         lost.append(visible_line(f"{side}: {len(missing)} of {len(folder.header().planned)} cases did not run: {why}"))
     elif not found and not lost:

@@ -85,15 +85,15 @@ def ended(run: Run) -> str:
     """By what a run was ended before it was complete, as far as its record tells; empty where it tells nothing."""
     try:
         folder = RunFolder.open(run.folder)
-        notes = folder.header().notes
+        why = folder.header().cut_short
     except UsageError:
         return ""
     if run.finished is None:
         if folder.is_held():
             return "is still running"
         return "has no end in its record: it was killed, or its machine stopped"
-    if said := [note for note in notes if note.startswith(("interrupted", "stopped at"))]:
-        return f"was {said[0]}"
+    if why is not None:
+        return f"was {why}"
     return "was interrupted; its record does not say by what" if run.exit_status == INTERRUPTED else ""
 
 

@@ -176,6 +176,7 @@ class RunHeader:
     exit_status: Annotated[int, Between(0, 255)] | None = None
     phases: tuple[Phase, ...] = ()  # of the whole run: setup, lab up, provision, cases, report
     notes: tuple[str, ...] = ()  # lab-level misses, e.g. "virt2: BMC does not answer"
+    cut_short: str | None = None  # what ended it before all had run: "interrupted by SIGTERM"; None: nothing did
     import_fault: str | None = None  # why the history did not take this run; None: it did, or was not to
     repeat: Annotated[int, Between(1, REPEATS)] = 1  # attempts that were asked for at each case
     counts: bool = False  # what each case executes is kept: lab.coverage
@@ -183,11 +184,14 @@ class RunHeader:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What readers must know of the bench: the notes, and that the history lacks this run."""
-        if self.import_fault is None:
-            return self.notes
-        hint = "history: this run was not imported (xenlab history --import DIR does it later)"
-        return (*self.notes, f"{hint}: {self.import_fault}")
+        """What readers must know of the bench: the notes, what ended the run, and that the history lacks it."""
+        said = [*self.notes]
+        if self.cut_short is not None:
+            said.append(f"{self.cut_short}: the rest did not run")
+        if self.import_fault is not None:
+            hint = "history: this run was not imported (xenlab history --import DIR does it later)"
+            said.append(f"{hint}: {self.import_fault}")
+        return tuple(said)
 
     def cases_root(self) -> Path:
         """The folder that the node ids are relative to."""

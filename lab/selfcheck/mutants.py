@@ -316,7 +316,7 @@ def judge(trial: Trial, folder: RunFolder) -> tuple[Outcome, str]:
 def _judge(case: str, says: str, folder: RunFolder) -> tuple[Outcome, str]:
     result = next((one for one in folder.final_results() if one.case == case), None)
     if result is None:
-        return "not judged", "; ".join(folder.header().notes) or f"{_short(case)} did not run"
+        return "not judged", "; ".join(folder.header().remarks) or f"{_short(case)} did not run"
     said = result.reason.splitlines()[0] if result.reason else ""
     itself = [one.body for one in result.evidence if one.kind == OUTCOME]
     foretold = next((found for found in (result.reason, *itself) if re.search(says, found)), None)
