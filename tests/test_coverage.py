@@ -182,6 +182,20 @@ def test_lines_and_functions_are_told_by_case(run: RunFolder) -> None:
     assert list(run.path.glob("cases/*/virt1.lines.json.gz"))
 
 
+def test_a_damaged_file_of_counters_costs_its_case_alone(run: RunFolder) -> None:
+    damaged = run.path / run.summary().everything[0].counters["virt1"]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    found = measured.of_run(run.summary())
+    assert [one.case for one in found.cases] == [SECOND]
+    (lost,) = [one for one in found.not_read if one.case == FIRST]
+    assert (lost.board, "damaged" in lost.why) == ("virt1", True), lost
+    other = run.path / run.summary().everything[1].counters["virt1"]
+    other.write_bytes(b"")
+    other.with_name("virt1.lines.json.gz").unlink()
+    with pytest.raises(BenchError, match="no counters can be read"):
+        measured.of_run(run.summary())
+
+
 def test_a_run_is_told_in_numbers(run: RunFolder) -> None:
     found = measured.of_run(run.summary())
     files = {"guest32": ("xen/common/main.c", "xen/gone/*.c"), "sleep": ("xen/*/idle.c",)}

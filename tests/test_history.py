@@ -705,6 +705,12 @@ def test_an_interrupted_run_says_by_what(changes: dict[str, object], said: str, 
     assert site_overview.decision(told.comparisons[0]) == "1 passed; no baseline yet; no verdict, the run is incomplete"
 
 
+def test_a_history_in_a_file_lies_where_its_path_says(tmp_path: Path, runs: Runs) -> None:
+    place = tmp_path / "100%?mode=memory.sqlite"
+    History(place).import_run(runs.write(result()).path)
+    assert place.is_file() and len(History(place).runs(9)) == 1
+
+
 def test_one_fault_is_one_over_boards_cases_and_numbers(history: History, runs: Runs) -> None:
     found = [
         result(PV32, FAIL, "virt1", reason="virt1: no wake within 60 s"),

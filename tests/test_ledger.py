@@ -62,6 +62,13 @@ def test_after_a_reboot_the_wall_clock_counts(tmp_path: Path, monkeypatch: pytes
     assert 690 < ledger.extend(number, 700.0) - time.time() <= 700
 
 
+def test_a_ledger_lies_where_its_folder_says(tmp_path: Path) -> None:
+    """Its path becomes part of a URL, where ``?`` and ``%`` mean something."""
+    folder = tmp_path / "100%?mode=memory"
+    assert Ledger(folder).leases() == []
+    assert [path.name for path in folder.iterdir()] == [FILE] and [*tmp_path.iterdir()] == [folder]
+
+
 def test_a_ledger_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     number = held(Ledger(tmp_path))
     with closing(sqlite3.connect(tmp_path / FILE)) as old:

@@ -78,8 +78,10 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
 
     ``build``: one of the run's; needed where several were counted.
 
+    A file of counters that is damaged costs its case, which is then one of :attr:`Measured.not_read`.
+
     :raises UsageError: the run did not count, or the notes of its build are gone.
-    :raises BenchError: no counters were read; or they are damaged, or gcov fails.
+    :raises BenchError: no counters could be read.
     """
     name = _build_of(run, build)
     facts = run.builds.get(name, {})
@@ -89,7 +91,7 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
         raise UsageError(f"the notes of build {name} (key {key or 'unknown'}) are not in the cache: {again}")
     program, folder = notes
     results = [one for one in run.everything if one.build == name]
-    not_read = tuple(_not_read(run, name, results))
+    not_read = list(_not_read(run, name, results))
     if not any(one.counters for one in results):
         why = f": {not_read[0].why}" if not_read else ""
         raise BenchError(f"{run.path}: no counters were read with build {name}, so nothing is known{why}")
@@ -99,7 +101,19 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
         boots = [path for path in boots if slug(name) in path.parts]
     with ThreadPoolExecutor() as pool:  # gcov is a process of its own
         asked = {path: pool.submit(_read, path, key, program, folder) for path in (*kept, *boots)}
-        read = {path: one.result() for path, one in asked.items()}
+        read: dict[Path, Sources] = {}
+        damaged: dict[Path, str] = {}
+        for path, answer in asked.items():
+            try:
+                read[path] = answer.result()
+            except BenchError as error:
+                damaged[path] = str(error)
+    for one in results:
+        files = {board: run.path / file for board, file in one.counters.items()}
+        not_read += [NotRead(one.case, board, damaged[file]) for board, file in files.items() if file in damaged]
+    not_read += [NotRead(f"boot: {path.name}", "", damaged[path]) for path in boots if path in damaged]
+    if not read:
+        raise BenchError(f"{run.path}: no counters can be read: {not_read[-1].why}")
     return Measured(
         run=run.header.run_id,
         build=name,
@@ -108,8 +122,8 @@ def of_run(run: RunSummary, build: str = "") -> Measured:
         folder=folder,
         everything=gcov.everything(folder),
         cases=tuple(_cases(run.path, results, read)),
-        not_read=not_read,
-        boots=joined(read[path] for path in boots),
+        not_read=tuple(not_read),
+        boots=joined(read[path] for path in boots if path in read),
     )
 
 
@@ -148,7 +162,7 @@ def _cases(run: Path, results: Sequence[TestResult], read: Mapping[Path, Sources
     for one in results:
         attempts.setdefault(one.case, []).append(one)
     for case, tried in attempts.items():
-        files = [run / file for one in tried for file in one.counters.values()]
+        files = [file for one in tried for name in one.counters.values() if (file := run / name) in read]
         if files:
             seconds = sum(phase.seconds for one in tried for phase in one.phases if phase.name == COVERAGE)
             sources = joined(read[file] for file in files)

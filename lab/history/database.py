@@ -22,13 +22,18 @@ PATIENCE = 60.0  # seconds to wait for a connection of a server that has none le
 STATEMENT_LIMIT = 120  # seconds a PostgreSQL server may take over one statement
 
 
+def url_of_file(path: Path) -> URL:
+    """A database in a file, whose name may hold ``?`` and ``%``."""
+    return URL.create("sqlite", database=str(path))
+
+
 def url_of(text: str) -> URL:
     """The database that the setting names; empty: the file in the state folder.
 
     :raises UsageError: none that is known.
     """
     if not text:
-        return URL.create("sqlite", database=str(paths.state() / "history.sqlite"))
+        return url_of_file(paths.state() / "history.sqlite")
     try:
         url = make_url(text)
     except (SQLAlchemyError, ValueError):  # their words may hold parts of a password

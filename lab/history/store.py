@@ -46,13 +46,17 @@ _OF_ENTRY = named(runs.c.name, *results.c, *builds.c)
 class History:
     """The database. Every method raises :class:`BenchError` when it fails; its words never hold a password."""
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | Path | None = None) -> None:
         """Open it, and bring its tables up to date.
 
-        :raises UsageError: ``url`` (default: the setting, else the file in the state folder) is none that is known,
-            or a newer xenlab wrote the database.
+        :param url: the database's URL, or the path of a SQLite file. Default: the setting, else the file in the
+            state folder.
+        :raises UsageError: ``url`` is none that is known, or a newer xenlab wrote the database.
         """
-        self._url = database.url_of(os.environ.get(SETTING, "") if url is None else url)
+        if isinstance(url, Path):
+            self._url = database.url_of_file(url)
+        else:
+            self._url = database.url_of(os.environ.get(SETTING, "") if url is None else url)
         self.where = database.described(self._url)
         self._engine = database.engine_of(self._url)
         with self.transaction(writes=False) as connection:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import NullPool
 
 from lab.base import processes
@@ -171,7 +171,9 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._engine = sa.create_engine(
-            f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}
+            URL.create("sqlite", database=str(self.path)),  # a path may hold ? and %
+            poolclass=NullPool,
+            connect_args={"timeout": BUSY_TIMEOUT},
         )
         # SQLite's driver would begin on its own, and late: two writers could both have read before they write.
 

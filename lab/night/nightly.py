@@ -399,8 +399,9 @@ class Night:
         )
         written = [
             self._written("run.json", lambda: self.folder.write_header(self._header)),
-            self._written("durations", lambda: planning.note_durations(run.results)),
         ]
+        if self._options.is_remembered and not self._header.counts:  # else what is measured, or broken, takes longer
+            written.append(self._written("durations", lambda: planning.note_durations(run.results)))
         written.append(publishing.publish(self.folder, self._say.note, is_remembered=self._options.is_remembered))
         return status if all(written) else status or 3
 

@@ -220,7 +220,7 @@ def _run(asked: Asked, trial: _Trial, built: Sequence[str], runner: Runner) -> O
     files = tuple(str(trial.folder / f"{name}.yaml") for name in built)
     options = replace(_options(asked), builds=files, output=folders[0], is_remembered=False)
     _done(runner, options)
-    history = History(f"sqlite:///{trial.folder / 'history.sqlite'}")
+    history = History(trial.folder / "history.sqlite")
     whole, single = _compared(history, folders)
     if new := {one.series.case for of in (whole, *single.values()) for one in of.of(Change.NEW_FAILURE)}:
         root = RunFolder.open(folders[0]).header().cases_root()
