@@ -52,7 +52,7 @@ def board_fixture(
 def test_host_that_answers_everywhere_is_alive(board: Any) -> None:
     found = pulse.take(board)
     assert (found.is_powered, found.is_reachable, found.voice) == (True, True, Voice.DOM0)
-    assert found.summary == "mini: the host is alive"
+    assert found.summary == "mini: the host is alive" and found.loss is None
 
 
 def test_silent_console_of_a_host_that_is_alive(board: Any) -> None:
@@ -66,6 +66,8 @@ def test_console_that_the_recorder_has_lost(board: Any) -> None:
     wait_until(lambda: not board.console.is_connected(), 10.0, "the loss")
     found = pulse.take(board)
     assert found.summary == "mini: the host is alive, but its console is not there: the recorder has lost it"
+    board.dom0.stop()
+    assert pulse.take(board).loss is None, "nobody heard the host"
 
 
 def test_network_that_is_dead(board: Any) -> None:
@@ -74,6 +76,7 @@ def test_network_that_is_dead(board: Any) -> None:
     assert found.is_alive and found.summary.endswith(
         "dom0 answers on its console and not over SSH: its network is dead"
     )
+    assert found.loss == "lost its network: dom0 answers on the console, and not over SSH"
 
 
 def test_hypervisor_that_outlives_its_dom0(board: Any) -> None:
@@ -81,6 +84,7 @@ def test_hypervisor_that_outlives_its_dom0(board: Any) -> None:
     board.wire.replies = dict(XEN)
     found = pulse.take(board)
     assert found.voice is Voice.XEN and found.summary == "mini: dom0 is dead, the hypervisor is alive"
+    assert found.loss == "lost its dom0: only the hypervisor answers"
     assert board.wire.received.count(SWITCH) == 2, "the input is given back"
 
 
@@ -91,6 +95,7 @@ def test_dead_host(board: Any, chassis: Chassis, simulator: Simulator) -> None:
     assert not found.is_alive
     assert found.summary == "mini: the host is dead: silent on console and network; the power is on"
     assert "console: is silent" in found.as_evidence().body
+    assert found.loss == "fell silent: no answer on console and network"
     chassis.set(power=0)
     assert pulse.take(board).summary == "mini: the power is off"
 

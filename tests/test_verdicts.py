@@ -20,13 +20,16 @@ from lab.base.errors import (
     MissingCapability,
     NotProved,
     PowerTimeout,
+    ProductFailure,
     ProductTimeout,
     UsageError,
     WaitTimeout,
 )
+from lab.case import conclude
 from lab.case.bench import Bench
 from lab.case.evidence import Running
-from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
+from lab.console.client import ConsoleLine
+from lab.results.record import HOST_LOST, NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
 from lab.results.verdicts import RULES, Hang, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
@@ -299,8 +302,8 @@ def attempt(word: str) -> TestResult:
         ("SKIP", False),
         ("MISS:bench", False),
         (f"MISS:{TRANSIENT}", True),
-        (f"MISS:{HOST_SILENT}", True),
-        (f"MISS:{TRANSIENT} MISS:{HOST_SILENT}", False),
+        (f"MISS:{HOST_LOST}", True),
+        (f"MISS:{TRANSIENT} MISS:{HOST_LOST}", False),
         (f"MISS:{TRANSIENT} MISS:{TRANSIENT}", False),
         (f"MISS:{TRANSIENT} PASS", False),
         (f"MISS:{TRANSIENT} FAIL", False),
@@ -335,6 +338,7 @@ NMI_DUMP = """\
 (XEN) ****************************************
 (XEN) Reboot in five seconds...
 """
+SILENT = "fell silent"
 OFF, ON = "0000000000000046", "0000000000000246"
 
 
@@ -344,7 +348,7 @@ def after_nmi(flags: str, context: str = "hypervisor (d0v0)") -> tuple[str, ...]
 
 @pytest.mark.parametrize("outcome", [BoardUnreachable("virt1", "ssh: timeout"), WaitTimeout("job", 3.0), None])
 def test_a_hypervisor_found_by_an_nmi_with_interrupts_off_is_a_hang(outcome: BaseException | None) -> None:
-    decision = decide(Observation(outcome=outcome, hangs=(Hang("virt1", after_nmi(OFF)),)))
+    decision = decide(Observation(outcome=outcome, hangs=(Hang("virt1", SILENT, after_nmi(OFF)),)))
     assert (decision.verdict, decision.rule) == (Verdict.FAIL, "hypervisor-hang")
     assert "domain_kill" in decision.reason and decision.fingerprint
 
@@ -354,14 +358,54 @@ def test_a_hypervisor_found_by_an_nmi_with_interrupts_off_is_a_hang(outcome: Bas
 )
 def test_without_that_proof_a_silence_fails_only_when_it_repeats_on_a_sound_board(lines: tuple[str, ...]) -> None:
     lost = BoardUnreachable("virt1", "ssh: timeout")
-    unsound = Observation(outcome=lost, hangs=(Hang("virt1", lines),))
+    unsound = Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines),))
     assert decide(unsound).rule == TRANSIENT
-    first = decide(Observation(outcome=lost, hangs=(Hang("virt1", lines, comes_back=True),)))
-    assert (first.verdict, first.rule) == (Verdict.MISS, HOST_SILENT)
-    again = decide(Observation(outcome=lost, hangs=(Hang("virt1", lines, comes_back=True),), hung_before=True))
-    assert (again.verdict, again.rule) == (Verdict.FAIL, "host-silent-again")
+    first = decide(Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines, comes_back=True),)))
+    assert (first.verdict, first.rule) == (Verdict.MISS, HOST_LOST)
+    again = decide(Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines, comes_back=True),), hung_before=True))
+    assert (again.verdict, again.rule) == (Verdict.FAIL, "host-lost-again")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rule"), [(AssertionError("3 pages"), "assertion"), (ProductFailure("xl: no"), "product")]
+)
+def test_what_the_case_found_outranks_a_lost_host(outcome: BaseException, rule: str) -> None:
+    hang = Hang("virt1", "lost its network", comes_back=True)
+    for before in (False, True):
+        assert decide(Observation(outcome=outcome, hangs=(hang,), hung_before=before)).rule == rule
+
+
+def test_a_lost_host_says_how_it_was_lost() -> None:
+    hang = Hang("virt1", "was reset", comes_back=True)
+    reason = decide(Observation(outcome=BoardUnreachable("virt1", "ssh: timeout"), hangs=(hang,))).reason
+    assert reason == "virt1: the host was reset; the power is on, and a known-good build is sound"
+
+
+@pytest.mark.parametrize(
+    ("began", "banners", "outcome", "is_reset"),
+    [
+        (5, (30,), BoardUnreachable("virt1", "ssh: timeout"), True),  # booted before the case, and in it
+        (5, (), BoardUnreachable("virt1", "ssh: timeout"), False),
+        (20, (30,), BoardUnreachable("virt1", "ssh: timeout"), False),  # the boot that the case asked for
+        (20, (30, 40), BoardUnreachable("virt1", "ssh: timeout"), True),
+        (20, (15, 30), BoardUnreachable("virt1", "ssh: timeout"), False),  # two boots that were asked for
+        (5, (30,), AssertionError("woke without its disk"), False),
+        (5, (30,), None, False),
+    ],
+)
+def test_a_boot_that_nobody_asked_for_is_a_reset(
+    began: int, banners: tuple[int, ...], outcome: BaseException | None, is_reset: bool
+) -> None:
+    lines = tuple(
+        ConsoleLine("virt1", number, float(number), "line", "(XEN) Xen version 4.17.5" if number in banners else "...")
+        for number in range(10, 50)
+    )
+    seat = SimpleNamespace(board=SimpleNamespace(strategy=SimpleNamespace(since=began)))
+    running = cast(Running, SimpleNamespace(outcome=outcome, marks={"virt1": 10}, seats={"virt1": seat}))
+    found = list(conclude._reset(running, [conclude.ConsoleSlice("virt1", lines, None, frozenset())]))
+    assert found == ["virt1"] * is_reset
 
 
 def test_a_crash_on_the_console_outranks_the_silence_after_it() -> None:
-    decision = decide(Observation(crashes=(PANIC,), hangs=(Hang("virt1", after_nmi(OFF)),)))
+    decision = decide(Observation(crashes=(PANIC,), hangs=(Hang("virt1", SILENT, after_nmi(OFF)),)))
     assert decision.rule == "console-crash"

@@ -14,8 +14,9 @@ from lab.case.markers import area_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
-from lab.results.record import COVERAGE, HOST_SILENT, NESTED_GUEST_CRASH, Evidence, TestResult
+from lab.results.record import COVERAGE, HOST_LOST, NESTED_GUEST_CRASH, Evidence, TestResult
 
+BANNER = "xen-banner"  # a signature: the hypervisor's first line
 SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
 
 
@@ -67,6 +68,18 @@ def _crashed(running: Running, slices: Sequence[ConsoleSlice]) -> set[str]:
     return {one.board for one in slices if one.crash or one.signatures & running.expected - SURVIVED}
 
 
+def _reset(running: Running, slices: Sequence[ConsoleSlice]) -> Iterator[str]:
+    """The boards that the case lost, and whose console shows a boot that the lab did not ask for."""
+    if not isinstance(running.outcome, verdicts.TRANSIENT_KINDS):
+        return
+    for one in slices:
+        since = running.seats[one.board].board.strategy.since  # where the last boot began that was asked for
+        found = (classify(line.text) for line in one.lines if line.n >= since)
+        boots = sum(signature is not None and signature.name == BANNER for signature in found)
+        if boots > (since >= running.marks[one.board]):
+            yield one.board
+
+
 def _read_console(running: Running, name: str) -> ConsoleSlice:
     console = running.seats[name].board.console
     if running.crash:
@@ -107,11 +120,11 @@ def _clean_up(
     rig = bench.acquired_rig
     if rig is None:
         return (), ()
-    crashed = _crashed(running, slices)
+    crashed, reset = _crashed(running, slices), set(_reset(running, slices))
     leaks: list[str] = []
     hangs: list[verdicts.Hang] = []
     for name in running.seats:
-        after = rig.after(name, crashed=name in crashed)
+        after = rig.after(name, crashed=name in crashed, was_reset=name in reset)
         running.evidence += after.evidence
         leaks += after.leaks
         hangs += [after.hang] if after.hang else []
@@ -135,7 +148,7 @@ def _observe(
         leaks=leaks,
         guest_crash=guest_crash,
         hangs=hangs,
-        hung_before=bool(hangs) and _ended_before(bench, running, HOST_SILENT),
+        hung_before=bool(hangs) and _ended_before(bench, running, HOST_LOST),
         crashed_before=guest_crash is not None and _ended_before(bench, running, NESTED_GUEST_CRASH),
         crashes=tuple(one.crash for one in slices if one.crash),
         expected_crashes=running.expected,

@@ -42,6 +42,7 @@ from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
 
+RESET = "was reset: it booted, and nobody had asked for that"  # after "the host"
 Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
 
 
@@ -63,7 +64,7 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case. ``leaks``: what Xen still owes; ``hang``: the host fell silent."""
+    """What was found on a board after a case. ``leaks``: what Xen still owes; ``hang``: the host was lost."""
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
@@ -244,15 +245,21 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool) -> After:
-        """Look at what a case left on a board, and bring the board back to what it was. Returns what was found."""
+    def after(self, name: str, *, crashed: bool, was_reset: bool) -> After:
+        """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
+
+        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot.
+        """
         seat = self.seats[name]
         if crashed:
             seat.suspect = "the console showed a crash"
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
-            return self._after_silence(seat)
+            return self._after_loss(seat, was_reset=was_reset)
+        if was_reset:  # and it is up again already
+            seat.suspect = RESET
+            return After(hang=Hang(name, RESET, comes_back=True))
         if seat.before is None:  # the board never came up for the case
             return After()
         try:
@@ -274,17 +281,17 @@ class Rig:
         if self._keep is not None:
             self._keep(title, guest)
 
-    def _after_silence(self, seat: Seat) -> After:
-        """Find out why dom0 does not answer. A host that is silent although the bench works has hung.
+    def _after_loss(self, seat: Seat, *, was_reset: bool) -> After:
+        """Find out why dom0 does not answer. If the bench works, the host is at fault.
 
         The dump that follows an NMI shows where the hypervisor is. Without a dump, a power cycle into the known-good
         build proves that the board's power, console and network work.
         """
         was_up = seat.proof is not None and not seat.proof.mismatches
         found = rescue.collect(seat.board, interrupt=True)
-        if not (was_up and found.is_silent):
+        if not was_up or (how := found.loss) is None:
             return After(found.evidence)
-        hang = Hang(seat.board.name, found.after_nmi or ())
+        hang = Hang(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
         if hang.is_proved:
             return After(found.evidence, hang=hang)
         evidence = list(found.evidence)
@@ -295,7 +302,7 @@ class Rig:
             said = "power, console and dom0's network do their part"
         except LabError as error:
             said = str(error)
-        evidence.append(_note(seat.board.name, "the known-good build after the silence", said))
+        evidence.append(_note(seat.board.name, "the known-good build after the loss", said))
         return After(tuple(evidence), hang=hang)
 
     def phase(self, name: str) -> AbstractContextManager[None]:

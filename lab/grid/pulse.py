@@ -35,6 +35,13 @@ class Voice(enum.Enum):
     LOST = "is not there: the recorder has lost it"
 
 
+_LOSSES = {
+    Voice.SILENT: "fell silent: no answer on console and network",
+    Voice.XEN: "lost its dom0: only the hypervisor answers",
+    Voice.DOM0: "lost its network: dom0 answers on the console, and not over SSH",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """How a host was at one moment."""
@@ -49,6 +56,11 @@ class Pulse:
     def is_alive(self) -> bool:
         """Whether anything of the host answered, dom0 or hypervisor."""
         return self.is_reachable or self.voice in (Voice.DOM0, Voice.XEN)
+
+    @property
+    def loss(self) -> str | None:
+        """What is dead of a host whose console is heard, after "the host"; None: nothing, or it is not heard."""
+        return None if self.is_reachable else _LOSSES.get(self.voice)
 
     @property
     def summary(self) -> str:

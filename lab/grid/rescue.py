@@ -59,10 +59,9 @@ class Rescue:
     after_nmi: tuple[str, ...] | None = None  # console lines that followed an NMI; None: none was sent
 
     @property
-    def is_silent(self) -> bool:
-        """Whether nothing explains the silence from outside: the BMC says that the power is on, and the recorder has
-        its source; but neither dom0 nor the hypervisor answered on it, when asked twice."""
-        return self.pulse.is_powered is True and self.pulse.voice is pulse.Voice.SILENT and not self.pulse.is_reachable
+    def loss(self) -> str | None:
+        """How the host was lost, after "the host"; None: it was not, or its power or its recorder may be why."""
+        return self.pulse.loss if self.pulse.is_powered else None
 
 
 def collect(board: Board, *, interrupt: bool = False) -> Rescue:

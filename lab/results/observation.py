@@ -14,9 +14,10 @@ from lab.results.record import BENCH, TRANSIENT, Evidence, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A host that had been up and fell silent: the power is on, the recorder has its console, and nobody answers."""
+    """A host that was lost although the bench works: it had been up, its power is on, the recorder has its console."""
 
     board: str
+    how: str  # "fell silent: no answer on console and network"; after "the host"
     after_nmi: tuple[str, ...] = ()  # what its console showed after an NMI from the BMC
     comes_back: bool = False  # a power cycle brought it into the known-good build, which answers on console and network
 
@@ -36,7 +37,7 @@ class Observation:
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
     hangs: tuple[Hang, ...] = ()
-    hung_before: bool = False  # a host fell silent at an earlier attempt, too
+    hung_before: bool = False  # a host was lost at an earlier attempt, too
     guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
     lease_over: str | None = None  # why the lease on its boards was over before it ended

@@ -37,7 +37,7 @@ class Verdict(enum.StrEnum):
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
 BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
-HOST_SILENT = "host-silent"  # a MISS that is tried once more, and FAIL if the host falls silent again
+HOST_LOST = "host-lost"  # a MISS that is tried once more, and FAIL if the host is lost again
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
 PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.results.build_source import Source
 from lab.results.failures import known_findings
-from lab.results.record import HOST_SILENT, NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
+from lab.results.record import HOST_LOST, NESTED_GUEST_CRASH, RunHeader, TestResult, Verdict
 
 DID_NOT_RUN = "did-not-run"  # rule of the MISS that stands for a planned case without a result
 INTERRUPTED = 130  # exit status
@@ -187,7 +187,7 @@ def deciding(attempts: Sequence[TestResult]) -> TestResult:
     """
 
     def weight(one: TestResult) -> tuple[bool, bool, int]:
-        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_SILENT), one.attempt
+        return one.verdict is Verdict.FAIL, one.rule in (NESTED_GUEST_CRASH, HOST_LOST), one.attempt
 
     return max(reversed(attempts), key=weight)
 

@@ -34,7 +34,7 @@ from lab.results.observation import Decision, Hang, Observation, Rule
 from lab.results.record import (
     BENCH,
     CRASH,
-    HOST_SILENT,
+    HOST_LOST,
     NESTED_GUEST_CRASH,
     OUTCOME,
     TRANSIENT,
@@ -48,7 +48,7 @@ __all__ = ["RULES", "Decision", "Hang", "Observation", "Rule", "decide", "guest_
 
 # Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
-_TRIED_ONCE_MORE = (TRANSIENT, HOST_SILENT)
+_TRIED_ONCE_MORE = (TRANSIENT, HOST_LOST)
 REASON_LIMIT = 300  # characters
 # Signatures of lab.console.patterns by which Xen reports a guest's death, and by which Linux reports its own.
 XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
@@ -59,7 +59,7 @@ NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a ca
 def is_tried_again(attempts: Sequence[TestResult]) -> bool:
     """Whether a case gets one more attempt after these, oldest first.
 
-    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_SILENT once.
+    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_LOST once.
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
@@ -191,11 +191,14 @@ def _proved(observation: Observation) -> Iterator[tuple[Hang, Crash]]:
             yield hang, crashes.with_symbols(crashes.of_nmi(hang.after_nmi), observation.symbols)
 
 
-def _host_silent(observation: Observation, *, repeats: bool) -> str | None:
+def _host_lost(observation: Observation, *, repeats: bool) -> str | None:
     hang = next((one for one in observation.hangs if one.comes_back), None)
     if hang is None or observation.hung_before is not repeats:
         return None
-    return f"{hang.board}: the host fell silent: power on, console open, no answer; it is sound after a power cycle"
+    is_overdue = isinstance(observation.outcome, ProductTimeout)  # as all is on a lost host
+    if isinstance(observation.outcome, AssertionError | ProductFailure | pytest.fail.Exception) and not is_overdue:
+        return None  # the case itself found a fault, and may have rebooted the host
+    return f"{hang.board}: the host {hang.how}; the power is on, and a known-good build is sound"
 
 
 def _expected_crash_missing(observation: Observation) -> str | None:
@@ -342,17 +345,17 @@ RULES: tuple[Rule, ...] = (
         fingerprint=_hang_fingerprint,
     ),
     Rule(
-        "host-silent-again",
+        "host-lost-again",
         Verdict.FAIL,
-        "the next rule's silence, at an earlier attempt of the run too",
-        partial(_host_silent, repeats=True),
+        "as by the next rule, at an earlier attempt of the run too",
+        partial(_host_lost, repeats=True),
     ),
     Rule(
-        HOST_SILENT,
+        HOST_LOST,
         Verdict.MISS,
-        "a host fell silent, no NMI told where it is, and the known-good build found the board sound after a power "
-        "cycle; tried once more",
-        partial(_host_silent, repeats=False),
+        "a host was lost, its power on and its console open: it fell silent, dom0 died, dom0's network died, or it was "
+        "reset; no crash or NMI says why, and a known-good build finds the board sound; tried once more",
+        partial(_host_lost, repeats=False),
     ),
     Rule(
         "expected-crash-missing",

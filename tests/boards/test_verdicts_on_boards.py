@@ -42,11 +42,16 @@ def test_broken_cases(lab_up: CommandLine, tmp_path: Path) -> None:
     assert "sysrq triggered crash" in slices
 
     mute = results["test_dom0_goes_silent"]
-    assert (mute["verdict"], mute["rule"]) == ("MISS", "transient"), run.explain()
+    assert (mute["verdict"], mute["rule"]) == ("FAIL", "host-lost-again"), run.explain()
     assert mute["attempt"] == 2  # once more, and no more
+    assert "lost its network" in mute["reason"]
     said = {e["title"]: e["body"] for e in mute["evidence"]}
     assert "Domain-0" in said["dom0, over the console"], said
     assert "'q' pressed" in said["Xen's debug keys, over the console"], said
+
+    reset = results["test_host_is_reset"]
+    assert (reset["verdict"], reset["rule"], reset["attempt"]) == ("FAIL", "host-lost-again", 2), run.explain()
+    assert "was reset" in reset["reason"]
 
     assert results["test_dom0_dies_on_purpose"]["verdict"] == "PASS", run.explain()
     assert results["test_works_again_afterwards"]["verdict"] == "PASS", run.explain()
