@@ -21,7 +21,9 @@ from lab.builds import gcov
 from lab.case import counting
 from lab.case.counting import Counted
 from lab.cli.main import app
-from lab.coverage import areas, counters, measured, tables, tree
+from lab.coverage import areas, counters, interface, measured, tables, tree
+from lab.coverage.interface import Operation
+from lab.coverage.measured import CaseCoverage, Measured
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.xen.dom0 import CommandResult, Toolstack
@@ -47,6 +49,38 @@ IDLE_C = """\
 int idle(int x)
 {
     return x;
+}
+"""
+
+
+VCPU_H = """\
+#define __HYPERVISOR_vcpu_op 24
+#define __HYPERVISOR_tmem_op 38
+#define __HYPERVISOR_arch_0 48
+#define VCPUOP_up 1
+# define VCPUOP_down 2
+#define VCPUOP_is_up 3
+#define VCPUOP_gone 9
+#define VCPUOP_MAX 9
+"""
+VCPU_C = """\
+#include "../include/public/vcpu.h"
+int do_vcpu_op(int op)
+{
+    switch ( op )
+    {
+    case VCPUOP_up:
+
+        return 1;
+    case VCPUOP_down:
+    case VCPUOP_is_up:
+        return 2;
+    }
+    return 0;
+}
+int main(int count, char **words)
+{
+    return do_vcpu_op(count);
 }
 """
 
@@ -227,6 +261,8 @@ def test_the_command_says_what_is_wrong(run: RunFolder, tmp_path: Path) -> None:
     assert "want FILE:LINE" in ask(where, "main.c:five")[1]
     assert "want FILE:LINE" in ask(where, ":5")[1]
     assert "--html has all sources" in ask(where, "--html", "--never")[1]
+    assert "--interface has all areas" in ask(where, "--interface", "--never")[1]
+    assert "no public headers" in ask(where, "--interface")[1]
     assert "no area 'sleeep' (did you mean sleep?)" in ask(where, "--area", "sleeep")[1]
     plain = Runs(tmp_path / "plain").write(result())
     assert "did not count" in ask(str(plain.path))[1]
@@ -238,6 +274,40 @@ def test_the_command_says_what_is_wrong(run: RunFolder, tmp_path: Path) -> None:
     assert status == 0 and "\\x1b]0;title\\x07" in text and "\x1b" not in text
     shutil.rmtree(paths.cache() / "builds" / KEY)
     assert "xenlab build" in ask(where)[1]
+
+
+def test_operations_have_the_cases_that_use_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree_folder = tmp_path / "tree"
+    for name, text in ((f"{gcov.INTERFACE}/vcpu.h", VCPU_H), ("xen/common/main.c", VCPU_C)):
+        (tree_folder / name).parent.mkdir(parents=True)
+        (tree_folder / name).write_text(text)
+    words = ["-c", "common/main.c", "-o", f"{tree_folder}/xen/common/main.o"]
+    for step in (words, ["common/main.o", "-o", "program"]):
+        subprocess.run(["gcc", "--coverage", *step], cwd=tree_folder / "xen", check=True, timeout=60)
+    gcov.keep(tree_folder, tree_folder / "xen/program", tmp_path / "notes", "gcov")
+    cases = tuple(
+        CaseCoverage(name, "guest32", Verdict.PASS, gcov.read("gcov", tmp_path / "notes", given), 0.0)
+        for name, given in (
+            (FIRST, counters.parse(counted(tree_folder / "xen/program"))),
+            (SECOND, counters.parse(counted(tree_folder / "xen/program", "word", "word"))),
+        )
+    )
+    everything = gcov.everything(tmp_path / "notes")
+    run = Measured("run", "coverage", KEY, "4.17", tmp_path / "notes", everything, cases, ())
+    found = {one.name: one for one in interface.of(run)}
+    assert found["vcpu_op"].cases == (FIRST, SECOND) and found["vcpu_op"].places == ("xen/common/main.c:2",)
+    assert found["VCPUOP_up"] == Operation("vcpu_op", "VCPUOP_up", ("xen/common/main.c:8",), (FIRST,))
+    assert found["VCPUOP_down"].cases == found["VCPUOP_is_up"].cases == (SECOND,)
+    assert found["VCPUOP_down"].shares_with == ("VCPUOP_is_up",)
+    assert found["VCPUOP_gone"].places == () == found["tmem_op"].places
+    assert not {"VCPUOP_MAX", "arch_0"} & found.keys()
+    text = list(interface.table(run))
+    assert "vcpu_op              3 of    3 are used by a case" in text
+    assert text[-1] == "not in this build: tmem_op, VCPUOP_gone"
+    shutil.rmtree(tmp_path / "notes/source/xen/include")
+    with pytest.raises(BenchError, match="xenlab build coverage"):
+        interface.of(run)
 
 
 def test_pages_show_the_cases_of_each_line(run: RunFolder) -> None:

@@ -21,6 +21,7 @@ from lab.base import processes
 from lab.base.errors import BenchError
 
 FOLDER = "coverage"  # of a build: notes/, source/, and two files of ours
+INTERFACE = "xen/include/public"  # of a tree: the headers of the hypervisor's interface
 _OBJECTS = "objects.json"  # where a counter file would be written, as the hypervisor says it -> its notes
 _ALL = "all.json"  # what gcov says of the notes alone
 _DATA_FILE = re.compile(rb"(/[^\0\n]+)\.gcda\0")
@@ -95,6 +96,8 @@ def keep(tree: Path, symbols: Path, target: Path, program: str) -> None:
         if (tree / name).is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tree / name, kept)
+    if (headers := tree / INTERFACE).is_dir():  # they hold no code, and name what the hypervisor offers
+        shutil.copytree(headers, target / "source" / INTERFACE, dirs_exist_ok=True)
 
 
 def read(program: str, folder: Path, counters: Mapping[str, bytes] | None = None) -> Sources:

@@ -22,6 +22,9 @@ def coverage(
     build: Annotated[str, typer.Option(metavar="NAME", help="Of a run with several builds: which one.")] = "",
     area: Annotated[str, typer.Option(metavar="NAME", help="Only this area, with its files.")] = "",
     never: Annotated[bool, typer.Option("--never", help="What no case does, by area, file and function.")] = False,
+    interface: Annotated[
+        bool, typer.Option("--interface", help="Hypercalls and their operations, each with the cases that use it.")
+    ] = False,
     html: Annotated[
         bool, typer.Option("--html", help="Write the sources as pages into the run folder; the site links them.")
     ] = False,
@@ -30,12 +33,15 @@ def coverage(
     """Show what the cases of a run execute of the hypervisor: lines and functions by area, case and file."""
     from lab.base.files import did_you_mean
     from lab.coverage import areas, measured, tables, tree
+    from lab.coverage import interface as operations
     from lab.history.store import History
     from lab.results.run_folder import RunFolder
 
     file, _, number = where.partition(":")
-    if where and (area or never or html):
-        raise UsageError("FILE goes without --area, --never and --html")
+    if where and (area or never or html or interface):
+        raise UsageError("FILE goes without --area, --never, --html and --interface")
+    if interface and (area or never or html):
+        raise UsageError("--interface has all areas and goes without --area, --never and --html")
     if html and (area or never):
         raise UsageError("--html has all sources and goes without --area and --never")
     if as_json and (area or never or html):
@@ -51,6 +57,8 @@ def coverage(
         file = measured.check_file(found, file)
     if html:
         typer.echo(str(tree.write(found, summary.path)))
+    elif interface:
+        show_json(operations.of(found)) if as_json else _tell(operations.table(found))
     elif as_json:
         if number:
             show_json(tables.line_as_data(found, file, int(number)))
