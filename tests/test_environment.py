@@ -8,13 +8,13 @@ import re
 import shutil
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_lines import content, watching
 from ipmi_sim import Simulator
 from shared_lab import Shared, pytestmark  # noqa: F401
 from test_builds import _commit, _make, fragments, tree  # noqa: F401
@@ -124,25 +124,15 @@ def test_a_git_url_with_a_password_is_refused(tmp_path: Path) -> None:
 @contextmanager
 def environments() -> Iterator[set[tuple[bytes, str]]]:
     """Which process, by its command line, was seen with which secret in its environment or its words."""
-    seen, over = set[tuple[bytes, str]](), threading.Event()
+    seen = set[tuple[bytes, str]]()
 
-    def watch() -> None:
-        while not over.is_set():
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    words, held = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-                except OSError:
-                    continue
-                if words:  # one that begins or ends just now has none; it is looked at again while it lives
-                    seen.update((words, name) for mark, name in MARKS.items() if mark in held + words)
+    def look(process: str) -> None:
+        if words := content(f"{process}/cmdline"):  # one that begins or ends just now has none; it is looked at again
+            held = content(f"{process}/environ")
+            seen.update((words, name) for mark, name in MARKS.items() if mark in held + words)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watching(look):
         yield seen
-    finally:
-        over.set()
-        watcher.join()
 
 
 @pytest.mark.skipif(not shutil.which("ipmi_sim"), reason="needs openipmi and ipmitool")

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean
 from lab.cli.arguments import HOLD, Board, Inventory, located
 from lab.night.options import VIRTUAL_LAB
 
@@ -49,6 +48,7 @@ def power(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Switch the power of a board that you hold, and verify that it switched."""
+    from lab.base.files import did_you_mean
     from lab.cli.leased import held, open_lab
     from lab.grid.mains import power_of
 

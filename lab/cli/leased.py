@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lab.base.errors import BenchError, UsageError
 from lab.grid import services
-from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab, load, ports
 from lab.leases.ledger import LEASE, Lease, Ledger, caller
 
@@ -98,6 +97,8 @@ def strangers(lab: Lab, leased: set[str]) -> tuple[dict[str, str], str]:
     """
     if not services.status(services.directory(lab)).processes:
         return {}, f"lab {lab.name} is not up in this state folder ({services.directory(lab)})"
+    from lab.grid.coordinator import Coordinator  # with all of labgrid, which most commands do without
+
     with closing(Coordinator(lab.coordinator)) as coordinator:
         try:
             places = coordinator.places()

@@ -24,7 +24,6 @@ import yaml
 
 from lab.base import processes
 from lab.grid.service import SIGNS, Service
-from lab.netboot import SERVING
 
 log = logging.getLogger("supervisor")
 
@@ -150,8 +149,11 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
     if not all((directory / "console" / f"{board}.ready").exists() for board in boards):
         return False
     served = [Path(service.command[-3]) for service in kept if service.name == "netboot"]
-    if not all((folder / SERVING).exists() for folder in served):
-        return False
+    if served:
+        from lab.netboot import SERVING  # with all that reads an inventory, which a supervisor does without
+
+        if not all((folder / SERVING).exists() for folder in served):
+            return False
     host, _, port = _coordinator(directory).rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1):

@@ -54,5 +54,5 @@ def spawn(command: Sequence[str], log_file: Path, lease: int, folder: Path = pat
             cwd=folder,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
             env=processes.environment(processes.PYTHON, processes.NETWORK, processes.ANSIBLE, processes.CREDENTIALS)
-            | {"PYTHONDONTWRITEBYTECODE": "1", LEASE: str(lease)},
+            | {LEASE: str(lease)},
         )
