@@ -53,9 +53,12 @@ Xenlab = Callable[..., Said]
 @pytest.fixture
 def xenlab(tmp_path: Path) -> Xenlab:
     """``python -m lab.cli WORDS`` with a state folder of its own."""
+    return _xenlab(tmp_path)
 
+
+def _xenlab(folder: Path) -> Xenlab:
     def run(*words: str, **environment: str) -> Said:
-        return _run([*words], tmp_path, environment)
+        return _run([*words], folder, environment)
 
     return run
 
@@ -259,15 +262,21 @@ def test_missing_packages_are_said_by_xenlab_itself(xenlab: Xenlab, tmp_path: Pa
 # results
 
 
-@pytest.fixture
-def two_runs(xenlab: Xenlab, tmp_path: Path) -> Xenlab:
-    """Two runs, each with the builds ``a`` and ``b``; the second makes ``b`` worse."""
-    runs = Runs(tmp_path)
+@pytest.fixture(scope="module")
+def folder_of_two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, each with the builds ``a`` and ``b``; the second makes ``b`` worse. Several tests read them."""
+    folder = tmp_path_factory.mktemp("two_runs")
+    runs = Runs(folder)
     for key, verdict in (("aaaaaaaa11", Verdict.PASS), ("bbbbbbbb22", Verdict.FAIL)):
         found = (result(build="a"), result(build="b", verdict=verdict))
-        folder = runs.write(*found, builds=("a", "b"), key=key).path
-        assert xenlab("history", "--import", str(folder)).status == 0
-    return xenlab
+        run = runs.write(*found, builds=("a", "b"), key=key).path
+        assert _run(["history", "--import", str(run)], folder, {}).status == 0
+    return folder
+
+
+@pytest.fixture
+def two_runs(folder_of_two_runs: Path) -> Xenlab:
+    return _xenlab(folder_of_two_runs)
 
 
 def test_runs_of_two_builds_are_compared_build_by_build(two_runs: Xenlab) -> None:
@@ -280,10 +289,13 @@ def test_runs_of_two_builds_are_compared_build_by_build(two_runs: Xenlab) -> Non
     assert said.status == 2 or said.out.startswith("run run2 (a@"), said
 
 
-def test_runs_without_a_common_build_cannot_be_compared(two_runs: Xenlab, tmp_path: Path) -> None:
+def test_runs_without_a_common_build_cannot_be_compared(
+    folder_of_two_runs: Path, xenlab: Xenlab, tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of_two_runs / "state", tmp_path / "state")
     folder = Runs(tmp_path / "more").write(result(build="c"), builds=("c",), run_id="run9").path
-    assert two_runs("history", "--import", str(folder)).status == 0
-    said = two_runs("compare", "run1", "run9")
+    assert xenlab("history", "--import", str(folder)).status == 0
+    said = xenlab("compare", "run1", "run9")
     assert said.status == 2 and "have no build in common: run1 has a, b; run9 has c" in said.err, said
 
 

@@ -76,8 +76,6 @@ class Nightly:
 @taking(Nightly)
 def nightly(words: Nightly) -> None:
     """Bring the lab up, provision the boards, run the cases and report."""
-    from lab.cli.leased import move_ports
-    from lab.night.nightly import run
     from lab.selfcheck.doctor import demand_packages
 
     deadline = _deadline(words.deadline) if words.deadline else None
@@ -86,6 +84,9 @@ def nightly(words: Nightly) -> None:
     if words.xtf:
         _check_xtf(words.xtf)
     demand_packages()
+    from lab.cli.leased import move_ports
+    from lab.night.nightly import run  # two seconds, which wrong words need not wait for
+
     if words.ports:
         move_ports(words.inventory, words.ports)
     wanted = NightlyOptions(
@@ -124,10 +125,10 @@ def _check_resumed(words: Nightly) -> None:
 
 def _check_xtf(folder: Path) -> None:
     """:raises UsageError: it is no folder of built XTF tests."""
-    from lab.xen.xtf import instances
-
     if not folder.is_dir():
         raise UsageError(f"--xtf {folder}: there is no such folder")
+    from lab.xen.xtf import instances
+
     instances(folder)
 
 
