@@ -15,7 +15,8 @@ from lab.builds.elf import symbolise
 from lab.console import linux_oops, patterns, xen_dump
 from lab.console.frames import Frame, distinct
 from lab.console.lines import XEN, after_xen, clean, message, own_words, until_next_writer
-from lab.console.naming import normalised, plain_name
+from lab.console.naming import normalised, plain_name, without_task
+from lab.console.wrapped import unwrapped
 
 __all__ = ("LABEL_LIMIT", "Crash", "Frame", "normalised", "parse", "with_symbols")
 
@@ -57,18 +58,22 @@ class Crash:
         return tuple(found[:FRAMES_THAT_COUNT])
 
     @property
+    def _said(self) -> str:
+        """The message without what varies. Which task met a fault counts only where nothing else tells the place."""
+        said = normalised(self.message)
+        return without_task(said) if self.functions else said
+
+    @property
     def label(self) -> str:
         """``xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo from bar from baz``"""
-        text = ": ".join(part for part in (self.kind, normalised(self.message)) if part)
+        text = ": ".join(part for part in (self.kind, self._said) if part)
         text = " / ".join(part for part in (text, " from ".join(self.functions), self.beside) if part)
         return text if len(text) <= LABEL_LIMIT else text[: LABEL_LIMIT - 1] + "…"
 
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits and the label: without addresses, offsets, numbers, lines. One crash, one name."""
-        parts = "\0".join(
-            (self.kind, normalised(self.message), *self.functions, *([self.beside] if self.beside else []))
-        )
+        parts = "\0".join((self.kind, self._said, *self.functions, *([self.beside] if self.beside else [])))
         return f"{hashlib.sha256(parts.encode(errors='replace')).hexdigest()[:10]} {self.label}"
 
     def text(self) -> str:
@@ -91,14 +96,14 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
 
     ``lines`` are as of :func:`lab.console.patterns.crash_excerpt`; or just the dump, from the telling line on.
     """
-    raw = [clean(own_words(line[:_LINE_LIMIT])) for line in lines[:_LINES_LIMIT]]
+    raw = [clean(own_words(line[:_LINE_LIMIT])).removesuffix("^M") for line in lines[:_LINES_LIMIT]]  # as of cat -v
     if not raw:
         return Crash(signature, "")
     at = 0
     if raw[0] in raw[1:]:  # it stands before its context, too
         at = raw.index(raw[0], 1) - 1
         raw = raw[1:]
-    raw, at = _without_beginnings(raw, at)
+    raw, at = unwrapped(*_without_beginnings(raw, at))
     found = patterns.find(raw[at], signature)
     said = until_next_writer(found.text) if found else message(raw[at])
     crash = Crash(signature, _short(said), _cpu(said))

@@ -15,9 +15,11 @@ Speaker = Literal["xen", "linux", "other"]
 
 _WINDOW = 300  # characters looked at on either end of what stands before a message
 
-# Xen relays a guest's console as "(d1) ..." or "(d1v0) ...". All that follows is the guest's, though it says "(XEN)"
+# Xen relays a guest's console as "(d1) ...", "(d1v0) ..." or "DOM1: ...". All that follows is the guest's, though it says "(XEN)"
 # as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
-_GUESTS_WORDS = re.compile(r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*", re.DOTALL)
+_GUESTS_WORDS = re.compile(
+    r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*|\bDOM[1-9]\d{0,3}: .*", re.DOTALL
+)
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
@@ -53,7 +55,7 @@ def clean(line: str) -> str:
 
 def own_words(text: str) -> str:
     """A line without what a guest said in it."""
-    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text else text
+    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text or "DOM" in text else text
 
 
 def after_xen(text: str) -> int:
