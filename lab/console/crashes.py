@@ -23,6 +23,7 @@ __all__ = ("LABEL_LIMIT", "Crash", "Frame", "normalised", "parse", "with_symbols
 FRAMES_THAT_COUNT = 3  # of those that differ; what is below them is how one got there
 GUESSES_THAT_COUNT = 1  # of frames that Xen only guesses: the rest may be what is left of earlier calls
 LABEL_LIMIT = 200  # characters
+_END = re.compile(r"(?:\^M\s*){1,9}$")  # as cat -v shows it
 _LINES_LIMIT, _LINE_LIMIT, _MESSAGE_LIMIT = 600, 1000, 300
 
 
@@ -96,7 +97,7 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
 
     ``lines`` are as of :func:`lab.console.patterns.crash_excerpt`; or just the dump, from the telling line on.
     """
-    raw = [clean(own_words(line[:_LINE_LIMIT])).removesuffix("^M") for line in lines[:_LINES_LIMIT]]  # as of cat -v
+    raw = [_END.sub("", clean(own_words(line[:_LINE_LIMIT]))) for line in lines[:_LINES_LIMIT]]
     if not raw:
         return Crash(signature, "")
     at = 0
@@ -213,10 +214,18 @@ def _panic_message(raw: Sequence[str], at: int) -> str:
     if said := message(same_line).strip(" *"):  # a newline was lost
         return said
     is_marked = after_xen(raw[at]) >= 0
+    told = list[str]()
     for line in raw[at + 1 : at + _NEAR]:
-        if (after_xen(line) >= 0 or not is_marked) and (said := until_next_writer(message(line))).strip(" *"):
-            return said
-    return ""
+        if after_xen(line) < 0 and is_marked:
+            continue
+        said = until_next_writer(message(line))
+        if said.strip(" *"):
+            told.append(said)
+        elif said and told:  # the asterisks below
+            break
+    # Another processor may have said something between.
+    grave = (said for said in told if (found := patterns.find(f"{XEN} {said}")) and found.signature.kind == "crash")
+    return next(grave, next(iter(told), ""))
 
 
 def _domain(crash: Crash, raw: Sequence[str], at: int) -> Crash:

@@ -36,6 +36,10 @@ _SYSLOG = re.compile(  # RFC 3164 or ISO 8601 time, host, tag; without a process
     r"\s*(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?)"
     r" [\w.-]{1,64} (?!kernel\b)([\w.@/+()-]{1,64}): "
 )
+_SERVERS_STAMP = re.compile(  # of a console server, or of a program that records a console
+    r"\[[\d.:, +/-]{4,34}\] |(?:[A-Z][a-z]{2} +\d{1,2} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})? "
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?(?: \d\d[EO])? |\d{9,11}\.\d{1,9} "
+)
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
 _COMMANDS = r"(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)"
@@ -80,22 +84,32 @@ def speaker(before: str) -> Speaker:
         lead, rest = before[: max(0, end - len(XEN))], before[end:]
         if _program_end(rest) >= 0 or _is_relayed(lead) or _IS_QUOTED_END.search(rest[-4:]):
             return "other"
-        return "linux" if _DOM0.search(rest[:_WINDOW]) else "xen"
-    if _DOM0.search(before[:_WINDOW]):
-        return "linux"
+        dom0 = _DOM0.search(rest[:_WINDOW])
+        return speaker(rest[dom0.end() :].lstrip()) if dom0 else "xen"
+    if dom0 := _DOM0.search(before[:_WINDOW]):
+        return speaker(before[dom0.end() :].lstrip())
     stamped = _STAMPED.search(before[-_WINDOW:])
     stamp = len(before) - min(len(before), _WINDOW) + stamped.start() if stamped else -1
     if (tag := _program_end(before)) >= 0:
         return "linux" if stamp > tag and _broke_in(before[tag:stamp]) else "other"
-    if syslog := _SYSLOG.match(before[:_WINDOW]):
+    lead = _lead_end(before)
+    if syslog := _SYSLOG.match(before[:_WINDOW]) or _SYSLOG.match(before[:_WINDOW], lead):
         said = before[syslog.end() : stamp] if stamp >= syslog.end() else None
         is_console_server = said == "" and syslog[1] not in _RELAYERS
         return "linux" if is_console_server or (said and _broke_in(said)) else "other"
     if stamped:
         return "linux"
     is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
-    is_prose = _TYPED.search(before[:_WINDOW]) or _PROSE.search(before[:_WINDOW])
+    is_prose = any(pattern.search(before[at:_WINDOW]) for pattern in (_TYPED, _PROSE) for at in {0, lead})
     return "other" if is_quoted or is_prose else "linux"
+
+
+def _lead_end(before: str) -> int:
+    """Where the stamps of a console server that begin a line end; what follows is as if the line began there."""
+    at = 0
+    while match := _SERVERS_STAMP.match(before, at, _WINDOW):
+        at = match.end()
+    return at
 
 
 def _program_end(before: str) -> int:

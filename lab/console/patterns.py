@@ -138,7 +138,7 @@ SIGNATURES = (
         "crash",
         "linux-hung-task",
         "linux",
-        ("INFO: task %s blocked for more than %d sec", "INFO: task %s blocked in I/O wait for more than %d sec"),
+        ("INFO: task %s blocked for more than %d", "INFO: task %s blocked in I/O wait for more than %d"),
     ),
     Signature(
         "crash",
@@ -210,7 +210,11 @@ SIGNATURES = (
             *("UBSAN: %w in ", "BUG: sleeping function called from invalid", "BUG: using %w in preemptible"),
             *("BUG: Bad rss-counter state", "BUG: workqueue leaked", "WARNING: suspicious RCU usage"),
             *("WARNING: possible circular locking", "WARNING: possible recursive locking"),  # lockdep
-            *("WARNING: possible irq lock inversion", "WARNING: inconsistent lock state", "WARNING: bad unlock balance"),
+            *(
+                "WARNING: possible irq lock inversion",
+                "WARNING: inconsistent lock state",
+                "WARNING: bad unlock balance",
+            ),
         ),
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+
+from lab.console.lines import after_xen
 
 _NARROWEST = 60  # columns; what is broken at less is not a terminal's
 # What Xen or the kernel begins a line with. Who has a place to write goes on without.
-_BEGINS = re.compile(r"\s*(?:\(?XEN\)|\(d0|<\d{1,3}>|\[ *\d[\d.:, -]{3,30}\]|[A-Z][a-z]{2} [ \d]\d [\d:]{8})")
+_BEGINS = re.compile(r"\s*(?:\(d0|<\d{1,3}>|\[ *\d[\d.:, -]{3,30}\]|[A-Z][a-z]{2} [ \d]\d [\d:]{8})")
 # A mail breaks at blanks: an address that waits for its function, which is all that follows.
-_WAITS = re.compile(r"(?:RIP:\s+[0-9a-f]{4}:\s*|^|\s)\[<[0-9a-f]{6,16}>\](?:\s+[RFS])?\s*$|page fault at [0-9a-f]{4}:\w+\s*$")
+_WAITS = re.compile(
+    r"(?:RIP:\s+[0-9a-f]{4}:\s*|^|\s)\[<[0-9a-f]{6,16}>\](?:\s+[RFS])?\s*$|page fault at [0-9a-f]{4}:\w+\s*$"
+)
 _FOLLOWS = re.compile(r"\s*(?:[\w./-]{1,200}#)?[A-Za-z_][\w.]{0,200}\+(?:0x[0-9a-f]+|0)/|\s*\(cr2=")
 
 
@@ -21,8 +24,8 @@ def unwrapped(lines: Sequence[str], at: int) -> tuple[list[str], int]:
     last = 0  # length of the last line as it came
     place = 0
     for index, line in enumerate(lines):
-        is_rest = bool(whole and line and not _BEGINS.match(line))
-        if is_rest and last == width and _BEGINS.match(whole[-1]):
+        is_rest = bool(whole and line and not _begins(line))
+        if is_rest and last == width and _begins(whole[-1]):
             whole[-1] += line
         elif is_rest and _WAITS.search(whole[-1]) and _FOLLOWS.match(line):
             whole[-1] = f"{whole[-1].rstrip()} {line.lstrip()}"
@@ -34,8 +37,14 @@ def unwrapped(lines: Sequence[str], at: int) -> tuple[list[str], int]:
     return whole, place
 
 
+def _begins(line: str) -> bool:
+    return bool(_BEGINS.match(line)) or after_xen(line) >= 0
+
+
 def _width(lines: Sequence[str]) -> int:
-    """How many columns the terminal had: no line is longer, and more than one goes on in the next. 0: none was."""
-    lengths = Counter(len(line) for line in lines)
-    width = max(lengths, default=0)
-    return width if width >= _NARROWEST and lengths[width] > 1 else 0
+    """How many columns the terminal had: no line is longer, and several go on in the next. 0: there was none."""
+    width = max(map(len, lines), default=0)
+    if width < _NARROWEST:
+        return 0
+    full = [at for at, line in enumerate(lines[:-1]) if len(line) == width and _begins(line)]
+    return width if len({lines[at] for at in full if lines[at + 1] and not _begins(lines[at + 1])}) > 1 else 0
