@@ -15,8 +15,8 @@ Speaker = Literal["xen", "linux", "other"]
 
 _WINDOW = 300  # characters looked at on either end of what stands before a message
 
-# Xen relays a guest's console as "(d1) ...", "(d1v0) ..." or "DOM1: ...". All that follows is the guest's, though it says "(XEN)"
-# as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
+# Xen relays a guest's console as "(d1) ...", "(d1v0) ..." or "DOM1: ...". All that follows is the guest's, though it
+# says "(XEN)" as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
 _GUESTS_WORDS = re.compile(
     r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*|\bDOM[1-9]\d{0,3}: .*", re.DOTALL
 )
@@ -84,32 +84,40 @@ def speaker(before: str) -> Speaker:
         lead, rest = before[: max(0, end - len(XEN))], before[end:]
         if _program_end(rest) >= 0 or _is_relayed(lead) or _IS_QUOTED_END.search(rest[-4:]):
             return "other"
-        dom0 = _DOM0.search(rest[:_WINDOW])
-        return speaker(rest[dom0.end() :].lstrip()) if dom0 else "xen"
-    if dom0 := _DOM0.search(before[:_WINDOW]):
-        return speaker(before[dom0.end() :].lstrip())
+        dom0 = _dom0_end(rest)
+        return _who_of_dom0(rest[dom0:].lstrip()) if dom0 else "xen"
+    return _who_of_dom0(before[_dom0_end(before) :].lstrip() if "(d0" in before else before)
+
+
+def _dom0_end(text: str) -> int:
+    """Where the last mark of dom0's words at the beginning of a text ends; 0: there is none."""
+    return max((match.end() for match in _DOM0.finditer(text[:_WINDOW])), default=0)
+
+
+def _who_of_dom0(before: str) -> Speaker:
+    """The kernel, or a program of dom0, by what stands before the message."""
     stamped = _STAMPED.search(before[-_WINDOW:])
     stamp = len(before) - min(len(before), _WINDOW) + stamped.start() if stamped else -1
     if (tag := _program_end(before)) >= 0:
         return "linux" if stamp > tag and _broke_in(before[tag:stamp]) else "other"
-    lead = _lead_end(before)
-    if syslog := _SYSLOG.match(before[:_WINDOW]) or _SYSLOG.match(before[:_WINDOW], lead):
+    begins = _beginnings(before)
+    if syslog := next((match for at in begins if (match := _SYSLOG.match(before, at, at + _WINDOW))), None):
         said = before[syslog.end() : stamp] if stamp >= syslog.end() else None
         is_console_server = said == "" and syslog[1] not in _RELAYERS
         return "linux" if is_console_server or (said and _broke_in(said)) else "other"
     if stamped:
         return "linux"
     is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
-    is_prose = any(pattern.search(before[at:_WINDOW]) for pattern in (_TYPED, _PROSE) for at in {0, lead})
+    is_prose = any(one.search(before[at : at + _WINDOW]) for one in (_TYPED, _PROSE) for at in begins)
     return "other" if is_quoted or is_prose else "linux"
 
 
-def _lead_end(before: str) -> int:
-    """Where the stamps of a console server that begin a line end; what follows is as if the line began there."""
-    at = 0
-    while match := _SERVERS_STAMP.match(before, at, _WINDOW):
-        at = match.end()
-    return at
+def _beginnings(before: str) -> list[int]:
+    """Where a line begins, and begins behind each stamp that a console server put in front."""
+    found = [0]
+    while match := _SERVERS_STAMP.match(before, found[-1], _WINDOW):
+        found.append(match.end())
+    return found
 
 
 def _program_end(before: str) -> int:
