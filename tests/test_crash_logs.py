@@ -14,6 +14,7 @@ import yaml
 from lab.console.crashes import Crash, parse
 from lab.console.lines import message, speaker
 from lab.console.patterns import SIGNATURES, classify, crash_excerpt
+from lab.console.wrapped import unwrapped
 
 DATA = Path(__file__).parent / "data" / "crashes"
 
@@ -135,6 +136,14 @@ DISGUISES = {
 }
 
 
+@pytest.mark.parametrize("width", [72, 80, 132])
+def test_lines_that_a_terminal_broke_are_whole_again(width: int) -> None:
+    lines = [f"[   12.{at:06d}] {'x' * (40 + 9 * at)} end" for at in range(40)]
+    broken = [line[begin : begin + width] for line in lines for begin in range(0, len(line), width)]
+    assert unwrapped(broken, len(broken) - 1) == (lines, len(lines) - 1)
+    assert unwrapped(lines, 7) == (lines, 7)
+
+
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_a_prefix_more_on_each_line_changes_no_fingerprint(disguise: str) -> None:
     """Of all entries with marks or stamps on their lines; without any, a prefix cannot be told from other words."""
@@ -142,7 +151,9 @@ def test_a_prefix_more_on_each_line_changes_no_fingerprint(disguise: str) -> Non
     for name in with_key("crash"):
         records = records_of(entries()[name])
         telling = records[entries()[name]["crash"][0] - 1].text
-        if "records" in entries()[name] or ("(XEN)" not in telling and not telling.startswith("[")):
+        if {"records", "is_broken"} & entries()[name].keys() or (
+            "(XEN)" not in telling and not telling.startswith("[")
+        ):
             continue
         wanted = first_crash(records)
         found = first_crash([Record(DISGUISES[disguise](one.text)) for one in records])
@@ -167,6 +178,10 @@ def test_a_prefix_more_on_each_line_changes_no_fingerprint(disguise: str) -> Non
         ("(EN) ", "xen"),
         ("XEN) ", "xen"),
         ("(XEN) (d0v0) ", "linux"),
+        ("(XEN) (d0v0) sshd[812]: ", "other"),
+        ("[2026-01-02 03:04:05] Jan  2 03:04:05 host1 mcelog: ", "other"),
+        ("2026-01-02T03:04:05.123456Z 01O echo ", "other"),
+        ("12:34:56.789 [   12.345678] ", "linux"),
         ("(d0) [   12.345678] ", "linux"),
         ("", "linux"),
         ("<4>[   12.345678] ", "linux"),

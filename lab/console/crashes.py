@@ -15,13 +15,15 @@ from lab.builds.elf import symbolise
 from lab.console import linux_oops, patterns, xen_dump
 from lab.console.frames import Frame, distinct
 from lab.console.lines import XEN, after_xen, clean, message, own_words, until_next_writer
-from lab.console.naming import normalised, plain_name
+from lab.console.naming import normalised, plain_name, without_task
+from lab.console.wrapped import unwrapped
 
 __all__ = ("LABEL_LIMIT", "Crash", "Frame", "normalised", "parse", "with_symbols")
 
 FRAMES_THAT_COUNT = 3  # of those that differ; what is below them is how one got there
 GUESSES_THAT_COUNT = 1  # of frames that Xen only guesses: the rest may be what is left of earlier calls
 LABEL_LIMIT = 200  # characters
+_END = re.compile(r"(?:\^M\s*){1,9}$")  # as cat -v shows it
 _LINES_LIMIT, _LINE_LIMIT, _MESSAGE_LIMIT = 600, 1000, 300
 
 
@@ -57,18 +59,22 @@ class Crash:
         return tuple(found[:FRAMES_THAT_COUNT])
 
     @property
+    def _said(self) -> str:
+        """The message without what varies. Which task met a fault counts only where nothing else tells the place."""
+        said = normalised(self.message)
+        return without_task(said) if self.functions else said
+
+    @property
     def label(self) -> str:
         """``xen-assertion: Assertion 'x' failed at common/sched/core.c / do_foo from bar from baz``"""
-        text = ": ".join(part for part in (self.kind, normalised(self.message)) if part)
+        text = ": ".join(part for part in (self.kind, self._said) if part)
         text = " / ".join(part for part in (text, " from ".join(self.functions), self.beside) if part)
         return text if len(text) <= LABEL_LIMIT else text[: LABEL_LIMIT - 1] + "…"
 
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits and the label: without addresses, offsets, numbers, lines. One crash, one name."""
-        parts = "\0".join(
-            (self.kind, normalised(self.message), *self.functions, *([self.beside] if self.beside else []))
-        )
+        parts = "\0".join((self.kind, self._said, *self.functions, *([self.beside] if self.beside else [])))
         return f"{hashlib.sha256(parts.encode(errors='replace')).hexdigest()[:10]} {self.label}"
 
     def text(self) -> str:
@@ -91,14 +97,14 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
 
     ``lines`` are as of :func:`lab.console.patterns.crash_excerpt`; or just the dump, from the telling line on.
     """
-    raw = [clean(own_words(line[:_LINE_LIMIT])) for line in lines[:_LINES_LIMIT]]
+    raw = [_END.sub("", clean(own_words(line[:_LINE_LIMIT]))) for line in lines[:_LINES_LIMIT]]
     if not raw:
         return Crash(signature, "")
     at = 0
     if raw[0] in raw[1:]:  # it stands before its context, too
         at = raw.index(raw[0], 1) - 1
         raw = raw[1:]
-    raw, at = _without_beginnings(raw, at)
+    raw, at = unwrapped(*_without_beginnings(raw, at))
     found = patterns.find(raw[at], signature)
     said = until_next_writer(found.text) if found else message(raw[at])
     crash = Crash(signature, _short(said), _cpu(said))
@@ -208,10 +214,18 @@ def _panic_message(raw: Sequence[str], at: int) -> str:
     if said := message(same_line).strip(" *"):  # a newline was lost
         return said
     is_marked = after_xen(raw[at]) >= 0
+    told = list[str]()
     for line in raw[at + 1 : at + _NEAR]:
-        if (after_xen(line) >= 0 or not is_marked) and (said := until_next_writer(message(line))).strip(" *"):
-            return said
-    return ""
+        if after_xen(line) < 0 and is_marked:
+            continue
+        said = until_next_writer(message(line))
+        if said.strip(" *"):
+            told.append(said)
+        elif said and told:  # the asterisks below
+            break
+    # Another processor may have said something between.
+    grave = (said for said in told if (found := patterns.find(f"{XEN} {said}")) and found.signature.kind == "crash")
+    return next(grave, next(iter(told), ""))
 
 
 def _domain(crash: Crash, raw: Sequence[str], at: int) -> Crash:

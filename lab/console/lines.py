@@ -15,9 +15,11 @@ Speaker = Literal["xen", "linux", "other"]
 
 _WINDOW = 300  # characters looked at on either end of what stands before a message
 
-# Xen relays a guest's console as "(d1) ..." or "(d1v0) ...". All that follows is the guest's, though it says "(XEN)"
-# as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
-_GUESTS_WORDS = re.compile(r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*", re.DOTALL)
+# Xen relays a guest's console as "(d1) ...", "(d1v0) ..." or "DOM1: ...". All that follows is the guest's, though it
+# says "(XEN)" as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
+_GUESTS_WORDS = re.compile(
+    r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*|\bDOM[1-9]\d{0,3}: .*", re.DOTALL
+)
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
@@ -33,6 +35,10 @@ _PROGRAM = re.compile(r"(?:^|(?<=[\s>]))(?!kernel\b)[\w.@/+()-]{1,64}\[\d{1,8}\]
 _SYSLOG = re.compile(  # RFC 3164 or ISO 8601 time, host, tag; without a process id
     r"\s*(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?)"
     r" [\w.-]{1,64} (?!kernel\b)([\w.@/+()-]{1,64}): "
+)
+_SERVERS_STAMP = re.compile(  # of a console server, or of a program that records a console
+    r"\[[\d.:, +/-]{4,34}\] |(?:[A-Z][a-z]{2} +\d{1,2} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})? "
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?(?: \d\d[EO])? |\d{9,11}\.\d{1,9} "
 )
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
@@ -53,7 +59,7 @@ def clean(line: str) -> str:
 
 def own_words(text: str) -> str:
     """A line without what a guest said in it."""
-    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text else text
+    return _GUESTS_WORDS.sub("", text) if "(d" in text or "xenconsoled" in text or "DOM" in text else text
 
 
 def after_xen(text: str) -> int:
@@ -78,22 +84,40 @@ def speaker(before: str) -> Speaker:
         lead, rest = before[: max(0, end - len(XEN))], before[end:]
         if _program_end(rest) >= 0 or _is_relayed(lead) or _IS_QUOTED_END.search(rest[-4:]):
             return "other"
-        return "linux" if _DOM0.search(rest[:_WINDOW]) else "xen"
-    if _DOM0.search(before[:_WINDOW]):
-        return "linux"
+        dom0 = _dom0_end(rest)
+        return _who_of_dom0(rest[dom0:].lstrip()) if dom0 else "xen"
+    return _who_of_dom0(before[_dom0_end(before) :].lstrip() if "(d0" in before else before)
+
+
+def _dom0_end(text: str) -> int:
+    """Where the last mark of dom0's words at the beginning of a text ends; 0: there is none."""
+    return max((match.end() for match in _DOM0.finditer(text[:_WINDOW])), default=0)
+
+
+def _who_of_dom0(before: str) -> Speaker:
+    """The kernel, or a program of dom0, by what stands before the message."""
     stamped = _STAMPED.search(before[-_WINDOW:])
     stamp = len(before) - min(len(before), _WINDOW) + stamped.start() if stamped else -1
     if (tag := _program_end(before)) >= 0:
         return "linux" if stamp > tag and _broke_in(before[tag:stamp]) else "other"
-    if syslog := _SYSLOG.match(before[:_WINDOW]):
+    begins = _beginnings(before)
+    if syslog := next((match for at in begins if (match := _SYSLOG.match(before, at, at + _WINDOW))), None):
         said = before[syslog.end() : stamp] if stamp >= syslog.end() else None
         is_console_server = said == "" and syslog[1] not in _RELAYERS
         return "linux" if is_console_server or (said and _broke_in(said)) else "other"
     if stamped:
         return "linux"
     is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
-    is_prose = _TYPED.search(before[:_WINDOW]) or _PROSE.search(before[:_WINDOW])
+    is_prose = any(one.search(before[at : at + _WINDOW]) for one in (_TYPED, _PROSE) for at in begins)
     return "other" if is_quoted or is_prose else "linux"
+
+
+def _beginnings(before: str) -> list[int]:
+    """Where a line begins, and begins behind each stamp that a console server put in front."""
+    found = [0]
+    while match := _SERVERS_STAMP.match(before, found[-1], _WINDOW):
+        found.append(match.end())
+    return found
 
 
 def _program_end(before: str) -> int:

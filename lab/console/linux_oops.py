@@ -14,14 +14,18 @@ from lab.console.frames import Frame, frame
 from lab.console.lines import XEN
 from lab.console.naming import plain_name
 
+_THAT_TELL = 3  # frames; a place that all of these share with others is none
 # Kinds that the timer, an NMI or another task notices: where it was is not where it is told.
 _NOTICED = ("linux-hung-task", "linux-rcu-stall", "linux-soft-lockup", "linux-hard-lockup", "linux-workqueue-lockup")
 
 _RIP = re.compile(r"RIP: [0-9a-f]{4}:\s*(?:\[<([0-9a-f]{6,16})>\]\s*)*([^\s+]+)\+(0x[0-9a-f]{1,8})/0x")
 _FRAME = re.compile(
     r"(?:^|[\s>\]:])(?:\[<([0-9a-f]{6,16})>\]\s*)?(\? ?)?([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+"
-    r"(?:\s+\[[\w -]{1,80}\]|\s+\([A-Z]{1,4}\))*\s*$"
+    r"(?:\s+\[[\w -]{1,80}\]|\s+\([A-Z]{1,4}\)|\s+[\w./-]{1,200}\.[chS]:-?\d{1,6})*\s*$"
 )
+# As scripts/decode_stacktrace.sh tells it: "f (mm/foo.c:12) module".
+_DECODED = re.compile(r"(?:^|[\s>\]:])(\? ?)?([A-Za-z_][\w.$]{0,200}) \([\w./-]{1,200}\.[chS]:\d")
+_DECODED_RIP = re.compile(r"RIP: [0-9a-f]{4}:([A-Za-z_][\w.$]{0,200}) \([\w./-]{1,200}\.[chS]:\d")
 _ENDS = re.compile(
     r"RIP: (?:00[23][0-9a-f]|e033):(?:0x|\[<0)|Modules linked in|---\[ end|Kernel panic|Rebooting in"
     r"|INFO: task .* blocked|NMI backtrace for cpu|Showing all locks"
@@ -37,8 +41,11 @@ def _functions(patterns: str) -> re.Pattern[str]:
 # Functions that tell of an oops, a warning or a panic: not where it was.
 _TELLERS = _functions(r"""
     dump_stack\w*  show_(?:stack|trace|regs|task|state)\w*  v?panic  n?mi_panic  oops_\w+  __?die\w*  die_addr
-    (?:asm_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|double_fault|int3|nmi)
+    (?:asm_|xen_asm_|xenpv_|__)?(?:exc|do)_(?:page_fault|invalid_op|general_protection|error_trap|divide_error|nmi)
+    (?:asm_|xen_asm_|xenpv_|__)?(?:exc|do)_(?:double_fault|int3|control_protection|stack_segment|machine_check|debug)
     page_fault_oops  no_context  __?bad_area\w*  mm_fault_error  (?:async_)?page_fault  invalid_op  general_protection
+    kernelmode_fixup_or_oops  do_(?:user|kern)_addr_fault  spurious_kernel_fault\w*  do_trap\w*  early_fixup_exception
+    __stack_chk_fail  __?fortify_panic  usercopy_abort  ubsan_epilogue  __ubsan_\w+
     handle_bug  report_bug  check_panic_on_warn  __warn\w*  warn_slowpath\w*  fixup_bad_\w+  watchdog_timer_fn
     bad_page  print_bad_p\w+  __schedule_bug  spin_(?:bug|dump)
     print_report  print_address_description  kasan_\w+  __asan_\w+  __kasan_\w+  kfence_\w+
@@ -62,6 +69,11 @@ _TICKS = _functions(r"""
     asm_\w+  exc_\w+  _*sysvec_\w+  _*(?:smp_|local_)?apic_timer_interrupt  irq_exit\w*  _*do_softirq\w*
     nmi_\w+  default_do_nmi  do_nmi  end_repeat_nmi  arch_trigger\w*  trigger_\w*backtrace\w*
     watchdog_\w+  softlockup_\w+  _*perf_event_\w+  intel_pmu_\w+  amd_pmu_\w+
+""")
+# Functions in which a processor waits for a lock: not for which.
+_SPINNERS = _functions(r"""
+    _*(?:native_|pv_)?queued_(?:spin|read|write)_lock_slowpath  xen_qlock_wait  xen_poll_irq\w*  xen_hypercall_\w+
+    _*(?:do_)?raw_(?:spin|read|write)_(?:try)?lock\w*  osq_lock  cpu_relax
 """)
 
 
@@ -93,7 +105,9 @@ def _noticed(places: Sequence[_Place]) -> list[_Place]:
     if not (places and places[0].is_rip):  # the trace is that of who noticed, up to the place where it broke in
         within = next((index for index, place in enumerate(told) if place.is_rip), 0)
         told = [place for place in told[within:] if not place.section] or told
-    return _without(told, _TELLERS, _SLEEPERS, _TICKS)
+    left = _without(told, _TELLERS, _SLEEPERS, _TICKS)
+    is_deep = all(_is(_SPINNERS, place) for place in left[:_THAT_TELL])
+    return _without(left, _SPINNERS) if is_deep else left
 
 
 def _without(places: Sequence[_Place], *machinery: re.Pattern[str]) -> list[_Place]:
@@ -112,7 +126,9 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
     for line in lines:
         if XEN in line and "(d0" not in line:
             continue
-        if "Call Trace:" in line:
+        if "BUG: KFENCE: " in line:  # mm/kfence/report.c: its first trace has no head
+            traces = 1
+        elif "Call Trace:" in line:
             traces += 1
             if has_frames and traces > 1:
                 return
@@ -121,12 +137,21 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
                 return
             yield _Place(frame(match[1], match[2], match[3]), True, False, section)
             traces = max(traces, 1)
+        elif match := _DECODED_RIP.search(line):
+            yield _Place(frame(None, match[1], None), True, False, section)
+            traces = max(traces, 1)
         elif has_frames and _ENDS.search(line):
             return
         else:
             for closes, name in _SECTION.findall(line):
                 section = "" if closes or name.startswith("EO") else name
-            if not traces or not (match := _FRAME.search(line)):
+            if traces and (match := _FRAME.search(line)):
+                place = frame(match[1], match[3], match[4], is_sure=not match[2])
+                guess = match[2]
+            elif traces and (match := _DECODED.search(line)):
+                place = frame(None, match[2], None, is_sure=not match[1])
+                guess = match[1]
+            else:
                 continue
             has_frames = True
-            yield _Place(frame(match[1], match[3], match[4], is_sure=not match[2]), False, bool(match[2]), section)
+            yield _Place(place, False, bool(guess), section)

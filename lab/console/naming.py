@@ -13,6 +13,8 @@ _PATH = re.compile(r"(?<![\w./~+-])(?:/|\.{1,3}/|\.{3})[\w./+~-]{1,300}?\.[chS]\
 
 _TASK = re.compile(r"(?<=INFO: task )[^/:]{1,60}|(?<=s! \[)[^\]/:]{1,60}")  # vif1.0-q0: a guest's number
 
+_APPENDED = r"\.(?:cold|isra|constprop|part|lto_priv|llvm)\b"  # to a function's name, by compilers
+
 _VARIABLE = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
@@ -27,11 +29,14 @@ _VARIABLE = tuple(
         (r" \[([^\]/]{1,60}?)(?:/[^\]]{0,60})?:\d+\]", r" [\1]"),
         (r"(scheduling while atomic: [^/]{1,40})/.*", r"\1"),
         (r"(BUG: Bad page \w+ in process [^\s/]{1,40}).*", r"\1"),
+        (r"(BUG: (?:spin|rw)lock .{1,40} on CPU#\d+, [^/]{1,40})/.*", r"\1"),
+        (r" \([\w./-]{1,200}\.[chS]:\d[^)]{0,200}\)", ""),  # behind a function, as decode_stacktrace.sh tells it
         (r"(\bCPUs) [0-9a-f]{1,16}(?:,[0-9a-f]{8})*\s*$", r"\1 #"),  # a bitmap
         (r"\{[\d,\s-]*\}", "{#}"),
         (r"\(null\)", "#"),
         (r"[\w./-]+#(?=[A-Za-z_])", ""),  # file.c#function: how much of the path is told depends on the build
-        (r"\+(?:0x[0-9a-f]+|0)/(?:0x)?[0-9a-f]+", ""),
+        (r"\+(?:0x[0-9a-f]+|0)/(?:0x)?[0-9a-f]+(?: \[[\w -]{1,80}\])?", ""),  # and the module
+        (rf"(?<=\w){_APPENDED}[\w.]*", ""),
         (r"(\.[chS]):\d+", r"\1"),
         (r"\b(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b", "#"),  # PCI
         (r"\b(addr|index|reg =) [0-9a-f]+\b", r"\1 #"),
@@ -54,6 +59,17 @@ def normalised(message: str) -> str:
     return message.strip()
 
 
+_OF_A_TASK = re.compile(
+    r"(?<=INFO: task).{1,60}(?= blocked )|(?<=!) \[[^\]]{1,80}\]$|(?<=while atomic): .*|(?<= in process) .*"
+    r"|(?<=on CPU#), .*"
+)
+
+
+def without_task(said: str) -> str:
+    """A normalised message without the name of the task that met the fault."""
+    return _OF_A_TASK.sub("", said)
+
+
 def _from_top(path: str) -> str:
     """``/build/linux-hYn5Nv/linux-4.15.0/net/core/skbuff.c`` is ``net/core/skbuff.c``."""
     parts = [part for part in path.split("/") if part not in ("", ".", "..", "...")]
@@ -66,4 +82,4 @@ def _from_top(path: str) -> str:
 
 def plain_name(function: str) -> str:
     """Without the file, and what a compiler appends: ``core.c#foo.isra.0`` is ``foo``."""
-    return re.sub(r"\.(?:cold|isra|constprop|part|lto_priv|llvm)\b.*", "", function.rpartition("#")[2])
+    return re.sub(rf"{_APPENDED}.*", "", function.rpartition("#")[2])

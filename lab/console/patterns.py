@@ -102,7 +102,12 @@ SIGNATURES = (
     # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
     Signature("crash", "firmware-exception", "linux", ("!!!! X64 Exception Type - ", "!!!! IA32 Exception Type - ")),
     # Linux in dom0
-    Signature("crash", "linux-panic", "linux", ("Kernel panic - not syncing",)),
+    Signature(  # arch/x86/xen/setup.c: and then it gives up, before it can say more
+        "crash",
+        "linux-panic",
+        "linux",
+        ("Kernel panic - not syncing", "hypervisor allocated %s conflicts with E820"),
+    ),
     Signature(
         "crash",
         "linux-bug",
@@ -110,7 +115,7 @@ SIGNATURES = (
         (
             *("kernel BUG at %w", "BUG: Bad page %w in process", "BUG: scheduling while atomic: ", "BUG: KASAN: "),
             *("BUG: KFENCE: ", "BUG: stack guard page was hit", "BUG: %w stack guard page was hit"),
-            *("BUG: spinlock lockup suspected", "BUG: spinlock bad magic"),
+            *("BUG: spinlock %s on CPU#%d, ", "BUG: rwlock %s on CPU#%d, "),
         ),
     ),
     Signature("crash", "linux-soft-lockup", "linux", ("BUG: soft lockup - CPU#%d stuck for",)),
@@ -121,6 +126,7 @@ SIGNATURES = (
         "linux",
         (
             *("Oops: %s [#%d]", "BUG: unable to handle ", "BUG: kernel NULL pointer", "PANIC: double fault"),
+            *("PANIC: early exception %w IP", "general protection fault, %w for "),
             *("general protection fault%s [#%d]", "invalid opcode: %x [#%d]", "divide error: %x [#%d]"),
             *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
@@ -132,7 +138,7 @@ SIGNATURES = (
         "crash",
         "linux-hung-task",
         "linux",
-        ("INFO: task %s blocked for more than %d sec", "INFO: task %s blocked in I/O wait for more than %d sec"),
+        ("INFO: task %s blocked for more than %d", "INFO: task %s blocked in I/O wait for more than %d"),
     ),
     Signature(
         "crash",
@@ -164,7 +170,7 @@ SIGNATURES = (
             *("INVALID_DEV_REQUEST %x %x", "event %x %x %x %x"),
         ),
     ),
-    Signature("warning", "xen-warn", "xen", ("Xen WARN at ",)),
+    Signature("warning", "xen-warn", "xen", ("Xen WARN at ", "UBSAN: Undefined behaviour in ")),  # common/ubsan/ubsan.c
     Signature(  # common/domain.c: the guest's fault, the host is fine
         "warning",
         "guest-crash",
@@ -196,7 +202,20 @@ SIGNATURES = (
     ),
     Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
     Signature(
-        "warning", "linux-warning", "linux", ("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d")
+        "warning",
+        "linux-warning",
+        "linux",
+        (
+            *("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d", "WARNING: [%s at %w, CPU#%d"),
+            *("UBSAN: %w in ", "BUG: sleeping function called from invalid", "BUG: using %w in preemptible"),
+            *("BUG: Bad rss-counter state", "BUG: workqueue leaked", "WARNING: suspicious RCU usage"),
+            *("WARNING: possible circular locking", "WARNING: possible recursive locking"),  # lockdep
+            *(
+                "WARNING: possible irq lock inversion",
+                "WARNING: inconsistent lock state",
+                "WARNING: bad unlock balance",
+            ),
+        ),
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
     Signature("warning", "oom-killer", "linux", ("Out of memory: Kill", "invoked oom-killer")),
@@ -278,6 +297,8 @@ for _place in dict.fromkeys(_CHOSEN.values()):
     _signatures = (i for i, one in enumerate(SIGNATURES) if _place in (_CHOSEN[text] for text in one.formats))
     _BY_LETTER.setdefault(_place[0][_place[1]], []).append((*_place, tuple(_signatures)))
 _TRIES = 8  # how many places of one line are judged for a signature
+_GUEST_SPEAKS = re.compile(r"\bd[1-9]\d{0,4}v\d{1,4}:? ")  # "(XEN) d5v0 ...": what a guest writes to Xen's debug port
+_GUEST_REACH = 80  # characters
 
 
 def classify(text: str) -> Signature | None:
@@ -345,8 +366,8 @@ def _candidates(text: str, begin: int) -> set[int]:
 def _is_said_by(signature: Signature, before: str) -> bool:
     """Whether it is the signature's speaker who says what follows ``before``."""
     said = speaker(before)
-    if signature.by == "linux":
-        return said != "other"  # dom0's words may come through Xen without a mark
+    if signature.by == "linux":  # dom0's words may come through Xen without a mark; a guest's have its number
+        return said != "other" and not (said == "xen" and _GUEST_SPEAKS.search(before[-_GUEST_REACH:]))
     # A console that was copied without Xen's mark has nothing else there.
     is_bare = said == "linux" and not before.isspace() and not message(before)
     return said == "xen" or (is_bare and signature.kind == "crash" and not signature.is_marked)

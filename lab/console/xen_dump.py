@@ -22,7 +22,8 @@ _TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
 _ADDRESS = r"\[(?:<([0-9a-f]{6,16})>)?\]"  # copies that took <...> for markup have none
 _RIP = re.compile(rf"RIP:\s+([0-9a-f]{{4}}):{_ADDRESS}(?:\s+{_PLACE})?")  # _show_registers
 # show_trace: R is RIP, F found by frame pointers, S a guess from the stack. Xen before 4.13 has no letter.
-_FRAME = re.compile(rf"{_ADDRESS}(?:\s+([RFS])\b\??)?(?:\s+{_PLACE})?\s*$")
+# Behind it the name of a livepatch.
+_FRAME = re.compile(rf"{_ADDRESS}(?:\s+([RFS])\b\??)?(?:\s+{_PLACE})?(?:\s+\[[\w.-]{{1,128}}\]|\s+\((?:PC|LR)\))?\s*$")
 _FAULT_AT = re.compile(r"fault at ([0-9a-f]{6,16}) ([^\s+]+)\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+")
 _OF_A_DUMP = re.compile(
     r"\*{0,60}$|----\[ Xen-|CPU:\s|RIP:\s|RFLAGS:\s|CONTEXT:|(?:r\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: |to [0-9a-f]{16} "
@@ -32,7 +33,8 @@ _OF_A_DUMP = re.compile(
 )
 # The dump below such a line is no crash's.
 _OTHERS = re.compile(r"Xen WARN at |\*\*\* Dumping (?:CPU|Dom)|crashed on cpu#|Triple fault|pressed -> |host state:")
-_HAS_DUMP = re.compile(r"FATAL |PROTECTION FAULT|Xen BUG at |Assertion '|DOUBLE FAULT")  # panics that print one before
+# Panics that print one before.
+_HAS_DUMP = re.compile(r"FATAL |PROTECTION FAULT|Xen BUG at |Assertion '|DOUBLE FAULT|Unexpected Trap: ")
 _FLAGS = re.compile(r"RFLAGS: ([0-9a-f]{16})\s+CONTEXT: (\w+)")
 _INTERRUPT_FLAG = 1 << 9  # IF of RFLAGS
 _XEN_TEXT = range(0xFFFF82C000000000, 0xFFFF830000000000)  # xen/arch/x86/include/asm/config.h
