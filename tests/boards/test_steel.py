@@ -14,7 +14,9 @@ from lab.base import paths
 
 # Of each area those that lean most on the bench: power, sleep states, consoles, a network between boards. Guests do
 # not see how their board is declared, and the night on the virtual lab runs their cases.
-CASES = "build_under_test or pv32_hypercalls or builder_allocates or s3 or s5 or nic_works or brings_the_guest or cut_in"
+CASES = (
+    "build_under_test or pv32_hypercalls or builder_allocates or s3 or s5 or nic_works or brings_the_guest or cut_in"
+)
 
 # Any import of lab.virtual raises ImportError in the run and, by way of sitecustomize, in its workers.
 BLOCK = "import sys\nsys.modules['lab.virtual'] = None\n"
