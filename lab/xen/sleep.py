@@ -109,12 +109,14 @@ def suspend(
     is called when the BMC reports that the board is asleep; it may press the power button. With neither, nobody wakes
     the host. A host that never woke or that rebooted is left as it is: the rig power-cycles it for the next case.
 
-    :param timeout: seconds beyond ``wake_after`` in which the host must wake, and then seconds for dom0 to answer.
+    :param timeout: seconds beyond ``wake_after`` in which the host must wake, and then seconds for dom0 to answer; up
+        to four times that on a slow board (:meth:`~lab.xen.dom0.Dom0.slowness`, measured before it sleeps).
     :raises MissingCapability: the BMC does not report the ACPI power state.
     :raises BenchError: dom0 could not be told to sleep.
     """
     board = host.board
     board.power.sleep_state()
+    timeout *= host.slowness()  # of a dom0 that does not answer it cannot be measured
     sleep = Sleep(waited=(wake_after or 0) + timeout)
     mark = board.console.mark()
     _order(host, wake_after, by)
