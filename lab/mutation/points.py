@@ -58,13 +58,17 @@ _ATTRIBUTES = re.compile(
 _LOOPS = re.compile(rb"\b\w*for_each\w*\b(?=\s*\()")
 _GONE_AFTER_BOOT = re.compile(rb"\b__(?:init|hwdom_init)\b")
 _FLAG = re.compile(rb"_*[A-Z]{2,}[A-Za-z0-9]*_\w+")
+_ADDRESS = re.compile(rb"&\s*(\w+)\s*[,)]")
+_GIVES = rb"(?<![\w.>])%s\s*(?:[-+*/|&^%]|<<|>>)?=(?!=)|&\s*%s\b"
 _ERROR_NUMBER = re.compile(rb"-\s*E[A-Z0-9]{2,}")
 # Calls that tell or check something, or order memory: without them a run that goes well is the same.
 _IDLE_CALL = re.compile(
     r"[A-Z_0-9]+|\w*print\w*|\w*(?:perfc|trace|prefetch|barrier|lock|rcu)\w*|(?:smp_)?[rw]?mb|cpu_relax|might_sleep"
     r"|process_pending_softirqs|va_(?:start|end|copy)|\w*debug\w*|\w*_dump\w*|show_\w+"
 )
-_TAKES_TYPES = re.compile(r"_*typeof_*|_*offsetof|container_of|\w*_entry|__builtin_\w+|ARRAY_SIZE|x[mz]alloc\w*|BUILD_\w+")
+_TAKES_TYPES = re.compile(
+    r"_*typeof_*|_*offsetof|container_of|\w*_entry|__builtin_\w+|ARRAY_SIZE|x[mz]alloc\w*|BUILD_\w+"
+)
 _CONSTANT = re.compile(rb"[A-Z_0-9() \t|&~<>+*-]*|.*\b(?:IS_ENABLED|__builtin_\w+|BUILD_\w+|sizeof)\b.*", re.DOTALL)
 _CLOSED = frozenset(  # nothing in these is looked at
     "preproc_def preproc_function_def preproc_call preproc_include gnu_asm_expression sizeof_expression array_declarator "
@@ -177,11 +181,43 @@ class _Function:
             if is_value and outer.named_children[-1] == statement:
                 return False
         inner = statement.named_children[0] if statement.named_children else None
-        if inner is None:
+        if inner is None or self._is_first_value(inner):
             return False
         if inner.type in ("assignment_expression", "update_expression"):
             return True
-        return inner.type == "call_expression" and not _IDLE_CALL.fullmatch(_text(inner.child_by_field_name("function")))
+        return inner.type == "call_expression" and not _IDLE_CALL.fullmatch(
+            _text(inner.child_by_field_name("function"))
+        )
+
+    def _is_first_value(self, node: Node) -> bool:
+        """Whether a variable gets its first value here. Without it there would be none, and the compiler may choose."""
+        if node.type == "assignment_expression":
+            left = node.child_by_field_name("left")
+            given = {_text(left)} if left is not None and left.type == "identifier" else set()
+        else:
+            given = {match[1].decode() for match in _ADDRESS.finditer(self._raw(node))}
+        empty = {name for name in given if name in self._declared and self._declared[name] <= node.start_byte}
+        if not empty:
+            return False
+        assert self._body is not None
+        text = self._whole[self._body.start_byte : node.start_byte]
+        return any(not re.search(_GIVES.replace(b"%s", re.escape(name.encode())), text) for name in empty)
+
+    @functools.cached_property
+    def _declared(self) -> dict[str, int]:
+        """The variables of the function that are declared without a value, with the place."""
+        found: dict[str, int] = {}
+        left = [self._body] if self._body is not None else []
+        while left:
+            node = left.pop()
+            if node.type == "declaration":
+                for child in node.children_by_field_name("declarator"):
+                    while child.type == "pointer_declarator" and (within := child.child_by_field_name("declarator")):
+                        child = within
+                    if child.type == "identifier":
+                        found[_text(child)] = child.start_byte
+            left += node.named_children
+        return found
 
     @staticmethod
     def _is_last_of_switch(jump: Node) -> bool:
@@ -222,7 +258,10 @@ class _Function:
                 inner = one
                 while inner.type == "parenthesized_expression" and inner.named_children:
                     inner = inner.named_children[0]
-                if inner.type != "binary_expression" or _text(inner.child_by_field_name("operator")) not in ("&&", "||"):
+                if inner.type != "binary_expression" or _text(inner.child_by_field_name("operator")) not in (
+                    "&&",
+                    "||",
+                ):
                     yield from self._negated(one)
         elif operator in _SHIFTS and not _CONSTANT.fullmatch(self._raw(node)):
             sign = node.child_by_field_name("operator")
