@@ -71,13 +71,13 @@ _TAKES_TYPES = re.compile(
 )
 _CONSTANT = re.compile(rb"[A-Z_0-9() \t|&~<>+*-]*|.*\b(?:IS_ENABLED|__builtin_\w+|BUILD_\w+|sizeof)\b.*", re.DOTALL)
 _CLOSED = frozenset(  # nothing in these is looked at
-    "preproc_def preproc_function_def preproc_call preproc_include gnu_asm_expression sizeof_expression array_declarator "
-    "alignof_expression offsetof_expression enum_specifier struct_specifier union_specifier attribute_specifier "
+    "preproc_def preproc_function_def preproc_call preproc_include gnu_asm_expression sizeof_expression "
+    "array_declarator alignof_expression offsetof_expression enum_specifier struct_specifier union_specifier attribute_specifier "
     "attribute_declaration type_descriptor comment string_literal ERROR".split()
 )
 _BLOCKS = frozenset(  # the parser's errors in one statement of these say nothing of the others
-    "compound_statement if_statement else_clause for_statement while_statement do_statement switch_statement case_statement "
-    "labeled_statement preproc_if preproc_ifdef preproc_else preproc_elif function_definition translation_unit "
+    "compound_statement if_statement else_clause for_statement while_statement do_statement switch_statement "
+    "case_statement labeled_statement preproc_if preproc_ifdef preproc_else preproc_elif function_definition translation_unit "
     "linkage_specification".split()
 )
 _JUMPS = frozenset("break_statement continue_statement goto_statement".split())
