@@ -120,9 +120,9 @@ class Mutating:
                 if found := next(((place[0], sites) for place in places if (sites := guilty(*place, complaint))), None):
                     gone.setdefault(found[0], set()).update(found[1])
                     break
-        for name, sites in gone.items():
+        for name, guilty_ones in gone.items():
             numbers = self._files[name].numbers
-            self._files[name].numbers = {site: number for site, number in numbers.items() if site not in sites}
+            self._files[name].numbers = {site: number for site, number in numbers.items() if site not in guilty_ones}
             self._write(name)
         return sum(map(len, gone.values()))
 

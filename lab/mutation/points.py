@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import tree_sitter_c
@@ -71,14 +71,14 @@ _TAKES_TYPES = re.compile(
 )
 _CONSTANT = re.compile(rb"[A-Z_0-9() \t|&~<>+*-]*|.*\b(?:IS_ENABLED|__builtin_\w+|BUILD_\w+|sizeof)\b.*", re.DOTALL)
 _CLOSED = frozenset(  # nothing in these is looked at
-    "preproc_def preproc_function_def preproc_call preproc_include gnu_asm_expression sizeof_expression "
-    "array_declarator alignof_expression offsetof_expression enum_specifier struct_specifier union_specifier attribute_specifier "
-    "attribute_declaration type_descriptor comment string_literal ERROR".split()
+    "preproc_def preproc_function_def preproc_call preproc_include gnu_asm_expression sizeof_expression ERROR "
+    "array_declarator alignof_expression offsetof_expression enum_specifier struct_specifier union_specifier "
+    "attribute_specifier attribute_declaration type_descriptor comment string_literal".split()
 )
 _BLOCKS = frozenset(  # the parser's errors in one statement of these say nothing of the others
     "compound_statement if_statement else_clause for_statement while_statement do_statement switch_statement "
-    "case_statement labeled_statement preproc_if preproc_ifdef preproc_else preproc_elif function_definition translation_unit "
-    "linkage_specification".split()
+    "case_statement labeled_statement preproc_if preproc_ifdef preproc_else preproc_elif function_definition "
+    "translation_unit linkage_specification".split()
 )
 _JUMPS = frozenset("break_statement continue_statement goto_statement".split())
 
@@ -294,7 +294,7 @@ class _Function:
             between = self._whole[first.end_byte : second.start_byte]
             cut = (first.start_byte, second.end_byte)
             for site in self._site(Kind.SWAPPED, node, two + between + one, cut):
-                yield Site(*(getattr(site, field) for field in Site.__slots__[:-1]), same=(one, two))
+                yield replace(site, same=(one, two))
 
     def _is_plain(self, node: Node) -> bool:
         """Whether an argument is a variable or a part of one: it has no effect, and is no constant."""
