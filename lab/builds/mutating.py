@@ -112,14 +112,17 @@ class Mutating:
         raise BuildFailed(f"mutation points: some still did not compile after {ROUNDS} rounds")
 
     def drop(self, said: Sequence[Complaint]) -> int:
-        """Drop a point for each complaint, or more where one alone is not named. Returns how many went."""
+        """Drop a point for each complaint, or more where one alone is not named. Returns how many went.
+
+        A complaint that names no point often goes with those that do, so it waits for the next round.
+        """
         gone: dict[str, set[Site]] = {}
-        for complaint in said:
-            places = [place for place in complaint.places if place[0] in self._files]
-            for guilty in (self._at, self._of_function):
+        for guilty in (self._at, self._of_function):  # the second one where nothing better is known of the file
+            exact = set(gone)
+            for complaint in said:
+                places = [place for place in complaint.places if place[0] in self._files and place[0] not in exact]
                 if found := next(((place[0], sites) for place in places if (sites := guilty(*place, complaint))), None):
                     gone.setdefault(found[0], set()).update(found[1])
-                    break
         for name, guilty_ones in gone.items():
             numbers = self._files[name].numbers
             self._files[name].numbers = {site: number for site, number in numbers.items() if site not in guilty_ones}

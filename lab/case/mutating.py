@@ -1,8 +1,8 @@
 """Tries mutants on a running board: a number is switched on in Xen, a case runs, the number is switched off.
 
 The number is on only while a case has the board (:mod:`lab.case.switch`): the bench's own work before and after it
-meets the hypervisor as it should be. A FAIL counts when the case passes without the mutant, on the same board, afterwards or
-since the last FAIL. A board that crashed, or that fails without a mutant, is booted anew.
+meets the hypervisor as it should be. A FAIL counts when the case passes without the mutant, on the same board,
+afterwards or since the last FAIL. A board that crashed, or that fails without a mutant, is booted anew.
 """
 
 from __future__ import annotations
