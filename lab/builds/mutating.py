@@ -144,7 +144,8 @@ class Mutating:
 
     def _of_function(self, name: str, line: int, column: int, complaint: Complaint) -> list[Site]:
         """Points of the function: those about the variable, then what jumps, then all; one more group at each call."""
-        sites = list(self._files[name].numbers)
+        if not (sites := list(self._files[name].numbers)):
+            return []
         after = [site for site in sites if site.line >= line] or sites[-1:]  # a variable is used below its declaration
         named = [site for site in sites if site.function == complaint.function]
         function = after[0].function if complaint.variable or not named else complaint.function
