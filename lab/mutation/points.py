@@ -63,8 +63,8 @@ _GIVES = rb"(?<![\w.>])%s\s*(?:[-+*/|&^%]|<<|>>)?=(?!=)|&\s*%s\b"
 _ERROR_NUMBER = re.compile(rb"-\s*E[A-Z0-9]{2,}")
 # Calls that tell or check something, or order memory: without them a run that goes well is the same.
 _IDLE_CALL = re.compile(
-    r"[A-Z_0-9]+|\w*print\w*|\w*(?:perfc|trace|prefetch|barrier|lock|rcu)\w*|(?:smp_)?[rw]?mb|cpu_relax|might_sleep"
-    r"|process_pending_softirqs|va_(?:start|end|copy)|\w*debug\w*|\w*_dump\w*|show_\w+"
+    r"[A-Z_0-9]+|\w*print\w*|\w*(?:perfc|trace|prefetch|barrier)\w*|\w*(?<![bc])lock(?:ed)?(?:_\w+)?|rcu_\w+|\w+_rcu"
+    r"|(?:smp_)?[rw]?mb|cpu_relax|might_sleep|process_pending_softirqs|va_(?:start|end|copy)|\w*debug\w*|\w*_dump\w*|show_\w+"
 )
 _TAKES_TYPES = re.compile(
     r"_*typeof_*|_*offsetof|container_of|\w*_entry|__builtin_\w+|ARRAY_SIZE|x[mz]alloc\w*|BUILD_\w+"
@@ -154,6 +154,8 @@ class _Function:
         if node.type in _CLOSED or (node.has_error and node.type not in _BLOCKS):
             return
         if node.type == "declaration" and self._is_static(node):
+            return
+        if node.type == "call_expression" and _IDLE_CALL.fullmatch(_text(node.child_by_field_name("function"))):
             return
         if node.type == "expression_statement" and self._can_be_left_out(node):
             yield from self._site(Kind.LEFT_OUT, node, b";")
