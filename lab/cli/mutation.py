@@ -35,9 +35,6 @@ def mutation(
         Literal["quick", "full", "weekly"], typer.Option(help="Cases up to this selection are tried.")
     ] = "quick",
     inventory: Inventory = VIRTUAL_LAB,
-    board: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Use only this board; can be repeated.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Try small faults in the hypervisor's code, one after the other on running boards: which do the cases notice?"""
@@ -58,7 +55,6 @@ def mutation(
         coverage,
         select,
         inventory,
-        tuple(board or ()),
     )
     if every or show:
         made = builds.make(build)

@@ -60,7 +60,6 @@ class Asked:
     coverage: str = ""  # a run of nightly --coverage; empty: the newest
     select: Selection = "quick"
     inventory: Path = VIRTUAL_LAB
-    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def run(asked: Asked, say: Say) -> Found:
     :raises UsageError: no such build, area, file, point, run or board.
     :raises BenchError: no board, or the lab does not come up.
     """
-    lab = inventory.load(asked.inventory).restricted(asked.boards)
+    lab = inventory.load(asked.inventory)
     build = builds.make(asked.build, progress=say)
     points = chosen(asked, build.demand_points())
     folder = ScoreFolder.of_build(build.key)
