@@ -471,7 +471,7 @@ def score_of(fates: dict[str, Fate | None], equivalents: dict[str, str]) -> Scor
             ran = (Ran("testcases/guest32/test_a.py::test_a", Verdict.PASS, "", 12.0, 3),)
             outcomes[name] = Outcome(name, number, fate, ran, "virt1", 1795000000.0, 15.0)
     areas = {"guest32": ("xen/common/one.c",), "sleep": ("xen/common/none.c",)}
-    return Score("mutation", "aa11", Listing(tuple(made), 3, 4), outcomes, equivalents, areas)
+    return Score("mutation", "4.17.5", "aa11", Listing(tuple(made), 3, 4), outcomes, equivalents, areas)
 
 
 def test_the_score_counts_killed_among_those_whose_code_was_executed() -> None:

@@ -48,7 +48,7 @@ class Listing:
         return {point.number: point for point in self.points}
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / _FILE).write_text(json.dumps(dataclasses.asdict(self), indent=0), encoding="utf-8")
 
     @classmethod

@@ -35,7 +35,7 @@ from lab.night.lab_services import in_use, prepare
 from lab.night.options import VIRTUAL_LAB, NightlyOptions, Selection
 from lab.night.planning import Share
 from lab.night.workers import pytest_command, spawn
-from lab.reporting.mutation import Score
+from lab.reporting.mutation import Score, of_folder
 from lab.results import run_folder
 from lab.results.mutation import Fate, Outcome, ScoreFolder, Trial
 from lab.results.record import RunHeader, Verdict
@@ -81,8 +81,8 @@ class Found:
 def score(build: Build, root: Path = paths.SHIPPED) -> Score:
     """What is known of a build so far. :raises UsageError: it has no mutation points."""
     folder = ScoreFolder.of_build(build.key)
-    outcomes = {one.id: one for one in folder.outcomes()}
-    return Score(build.name, build.key, build.demand_points(), outcomes, equivalents.load(), areas.load(root))
+    folder.note(build.name, build.version, build.demand_points())
+    return of_folder(folder, root)
 
 
 def chosen(asked: Asked, listing: Listing) -> list[Point]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from lab.base import paths
+from lab.base.errors import BenchError
+from lab.coverage import areas
 from lab.coverage.areas import files_of
+from lab.mutation import equivalents
 from lab.mutation.listing import Listing, Point
-from lab.results.mutation import Fate, Outcome
+from lab.results.mutation import Fate, Outcome, ScoreFolder
+
+log = logging.getLogger(__name__)
 
 Areas = Mapping[str, tuple[str, ...]]  # patterns of files
 EQUIVALENT, NOT_TRIED = "equivalent", "not tried"
@@ -42,11 +50,17 @@ class Score:
     """What is known of the points of one build. ``equivalents``: reasons by the points' ids."""
 
     build: str
+    version: str
     key: str
     listing: Listing
     outcomes: Mapping[str, Outcome]
     equivalents: Mapping[str, str]
     areas: Areas
+
+    @property
+    def finished(self) -> float:
+        """When a mutant was last tried, seconds since the epoch; 0: never."""
+        return max((one.finished for one in self.outcomes.values()), default=0.0)
 
     def part(self, point: Point) -> str:
         if point.id in self.equivalents:
@@ -72,6 +86,10 @@ class Score:
         for file in self.files:
             yield file, self.tally([file])
 
+    def by_tried_file(self) -> Iterator[tuple[str, Tally]]:
+        """Only files of which something was tried."""
+        return (row for row in self.by_file() if row[1].parts.total() > row[1].parts[NOT_TRIED])
+
     def survivors(self, files: Iterable[str] | None = None) -> list[Point]:
         wanted = set(self.files if files is None else files)
         return [point for point in self.listing.points if point.file in wanted and self.part(point) == Fate.SURVIVED]
@@ -81,7 +99,7 @@ class Score:
     def lines(self, files: Iterable[str] | None = None, *, survivors: bool = True) -> Iterator[str]:
         """The numbers of these files, default all, and the survivors with what ran."""
         wanted = [file for file in self.files if files is None or file in set(files)]
-        yield f"build {self.build}  key {self.key}  mutants {len(self.listing.points)}"
+        yield f"build {self.build}  Xen {self.version}  key {self.key}  mutants {len(self.listing.points)}"
         yield (
             f"beside them {self.listing.does_not_compile} that do not compile, "
             f"and {self.listing.no_code} of no code in this configuration"
@@ -92,9 +110,8 @@ class Score:
         for area, patterns in self.areas.items():
             if here := files_of(patterns, wanted):
                 yield f"{area:40}{self.tally(here)}"
-        for file in wanted:
-            tally = self.tally([file])
-            if tally.parts.total() > tally.parts[NOT_TRIED]:
+        for file, tally in self.by_tried_file():
+            if file in wanted:
                 yield f"  {file:38}{tally}"
         if survivors and (found := self.survivors(wanted)):
             yield ""
@@ -122,6 +139,7 @@ class Score:
         """For ``--json``."""
         return {
             "build": self.build,
+            "version": self.version,
             "key": self.key,
             "all": self.tally(self.files).as_data(),
             "areas": {area: tally.as_data() for area, tally in self.by_area()},
@@ -132,3 +150,24 @@ class Score:
                 for point in self.listing.points
             ],
         }
+
+
+def of_folder(folder: ScoreFolder, root: Path = paths.SHIPPED) -> Score:
+    """The score of one build, with the areas of the cases below ``root``.
+
+    :raises BenchError: what is kept of the build is damaged.
+    """
+    build, version, points = folder.about()
+    outcomes = {one.id: one for one in folder.outcomes()}
+    return Score(build, version, folder.path.name, points, outcomes, equivalents.load(), areas.load(root))
+
+
+def every() -> list[Score]:
+    """The scores of all builds of which something was tried, the newest first."""
+    found = []
+    for folder in ScoreFolder.every():
+        try:
+            found.append(of_folder(folder))
+        except BenchError as error:
+            log.warning("not shown: %s", error)
+    return sorted((one for one in found if one.outcomes), key=lambda one: -one.finished)

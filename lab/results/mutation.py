@@ -2,6 +2,7 @@
 
 ::
 
+    KEY/score.json              the build's name and version; beside it points.json, a copy of the build's list of points
     KEY/plan.json               what the running command tries: points and their cases, in order
     KEY/lock                    held by the command that tries points of this build
     KEY/points/ID/              a run folder: what the cases left while the point was on
@@ -21,9 +22,10 @@ from pathlib import Path
 
 from lab.base import paths
 from lab.base.errors import BenchError
+from lab.mutation.listing import Listing
 from lab.results.record import Verdict
 
-_OUTCOME, _PLAN = "outcome.json", "plan.json"
+_OUTCOME, _PLAN, _ABOUT = "outcome.json", "plan.json", "score.json"
 
 
 class Fate(enum.StrEnum):
@@ -102,6 +104,21 @@ class ScoreFolder:
         """Those of all builds, the one that was tried last first."""
         found = [one for one in (paths.state() / "mutation").glob("*") if (one / "points").is_dir()]
         return [cls(one) for one in sorted(found, key=lambda one: -(one / "points").stat().st_mtime)]
+
+    # -- the build and its points ---------------------------------------------------------------------------------
+
+    def note(self, build: str, version: str, points: Listing) -> None:
+        """Keep what is said of the build, so that its score outlives it."""
+        points.save(self.path)
+        (self.path / _ABOUT).write_text(json.dumps({"build": build, "version": version}), encoding="utf-8")
+
+    def about(self) -> tuple[str, str, Listing]:
+        """The build's name and version, and its points. :raises BenchError: they were not noted, or are damaged."""
+        try:
+            said = json.loads((self.path / _ABOUT).read_text(encoding="utf-8"))
+            return str(said["build"]), str(said["version"]), Listing.load(self.path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"{self.path / _ABOUT}: {error}") from None
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
