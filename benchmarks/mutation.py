@@ -15,6 +15,10 @@ AREA = "guest32"
 SECONDS = 1800.0
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 @contextmanager
 def _new_state() -> Iterator[None]:
     """Within the block nothing was tried before."""
@@ -34,9 +38,7 @@ def _new_state() -> Iterator[None]:
 def mutation_rate() -> Mapping[str, float]:
     """Half an hour of mutants in the files of guest32 on the virtual boards, with all boots that they cost."""
     with _new_state():
-        found = mutation.run(
-            mutation.Asked(area=AREA, seconds=SECONDS), lambda text: print(text, file=sys.stderr, flush=True)
-        )
+        found = mutation.run(mutation.Asked(area=AREA, seconds=SECONDS), _say)
     tally = found.score.tally(found.files)
     note(f"{dict(tally.parts)}")
     return {"mutants_an_hour_and_board": found.rate, "tried": float(found.tried)}

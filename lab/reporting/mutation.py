@@ -42,7 +42,8 @@ class Tally:
         return f"{score:>7}" + "".join(f"{self.parts[part]:13}" for part in PARTS)
 
     def as_data(self) -> dict[str, object]:
-        return {"percent": self.percent} | {part.replace(" ", "_"): self.parts[part] for part in PARTS}
+        percent: dict[str, object] = {"percent": self.percent}
+        return percent | {part.replace(" ", "_"): self.parts[part] for part in PARTS}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 ::
 
-    KEY/score.json              the build's name and version; beside it points.json, a copy of the build's list of points
+    KEY/score.json              the build's name and version
+    KEY/points.json             a copy of the build's list of points
     KEY/plan.json               what the running command tries: points and their cases, in order
     KEY/lock                    held by the command that tries points of this build
     KEY/points/ID/              a run folder: what the cases left while the point was on
