@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from lab.base.errors import UsageError
-from lab.cli.arguments import WORK, AsJson, Inventory, show_json
+from lab.cli.arguments import RUN, AsJson, Inventory, show_json
 from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
 
 
-@app.command(rich_help_panel=WORK)
+@app.command(rich_help_panel=RUN)
 def mutation(
     area: Annotated[str, typer.Option(metavar="NAME", help="Only mutants in the files of this area.")] = "",
     file: Annotated[str, typer.Option(metavar="FILE", help="Only in this file, as xen/common/compat/domain.c.")] = "",
