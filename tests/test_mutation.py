@@ -160,6 +160,7 @@ def test_points_are_found_in_c_as_xen_writes_it() -> None:
         "int f(void) { int x; g(&x); return x; }",
         "void f(int x) { printk(XENLOG_ERR PREFIX, x); ASSERT(x < 1); spin_lock(&l); perfc_incr(calls); }",
         "int f(void) { if ( IS_ENABLED(CONFIG_HVM) ) return 1; return ({ int x = 0; x++; }); }",
+        "int f(int x) { return x ?: g(x); }",  # the condition is the value
         "void f(int x) {\n if ( x\n#ifdef A\n && a\n#endif\n ) return; }",
     ],
 )

@@ -18,7 +18,7 @@ from lab.builds.command import run
 from lab.mutation import listing, points, writing
 from lab.mutation.points import Kind, Site
 
-FORMAT = 1  # raise this when the same source gives other points, or the same points other code
+FORMAT = 2  # raise this when the same source gives other points, or the same points other code
 ROUNDS = 40  # of compiling; a few are needed
 _MAKEFILE = "xen/common/Makefile"
 _MARK = re.compile(rb"mutant_is\((\d+)\)")

@@ -234,6 +234,9 @@ class _Function:
     def _expressions(self, node: Node) -> Iterator[Site]:
         match node.type:
             case "if_statement" | "conditional_expression":
+                is_value = node.type == "conditional_expression" and node.child_by_field_name("consequence") is None
+                if is_value:  # GNU's `a ?: b`
+                    return
                 if condition := node.child_by_field_name("condition"):
                     inner = condition.named_children[0] if condition.type == "parenthesized_expression" else condition
                     yield from self._negated(inner)
