@@ -174,7 +174,7 @@ def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Sa
             chosen_cases |= without
         if point.id in skipped:
             continue
-        ordered = tuple(sorted(chosen_cases, key=lambda name: durations.get(name, planning.GUESSED_SECONDS)))
+        ordered = tuple(sorted(chosen_cases, key=lambda name: (durations.get(name, planning.GUESSED_SECONDS), name)))
         if not ordered:
             folder.write(Outcome(point.id, point.number, Fate.NOT_COVERED, finished=time.time()))
         found.append(Trial(point.id, point.number, ordered))
