@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,9 @@ from typing import Protocol
 from lab.base.errors import BenchError, BuildFailed
 from lab.builds import blame, gcov, kconfig, tools, trees
 from lab.builds.command import CommandError, run
+from lab.builds.mutating import Mutating
 from lab.builds.recipes import Recipe
+from lab.mutation import listing
 
 _NEEDS = {"make": "make", "bison": "bison", "flex": "flex", "python3": "python3", "ld": "binutils"}  # program: package
 _CONFIGURED = ".xenlab-configured"  # what xen/.config was made of
@@ -99,7 +102,12 @@ def compile_into(
 
         report("compiling", now=True)
         jobs = len(os.sched_getaffinity(0))
-        make(f"-j{jobs}", what="compiling", timeout=trees.LONGEST_BUILD, on_line=on_line)
+        with _mutated(tree.directory, recipe) as points:
+            if points:
+                points.compile(functools.partial(_all_errors, make, jobs, on_line), functools.partial(report, now=True))
+            make(f"-j{jobs}", what="compiling", timeout=trees.LONGEST_BUILD, on_line=on_line)
+            if points:
+                points.keep(tree.directory / "xen" / "xen-syms", work / listing.FOLDER)
         version = (make("--no-print-directory", "-s", "xenversion", what="version", timeout=60).split() or [""])[-1]
         made = tree.directory / "xen"
         if not (made / "xen.gz").exists():
@@ -122,6 +130,31 @@ def compile_into(
                 run_in_tree,
             )
     return version
+
+
+@contextmanager
+def _mutated(tree: Path, recipe: Recipe) -> Iterator[Mutating | None]:
+    """The recipe's mutation points, which are in the tree within the block."""
+    if not recipe.mutation:
+        yield None
+        return
+    points = Mutating(tree, recipe.mutation)
+    try:
+        points.put()
+        yield points
+    finally:
+        points.take_off()
+
+
+def _all_errors(make: _Run, jobs: int, on_line: Callable[[str], None], keep: Callable[[str], None]) -> None:
+    """Compile all that can be compiled, each object's messages together. :raises BuildFailed: there were errors."""
+
+    def both(line: str) -> None:
+        keep(line)
+        on_line(line)
+
+    words = ("-k", "--output-sync=target", f"-j{jobs}")
+    make(*words, what="compiling with mutation points", timeout=trees.LONGEST_BUILD, on_line=both)
 
 
 def _configure(recipe: Recipe, config: Path, make: _Run, report: Paced) -> None:

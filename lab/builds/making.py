@@ -19,11 +19,13 @@ from pathlib import Path
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError, UsageError
-from lab.builds import compiling, elf, gcov, kconfig, lock, recipes, tools, trees
+from lab.builds import compiling, elf, gcov, kconfig, lock, mutating, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Git, Prebuilt, Recipe
 from lab.builds.trees import Origin
+from lab.mutation import listing
+from lab.mutation.listing import Listing
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,12 @@ class Build:
                 f"build {self.name} does not count what it executes: --coverage needs a build that is compiled by gcc "
                 "with the fragment `coverage`, as the build `coverage` is"
             )
+
+    def demand_points(self) -> Listing:
+        """The mutation points in this hypervisor. :raises UsageError: it has none."""
+        if not (self.directory / listing.FOLDER).is_dir():
+            raise UsageError(f"build {self.name} has no mutation points: its recipe names no files under `mutation`")
+        return Listing.load(self.directory / listing.FOLDER)
 
     def tool_files(self) -> dict[str, Path]:
         """The files of the build's toolstack, by their paths in it."""
@@ -177,6 +185,8 @@ def _key(recipe: Recipe, source: str, toolstack: str) -> str:
             recipe.compiler,
             compiling.version_of(recipe.compiler),
         ]
+    if recipe.mutation:
+        parts += [recipe.mutation, mutating.FORMAT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -81,6 +81,7 @@ class Recipe:
     # The toolstack: what Debian has on the board; compiled with the hypervisor; or Debian packages, which need not fit
     # the board's release (names, of the source's suite; or paths of .deb files).
     tools: Literal["debian", "source"] | tuple[str, ...] = "debian"
+    mutation: tuple[str, ...] = ()  # files of the tree that get mutation points, as patterns: xen/common/*.c
     xen_options: str = ""  # further words on this build's command line, after the lab's and the board's
 
     @property
@@ -154,9 +155,10 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
         patches=tuple(place(("patches", index), text, "patch") for index, text in enumerate(data.patches)),
         compiler=data.compiler,
         tools=tools(),
+        mutation=tuple(data.mutation),
         xen_options=data.xen_options,
     )
-    for key, given in (("fragments", found.fragments), ("patches", found.patches)):
+    for key, given in (("fragments", found.fragments), ("patches", found.patches), ("mutation", found.mutation)):
         if given and not found.is_compiled:
             raise UsageError(f"{at(file, tree, (key,))}: only a build from source can have {key}")
     if found.tools == "source" and not found.is_compiled:
@@ -169,6 +171,7 @@ def write(recipe: Recipe, file: Path) -> None:
     data: dict[str, object] = {"source": _named(recipe.source), "description": recipe.description}
     data |= {"config": recipe.config, "compiler": recipe.compiler, "xen_options": recipe.xen_options}
     data |= {"fragments": [one.stem for one in recipe.fragments], "patches": [str(one) for one in recipe.patches]}
+    data["mutation"] = list(recipe.mutation)
     data["tools"] = recipe.tools if isinstance(recipe.tools, str) else list(recipe.tools)
     with open(file, "w", encoding="utf-8") as out:
         YAML().dump(data, out)
@@ -219,6 +222,7 @@ _Suite = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z]*$")]
 _Revision = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/~^{}@+-]*$")]
 _Url = Annotated[str, pydantic.StringConstraints(pattern=r"^(https?|ssh|git|file)://\S+$")]
 _Text = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+_CFile = Annotated[str, pydantic.StringConstraints(pattern=r"^xen/[A-Za-z0-9_*/-]+\.c$")]
 _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
 
 
@@ -289,4 +293,5 @@ class _RecipeFile(Strict):
     patches: list[_Text] = []
     compiler: _Word = "gcc"
     tools: _Tools = "debian"
+    mutation: list[_CFile] = []
     xen_options: _Line = ""

@@ -26,6 +26,7 @@ from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import needs_of, xen_options_of
 from lab.case.rig import Rig, Seat, take, timed, variant_of
+from lab.case.switch import Switch
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify
 from lab.grid import services, session
@@ -58,6 +59,7 @@ class Bench:
             if name not in self.lab.boards:
                 raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
         self.names = names
+        self.switch = Switch()
         self.is_counting = bool(config.getoption("--coverage"))
         self.folder = self._open_folder()
         self.variant = variant_of(self.folder, self.config.getoption("--build"))
@@ -237,6 +239,7 @@ class Bench:
         if self.is_counting:
             with rig.phase(COVERAGE):
                 self.running.counted.begin(seat.host, self.case_directory(self.running.item))
+        self.switch.begin(seat.host)
         self.folder.note_now(self.names, self.running.item.nodeid, is_ready=True)
         return seat
 

@@ -42,11 +42,13 @@ def conclude(bench: Bench, running: Running) -> None:
     consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
     running.evidence += _old_news(running, slices)
     _count(bench, running, slices)
+    _switch_off(bench, running, slices)
     leaks, hangs = _clean_up(bench, running, slices)
     decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
-    bench.note_health(result, decision)
+    if not bench.switch.number:  # what a mutant did says nothing of the bench
+        bench.note_health(result, decision)
 
 
 def _count(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> None:
@@ -61,6 +63,15 @@ def _count(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> No
     for board, why in running.counted.not_read.items():
         title = f"{board}: what the case executed is not known"
         running.evidence.append(Evidence("note", title, why, time.time(), board))
+
+
+def _switch_off(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> None:
+    """Switch the mutant off, if one was on; a board on which that fails is not trusted."""
+    crashed = _crashed(running, slices)
+    for name, seat in running.seats.items():
+        if why := bench.switch.end(seat.host, crashed=name in crashed):
+            seat.suspect = why
+            running.evidence.append(Evidence("note", f"{name}: {why}", why, time.time(), name))
 
 
 def _crashed(running: Running, slices: Sequence[ConsoleSlice]) -> set[str]:

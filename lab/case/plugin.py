@@ -19,6 +19,7 @@ import pytest
 from lab import builds
 from lab.base import paths
 from lab.base.errors import CaseTimeout, LabError, UsageError
+from lab.case import mutating
 from lab.case.bench import Bench
 from lab.case.conclude import conclude
 from lab.case.evidence import CaseLog, Running
@@ -51,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--stop-at", type=float, default=0.0, help="begin no case after this time, seconds of CLOCK_BOOTTIME"
     )
     group.addoption("--coverage", action="store_true", help="count what each case executes; the build must be able to")
+    group.addoption("--mutation", default="", help="plan of mutants to try, in the folder of their build's score")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 
@@ -126,6 +128,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         key=xen_options_of
     )  # stable: cases without options come first, and cases with the same options share a boot
     items[:] = kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With ``--mutation``, the cases run as its plan says, and not in turn."""
+    plan = session.config.getoption("--mutation")
+    if not plan or session.testsfailed:  # a case that cannot be collected
+        return None
+    mutating.Loop(session, bench_of(session.config), Path(plan)).run()
+    return True
 
 
 def bench_of(config: pytest.Config) -> Bench:

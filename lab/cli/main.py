@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.cli import coverage, holding, known, machine, racking, results, runs, selfcheck, services, sharing
+from lab.cli import coverage, holding, known, machine, mutation, racking, results, runs, selfcheck, services, sharing
 
 app = typer.Typer(
     name="xenlab",
@@ -33,6 +33,7 @@ for room in (
     runs,
     results,
     coverage,
+    mutation,
     known,
     sharing,
     holding,

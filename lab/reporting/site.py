@@ -9,6 +9,7 @@ run with it came or went.
     index.html                 what broke, since when, and the proof; builds x areas
     feed.xml                   what got worse, for feed readers
     cases.html, boards.html    all of them, with a filter
+    mutation.html              the mutation score of each build, if something was tried; the survivors of the newest
     failures/DIGITS.html       one fault: its cases, builds and results
     findings/AREA.html         known findings, as docs/findings tells them
     runs/RUN/index.html        a run: its faults, then case x build
@@ -42,7 +43,7 @@ from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Build, Place, Run, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
-from lab.reporting import findings, site_cases, site_places, site_run
+from lab.reporting import findings, mutation, site_cases, site_places, site_run
 from lab.reporting import site_overview as overview
 from lab.reporting.feed import Feed
 from lab.reporting.site_places import run_page
@@ -59,6 +60,7 @@ log = logging.getLogger(__name__)
 RUNS_SHOWN = 100
 BUILDS_SHOWN = 40  # rows of the overview
 LINES_JUDGED = 8  # lines of builds whose newest is judged on the overview
+MUTATION = "mutation.html"
 MANY = 5  # runs to be rendered; fewer are not worth a process
 
 
@@ -162,6 +164,8 @@ class _Site:
         pages.write(sorted(touched))
         pages.write_index(index.case_rows(self._store, ids), index.board_rows(self._store, ids))
         self._write_failures()
+        if scores := mutation.every():
+            self._render("mutation", MUTATION, {"root": "", "scores": scores, "parts": mutation.PARTS})
         feed = Feed(self._state.feed)
         feed.add(told)
         (self._where / "feed.xml").write_text(feed.text(), encoding="utf-8")
@@ -318,6 +322,7 @@ class _Site:
             "believe": lambda fault: overview.believe(self._store, fault, told.comparisons),
             "proof": self._proof,
             "has_page": lambda fault: (self._where / site_places.failure_page(fault.name)).exists(),
+            "mutation": MUTATION if (self._where / MUTATION).exists() else "",
             "now": time.time(),
         }
         self._render("overview", site_places.INDEX, values)
