@@ -105,11 +105,11 @@ def _runs(pid: int) -> bool:
 
 
 def _steady(folder: Path) -> services.LabStatus | None:
-    """The services, if none was started anew for 3 s: an exporter ends where its coordinator does not listen yet."""
+    """The services, if all are there and none was started anew for 3 s."""
     seen = services.status(folder)
     time.sleep(3)
     now = services.status(folder)
-    return now if now.processes and now.processes == seen.processes else None
+    return now if now.is_up and now.processes == seen.processes else None
 
 
 @pytest.mark.parametrize("name", ["coordinator", "exporter", "reaper"])
