@@ -28,7 +28,6 @@ from lab.grid.service import SIGNS, Service
 log = logging.getLogger("supervisor")
 
 LOCK = "supervisor.lock"
-CALLERS = ("exporter", "reaper")  # they call the coordinator, and end if it does not answer yet
 NETBOOT_COMMAND = "netboot.yaml"  # there if machines boot by network: the argv of what serves them by HTTP
 INTERVAL = 0.5  # seconds between two looks at the services; a fifth of it until all are up
 PAUSE = 5.0  # seconds between two looks after which it was the supervisor that did not run
@@ -85,17 +84,15 @@ def main() -> int:
 
 def _supervise(directory: Path, kept: list[Service], owner: str | None, ending: threading.Event) -> int:
     """Until it is told to end: the exit status."""
-    notes, ready, listens, looked = Notes(directory, kept), False, False, time.monotonic()
+    notes, ready, looked = Notes(directory, kept), False, time.monotonic()
     while not ending.is_set():
         now = time.monotonic()
         if now - looked > PAUSE:
             for service in kept:
                 service.forgive()
         looked = now
-        listens = listens or _coordinator_listens(directory)
         for service in kept:
-            if listens or service.name not in CALLERS:
-                notes.are_due |= service.keep()
+            notes.are_due |= service.keep()
         notes.write()
         if not ready and _is_ready(directory, kept):
             ready = notes.is_written(directory / "ready")
@@ -157,10 +154,8 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
 
         if not all((folder / SERVING).exists() for folder in served):
             return False
-    return all(service.process for service in kept)  # those that call the coordinator, too: it listens
-
-
-def _coordinator_listens(directory: Path) -> bool:
+    if not all(service.process for service in kept):
+        return False  # an exporter that was faster than its coordinator has ended, and is started again soon
     host, _, port = _coordinator(directory).rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1):
