@@ -20,7 +20,7 @@ from lab.results.record import OUTCOME, Evidence, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.selfcheck import mutant_manifest, mutants
 from lab.selfcheck.mutant_manifest import Mutant
-from lab.selfcheck.mutants import Judgement, Judgements, Trial
+from lab.selfcheck.mutants import KeptResults, Trial, TrialResult
 
 CASE = "testcases/guest32/test_pv32.py::test_pv32_hypercalls"
 TWIN = "testcases/guest32/test_pv32.py::test_pv32_answers_as_pv64"
@@ -228,23 +228,23 @@ def test_judgements_are_kept_until_what_they_depend_on_changes(tmp_path: Path, m
     file = tmp_path / "mutants.jsonl"
     trials = [own(mutant), Trial(mutant, "sleep", (SLEEP,))]
     judged = [
-        Judgement(*trials[0].name, mutants.key(trials[0]), "caught", "lost", 1.0),
-        Judgement(*trials[1].name, mutants.key(trials[1]), "left alone", "", 1.0),
+        TrialResult(*trials[0].name, mutants.key(trials[0]), "caught", "lost", 1.0),
+        TrialResult(*trials[1].name, mutants.key(trials[1]), "left alone", "", 1.0),
     ]
     for one in judged:
-        Judgements(file).append(one)
+        KeptResults(file).append(one)
     with open(file, "a", encoding="utf-8") as opened:
         opened.write('{"label": "guest32/one", "ke')  # killed here
-    assert [Judgements(file).find(trial) for trial in trials] == judged
-    assert Judgements(file).find(replace(trials[1], cases=(SLEEP, TWIN))) is None
+    assert [KeptResults(file).find(trial) for trial in trials] == judged
+    assert KeptResults(file).find(replace(trials[1], cases=(SLEEP, TWIN))) is None
     mutant.patch.write_text("--- a/xen/y\n", encoding="utf-8")
-    assert [Judgements(file).find(trial) for trial in trials] == [None, None]
+    assert [KeptResults(file).find(trial) for trial in trials] == [None, None]
 
 
 @pytest.mark.parametrize("outcome", ["missed", "turned red", "not judged"])
 def test_what_did_not_go_as_it_must_is_tried_again(tmp_path: Path, mutant: Mutant, outcome: mutants.Outcome) -> None:
-    Judgements(tmp_path / "l").append(Judgement(*own(mutant).name, mutants.key(own(mutant)), outcome, "", 1.0))
-    assert Judgements(tmp_path / "l").find(own(mutant)) is None
+    KeptResults(tmp_path / "l").append(TrialResult(*own(mutant).name, mutants.key(own(mutant)), outcome, "", 1.0))
+    assert KeptResults(tmp_path / "l").find(own(mutant)) is None
 
 
 def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) -> None:
@@ -258,7 +258,7 @@ def test_areas_that_were_left_alone_or_not_tried_share_a_line(mutant: Mutant) ->
         ("left alone", "by right S3: FAIL"),
     )
     judged = {
-        trial.name: Judgement(*trial.name, "0f", outcome, reason, 1.0)
+        trial.name: TrialResult(*trial.name, "0f", outcome, reason, 1.0)
         for trial, (outcome, reason) in zip(trials, ended, strict=False)
     }
     assert list(mutants._table(trials, judged))[:5] == [

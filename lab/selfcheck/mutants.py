@@ -61,7 +61,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class TrialResult:
     """What came of a trial. ``key`` names all that it depends on."""
 
     label: str
@@ -100,7 +100,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
         trials = [Trial(mutant, mutant.area, mutant.cases[:1]) for mutant in mutants]
     else:
         trials = [trial for mutant in mutants for trial in _trials(mutant, known.values())]
-    before = Judgements(paths.state() / "mutants.jsonl")
+    before = KeptResults(paths.state() / "mutants.jsonl")
     judged = {trial.name: found for trial in trials if (found := before.find(trial))}
     left = [trial for trial in trials if trial.name not in judged]
     if judged:
@@ -167,7 +167,7 @@ def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
         yield Trial(mutant, area, tuple(quick))
 
 
-def _lines(judgements: Sequence[Judgement]) -> Iterator[str]:
+def _lines(judgements: Sequence[TrialResult]) -> Iterator[str]:
     """A line for each, and one for all the areas that had nothing to say or were not tried."""
     together: dict[Outcome, list[str]] = {}
     for found in judgements:
@@ -181,8 +181,8 @@ def _lines(judgements: Sequence[Judgement]) -> Iterator[str]:
         yield f"{outcome:<11} {judgements[0].label}: {', '.join(found_in)}{not_run}"
 
 
-def _table(trials: Sequence[Trial], judged: Mapping[tuple[str, str], Judgement]) -> Iterator[str]:
-    ended = [judged.get(trial.name) or Judgement(*trial.name, "", "not judged", "not run", 0.0) for trial in trials]
+def _table(trials: Sequence[Trial], judged: Mapping[tuple[str, str], TrialResult]) -> Iterator[str]:
+    ended = [judged.get(trial.name) or TrialResult(*trial.name, "", "not judged", "not run", 0.0) for trial in trials]
     for _, of_one in groupby(ended, key=lambda found: found.label):
         yield from _lines(list(of_one))
     if mutants := {trial.mutant.label for trial in trials if not trial.is_own}:
@@ -206,7 +206,7 @@ def _short(case: str) -> str:
 
 def _tried(
     trials: Sequence[Trial], lab: inventory.Lab, inventory_file: Path, cases: Mapping[str, planning.Case]
-) -> Iterator[list[Judgement]]:
+) -> Iterator[list[TrialResult]]:
     """What came of the trials of each mutant, as they end. All boards work side by side; pairs come after single ones.
 
     :raises KeyboardInterrupt: also when only a run was interrupted.
@@ -215,7 +215,7 @@ def _tried(
     own = {trial.mutant.label: [cases[case] for case in trial.cases] for trial in trials if trial.is_own}
     left.sort(key=lambda of_one: max((case.boards for case in own.get(of_one[0].mutant.label, ())), default=1))
     free = list(lab.boards.values())
-    running: dict[Future[list[Judgement] | None], Sequence[inventory.BoardSpec]] = {}
+    running: dict[Future[list[TrialResult] | None], Sequence[inventory.BoardSpec]] = {}
     with ProcessPoolExecutor(len(free), multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
         while left or running:
             for of_one in list(left):
@@ -259,7 +259,7 @@ def _seat(
     return able[:1] or (free if is_all_free else ())
 
 
-def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...]) -> list[Judgement] | None:
+def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...]) -> list[TrialResult] | None:
     """Build the mutant that these are of, run their cases on these boards; what came of each. None: interrupted.
 
     Its own area's come last: what they set off, such as a clock that is wrong after a sleep, is no matter of others.
@@ -293,7 +293,7 @@ def _try(trials: Sequence[Trial], inventory_file: Path, boards: tuple[str, ...])
         found = [("not judged", str(error).splitlines()[0])] * len(trials)
     seconds = round(time.monotonic() - started, 1)
     return [
-        Judgement(*trial.name, key(trial), outcome, reason, seconds)
+        TrialResult(*trial.name, key(trial), outcome, reason, seconds)
         for trial, (outcome, reason) in zip(trials, found, strict=True)
     ]
 
@@ -354,25 +354,25 @@ def key(trial: Trial) -> str:
     return hashlib.sha256(f"{content}\0{foretold}".encode()).hexdigest()[:16]
 
 
-class Judgements:
-    """Judgements, a line of JSON each; those that went as they must: the rest is tried again."""
+class KeptResults:
+    """Results of trials, a line of JSON each; those that went as they must: the rest is tried again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[tuple[str, str, str], Judgement] = {}
+        self._known: dict[tuple[str, str, str], TrialResult] = {}
         if file.exists():
             for line in file.read_text(encoding="utf-8").splitlines():
                 try:
-                    found = Judgement(**json.loads(line))
+                    found = TrialResult(**json.loads(line))
                 except (ValueError, TypeError):  # the end of a run that was killed
                     continue
                 self._known[found.label, found.area, found.key] = found
 
-    def find(self, trial: Trial) -> Judgement | None:
+    def find(self, trial: Trial) -> TrialResult | None:
         """What came of just this trial before."""
         return self._known.get((trial.mutant.label, trial.area, key(trial)))
 
-    def append(self, found: Judgement) -> None:
+    def append(self, found: TrialResult) -> None:
         if found.outcome not in GOOD:
             return
         self._known[found.label, found.area, found.key] = found
