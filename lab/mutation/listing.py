@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.base import shape
 from lab.base.errors import BenchError
 from lab.mutation import writing
 from lab.mutation.points import Site
@@ -55,10 +56,8 @@ class Listing:
     def load(cls, folder: Path) -> Listing:
         """:raises BenchError: the file is not there, or damaged."""
         try:
-            data = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            points = tuple(Point(**one) for one in data["points"])
-            return cls(points, int(data["does_not_compile"]), int(data["no_code"]))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return shape.read(cls, (folder / _FILE).read_bytes())
+        except (OSError, ValueError) as error:
             raise BenchError(f"{folder / _FILE}: {error}; make the build again: xenlab build") from None
 
 

@@ -6,16 +6,14 @@ each takes the next point that no other has taken. What was tried before is not 
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab import builds, inventory
-from lab.base import paths
+from lab.base import paths, processes
 from lab.base.daytime import Deadline
 from lab.base.errors import BenchError, UsageError
 from lab.base.files import did_you_mean
@@ -117,35 +115,25 @@ def run(asked: Asked, say: Say) -> Found:
     build = builds.make(asked.build, progress=say)
     points = chosen(asked, build.demand_points())
     folder = ScoreFolder.of_build(build.key)
-    with _alone(folder):
-        folder.forget_unfinished()
-        if asked.point:
-            folder.forget(points[0].id)
-        trials = _planned(asked, points, folder, say)
-        folder.write_plan(trials)
-        before = {one.id for one in folder.outcomes()}
-        left = [trial for trial in trials if trial.id not in before]
-        say(f"{len(points)} mutants: {len(points) - len(left)} need no trial or were tried before, {len(left)} to try")
-        hours, has_failed = 0.0, False
-        if left:
-            deadline = Deadline.at(time.time() + asked.seconds)
-            with in_use(lab, progress=say):
-                prepare(lab, say)
-                hours, has_failed = _Night(asked, lab, folder, left, deadline, say).work()
-        done = {one.id for one in folder.outcomes()} - before
+    if not processes.hold_for_life(folder.path / "lock"):
+        raise UsageError(f"{folder.path}: another `xenlab mutation` tries this build")
+    folder.forget_unfinished()
+    if asked.point:
+        folder.forget(points[0].id)
+    trials = _planned(asked, points, folder, say)
+    folder.write_plan(trials)
+    before = {one.id for one in folder.outcomes()}
+    left = [trial for trial in trials if trial.id not in before]
+    say(f"{len(points)} mutants: {len(points) - len(left)} need no trial or were tried before, {len(left)} to try")
+    hours, has_failed = 0.0, False
+    if left:
+        deadline = Deadline.at(time.time() + asked.seconds)
+        with in_use(lab, progress=say):
+            prepare(lab, say)
+            hours, has_failed = _Night(asked, lab, folder, left, deadline, say).work()
+    done = {one.id for one in folder.outcomes()} - before
     files = tuple(sorted({point.file for point in points}))
     return Found(score(build), files, len(done), hours, has_failed)
-
-
-@contextmanager
-def _alone(folder: ScoreFolder) -> Iterator[None]:
-    """:raises UsageError: another process tries points of this build."""
-    with open(folder.path / "lock", "a", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"{folder.path}: another `xenlab mutation` tries this build") from None
-        yield
 
 
 # -- which cases -------------------------------------------------------------------------------------------------------
@@ -164,6 +152,8 @@ def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Sa
     found: list[Trial] = []
     unknown: set[str] = set()
     for point in listing.in_trial_order(points):
+        if point.id in skipped:
+            continue
         own = [case for case in cases.values() if point.file in by_file.get(case.area, ())]
         chosen_cases = {case.nodeid for case in own}
         if known:
@@ -172,8 +162,6 @@ def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Sa
             without = {case.nodeid for case in own} - counted
             unknown |= without
             chosen_cases |= without
-        if point.id in skipped:
-            continue
         ordered = tuple(sorted(chosen_cases, key=lambda name: (durations.get(name, planning.GUESSED_SECONDS), name)))
         if not ordered:
             folder.write(Outcome(point.id, point.number, Fate.NOT_COVERED, finished=time.time()))

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths
+from lab.base import paths, shape
 from lab.base.errors import BenchError
 from lab.mutation.listing import Listing
 from lab.results.record import Verdict
@@ -68,16 +68,6 @@ class Outcome:
     finished: float = 0.0  # seconds since the epoch
     seconds: float = 0.0  # with all reboots and runs without the mutant
 
-    @classmethod
-    def of_data(cls, data: dict[str, object]) -> Outcome:
-        """:raises ValueError, TypeError, KeyError: it is none."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        ran = data["ran"]
-        if set(data) - known or not isinstance(ran, list):
-            raise ValueError(f"an outcome has {', '.join(sorted(known))}")
-        cases = tuple(Ran(**one | {"verdict": Verdict(one["verdict"])}) for one in ran)
-        return cls(**data | {"ran": cases, "fate": Fate(str(data["fate"]))})  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -86,6 +76,17 @@ class Trial:
     id: str
     number: int
     cases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    build: str
+    version: str
 
 
 class ScoreFolder:
@@ -111,15 +112,15 @@ class ScoreFolder:
     def note(self, build: str, version: str, points: Listing) -> None:
         """Keep what is said of the build, so that its score outlives it."""
         points.save(self.path)
-        (self.path / _ABOUT).write_text(json.dumps({"build": build, "version": version}), encoding="utf-8")
+        _write(self.path / _ABOUT, _About(build, version))
 
     def about(self) -> tuple[str, str, Listing]:
         """The build's name and version, and its points. :raises BenchError: they were not noted, or are damaged."""
         try:
-            said = json.loads((self.path / _ABOUT).read_text(encoding="utf-8"))
-            return str(said["build"]), str(said["version"]), Listing.load(self.path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            about = shape.read(_About, (self.path / _ABOUT).read_bytes())
+        except (OSError, ValueError) as error:
             raise BenchError(f"{self.path / _ABOUT}: {error}") from None
+        return about.build, about.version, Listing.load(self.path)
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -128,15 +129,14 @@ class ScoreFolder:
         return self.path / _PLAN
 
     def write_plan(self, trials: Sequence[Trial]) -> None:
-        self.plan.write_text(json.dumps([dataclasses.asdict(one) for one in trials]), encoding="utf-8")
+        _write(self.plan, _Plan(tuple(trials)))
 
     @staticmethod
     def read_plan(file: Path) -> list[Trial]:
         """:raises BenchError: it cannot be read."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return [Trial(one["id"], one["number"], tuple(one["cases"])) for one in found]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return list(shape.read(_Plan, file.read_bytes()).trials)
+        except (OSError, ValueError) as error:
             raise BenchError(f"{file}: {error}") from None
 
     # -- points --------------------------------------------------------------------------------------------------
@@ -165,14 +165,17 @@ class ScoreFolder:
     def write(self, outcome: Outcome) -> None:
         folder = self.of_point(outcome.id)
         folder.mkdir(exist_ok=True)
-        file = folder / f".{_OUTCOME}"
-        file.write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")
-        file.rename(folder / _OUTCOME)
+        _write(folder / f".{_OUTCOME}", outcome)
+        (folder / f".{_OUTCOME}").rename(folder / _OUTCOME)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Those that are finished, in no order. A damaged one counts as not tried."""
         for file in (self.path / "points").glob(f"*/{_OUTCOME}"):
             try:
-                yield Outcome.of_data(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError, KeyError):
+                yield shape.read(Outcome, file.read_bytes())
+            except (OSError, ValueError):
                 continue
+
+
+def _write(file: Path, record: _About | _Plan | Outcome) -> None:
+    file.write_text(json.dumps(dataclasses.asdict(record)), encoding="utf-8")
