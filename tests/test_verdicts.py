@@ -30,7 +30,7 @@ from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.console.client import ConsoleLine
 from lab.results.record import HOST_LOST, NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
-from lab.results.verdicts import RULES, Hang, Observation, decide, guest_crash, is_tried_again
+from lab.results.verdicts import RULES, HostLoss, Observation, decide, guest_crash, is_tried_again
 
 PANIC = HypervisorCrash("virt1", "xen-panic", ("(XEN) Panic on CPU 0:", "(XEN) stack"))
 
@@ -348,7 +348,7 @@ def after_nmi(flags: str, context: str = "hypervisor (d0v0)") -> tuple[str, ...]
 
 @pytest.mark.parametrize("outcome", [BoardUnreachable("virt1", "ssh: timeout"), WaitTimeout("job", 3.0), None])
 def test_a_hypervisor_found_by_an_nmi_with_interrupts_off_is_a_hang(outcome: BaseException | None) -> None:
-    decision = decide(Observation(outcome=outcome, hangs=(Hang("virt1", SILENT, after_nmi(OFF)),)))
+    decision = decide(Observation(outcome=outcome, losses=(HostLoss("virt1", SILENT, after_nmi(OFF)),)))
     assert (decision.verdict, decision.rule) == (Verdict.FAIL, "hypervisor-hang")
     assert "domain_kill" in decision.reason and decision.fingerprint
 
@@ -358,11 +358,13 @@ def test_a_hypervisor_found_by_an_nmi_with_interrupts_off_is_a_hang(outcome: Bas
 )
 def test_without_that_proof_a_silence_fails_only_when_it_repeats_on_a_sound_board(lines: tuple[str, ...]) -> None:
     lost = BoardUnreachable("virt1", "ssh: timeout")
-    unsound = Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines),))
+    unsound = Observation(outcome=lost, losses=(HostLoss("virt1", SILENT, lines),))
     assert decide(unsound).rule == TRANSIENT
-    first = decide(Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines, comes_back=True),)))
+    first = decide(Observation(outcome=lost, losses=(HostLoss("virt1", SILENT, lines, comes_back=True),)))
     assert (first.verdict, first.rule) == (Verdict.MISS, HOST_LOST)
-    again = decide(Observation(outcome=lost, hangs=(Hang("virt1", SILENT, lines, comes_back=True),), hung_before=True))
+    again = decide(
+        Observation(outcome=lost, losses=(HostLoss("virt1", SILENT, lines, comes_back=True),), lost_before=True)
+    )
     assert (again.verdict, again.rule) == (Verdict.FAIL, "host-lost-again")
 
 
@@ -370,14 +372,14 @@ def test_without_that_proof_a_silence_fails_only_when_it_repeats_on_a_sound_boar
     ("outcome", "rule"), [(AssertionError("3 pages"), "assertion"), (ProductFailure("xl: no"), "product")]
 )
 def test_what_the_case_found_outranks_a_lost_host(outcome: BaseException, rule: str) -> None:
-    hang = Hang("virt1", "lost its network", comes_back=True)
+    loss = HostLoss("virt1", "lost its network", comes_back=True)
     for before in (False, True):
-        assert decide(Observation(outcome=outcome, hangs=(hang,), hung_before=before)).rule == rule
+        assert decide(Observation(outcome=outcome, losses=(loss,), lost_before=before)).rule == rule
 
 
 def test_a_lost_host_says_how_it_was_lost() -> None:
-    hang = Hang("virt1", "was reset", comes_back=True)
-    reason = decide(Observation(outcome=BoardUnreachable("virt1", "ssh: timeout"), hangs=(hang,))).reason
+    loss = HostLoss("virt1", "was reset", comes_back=True)
+    reason = decide(Observation(outcome=BoardUnreachable("virt1", "ssh: timeout"), losses=(loss,))).reason
     assert reason == "virt1: the host was reset; the power is on, and a known-good build is sound"
 
 
@@ -407,5 +409,5 @@ def test_a_boot_that_nobody_asked_for_is_a_reset(
 
 
 def test_a_crash_on_the_console_outranks_the_silence_after_it() -> None:
-    decision = decide(Observation(crashes=(PANIC,), hangs=(Hang("virt1", SILENT, after_nmi(OFF)),)))
+    decision = decide(Observation(crashes=(PANIC,), losses=(HostLoss("virt1", SILENT, after_nmi(OFF)),)))
     assert decision.rule == "console-crash"

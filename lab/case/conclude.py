@@ -16,7 +16,7 @@ from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
 from lab.results.record import COVERAGE, HOST_LOST, NESTED_GUEST_CRASH, Evidence, TestResult
 
-BANNER = "xen-banner"  # a signature: the hypervisor's first line
+XEN_BANNER = "xen-banner"  # a signature: the hypervisor's first line
 SURVIVED = frozenset({"iommu-fault"})  # a board runs on unharmed after these crashes, when a case declares them
 
 
@@ -43,8 +43,8 @@ def conclude(bench: Bench, running: Running) -> None:
     running.evidence += _old_news(running, slices)
     _count(bench, running, slices)
     _switch_off(bench, running, slices)
-    leaks, hangs = _clean_up(bench, running, slices)
-    decision = verdicts.decide(_observe(bench, running, slices, leaks, hangs))
+    leaks, losses = _clean_up(bench, running, slices)
+    decision = verdicts.decide(_observe(bench, running, slices, leaks, losses))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
     if not bench.switch.number:  # what a mutant did says nothing of the bench
@@ -86,7 +86,7 @@ def _reset(running: Running, slices: Sequence[ConsoleSlice]) -> Iterator[str]:
     for one in slices:
         since = running.seats[one.board].board.strategy.since  # where the last boot began that was asked for
         found = (classify(line.text) for line in one.lines if line.n >= since)
-        boots = sum(signature is not None and signature.name == BANNER for signature in found)
+        boots = sum(signature is not None and signature.name == XEN_BANNER for signature in found)
         if boots > (since >= running.marks[one.board]):
             yield one.board
 
@@ -126,21 +126,21 @@ def _old_news(running: Running, slices: Sequence[ConsoleSlice]) -> Iterator[Evid
 
 def _clean_up(
     bench: Bench, running: Running, slices: Sequence[ConsoleSlice]
-) -> tuple[tuple[str, ...], tuple[verdicts.Hang, ...]]:
-    """Bring the boards back to what they were before the case. Returns what Xen still owes, and hosts that hang."""
+) -> tuple[tuple[str, ...], tuple[verdicts.HostLoss, ...]]:
+    """Bring the boards back to what they were before the case. Returns what Xen still owes, and lost hosts."""
     rig = bench.acquired_rig
     if rig is None:
         return (), ()
     crashed, reset = _crashed(running, slices), set(_reset(running, slices))
     leaks: list[str] = []
-    hangs: list[verdicts.Hang] = []
+    losses: list[verdicts.HostLoss] = []
     for name in running.seats:
         after = rig.after(name, crashed=name in crashed, was_reset=name in reset)
         running.evidence += after.evidence
         leaks += after.leaks
-        hangs += [after.hang] if after.hang else []
+        losses += [after.loss] if after.loss else []
     running.evidence[:0] = rig.take_evidence()
-    return tuple(leaks), tuple(hangs)
+    return tuple(leaks), tuple(losses)
 
 
 def _observe(
@@ -148,7 +148,7 @@ def _observe(
     running: Running,
     slices: Sequence[ConsoleSlice],
     leaks: tuple[str, ...],
-    hangs: tuple[verdicts.Hang, ...],
+    losses: tuple[verdicts.HostLoss, ...],
 ) -> verdicts.Observation:
     guest_crash = _guest_crash(running, slices)
     return verdicts.Observation(
@@ -158,8 +158,8 @@ def _observe(
         lease_over=bench.lease_over(),
         leaks=leaks,
         guest_crash=guest_crash,
-        hangs=hangs,
-        hung_before=bool(hangs) and _ended_before(bench, running, HOST_LOST),
+        losses=losses,
+        lost_before=bool(losses) and _ended_before(bench, running, HOST_LOST),
         crashed_before=guest_crash is not None and _ended_before(bench, running, NESTED_GUEST_CRASH),
         crashes=tuple(one.crash for one in slices if one.crash),
         expected_crashes=running.expected,

@@ -35,7 +35,7 @@ from lab.inventory import Lab
 from lab.inventory.capabilities import TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
-from lab.results.verdicts import Hang
+from lab.results.verdicts import HostLoss
 from lab.xen import capabilities, leftovers, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
@@ -64,11 +64,11 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case. ``leaks``: what Xen still owes; ``hang``: the host was lost."""
+    """What was found on a board after a case. ``leaks``: what Xen still owes; ``loss``: the host was lost."""
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
-    hang: Hang | None = None
+    loss: HostLoss | None = None
 
 
 class Rig:
@@ -124,7 +124,7 @@ class Rig:
         return seat
 
     def _bring_up(self, seat: Seat) -> None:
-        if not self._is_proved(seat):
+        if not self._is_hang(seat):
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
         if not seat.capabilities:
@@ -142,7 +142,7 @@ class Rig:
             log.info("%s: it did not come back: %s", seat.board.name, error)
             return False
         seat.suspect = None
-        return self._is_proved(seat)
+        return self._is_hang(seat)
 
     def _install(self, seat: Seat) -> None:
         """Boot the known-good build if need be, deploy the build under test, boot it, and prove that it runs."""
@@ -154,7 +154,7 @@ class Rig:
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
-        if self._is_proved(seat):  # only payloads were new
+        if self._is_hang(seat):  # only payloads were new
             return
         try:
             with self.phase("boot"):
@@ -165,7 +165,7 @@ class Rig:
                 self.evidence += rescue.collect(board).evidence  # Xen shows where it hangs
             raise
         seat.suspect = None
-        if not self._is_proved(seat):
+        if not self._is_hang(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
             raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
@@ -194,7 +194,7 @@ class Rig:
         except BenchError:
             return False
 
-    def _is_proved(self, seat: Seat) -> bool:
+    def _is_hang(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():
             seat.proof = None
             return False
@@ -259,7 +259,7 @@ class Rig:
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
-            return After(hang=Hang(name, RESET, comes_back=True))
+            return After(loss=HostLoss(name, RESET, comes_back=True))
         if seat.before is None:  # the board never came up for the case
             return After()
         try:
@@ -291,19 +291,19 @@ class Rig:
         found = rescue.collect(seat.board, interrupt=True)
         if not was_up or (how := found.loss) is None:
             return After(found.evidence)
-        hang = Hang(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
-        if hang.is_proved:
-            return After(found.evidence, hang=hang)
+        loss = HostLoss(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
+        if loss.is_hang:
+            return After(found.evidence, loss=loss)
         evidence = list(found.evidence)
         try:
             with self.phase("boot"):
                 seat.board.strategy.reboot(entry="known-good")
-            hang = replace(hang, comes_back=True)
+            loss = replace(loss, comes_back=True)
             said = "power, console and dom0's network do their part"
         except LabError as error:
             said = str(error)
         evidence.append(_note(seat.board.name, "the known-good build after the loss", said))
-        return After(tuple(evidence), hang=hang)
+        return After(tuple(evidence), loss=loss)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""

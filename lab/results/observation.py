@@ -13,7 +13,7 @@ from lab.results.record import BENCH, TRANSIENT, Evidence, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Hang:
+class HostLoss:
     """A host that was lost although the bench works: it had been up, its power is on, the recorder has its console."""
 
     board: str
@@ -22,7 +22,7 @@ class Hang:
     comes_back: bool = False  # a power cycle brought it into the known-good build, which answers on console and network
 
     @property
-    def is_proved(self) -> bool:
+    def is_hang(self) -> bool:
         """Whether the NMI found the hypervisor itself with interrupts off: a live one, however slow, has them on."""
         return has_interrupts_off(self.after_nmi)
 
@@ -36,8 +36,8 @@ class Observation:
     crashes: tuple[HypervisorCrash, ...] = ()  # crashes on consoles that the case did not declare
     expected_crashes: frozenset[str] = frozenset()  # signatures the case declared
     seen_crashes: frozenset[str] = frozenset()  # all crash signatures on the consoles
-    hangs: tuple[Hang, ...] = ()
-    hung_before: bool = False  # a host was lost at an earlier attempt, too
+    losses: tuple[HostLoss, ...] = ()
+    lost_before: bool = False  # a host was lost at an earlier attempt, too
     guest_crash: str | None = None  # on nested emulation: a Linux guest that died without any sign from Xen
     crashed_before: bool = False  # that was seen at an earlier attempt, too
     lease_over: str | None = None  # why the lease on its boards was over before it ended

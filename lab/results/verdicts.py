@@ -30,7 +30,7 @@ from lab.base.errors import (
 from lab.console import crashes
 from lab.console.crashes import Crash
 from lab.console.patterns import classify
-from lab.results.observation import Decision, Hang, Observation, Rule
+from lab.results.observation import Decision, HostLoss, Observation, Rule
 from lab.results.record import (
     BENCH,
     CRASH,
@@ -44,7 +44,7 @@ from lab.results.record import (
     Verdict,
 )
 
-__all__ = ["RULES", "Decision", "Hang", "Observation", "Rule", "decide", "guest_crash", "is_tried_again"]
+__all__ = ["RULES", "Decision", "HostLoss", "Observation", "Rule", "decide", "guest_crash", "is_tried_again"]
 
 # Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
@@ -174,9 +174,9 @@ def _parsed(observation: Observation, crash: HypervisorCrash) -> Crash:
 
 
 def _hypervisor_hang(observation: Observation) -> str | None:
-    for hang, crash in _proved(observation):
+    for loss, crash in _proved(observation):
         where = " from ".join(crash.functions) or crash.label
-        return f"{hang.board}: the hypervisor hangs with interrupts off in {where}"
+        return f"{loss.board}: the hypervisor hangs with interrupts off in {where}"
     return None
 
 
@@ -184,21 +184,21 @@ def _hang_fingerprint(observation: Observation) -> str:
     return next((crash.fingerprint for _, crash in _proved(observation)), "")
 
 
-def _proved(observation: Observation) -> Iterator[tuple[Hang, Crash]]:
+def _proved(observation: Observation) -> Iterator[tuple[HostLoss, Crash]]:
     """The hosts in which an NMI found the hypervisor hanging, each with the dump that it made."""
-    for hang in observation.hangs:
-        if hang.is_proved:
-            yield hang, crashes.with_symbols(crashes.of_nmi(hang.after_nmi), observation.symbols)
+    for loss in observation.losses:
+        if loss.is_hang:
+            yield loss, crashes.with_symbols(crashes.of_nmi(loss.after_nmi), observation.symbols)
 
 
 def _host_lost(observation: Observation, *, repeats: bool) -> str | None:
-    hang = next((one for one in observation.hangs if one.comes_back), None)
-    if hang is None or observation.hung_before is not repeats:
+    loss = next((one for one in observation.losses if one.comes_back), None)
+    if loss is None or observation.lost_before is not repeats:
         return None
     is_overdue = isinstance(observation.outcome, ProductTimeout)  # as all is on a lost host
     if isinstance(observation.outcome, AssertionError | ProductFailure | pytest.fail.Exception) and not is_overdue:
         return None  # the case itself found a fault, and may have rebooted the host
-    return f"{hang.board}: the host {hang.how}; the power is on, and a known-good build is sound"
+    return f"{loss.board}: the host {loss.how}; the power is on, and a known-good build is sound"
 
 
 def _expected_crash_missing(observation: Observation) -> str | None:
