@@ -17,10 +17,14 @@ _WINDOW = 300  # characters looked at on either end of what stands before a mess
 
 # Xen relays a guest's console as "(d1) ...", "(d1v0) ..." or "DOM1: ...". All that follows is the guest's, though it
 # says "(XEN)" as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
+# This and the next begin with characters, not with a \b: so ``re`` skips all others, up to four times as fast.
 _GUESTS_WORDS = re.compile(
-    r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|\bxenconsoled(?:\[\d{1,8}\])?:\s.*|\bDOM[1-9]\d{0,3}: .*", re.DOTALL
+    r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|x(?<!\wx)enconsoled(?:\[\d{1,8}\])?:\s.*|D(?<!\wD)OM[1-9]\d{0,3}: .*",
+    re.DOTALL,
 )
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069](?:(?<=\x1b)\[[0-9;?]*[A-Za-z])?"
+)
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
 # The same with one letter lost or wrong, or with its beginning lost at the beginning of a line.
@@ -91,6 +95,8 @@ def speaker(before: str) -> Speaker:
 
 def _dom0_end(text: str) -> int:
     """Where the last mark of dom0's words at the beginning of a text ends; 0: there is none."""
+    if "(d0" not in text:
+        return 0
     return max((match.end() for match in _DOM0.finditer(text[:_WINDOW])), default=0)
 
 
