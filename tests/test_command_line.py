@@ -459,7 +459,8 @@ def test_two_labs_of_one_inventory_run_side_by_side(shared: Shared, tmp_path: Pa
     try:
         said = _run(["lab", "up", "--ports", "free", *words], tmp_path, {})
         assert said.status == 0, said
-        assert _run(["lab", "status", *words], tmp_path, {}).status == 0
+        said = _run(["lab", "status", *words], tmp_path, {})
+        assert said.status == 0, said.out
         assert services.status(shared.folder).is_up
         said = _run(["lab", "up", "--ports", "30000", *words], tmp_path, {})
         assert said.status == 2 and "is up; --ports goes with its start" in said.err, said

@@ -1,19 +1,25 @@
 """``python -m lab.grid.labgrid_service coordinator|exporter WORDS``: labgrid's own program, with a sign of life.
 
 labgrid's coordinator and exporter are event loops. The sign is given from within the loop, so it says that the loop
-turns, and not only that the process is there.
+turns, and not only that the process is there. The exporter ends with status 100 where nobody listens, so it waits for
+its coordinator.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+import socket
 import sys
 
 from lab.base import processes
+from lab.base.errors import WaitTimeout
+from lab.base.wait import wait_until
 
 PROGRAMS = {"coordinator": "labgrid.remote.coordinator", "exporter": "labgrid.remote.exporter"}
 INTERVAL = 2.0  # seconds
+FIRST_LISTENS = 30.0  # seconds that an exporter waits for its coordinator, which starts beside it
 
 
 class SigningPolicy(asyncio.DefaultEventLoopPolicy):
@@ -30,11 +36,26 @@ class SigningPolicy(asyncio.DefaultEventLoopPolicy):
         return loop
 
 
+def is_listening(address: str) -> bool:
+    """Whether somebody takes a connection at ``HOST:PORT``."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def main() -> None:
-    program = PROGRAMS[sys.argv[1]]
-    sys.argv = [f"labgrid-{sys.argv[1]}", *sys.argv[2:]]
+    name, words = sys.argv[1], sys.argv[2:]
+    program = importlib.import_module(PROGRAMS[name])
+    if name == "exporter":
+        address = words[words.index("-c") + 1]
+        with contextlib.suppress(WaitTimeout):  # labgrid's own message says it better
+            wait_until(lambda: is_listening(address), FIRST_LISTENS, f"coordinator at {address}", interval=0.1)
+    sys.argv = [f"labgrid-{name}", *words]
     asyncio.set_event_loop_policy(SigningPolicy())
-    importlib.import_module(program).main()
+    program.main()
 
 
 if __name__ == "__main__":

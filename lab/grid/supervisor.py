@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from lab.base import processes
+from lab.grid.labgrid_service import is_listening
 from lab.grid.service import SIGNS, Service
 
 log = logging.getLogger("supervisor")
@@ -154,14 +154,7 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
 
         if not all((folder / SERVING).exists() for folder in served):
             return False
-    if not all(service.process for service in kept):
-        return False  # an exporter that was faster than its coordinator has ended, and is started again soon
-    host, _, port = _coordinator(directory).rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
+    return all(service.process for service in kept) and is_listening(_coordinator(directory))
 
 
 def _coordinator(directory: Path) -> str:
