@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attr
 from labgrid.driver import NetworkPowerDriver
 from labgrid.factory import target_factory
 
-from lab.grid import snmp
-from lab.grid.snmp import SnmpFailed
+if TYPE_CHECKING:
+    from lab.grid.snmp import Agent
 
 
 class Backend(Protocol):
@@ -40,6 +40,8 @@ class SnmpBackend:
 
     def power_get(self, host: str, port: int | None, index: str) -> bool:
         """Whether the outlet has power. :raises SnmpFailed: no answer, or a state that is neither on nor off."""
+        from lab.grid.snmp import SnmpFailed
+
         value = _agent(host, self.read).get(self.state(int(index)))
         if value not in self.states:
             raise SnmpFailed(f"outlet {index} is in state {value}, which is neither on nor off")
@@ -50,7 +52,9 @@ class SnmpBackend:
         _agent(host, self.write).set(*self.control(int(index), value))
 
 
-def _agent(host: str, community: str) -> snmp.Agent:
+def _agent(host: str, community: str) -> Agent:
+    from lab.grid import snmp  # it takes a while to load, and few boards have such an outlet
+
     address, _, port = host.partition(":")
     return snmp.Agent(address, int(port or snmp.PORT), lambda: snmp.community(community, version=1))
 
