@@ -19,12 +19,6 @@ def test_dom0_dies(host):
     host.run("sleep 100", timeout=120)
 
 
-def test_host_is_reset(host):
-    """The keyboard controller resets the machine, and nothing is printed: MISS, and FAIL when it is so again."""
-    host.run("(sleep 1; printf '\\376' | dd of=/dev/port bs=1 seek=100 conv=notrunc) >/dev/null 2>&1 &")
-    host.run("sleep 20", timeout=40)
-
-
 def test_dom0_goes_silent(host):
     """dom0 runs on and answers no SSH: MISS, and FAIL when it is so again; with what console and debug keys say."""
     host.run("(sleep 1; pkill sshd) >/dev/null 2>&1 &")
