@@ -15,8 +15,8 @@ from lab.base.errors import UsageError
 from lab.grid.ssh import CommandResult
 from lab.inventory import capabilities
 from lab.inventory.capabilities import TABLE, DecidedBy, Facts, probed
-from lab.xen.capabilities import of_toolstack
 from lab.xen.dom0 import Toolstack
+from lab.xen.probing import of_toolstack
 
 # What `xl info` and the boot log of a board with two nodes and 8 GiB say, shortened.
 INFO = {

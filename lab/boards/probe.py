@@ -31,7 +31,7 @@ from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.redfish import RedfishBmc, SshConsole
 from lab.inventory import BMC_KEYS, BMC_PORTS, BmcSpec
 from lab.inventory.capabilities import TABLE, conditions
-from lab.xen import capabilities
+from lab.xen import probing
 from lab.xen.dom0 import Runner, Toolstack
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def look(name: str, host: str, port: int, run: Runner) -> ProbedMachine:
     _sort_nics(found, [_nic(line) for line in said.get("nic", [])], reached[0] if reached else "")
     if "xen" in first:
         dom0 = Toolstack(found.name, run)
-        found.capabilities = set(capabilities.of_toolstack(dom0, found.nics))
+        found.capabilities = set(probing.of_toolstack(dom0, found.nics))
         found.nodes = int(dom0.info().get("nr_nodes", found.nodes))
     else:
         found.capabilities = _of_linux(first)

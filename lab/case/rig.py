@@ -36,7 +36,7 @@ from lab.inventory.capabilities import TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import HostLoss
-from lab.xen import capabilities, leftovers, xtf
+from lab.xen import leftovers, probing, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
@@ -231,7 +231,7 @@ class Rig:
 
     def _probe(self, seat: Seat) -> None:
         """Find out what the board can do under this build, and which capabilities it declares and lacks."""
-        probed, declared = capabilities.of_board(seat.host), seat.board.spec.capabilities
+        probed, declared = probing.of_board(seat.host), seat.board.spec.capabilities
         by_racker = {word for word in declared if not TABLE[word].is_probed}
         lacking = declared - probed - by_racker
         seat.capabilities = probed | by_racker

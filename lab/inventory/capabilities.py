@@ -1,7 +1,7 @@
 """The capabilities of a board: each word once, with its meaning, who vouches for it, and how it is probed.
 
 Cases name these words in ``needs(...)``, inventories declare them, planning and the queue compare them, and
-:mod:`lab.xen.capabilities` probes them. To add a capability, add one row to :data:`TABLE` (and a line to docs/rack.md,
+:mod:`lab.xen.probing` probes them. To add a capability, add one row to :data:`TABLE` (and a line to docs/rack.md,
 which a test compares with the table).
 
 The rules read what Xen's own tools print: ``virt_caps`` and ``xen_caps`` of ``xl info`` (tools/xl/xl_info.c,
