@@ -257,7 +257,10 @@ def _real(path: Path) -> str:
 def inside(folder: Path, path: str) -> Path | None:
     """The file of a record's relative path; None when it is not there or not within the run folder."""
     try:
-        file = os.path.realpath(folder / path)
+        parent, name = os.path.split(path)
+        file = _real(folder / parent) + name
+        if name in ("", ".", "..") or os.path.islink(file):
+            file = os.path.realpath(folder / path)
         return Path(file) if file.startswith(_real(folder)) and os.path.isfile(file) else None
     except (OSError, ValueError):
         return None
