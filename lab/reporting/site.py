@@ -1,8 +1,9 @@
 """The pages: one static site for all runs that the history knows and whose folders are there.
 
 It opens from disk and loads nothing from elsewhere. The only script is a filter, and its pages are whole without it.
-What a run's folder says is rendered again only when the folder changed; the overview each time; a case's page when a
-run with it came or went.
+A page is made anew when what it shows may have changed: of a run its folder, or what the history says of it; of a case
+its attempts, or a run that its page leads to. So the site is always the one that would be written from nothing; only
+the feed keeps what it had.
 
 ::
 
