@@ -330,6 +330,49 @@ def test_one_more_run_leaves_the_pages_of_others_alone(history: History, folders
     }
 
 
+def all_of(where: Path) -> dict[str, bytes]:
+    """The site, without what it keeps of earlier ones: its state, and the feed."""
+    files = (path for path in where.rglob("*") if path.is_file() and path.name not in (".site.json", "feed.xml"))
+    return {str(path.relative_to(where)): path.read_bytes() for path in files}
+
+
+def test_a_site_brought_up_to_date_is_the_one_that_is_written_from_nothing(
+    history: History, folders: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.time, "time", lambda: 0.0)  # on the first page
+    monkeypatch.setattr(site, "RUNS_SHOWN", 4)
+    where, fresh = tmp_path / "site", tmp_path / "also"  # beside it: pages have relative links to run folders
+
+    def check(step: str) -> None:
+        site.write(history, where)
+        shutil.rmtree(fresh, ignore_errors=True)
+        site.write(history, fresh)
+        assert all_of(where) == all_of(fresh), step
+
+    broken(history, folders)
+    check("the first")
+    last = folders.write(result(PV32, Verdict.FAIL), result(S3), key="cc", planned=(PV32, S3, f"{S3}_2"))
+    history.import_run(last.path)
+    check("the same build again, and a case that did not run")
+    known_issues.add(history, PV32, "https://bugs.example/1", "p2m lock", "ann")
+    check("a known issue")
+    for key in ("dd", "ee"):  # the oldest go, and with them what was good last
+        history.import_run(folders.write(result(PV32, Verdict.FAIL, reason="another"), key=key).path)
+        check(f"build {key}")
+    again = folders.write(result(PV32), result(LIVE), key="aa")
+    history.import_run(again.path)
+    check("an old build again")
+    last.append(result(S3, Verdict.FAIL))
+    history.import_run(last.path)
+    check("a run gone on with")
+    (again.path / html.NAME).write_text("a report")
+    check("a report of a run")
+    shutil.rmtree(again.path)
+    check("a run that went, and an older one in its place")
+    known_issues.remove(history, PV32)
+    check("no known issue")
+
+
 def test_a_run_gone_on_with_is_shown_anew_and_one_that_went_is_gone(
     history: History, folders: Runs, tmp_path: Path, look: Open
 ) -> None:

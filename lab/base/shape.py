@@ -18,6 +18,7 @@ from typing import Annotated, TypeVar
 
 T = TypeVar("T")
 
+_AS_IS = (str, bool, float)  # of which all values will do
 _WORDS: dict[type, str] = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -93,7 +94,12 @@ def _record(kind: type, value: object, where: str) -> object:
         raise ValueError(f"{_at(where, min(unknown))}: unknown field")
     if lacking := needed - value.keys():
         raise ValueError(f"{_at(where, min(lacking))}: is missing")
-    return kind(**{name: _checked(hints[name], one, _at(where, name)) for name, one in value.items()})
+    read = {}
+    for name, one in value.items():
+        hint = hints[name]
+        as_is = type(one) is hint and hint in _AS_IS  # most are, and there are very many
+        read[name] = one if as_is else _checked(hint, one, _at(where, name))
+    return kind(**read)
 
 
 @cache

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.engine import RowMapping
+from sqlalchemy.engine import Row, RowMapping
 
 from lab.results.build_source import Source
 from lab.results.failures import KnownFinding
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="DataclassInstance")
 
 COUNTED = ("PASS", "FAIL")
+_VERDICTS = {one.value: one for one in Verdict}
 RUN_KEY = "run:"  # how the key of a build begins that its run did not identify
 
 
@@ -71,8 +72,7 @@ class Build:
     @property
     def title(self) -> str:
         """``pv32-debug 4.20 abc1234 (24 Nov)``: the name that people read."""
-        name = self.source.name or self.key.removeprefix(RUN_KEY)[:8]
-        return " ".join(filter(None, (self.line, self.version, name, f"({self.date})")))
+        return _title(self)
 
     @property
     def date(self) -> str:
@@ -96,6 +96,12 @@ class Build:
     def is_known(self) -> bool:
         """Whether its run noted what it was."""
         return not self.key.startswith(RUN_KEY)
+
+
+@lru_cache(maxsize=4096)  # a page names the same few builds many times, and a date takes long to read
+def _title(build: Build) -> str:
+    name = build.source.name or build.key.removeprefix(RUN_KEY)[:8]
+    return " ".join(filter(None, (build.line, build.version, name, f"({build.date})")))
 
 
 def label(line: str, key: str) -> str:
@@ -197,17 +203,22 @@ class Entry:
         return self.place.ordinal
 
     @classmethod
-    def of(cls, series: Series, row: RowMapping) -> Entry:
-        return read(
-            cls,
-            row,
-            "results_",
-            series=series,
-            build=Build.of(row),
-            verdict=Verdict(row["results_verdict"]),
-            known=known_of(row["results_known"]),
-            figures=json.loads(row["results_figures"] or "{}"),
-            place=place_of(row),
+    def of(cls, series: Series, build: Build, run: str, row: Row[*tuple[Any, ...]]) -> Entry:
+        """From a row of the table ``results``; what many rows share is given."""
+        return cls(
+            series,
+            build,
+            _VERDICTS[row.verdict],
+            row.rule,
+            row.reason,
+            row.boards,
+            row.started,
+            row.seconds,
+            row.fingerprint,
+            row.failure,
+            known_of(row.known) if row.known else (),
+            json.loads(row.figures) if row.figures else {},
+            Place(run, -1 if row.rule == DID_NOT_RUN else row.ordinal),
         )
 
 

@@ -40,7 +40,6 @@ def named(*columns: sa.Column[object]) -> list[sa.Label[object]]:
 
 
 OF_SERIES = named(series.c.id, cases.c.name, series.c.line, series.c.board_class)
-_OF_ENTRY = named(runs.c.name, *results.c, *builds.c)
 
 
 class History:
@@ -297,23 +296,29 @@ class History:
         return {one: there[one.case, one.board_class] for one in wanted if (one.case, one.board_class) in there}
 
     def entries(self, wanted: Sequence[str], limit: int) -> Iterator[Entry]:
-        """The last ``limit`` attempts at these cases in each of their series, oldest first; series after series."""
-        of = sa.select(*OF_SERIES).join(cases).where(cases.c.name == sa.bindparam("case"))
-        of = of.order_by(cases.c.name, series.c.line, series.c.board_class)
-        last = (
-            sa.select(*_OF_ENTRY)
-            .join_from(results, builds)
-            .join(runs)
-            .where(results.c.series_id == sa.bindparam("series"))
-            .order_by(results.c.started.desc(), results.c.id.desc())
-            .limit(limit)
+        """The last ``limit`` attempts at these cases in each of their series, oldest first; series after series.
+
+        Cases come by name. Builds and runs are read once, and not with each of so many rows.
+        """
+        place = sa.func.row_number().over(
+            partition_by=results.c.series_id, order_by=(results.c.started.desc(), results.c.id.desc())
         )
         with self.transaction(writes=False) as connection:
-            for case in wanted:
-                for row in connection.execute(of, {"case": case}).mappings().all():
-                    of_series = Series.of(row)
-                    found = connection.execute(last, {"series": of_series.id}).mappings().all()
-                    yield from (Entry.of(of_series, one) for one in reversed(found))
+            of = [Build.of(row) for row in connection.execute(sa.select(*named(*builds.c))).mappings()]
+            by_id = {build.id: build for build in of}
+            names = {row.id: row.name for row in connection.execute(sa.select(runs.c.id, runs.c.name))}
+            for part in _parts(wanted, 200):
+                mine = sa.select(*OF_SERIES).join(cases).where(cases.c.name.in_(part))
+                mine = mine.order_by(cases.c.name, series.c.line, series.c.board_class)
+                known = {row["series_id"]: Series.of(row) for row in connection.execute(mine).mappings()}
+                numbered = sa.select(results, place.label("place")).where(results.c.series_id.in_(known)).subquery()
+                last = sa.select(numbered).where(numbered.c.place <= limit).order_by(numbered.c.place.desc())
+                found: dict[int, list[Entry]] = {id: [] for id in known}
+                for row in connection.execute(last):
+                    entry = Entry.of(known[row.series_id], by_id[row.build_id], names[row.run_id], row)
+                    found[row.series_id].append(entry)
+                for entries in found.values():
+                    yield from entries
 
     def runs(self, limit: int) -> list[Run]:
         """The newest runs, newest first."""
@@ -328,6 +333,33 @@ class History:
         with self.transaction(writes=False) as connection:
             rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids)))
             return [(row[0], row[1], row[2], Verdict(row[3]), row[4]) for row in rows]
+
+    def digests(self) -> dict[str, str]:
+        """Of each run what its rows were made of: another one whenever they were written anew."""
+        with self.transaction(writes=False) as connection:
+            return {row.name: row.digest for row in connection.execute(sa.select(runs.c.name, runs.c.digest))}
+
+    def spans(self, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """From when to when the results of runs are, and the first runs of their builds; none of a run without any."""
+        times = (results.c.started, builds.c.first_seen)
+        ends = [function(time) for function in (sa.func.min, sa.func.max) for time in times]
+        wanted = sa.select(runs.c.name, *ends).join_from(results, builds).join(runs, runs.c.id == results.c.run_id)
+        found = {}
+        with self.transaction(writes=False) as connection:
+            for part in _parts(names):
+                rows = connection.execute(wanted.where(runs.c.name.in_(part)).group_by(runs.c.name))
+                found.update({row[0]: (min(row[1:3]), max(row[3:5])) for row in rows})
+        return found
+
+    def contents(self, names: Sequence[str]) -> tuple[set[str], set[str]]:
+        """The cases of runs, and the names of their failures."""
+        wanted = sa.select(cases.c.name, results.c.failure).join_from(results, series).join(cases).distinct()
+        wanted = wanted.join(runs, runs.c.id == results.c.run_id)
+        rows: list[sa.Row[*tuple[str, ...]]] = []
+        with self.transaction(writes=False) as connection:
+            for part in _parts(names):
+                rows += connection.execute(wanted.where(runs.c.name.in_(part))).all()
+        return {row[0] for row in rows}, {row[1] for row in rows if row[1]}
 
     def crashes(self) -> list[Seen]:
         """All crashes: those of the newest builds first, of these the most frequent first."""

@@ -6,11 +6,12 @@ A slice may be of any size. It is read once, line by line, and no more is held o
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from lab.console.patterns import classify
 from lab.reporting.words import shortened
@@ -23,8 +24,7 @@ _TIME_WIDTH = 14  # characters that a line's time takes on the page
 _GAPS = ("gap", "open")  # kinds of record that tell of the recorder's source
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):  # there are very many, and a dataclass takes longer to make
     """A line as it is shown; ``mark`` is crash, warning, milestone, gap, note, or empty for a plain line."""
 
     time: str
@@ -55,11 +55,25 @@ def told(slice_path: Path, kinds_path: Path | None, limit: int) -> Told:
     Lines around crashes come first, then warnings and gaps, then the end and the beginning. ``kinds_path`` has the
     kinds of the records that are no plain line (:func:`lab.results.run_folder.write_lines`).
     """
-    crashes = warnings = total = count = after = 0
+    lines = _lines(slice_path, kinds_path)
+    first: list[Line] = []
+    left = limit
+    for line in lines:  # most slices are short
+        first.append(line)
+        left -= line.size
+        if left < 0:
+            return _told_of_long(chain(first, lines), limit)
+    marks = Counter(line.mark for line in first)
+    return Told(tuple(first), marks["crash"], marks["warning"])
+
+
+def _told_of_long(lines: Iterable[Line], limit: int) -> Told:
+    """Of lines that do not all fit, which are read only once."""
+    crashes = warnings = count = after = 0
     head, tail, before = _Few(limit), _Last(limit), deque[tuple[int, Line]](maxlen=AROUND)
     around, marked = _Few(limit), _Few(limit)
-    for index, line in enumerate(_lines(slice_path, kinds_path)):
-        count, total = index + 1, total + line.size
+    for index, line in enumerate(lines):
+        count = index + 1
         crashes, warnings = crashes + (line.mark == "crash"), warnings + (line.mark == "warning")
         if line.mark == "crash":
             for earlier in before:
@@ -73,8 +87,6 @@ def told(slice_path: Path, kinds_path: Path | None, limit: int) -> Told:
         before.append((index, line))
         head.add(index, line)
         tail.add(index, line)
-    if total <= limit:
-        return Told(tuple(head.lines.values()), crashes, warnings)
     return Told(tuple(_chosen(around, marked, head, tail, count, limit)), crashes, warnings)
 
 
@@ -152,6 +164,8 @@ def _lines(slice_path: Path, kinds_path: Path | None) -> Iterator[Line]:
 def _read_line(text: TextIO) -> str:
     """The next line, without the middle of one that is far too long; empty at the end."""
     line = text.readline(_READ_LIMIT)
+    if line.endswith("\n"):
+        return line
     left_out, rest = 0, line
     while rest and not rest.endswith("\n"):
         rest = text.readline(_READ_LIMIT)

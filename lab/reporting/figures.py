@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 
 from lab.results.run_folder import visible_line
@@ -331,6 +332,7 @@ def spread_svg(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> str
     return "".join([*parts, "</svg>\n"])
 
 
+@lru_cache(maxsize=4096)  # few words, many times
 def _text(text: str, limit: int = 200) -> str:
     text = visible_line(text)
     return escape(text if len(text) <= limit else text[: limit - 1] + "…")

@@ -83,11 +83,13 @@ class Slice:
 
 
 def _linked(lines: Iterable[Line], prefix: str) -> markupsafe.Markup:
+    lines = list(lines)  # none has a newline in it, so all are escaped at once
+    times = str(markupsafe.escape("\n".join(line.time or "·" for line in lines))).split("\n")
+    texts = str(markupsafe.escape("\n".join(line.text for line in lines))).split("\n")
     parts = []
-    for line in lines:
-        words = " ".join(filter(None, (line.mark, "other" if line.is_other else "")))
+    for line, time, text in zip(lines, times, texts, strict=False):
+        words = f"{line.mark} other".strip() if line.is_other else line.mark
         mark = f' class="{words}"' if words else ""
-        time, text = markupsafe.escape(line.time or "·"), markupsafe.escape(line.text)
         if line.number and prefix:
             name = f"{prefix}-{line.number}"
             parts.append(f'<span id="{name}"{mark}><a href="#{name}">{time}</a> {text}</span>')
@@ -220,7 +222,7 @@ def _compared(slices: tuple[Slice, ...], beside: Beside) -> tuple[tuple[Slice, .
 
 
 def _marked(slice: Slice, known: set[str]) -> Slice:
-    lines = tuple(replace(line, is_other=bool(line.number) and _plain(line.text) not in known) for line in slice.lines)
+    lines = tuple(line._replace(is_other=bool(line.number) and _plain(line.text) not in known) for line in slice.lines)
     return replace(slice, lines=lines)
 
 
@@ -255,7 +257,10 @@ def _real(path: Path) -> str:
 def inside(folder: Path, path: str) -> Path | None:
     """The file of a record's relative path; None when it is not there or not within the run folder."""
     try:
-        file = os.path.realpath(folder / path)
+        parent, name = os.path.split(path)
+        file = _real(folder / parent) + name
+        if name in ("", ".", "..") or os.path.islink(file):
+            file = os.path.realpath(folder / path)
         return Path(file) if file.startswith(_real(folder)) and os.path.isfile(file) else None
     except (OSError, ValueError):
         return None

@@ -1,8 +1,9 @@
 """The pages: one static site for all runs that the history knows and whose folders are there.
 
 It opens from disk and loads nothing from elsewhere. The only script is a filter, and its pages are whole without it.
-What a run's folder says is rendered again only when the folder changed; the overview each time; a case's page when a
-run with it came or went.
+A page is made anew when what it shows may have changed: of a run its folder, or what the history says of it; of a case
+its attempts, or a run that its page leads to. So the site is always the one that would be written from nothing; only
+the feed keeps what it had.
 
 ::
 
@@ -22,9 +23,10 @@ run with it came or went.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
+import math
 import os
-import re
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -32,12 +34,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.history import index, known_issues, news, onsets
+from lab.history.known_issues import KnownIssue
 from lab.history.news import News
 from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Build, Place, Run, Seen, Selected
@@ -46,11 +50,9 @@ from lab.history.store import History
 from lab.reporting import findings, mutation, site_cases, site_places, site_run
 from lab.reporting import site_overview as overview
 from lab.reporting.feed import Feed
-from lab.reporting.site_places import run_page
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
-from lab.reporting.site_state import SiteState, version
+from lab.reporting.site_state import KnownRun, SiteState, version
 from lab.reporting.words import area_of, short_name
-from lab.results.failures import digits_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, file_name
 from lab.results.summary import INTERRUPTED
@@ -134,44 +136,86 @@ class _Site:
     def __init__(self, store: History, where: Path) -> None:
         self._store, self._where = store, where
         self._state = SiteState.read(where, version())
+        self._digests = store.digests()  # before the rest: what changes meanwhile is seen the next time
         self._runs = [run for run in store.runs(RUNS_SHOWN) if _is_there(run)]
         self._issues = known_issues.read(store)
         self._builds = {build.id: build for build in store.builds()}
         self._names = {run.name for run in self._runs}
+        self._counts = store.counts([run.id for run in self._runs])
+        there = {path.name for path in (where / "runs").iterdir()} | self._state.runs.keys()
+        self._gone = there - {file_name(name) for name in self._names}
         self._changed_failures: set[str] = set()
-        now = {one.line() for one in self._issues.all}
-        changed = now ^ set(self._state.issues)
-        self._new_issues = {
-            failure
-            for known in self._state.runs.values()
-            for failure in known.failures
-            if any(line.startswith(digits_of(failure)) for line in changed)
-        }
+
+    @cached_property
+    def _issue_lines(self) -> tuple[str, ...]:
+        return tuple(one.line() for one in self._issues.all)
+
+    @cached_property
+    def _build_lines(self) -> tuple[str, ...]:
+        """What pages show of builds."""
+        return tuple(repr(replace(one, last_seen=0.0, accepted=None)) for one in self._builds.values())
+
+    @cached_property
+    def _is_grown(self) -> bool:
+        """Whether the history has all that it had, unchanged, and no more than further runs and builds."""
+        known = self._state
+        return (
+            not known.is_new
+            and known.digests.items() <= self._digests.items()
+            and set(known.builds) <= set(self._build_lines)
+            and known.issues == self._issue_lines
+        )
+
+    @cached_property
+    def _new(self) -> list[str]:
+        """The runs that are new in the history, or were not shown."""
+        known = {run.name for run in self._runs if file_name(run.name) in self._state.runs}
+        return [*(self._digests.keys() - self._state.digests.keys()), *(self._names - known)]
+
+    @cached_property
+    def _unsettled(self) -> set[str]:
+        """The runs shown of which the history may say other things than it did: not those before anything new."""
+        if not self._is_grown:
+            return self._names
+        spans = self._store.spans([*self._new, *self._names])
+        first = min((spans[name][0] for name in self._new if name in spans), default=math.inf)
+        return {name for name in self._names & spans.keys() if spans[name][1] >= first}
 
     def write(self) -> Path:
         touched = self._bring_up_to_date()
+        there = {case for _, _, case, _, _ in self._counts}
+        touched |= self._store.contents(self._new)[0]
         rows = self._rows()
         told = news.news_of(self._store, [Selected(row.build) for row in _newest(rows)[:LINES_JUDGED]])
         for found in told.comparisons:  # what is missing now may be of no run shown
-            cases = {one.series.case for one in found.cases}
-            touched |= {case for case in cases if not (self._where / site_places.case_page(case)).exists()}
+            there |= {one.series.case for one in found.cases}
+        files = {site_places.case_page(case): case for case in there}
+        if self._is_grown and not self._gone:
+            touched |= {case for file, case in files.items() if not (self._where / file).exists()}
+        else:  # what was shown may be gone, and the links to it are to go
+            touched = there
+        site_places.keep_only(self._where / "cases", {Path(file).name for file in files})
         style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-        (self._where / "style.css").write_text(style, encoding="utf-8")
+        site_places.write_changed(self._where / "style.css", style)
         for page in findings.pages() if self._state.is_new else ():
             self._render("findings", f"findings/{page.name}", {"root": "../", "page": page})
+        site_places.keep_only(self._where / "findings", {page.name for page in findings.pages()})
         ids = [run.id for run in self._runs]
         pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof)
-        pages.write(sorted(touched))
+        pages.write(sorted(touched & there))
         pages.write_index(index.case_rows(self._store, ids), index.board_rows(self._store, ids))
         self._write_failures()
         if scores := mutation.every():
             self._render("mutation", MUTATION, {"root": "", "scores": scores, "parts": mutation.PARTS})
+        else:
+            (self._where / MUTATION).unlink(missing_ok=True)
         feed = Feed(self._state.feed)
         feed.add(told)
         (self._where / "feed.xml").write_text(feed.text(), encoding="utf-8")
         self._state.feed = feed.entries
         self._overview(rows, told)
-        self._state.issues = tuple(one.line() for one in self._issues.all)
+        self._state.issues, self._state.builds = self._issue_lines, self._build_lines
+        self._state.digests = self._digests
         self._state.save()
         return self._where / site_places.INDEX
 
@@ -184,27 +228,30 @@ class _Site:
         """Render the runs that changed, remove those that went; the cases whose pages that touches."""
         touched: set[str] = set()
         there = {file_name(run.name): run for run in self._runs}
-        gone = {path.name for path in (self._where / "runs").iterdir()} - there.keys()
-        for name in gone:
+        for name in self._gone:
             shutil.rmtree(self._where / "runs" / name, ignore_errors=True)
-        if gone:  # their links are to go
-            touched |= {case for _, _, case, _, _ in self._store.counts([run.id for run in self._runs])}
-            for name, known in self._state.runs.items():
-                if name in there and gone & set(known.links):
-                    _unlink(self._where / "runs" / name, gone & set(known.links))
-        for name in gone:
             self._changed_failures |= set(self._state.runs[name].failures if name in self._state.runs else ())
+        self._changed_failures |= self._store.contents(self._new)[1]
         self._state.runs = {name: known for name, known in self._state.runs.items() if name in there}
         states = {name: site_run.state_of(run.folder) for name, run in there.items()}  # before they are read
         tasks = [task for name, run in there.items() if (task := self._task(name, run, states[name]))]
-        changed = {file_name(task.run.name) for task in tasks if task.pages is None}
         for task, made in zip(tasks, self._render_runs(tasks), strict=True):
             name = file_name(task.run.name)
-            links = {part.split("/")[1] for part in _hrefs(task) if part.startswith("runs/")}
-            self._state.note(name, _key(task), made, sorted(links - {name}))
-            if name in changed:
+            links = {part.split("/")[1] for part in task.hrefs if part.startswith("runs/")} - {name}
+            self._state.runs[name] = KnownRun(
+                state=task.state,
+                told=task.told,
+                around=task.around,
+                pages=made.pages,
+                failures=made.failures,
+                links=tuple(sorted(links)),
+                consoles=task.consoles,
+            )
+            if task.pages is None:
                 touched |= set(made.cases)
             self._changed_failures |= set(made.failures)
+        for name in self._unsettled:
+            self._changed_failures |= set(self._state.runs[file_name(name)].failures)
         return touched
 
     def _task(self, name: str, run: Run, state: str) -> Task | None:
@@ -212,18 +259,27 @@ class _Site:
         at = self._runs.index(run)
         following = self._runs[at - 1].name if at else ""
         previous = self._runs[at + 1].name if at + 1 < len(self._runs) else ""
-        titles = {selected.build.line: selected.build.title for selected in self._store.of_run(run.name)}
-        plain = Task(self._where, run, state, titles, previous, following, self._issues)
+        if run.finished is None and RunFolder(run.folder).is_held():
+            state += " held"
+        task = Task(self._where, run, state, {}, previous, following, self._issues)
         known = self._state.runs.get(name)
-        if known is not None and known.key.partition("\n")[0] == state and not self._new_issues & set(known.failures):
-            if known.key == _key(plain):
-                return None
-            plain = replace(plain, pages=known.pages)
-        since, good = self._history_of(run)
-        return replace(plain, since=since, good=good)
+        is_same = known is not None and known.state == state
+        is_settled = run.name not in self._unsettled and not (known and self._gone & set(known.links))
+        if known and is_same and is_settled and known.around == task.around and _are_there(known.consoles):
+            return None
+        titles = {selected.build.line: selected.build.title for selected in self._store.of_run(run.name)}
+        since, good, issues = self._history_of(run)
+        consoles = {str(one.folder): site_run.state_of(one.folder) for one in good.values()}
+        told = hashlib.sha256(repr((titles, since, good, consoles, issues)).encode()).hexdigest()[:16]
+        task = replace(task, titles=titles, since=since, good=good, consoles=consoles, told=told)
+        if not known or not is_same:
+            return task
+        if known.told != told:
+            return replace(task, pages=known.pages)
+        return replace(task, pages=known.pages, only_run=True) if known.around != task.around else None
 
-    def _history_of(self, run: Run) -> tuple[dict[int, Since], dict[int, LastGood]]:
-        """For what went wrong in a run: since when it fails, and the last time that it passed."""
+    def _history_of(self, run: Run) -> tuple[dict[int, Since], dict[int, LastGood], list[KnownIssue]]:
+        """For what went wrong in a run: since when it fails, the last time that it passed, and what is known of it."""
         failed = onsets.failed_in(self._store, run.id)
         begun: dict[tuple[int, int], Onset] = {}
         for build_id in {one.build.id for one in failed if one.is_failure}:
@@ -239,7 +295,9 @@ class _Site:
                 title = f"{one.good.title}, run {one.good_at.run}"
                 href = self._place(one.good_at, Verdict.PASS, one.case)
                 good[one.place.ordinal] = LastGood(title, href, Path(one.good_folder), one.good_at.ordinal)
-        return since, good
+        failures, cases = {one.failure for one in failed}, {one.case for one in failed}
+        issues = [one for one in self._issues.all if one.failure in failures or one.case in cases]
+        return since, good, issues
 
     def _since(self, case: str, onset: Onset, seen: Seen | None) -> Since:
         good = onset.good
@@ -282,14 +340,12 @@ class _Site:
     def _write_failures(self) -> None:
         """A page for each fault of the runs shown; those without a run go."""
         there = {failure for known in self._state.runs.values() for failure in known.failures}
-        wanted = sorted(there & (self._changed_failures | self._new_issues))
+        wanted = sorted(there & self._changed_failures)
         shown = [run.id for run in self._runs]
         for failure, of in site_cases.failure_pages(self._store, wanted, shown, self._issues, self._proof):
             self._render("failure", site_places.failure_page(failure), {"root": "../", **of})
         pages = {Path(site_places.failure_page(failure)).name for failure in there}
-        for file in (self._where / "failures").iterdir():
-            if file.name not in pages:
-                file.unlink()
+        site_places.keep_only(self._where / "failures", pages)
 
     # -- the overview ------------------------------------------------------------------------------------------
 
@@ -329,10 +385,9 @@ class _Site:
 
     def _rows(self) -> list[Row]:
         """The newest builds of the runs shown, newest run first."""
-        runs = {run.id: run for run in self._runs}
         areas: dict[int, dict[str, Counter[Verdict]]] = defaultdict(lambda: defaultdict(Counter))
         of: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for run_id, build_id, case, verdict, number in self._store.counts(list(runs)):
+        for run_id, build_id, case, verdict, number in self._counts:
             area = area_of(case)
             areas[build_id][area][verdict] += number
             of[build_id][area].add(run_id)
@@ -345,9 +400,9 @@ class _Site:
         return rows[:BUILDS_SHOWN]
 
 
-def _key(task: Task) -> str:
-    """Changes whenever the page of the run is to be made anew; its first line whenever its folder changed."""
-    return f"{task.state}\n{task.previous}\n{task.following}"
+def _are_there(consoles: Mapping[str, str]) -> bool:
+    """Whether folders are still as they were."""
+    return all(site_run.state_of(Path(folder)) == state for folder, state in consoles.items())
 
 
 def _newest(rows: Iterable[Row]) -> list[Row]:
@@ -356,22 +411,3 @@ def _newest(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         found.setdefault(row.build.line, row)
     return list(found.values())
-
-
-def _hrefs(task: Task) -> list[str]:
-    """The pages of other runs to which a run's pages lead."""
-    return [
-        *(run_page(name) for name in (task.previous, task.following) if name),
-        *(link for one in task.since.values() for link in (one.href, one.good_href)),
-        *(one.href for one in task.good.values()),
-    ]
-
-
-def _unlink(folder: Path, gone: Iterable[str]) -> None:
-    """Take the links to runs that went out of the pages of another."""
-    names = "|".join(re.escape(name) for name in gone)
-    link = re.compile(rf' href="\.\./\.\./runs/(?:{names})/[^"]*"')
-    for file in folder.glob("*.html"):
-        text = file.read_text(encoding="utf-8")
-        if (changed := link.sub("", text)) != text:
-            file.write_text(changed, encoding="utf-8")

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import markupsafe
 import sqlalchemy as sa
+from markupsafe import escape
 
 from lab.history import index, onsets, pages
 from lab.history.index import BoardRow, CaseRow
 from lab.history.known_issues import KnownIssues
 from lab.history.onsets import Onset, bisect_command
 from lab.history.pages import CasePage
-from lab.history.records import Build, Entry, Place, Series, place_of
+from lab.history.records import Build, Entry, Place, Series, day, place_of
 from lab.history.schema import builds, cases, results, runs, series
 from lab.history.store import OF_SERIES, History, named
-from lab.reporting import figures, mutants, site_places
+from lab.reporting import figures, findings, mutants, site_places
+from lab.reporting.marks import badge, escaped, known_bugs
+from lab.reporting.words import seconds_text
 from lab.results.failures import label_of
 from lab.results.record import Verdict
 
@@ -37,11 +40,12 @@ class OfSeries:
 
     page: CasePage
     status: str
-    strip: tuple[tuple[Build, tuple[Entry, ...]], ...]
+    strip: markupsafe.Markup
     durations: markupsafe.Markup
     figures: tuple[markupsafe.Markup, ...]
     failures: tuple[tuple[str, int, Entry], ...]  # name, how often, the last of them
-    listed: tuple[Entry, ...]  # newest first
+    listed: int  # of these
+    attempts: markupsafe.Markup  # newest first
 
 
 class CasePages:
@@ -58,7 +62,7 @@ class CasePages:
                 "case": case,
                 "doc": docs.get(case, ""),
                 "mutants": mutants.of(case),
-                "shown": [_of_series(page) for page in found],
+                "shown": [_of_series(page, self._proof, "../") for page in found],
             }
             self._render("case", site_places.case_page(case), "../", values)
 
@@ -73,24 +77,54 @@ class CasePages:
         site_places.render(self._where, template, page, {**common, **values})
 
 
-def _of_series(page: CasePage) -> OfSeries:
+def _of_series(page: CasePage, proof: Proof, root: str) -> OfSeries:
     entries = page.entries
     often = Counter(entry.failure for entry in entries if entry.failure)
     last = {entry.failure: entry for entry in entries if entry.failure}
-    strip = [(build, tuple(of)) for build, of in groupby(entries, key=lambda entry: entry.build)]
+    strip = [(of[0].build, of) for _, found in groupby(entries, key=lambda entry: entry.build.id) if (of := [*found])]
+    links = {entry.place: f"{root}{where}" for entry in entries if (where := proof(entry.place))}
     durations = figures.durations_svg(
         f"seconds of {len(entries)} attempts",
         [(entry.seconds, entry.verdict.value, f"{entry.build.title} {entry.run}") for entry in entries],
     )
+    listed = entries[: -ATTEMPTS_LISTED - 1 : -1]
     return OfSeries(
         page=page,
         status=pages.status(page),
-        strip=tuple(strip),
+        strip=markupsafe.Markup("".join(_marks(build, of, links) for build, of in strip)),
         durations=markupsafe.Markup(durations),
         figures=tuple(_drawn(strip)),
         failures=tuple((name, number, last[name]) for name, number in often.most_common()),
-        listed=tuple(reversed(entries[-ATTEMPTS_LISTED:])),
+        listed=len(listed),
+        attempts=markupsafe.Markup("\n".join(_attempt(entry, links.get(entry.place), root) for entry in listed)),
     )
+
+
+def _marks(build: Build, entries: Sequence[Entry], links: Mapping[Place, str]) -> str:
+    """The attempts with a build: a letter each."""
+    title = f"{build.title}: {build.source.subject}" if build.source.subject else build.title
+    name = build.source.name or build.label.partition("@")[2]
+    parts = [f'<span class="of soft" title="{escaped(title)}">{escaped(name)}</span>']
+    for entry in entries:
+        verdict, when, href = entry.verdict.value, day(entry.started), links.get(entry.place)
+        title, letter = f"{verdict} {when} {escaped(entry.boards)}", verdict[0] + "*" * bool(entry.known)
+        if href:
+            leads = f'href="{escape(href)}" title="{title}" aria-label="{verdict} {when}"'
+            parts.append(f'<a class="v {verdict}" {leads}>{letter}</a>')
+        else:
+            parts.append(f'<i class="v {verdict}" title="{title}">{letter}</i>')
+    return "".join(parts)
+
+
+def _attempt(entry: Entry, href: str | None, root: str) -> str:
+    """An attempt in the list."""
+    verdict = f'<a href="{escape(href)}">{badge(entry.verdict)}</a>' if href else badge(entry.verdict)
+    bugs = known_bugs([one.name for one in entry.known], root, findings.places()) if entry.known else ""
+    facts = f"{escaped(entry.build.title)} · {escaped(entry.boards or 'no board')} · {seconds_text(entry.seconds)}"
+    why = f'{escaped(entry.reason)} <span class="soft">({escaped(entry.rule)})</span>'
+    reason = f'<br><span class="reason">{why}</span>' if entry.reason else ""
+    when = f'<span class="nowrap">{day(entry.started)}</span>'
+    return f'<li>{verdict}{bugs} {when} <span class="soft">{facts}</span>{reason}</li>'
 
 
 def _drawn(strip: Sequence[tuple[Build, Sequence[Entry]]]) -> Iterator[markupsafe.Markup]:

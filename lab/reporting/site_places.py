@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -122,5 +122,22 @@ def render(where: Path, template: str, file: str, values: Mapping[str, object]) 
     if file == INDEX:  # may be looked at right now
         replace_file(where / file, text)
         return
-    with open(where / file, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-        out.write(text)
+    write_changed(where / file, text)
+
+
+def write_changed(file: Path, text: str) -> None:
+    """Write a file, unless it is there with this content."""
+    content = text.encode("utf-8", "backslashreplace")
+    try:
+        if file.stat().st_size == len(content) and file.read_bytes() == content:
+            return
+    except OSError:
+        pass  # it is not there
+    file.write_bytes(content)
+
+
+def keep_only(folder: Path, names: Container[str]) -> None:
+    """Remove all files of a folder but these."""
+    for file in folder.iterdir():
+        if file.name not in names:
+            file.unlink()

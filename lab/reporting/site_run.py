@@ -26,6 +26,7 @@ from lab.results.summary import RunSummary
 
 PAGE_LIMIT = 250_000  # characters of results on one page; with its frame a page stays below 300 KB
 GOOD = (Verdict.PASS, Verdict.SKIP)
+FILES = {html.NAME: html.NAME, junit.NAME: junit.NAME, "cases": "raw consoles", COVERAGE_PAGE: "coverage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,26 @@ class Task:
     issues: KnownIssues = KnownIssues()
     since: Mapping[int, Since] = field(default_factory=dict)  # by ordinal
     good: Mapping[int, LastGood] = field(default_factory=dict)
-    pages: RunPages | None = None  # where its results are, if only the page of the run is to be made anew
+    consoles: Mapping[str, str] = field(default_factory=dict)  # folders of ``good`` -> their state
+    told: str = ""  # digest of what the history knows of it
+    pages: RunPages | None = None  # where its results are, if not all pages are to be made anew
+    only_run: bool = False  # nor those of what went wrong: the page of the run alone
+
+    @property
+    def around(self) -> str:
+        """What the page of the run shows beside its own: its neighbours, and which files there are."""
+        return "\n".join(
+            [self.previous, self.following, *(name for name in FILES if (self.run.folder / name).exists())]
+        )
+
+    @property
+    def hrefs(self) -> list[str]:
+        """The pages of other runs to which its pages lead."""
+        return [
+            *(site_places.run_page(name) for name in (self.previous, self.following) if name),
+            *(link for one in self.since.values() for link in (one.href, one.good_href)),
+            *(one.href for one in self.good.values()),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +118,13 @@ def render_run(task: Task) -> Rendered:
     summary = _summary(task.run.folder, task.state)
     (task.where / site_places.run_folder(task.run.name)).mkdir(exist_ok=True)
     made = _Pages(task, summary)
-    pages = made.results() if task.pages is None else task.pages
+    if task.pages is None:
+        pages = made.results()
+        made.remove_others()
+    else:
+        pages = task.pages
+        if not task.only_run:
+            made.wrong()
     made.index(pages)
     failures = dict.fromkeys(visible_line(key) for one in summary.everything if (key := failure_of(one)))
     return Rendered(pages, tuple(visible_line(one.case) for one in summary.everything), tuple(failures))
@@ -125,6 +151,7 @@ class _Pages:
     def __init__(self, task: Task, summary: RunSummary) -> None:
         self._task, self._summary = task, summary
         self._folder = site_places.run_folder(task.run.name)
+        self._written: set[str] = set()
         self._numbers = {id(one): number for number, one in enumerate(summary.everything)}
         self._common = {
             "root": "../../",
@@ -139,9 +166,7 @@ class _Pages:
 
     def results(self) -> RunPages:
         """The page of each result: what went wrong on one of its own, what is good by area, in parts if it is much."""
-        bad = [number for number, one in enumerate(self._summary.everything) if one.verdict not in GOOD]
-        for at, number in enumerate(bad):
-            self._bad(number, bad[at - 1] if at else None, bad[at + 1] if at + 1 < len(bad) else None)
+        self.wrong()
         names: list[str] = []
         of = [-1] * len(self._summary.everything)
         for numbers in self._by_area().values():
@@ -168,6 +193,16 @@ class _Pages:
                 values = {"area": area_of(case), "sections": [], "part": (0, len(parts)), "listed": listed}
                 self._write("good", area_page, {**values, "area_page": area_page})
         return RunPages(tuple(names), tuple(of))
+
+    def wrong(self) -> None:
+        """The pages of what went wrong."""
+        bad = [number for number, one in enumerate(self._summary.everything) if one.verdict not in GOOD]
+        for at, number in enumerate(bad):
+            self._bad(number, bad[at - 1] if at else None, bad[at + 1] if at + 1 < len(bad) else None)
+
+    def remove_others(self) -> None:
+        """Remove the pages of results that the run had before."""
+        site_places.keep_only(self._task.where / self._folder, {*self._written, INDEX})
 
     def _by_area(self) -> Mapping[str, list[int]]:
         areas: dict[str, list[int]] = defaultdict(list)
@@ -235,9 +270,7 @@ class _Pages:
             for name, found in wrong.items()
         ]
         faults.sort(key=lambda fault: (-fault.verdict.severity, -len(fault.results)))
-        files = [(name, self._file(name)) for name in (html.NAME, junit.NAME) if (summary.path / name).is_file()]
-        files += [("raw consoles", self._file("cases"))] if (summary.path / "cases").is_dir() else []
-        files += [("coverage", self._file(COVERAGE_PAGE))] if (summary.path / COVERAGE_PAGE).is_file() else []
+        files = [(title, self._file(name)) for name, title in FILES.items() if (summary.path / name).exists()]
         values = {
             "builds": builds,
             "areas": _areas(summary),
@@ -270,6 +303,7 @@ class _Pages:
         return quote(path)
 
     def _write(self, template: str, page: str, values: Mapping[str, object]) -> None:
+        self._written.add(page)
         site_places.render(self._task.where, template, f"{self._folder}{page}", {**self._common, **values})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,17 @@ import pydantic
 
 from lab.reporting import findings, mutants
 from lab.reporting.site_places import RunPages
-from lab.reporting.site_run import Rendered
 
 
 class _Run(pydantic.BaseModel):
-    key: str
+    state: str
+    told: str
+    around: str
     names: tuple[str, ...]
     of: tuple[int, ...]
     failures: tuple[str, ...]
     links: tuple[str, ...]
+    consoles: dict[str, str]
 
 
 class FeedEntry(pydantic.BaseModel):
@@ -37,6 +39,8 @@ class _File(pydantic.BaseModel):
     version: str
     runs: dict[str, _Run]
     issues: tuple[str, ...]
+    digests: dict[str, str]
+    builds: tuple[str, ...]
     feed: tuple[FeedEntry, ...]
 
 
@@ -44,10 +48,13 @@ class _File(pydantic.BaseModel):
 class KnownRun:
     """A run as it was rendered."""
 
-    key: str
+    state: str  # of its folder: all its pages are made of it
+    told: str  # digest of what the history said: the pages of what went wrong, and the page of the run
+    around: str  # its neighbours: the page of the run
     pages: RunPages
     failures: tuple[str, ...]
     links: tuple[str, ...]  # other runs to which its pages lead
+    consoles: Mapping[str, str]  # folders of other runs whose consoles its pages show -> the folder's state
 
 
 @dataclass(slots=True)
@@ -60,6 +67,8 @@ class SiteState:
     version: str
     runs: dict[str, KnownRun] = field(default_factory=dict)
     issues: tuple[str, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)  # of the runs that the history knew
+    builds: tuple[str, ...] = ()  # that it knew
     feed: tuple[FeedEntry, ...] = ()
     is_new: bool = False  # nothing of it was written by this version
 
@@ -73,31 +82,32 @@ class SiteState:
         if read.version != version:
             return cls(where, version, feed=read.feed, is_new=True)
         known = {
-            name: KnownRun(run.key, RunPages(run.names, run.of), run.failures, run.links)
+            name: KnownRun(
+                *(run.state, run.told, run.around, RunPages(run.names, run.of)),
+                *(run.failures, run.links, run.consoles),
+            )
             for name, run in read.runs.items()
         }
-        return cls(where, version, known, read.issues, read.feed)
-
-    def note(self, name: str, key: str, made: Rendered, links: Sequence[str]) -> None:
-        """A run was rendered."""
-        before = self.runs.get(name)
-        more = before.links if before else ()
-        self.runs[name] = KnownRun(key, made.pages, made.failures, tuple(dict.fromkeys([*links, *more])))
+        return cls(where, version, known, read.issues, read.digests, read.builds, read.feed)
 
     def save(self) -> None:
         """In place: the file is the lock, too."""
         runs = {
             name: {
-                "key": known.key,
+                "state": known.state,
+                "told": known.told,
+                "around": known.around,
                 "names": known.pages.names,
                 "of": known.pages.of,
                 "failures": known.failures,
                 "links": known.links,
+                "consoles": known.consoles,
             }
             for name, known in self.runs.items()
         }
         feed = [one.model_dump() for one in self.feed]
-        text = json.dumps({"version": self.version, "runs": runs, "issues": self.issues, "feed": feed})
+        history = {"issues": self.issues, "digests": self.digests, "builds": self.builds}
+        text = json.dumps({"version": self.version, "runs": runs, **history, "feed": feed})
         (self.where / self.NAME).write_text(text, encoding="utf-8")
 
 

@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +79,7 @@ def visible(text: str) -> str:
 
 def visible_line(text: str) -> str:
     """The same on one line."""
-    return visible(text).replace("\n", "\\n").replace("\t", " ")
+    return text if text.isprintable() else visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def stamp(when: float) -> str:
@@ -341,6 +342,7 @@ def kinds_path(slice_path: Path) -> Path:
     return slice_path.with_suffix(".kinds.jsonl")
 
 
+@lru_cache(maxsize=1024)
 def file_name(text: str) -> str:
     """``text`` where it is a harmless file name, else its :func:`slug`."""
     return text if re.fullmatch(r"[\w][\w.-]{0,80}", text, re.ASCII) else slug(text)
