@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab.base.errors import UsageError
 from lab.history.gate import CaseChange, Comparison
-from lab.history.records import Build, Selected
+from lab.history.records import RecordedBuild, Selected
 from lab.history.store import History
 from lab.results.build_source import Source
 from lab.results.run_folder import RunFolder, visible_line
@@ -54,7 +54,7 @@ def _selected(one: Selected) -> dict[str, object]:
     return {"label": one.label, "run": one.run or None, "build": _build(one.build)}
 
 
-def _build(build: Build) -> dict[str, object]:
+def _build(build: RecordedBuild) -> dict[str, object]:
     return {
         "line": build.line,
         "key": build.key,

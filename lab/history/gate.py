@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import UsageError
-from lab.history.records import Build, Place, Selected, Series, Tally, day, label
+from lab.history.records import Place, RecordedBuild, Selected, Series, Tally, day, label
 from lab.history.regression import Attempt, Change, Count, classify, count
 from lab.history.store import History
 from lab.results.record import Verdict
@@ -405,5 +405,5 @@ def _base(found: Comparison) -> str:
     return f"{_named(found.base)}{_accepted(found.base.build)}"
 
 
-def _accepted(build: Build) -> str:
+def _accepted(build: RecordedBuild) -> str:
     return "" if build.accepted is None else f" (accepted {day(build.accepted)})"

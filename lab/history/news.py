@@ -10,7 +10,7 @@ from lab.history import gate, known_issues
 from lab.history.gate import CaseChange, Comparison
 from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.history.onsets import Onset, bisect_command, onsets
-from lab.history.records import Build, Seen, Selected
+from lab.history.records import RecordedBuild, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
 from lab.results.failures import digits_of, label_of
@@ -30,7 +30,7 @@ WORST_FIRST = (
 class FailingCase:
     """One of the cases that show a fault, with one build."""
 
-    build: Build
+    build: RecordedBuild
     finding: CaseChange
     onset: Onset | None
 
@@ -79,11 +79,11 @@ class Fault:
         return digits_of(self.name)
 
     @property
-    def builds(self) -> tuple[Build, ...]:
+    def builds(self) -> tuple[RecordedBuild, ...]:
         """The builds in question that show it."""
         return tuple({case.build.id: case.build for case in self.cases}.values())
 
-    def of(self, build: Build) -> list[FailingCase]:
+    def of(self, build: RecordedBuild) -> list[FailingCase]:
         """The cases that show it with this build."""
         return [case for case in self.cases if case.build.id == build.id]
 

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from lab.history.records import COUNTED, Build, Place, place_of
+from lab.history.records import COUNTED, Place, RecordedBuild, place_of
 from lab.history.schema import builds, cases, results, runs, series
 from lab.history.store import History, named
 
@@ -22,9 +22,9 @@ class Onset:
     """When a series began to fail. Builds are in the order of their first runs."""
 
     series_id: int
-    since: Build  # the first build of the stretch of builds with a FAIL
+    since: RecordedBuild  # the first build of the stretch of builds with a FAIL
     since_at: Place
-    good: Build | None  # the newest build before it that only passed
+    good: RecordedBuild | None  # the newest build before it that only passed
     good_at: Place | None
     tested: int = 1  # builds of the stretch
     is_oldest: bool = True  # its line has no build before ``since``
@@ -49,12 +49,12 @@ class Onset:
             )
         return f"has {self.never}; the oldest is"
 
-    def is_after(self, first: Build) -> bool:
+    def is_after(self, first: RecordedBuild) -> bool:
         """Whether a fault that shows first with ``first`` is older than the failing stretch."""
         return first.first_seen < self.since.first_seen
 
 
-def onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[int, Onset]:
+def onsets(history: History, series_ids: Sequence[int], until: RecordedBuild) -> dict[int, Onset]:
     """For each series that fails with ``until``, or with the newest build before it that has attempts."""
     found: dict[int, Onset] = {}
     unique = sorted(set(series_ids))
@@ -70,7 +70,7 @@ class _OfBuild:
     last_pass: int | None
 
 
-def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[int, Onset]:
+def _onsets(history: History, series_ids: Sequence[int], until: RecordedBuild) -> dict[int, Onset]:
     wanted = (
         sa.select(
             results.c.series_id,
@@ -108,7 +108,7 @@ def _onsets(history: History, series_ids: Sequence[int], until: Build) -> dict[i
             row = connection.execute(where.where(results.c.id == number)).mappings().one()
             places[number or 0] = place_of(row)
     known = {build.id: build for build in history.builds()}
-    oldest: dict[str, Build] = {}
+    oldest: dict[str, RecordedBuild] = {}
     for build in known.values():
         oldest.setdefault(build.line, build)
     return {
@@ -141,10 +141,10 @@ class Failed:
     place: Place
     series_id: int
     case: str
-    build: Build
+    build: RecordedBuild
     is_failure: bool  # FAIL; else MISS or ERROR
     failure: str  # its name
-    good: Build | None
+    good: RecordedBuild | None
     good_at: Place | None
     good_folder: str | None
 
@@ -178,10 +178,10 @@ def failed_in(history: History, run_id: int) -> list[Failed]:
                     place=place_of(row),
                     series_id=row["results_series_id"],
                     case=row["cases_name"],
-                    build=Build.of(row),
+                    build=RecordedBuild.of(row),
                     is_failure=row["results_verdict"] == "FAIL",
                     failure=row["results_failure"],
-                    good=Build.of(good) if good else None,
+                    good=RecordedBuild.of(good) if good else None,
                     good_at=place_of(good) if good else None,
                     good_folder=good["runs_folder"] if good else None,
                 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lab.history.records import COUNTED, Build, Entry, Seen, Series, day
+from lab.history.records import COUNTED, Entry, RecordedBuild, Seen, Series, day
 from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
 from lab.history.store import History
 from lab.results.record import Verdict
@@ -73,7 +73,7 @@ def status(page: CasePage) -> str:
     return f"{words} the last {same} of {len(counted)} that count"
 
 
-def build_lines(builds: Sequence[Build]) -> list[str]:
+def build_lines(builds: Sequence[RecordedBuild]) -> list[str]:
     """The builds there are, as they came."""
     width = max((len(build.label) for build in builds), default=0)
     lines = []

@@ -45,7 +45,7 @@ def _fields(kind: type[DataclassInstance]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class RecordedBuild:
     """A hypervisor build: what a recipe (its line) made at a time. Times are seconds since the epoch."""
 
     id: int
@@ -59,7 +59,7 @@ class Build:
     source: Source = Source()
 
     @classmethod
-    def of(cls, row: RowMapping) -> Build:
+    def of(cls, row: RowMapping) -> RecordedBuild:
         """From the columns of the table ``builds``."""
         source = Source.read({name: row[f"builds_source_{name}"] for name in Source.__slots__})
         return read(cls, row, "builds_", source=source)
@@ -99,7 +99,7 @@ class Build:
 
 
 @lru_cache(maxsize=4096)  # a page names the same few builds many times, and a date takes long to read
-def _title(build: Build) -> str:
+def _title(build: RecordedBuild) -> str:
     name = build.source.name or build.key.removeprefix(RUN_KEY)[:8]
     return " ".join(filter(None, (build.line, build.version, name, f"({build.date})")))
 
@@ -113,7 +113,7 @@ def label(line: str, key: str) -> str:
 class Selected:
     """All results of a build, or those of one run with it."""
 
-    build: Build
+    build: RecordedBuild
     run: str = ""
     run_id: int | None = None
 
@@ -181,7 +181,7 @@ class Entry:
     """One attempt, for the page of a case. ``started`` in seconds since the epoch."""
 
     series: Series
-    build: Build
+    build: RecordedBuild
     verdict: Verdict
     rule: str
     reason: str
@@ -203,7 +203,7 @@ class Entry:
         return self.place.ordinal
 
     @classmethod
-    def of(cls, series: Series, build: Build, run: str, row: Row[*tuple[Any, ...]]) -> Entry:
+    def of(cls, series: Series, build: RecordedBuild, run: str, row: Row[*tuple[Any, ...]]) -> Entry:
         """From a row of the table ``results``; what many rows share is given."""
         return cls(
             series,
@@ -244,9 +244,9 @@ class Seen:
     """A crash or another failure over the builds; ``cases`` by name, ``boards`` as results name them."""
 
     name: str
-    first: Build
+    first: RecordedBuild
     first_case: str  # one that showed it with that build
-    last: Build
+    last: RecordedBuild
     number: int
     builds: int
     cases: tuple[str, ...]

@@ -22,7 +22,7 @@ from lab.base.files import did_you_mean
 from lab.base.wait import wait_until
 from lab.history import database, importing, schema
 from lab.history.database import SETTING
-from lab.history.records import COUNTED, Build, Entry, Run, Seen, Selected, Series, Tally
+from lab.history.records import COUNTED, Entry, RecordedBuild, Run, Seen, Selected, Series, Tally
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
 from lab.results.record import Verdict
@@ -128,19 +128,19 @@ class History:
         with self.transaction(writes=False) as connection:
             return connection.scalar(sa.select(runs.c.digest).where(runs.c.name == visible_line(run_id)))
 
-    def accept(self, build: Build) -> None:
+    def accept(self, build: RecordedBuild) -> None:
         """Make a build the baseline of its line from now on."""
         with self.transaction(writes=True) as connection:
             connection.execute(builds.update().where(builds.c.id == build.id).values(accepted=time.time()))
 
     # -- finding -----------------------------------------------------------------------------------------------
 
-    def builds(self, line: str = "") -> list[Build]:
+    def builds(self, line: str = "") -> list[RecordedBuild]:
         """The builds (of a line), first seen first."""
         wanted = sa.select(*named(*builds.c)).order_by(builds.c.first_seen, builds.c.id)
         with self.transaction(writes=False) as connection:
             rows = connection.execute(wanted.where(builds.c.line == line) if line else wanted).mappings()
-            return [Build.of(row) for row in rows]
+            return [RecordedBuild.of(row) for row in rows]
 
     def select(self, text: str) -> Selected:
         """What a user names: ``NAME`` (the build of its latest run), ``NAME@KEYPREFIX``, ``RUN`` or ``RUN@NAME``.
@@ -192,7 +192,7 @@ class History:
                 return []
             used = sa.select(results.c.build_id).where(results.c.run_id == run_id)
             wanted = sa.select(*named(*builds.c)).where(builds.c.id.in_(used)).order_by(builds.c.id)
-            return [Selected(Build.of(row), name, run_id) for row in connection.execute(wanted).mappings()]
+            return [Selected(RecordedBuild.of(row), name, run_id) for row in connection.execute(wanted).mappings()]
 
     def folder_of(self, text: str) -> Path:
         """The folder of a run that a user names, by its id or its folder; of the newest run if they name none.
@@ -262,7 +262,7 @@ class History:
             return None if row is None else Run.of(row)
 
     def earlier(
-        self, wanted: Sequence[Series], until: Build, without: Selected
+        self, wanted: Sequence[Series], until: RecordedBuild, without: Selected
     ) -> dict[Series, tuple[list[Attempt], bool]]:
         """For each series the last WINDOW counted attempts with builds not newer than ``until``, oldest first.
 
@@ -304,7 +304,7 @@ class History:
             partition_by=results.c.series_id, order_by=(results.c.started.desc(), results.c.id.desc())
         )
         with self.transaction(writes=False) as connection:
-            of = [Build.of(row) for row in connection.execute(sa.select(*named(*builds.c))).mappings()]
+            of = [RecordedBuild.of(row) for row in connection.execute(sa.select(*named(*builds.c))).mappings()]
             by_id = {build.id: build for build in of}
             names = {row.id: row.name for row in connection.execute(sa.select(runs.c.id, runs.c.name))}
             for part in _parts(wanted, 200):
@@ -386,13 +386,13 @@ class History:
             .group_by(which, cases.c.name, *builds.c)
             .order_by(builds.c.first_seen, builds.c.id, cases.c.name)
         )
-        found: dict[str, list[tuple[int, float, str, Build]]] = {}
+        found: dict[str, list[tuple[int, float, str, RecordedBuild]]] = {}
         with self.transaction(writes=False) as connection:
             parts = [wanted] if names is None else [wanted.where(which.in_(part)) for part in _parts(names)]
             for part in parts:
                 for row in connection.execute(part).mappings():
                     times = found.setdefault(row["name"], [])
-                    times.append((row["number"], row["started"], row["cases_name"], Build.of(row)))
+                    times.append((row["number"], row["started"], row["cases_name"], RecordedBuild.of(row)))
         return {
             name: Seen(
                 name,

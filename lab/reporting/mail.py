@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from lab.history.gate import CaseChange, Comparison
 from lab.history.news import Fault, News
-from lab.history.records import Build, day
+from lab.history.records import RecordedBuild, day
 from lab.history.regression import Change
 from lab.reporting import ci, html
 from lab.reporting.ci import headline
@@ -133,6 +133,6 @@ def _word(one: CaseChange, base: str) -> str:
     return one.why.partition(":")[0]
 
 
-def _version(build: Build) -> str:
+def _version(build: RecordedBuild) -> str:
     source = build.source.text()
     return f"{build.title}{f': {source}' if source else ''}"

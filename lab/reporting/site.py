@@ -44,7 +44,7 @@ from lab.history import index, known_issues, news, onsets
 from lab.history.known_issues import KnownIssue
 from lab.history.news import News
 from lab.history.onsets import Onset, bisect_command
-from lab.history.records import Build, Place, Run, Seen, Selected
+from lab.history.records import Place, RecordedBuild, Run, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
 from lab.reporting import findings, mutation, site_cases, site_places, site_run
@@ -106,7 +106,7 @@ def _held(where: Path) -> Iterator[None]:
 class Row:
     """A build on the overview: its runs, newest first; for each area the verdicts in them, and the newest with it."""
 
-    build: Build
+    build: RecordedBuild
     runs: tuple[Run, ...]
     areas: Mapping[str, Counter[Verdict]]
     newest: Mapping[str, Run]

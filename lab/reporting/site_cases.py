@@ -17,7 +17,7 @@ from lab.history.index import BoardRow, CaseRow
 from lab.history.known_issues import KnownIssues
 from lab.history.onsets import Onset, bisect_command
 from lab.history.pages import CasePage
-from lab.history.records import Build, Entry, Place, Series, day, place_of
+from lab.history.records import Entry, Place, RecordedBuild, Series, day, place_of
 from lab.history.schema import builds, cases, results, runs, series
 from lab.history.store import OF_SERIES, History, named
 from lab.reporting import figures, findings, mutants, site_places
@@ -100,7 +100,7 @@ def _of_series(page: CasePage, proof: Proof, root: str) -> OfSeries:
     )
 
 
-def _marks(build: Build, entries: Sequence[Entry], links: Mapping[Place, str]) -> str:
+def _marks(build: RecordedBuild, entries: Sequence[Entry], links: Mapping[Place, str]) -> str:
     """The attempts with a build: a letter each."""
     title = f"{build.title}: {build.source.subject}" if build.source.subject else build.title
     name = build.source.name or build.label.partition("@")[2]
@@ -127,7 +127,7 @@ def _attempt(entry: Entry, href: str | None, root: str) -> str:
     return f'<li>{verdict}{bugs} {when} <span class="soft">{facts}</span>{reason}</li>'
 
 
-def _drawn(strip: Sequence[tuple[Build, Sequence[Entry]]]) -> Iterator[markupsafe.Markup]:
+def _drawn(strip: Sequence[tuple[RecordedBuild, Sequence[Entry]]]) -> Iterator[markupsafe.Markup]:
     """Each figure of a case over the last builds, with its spread."""
     names = dict.fromkeys(name for _, entries in strip for entry in entries for name in entry.figures)
     for name in names:
@@ -144,7 +144,7 @@ class OfFault:
     """A result that shows a fault."""
 
     series: Series
-    build: Build
+    build: RecordedBuild
     verdict: Verdict
     started: float
     boards: str
@@ -222,7 +222,7 @@ def _of_fault(store: History, name: str, run_ids: Sequence[int]) -> list[OfFault
     return [
         OfFault(
             series=Series.of(row),
-            build=Build.of(row),
+            build=RecordedBuild.of(row),
             verdict=Verdict(row["results_verdict"]),
             started=row["results_started"],
             boards=row["results_boards"],
