@@ -105,6 +105,31 @@ def provision(
     typer.echo(f"{board}: {rig.build.name} runs, Xen {rig.build.version}: {' '.join(sorted(seat.capabilities))}")
 
 
+@app.command(rich_help_panel=HOLD)
+def controller(
+    board: Board,
+    passed: Annotated[
+        str,
+        typer.Option(metavar="PATTERN", help="A job passes if the console says this; default: test passed."),
+    ] = "",
+    boot: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Boot device of poweron, for one boot: pxe, disk, ...")
+    ] = "",
+    limit: Annotated[str, typer.Option("--for", metavar="TIME", help="Time limit of a job: 90m, 2h.")] = "2h",
+    inventory: Inventory = VIRTUAL_LAB,
+) -> None:
+    """Serve a script of Xen's own CI: poweron, console, wake, poweroff. It is an SSH forced command."""
+    from lab.cli.leased import open_lab
+    from lab.leases.ledger import seconds_of
+    from lab.night import controller as control
+
+    word = control.word_of(os.environ.get(control.COMMAND))
+    wishes = control.Wishes(passed or control.PASSED, boot, seconds_of(limit))
+    lab, ledger = open_lab(inventory, board, must_be_up=True)
+    if status := control.Controller(lab, board, ledger, wishes).answer(word):
+        raise typer.Exit(status)
+
+
 @app.command(context_settings=PASSED_ON, rich_help_panel=HOLD)
 def ssh(
     board: Board,

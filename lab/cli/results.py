@@ -153,6 +153,25 @@ def judge(
 
 
 @app.command(rich_help_panel=READ)
+def export(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="The run's id or folder; default: the newest.")] = "",
+    as_kcidb: Annotated[bool, typer.Option("--kcidb", help="Print it as a report of KCIDB.")] = False,
+    origin: Annotated[
+        str, typer.Option("--origin", metavar="NAME", help="With --kcidb: the receiver's name for this lab.")
+    ] = "",
+) -> None:
+    """Print the results of a run for another system, as JSON. Name the format: --kcidb."""
+    if not as_kcidb:
+        raise UsageError("export needs a format: add --kcidb")
+    from lab.history.store import History
+    from lab.reporting import kcidb
+    from lab.results.run_folder import RunFolder
+
+    folder = RunFolder.open(History().folder_of(run))
+    typer.echo(kcidb.text(folder.summary(), origin or kcidb.ORIGIN), nl=False)
+
+
+@app.command(rich_help_panel=READ)
 def findings(as_json: AsJson = False) -> None:
     """List the findings in Xen: on which releases each was seen, and the page that tells it."""
     from lab.reporting import findings as known
