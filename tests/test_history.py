@@ -485,6 +485,18 @@ def test_flaky_is_told_from_broken(history: History, runs: Runs) -> None:
     assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
 
 
+def test_what_passes_and_fails_has_not_never_passed(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:PPPF")
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "flaky"}
+    [fault] = news.news_of(history, [history.select(LINE)]).faults
+    assert fault.states == "1 flaky"
+    runs.fill(history, "aa:F", "bb:F", case=S3)
+    runs.fill(history, "cc:PF", case=S3)
+    found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@bb"))
+    assert {one.series.case: one.change for one in found.cases}[S3] is Change.FLAKY
+    assert found.exit_status == 0
+
+
 def test_only_so_many_attempts_are_looked_back_upon(history: History, runs: Runs) -> None:
     runs.fill(history, "aa:F" + "P" * WINDOW)
     history.accept(history.select(LINE).build)
