@@ -72,6 +72,7 @@ class Build:
     def title(self) -> str:
         """``pv32-debug 4.20 abc1234 (24 Nov)``: the name that people read."""
         name = self.source.name or self.key.removeprefix(RUN_KEY)[:8]
+        name = "" if self.source.package and self.source.version == self.version else name  # said once
         return " ".join(filter(None, (self.line, self.version, name, f"({self.date})")))
 
     @property
