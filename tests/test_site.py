@@ -24,6 +24,7 @@ from lab.results import run_folder
 from lab.results.record import Check, Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
+TWO_CASES = ((PV32, Verdict.PASS), (S3, Verdict.FAIL))
 # As root there is no sandbox; the rest keeps it from talking to its maker.
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -565,6 +566,46 @@ def test_a_crash_that_one_case_always_had_is_dated_by_the_cases_that_it_broke(
     report = look(html.write(folder.summary()))
     assert report.locator("main table").first.locator("tr").count() == 2  # its head, and one fault
     assert report.get_by_text("y / p2m_set_entry").count() <= 6
+
+
+def test_what_blocks_comes_before_builds_that_nothing_speaks_against(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    pair = result(LIVE, board="virt1+virt2")
+    first = [result(), pair, result(build="debian"), result(S3, Verdict.FAIL, build="debian")]
+    history.import_run(folders.write(*first, key="aa", builds=("debian", LINE)).path)
+    history.accept(history.select(LINE).build)
+    crash = {"rule": "console-crash", "fingerprint": "3c9f01ab77 xen-assertion: y / p2m_set_entry"}
+    bad = [result(PV32, Verdict.FAIL, **crash), result(LIVE, Verdict.FAIL, board="virt1+virt2", **crash)]
+    history.import_run(folders.write(*bad, result(S3, Verdict.FAIL), key="bb").path)
+    page = first_page(history, tmp_path, look)
+    names = [one.get_attribute("aria-label") for one in page.locator("main section.box").all()]
+    assert names == [LINE, "new fault", "debian"]
+    assert "2 cases show it on virt1 and virt2 (board class virtual). " in page.locator("section.worse").inner_text()
+
+
+def test_a_quiet_night_says_with_which_builds_and_which_were_not_judged(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    builds = (LINE, "debian")
+    results = [result(case, verdict, build=build) for build in builds for case, verdict in TWO_CASES]
+    history.import_run(folders.write(*results, key="aa", builds=builds).path)
+    history.import_run(folders.write(*(one for one in results if one.build == LINE), key="bb").path)
+    page = first_page(history, tmp_path, look)
+    said = f"Nothing got worse with {LINE}, 1 still fails; debian: 1 failed, no baseline yet"
+    assert page.locator("h1").inner_text() == said
+    assert greens(page) == []
+    history.accept(history.select("debian").build)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text().endswith("; debian: 1 failed, not judged: it is the baseline")
+    alone = page.locator("section.line", has_text="debian").inner_text()
+    assert "1 never passed (only one build was tested), 1 passed. It is the baseline itself" in alone
+    history.import_run(folders.write(result(PV32), result(S3, Verdict.MISS), key="bb").path)
+    page = first_page(history, tmp_path, look)  # what failed before is counted, whatever was missed
+    assert "Nothing got worse" in page.locator("h1").inner_text()
+    history.import_run(folders.write(result(PV32, Verdict.MISS), result(S3), key="cc").path)
+    page = first_page(history, tmp_path, look)
+    assert "Nothing got worse" not in page.locator("h1").inner_text()  # too much was lost
 
 
 def test_a_night_in_which_the_bench_failed_is_not_green(
