@@ -485,6 +485,35 @@ def test_flaky_is_told_from_broken(history: History, runs: Runs) -> None:
     assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "new failure"}
 
 
+def test_what_passes_and_fails_has_not_never_passed(history: History, runs: Runs) -> None:
+    runs.fill(history, "aa:PPPF")
+    assert judged(history, LINE) == {"test_pv32_runs[hvm] virtual": "flaky"}
+    [fault] = news.news_of(history, [history.select(LINE)]).faults
+    assert fault.states == "1 flaky"
+    runs.fill(history, "aa:F", "bb:F", case=S3)
+    runs.fill(history, "cc:PF", case=S3)
+    found = gate.compare(history, history.select(f"{LINE}@cc"), history.select(f"{LINE}@bb"))
+    assert {one.series.case: one.change for one in found.cases}[S3] is Change.FLAKY
+    assert found.exit_status == 0
+
+
+def test_passes_with_a_known_bug_are_counted_where_they_are(history: History, runs: Runs) -> None:
+    history.import_run(runs.write(excused(PASS), result(S3), result(PV32, Verdict.SKIP), key="aa").path)
+    new = history.select(LINE)
+    assert gate.summed(gate.compare(history, new, None)) == "2 passed (1 with a known bug), 1 skipped"
+    history.import_run(runs.write(excused(PASS), result(S3), result(PV32), key="bb").path)
+    found = gate.compare(history, history.select(LINE), new)
+    assert gate.summed(found) == "1 new case passed, 2 passing (1 with a known bug)"
+
+
+def test_a_version_that_a_package_has_too_is_said_once(history: History, runs: Runs) -> None:
+    folder = runs.write(result())
+    source = {"package": "xen-hypervisor-4.20-amd64", "version": "4.20.4-0+deb13u1"}
+    folder.write_builds({LINE: {"key": "aa", "version": "4.20.4-0+deb13u1", "source": source}})
+    history.import_run(folder.path)
+    assert history.select(LINE).build.title == "pv32-debug 4.20.4-0+deb13u1 (19 Nov)"
+
+
 def test_only_so_many_attempts_are_looked_back_upon(history: History, runs: Runs) -> None:
     runs.fill(history, "aa:F" + "P" * WINDOW)
     history.accept(history.select(LINE).build)

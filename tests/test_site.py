@@ -24,6 +24,7 @@ from lab.results import run_folder
 from lab.results.record import Check, Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
+TWO_CASES = ((PV32, Verdict.PASS), (S3, Verdict.FAIL))
 # As root there is no sandbox; the rest keeps it from talking to its maker.
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -610,6 +611,94 @@ def test_a_crash_that_one_case_always_had_is_dated_by_the_cases_that_it_broke(
     assert report.get_by_text("y / p2m_set_entry").count() <= 6
 
 
+def test_what_blocks_comes_before_builds_that_nothing_speaks_against(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    pair = result(LIVE, board="virt1+virt2")
+    first = [result(), pair, result(build="debian"), result(S3, Verdict.FAIL, build="debian")]
+    history.import_run(folders.write(*first, key="aa", builds=("debian", LINE)).path)
+    history.accept(history.select(LINE).build)
+    crash = {"rule": "console-crash", "fingerprint": "3c9f01ab77 xen-assertion: y / p2m_set_entry"}
+    bad = [result(PV32, Verdict.FAIL, **crash), result(LIVE, Verdict.FAIL, board="virt1+virt2", **crash)]
+    history.import_run(folders.write(*bad, result(S3, Verdict.FAIL), key="bb").path)
+    page = first_page(history, tmp_path, look)
+    names = [one.get_attribute("aria-label") for one in page.locator("main section.box").all()]
+    assert names == [LINE, "new fault", "debian"]
+    assert "2 cases show it on virt1 and virt2 (board class virtual). " in page.locator("section.worse").inner_text()
+
+
+def test_a_quiet_night_says_with_which_builds_and_which_were_not_judged(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    builds = (LINE, "debian")
+    results = [result(case, verdict, build=build) for build in builds for case, verdict in TWO_CASES]
+    history.import_run(folders.write(*results, key="aa", builds=builds).path)
+    history.import_run(folders.write(*(one for one in results if one.build == LINE), key="bb").path)
+    page = first_page(history, tmp_path, look)
+    said = f"Nothing got worse with {LINE}, 1 still fails; debian: 1 failed, no baseline yet"
+    assert page.locator("h1").inner_text() == said
+    assert greens(page) == []
+    history.accept(history.select("debian").build)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("h1").inner_text().endswith("; debian: 1 failed, not judged: it is the baseline")
+    alone = page.locator("section.line", has_text="debian").inner_text()
+    assert "1 never passed (only one build was tested), 1 passed. It is the baseline itself" in alone
+    history.import_run(folders.write(result(PV32), result(S3, Verdict.MISS), key="bb").path)
+    page = first_page(history, tmp_path, look)  # what failed before is counted, whatever was missed
+    assert "Nothing got worse" in page.locator("h1").inner_text()
+    history.import_run(folders.write(result(PV32, Verdict.MISS), result(S3), key="cc").path)
+    page = first_page(history, tmp_path, look)
+    assert "Nothing got worse" not in page.locator("h1").inner_text()  # too much was lost
+
+
+def test_a_run_page_shows_what_is_new_first_and_counts_a_case_once(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    builds = (LINE, "debian")
+    old = [result(S3, Verdict.FAIL, build=build, reason="uses 1536 entries") for build in builds]
+    history.import_run(folders.write(*old, result(), key="aa", builds=builds).path)
+    history.import_run(folders.write(*old, result(PV32, Verdict.FAIL, reason="61 s"), key="bb", builds=builds).path)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run2" / "index.html")
+    new, known = page.locator("section.fault").all()
+    assert new.locator("h3").inner_text() == "FAIL 61 s"
+    assert new.locator("p").first.inner_text() == "1 case on virt1 · decided by rule assertion · new with this build"
+    assert known.locator("h3").inner_text() == "FAIL uses 1536 entries"
+    assert known.locator("p").first.inner_text() == "1 case with 2 builds on virt1 · decided by rule assertion"
+    page = look(tmp_path / "site" / "runs" / "run2" / "0.html")
+    page.get_by_role("link", name="all that show this fault").click()
+    assert page.locator("h1").inner_text() == "FAIL uses 1536 entries"
+
+
+def test_a_console_is_open_from_the_head_of_the_dump_on(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    registers = [f"(XEN) r{number:02}: 0000000000000000" for number in range(30)]
+    dump = [
+        "(XEN) ----[ Xen-4.20.1  x86_64  debug=y ]----",
+        "(XEN) RIP:    e008:[<ffff82d040221234>] f+1/2",
+        *registers,
+    ]
+    said = "\n".join(f"00 {line}" for line in [*["(XEN) boots"] * 40, *dump, "(XEN) Panic on CPU 3:", "(XEN) end"])
+    history.import_run(with_consoles(folders, result(PV32, Verdict.FAIL), {"virt1": said}, "aa"))
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run1" / "0.html")
+    assert page.get_by_text("39 lines before").is_visible()
+    assert page.get_by_text("RIP:    e008").first.is_visible()
+
+
+def test_a_case_shows_first_the_builds_with_which_it_fails(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    builds = ("debian", "release", LINE)
+    bad = result(PV32, Verdict.FAIL, build="release")
+    history.import_run(folders.write(result(), result(build="debian"), bad, key="aa", builds=builds).path)
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "cases" / f"{run_folder.slug(PV32)}.html")
+    assert page.locator("h2").all_inner_texts() == ["release virtual", "debian virtual", f"{LINE} virtual"]
+    assert page.locator("section p").first.inner_text() == "failed the only attempt that counts"
+
+
 def test_a_night_in_which_the_bench_failed_is_not_green(
     history: History, folders: Runs, tmp_path: Path, look: Open
 ) -> None:
@@ -622,6 +711,8 @@ def test_a_night_in_which_the_bench_failed_is_not_green(
     decision = page.locator("section.line h2 .v").inner_text()
     assert decision == "gate: no verdict, too many cases say nothing"
     assert page.locator("h1").get_attribute("class") == "MISS"
+    missed = look(tmp_path / "site" / "runs" / "run2" / "1.html").locator(".box")
+    assert "The bench failed: this says nothing about the hypervisor." in missed.inner_text()
     assert "MISS" in (page.locator("section.line").get_attribute("class") or "")
     assert page.get_by_role("heading", name=reason).is_visible()
 
@@ -752,6 +843,7 @@ def test_long_reasons_names_and_many_builds_neither_overflow_nor_stretch_the_pag
         where / "runs" / "run3" / "index.html": 4000,
         where / "runs" / "run3" / "0.html": 2500,
         where / "cases" / f"{run_folder.slug(long)}.html": 40_000,
+        next((where / "failures").iterdir()): 2500,
     }
     for path, limit in limits.items():
         page = look(path, width=width)

@@ -128,7 +128,7 @@ class Comparison:
             words.append("blocked")
         elif self.base is None and self.counted:
             words.append(f"{self.failed} failed" if self.failed else f"{self.counted} passed")
-            words.append("no baseline yet")
+            words.append("not judged: it is the baseline" if self.new.build.accepted else "no baseline yet")
         if self.incomplete or (self.shortfall and not words):
             words.append(incomplete)
         if not words:
@@ -386,11 +386,15 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 
 def summed(found: Comparison) -> str:
-    """How many cases each change has, and how many passed with a known finding."""
+    """How many cases each change has, and how many of these passed with a known finding."""
     numbers = Counter(one.change for one in found.cases)
-    words = [change.counted(numbers[change]) for change in Change if numbers[change]]
-    if found.known:
-        words.append(f"{found.known} of these with a known bug")
+    known = Counter(one.change for one in found.cases if one.known and not one.is_failure)
+    words = []
+    for change in Change:
+        if number := numbers[change]:
+            is_plain = change is Change.NEW_CASE and found.base is None  # there is nothing that it is new to
+            words.append(f"{number} passed" if is_plain else change.counted(number))
+            words[-1] += f" ({known[change]} with a known bug)" * bool(known[change])
     return ", ".join(words) or "no cases"
 
 

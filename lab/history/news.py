@@ -13,7 +13,7 @@ from lab.history.onsets import Onset, bisect_command, onsets
 from lab.history.records import RecordedBuild, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
-from lab.results.failures import digits_of, label_of
+from lab.results.failures import digits_of, label_of, shown_by
 
 # What a fault is called by the gravest of what became of its cases.
 WORST_FIRST = (
@@ -91,6 +91,11 @@ class Fault:
     def names(self) -> tuple[str, ...]:
         """The cases, each once."""
         return tuple(dict.fromkeys(case.finding.series.case for case in self.cases))
+
+    @property
+    def where(self) -> str:
+        """``40 cases``, ``1 case with 2 builds``"""
+        return shown_by(self.names, self.builds, len(self.cases))
 
     @property
     def change(self) -> Change:

@@ -25,6 +25,11 @@ class CasePage:
     entries: tuple[Entry, ...]
     flaky_by: tuple[Attempt, ...]
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt that counts failed."""
+        return next((one.verdict is Verdict.FAIL for one in reversed(self.entries) if one.verdict in COUNTED), False)
+
 
 def case_pages(history: History, *cases: str) -> Iterator[CasePage]:
     """What there is of cases, a page for each line of builds and class of boards; case after case."""
@@ -62,7 +67,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def status(page: CasePage) -> str:
-    """``passed the last 5 of 60 that count``, or that it is flaky."""
+    """``passed the last 5 of 60 attempts that count``, ``failed the last of 60 attempts...``; or that it is flaky."""
     counted = [entry.verdict for entry in page.entries if entry.verdict.value in COUNTED]
     if not counted:
         return f"neither passed nor failed in the last {len(page.entries)}"
@@ -70,7 +75,9 @@ def status(page: CasePage) -> str:
         return f"flaky, {count(page.flaky_by)}"
     same = next((index for index, verdict in enumerate(reversed(counted)) if verdict is not counted[-1]), len(counted))
     words = "passed" if counted[-1] is Verdict.PASS else "failed"
-    return f"{words} the last {same} of {len(counted)} that count"
+    if same == len(counted):
+        return f"{words} {'the only attempt' if same == 1 else f'all {same} attempts'} that count{'s' * (same == 1)}"
+    return f"{words} the last{f' {same}' * (same > 1)} of {len(counted)} attempts that count"
 
 
 def build_lines(builds: Sequence[RecordedBuild]) -> list[str]:

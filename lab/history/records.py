@@ -101,6 +101,7 @@ class RecordedBuild:
 @lru_cache(maxsize=4096)  # a page names the same few builds many times, and a date takes long to read
 def _title(build: RecordedBuild) -> str:
     name = build.source.name or build.key.removeprefix(RUN_KEY)[:8]
+    name = "" if build.source.package and build.source.version == build.version else name  # said once
     return " ".join(filter(None, (build.line, build.version, name, f"({build.date})")))
 
 

@@ -88,18 +88,20 @@ def classify(
     the newest build before it that has. ``earlier`` are the last :data:`WINDOW` attempts, oldest first, with
     builds not newer than the baseline; ``ever_passed`` says whether any of all of those passed.
 
-    - no ``before``: NEVER_PASSED if it fails, else NEW_CASE
-    - it fails: NEVER_PASSED if no attempt ever passed; FLAKY if :func:`flaky_stretch` finds it so and it does not
-      fail significantly more often now (Fisher, one-sided, p >= ALPHA); STILL_FAILING if ``before`` has no pass;
-      else NEW_FAILURE. One FAIL among many PASS is a failure: repeating until it passes excuses nothing.
+    - no ``before``: NEVER_PASSED if it only fails, FLAKY if it passes and fails, else NEW_CASE
+    - it fails: if no attempt ever passed before, NEVER_PASSED or FLAKY in the same way; FLAKY if
+      :func:`flaky_stretch` finds it so and it does not fail significantly more often now (Fisher, one-sided,
+      p >= ALPHA); STILL_FAILING if ``before`` has no pass; else NEW_FAILURE. One FAIL among many PASS is a failure:
+      repeating until it passes excuses nothing.
     - it passes: PASSING if ``before`` has no fail; FLAKY if it is and does not fail significantly less often;
       else FIXED
     """
     assert now.total
+    first_failing = Change.FLAKY if now.passes else Change.NEVER_PASSED
     if not before.total:
-        return Judgement(Change.NEVER_PASSED if now.fails else Change.NEW_CASE, f"{now}; no attempt before that counts")
+        return Judgement(first_failing if now.fails else Change.NEW_CASE, f"{now}; no attempt before that counts")
     if now.fails and not ever_passed:
-        return Judgement(Change.NEVER_PASSED, f"{now}; {before} with {reference}, and no attempt before that passed")
+        return Judgement(first_failing, f"{now}; {before} with {reference}, and no attempt before that passed")
     if not now.fails and not before.fails:
         return Judgement(Change.PASSING, f"{now}; {before} with {reference}")
     seen = ""

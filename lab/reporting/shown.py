@@ -12,6 +12,7 @@ from pathlib import Path
 
 import markupsafe
 
+from lab.console.patterns import DUMP_BEGINS
 from lab.reporting import console_lines
 from lab.reporting.console_lines import AROUND, Line
 from lab.reporting.figures import timeline_svg
@@ -25,6 +26,7 @@ BODY_LIMIT = 64 * 1024  # characters shown of an evidence or a console slice
 PASS_CONSOLE_LIMIT = 16 * 1024  # the same of the console of a case that passed
 PASS_BODY_LIMIT = 8 * 1024  # and of its evidence
 PICTURE_LIMIT = 2 * 2**20  # bytes
+DUMP_LINES = 60  # before a crash in which the head of its register dump is looked for
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
 
@@ -66,11 +68,13 @@ class Slice:
     @property
     def _opening(self) -> int:
         crash = next((at for at, line in enumerate(self.lines) if line.mark == "crash"), 0)
-        return max(crash - AROUND, 0)
+        above = range(crash - 1, max(crash - DUMP_LINES, 0) - 1, -1)
+        dump = next((at for at in above if DUMP_BEGINS in self.lines[at].text), crash)
+        return max(min(crash - AROUND, dump - 1), 0)
 
     @property
     def hidden(self) -> int:
-        """How many lines stand before those that a reader sees first: from a few before the first crash on."""
+        """How many lines stand before those that are seen first: from a few before the first crash, or its dump, on."""
         return self._opening
 
     def before(self, prefix: str) -> markupsafe.Markup:

@@ -13,6 +13,7 @@ from lab.history.news import Fault, News, never_passed
 from lab.history.records import Run, Tally
 from lab.history.regression import Change
 from lab.history.store import History
+from lab.reporting.words import some_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 from lab.results.summary import INTERRUPTED
@@ -22,7 +23,7 @@ GROUPS = (
     ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
     ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
     ("Never passed", "", (Change.NEVER_PASSED,)),  # the entries say which of the reasons
-    ("Flaky", "the cases pass and fail with the same build: within chance", (Change.FLAKY,)),
+    ("Flaky", "the cases pass and fail with the same build; each says how often", (Change.FLAKY,)),
 )
 
 
@@ -36,13 +37,15 @@ def headline(told: News) -> tuple[str, str]:
     failed = sum(found.failed for found in told.comparisons)
     if worse := told.worse:
         cases = told.new_failures
-        faults = "one fault" if len(worse) == 1 else f"{len(worse)} faults"
-        return (
-            f"{cases} cases fail anew, all with {faults}" if cases > 1 else f"1 case fails anew, with {faults}",
-            "FAIL",
-        )
+        faults = "all with one fault" if len(worse) == 1 and cases > 1 else "with one fault"
+        faults = faults if len(worse) == 1 else f"with {len(worse)} faults"
+        return f"{cases} cases fail anew, {faults}" if cases > 1 else f"1 case fails anew, {faults}", "FAIL"
     if not told.comparisons:
         return "No run yet", "MISS"
+    judged = [found for found in told.comparisons if found.base]
+    alone = [found for found in told.comparisons if not found.base]
+    if judged and alone and not any(found.exit_status for found in judged):
+        return _of_both(judged, alone), "MISS"
     words = [f"{failed} failed"] if failed else []
     words += ["no baseline yet"] if any(found.base is None for found in told.comparisons) else []
     if incomplete := [why for found in told.comparisons if (why := found.shortfall)]:
@@ -53,12 +56,27 @@ def headline(told: News) -> tuple[str, str]:
         return text[0].upper() + text[1:], "MISS"
     if any(found.exit_status for found in told.comparisons):
         return "Nothing to judge: no case passed or failed", "MISS"
-    words = ["Nothing got worse"]
-    if failed:
-        words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
-    if silent := sum(found.uncounted for found in told.comparisons):
-        words.append(f"{silent} of {sum(len(found.cases) for found in told.comparisons)} cases were not counted")
+    words = ["Nothing got worse", *_still(told.comparisons)]
     return ("; ".join(words), "MISS") if words[1:] else ("Nothing got worse; nothing fails", "PASS")
+
+
+def _of_both(judged: Sequence[Comparison], alone: Sequence[Comparison]) -> str:
+    """Where some builds are sound against their baselines, and others have none: each is named beside what it did."""
+    names = some_of([found.new.build.line for found in judged], 2)
+    words = [", ".join([f"Nothing got worse with {names}", *_still(judged)])]
+    words += [f"{found.new.build.line}: {found.decided('incomplete').replace('; ', ', ')}" for found in alone[:2]]
+    words += [f"{len(alone) - 2} more without a baseline"] if len(alone) > 2 else []
+    return "; ".join(words)
+
+
+def _still(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is not good of builds with which nothing got worse."""
+    words = []
+    if failed := sum(found.failed for found in comparisons):
+        words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
+    if silent := sum(found.uncounted for found in comparisons):
+        words.append(f"{silent} of {sum(len(found.cases) for found in comparisons)} cases were not counted")
+    return words
 
 
 def state(found: Comparison) -> str:
@@ -123,8 +141,8 @@ class Attempts:
 def believe(store: History, fault: Fault, comparisons: Sequence[Comparison]) -> str:
     """Whether a fault is to be believed, in sentences: where it shows, and how its cases' attempts ended."""
     many = len(fault.names)
-    boards = " and ".join(fault.boards)
-    classes = sorted({case.finding.series.board_class for case in fault.cases} - {""})
+    boards = " and ".join(sorted({board for pair in fault.boards for board in pair.split(",")}))
+    classes = sorted({word for case in fault.cases for word in case.finding.series.board_class.split("+")} - {""})
     where = f" on {boards}" * bool(boards) + f" (board class {', '.join(classes)})" * bool(classes)
     told = [f"{many} case{' shows' if many == 1 else 's show'} it{where}"]
     if len(fault.changes) > 1:
@@ -136,7 +154,7 @@ def believe(store: History, fault: Fault, comparisons: Sequence[Comparison]) -> 
         told.append(
             "The crash is in the case's own console record"
             if many == 1
-            else "Each case has the crash in its own console record: none was taken along by a dead host"
+            else "Each case has the crash in its own console record: none failed only because its host was dead already"
         )
     if fault.seen and fault.seen.number > len(fault.cases):
         told.append(f"Seen {fault.seen.number} times in all runs")

@@ -19,7 +19,7 @@ from lab.reporting import html, junit, matrix, shown, site_places
 from lab.reporting.shown import Beside, Shown
 from lab.reporting.site_places import INDEX, RunPages, good_page
 from lab.reporting.words import area_of
-from lab.results.failures import failure_of
+from lab.results.failures import failure_of, label_of, shown_by
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import COVERAGE_PAGE, RunFolder, visible_line
 from lab.results.summary import RunSummary
@@ -107,10 +107,29 @@ class RunFault:
     results: tuple[tuple[TestResult, str], ...]
     issues: tuple[KnownIssue, ...]
     since: Since | None  # when most of its cases began to fail
+    titles: Mapping[str, str]  # line of builds -> its build's title
+
+    @property
+    def is_new(self) -> bool:
+        """Whether most of its cases passed until this build, and nothing showed it before."""
+        titles = {self.titles.get(one.build) for one, _ in self.results}
+        return bool(self.since and self.since.good_title and not self.since.before and self.since.title in titles)
 
     @property
     def boards(self) -> list[str]:
         return sorted({board for result, _ in self.results for board in result.boards})
+
+    @property
+    def label(self) -> str:
+        """What happened, in words. Numbers are shown where all its results have the same."""
+        label, reasons = label_of(self.name), {result.reason for result, _ in self.results}
+        return visible_line(reasons.pop()) if "#" in label and len(reasons) == 1 else label
+
+    @property
+    def where(self) -> str:
+        """``1 case with 2 builds``"""
+        shown = [one for one, _ in self.results]
+        return shown_by({one.case for one in shown}, {one.build for one in shown}, len(shown))
 
 
 def render_run(task: Task) -> Rendered:
@@ -153,6 +172,9 @@ class _Pages:
         self._folder = site_places.run_folder(task.run.name)
         self._written: set[str] = set()
         self._numbers = {id(one): number for number, one in enumerate(summary.everything)}
+        self._alike: dict[str, set[str]] = defaultdict(set)  # failure -> the cases of the run that show it
+        for one in summary.everything:
+            self._alike[failure_of(one)].add(one.case)
         self._common = {
             "root": "../../",
             "run": task.run,
@@ -226,6 +248,7 @@ class _Pages:
             "case": self._show(number, self._beside(number)),
             "since": self._task.since.get(number),
             "repeat": self._repeat(number),
+            "alike": len(self._alike[failure_of(self._summary.everything[number])]),
             "before": before,
             "after": after,
         }
@@ -266,10 +289,14 @@ class _Pages:
                 tuple((one, self._page(pages, one)) for one in found),
                 tuple(dict.fromkeys(issue for one in found for issue in self._task.issues.of(name, one.case))),
                 self._usual_since(found),
+                self._task.titles,
             )
             for name, found in wrong.items()
         ]
-        faults.sort(key=lambda fault: (-fault.verdict.severity, -len(fault.results)))
+        # What is new, and what nobody has said anything of, comes first.
+        faults.sort(
+            key=lambda fault: (-fault.verdict.severity, not fault.is_new, bool(fault.issues), -len(fault.results))
+        )
         files = [(title, self._file(name)) for name, title in FILES.items() if (summary.path / name).exists()]
         values = {
             "builds": builds,

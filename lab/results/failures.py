@@ -51,6 +51,14 @@ def digits_of(key: str) -> str:
     return key[:10] if _KEY.match(key) else key
 
 
+def shown_by(cases: Collection[str], builds: Collection[object], results: int) -> str:
+    """``40 cases``; ``1 case with 2 builds`` where there are more results than cases."""
+    said = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+    if results <= len(cases):
+        return said
+    return f"{said} with {len(builds)} builds" if len(builds) > 1 else f"{said}, {results} results"
+
+
 @dataclass(frozen=True, slots=True)
 class KnownFinding:
     """A finding of ``testcases/AREA/known.yaml`` that showed, and the checks whose failure it excused."""
