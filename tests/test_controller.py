@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -26,7 +27,7 @@ from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  
 from test_console import record_fixture  # noqa: F401
 
 from lab.base import paths
-from lab.base.errors import UsageError
+from lab.base.errors import MissingCapability, UsageError
 from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
 from lab.console.catching_up import catch_up
@@ -166,7 +167,7 @@ def note(shared: Shared) -> Path:
 
 
 def newest() -> RunFolder:
-    return RunFolder.open(max((paths.state() / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns))
+    return RunFolder.open(max((paths.state() / "jobs").iterdir(), key=lambda path: path.stat().st_mtime_ns))
 
 
 def run_of(shared: Shared) -> RunFolder:
@@ -285,10 +286,10 @@ def test_a_panic_before_the_console_is_read_is_told_all_the_same(gate: Gate) -> 
 
 
 def test_a_job_has_its_time_and_no_more(gate: Gate) -> None:
-    gate.allow("--for 25s")
+    gate.allow("--for 12s")
     assert gate.ssh("poweron").returncode == 0
     done = gate.ssh("console")
-    assert done.returncode == 3 and done.stderr == f"xenlab: {BOARD}: the job has had its 25 s\n"
+    assert done.returncode == 3 and done.stderr == f"xenlab: {BOARD}: the job has had its 12 s\n"
     assert newest().summary().results[0].verdict is Verdict.MISS
 
 
@@ -327,6 +328,63 @@ def test_a_lost_connection_leaves_a_result(gate: Gate) -> None:
     ]
     assert run_of(gate.shared).path != folder.path
     assert "another job began" in " ".join(folder.header().notes)
+
+
+def test_a_crash_after_the_word_fails_the_job_all_the_same(gate: Gate) -> None:
+    """The script left when it had its word; the board crashed before it was powered off."""
+    assert gate.ssh("poweron").returncode == 0
+    reader = gate.start("console")
+    gate.shared.consoles[BOARD].say(b"ping test passed\r\n")
+    assert reader.stdout and reader.stdout.readline() == b"ping test passed\r\n"
+    reader.kill()
+    reader.communicate()
+    folder = run_of(gate.shared)
+    wait_until(lambda: folder.header().finished, 20.0, "the end is noted")
+    gate.shared.consoles[BOARD].say(BANNER + DEATH)
+    wait_until(lambda: heard(gate.shared, "Reboot in five"), 10.0, "the recorder has it")
+    assert gate.ssh("poweroff").returncode == 0
+    assert [one.verdict for one in folder.results()] == [Verdict.PASS, Verdict.FAIL]
+    assert folder.header().exit_status == 1 and junit(folder).find("failure") is not None
+
+
+def test_a_console_that_is_read_again_takes_no_pass_away(gate: Gate) -> None:
+    assert gate.ssh("poweron").returncode == 0
+    gate.shared.consoles[BOARD].say(b"ping test passed\r\n")
+    for _ in range(2):
+        reader = gate.start("console")
+        gate.shared.consoles[BOARD].say(b"here\r\n")
+        assert reader.stdout and reader.stdout.readline()
+        reader.kill()
+        reader.communicate()
+        wait_until(lambda: run_of(gate.shared).header().finished, 20.0, "the end is noted")
+    assert gate.ssh("poweroff").returncode == 0
+    assert [one.verdict for one in newest().results()] == [Verdict.PASS]
+
+
+def test_a_word_that_a_guest_says_passes_no_job(gate: Gate) -> None:
+    assert gate.ssh("poweron").returncode == 0
+    gate.shared.consoles[BOARD].say(b"(domU) ping test passed\r\n")
+    wait_until(lambda: heard(gate.shared, "ping test passed"), 10.0, "the recorder has it")
+    assert gate.ssh("poweroff").returncode == 0
+    assert [one.verdict for one in newest().results()] == [Verdict.MISS]
+
+
+def test_a_board_that_cannot_do_what_a_job_needs_is_a_miss(gate: Gate) -> None:
+    """And no SKIP, which would be green in JUnit."""
+    board = gate.shared.lab.boards[BOARD]
+    begun = job.Job(str(job.begin(board).path), 0, False, 0, time.time(), time.time() + 60)
+    watch = job.Watch(gate.folder / "faults.json", controller.PASSED)
+    _, result = job.record(begun, board, watch, "it was not powered on", MissingCapability(BOARD, "boot device"))
+    assert result and result.verdict is Verdict.MISS
+
+
+def test_a_console_is_read_when_the_board_is_powered_on_and_not_before(gate: Gate) -> None:
+    assert gate.ssh("poweron").returncode == 0
+    noted = job.Job.read(note(gate.shared))
+    assert noted
+    replace(noted, since=0).write(note(gate.shared))
+    done = gate.ssh("console")
+    assert done.returncode == 2 and "`poweron` of this job has not ended" in done.stderr
 
 
 def test_what_a_script_types_goes_to_the_board(gate: Gate) -> None:
@@ -384,7 +442,7 @@ def test_the_callers_own_lease_is_used_and_kept(gate: Gate) -> None:
     assert [one.id for one in gate.shared.ledger.leases()] == [number]
 
 
-def test_a_second_job_waits_for_no_reader(gate: Gate) -> None:
+def test_a_second_job_is_refused_while_the_console_is_read(gate: Gate) -> None:
     gate.ssh("poweron")
     reader = gate.start("console")
     gate.shared.consoles[BOARD].say(b"here\r\n")
@@ -411,6 +469,19 @@ def test_a_lease_that_is_taken_away_ends_the_console(gate: Gate) -> None:
     done = gate.ssh("poweroff")
     assert done.returncode == 3 and "is over: somebody needed it" in done.stderr
     assert calls_since(gate.shared, before) == [] and not note(gate.shared).exists()
+
+
+def test_a_job_is_not_judged_by_what_the_next_holder_does(gate: Gate) -> None:
+    assert gate.ssh("poweron").returncode == 0
+    folder = run_of(gate.shared)
+    (lease,) = gate.shared.ledger.leases("held")
+    gate.shared.ledger.end(lease.id, "its time is over")
+    gate.shared.consoles[BOARD].say(BANNER + DEATH)
+    wait_until(lambda: heard(gate.shared, "Reboot in five"), 10.0, "the recorder has it")
+    assert gate.ssh("poweroff").returncode == 3
+    (result,) = folder.results()
+    assert result.verdict is Verdict.MISS and "is over: its time is over" in result.reason
+    assert not result.fingerprint
 
 
 def test_power_that_does_not_switch_is_a_miss_with_a_junit(gate: Gate) -> None:

@@ -124,7 +124,7 @@ class Rig:
         return seat
 
     def _bring_up(self, seat: Seat) -> None:
-        if not self._is_hang(seat):
+        if not self._is_proved(seat):
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
         if not seat.capabilities:
@@ -142,7 +142,7 @@ class Rig:
             log.info("%s: it did not come back: %s", seat.board.name, error)
             return False
         seat.suspect = None
-        return self._is_hang(seat)
+        return self._is_proved(seat)
 
     def _install(self, seat: Seat) -> None:
         """Boot the known-good build if need be, deploy the build under test, boot it, and prove that it runs."""
@@ -154,7 +154,7 @@ class Rig:
             self._boot_known_good(seat)
         self._deploy(seat)
         seat.deployed = True
-        if self._is_hang(seat):  # only payloads were new
+        if self._is_proved(seat):  # only payloads were new
             return
         try:
             with self.phase("boot"):
@@ -165,7 +165,7 @@ class Rig:
                 self.evidence += rescue.collect(board).evidence  # Xen shows where it hangs
             raise
         seat.suspect = None
-        if not self._is_hang(seat):
+        if not self._is_proved(seat):
             missing = seat.proof.mismatches if seat.proof else ("no proof",)
             raise BoardError(board.name, f"came up, but is not what was wanted: {'; '.join(missing)}")
 
@@ -194,7 +194,7 @@ class Rig:
         except BenchError:
             return False
 
-    def _is_hang(self, seat: Seat) -> bool:
+    def _is_proved(self, seat: Seat) -> bool:
         if seat.suspect or not seat.board.is_reachable():
             seat.proof = None
             return False

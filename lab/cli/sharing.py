@@ -144,9 +144,9 @@ def reserve(
     """Reserve boards for a time: either all that you ask for, or none."""
     from lab.base import processes
     from lab.cli.leased import clock, environment, open_lab
-    from lab.grid.session import wait_for
     from lab.inventory import capabilities
     from lab.leases import queue
+    from lab.leases.asking import wait_for
     from lab.leases.ledger import Request, caller, seconds_of
 
     seconds = seconds_of(length)

@@ -18,7 +18,8 @@ _PIECE = 65536
 def catch_up(console: Console, line: socket.socket, since: int) -> bytes:
     """What the console said from record ``since`` until now; what is read from ``line`` hereafter follows it.
 
-    Lines of the past end with CR LF, and what was not UTF-8 in them is shown as ``\\xNN``: records are text.
+    Lines of the past end with CR LF, and what was not UTF-8 in them is shown as ``\\xNN``: records are text. A line
+    that is longer than a record may be (:mod:`lab.console.cutting`) can be cut there, or be repeated in part.
 
     :param console: open.
     :param line: of a fresh :meth:`Console.attach`.

@@ -24,7 +24,8 @@ from lab.grid import drivers  # noqa: F401  (registers them)
 from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
-from lab.leases.ledger import LEASE, Kind, Lease, Ledger, Request, caller
+from lab.leases.asking import callers_lease, wait_for
+from lab.leases.ledger import Kind, Lease, Ledger, Request, caller
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
     if not (directory / "env.yaml").exists():
         raise BenchError(f"lab {lab.name} is not up: start it with `xenlab lab up`")
     ledger = Ledger(directory)
-    lease = _callers_lease(ledger, names)
+    lease = callers_lease(ledger, names)
     is_own = lease is None
     if lease is None:
         lease = _own_lease(ledger, names, timeout, kind)
@@ -64,17 +65,6 @@ def acquire(lab: Lab, names: Sequence[str], directory: Path, *, timeout: float =
         if is_own:
             ledger.end(lease.id, "the boards could not be used")
         raise
-
-
-def _callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:
-    if number := os.environ.get(LEASE):
-        lease = ledger.lease(int(number)) if number.isdigit() else None
-        if lease is None or lease.state != "held" or not set(names) <= set(lease.boards):
-            has = f"is {lease.state} and has {', '.join(lease.boards) or 'no board'}" if lease else "is not a lease"
-            raise BenchError(f"{LEASE}={number} {has}; {', '.join(names)} is needed")
-        return lease
-    mine = (lease for lease in ledger.leases("held") if lease.holder == caller())
-    return next((one for one in mine if one.request.kind == "person" and set(names) <= set(one.boards)), None)
 
 
 def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind) -> Lease:
@@ -93,24 +83,6 @@ def _own_lease(ledger: Ledger, names: Sequence[str], timeout: float, kind: Kind)
     finally:
         if ledger.lease(number).state == "waiting":
             ledger.end(number, "its process stopped waiting")
-
-
-def wait_for(ledger: Ledger, number: int, timeout: float) -> Lease:
-    """Wait until a request is granted.
-
-    :raises WaitTimeout: it still waits.
-    :raises BenchError: it was refused; says why.
-    """
-
-    def answered() -> Lease | None:
-        lease = ledger.lease(number)
-        return None if lease.state == "waiting" else lease
-
-    lease = wait_until(answered, timeout, f"lease {number}", interval=0.1)
-    assert lease is not None
-    if lease.state != "held":
-        raise BenchError(f"no lease: {lease.why_ended}")
-    return lease
 
 
 class _HolderSession(ClientSession):

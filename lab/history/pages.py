@@ -75,6 +75,8 @@ def status(page: CasePage) -> str:
         return f"flaky, {count(page.flaky_by)}"
     same = next((index for index, verdict in enumerate(reversed(counted)) if verdict is not counted[-1]), len(counted))
     words = "passed" if counted[-1] is Verdict.PASS else "failed"
+    if same == len(counted) and len(page.entries) == SHOWN:  # there may be earlier ones
+        return f"{words} the last {f'{same} attempts that count' if same > 1 else 'attempt that counts'}"
     if same == len(counted):
         return f"{words} {'the only attempt' if same == 1 else f'all {same} attempts'} that count{'s' * (same == 1)}"
     return f"{words} the last{f' {same}' * (same > 1)} of {len(counted)} attempts that count"

@@ -11,14 +11,15 @@ that is gone ends by itself.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lab.base import processes
-from lab.base.errors import BenchError, BoardError, LabError, UsageError, WaitTimeout
+from lab.base.errors import BenchError, BoardError, LabError, MissingCapability, UsageError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.bmc import switching
 from lab.builds import lock
@@ -27,13 +28,14 @@ from lab.grid import services
 from lab.grid.mains import power_of
 from lab.inventory import Lab
 from lab.leases import queue
+from lab.leases.asking import callers_lease, wait_for
 from lab.leases.console_access import Writer
-from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
+from lab.leases.ledger import Lease, Ledger, Request, caller
 from lab.night import job as jobs
 from lab.night.job import Job, Watch
 from lab.night.job_console import Descriptors, JobConsole
 from lab.reporting.words import seconds_text
-from lab.results.record import TestResult
+from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import visible
 
 Word = Literal["poweron", "console", "wake", "poweroff"]
@@ -92,11 +94,14 @@ class Controller:
         """Do what the word says; the exit status, 1 after a crash.
 
         :raises UsageError: no job runs, or somebody else has the board.
-        :raises BenchError: power, lease or console failed.
+        :raises BenchError: power, lease or console failed, or the board cannot do it.
         """
         if word == "console":
             return self._console(ends or Descriptors())
-        {"poweron": self._power_on, "wake": self._wake, "poweroff": self._power_off}[word]()
+        try:
+            {"poweron": self._power_on, "wake": self._wake, "poweroff": self._power_off}[word]()
+        except MissingCapability as error:
+            raise BoardError(self._name, f"{word} cannot be done: {error}") from None
         return 0
 
     # -- power ------------------------------------------------------------------------------------------------------
@@ -111,9 +116,10 @@ class Controller:
             job = Job(str(folder.path), 0, False, 0, now := time.time(), now + self._wishes.seconds)
             try:
                 lease, is_own = self._lease()
-                job = Job(job.run, lease.id, is_own, 0, job.started, job.until)
+                job = replace(job, lease=lease.id, is_own=is_own)
                 job.write(self._note)
-                job = Job(job.run, lease.id, is_own, next_record(self._board), time.time(), job.until)
+                self._switch(lease, on=False)  # what a job that is gone left running says nothing of this one
+                job = replace(job, since=next_record(self._board), started=time.time())
                 job.write(self._note)
                 self._switch(lease, on=True)
             except BaseException as error:  # the script has no trap yet that would power the board off
@@ -127,12 +133,10 @@ class Controller:
         try:
             if on and self._wishes.boot:
                 control.set_boot_device(self._wishes.boot)
-            if not on:
-                control.power_off()
-            elif control.is_powered():
-                control.cycle()  # a job that is gone left it on
-            else:
+            if on:
                 control.power_on()
+            else:
+                control.power_off()
         except BenchError as error:
             self._ledger.quarantine(self._name, f"power {'on' if on else 'off'} failed", str(error))
             raise
@@ -148,9 +152,10 @@ class Controller:
             job = self._running()
             remarks = []
             try:
-                if not job.attempts:
+                try:
                     job = self._record(job, "the job powered the board off")[0]
-                self._switch(self._held(job), on=False)
+                finally:
+                    self._switch(self._held(job), on=False)
             except LabError as error:
                 remarks.append(str(error))
                 raise
@@ -162,6 +167,8 @@ class Controller:
     def _console(self, ends: Descriptors) -> int:
         job = self._running()
         self._held(job)
+        if not job.since:
+            raise UsageError(f"{self._name}: `poweron` of this job has not ended; the console can be read after it")
         try:  # who read it for the last job may just be going
             wait_until(lambda: processes.hold_for_life(self._reader), READER_PATIENCE, "the console is free")
         except WaitTimeout:
@@ -194,12 +201,12 @@ class Controller:
         result = self._record_alone(job, ended.how)
         if ended.crash is None:
             return 0
-        reason = result.reason if result else ended.crash.text.strip()
-        self._tell(ends, f"\r\nxenlab: FAIL: {visible(reason)}\r\n")
-        return 1
+        verdict = result.verdict if result else Verdict.FAIL
+        self._tell(ends, f"\r\nxenlab: {verdict}: {visible(result.reason if result else ended.crash.text.strip())}\r\n")
+        return 1 if verdict is Verdict.FAIL else 3
 
     def _record_alone(self, job: Job, how: str, fault: LabError | None = None) -> TestResult | None:
-        """The result of a stream that ended; None: the job was over before, and is recorded."""
+        """The result of a stream that ended; None: there is nothing new, or the job was over before."""
         with self._alone():
             now = Job.read(self._note)
             if now is None or now.run != job.run:
@@ -209,17 +216,20 @@ class Controller:
             return result
 
     def _extend(self, job: Job) -> None:
-        self._held(job)
-        left = job.until - time.time()
-        if job.is_own and left > 0:
-            self._ledger.extend(job.lease, min(GRACE, left))
+        lease, now = self._held(job), time.time()
+        is_due = (lease.until or 0.0) - now < GRACE - 60.0  # the ledger notes each extension
+        if job.is_own and is_due and job.until > now:
+            self._ledger.extend(job.lease, min(GRACE, job.until - now))
 
     def _tell(self, ends: Descriptors, text: str) -> None:
         """The last words on the console; nobody may be there to read them."""
         try:
-            os.write(ends.out, text.encode(errors="replace"))
+            if select.select([], [ends.out], [], 1.0)[1]:
+                os.write(ends.out, text.encode(errors="replace"))
+                return
         except OSError:
-            self._say(text.strip())
+            pass
+        self._say(text.strip())
 
     # -- the job, and its lease -------------------------------------------------------------------------------------
 
@@ -243,16 +253,8 @@ class Controller:
 
         :raises BenchError: somebody else has the board for longer than :data:`PATIENCE`, or it is in quarantine.
         """
-        if number := os.environ.get(LEASE):
-            lease = self._ledger.lease(int(number)) if number.isdigit() else None
-            if lease is None or lease.state != "held" or self._name not in lease.boards:
-                raise BenchError(f"{LEASE}={number}: it is no lease that holds {self._name}")
+        if lease := callers_lease(self._ledger, (self._name,)):
             return lease, False
-        for lease in self._ledger.leases("held"):
-            if lease.holder == caller() and lease.request.kind == "person" and self._name in lease.boards:
-                return lease, False
-        from lab.grid.session import wait_for  # with all of labgrid
-
         request = Request("run", caller(), GRACE, (self._name,))
         queue.check(request, self._lab, self._ledger.boards(self._lab.boards))
         number_asked = self._ledger.ask(request)
@@ -266,7 +268,12 @@ class Controller:
             if self._ledger.lease(number_asked).state == "waiting":
                 self._ledger.end(number_asked, "its job stopped waiting")
 
-    def _record(self, job: Job, how: str, fault: LabError | None = None) -> tuple[Job, TestResult]:
+    def _record(self, job: Job, how: str, fault: LabError | None = None) -> tuple[Job, TestResult | None]:
+        if job.since:
+            try:
+                self._held(job)
+            except LabError as error:  # what the console said since then is another holder's
+                job, fault = replace(job, since=0), fault or error
         job, result = jobs.record(job, self._board, self._watch, how, fault)
         job.write(self._note)
         return job, result

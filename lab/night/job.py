@@ -82,7 +82,7 @@ class Watch:
 
     def crash(self, line: ConsoleLine) -> str | None:
         """The name of the crash that this line says, of the hypervisor or dom0; not of a guest."""
-        if line.kind not in ("line", "partial") or _THEIR_GUEST.match(line.text):
+        if not self._is_said(line):
             return None
         found = classify(line.text)
         if found is None or found.kind != "crash" or (found.name == SIGNATURE and self._faults.knows(line.text)):
@@ -98,7 +98,12 @@ class Watch:
 
     def first_pass(self, lines: Iterable[ConsoleLine]) -> ConsoleLine | None:
         """The first line that says that the job passed."""
-        return next((one for one in lines if one.kind in ("line", "partial") and self.passed.search(one.text)), None)
+        return next((one for one in lines if self._is_said(one) and self.passed.search(one.text)), None)
+
+    @staticmethod
+    def _is_said(line: ConsoleLine) -> bool:
+        """Whether the board said it, and not one of its guests."""
+        return line.kind in ("line", "partial") and not _THEIR_GUEST.match(line.text)
 
 
 def begin(board: BoardSpec) -> RunFolder:
@@ -115,18 +120,27 @@ def begin(board: BoardSpec) -> RunFolder:
         planned=(CASE,),
         required_areas=(),
     )
-    folder = RunFolder.create(paths.state() / "runs" / name, header)
+    folder = RunFolder.create(paths.state() / "jobs" / name, header)  # no runs: the history takes none of them
     report(folder)
     return folder
 
 
-def record(job: Job, board: BoardSpec, watch: Watch, how: str, fault: LabError | None = None) -> tuple[Job, TestResult]:
+def record(
+    job: Job, board: BoardSpec, watch: Watch, how: str, fault: LabError | None = None
+) -> tuple[Job, TestResult | None]:
     """Write down what came of the job since ``job.since``; the job as it goes on, and the result.
+
+    After the first result only a crash, or a pass that was missing, is news; after a FAIL nothing is. Without news
+    there is no result.
 
     :param how: how it ended, as in "the job powered the board off".
     :param fault: what went wrong on our side; its result is a MISS.
     :raises OSError: the disk is full.
     """
+    if fault is not None and not isinstance(fault, BenchError):
+        fault = BenchError(str(fault))
+    folder = RunFolder.open(Path(job.run))
+    before = {one.verdict for one in folder.results()}
     lines: list[ConsoleLine] = []
     until = job.since
     try:
@@ -137,13 +151,14 @@ def record(job: Job, board: BoardSpec, watch: Watch, how: str, fault: LabError |
     except BenchError as error:
         fault = fault or error
     crash, good = watch.first_crash(lines), watch.first_pass(lines)
+    if before and (Verdict.FAIL in before or not (crash or (good and Verdict.PASS not in before))):
+        return replace(job, since=until), None
     if fault is None and good is None:
         said = next((one.text for one in reversed(lines) if one.kind in ("line", "partial") and one.text.strip()), "")
         last = f"its last line: {visible_line(said)}" if said else "it said nothing"
         fault = NotProved(f"{board.name}: {how}, and no line had said /{watch.passed.pattern}/; {last}")
     seen = verdicts.Observation(outcome=fault, crashes=(crash,) if crash else ())
     decision = verdicts.decide(seen)
-    folder = RunFolder.open(Path(job.run))
     attempt = job.attempts + 1
     slice_path = folder.write_console(folder.case_directory(CASE, attempt, BUILD), board.name, lines)
     now = time.time()

@@ -52,7 +52,7 @@ class JobConsole:
         self._board, self._job, self._watch, self._writer, self._ends = board, job, watch, writer, ends
         self._crash: ConsoleLine | None = None
         self._seen = threading.Event()
-        self._unread = bytearray()
+        self._unread, self._limit = bytearray(), UNREAD_LIMIT
         self._may_type: bool | None = None  # None: nothing was typed yet
         self._is_heard = True  # there may be more words of the script
 
@@ -70,6 +70,7 @@ class JobConsole:
                     for record in console.lines(self._job.since, console.mark()):
                         self._take(record)
                     self._unread += catch_up(console, line, self._job.since)
+                    self._limit += len(self._unread)  # the past is not the script's delay
                     return self._pump(line, look, say)
                 finally:
                     unsubscribe()
@@ -123,7 +124,7 @@ class JobConsole:
         if not data:
             raise BoardError(self._board.name, "the recorder ended the connection")
         self._unread += data
-        if len(self._unread) > UNREAD_LIMIT:
+        if len(self._unread) > self._limit:
             raise BoardError(self._board.name, f"the job has left {len(self._unread) >> 20} MiB of the console unread")
 
     def _pass_on(self, line: socket.socket, say: Callable[[str], None]) -> None:
@@ -138,8 +139,8 @@ class JobConsole:
                 self._may_type = True
             except UsageError as error:
                 self._may_type = False
-                say(f"not typed: {error}")
-        if self._may_type:
+                say(f"not typed: {str(error).partition(';')[0]}")
+        if self._may_type and self._writer.now() == self._writer.name:
             try:
                 line.sendall(typed)
             except OSError as error:

@@ -154,7 +154,7 @@ def believe(store: History, fault: Fault, comparisons: Sequence[Comparison]) -> 
         told.append(
             "The crash is in the case's own console record"
             if many == 1
-            else "Each case has the crash in its own console record: none failed only because its host was dead already"
+            else "Each case has the crash in its own console record: none just found a host that was dead already"
         )
     if fault.seen and fault.seen.number > len(fault.cases):
         told.append(f"Seen {fault.seen.number} times in all runs")

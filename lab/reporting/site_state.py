@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pydantic
 
+import lab
 from lab.reporting import findings, mutants
 from lab.reporting.site_places import RunPages
 
@@ -112,9 +113,9 @@ class SiteState:
 
 
 def version() -> str:
-    """Of what the pages are made with; another one renders them all anew."""
+    """Of what the pages are made with, all of xenlab's code among it; another one renders them all anew."""
     digest = hashlib.sha256()
-    files = [file for file in Path(__file__).parent.glob("*.*") if file.suffix in (".py", ".j2", ".css")]
+    files = [file for file in Path(lab.__file__).parent.rglob("*.*") if file.suffix in (".py", ".j2", ".css")]
     for file in sorted([*files, *findings.FOLDER.glob("*.md"), *mutants.FOLDER.glob("*.yaml")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -39,14 +39,16 @@ class _Run:
 def prune(dry_run: bool = False) -> list[str]:
     """Remove old runs and cached things nobody used; a line for each, what it is and its size.
 
-    Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to
-    :data:`RUNS_BYTES` in all, tries of patch series and comparisons of costs used within :data:`RUNS_DAYS` days, and
-    what of builds, images and payloads was used within :data:`CACHE_DAYS` days. The newest run, and whatever is in
-    use, stays.
+    Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to :data:`RUNS_BYTES`
+    in all; of the jobs of another CI as many; tries of patch series and comparisons of costs used within
+    :data:`RUNS_DAYS` days, and what of builds, images and payloads was used within :data:`CACHE_DAYS` days. The newest
+    run, and whatever is in use, stays.
     """
     now = time.time()
     doomed: list[tuple[str, Path, Path | None]] = [
-        ("run", run.path, run.path / LOCK) for run in _runs_to_go(paths.state() / "runs", now)
+        (what, run.path, run.path / LOCK)
+        for what, folder in (("run", "runs"), ("job", "jobs"))
+        for run in _runs_to_go(paths.state() / folder, now)
     ]
     doomed += [
         (what, path, path / "run" / LOCK)  # a try of a patch series or a comparison of costs, with all that it was
