@@ -30,7 +30,7 @@ def selftest(
             "--mutants", help="Instead, run hypervisors that are broken on purpose; the cases must fail on them."
         ),
     ] = False,
-    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: only one mutant of each area.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one mutant of each required area.")] = False,
     inventory: Annotated[
         Path | None,
         typer.Option(

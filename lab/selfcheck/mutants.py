@@ -82,7 +82,7 @@ class TrialResult:
 
 def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
     """Try the mutants of these areas, those named ``AREA/NAME``, or all; ``is_sample``: the first of each area, with
-    its first case alone. What went as it must is not tried again.
+    its first case alone, and of all areas only those that a run requires. What went as it must is not tried again.
 
     The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed or turned a case of another area
     red, 3 one could not be judged, 130 interrupted.
@@ -90,10 +90,12 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     :raises UsageError: no such area or mutant, a wrong file, a case that is not there.
     """
     say = partial(print, flush=True)
-    mutants = [mutant for of_area in chosen(names) for mutant in of_area[: 1 if is_sample else None]]
+    options = NightlyOptions()
+    wanted = names or (planning.required_areas(options) if is_sample else ())
+    mutants = [mutant for of_area in chosen(wanted) for mutant in of_area[: 1 if is_sample else None]]
     slow = () if is_sample else chosen_slower(names)  # a comparison takes longer than a sample may
     lab = inventory.load(inventory_file)
-    known = {case.nodeid: case for case in planning.collect(NightlyOptions(), "weekly")}
+    known = {case.nodeid: case for case in planning.collect(options, "weekly")}
     for mutant in mutants:
         _check(mutant, known)
     if is_sample:

@@ -245,9 +245,9 @@ def _no_ending(fault: Fault, step: Step, phase: ProtocolPhase, place: str) -> st
 TABLE = """
 quick    | pvh64 | bad_length      | PAGE_DATA
 quick    | pvh64 | saver_kill      | PAGE_DATA
-quick    | pvh64 | bad_bit         | GO
 quick  2 | pvh64 | receiver_kill   | PAGE_DATA
 
+full     | pvh64 | bad_bit         | GO
 full     | pvh64 | cut             | PAGE_DATA_late HVM_CONTEXT GO
 full     | pv64  | cut             | X86_PV_VCPU_BASIC
 
