@@ -35,22 +35,11 @@ SetEnv PATH={folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
 
 
-class Dom0:
-    """A running sshd; programs in ``bin`` are found before the machine's own."""
+class Sshd:
+    """An sshd on a free port of loopback: ``host_key`` and ``authorized_keys`` are in its folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.user = folder, free_port(), getpass.getuser()
-        self.bin = folder / "bin"
-        self.bin.mkdir()
-        key = ssh.key_file()
-        key.parent.mkdir(parents=True, exist_ok=True)
-        for file in (key, folder / "host_key"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)]
-            subprocess.run(command, check=True, timeout=30, stdin=subprocess.DEVNULL)
-        shutil.copyfile(key.with_suffix(".pub"), folder / "authorized_keys")
-        kind, public, *_ = (folder / "host_key.pub").read_text().split()
-        paths.config().mkdir(parents=True, exist_ok=True)
-        (paths.config() / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {public}\n")
+        self.port = free_port()
         (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=self.port))
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks itself in before a login
@@ -63,6 +52,31 @@ class Dom0:
         )
         wait_until(lambda: port_is_taken(self.port), 10.0, "sshd listens", interval=0.02)
 
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10.0)
+        self._log.close()
+
+
+class Dom0:
+    """A running sshd; programs in ``bin`` are found before the machine's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.user = folder, getpass.getuser()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        key = ssh.key_file()
+        key.parent.mkdir(parents=True, exist_ok=True)
+        for file in (key, folder / "host_key"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)]
+            subprocess.run(command, check=True, timeout=30, stdin=subprocess.DEVNULL)
+        shutil.copyfile(key.with_suffix(".pub"), folder / "authorized_keys")
+        self._sshd = Sshd(folder)
+        self.port = self._sshd.port
+        kind, public, *_ = (folder / "host_key.pub").read_text().split()
+        paths.config().mkdir(parents=True, exist_ok=True)
+        (paths.config() / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {public}\n")
+
     def program(self, name: str, script: str) -> None:
         """A shell script that is found under this name."""
         (self.bin / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -72,9 +86,7 @@ class Dom0:
         return Ssh("mini", "127.0.0.1", self.port, self.user)
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10.0)
-        self._log.close()
+        self._sshd.stop()
 
 
 @pytest.fixture(name="dom0")

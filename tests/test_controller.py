@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from consoles import Recording, Wire
-from dom0 import CONFIG
+from dom0 import Sshd
 from free_ports import free_port
 from ipmi_sim import Simulator
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
@@ -28,7 +28,6 @@ from test_console import record_fixture  # noqa: F401
 
 from lab.base import paths
 from lab.base.errors import MissingCapability, UsageError
-from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
 from lab.console.catching_up import catch_up
 from lab.console.client import Console
@@ -70,22 +69,13 @@ class Gate:
     """An sshd whose one key can do nothing but the words for a board."""
 
     def __init__(self, shared: Shared, folder: Path, options: str = "") -> None:
-        self.shared, self.folder, self.port = shared, folder, free_port()
+        self.shared, self.folder = shared, folder
         for name in ("host_key", "key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, timeout=30, stdin=subprocess.DEVNULL)
-        (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=self.port))
         self.allow(options)
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self._log = open(folder / "sshd.log", "wb")
-        self._process = subprocess.Popen(
-            ["/usr/sbin/sshd", "-D", "-e", "-f", str(folder / "sshd_config")],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-        )
-        wait_until(lambda: port_is_taken(self.port), 10.0, "sshd listens", interval=0.02)
+        self._sshd = Sshd(folder)
+        self.port = self._sshd.port
         host = " ".join((folder / "host_key.pub").read_text().split()[:2])
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}\n")
         (folder / "ssh_config").write_text(
@@ -144,9 +134,7 @@ class Gate:
         return ""
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10.0)
-        self._log.close()
+        self._sshd.stop()
 
 
 @pytest.fixture
