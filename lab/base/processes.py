@@ -164,6 +164,16 @@ def give_sign_of_life() -> None:
 _last_sign = -1.0
 
 
+def is_listening(address: str) -> bool:
+    """Whether somebody takes a connection at ``HOST:PORT``, at any address, within a second."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def port_is_taken(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
     """Whether somebody has this loopback port: listens on it, or for datagrams is bound to it.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import socket
 import sys
 
 from lab.base import processes
@@ -36,23 +35,15 @@ class SigningPolicy(asyncio.DefaultEventLoopPolicy):
         return loop
 
 
-def is_listening(address: str) -> bool:
-    """Whether somebody takes a connection at ``HOST:PORT``."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
-
-
 def main() -> None:
     name, words = sys.argv[1], sys.argv[2:]
     program = importlib.import_module(PROGRAMS[name])
     if name == "exporter":
         address = words[words.index("-c") + 1]
         with contextlib.suppress(WaitTimeout):  # labgrid's own message says it better
-            wait_until(lambda: is_listening(address), FIRST_LISTENS, f"coordinator at {address}", interval=0.1)
+            wait_until(
+                lambda: processes.is_listening(address), FIRST_LISTENS, f"coordinator at {address}", interval=0.1
+            )
     sys.argv = [f"labgrid-{name}", *words]
     asyncio.set_event_loop_policy(SigningPolicy())
     program.main()

@@ -22,7 +22,6 @@ from pathlib import Path
 import yaml
 
 from lab.base import processes
-from lab.grid.labgrid_service import is_listening
 from lab.grid.service import SIGNS, Service
 
 log = logging.getLogger("supervisor")
@@ -154,7 +153,7 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
 
         if not all((folder / SERVING).exists() for folder in served):
             return False
-    return all(service.process for service in kept) and is_listening(_coordinator(directory))
+    return all(service.process for service in kept) and processes.is_listening(_coordinator(directory))
 
 
 def _coordinator(directory: Path) -> str:
