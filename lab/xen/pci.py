@@ -145,20 +145,43 @@ def iommu_orders(dump: str, domid: int) -> dict[str, int]:
     raise ValueError(f"no tables of d{domid} in: {dump[-300:]}")
 
 
-_ENTRY = re.compile(r"pfn=(0x[0-9a-f]+) ==> mfn=(0x[0-9a-f]+) \(type 0x0\)")
+_ENTRY = re.compile(r"pfn=(0x[0-9a-f]+) ==> mfn=(0x[0-9a-f]+) \(type (0x[0-9a-f]+)\)")
+_ORDINARY = 0
+_TABLES = (0x1, 0x2, 0x3, 0x4, 0x9, 0xA, 0xB, 0xC)  # of level 1 to 4, not pinned and pinned
 
 
 def frames(domain: Domain, count: int) -> list[int]:
-    """Machine frames of ordinary pages from the middle of a PV guest's memory (``xen-mfndump dump-p2m``).
+    """Machine frames of ordinary pages from the middle of a PV guest's memory.
 
     :raises BenchError: the guest does not have so many.
     """
-    text = domain.host.run(f"xen-mfndump dump-p2m $(xl domid {shlex.quote(domain.name)})").stdout
-    found = [int(match[2], 16) for match in _ENTRY.finditer(text)]
+    found = ordinary_frames(domain)
     middle = len(found) // 2
     if len(found) < count + 1:
-        raise BenchError(f"{domain.name}: xen-mfndump lists only {len(found)} ordinary pages: {text[-200:]}")
+        raise BenchError(f"{domain.name}: xen-mfndump lists only {len(found)} ordinary pages")
     return found[middle : middle + count]
+
+
+def ordinary_frames(domain: Domain) -> list[int]:
+    """Machine frames of a PV guest's ordinary pages, in the order of its own memory."""
+    return [frame for frame, kind in _typed_frames(domain) if kind == _ORDINARY]
+
+
+def table_frames(domain: Domain) -> list[int]:
+    """Machine frames of a PV guest's page tables, of all levels."""
+    return [frame for frame, kind in _typed_frames(domain) if kind in _TABLES]
+
+
+def _typed_frames(domain: Domain) -> list[tuple[int, int]]:
+    """Machine frames of a PV guest and their types. Source: tools/misc/xen-mfndump.c, dump-p2m."""
+    text = domain.host.run(f"xen-mfndump dump-p2m $(xl domid {shlex.quote(domain.name)})").stdout
+    return [(int(match[2], 16), int(match[3], 16)) for match in _ENTRY.finditer(text)]
+
+
+def has_frame(domain: Domain, frame: int) -> bool:
+    """Whether a guest has a page there: a machine frame of a PV guest, a guest frame of an HVM guest."""
+    answer = domain.host.run(f"{POKE} page $(xl domid {shlex.quote(domain.name)}) {frame:#x}", check=False)
+    return answer.status == 0
 
 
 def page_digest(domain: Domain, frame: int) -> str:
