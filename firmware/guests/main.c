@@ -4,7 +4,7 @@
 u32 checks, failures;
 ulong attempt_error;
 static char line[1024];
-static int is_balloon, is_noack, is_nostop, is_evtchn, is_rung;
+static int is_balloon, is_grant, is_noack, is_nostop, is_evtchn, is_rung;
 static u32 suspend_port; /* the toolstack rings there instead of writing control/shutdown */
 static u32 beat;
 
@@ -165,6 +165,8 @@ static void attend(void)
     while (xenbus_changed()) {
         if (is_balloon)
             balloon_adjust();
+        if (is_grant)
+            grant_adjust();
         if (xenbus_read("control/shutdown", wanted, sizeof(wanted)) <= 0)
             continue;
         if (same(wanted, "suspend"))
@@ -300,6 +302,9 @@ void payload(void *information)
         else if (is(works, n, "balloon")) {
             is_balloon = 1;
             balloon_start();
+        } else if (is(works, n, "granted")) {
+            is_grant = 1;
+            grant_start();
         } else if (is(works, n, "noack"))
             is_noack = 1;
         else if (is(works, n, "nostop"))

@@ -92,6 +92,7 @@ void port_notify(u32 port);
 void xenbus_start(int resumed);
 long xenbus_read(const char *path, char *into, unsigned size); /* length or -1 */
 long xenbus_write(const char *path, const char *value);
+void xenbus_watch(const char *path);
 int xenbus_changed(void); /* a watch fired since the last call */
 void xenbus_poll(void);   /* takes what has come in */
 
@@ -110,6 +111,10 @@ void take_work(void);
 struct range largest_free(void);
 void balloon_start(void);
 void balloon_adjust(void);
+
+/* --- grant.c */
+void grant_start(void);
+void grant_adjust(void);
 
 /* --- checks.c, hostile.c, measure.c */
 void hypercall_checks(void);

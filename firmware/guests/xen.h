@@ -177,6 +177,7 @@ struct vcpu_set_singleshot_timer {
 #define GNTTABOP_unmap_grant_ref 1
 #define GNTMAP_host_map 2
 #define GTF_permit_access 1
+#define GNTST_okay 0
 #define GNTST_general_error -1
 #define GNTST_bad_domain -2
 #define GNTST_bad_gntref -3

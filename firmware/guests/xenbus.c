@@ -106,7 +106,7 @@ long xenbus_write(const char *path, const char *value)
     return transact(XS_WRITE, path, value, 0, answer, sizeof(answer));
 }
 
-static void watch(const char *path)
+void xenbus_watch(const char *path)
 {
     char answer[32];
 
@@ -121,8 +121,8 @@ void xenbus_start(int resumed)
     xenbus_write("control/feature-suspend", "1");
     xenbus_write("control/feature-poweroff", "1");
     xenbus_write("control/feature-reboot", "1");
-    watch("control/shutdown");
-    watch("memory/target");
+    xenbus_watch("control/shutdown");
+    xenbus_watch("memory/target");
     changed = 1;
 }
 

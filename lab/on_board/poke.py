@@ -12,6 +12,7 @@ answer on stdout. A refusal is ``refused: ERRNO-NAME`` there. Both have status 0
 ``fill DOMID MFN TEXT``                fills the beginning of a domain's page with repetitions of TEXT
 ``dma BDF from|to MFN``                the device reads the beginning of a page into its buffer, or writes it
 ``storm BDF MFN SECONDS``              the device writes to a page again and again; prints how often
+``share DOMID SECONDS``                grants a page to a domain; prints the reference, and SHA-256 at each change
 ``tables DOMID``                       prints how many pages the tables of a guest's nested paging take
 =====================================  ==================================================================
 
@@ -231,6 +232,24 @@ def storm(address: str, mfn: int, seconds: float) -> str:
     return f"writes {count}"
 
 
+def share(domid: int, seconds: float) -> str:
+    """Grant a page of this program's to a domain for so many seconds; every change of the page is told."""
+    library = ctypes.CDLL("libxengnttab.so.1", use_errno=True)
+    library.xengntshr_open.restype = library.xengntshr_share_pages.restype = ctypes.c_void_p
+    handle, reference = ctypes.c_void_p(library.xengntshr_open(None, 0)), ctypes.c_uint32()
+    at = library.xengntshr_share_pages(handle, ctypes.c_uint32(domid), 1, ctypes.byref(reference), 1)
+    if not at:
+        raise SystemExit(f"d{domid}: no page can be granted: {os.strerror(ctypes.get_errno())}")
+    _say(f"reference {reference.value}")
+    told, deadline = b"", time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (now := ctypes.string_at(at, SPAN)) != told:
+            told = now
+            _say(f"page {hashlib.sha256(told).hexdigest()}")
+        time.sleep(0.2)
+    return "done"
+
+
 def main(words: list[str]) -> int:
     """Do what the words ask for, and print the answer."""
     answer = "done"
@@ -251,6 +270,8 @@ def main(words: list[str]) -> int:
             DmaDevice(address).run(int(mfn, 16) * PAGE, to_memory=way == "to")
         case ["storm", address, mfn, seconds]:
             answer = storm(address, int(mfn, 16), float(seconds))
+        case ["share", domid, seconds]:
+            answer = share(int(domid), float(seconds))
         case ["tables", domid]:
             answer = tables(int(domid))
         case _:

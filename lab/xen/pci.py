@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lab.base.errors import BenchError, LabError, MissingCapability
 from lab.base.wait import wait_until
-from lab.grid.ssh import until
+from lab.grid.ssh import Job, until
 from lab.on_board.poke import POKE
 from lab.xen.domain import Domain
 from lab.xen.host import Host
@@ -18,6 +18,7 @@ from lab.xen.host import Host
 DMA_DEVICE = "1234:11e8"  # vendor and device; lab/on_board/poke.py has its registers
 PAGE = 4096
 LONGEST_STORM = 120  # seconds
+LONGEST_GRANT = 300  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,55 @@ class DmaDevice:
         where = re.escape(self.address)
         intel = rf"DMAR: ?\[DMA Write\] Request device \[{where}\] fault addr 0*{frame * PAGE:x}\b"
         return rf"{intel}|AMD-Vi: IO_PAGE_FAULT: {where} d\d+ addr 0*{frame * PAGE:x}\b"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedPage:
+    """A page of dom0's that is granted to a payload guest with the work ``granted``."""
+
+    guest: Domain
+    reference: int
+    job: Job
+
+    def map(self, *, readonly: bool = False) -> int:
+        """Have the guest map the page for its devices; its machine frame.
+
+        :raises ProductTimeout: the guest does not say that it has done so.
+        """
+        line = self._told(f"{self.reference}{' ro' if readonly else ''}", "frame=0x[0-9a-f]+ error=0 status=0")
+        return int(line.partition("frame=")[2].split()[0], 16)
+
+    def unmap(self) -> None:
+        """Have the guest end its mapping. :raises ProductTimeout: the guest does not say that it has done so."""
+        self._told("0", "gone error=0 status=0")
+
+    def holds(self, digest: str) -> bool:
+        """Whether the beginning of the page has this SHA-256 by now."""
+        return self.job.output().rstrip().endswith(digest)
+
+    def _told(self, value: str, answer: str) -> str:
+        seen = len(self.guest.console())
+        self.guest.host.run(f"xenstore-write /local/domain/{self.guest.domid()}/data/granted {shlex.quote(value)}")
+        return self.guest.wait_for(f"^XL granted INFO {answer}", 20.0, after=seen)
+
+
+@contextlib.contextmanager
+def granted_page(guest: Domain) -> Iterator[GrantedPage]:
+    """Grant a page of dom0's to a guest until the end of the block.
+
+    :raises BenchError: dom0's kernel cannot grant pages (module xen-gntalloc).
+    """
+    host = guest.host
+    job = host.board.spawn(f"modprobe xen-gntalloc; exec {POKE} share {guest.domid()} {LONGEST_GRANT}")
+    try:
+        wait_until(lambda: "page" in job.output() or job.poll() is not None, 15.0, f"{host.name}: a page is granted")
+        found = re.search(r"^reference (\d+)$", job.output(), re.MULTILINE)
+        if found is None:
+            raise BenchError(f"{host.name}: dom0 grants no page: {job.output()[-200:]}")
+        yield GrantedPage(guest, int(found[1]), job)
+    finally:
+        job.kill()
+        job.clean()
 
 
 def iommu_orders(dump: str, domid: int) -> dict[str, int]:

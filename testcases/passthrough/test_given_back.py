@@ -4,7 +4,16 @@ import pytest
 
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
-from lab.xen.pci import PAGE, dma_device, fill_page, has_frame, ordinary_frames, page_digest, table_frames
+from lab.xen.pci import (
+    PAGE,
+    dma_device,
+    fill_page,
+    granted_page,
+    has_frame,
+    ordinary_frames,
+    page_digest,
+    table_frames,
+)
 
 pytestmark = [
     pytest.mark.full,
@@ -81,5 +90,36 @@ def test_page_tables_are_out_of_reach(host, evidence, kind):
             before = page_digest(guest, tables[-1])
             assert_stopped(host, evidence, device, tables[-1])
             assert page_digest(guest, tables[-1]) == before, "the device wrote to a page table of its guest"
+            guest.beats(3)
+            assert_unbroken(guest.heartbeats())
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_granted_page_is_in_reach_while_it_is_mapped(host, evidence, kind):
+    """A PV guest's device reaches a granted page only while the guest maps it, and only as the grant allows."""
+    with dma_device(host) as device:
+        owning = payload(host, kind, "granted,heartbeat", hb_ms=200, pci=(device.address,))
+        with host.domain(owning) as guest:
+            guest.beats()
+            source, target = two_frames(guest)
+            wanted = fill_page(guest, source, "copied")
+            with granted_page(guest) as granted:
+                frame = granted.map()
+                device.read(source)
+                device.write(frame)
+                host.expect(lambda: granted.holds(wanted), 10.0, "the device's bytes in the page that dom0 granted")
+                granted.unmap()
+                fill_page(guest, source, "a later write")
+                device.read(source)
+                assert_stopped(host, evidence, device, frame)
+                assert granted.map(readonly=True) == frame
+                fill_page(guest, target, "other")
+                device.read(frame)
+                device.write(target)
+                assert page_digest(guest, target) == wanted, "the device cannot read a page that is granted for reading"
+                device.read(source)
+                assert_stopped(host, evidence, device, frame)
+                assert granted.holds(wanted), "the device changed the page"
+                granted.unmap()
             guest.beats(3)
             assert_unbroken(guest.heartbeats())
