@@ -92,17 +92,18 @@ class DmaDevice:
             time.sleep(0.002)
 
 
-def _with_page(domid: int, mfn: int, use: Callable[[int], object]) -> None:
-    """Map a domain's page, and call ``use`` with the address at which it is mapped."""
+def _with_page(domid: int, mfn: int, use: Callable[[int], object], *, writable: bool = False) -> None:
+    """Map a domain's page, and call ``use`` with the address at which it is mapped. Page tables can only be read."""
     library = ctypes.CDLL("libxenforeignmemory.so.1", use_errno=True)
     library.xenforeignmemory_open.restype = library.xenforeignmemory_map.restype = ctypes.c_void_p
     handle = ctypes.c_void_p(library.xenforeignmemory_open(None, 0))
     frame, error = ctypes.c_uint64(mfn), ctypes.c_int(0)
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     words = (ctypes.c_uint32(domid), protection, ctypes.c_size_t(1), ctypes.byref(frame), ctypes.byref(error))
     at = library.xenforeignmemory_map(handle, *words)
-    if not at:
-        raise SystemExit(f"d{domid}: frame {mfn:#x} cannot be mapped: {os.strerror(ctypes.get_errno())}")
+    if not at or error.value:  # the page's own error: then the address is there, and a touch is a SIGBUS
+        reason = abs(error.value) or ctypes.get_errno()
+        raise SystemExit(f"d{domid}: frame {mfn:#x} cannot be mapped: {os.strerror(reason)}")
     use(at)
     library.xenforeignmemory_unmap(handle, ctypes.c_void_p(at), ctypes.c_size_t(1))
 
@@ -117,7 +118,7 @@ def page(domid: int, mfn: int) -> str:
 def fill(domid: int, mfn: int, text: str) -> str:
     """Fill the beginning of a page with repetitions of ``text``; its SHA-256."""
     data = (text.encode() * SPAN)[:SPAN]
-    _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, SPAN))
+    _with_page(domid, mfn, lambda at: ctypes.memmove(at, data, SPAN), writable=True)
     return hashlib.sha256(data).hexdigest()
 
 
