@@ -6,6 +6,7 @@ typedef char page_t[PAGE];
 #define NO_SUCH_HYPERCALL 45
 #define FAR_PORT 0xffffu
 #define MILLISECOND 1000000ull
+#define LAST_GRANT (PAGE / sizeof(struct grant_entry_v1) - 1)
 
 static int contains(const char *text, const char *part)
 {
@@ -99,10 +100,41 @@ static void event_checks(void)
     result("event-bad-port", error == -XEN_EINVAL, "error=%ld want=-22", error);
 }
 
+/* A port that rings while it is masked has its vCPU told when the mask goes: event_channel.h, EVTCHNOP_unmask. */
+static void unmask_checks(void)
+{
+    struct evtchn_alloc_unbound unbound = {DOMID_SELF, DOMID_SELF, 0};
+    struct evtchn_bind_interdomain bound = {DOMID_SELF, 0, 0};
+    struct vcpu_info *info = &shared->vcpu_info[0];
+    ulong word, bit;
+    long error, sent, unmasked;
+    int early, told;
+
+    error = call2(event_channel_op, EVTCHNOP_alloc_unbound, &unbound);
+    bound.remote_port = unbound.port;
+    error |= call2(event_channel_op, EVTCHNOP_bind_interdomain, &bound);
+    word = unbound.port / LONG_BITS;
+    bit = 1UL << unbound.port % LONG_BITS;
+    port_pending(unbound.port);
+    __sync_fetch_and_or(&shared->evtchn_mask[word], bit);
+    __sync_fetch_and_and(&info->evtchn_pending_sel, ~(1UL << word));
+    sent = call2(event_channel_op, EVTCHNOP_send, &bound.local_port);
+    early = *(volatile ulong *)&info->evtchn_pending_sel >> word & 1;
+    unmasked = call2(event_channel_op, EVTCHNOP_unmask, &unbound.port);
+    told = *(volatile ulong *)&info->evtchn_pending_sel >> word & 1;
+    result("event-unmask", !error && !sent && !early && !unmasked && told && port_pending(unbound.port),
+           "error=%ld,%ld,%ld told early=%d then=%d", error, sent, unmasked, early, told);
+    __sync_fetch_and_or(&shared->evtchn_mask[word], bit);
+    __sync_fetch_and_and(&info->evtchn_pending_sel, ~(1UL << word));
+    call2(event_channel_op, EVTCHNOP_close, &bound.local_port);
+    call2(event_channel_op, EVTCHNOP_close, &unbound.port);
+}
+
 static void time_checks(void)
 {
     struct evtchn_bind_virq virq = {VIRQ_TIMER, 0, 0};
     struct vcpu_set_singleshot_timer timer = {0, VCPU_SSHOTTMR_future};
+    struct vcpu_set_periodic_timer period = {2 * MILLISECOND};
     u64 before, now, end, last;
     u32 backwards = 0, readings = 0, woken;
     long error;
@@ -139,6 +171,13 @@ static void time_checks(void)
     woken = wait_ports(&virq.port, 1, before + 3000 * MILLISECOND);
     now = system_time();
     result("set-timer", !error && woken && now >= end, "error=%ld asked=5000000 slept=%llu", error, now - before);
+    for (readings = 0, before = now, error = call3(vcpu_op, VCPUOP_set_periodic_timer, 0, &period);
+         readings < 3 && wait_ports(&virq.port, 1, before + 3000 * MILLISECOND); readings++)
+        ;
+    now = system_time();
+    call3(vcpu_op, VCPUOP_stop_periodic_timer, 0, 0);
+    result("vcpu-periodic-timer", !error && readings == 3 && now >= before + 6 * MILLISECOND,
+           "error=%ld rings=%u in=%llu period=%llu", error, readings, now - before, period.period_ns);
     call2(event_channel_op, EVTCHNOP_close, &virq.port);
 }
 
@@ -182,8 +221,44 @@ static void multicall_checks(void)
     result("multicall-bad-pointer", error == -XEN_EFAULT, "error=%ld want=-14", error);
 }
 
+#define COPIES 3
+
+/* Three pieces in one hypercall, the second of which does not fit into its page. */
+static void copy_checks(void)
+{
+    static page_t from __attribute__((aligned(4096))), to __attribute__((aligned(4096)));
+    struct gnttab_copy copies[COPIES];
+    u32 wrong = 0;
+    long error;
+
+    memset(copies, 0, sizeof(copies));
+    memset(to, 0, PAGE);
+    for (unsigned i = 0; i < PAGE; i++)
+        from[i] = (char)(i * 5 + 3);
+    for (unsigned i = 0; i < COPIES; i++) {
+        copies[i].source.frame = platform_frame(from);
+        copies[i].dest.frame = platform_frame(to);
+        copies[i].source.domid = copies[i].dest.domid = DOMID_SELF;
+        copies[i].source.offset = 100 * i;
+        copies[i].dest.offset = i == 1 ? PAGE - 10 : 1000 * i;
+        copies[i].len = 50;
+        copies[i].status = 99;
+    }
+    error = call3(grant_table_op, GNTTABOP_copy, copies, COPIES);
+    for (unsigned i = 0; i < PAGE; i++) {
+        unsigned there = i < 50 ? i : i >= 2000 && i < 2050 ? i - 2000 + 200 : PAGE;
+
+        wrong += to[i] != (there < PAGE ? from[there] : 0);
+    }
+    result("grant-copy", !error && !copies[0].status && copies[1].status == GNTST_bad_copy_arg && !copies[2].status && !wrong,
+           "error=%ld status=%d,%d,%d want=0,-10,0 wrong bytes=%u", error, copies[0].status, copies[1].status,
+           copies[2].status, wrong);
+}
+
 static void grant_checks(void)
 {
+    struct gnttab_swap_grant_ref swap = {LAST_GRANT, LAST_GRANT - 1, 99};
+    struct gnttab_get_version version = {DOMID_SELF, 0, 99};
     static page_t page __attribute__((aligned(4096)));
     struct gnttab_query_size size = {DOMID_SELF, 0, 0, -99};
     volatile struct grant_entry_v1 *entry = (void *)(page + PAGE - sizeof(struct grant_entry_v1));
@@ -198,11 +273,17 @@ static void grant_checks(void)
 
         entry->frame = 0x1234;
         result("grant-table-frame", !before && entry->frame == 0x1234 && !entry->flags, "last entry before=0x%x", before);
-        entry->frame = 0;
+        entry[-1].frame = 0x4321;
+        error = call3(grant_table_op, GNTTABOP_swap_grant_ref, &swap, 1);
+        result("grant-swap", !error && !swap.status && entry->frame == 0x4321 && entry[-1].frame == 0x1234,
+               "error=%ld status=%d entries=0x%x,0x%x", error, swap.status, entry->frame, entry[-1].frame);
+        entry->frame = entry[-1].frame = 0;
     } else
         result("grant-table-frame", 0, "error=%ld", error);
     error = grant_frame_unmap(page);
     result("grant-table-unmap", !error, "error=%ld", error);
+    error = call3(grant_table_op, GNTTABOP_get_version, &version, 1);
+    result("grant-version", !error && version.version == 1, "error=%ld version=%u", error, version.version);
     error = call3(grant_table_op, GNTTABOP_query_size, NOWHERE, 1);
     result("grant-bad-pointer", error == -XEN_EFAULT, "error=%ld want=-14", error);
 }
@@ -212,9 +293,11 @@ void hypercall_checks(void)
     version_checks();
     memory_checks();
     event_checks();
+    unmask_checks();
     vcpu_checks();
     time_checks();
     multicall_checks();
     grant_checks();
+    copy_checks();
     platform_checks();
 }

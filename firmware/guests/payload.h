@@ -112,6 +112,15 @@ struct range largest_free(void);
 void balloon_start(void);
 void balloon_adjust(void);
 
+/* --- pv.c, tables.c: PV alone */
+#define PV_READONLY 0x65 /* a page-table entry: present, user, accessed, dirty */
+#define PV_WRITABLE 0x67
+long pv_map(const void *at, u64 entry);
+long pv_exchange(void *own, ulong count);
+ulong pv_machphys(void);
+ulong pv_pfn_said(const void *own);
+void tables_checks(void);
+
 /* --- grant.c */
 void grant_start(void);
 void grant_adjust(void);

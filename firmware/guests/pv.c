@@ -4,7 +4,6 @@
  */
 #include "payload.h"
 
-#define PTE_FLAGS 0x67 /* present, writable, user, accessed, dirty */
 #define INVALID (~0UL)
 #define FRAMES_PER_PAGE (PAGE / sizeof(ulong))
 #define LIST_PAGES (8192 / FRAMES_PER_PAGE) /* lists of the 8192 p2m pages that 16 GiB (64 bit) need */
@@ -29,7 +28,7 @@ static unsigned view_used;
 static ulong frame_list_list[FRAMES_PER_PAGE] __attribute__((aligned(4096)));
 static ulong frame_lists[LIST_PAGES][FRAMES_PER_PAGE] __attribute__((aligned(4096)));
 
-static long map(const void *at, u64 entry)
+long pv_map(const void *at, u64 entry)
 {
 #ifdef __x86_64__
     return hypercall(__HYPERVISOR_update_va_mapping, (ulong)at, entry, UVMF_INVLPG, 0, 0);
@@ -40,7 +39,7 @@ static long map(const void *at, u64 entry)
 
 static u64 entry_of(ulong mfn)
 {
-    return (u64)mfn << 12 | PTE_FLAGS;
+    return (u64)mfn << 12 | PV_WRITABLE;
 }
 
 static ulong frame_of(const void *own)
@@ -61,7 +60,7 @@ static void attach(void)
 {
     ulong pages = (page_count + FRAMES_PER_PAGE - 1) / FRAMES_PER_PAGE;
 
-    map(shared_page, start->shared_info | PTE_FLAGS);
+    pv_map(shared_page, start->shared_info | PV_WRITABLE);
     shared = (void *)shared_page;
     for (ulong i = 0; i < pages; i++)
         frame_lists[i / FRAMES_PER_PAGE][i % FRAMES_PER_PAGE] = frame_of(p2m + i * FRAMES_PER_PAGE);
@@ -132,7 +131,7 @@ int platform_suspend(void)
     window_close();
     start->store_mfn = pfn_of_frame(store);
     start->console_mfn = pfn_of_frame(console);
-    map(shared_page, entry_of(frame_of(shared_page)));
+    pv_map(shared_page, entry_of(frame_of(shared_page)));
     cancelled = call3(sched_op, SCHEDOP_shutdown, &reason, frame_of(start)) == 1;
     if (cancelled) {
         start->store_mfn = store;
@@ -201,7 +200,7 @@ void *window(ulong pfn, unsigned count)
 void window_close(void)
 {
     for (unsigned i = 0; i < view_used; i++)
-        map(view[i], 0);
+        pv_map(view[i], 0);
     view_used = 0;
 }
 
@@ -213,7 +212,7 @@ long pages_give(ulong pfn, ulong count)
     long done;
 
     for (ulong i = 0; i < count; i++) {
-        map((void *)((pfn + i) * PAGE), 0); /* fails for what the builder did not map, and need not work there */
+        pv_map((void *)((pfn + i) * PAGE), 0); /* fails for what the builder did not map, and need not work there */
         batch[i] = p2m[pfn + i];
         p2m[pfn + i] = INVALID;
     }
@@ -233,7 +232,7 @@ long pages_take(ulong pfn, ulong count)
     done = call2(memory_op, XENMEM_populate_physmap, &more);
     for (long i = 0; i < done; i++) {
         p2m[pfn + i] = batch[i];
-        map((void *)((pfn + i) * PAGE), entry_of(batch[i]));
+        pv_map((void *)((pfn + i) * PAGE), entry_of(batch[i]));
     }
     return done;
 }
@@ -243,7 +242,7 @@ long page_give_twice(ulong pfn)
     struct xen_memory_reservation twice = {batch, 2, 0, 0, DOMID_SELF};
 
     batch[0] = batch[1] = p2m[pfn];
-    map((void *)(pfn * PAGE), 0);
+    pv_map((void *)(pfn * PAGE), 0);
     p2m[pfn] = INVALID;
     return call2(memory_op, XENMEM_decrease_reservation, &twice);
 }
@@ -261,12 +260,50 @@ long grant_frame_map(void *page)
 
     if (error || setup.status)
         return error ? error : setup.status;
-    return map(page, entry_of(frame));
+    return pv_map(page, entry_of(frame));
 }
 
 long grant_frame_unmap(void *page)
 {
-    return map(page, entry_of(frame_of(page)));
+    return pv_map(page, entry_of(frame_of(page)));
+}
+
+/* Other machine frames for pages of our own, which lose what they held. 0 or -errno; then all is as it was. */
+long pv_exchange(void *own, ulong count)
+{
+    static ulong given[BATCH];
+    ulong first = (ulong)own / PAGE;
+    struct xen_memory_exchange exchange = {{given, count, 0, 0, DOMID_SELF}, {batch, count, 0, 0, DOMID_SELF}, 0};
+    long error;
+
+    for (ulong i = 0; i < count; i++) {
+        pv_map((void *)((first + i) * PAGE), 0);
+        given[i] = p2m[first + i];
+        batch[i] = first + i;
+    }
+    error = call2(memory_op, XENMEM_exchange, &exchange);
+    if (!error && exchange.nr_exchanged != count)
+        error = -1;
+    for (ulong i = 0; i < count; i++) {
+        if (!error)
+            p2m[first + i] = batch[i];
+        pv_map((void *)((first + i) * PAGE), entry_of(p2m[first + i]));
+    }
+    return error;
+}
+
+ulong pv_machphys(void)
+{
+    struct xen_machphys_mapping mapping = {0, 0, 0};
+
+    call2(memory_op, XENMEM_machphys_mapping, &mapping);
+    return mapping.v_start;
+}
+
+/* What Xen's table says about the machine frame of an own page. */
+ulong pv_pfn_said(const void *own)
+{
+    return ((ulong *)pv_machphys())[frame_of(own)];
 }
 
 void platform_checks(void)
@@ -280,18 +317,17 @@ void platform_checks(void)
     error = call2(memory_op, XENMEM_machphys_mapping, &mapping);
     result("machphys-mapping", !error && mapping.v_start < mapping.v_end, "error=%ld start=0x%lx end=0x%lx max=0x%lx",
            error, mapping.v_start, mapping.v_end, mapping.max_mfn);
-    if (!error) {
-        ulong said = ((ulong *)mapping.v_start)[p2m[pfn]];
-
-        result("machphys-agrees", said == pfn, "frame=0x%lx pfn=0x%lx said=0x%lx", p2m[pfn], pfn, said);
-    }
+    if (!error)
+        result("machphys-agrees", pv_pfn_said(page) == pfn, "frame=0x%lx pfn=0x%lx said=0x%lx", p2m[pfn], pfn,
+               pv_pfn_said(page));
 
     *word = 0x12345678;
-    error = map(view[0], (u64)p2m[pfn] << 12 | PTE_FLAGS);
+    error = pv_map(view[0], (u64)p2m[pfn] << 12 | PV_WRITABLE);
     result("update-va-mapping", !error && *(u32 *)view[0] == 0x12345678, "error=%ld", error);
-    map(view[0], 0);
-    error = map(view[0], (u64)0xfffffff << 12 | PTE_FLAGS);
+    pv_map(view[0], 0);
+    error = pv_map(view[0], (u64)0xfffffff << 12 | PV_WRITABLE);
     result("update-va-mapping-bad-frame", error == -XEN_EPERM || error == -XEN_EINVAL, "error=%ld want=-1,-22", error);
+    tables_checks();
 }
 
 static page_t code __attribute__((aligned(4096)));
@@ -308,11 +344,11 @@ void platform_features(void)
     int allowed, forbidden;
 
     code[0] = (char)0xc3; /* ret */
-    map(view[0], entry_of(frame_of(code)) | no_execute);
+    pv_map(view[0], entry_of(frame_of(code)) | no_execute);
     forbidden = attempt(run_view);
-    map(view[0], entry_of(frame_of(code)));
+    pv_map(view[0], entry_of(frame_of(code)));
     allowed = attempt(run_view);
-    map(view[0], 0);
+    pv_map(view[0], 0);
     result("nx", forbidden == 14 + 1 && attempt_error & 0x10 && !allowed, "forbidden=%d error=0x%lx allowed=%d", forbidden,
            attempt_error, allowed);
 }
@@ -453,8 +489,8 @@ void platform_hostile(void)
     expect("hostile-mmu-update-plain", call4(mmu_update, &update, 1, 0, DOMID_SELF), 0);
     result("hostile-mmu-update-value", *(volatile u64 *)plain == update.val, "value=0x%llx", *(volatile u64 *)plain);
     expect("hostile-mmu-update-pointer", call4(mmu_update, NOWHERE, 1, 0, DOMID_SELF), -XEN_EFAULT);
-    expect_error("hostile-map-high-bits", map(view[0], entry_of(frame_of(plain)) | 1ull << 51));
-    expect_error("hostile-map-frame-of-xen", map(view[0], entry_of(0)));
+    expect_error("hostile-map-high-bits", pv_map(view[0], entry_of(frame_of(plain)) | 1ull << 51));
+    expect_error("hostile-map-frame-of-xen", pv_map(view[0], entry_of(0)));
     expect("hostile-trap-table", call1(set_trap_table, NOWHERE), -XEN_EFAULT);
     expect("hostile-gdt-entries", call2(set_gdt, ops, 9999), -XEN_EINVAL);
     if (!call2(memory_op, XENMEM_machphys_mapping, &mapping)) {

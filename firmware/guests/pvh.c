@@ -299,12 +299,23 @@ long grant_frame_unmap(void *page)
 
 void platform_checks(void)
 {
+    static struct e820_entry entries[16];
+    struct xen_memory_map map = {16, entries};
+    u16 domain = DOMID_SELF;
+    u64 pages = 0;
+    long current;
     u64 value = 0;
     long error = parameter(HVM_PARAM_STORE_PFN, &value);
 
     result("hvm-get-param", !error && value * PAGE == (ulong)store_ring, "error=%ld store=0x%llx", error, value);
     error = parameter(9999, &value);
     result("hvm-bad-param", error == -XEN_EINVAL, "error=%ld want=-22", error);
+    error = call2(memory_op, XENMEM_memory_map, &map);
+    for (u32 i = 0; !error && i < map.nr_entries; i++)
+        pages += entries[i].type == 1 ? entries[i].size / PAGE : 0;
+    current = call2(memory_op, XENMEM_current_reservation, &domain);
+    result("memory-map", !error && map.nr_entries && pages >= 256 && pages <= (u64)current + 4096,
+           "error=%ld entries=%u pages=%llu of=%ld", error, map.nr_entries, pages, current);
 }
 
 void platform_features(void)
@@ -328,6 +339,11 @@ static void ports(u32 rounds)
 void platform_costs(void)
 {
     cost("port", ports, 128);
+}
+
+ulong platform_frame(const void *own)
+{
+    return (ulong)own / PAGE;
 }
 
 void platform_frames(void)

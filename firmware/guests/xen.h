@@ -18,6 +18,9 @@ typedef unsigned long ulong;
 #define __HYPERVISOR_mmu_update 1
 #define __HYPERVISOR_set_gdt 2
 #define __HYPERVISOR_fpu_taskswitch 5
+#define __HYPERVISOR_set_debugreg 8
+#define __HYPERVISOR_get_debugreg 9
+#define __HYPERVISOR_update_descriptor 10
 #define __HYPERVISOR_memory_op 12
 #define __HYPERVISOR_multicall 13
 #define __HYPERVISOR_update_va_mapping 14
@@ -25,6 +28,7 @@ typedef unsigned long ulong;
 #define __HYPERVISOR_xen_version 17
 #define __HYPERVISOR_console_io 18
 #define __HYPERVISOR_grant_table_op 20
+#define __HYPERVISOR_vm_assist 21
 #define __HYPERVISOR_vcpu_op 24
 #define __HYPERVISOR_mmuext_op 26
 #define __HYPERVISOR_sched_op 29
@@ -51,6 +55,7 @@ typedef unsigned long ulong;
 #define XENVER_version 0
 #define XENVER_extraversion 1
 #define XENVER_capabilities 3
+#define XENVER_platform_parameters 5
 #define XENVER_get_features 6
 #define XENVER_pagesize 7
 struct xen_feature_info {
@@ -61,7 +66,15 @@ struct xen_feature_info {
 #define MMUEXT_PIN_L1_TABLE 0
 #define MMUEXT_NEW_BASEPTR 5
 #define MMUEXT_TLB_FLUSH_LOCAL 6
+#define MMUEXT_UNPIN_TABLE 4
+#define MMUEXT_SET_LDT 13
 #define MMUEXT_NEW_USER_BASEPTR 15
+#define MMUEXT_CLEAR_PAGE 16
+#define MMUEXT_COPY_PAGE 17
+#define VMASST_CMD_enable 0
+#define VMASST_CMD_disable 1
+#define VMASST_TYPE_4gb_segments 0 /* 32 bit alone */
+#define VMASST_TYPE_m2p_strict 32 /* 64 bit alone */
 struct mmuext_op {
     u32 cmd;
     ulong arg1, arg2;
@@ -76,6 +89,8 @@ struct mmu_update {
 #define XENMEM_maximum_reservation 4
 #define XENMEM_populate_physmap 6
 #define XENMEM_add_to_physmap 7
+#define XENMEM_memory_map 9
+#define XENMEM_exchange 11
 #define XENMEM_machphys_mapping 12
 #define XENMEM_remove_from_physmap 15
 #define XENMAPSPACE_shared_info 0
@@ -86,6 +101,18 @@ struct xen_memory_reservation {
     u32 extent_order, mem_flags;
     u16 domid;
 };
+struct xen_memory_exchange {
+    struct xen_memory_reservation in, out;
+    ulong nr_exchanged;
+};
+struct xen_memory_map {
+    u32 nr_entries;
+    void *buffer;
+};
+struct e820_entry {
+    u64 address, size;
+    u32 type;
+} __attribute__((packed));
 struct xen_add_to_physmap {
     u16 domid, size;
     u32 space;
@@ -107,6 +134,7 @@ struct xen_machphys_mapping {
 #define EVTCHNOP_status 5
 #define EVTCHNOP_alloc_unbound 6
 #define EVTCHNOP_bind_ipi 7
+#define EVTCHNOP_unmask 9
 #define EVTCHNSTAT_closed 0
 #define EVTCHNSTAT_unbound 1
 struct evtchn_bind_interdomain {
@@ -167,6 +195,9 @@ struct vcpu_runstate_info {
     int state;
     u64 state_entry_time, time[4];
 };
+struct vcpu_set_periodic_timer {
+    u64 period_ns;
+};
 struct vcpu_set_singleshot_timer {
     u64 timeout_abs_ns;
     u32 flags;
@@ -181,6 +212,7 @@ struct vcpu_set_singleshot_timer {
 #define GNTST_general_error -1
 #define GNTST_bad_domain -2
 #define GNTST_bad_gntref -3
+#define GNTST_bad_copy_arg -10
 struct gnttab_map_grant_ref {
     u64 host_addr;
     u32 flags, ref;
@@ -195,7 +227,27 @@ struct gnttab_unmap_grant_ref {
     s16 status;
 };
 #define GNTTABOP_setup_table 2
+#define GNTTABOP_copy 5
 #define GNTTABOP_query_size 6
+#define GNTTABOP_get_version 10
+#define GNTTABOP_swap_grant_ref 11
+struct gnttab_copy_end {
+    ulong frame;
+    u16 domid, offset;
+};
+struct gnttab_copy {
+    struct gnttab_copy_end source, dest;
+    u16 len, flags;
+    s16 status;
+};
+struct gnttab_get_version {
+    u16 dom, pad;
+    u32 version;
+};
+struct gnttab_swap_grant_ref {
+    u32 ref_a, ref_b;
+    s16 status;
+};
 struct gnttab_setup_table {
     u16 dom;
     u32 nr_frames;

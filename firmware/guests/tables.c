@@ -1,0 +1,185 @@
+/*
+ * What a PV guest does to its own tables: descriptor tables, pinned page tables, pages cleared, copied and exchanged.
+ * Each structure and each list of frames has another layout in a 32-bit guest. xen/arch/x86/pv/, common/compat/memory.c
+ */
+#include "payload.h"
+
+typedef char page_t[PAGE];
+
+#define EXCHANGED 8
+#define ENTRIES 512       /* descriptors of a page */
+#define SLOT 40           /* the one that is used */
+#define LIMIT 0x54321ul   /* of that segment, in bytes */
+#define SEGMENT 0x0040f20000000000ull /* present, data that can be written, privilege level 3, 32 bits, limit in bytes */
+
+static page_t pages[EXCHANGED] __attribute__((aligned(4096)));
+
+static u64 descriptor(u32 limit)
+{
+    return SEGMENT | (u64)(limit & 0xf0000) << 32 | (limit & 0xffff);
+}
+
+/* The limit of a segment as the processor reads it from the table, or 0. */
+static ulong limit_of(ulong selector)
+{
+    ulong limit = 0;
+
+    __asm__ volatile("lsl %1, %0; jz 1f; xor %0, %0; 1:" : "=&r"(limit) : "r"(selector) : "cc");
+    return limit;
+}
+
+static long mmuext(u32 command, ulong one, ulong two)
+{
+    struct mmuext_op op = {command, one, two};
+
+    return call4(mmuext_op, &op, 1, 0, DOMID_SELF);
+}
+
+static long descriptor_write(u64 address, u64 value)
+{
+#ifdef __x86_64__
+    return call2(update_descriptor, address, value);
+#else
+    return call4(update_descriptor, address, address >> 32, value, value >> 32);
+#endif
+}
+
+static void gdt_checks(void)
+{
+    ulong frames[2] = {platform_frame(pages[0]), platform_frame(pages[1])}, first, second, gone;
+    long set, written, reset;
+
+    memset(pages, 0, 2 * PAGE);
+    for (unsigned i = 0; i < 2; i++)
+        pv_map(pages[i], (u64)frames[i] << 12 | PV_READONLY);
+    set = call2(set_gdt, frames, 2 * ENTRIES);
+    written = descriptor_write(((u64)frames[0] << 12) + SLOT * 8, descriptor(LIMIT));
+    written |= descriptor_write(((u64)frames[1] << 12) + SLOT * 8, descriptor(LIMIT / 2));
+    first = limit_of(SLOT << 3 | 3);
+    second = limit_of((ENTRIES + SLOT) << 3 | 3);
+    reset = call2(set_gdt, 0, 0);
+    gone = limit_of(SLOT << 3 | 3);
+    result("gdt", !set && !written && first == LIMIT && second == LIMIT / 2 && !reset && !gone,
+           "error=%ld,%ld,%ld limits=0x%lx,0x%lx without=0x%lx", set, written, reset, first, second, gone);
+    for (unsigned i = 0; i < 2; i++)
+        pv_map(pages[i], (u64)frames[i] << 12 | PV_WRITABLE);
+}
+
+static void ldt_checks(void)
+{
+    ulong frame = platform_frame(pages[0]), limit, gone;
+    long set, reset;
+
+    memset(pages, 0, PAGE);
+    ((u64 *)pages[0])[SLOT] = descriptor(LIMIT);
+    pv_map(pages[0], (u64)frame << 12 | PV_READONLY);
+    set = mmuext(MMUEXT_SET_LDT, (ulong)pages[0], ENTRIES);
+    limit = limit_of(SLOT << 3 | 4 | 3);
+    reset = mmuext(MMUEXT_SET_LDT, 0, 0);
+    gone = limit_of(SLOT << 3 | 4 | 3);
+    result("ldt", !set && limit == LIMIT && !reset && !gone, "error=%ld,%ld limit=0x%lx without=0x%lx", set, reset, limit,
+           gone);
+    pv_map(pages[0], (u64)frame << 12 | PV_WRITABLE);
+}
+
+static void page_checks(void)
+{
+    ulong from = platform_frame(pages[0]), to = platform_frame(pages[1]);
+    long copied, cleared;
+    u32 last = 0;
+
+    for (unsigned i = 0; i < PAGE; i++)
+        pages[0][i] = (char)(i * 7 + 1);
+    copied = mmuext(MMUEXT_COPY_PAGE, to, from);
+    result("page-copy", !copied && pages[1][0] == 1 && pages[1][PAGE - 1] == pages[0][PAGE - 1], "error=%ld", copied);
+    cleared = mmuext(MMUEXT_CLEAR_PAGE, to, 0);
+    for (unsigned i = 0; i < PAGE; i++)
+        last |= (u32)(unsigned char)pages[1][i];
+    result("page-clear", !cleared && !last, "error=%ld left=0x%x", cleared, last);
+}
+
+/* A page that is pinned as a page table cannot be mapped for writing until it is unpinned. */
+static void pin_checks(void)
+{
+    ulong frame = platform_frame(pages[0]);
+    long pinned, refused, unpinned, mapped;
+
+    memset(pages, 0, PAGE);
+    pv_map(pages[0], 0);
+    pinned = mmuext(MMUEXT_PIN_L1_TABLE, frame, 0);
+    refused = pv_map(pages[0], (u64)frame << 12 | PV_WRITABLE);
+    unpinned = mmuext(MMUEXT_UNPIN_TABLE, frame, 0);
+    mapped = pv_map(pages[0], (u64)frame << 12 | PV_WRITABLE);
+    result("pin", !pinned && refused == -XEN_EINVAL && !unpinned && !mapped, "error=%ld,%ld,%ld writable=%ld want=-22",
+           pinned, unpinned, mapped, refused);
+}
+
+static void exchange_checks(void)
+{
+    ulong before[EXCHANGED], wrong = 0;
+    long error;
+
+    for (unsigned i = 0; i < EXCHANGED; i++)
+        before[i] = platform_frame(pages[i]);
+    error = pv_exchange(pages, EXCHANGED);
+    for (unsigned i = 0; !error && i < EXCHANGED; i++) {
+        *(volatile u32 *)pages[i] = 0x600d0000 + i;
+        wrong += platform_frame(pages[i]) == before[i] || pv_pfn_said(pages[i]) != (ulong)pages[i] / PAGE;
+    }
+    for (unsigned i = 0; !error && i < EXCHANGED; i++)
+        wrong += *(volatile u32 *)pages[i] != 0x600d0000 + i;
+    result("memory-exchange", !error && !wrong, "error=%ld pages=%u wrong=%lu", error, EXCHANGED, wrong);
+}
+
+static void use_fpu(void)
+{
+    __asm__ volatile("fnop");
+}
+
+static void fpu_checks(void)
+{
+    int trapped, again;
+    long error = call1(fpu_taskswitch, 1);
+
+    trapped = attempt(use_fpu);
+    call1(fpu_taskswitch, 0);
+    again = attempt(use_fpu);
+    result("fpu-taskswitch", !error && trapped == 7 + 1 && !again, "error=%ld vector=%d after=%d", error, trapped - 1,
+           again - 1);
+}
+
+static void assist_checks(void)
+{
+    const u32 narrow = sizeof(ulong) == 4 ? VMASST_TYPE_4gb_segments : VMASST_TYPE_m2p_strict;
+    long on = call2(vm_assist, VMASST_CMD_enable, narrow), off = call2(vm_assist, VMASST_CMD_disable, narrow);
+    long unknown = call2(vm_assist, VMASST_CMD_enable, 63), command = call2(vm_assist, 9, narrow);
+
+    result("vm-assist", !on && !off && unknown == -XEN_EINVAL && command == -XEN_ENOSYS,
+           "error=%ld,%ld unknown=%ld want=-22 command=%ld want=-38", on, off, unknown, command);
+}
+
+static void debug_checks(void)
+{
+    ulong own;
+    long value = call1(get_debugreg, 0), unknown = call1(get_debugreg, 9), bad = call2(set_debugreg, 9, 0);
+
+    __asm__ volatile("mov %%db0, %0" : "=r"(own)); /* traps, and Xen answers */
+    result("debugreg", (ulong)value == own && unknown == -XEN_EINVAL && bad == -XEN_EINVAL,
+           "dr0=0x%lx said=0x%lx unknown=%ld,%ld want=-22", own, (ulong)value, unknown, bad);
+}
+
+void tables_checks(void)
+{
+    ulong start = 0;
+    long error = call2(xen_version, XENVER_platform_parameters, &start);
+
+    result("version-platform", !error && start == pv_machphys(), "error=%ld start=0x%lx", error, start);
+    gdt_checks();
+    ldt_checks();
+    page_checks();
+    pin_checks();
+    exchange_checks();
+    fpu_checks();
+    assist_checks();
+    debug_checks();
+}
