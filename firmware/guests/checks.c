@@ -176,7 +176,7 @@ static void time_checks(void)
         ;
     now = system_time();
     call3(vcpu_op, VCPUOP_stop_periodic_timer, 0, 0);
-    result("vcpu-periodic-timer", !error && readings == 3 && now >= before + 6 * MILLISECOND,
+    result("vcpu-periodic-timer", !error && readings == 3 && now >= before + 4 * MILLISECOND,
            "error=%ld rings=%u in=%llu period=%llu", error, readings, now - before, period.period_ns);
     call2(event_channel_op, EVTCHNOP_close, &virq.port);
 }

@@ -268,7 +268,7 @@ long grant_frame_unmap(void *page)
     return pv_map(page, entry_of(frame_of(page)));
 }
 
-/* Other machine frames for pages of our own, which lose what they held. 0 or -errno; then all is as it was. */
+/* Other machine frames for pages of our own, which lose what they held: 0; -errno, and all is as it was; or Xen's answer is wrong: -2. */
 long pv_exchange(void *own, ulong count)
 {
     static ulong given[BATCH];
@@ -287,7 +287,8 @@ long pv_exchange(void *own, ulong count)
     for (ulong i = 0; i < count; i++) {
         if (!error)
             p2m[first + i] = batch[i];
-        pv_map((void *)((first + i) * PAGE), entry_of(p2m[first + i]));
+        if (pv_map((void *)((first + i) * PAGE), entry_of(p2m[first + i])) && !error)
+            error = -2;
     }
     return error;
 }
