@@ -268,7 +268,7 @@ long grant_frame_unmap(void *page)
     return pv_map(page, entry_of(frame_of(page)));
 }
 
-/* Other machine frames for pages of our own, which lose what they held: 0; -errno, and all is as it was; or Xen's answer is wrong: -2. */
+/* Other machine frames for pages of our own, which lose what they held. 0; -errno: all is as it was; -2: false frames. */
 long pv_exchange(void *own, ulong count)
 {
     static ulong given[BATCH];
