@@ -7,6 +7,10 @@ from lab.xen.guests import payload
 
 REFUSAL = "guest type xen-3.0-x86_32p not supported by xen kernel, sorry"  # tools/libs/guest/xg_dom_boot.c
 
+# A shim sets up the grant table and tells its size, and refuses all else of it: xen/arch/x86/pv/shim.c,
+# pv_shim_grant_table_op. `done` counts these refusals.
+NOT_IN_A_SHIM = {"grant-version", "grant-swap", "grant-copy", "done"}
+
 
 def assert_refused(host, evidence):
     """`xl create` of a 32-bit PV guest fails at once, says why, and leaves nothing behind."""
@@ -51,4 +55,5 @@ def test_pv32_in_a_shim(host, evidence):
         results = guest.results(90.0)
         evidence.console("guest console", guest)
         assert numbers(results["mode"].detail)["bits"] == 32
-        assert results["done"].outcome == "PASS", [line for line in guest.console() if " FAIL " in line]
+        failed = [line for name, line in results.items() if line.outcome == "FAIL" and name not in NOT_IN_A_SHIM]
+        assert not failed, f"{failed[0].case}: {failed[0].detail}"
