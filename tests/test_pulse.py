@@ -42,7 +42,13 @@ def board_fixture(
     with recording.console() as console:
         wait_until(console.is_connected, 10.0, "the console")
         yield SimpleNamespace(
-            name="mini", power=bmc, console=console, is_reachable=ssh.is_reachable, wire=wire, dom0=dom0
+            name="mini",
+            power=bmc,
+            console=console,
+            is_reachable=ssh.is_reachable,
+            sleeps=lambda: ssh.sleeps(2.0),
+            wire=wire,
+            dom0=dom0,
         )
     ssh.close()
     recording.stop()
@@ -77,6 +83,16 @@ def test_network_that_is_dead(board: Any) -> None:
         "dom0 answers on its console and not over SSH: its network is dead"
     )
     assert found.loss == "lost its network: dom0 answers on the console, and not over SSH"
+
+
+def test_timers_that_are_dead(board: Any) -> None:
+    board.dom0.program("sleep", "exec timeout 20 tail -f /dev/null")
+    found = pulse.take(board)
+    assert found.is_alive and found.summary == (
+        "mini: dom0 runs commands, and a short sleep does not end: timers are dead"
+    )
+    assert found.loss == "lost its timers: dom0 runs commands, and a short sleep does not end"
+    assert "dom0 over SSH: answers, and its sleeps do not end" in found.as_evidence().body
 
 
 def test_hypervisor_that_outlives_its_dom0(board: Any) -> None:

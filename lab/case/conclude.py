@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.base.errors import HypervisorCrash
+from lab.base.errors import CaseTimeout, HypervisorCrash, Overdue
 from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
@@ -134,8 +134,9 @@ def _clean_up(
     crashed, reset = _crashed(running, slices), set(_reset(running, slices))
     leaks: list[str] = []
     losses: list[verdicts.HostLoss] = []
+    was_late = isinstance(running.outcome, (*verdicts.TRANSIENT_KINDS, Overdue, CaseTimeout))
     for name in running.seats:
-        after = rig.after(name, crashed=name in crashed, was_reset=name in reset)
+        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, was_late=was_late)
         running.evidence += after.evidence
         leaks += after.leaks
         losses += [after.loss] if after.loss else []

@@ -245,10 +245,11 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool, was_reset: bool) -> After:
+    def after(self, name: str, *, crashed: bool, was_reset: bool, was_late: bool) -> After:
         """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
 
-        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot.
+        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``was_late``:
+        something that the case awaited did not come in time.
         """
         seat = self.seats[name]
         if crashed:
@@ -256,6 +257,9 @@ class Rig:
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
+            return self._after_loss(seat, was_reset=was_reset)
+        if was_late and not seat.board.sleeps() and seat.board.is_reachable():
+            seat.suspect = "dom0's sleeps do not end"
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
@@ -282,7 +286,7 @@ class Rig:
             self._keep(title, guest)
 
     def _after_loss(self, seat: Seat, *, was_reset: bool) -> After:
-        """Find out why dom0 does not answer. If the bench works, the host is at fault.
+        """Find out why dom0 does not answer, or its timers do not. If the bench works, the host is at fault.
 
         The dump that follows an NMI shows where the hypervisor is. Without a dump, a power cycle into the known-good
         build proves that the board's power, console and network work.

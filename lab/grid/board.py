@@ -66,6 +66,10 @@ class Board:
         """Whether dom0 runs a command."""
         return bool(self._ssh.is_reachable(timeout))
 
+    def sleeps(self) -> bool:
+        """Whether a short sleep in dom0 ends: whether the timers of the hypervisor still expire."""
+        return bool(self._ssh.sleeps())
+
     def reconnect(self, timeout: float = 60.0) -> None:
         """Forget the connection, which may hang, and have a new one. :raises WaitTimeout: dom0 does not answer."""
         self._ssh.close()

@@ -51,6 +51,7 @@ class Pulse:
     is_reachable: bool  # dom0 ran a command over SSH
     voice: Voice
     time: float  # seconds since the epoch
+    has_timers: bool = True  # if dom0 ran a command: a short sleep there came to its end
 
     @property
     def is_alive(self) -> bool:
@@ -60,11 +61,15 @@ class Pulse:
     @property
     def loss(self) -> str | None:
         """What is dead of a host whose console is heard, after "the host"; None: nothing, or it is not heard."""
-        return None if self.is_reachable else _LOSSES.get(self.voice)
+        if self.is_reachable:
+            return None if self.has_timers else "lost its timers: dom0 runs commands, and a short sleep does not end"
+        return _LOSSES.get(self.voice)
 
     @property
     def summary(self) -> str:
         """One line: what is dead."""
+        if self.is_reachable and not self.has_timers:
+            return f"{self.board}: dom0 runs commands, and a short sleep does not end: timers are dead"
         if self.is_reachable:
             console = "" if self.voice is Voice.DOM0 else f", but its console {self.voice.value}"
             return f"{self.board}: the host is alive{console}"
@@ -83,12 +88,13 @@ class Pulse:
         """For a verdict or a quarantine."""
         power = {True: "on", False: "off", None: "unknown"}[self.is_powered]
         ssh = "answers" if self.is_reachable else "no answer"
+        ssh += "" if self.has_timers else ", and its sleeps do not end"
         body = f"{self.summary}\npower (BMC): {power}\ndom0 over SSH: {ssh}\nconsole: {self.voice.value}"
         return Evidence("note", "pulse", body, self.time, self.board)
 
 
 def take(board: Board) -> Pulse:
-    """Take the pulse of a board. It takes up to 20 s for a dead one; nothing is raised.
+    """Take the pulse of a board. It takes up to 40 s for a dead one; nothing is raised.
 
     A newline is typed on the board's console. If nothing comes, the switch of Xen's console is pressed, twice.
     """
@@ -97,7 +103,10 @@ def take(board: Board) -> Pulse:
         powered = bool(board.power.is_powered())
     except LabError as error:
         log.info("%s: power: %s", board.name, error)
-    return Pulse(board.name, powered, board.is_reachable(), listen(board.console), time.time())
+    has_timers = board.sleeps()
+    is_reachable = has_timers or board.is_reachable()  # asked second: it must be dom0's timers, not its network
+    voice = listen(board.console)
+    return Pulse(board.name, powered, is_reachable, voice, time.time(), has_timers or not is_reachable)
 
 
 def listen(console: Console) -> Voice:

@@ -174,6 +174,13 @@ class Ssh:
         except (BoardUnreachable, WaitTimeout):
             return False
 
+    def sleeps(self, timeout: float = 15.0) -> bool:
+        """Whether a short sleep in dom0 ends within ``timeout`` seconds; with dead timers it never does."""
+        try:
+            return self.run("sleep 0.2", timeout=timeout, connect_timeout=timeout, check=False).status == 0
+        except (BoardUnreachable, WaitTimeout):
+            return False
+
     def close(self) -> None:
         """End the shared connection; the next command makes a new one."""
         control, self._control = self._control, None
