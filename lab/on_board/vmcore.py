@@ -14,6 +14,7 @@ import json
 import os
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import BinaryIO
@@ -65,6 +66,7 @@ class Xen:
     changeset: str = ""
     phys_start: int = 0  # where the image was
     build_id: str = ""  # as it stands in the image
+    dom0_mib: int = 0  # memory of a PV dom0, by the list of its frames that the note points to
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,18 @@ class Facts:
     notes: tuple[tuple[str, int, int], ...]  # name, type, bytes
     cpus: tuple[Cpu, ...]
     xen: Xen | None  # None: Xen has left no crash note
-    linux: str  # release of dom0's kernel, by its VMCOREINFO
 
     def text(self) -> str:
         """A few lines for people."""
-        xen = f"Xen {self.xen.version}, build id {self.xen.build_id or 'none'}" if self.xen else "no note of Xen"
+        xen = "no note of Xen"
+        if self.xen:
+            xen = f"Xen {self.xen.version}, build id {self.xen.build_id or 'none'}, dom0 of {self.xen.dom0_mib} MiB"
         lines = [f"{self.size} bytes, {self.memory >> 20} MiB of memory, {len(self.notes)} notes", xen]
         lines += [
             f"CPU {number} was at {cpu.rip:#x}, and {len(cpu.stack)} addresses of code are on its stack"
             for number, cpu in enumerate(self.cpus)
         ]
-        return "\n".join([*lines, f"dom0's Linux {self.linux or 'is not told'}"])
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,22 @@ class Core:
         except Unreadable:
             return ""
 
+    def frames(self, number: int) -> tuple[int, ...]:
+        """The numbers in a frame that is full of frame numbers; none if it is not in the vmcore."""
+        try:
+            return struct.unpack("<512Q", self.physical(number * PAGE, PAGE))
+        except Unreadable:
+            return ()
+
+    def dom0_mib(self, top: int) -> int:
+        """Memory of a PV domain, whose tables the frames name that the frames in ``top`` name; holes share a frame.
+
+        Source: Linux, arch/x86/xen/p2m.c, and Xen, public/arch-x86/xen.h, pfn_to_mfn_frame_list_list.
+        """
+        lists = {number for number in self.frames(top) if number}
+        tables = Counter(number for one in lists for number in self.frames(one) if number)
+        return sum(2 for uses in tables.values() if uses == 1)  # a table has 512 frames of 4 KiB
+
     def build_id(self, image: int) -> str:
         """The build id in the image that begins at a physical address; "" if there is none."""
         step, overlap = 1 << 20, len(BUILD_ID_HEADER) + 20
@@ -195,7 +214,7 @@ def notes_of(raw: bytes) -> Iterator[tuple[str, int, bytes]]:
 
 def read(core: Core, size: int) -> Facts:
     """What the notes say, and the memory that they point to."""
-    notes, cpus, xen, linux = list(notes_of(core.notes)), list[Cpu](), None, ""
+    notes, cpus, xen = list(notes_of(core.notes)), list[Cpu](), None
     for name, kind, body in notes:
         if name == "CORE" and kind == NT_PRSTATUS and len(body) >= REGISTERS_AT + REGISTERS.size:
             registers = REGISTERS.unpack_from(body, REGISTERS_AT)
@@ -204,22 +223,19 @@ def read(core: Core, size: int) -> Facts:
             cpus[-1] = replace(cpus[-1], cr3=CONTROL.unpack_from(body)[CR3])
         elif name == "Xen" and kind == CRASH_INFO and len(body) >= INFO.size:
             xen = _xen(core, INFO.unpack_from(body))
-        elif name == "VMCOREINFO":
-            lines = body.decode(errors="replace").split("\n")
-            linux = next((line.removeprefix("OSRELEASE=") for line in lines if line.startswith("OSRELEASE=")), "")
     return Facts(
         size=size,
         memory=sum(load.size for load in core.loads),
         notes=tuple((name, kind, len(body)) for name, kind, body in notes),
         cpus=tuple(_with_stack(cpu, core) if cpu.rip else cpu for cpu in cpus),
         xen=xen,
-        linux=linux,
     )
 
 
 def _xen(core: Core, info: tuple[int, ...]) -> Xen:
-    major, minor, extra, changeset, _, _, _, _, image, _ = info
-    return Xen(f"{major}.{minor}{core.text(extra)}", core.text(changeset), image, core.build_id(image))
+    major, minor, extra, changeset, _, _, _, _, image, frames = info
+    version = f"{major}.{minor}{core.text(extra)}"
+    return Xen(version, core.text(changeset), image, core.build_id(image), core.dom0_mib(frames) if frames else 0)
 
 
 def _with_stack(cpu: Cpu, core: Core) -> Cpu:

@@ -74,8 +74,9 @@ def load_xen(host: Host, words: str) -> CommandResult:
 
 def _load(host: Host, how: str, words: str) -> CommandResult:
     """dom0's kernel and its initrd are where Debian has them."""
-    kept = host.run("cat /proc/cmdline").stdout.split()
-    line = [word for word in kept if not word.startswith(_DOM0S_OWN)] + [f"console={_serial_port(host)}", words]
+    kept, port = host.run("cat /proc/cmdline").stdout.split(), _serial_port(host)
+    line = [word for word in kept if not word.startswith(_DOM0S_OWN)]
+    line += [f"console={port}", f"earlyprintk=serial,{port}", words]  # so that it is heard wherever it stops
     script = f"k=$(uname -r); kexec {how} /boot/vmlinuz-$k --initrd=/boot/initrd.img-$k --command-line="
     return host.run(script + shlex.quote(" ".join(line)), timeout=LOAD_LIMIT, check=False)
 
@@ -125,7 +126,7 @@ class Course:
         found, start, search = list[ConsoleLine](), since.n + 1 if since else self.mark, re.compile(pattern).search
 
         def is_there() -> bool:
-            self.looks.append((time.time() - self.began, self.host.board.power.is_powered()))
+            self._look()
             lines = self.host.board.console.lines(start)
             found.extend(line for line in lines if line.kind == "line" and search(line.text))
             return bool(found)
@@ -135,8 +136,16 @@ class Course:
 
     def answer(self) -> None:
         """Wait until Linux answers over SSH. :raises ProductTimeout: it does not."""
-        self.host.expect(lambda: self.host.board.is_reachable(), DOM0_LIMIT, "its Linux answers")
+
+        def answers() -> bool:
+            self._look()
+            return self.host.board.is_reachable()
+
+        self.host.expect(answers, DOM0_LIMIT, "its Linux answers")
         self.host.board.reconnect()
+
+    def _look(self) -> None:
+        self.looks.append((time.time() - self.began, self.host.board.power.is_powered()))
 
     def lines(self) -> list[ConsoleLine]:
         return self.host.board.console.lines(self.mark)
