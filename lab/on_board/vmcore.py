@@ -66,7 +66,7 @@ class Xen:
     changeset: str = ""
     phys_start: int = 0  # where the image was
     build_id: str = ""  # as it stands in the image
-    dom0_mib: int = 0  # memory of a PV dom0, by the list of its frames that the note points to
+    dom0_mib: int = 0  # memory for which a PV dom0 has tables, by the list of them that the note points to
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,12 @@ class Facts:
 
     def text(self) -> str:
         """A few lines for people."""
-        xen = "no note of Xen"
+        lines = [f"{self.size} bytes, {self.memory >> 20} MiB of memory, {len(self.notes)} notes"]
         if self.xen:
-            xen = f"Xen {self.xen.version}, build id {self.xen.build_id or 'none'}, dom0 of {self.xen.dom0_mib} MiB"
-        lines = [f"{self.size} bytes, {self.memory >> 20} MiB of memory, {len(self.notes)} notes", xen]
+            lines.append(f"Xen {self.xen.version}, build id {self.xen.build_id or 'none'}")
+            lines.append(f"tables of dom0 for {self.xen.dom0_mib} MiB")
+        else:
+            lines.append("no note of Xen")
         lines += [
             f"CPU {number} was at {cpu.rip:#x}, and {len(cpu.stack)} addresses of code are on its stack"
             for number, cpu in enumerate(self.cpus)
@@ -175,7 +177,7 @@ class Core:
             return ()
 
     def dom0_mib(self, top: int) -> int:
-        """Memory of a PV domain, whose tables the frames name that the frames in ``top`` name; holes share a frame.
+        """Memory for which a PV domain has tables: the frames in ``top`` name frames that name them. Holes share one.
 
         Source: Linux, arch/x86/xen/p2m.c, and Xen, public/arch-x86/xen.h, pfn_to_mfn_frame_list_list.
         """

@@ -217,11 +217,11 @@ def crash(host: Host, order: Callable[[], object]) -> Crash:
     order()
     leaves = course.wait(LEAVES, LEAVES_LIMIT)
     runs = course.wait(f"{RUNS}|{BANNER}", RUNS_LIMIT, leaves)
-    course.check(leaves, runs)
+    assert RUNS in runs.text, "the board was reset instead of starting what was loaded"
     done = course.wait(DONE, DONE_LIMIT, runs)
     course.wait(BANNER, BANNER_LIMIT, done)
     course.answer()
-    course.check(leaves, runs)  # once more, of the power
+    course.check(leaves, runs)
     status, said = re.search(DONE, done.text), [line.text for line in course.lines() if runs.n < line.n < done.n]
     assert status and status[1] == "0", f"the crash kernel cannot read its vmcore: {' '.join(said)[-300:]}"
     number = re.search(LEAVES, leaves.text)
