@@ -36,6 +36,7 @@ LEAVES_LIMIT, RUNS_LIMIT, DONE_LIMIT, BANNER_LIMIT, DOM0_LIMIT = 60.0, 240.0, 12
 LOAD_LIMIT = 120.0
 # Words of dom0's command line that are dom0's alone: its console is Xen's, and provisioning's words name its entry.
 _DOM0S_OWN = ("console=", "init=", "xenlab", "BOOT_IMAGE=", "placeholder")
+_REGISTERS = {"ttyS0": "0x3f8", "ttyS1": "0x2f8"}
 _FACTS = pydantic.TypeAdapter(Facts)
 _RESET = frozenset({"press-any-key", "grub-menu"})  # signatures of a board that was reset
 
@@ -76,9 +77,15 @@ def _load(host: Host, how: str, words: str) -> CommandResult:
     """dom0's kernel and its initrd are where Debian has them."""
     kept, port = host.run("cat /proc/cmdline").stdout.split(), _serial_port(host)
     line = [word for word in kept if not word.startswith(_DOM0S_OWN)]
-    line += [f"console={port}", f"earlyprintk=serial,{port}", words]  # so that it is heard wherever it stops
-    script = f"k=$(uname -r); kexec {how} /boot/vmlinuz-$k --initrd=/boot/initrd.img-$k --command-line="
-    return host.run(script + shlex.quote(" ".join(line)), timeout=LOAD_LIMIT, check=False)
+    line += [f"console={port}", f"earlyprintk=serial,{port}", words]
+    # So it is heard wherever it stops: in kexec's own code ("purgatory"), or early in Linux.
+    heard = f"--console-serial --serial={_REGISTERS[port.partition(',')[0]]} --serial-baud={port.partition(',')[2]}"
+    return host.run(
+        f"k=$(uname -r); kexec {how} /boot/vmlinuz-$k --initrd=/boot/initrd.img-$k {heard} "
+        f"--command-line={shlex.quote(' '.join(line))}",
+        timeout=LOAD_LIMIT,
+        check=False,
+    )
 
 
 def _serial_port(host: Host) -> str:
@@ -103,6 +110,16 @@ def _folder(host: Host) -> str:
 def boot_id(host: Host) -> str:
     """The id that dom0's Linux gives to this boot alone."""
     return host.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+
+
+def start(host: Host) -> None:
+    """Start what was loaded by ``kexec -l``, in a moment.
+
+    dom0's devices are not stopped, and a packet that came would be written over what was loaded. So dom0's ports are
+    taken down before.
+    """
+    down = "for port in /sys/class/net/*; do ip link set ${port##*/} down; done"
+    host.run(f"sync; (sleep 0.5; {down}; sleep 1; kexec -e) >/run/xenlab/kexec.log 2>&1 &")
 
 
 # -- what is watched -----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from lab.xen.guests import payload
-from lab.xen.kexec import BANNER, BANNER_LIMIT, LEAVES, LEAVES_LIMIT, Course, boot_id, load_linux, load_xen
+from lab.xen.kexec import BANNER, BANNER_LIMIT, LEAVES, LEAVES_LIMIT, Course, boot_id, load_linux, load_xen, start
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("kexec")]
 
@@ -13,7 +13,7 @@ def started(host, evidence, loaded, arrives):
     evidence.add("kexec -l", loaded.stdout + loaded.stderr, board=host.name)
     assert loaded.status == 0, f"kexec -l refused: {(loaded.stderr or loaded.stdout).strip()}"
     before, course = boot_id(host), Course(host, host.board.console.mark())
-    host.run("sync; (sleep 0.5; kexec -e) >/run/xenlab/kexec.log 2>&1 &")
+    start(host)
     leaves = course.wait(LEAVES, LEAVES_LIMIT)
     first = course.wait(arrives, BANNER_LIMIT, leaves)
     course.check(leaves, first)
