@@ -43,7 +43,7 @@ def test_a_region_that_is_too_small(host, evidence):
     """Into a region of 16 MiB kexec loads no crash kernel; Xen then has none, and survives its crash key."""
     evidence.add("Kdump", "\n".join(line for line in host.boot_log().splitlines() if "Kdump" in line), board=host.name)
     assert re.search(r"Kdump: 16MB \(16384kB\) at 0x[0-9a-f]+", host.boot_log()), "Xen has not reserved the region"
-    refused(host, evidence, r"Could not find a free area of memory|Cannot load|locate_hole|overflow")
+    refused(host, evidence, "Could not find a free area of memory")
     said = host.debug_keys("C")
     assert "no crash kernel loaded!" in said, f"Xen says: {said}"
 
@@ -57,4 +57,4 @@ def test_a_region_where_there_is_no_memory(host, evidence):
     evidence.add("Kdump", "\n".join(lines), board=host.name)
     wanted = "Kdump: DISABLED (failed to reserve 256MB (262144kB) at 0x1000000000)"
     assert any(wanted in line for line in lines), f"Xen says of the region: {lines or 'nothing'}"
-    refused(host, evidence, "Memory for crashkernel is not reserved")
+    refused(host, evidence, "Cannot load|Memory for crashkernel is not reserved")
