@@ -2,5 +2,4 @@
 
 GUESTS = "/var/lib/xenlab/guests"  # provisioning puts guest payloads here
 PYTHON = "/usr/lib/xenlab/python"  # provisioning puts these programs here, as lab/on_board
-HYPERVISOR = "/boot/xenlab/xen-under-test.gz"  # provisioning puts the build under test here
 RUN = f"env PYTHONPATH={PYTHON} python3 -S -m"  # a module's name follows

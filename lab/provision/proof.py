@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lab.inventory import BoardSpec
-from lab.on_board import HYPERVISOR
-from lab.provision.wanted import TOOLS, Wanted, digest_of
+from lab.provision.wanted import HYPERVISOR, TOOLS, Wanted, digest_of
 from lab.results.record import Evidence
 
 
@@ -55,7 +54,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
             own = f"{TOOLS}/{build.key}/bin"
             expect("tools_xl, the xl for the running Xen,", said.get("tools_xl", ""), checksums[f"{own}/xl"])
             expect("the running xenstored", said.get("tools_xenstored", ""), checksums[f"{own}/xenstored"])
-        expect("checksum of the hypervisor on disk", said.get(HYPERVISOR, ""), build.sha256)
+        expect("checksum of the hypervisor on disk", said.get(f"/{HYPERVISOR}", ""), build.sha256)
         is_the_build = not wrong
         expect("Xen's command line", said.get("xen_commandline", ""), wanted.command_line(board))
         if others := [name for name, checksum in checksums.items() if said.get(f"/{name}", "") != checksum]:

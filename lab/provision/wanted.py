@@ -11,11 +11,12 @@ from pathlib import Path
 from lab.base import paths
 from lab.builds import Build
 from lab.inventory import BoardSpec
-from lab.on_board import GUESTS, HYPERVISOR, PYTHON
+from lab.on_board import GUESTS, PYTHON
 
 TOOLS_INIT = paths.FIRMWARE / "provision" / "tools-init"
 CRASH_INIT = paths.FIRMWARE / "provision" / "crash-init"  # lab.xen.kexec starts it
 TOOLS = "usr/lib/xenlab/tools"
+HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
     "__init__.py",
     "on_board/__init__.py",
@@ -55,7 +56,7 @@ class Wanted:
 
     def files(self) -> dict[str, Path]:
         """What goes onto every board: path from its root -> local file."""
-        found = {HYPERVISOR.lstrip("/"): self.build.xen, f"usr/lib/xenlab/{CRASH_INIT.name}": CRASH_INIT}
+        found = {HYPERVISOR: self.build.xen, f"usr/lib/xenlab/{CRASH_INIT.name}": CRASH_INIT}
         if self.build.tools:
             found[f"usr/lib/xenlab/{TOOLS_INIT.name}"] = TOOLS_INIT
             found |= {f"{TOOLS}/{self.build.key}/{name}": path for name, path in self.build.tool_files().items()}

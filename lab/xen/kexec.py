@@ -1,4 +1,4 @@
-"""Crash a host into its crash kernel, or start another system from Xen, and watch that from outside.
+"""Crash a host into its crash kernel, and watch that from outside: by its console and by its BMC.
 
 The crash kernel is dom0's own kernel with dom0's own initrd and root. In place of dom0's init it starts
 ``firmware/provision/crash-init``, which keeps what :mod:`lab.on_board.vmcore` finds, and reboots the board into the
@@ -23,7 +23,6 @@ from lab.console import crashes, patterns
 from lab.console.client import ConsoleLine
 from lab.grid.board import CommandResult
 from lab.grid.strategy import ENTRY_ID
-from lab.on_board import HYPERVISOR
 from lab.on_board.vmcore import FACTS, NOTES, Facts
 from lab.xen.host import Host
 
@@ -47,43 +46,21 @@ _RESET = frozenset({"press-any-key", "grub-menu"})  # signatures of a board that
 def load_crash_kernel(host: Host) -> CommandResult:
     """Have ``kexec -p`` load dom0's own kernel as the crash kernel; what it answers.
 
+    dom0's kernel and its initrd are where Debian has them.
+
     :raises BenchError: dom0 does not answer, or Xen's console is no serial port.
     """
-    words = f"irqpoll nr_cpus=1 reset_devices panic=10 init=/usr/lib/xenlab/crash-init xenlab_next={ENTRY_ID}"
-    return _load(host, "-p", f"{words} xenlab_dump={_folder(host)}")
-
-
-def load_linux(host: Host, words: str) -> CommandResult:
-    """Have ``kexec -l`` load dom0's own kernel, to be started without Xen, with more words on its command line."""
-    return _load(host, "-l", words)
-
-
-def load_xen(host: Host, words: str) -> CommandResult:
-    """Have ``kexec -l`` load the build under test and dom0's kernel, as the boot loader did, with more words for dom0.
-
-    kexec-tools of Debian cannot unpack what it loads.
-    """
-    options, dom0 = host.info()["xen_commandline"], host.run("cat /proc/cmdline").stdout.strip()
-    return host.run(
-        f"set -e; zcat {HYPERVISOR} >/run/xenlab/xen; k=$(uname -r); "
-        f"kexec -l /run/xenlab/xen --type=multiboot2-x86 --command-line={shlex.quote(options)} "
-        f'--module="/boot/vmlinuz-$k "{shlex.quote(f"{dom0} {words}")} --module=/boot/initrd.img-$k || exit 1',
-        timeout=LOAD_LIMIT,
-        check=False,
-    )
-
-
-def _load(host: Host, how: str, words: str) -> CommandResult:
-    """dom0's kernel and its initrd are where Debian has them."""
     kept, port = host.run("cat /proc/cmdline").stdout.split(), _serial_port(host)
-    line = [word for word in kept if not word.startswith(_DOM0S_OWN)]
-    # An emulated board that is slow fails Linux's check of the timer, and Linux panics.
-    line += [f"console={port}", f"earlyprintk=serial,{port}", "no_timer_check", words]
+    words = [word for word in kept if not word.startswith(_DOM0S_OWN)]
+    words += ["irqpoll", "nr_cpus=1", "reset_devices", "panic=10"]
+    words += ["no_timer_check"]  # which an emulated board that is slow fails: then Linux panics
+    words += ["init=/usr/lib/xenlab/crash-init", f"xenlab_next={ENTRY_ID}", f"xenlab_dump={_folder(host)}"]
     # So it is heard wherever it stops: in kexec's own code ("purgatory"), or early in Linux.
+    words += [f"console={port}", f"earlyprintk=serial,{port}"]
     heard = f"--console-serial --serial={_REGISTERS[port.partition(',')[0]]} --serial-baud={port.partition(',')[2]}"
     return host.run(
-        f"k=$(uname -r); kexec {how} /boot/vmlinuz-$k --initrd=/boot/initrd.img-$k {heard} "
-        f"--command-line={shlex.quote(' '.join(line))} || exit 1",  # its own 255 is also ssh's for a lost connection
+        f"k=$(uname -r); kexec -p /boot/vmlinuz-$k --initrd=/boot/initrd.img-$k {heard} "
+        f"--command-line={shlex.quote(' '.join(words))} || exit 1",  # its own 255 is also ssh's for a lost connection
         timeout=LOAD_LIMIT,
         check=False,
     )
@@ -105,22 +82,7 @@ def _serial_port(host: Host) -> str:
 
 def _folder(host: Host) -> str:
     """Where the crash of this boot is kept on the board's disk: a boot can crash only once."""
-    return f"{DUMPS}/{boot_id(host)}"
-
-
-def boot_id(host: Host) -> str:
-    """The id that dom0's Linux gives to this boot alone."""
-    return host.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
-
-
-def start(host: Host) -> None:
-    """Start what was loaded by ``kexec -l``, in a moment.
-
-    dom0's devices are not stopped, and a packet that came would be written over what was loaded. So dom0's ports are
-    taken down before.
-    """
-    down = "for port in /sys/class/net/*; do ip link set ${port##*/} down; done"
-    host.run(f"sync; (sleep 0.5; {down}; sleep 1; kexec -e) >/run/xenlab/kexec.log 2>&1 &")
+    return f"{DUMPS}/{host.run('cat /proc/sys/kernel/random/boot_id').stdout.strip()}"
 
 
 # -- what is watched -----------------------------------------------------------------------------------------------
@@ -128,7 +90,7 @@ def start(host: Host) -> None:
 
 @dataclass
 class Course:
-    """What a host did after it was told to leave Xen, as its console and its BMC tell it."""
+    """What a host did after it was told to crash, as its console and its BMC tell it."""
 
     host: Host
     mark: int  # the console's record before it was told
