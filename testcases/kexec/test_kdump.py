@@ -9,6 +9,7 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.needs("kexec"),
     pytest.mark.xen_options("crashkernel=256M", "nmi=fatal"),
+    pytest.mark.timeout(1200, func_only=True),  # three boots
 ]
 
 
