@@ -18,7 +18,7 @@ from lab.inventory import ports
 from lab.provision import deployment, playbook
 
 BOARD = inventory.load(paths.CHECKOUT / "inventory" / "virtual.yaml").boards["virt1"]
-FILES = 5 + len(provision.ON_BOARD)  # hypervisor, init, xl, xenstored, payload
+FILES = 6 + len(provision.ON_BOARD)  # hypervisor, two inits, xl, xenstored, payload
 SAID = """\
 release                : 6.1.0-56-amd64
 xen_version            : 4.20.5-pre

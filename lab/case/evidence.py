@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from lab.case.rig import Seat
 from lab.reporting.figures import relocation_svg
 from lab.results.record import Check, Evidence, GuestConsole, Phase
 from lab.xen.domain import Domain
+from lab.xen.host import Host
 from lab.xen.migration import Migration
 
 
@@ -90,6 +92,18 @@ class CaseLog:
         :raises NotProved: always.
         """
         raise NotProved(f"not proved: {why}")
+
+    def file(self, title: str, host: Host, remote: str) -> None:
+        """Copy a file of the board into the folder of this attempt. Its name there is among the evidence.
+
+        :raises BenchError: it cannot be copied.
+        """
+        local = self._folder / f"{host.name}-{Path(remote).name}"
+        local.parent.mkdir(parents=True, exist_ok=True)
+        host.board.get(remote, local)
+        kept = local.read_bytes()
+        said = f"{local.name}: {len(kept)} bytes, SHA-256 {hashlib.sha256(kept).hexdigest()}"
+        self.add(title, f"{said}; {remote} on the board", kind="note", board=host.name)
 
     def picture(self, title: str, svg: str) -> None:
         """Keep a drawing."""

@@ -84,6 +84,7 @@ def _has_high_memory(facts: Facts) -> bool:
     return sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 
+_LIBXENCTRL = '"libxenctrl.so.$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor) "'
 _DEEP_SLEEP = "grep -q deep /sys/power/mem_sleep"
 _ROWS = (
     Capability(
@@ -162,6 +163,12 @@ _ROWS = (
         "dom0 has a device model for HVM guests",
         DecidedBy.BOARD,
         shell="test -x /usr/libexec/xen-qemu-system-i386 || command -v qemu-system-i386",
+    ),
+    Capability(
+        "kexec",
+        "dom0's kexec is made for the running hypervisor (its libxenctrl is of that X.Y), and dom0's root is on a disk",
+        DecidedBy.BUILD,
+        shell=f"ldd $(command -v kexec) | grep {_LIBXENCTRL} && [ $(stat -f -c %T /) != overlayfs ]",
     ),
     Capability(
         "spare-nic",

@@ -14,6 +14,7 @@ from lab.inventory import BoardSpec
 from lab.on_board import GUESTS, PYTHON
 
 TOOLS_INIT = paths.FIRMWARE / "provision" / "tools-init"
+CRASH_INIT = paths.FIRMWARE / "provision" / "crash-init"  # lab.xen.kexec starts it
 TOOLS = "usr/lib/xenlab/tools"
 HYPERVISOR = "boot/xenlab/xen-under-test.gz"
 ON_BOARD = (
@@ -22,6 +23,7 @@ ON_BOARD = (
     "on_board/stream.py",
     "on_board/proxy.py",
     "on_board/poke.py",
+    "on_board/vmcore.py",
 )  # of lab/: run in dom0 by its Python
 
 
@@ -54,7 +56,7 @@ class Wanted:
 
     def files(self) -> dict[str, Path]:
         """What goes onto every board: path from its root -> local file."""
-        found = {HYPERVISOR: self.build.xen}
+        found = {HYPERVISOR: self.build.xen, f"usr/lib/xenlab/{CRASH_INIT.name}": CRASH_INIT}
         if self.build.tools:
             found[f"usr/lib/xenlab/{TOOLS_INIT.name}"] = TOOLS_INIT
             found |= {f"{TOOLS}/{self.build.key}/{name}": path for name, path in self.build.tool_files().items()}
