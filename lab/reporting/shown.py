@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -218,21 +219,25 @@ def _compared(slices: tuple[Slice, ...], beside: Beside) -> tuple[tuple[Slice, .
         if other is None:
             continue
         index = there.index(other)
-        ours, theirs = ({_plain(line.text) for line in one.lines} for one in (slice, other))
-        here[at] = _marked(slice, theirs)
-        there[index] = _marked(other, ours)
+        ours, theirs = _plain(slice), _plain(other)
+        here[at] = _marked(slice, ours, set(theirs))
+        there[index] = _marked(other, theirs, set(ours))
         beside = replace(beside, slices=tuple(there))
     return tuple(here), beside
 
 
-def _marked(slice: Slice, known: set[str]) -> Slice:
-    lines = tuple(line._replace(is_other=bool(line.number) and _plain(line.text) not in known) for line in slice.lines)
+def _marked(slice: Slice, plain: Sequence[str], known: set[str]) -> Slice:
+    lines = tuple(
+        line if text in known or not line.number else line._replace(is_other=True)
+        for line, text in zip(slice.lines, plain, strict=True)
+    )
     return replace(slice, lines=lines)
 
 
-def _plain(text: str) -> str:
-    """A console line without its numbers, which differ from boot to boot."""
-    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text)
+def _plain(slice: Slice) -> list[str]:
+    """Console lines without their numbers, which differ from boot to boot."""
+    text = "\n".join(line.text for line in slice.lines)  # none has a newline in it
+    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text).split("\n")
 
 
 def _together(slices: Sequence[Slice]) -> tuple[tuple[int, Line], ...]:
@@ -254,18 +259,20 @@ def _fact(one: Evidence, limit: int) -> Fact:
 
 
 @lru_cache
-def _real(path: Path) -> str:
-    return os.path.realpath(path) + os.sep
+def _real(folder: str) -> str:
+    return os.path.realpath(folder) + os.sep
 
 
 def inside(folder: Path, path: str) -> Path | None:
     """The file of a record's relative path; None when it is not there or not within the run folder."""
     try:
         parent, name = os.path.split(path)
-        file = _real(folder / parent) + name
-        if name in ("", ".", "..") or os.path.islink(file):
+        file = _real(os.path.join(folder, parent)) + name
+        state = os.lstat(file)
+        if name in ("", ".", "..") or stat.S_ISLNK(state.st_mode):
             file = os.path.realpath(folder / path)
-        return Path(file) if file.startswith(_real(folder)) and os.path.isfile(file) else None
+            state = os.stat(file)
+        return Path(file) if file.startswith(_real(str(folder))) and stat.S_ISREG(state.st_mode) else None
     except (OSError, ValueError):
         return None
 
