@@ -28,6 +28,8 @@ PASS_CONSOLE_LIMIT = 16 * 1024  # the same of the console of a case that passed
 PASS_BODY_LIMIT = 8 * 1024  # and of its evidence
 PICTURE_LIMIT = 2 * 2**20  # bytes
 DUMP_LINES = 60  # before a crash in which the head of its register dump is looked for
+TELLING_CRASHES, TELLING_CALLERS = 2, 3  # lines that are shown ahead of a console
+_WHERE = re.compile(r"\b[RE]IP:|[Cc]all [Tt]race\b")
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
 
@@ -72,6 +74,26 @@ class Slice:
         above = range(crash - 1, max(crash - DUMP_LINES, 0) - 1, -1)
         dump = next((at for at in above if DUMP_BEGINS in self.lines[at].text), crash)
         return max(min(crash - AROUND, dump - 1), 0)
+
+    @property
+    def telling(self) -> tuple[Line, ...]:
+        """The few lines that tell of a crash: which it is, where it struck, who called; none where there is none."""
+        wanted: dict[int, Line] = {}
+        crashes = [at for at, line in enumerate(self.lines) if line.mark == "crash"]
+        for at in crashes[:TELLING_CRASHES]:
+            wanted[at] = self.lines[at]
+        for at in range(self._opening, crashes[0] + DUMP_LINES) if crashes else ():
+            if at < len(self.lines) and (match := _WHERE.search(self.lines[at].text)):
+                for near in range(at, min(at + 1 + TELLING_CALLERS * (match[0][-1] != ":"), len(self.lines))):
+                    wanted.setdefault(near, self.lines[near])
+                if match[0][-1] != ":":
+                    break
+        return tuple(wanted[at] for at in sorted(wanted))
+
+    def told(self, prefix: str) -> markupsafe.Markup:
+        """These, each with a link to where it stands."""
+        texts = [(markupsafe.escape(f"{prefix}-{line.number}"), markupsafe.escape(line.text)) for line in self.telling]
+        return markupsafe.Markup("\n".join(f'<a href="#{name}">{text}</a>' for name, text in texts))
 
     @property
     def hidden(self) -> int:

@@ -385,6 +385,7 @@ class _Site:
             "state": overview.state,
             "decision": overview.decision,
             "sums": lambda found: overview.sums(found, told),
+            "causes": lambda found: overview.causes(found, told),
             "newest": {row.build.id: row.runs[0] for row in rows},
             "ended": overview.ended,
             "silence": lambda missing: overview.silence(told, missing),
