@@ -29,7 +29,7 @@ PASS_BODY_LIMIT = 8 * 1024  # and of its evidence
 PICTURE_LIMIT = 2 * 2**20  # bytes
 DUMP_LINES = 60  # before a crash in which the head of its register dump is looked for
 TELLING_CRASHES, TELLING_CALLERS = 2, 3  # lines that are shown ahead of a console
-_WHERE = re.compile(r"\b[RE]IP:|[Cc]all [Tt]race\b")
+_WHERE, _TRACE = re.compile(r"\b[RE]IP:"), re.compile(r"\b[Cc]all [Tt]race\b")
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
 
@@ -78,17 +78,15 @@ class Slice:
     @property
     def telling(self) -> tuple[Line, ...]:
         """The few lines that tell of a crash: which it is, where it struck, who called; none where there is none."""
-        wanted: dict[int, Line] = {}
         crashes = [at for at, line in enumerate(self.lines) if line.mark == "crash"]
-        for at in crashes[:TELLING_CRASHES]:
-            wanted[at] = self.lines[at]
-        for at in range(self._opening, crashes[0] + DUMP_LINES) if crashes else ():
-            if at < len(self.lines) and (match := _WHERE.search(self.lines[at].text)):
-                for near in range(at, min(at + 1 + TELLING_CALLERS * (match[0][-1] != ":"), len(self.lines))):
-                    wanted.setdefault(near, self.lines[near])
-                if match[0][-1] != ":":
-                    break
-        return tuple(wanted[at] for at in sorted(wanted))
+        if not crashes:
+            return ()
+        near = range(self._opening, min(crashes[0] + DUMP_LINES, len(self.lines)))
+        where = [at for at in near if _WHERE.search(self.lines[at].text)][:1]
+        trace = next((at for at in near if _TRACE.search(self.lines[at].text)), near.stop)
+        callers = range(trace, min(trace + 1 + TELLING_CALLERS, near.stop))
+        wanted = sorted({*crashes[:TELLING_CRASHES], *where, *callers})
+        return tuple(self.lines[at] for at in wanted if self.lines[at].number)
 
     def told(self, prefix: str) -> markupsafe.Markup:
         """These, each with a link to where it stands."""
