@@ -786,7 +786,7 @@ def test_a_known_issue_shows_until_the_failure_changes(
     known_issues.add(history, "test_case_0", "https://bugs.example/1", "p2m lock", "ann")
     page = first_page(history, tmp_path, look)
     said = page.locator("section.worse .issue").inner_text()
-    assert said.startswith("Bug report https://bugs.example/1: p2m lock linked by ann, ")
+    assert said.startswith("Bug report https://bugs.example/1: p2m lock in test_case_0 alone; linked by ann, ")
     for name in ("index.html", "0.html"):
         shown = look(tmp_path / "site" / "runs" / "run2" / name)
         assert shown.get_by_role("link", name="https://bugs.example/1").count() == 1, name
