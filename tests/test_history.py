@@ -638,7 +638,7 @@ def test_a_known_finding_that_is_not_listed_for_a_release_is_no_new_failure(hist
     found = gate.compare(history, history.select(f"{LINE}@bb"), history.select(f"{LINE}@aa"))
     [finding] = found.cases
     assert finding.change is Change.KNOWN_FINDING
-    assert "the known finding incoming-left-paused, which is listed for the baseline's release" in finding.why
+    assert "the known bug incoming-left-paused, which is listed for the baseline's release" in finding.why
     assert found.exit_status == 0
     back = gate.compare(history, history.select(f"{LINE}@aa"), history.select(f"{LINE}@bb"))
     assert [one.change for one in back.cases] == [Change.KNOWN_FINDING]

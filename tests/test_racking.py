@@ -21,6 +21,7 @@ from ipmi_sim import (  # noqa: F401
 from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
 
 from lab import inventory
+from lab.base.errors import UsageError
 from lab.bmc import ipmitool
 from lab.bmc.redfish import SshConsole
 from lab.boards import probe
@@ -192,6 +193,18 @@ def test_name_that_is_taken_is_refused_and_ports_are_free_ones(
     assert status == 0, errors
     taken = {board.console.serve_port for board in inventory.load(shipped).boards.values()}
     assert loaded(tmp_path, entry).console.serve_port == max(taken) + 10
+
+
+def test_the_first_board_of_an_inventory_is_probed_for_it(
+    dom0: Dom0, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["board", "probe", f"{dom0.user}@127.0.0.1", "--port", str(dom0.port), "--name", "desk7"]
+    (tmp_path / "new.yaml").write_text("all: {vars: {xenlab: {lab: unit}}}\n")
+    status, entry, errors = run(*words, "--inventory", str(tmp_path / "new.yaml"), capsys=capsys)
+    assert status == 0, errors
+    assert loaded(tmp_path, entry).name == "desk7"
+    with pytest.raises(UsageError, match="has no boards"):
+        inventory.load(tmp_path / "new.yaml")
 
 
 def test_accept_refuses_a_board_that_is_not_there(

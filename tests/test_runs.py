@@ -381,6 +381,21 @@ def test_unused_builds_images_and_payloads_go(homes: Path) -> None:
     assert all(path.exists() for path in kept)
 
 
+def test_bytecode_of_what_is_gone_goes(homes: Path) -> None:
+    checkout, gone = homes / "checkout", homes / "venv-1" / "lib"
+    (checkout / "lab").mkdir(parents=True)
+    compiled = [homes / "cache" / "bytecode" / folder.relative_to("/") for folder in (checkout / "lab", gone)]
+    for folder in compiled:
+        folder.mkdir(parents=True)
+        (folder / "x.cpython-311.pyc").write_text("x")
+    (compiled[0].parent / "old").mkdir()
+    said = [line.partition("  ")[0] for line in pruning.prune(dry_run=True)]
+    assert said == [f"bytecode of {checkout}/old", f"bytecode of {gone.parent}"]
+    assert [line.partition("  ")[0] for line in pruning.prune()] == said
+    assert (compiled[0] / "x.cpython-311.pyc").exists() and not compiled[1].parent.exists()
+    assert pruning.prune() == []
+
+
 def test_what_is_open_or_locked_stays(homes: Path) -> None:
     import fcntl
 

@@ -134,6 +134,7 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
     said = worse.locator("li").inner_text()
     assert "test_pv32_runs[hvm]" in said and "Assertion 'x' failed" in said and "passed 1 of 1 with" in said
     assert "blocked" in page.locator("section.line h2").inner_text()
+    assert "Not counted: because (1 case)." in page.locator("section.line").inner_text()
     uncounted = page.locator("details", has_text="Not counted").locator("li", has_text="test_s3_rtc_wake")
     assert "MISS on virt1" in uncounted.inner_text() or "MISS: virt1" in uncounted.inner_text()
     worse.get_by_role("link", name="proof").first.click()
@@ -147,6 +148,33 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
     strip = [mark.inner_text() for mark in page.locator(".strip .v").all()]
     assert strip == ["P", "P", "F"]
     assert "0123456789 xen-assertion: x / do_foo" in page.locator("section").inner_text()
+
+
+def test_a_phone_shows_what_crashed_and_where_at_first_sight(
+    history: History, folders: Runs, tmp_path: Path, look: Open
+) -> None:
+    history.import_run(folders.write(result(PV32), key="aa").path)
+    dump = [
+        "----[ Xen-4.20 ]----",
+        "RIP:    e008:[<ff>] do_foo+0x4/0x9",
+        "Xen call trace:",
+        "[<ff>] R do_foo",
+        "[<fe>] F bar",
+    ]
+    said = [*(f"line {n}" for n in range(40)), *dump, "Panic on CPU 0:", "FATAL PAGE FAULT"]
+    failed = result(PV32, Verdict.FAIL, rule="console-crash", fingerprint="0123456789 xen-page-fault: do_foo")
+    console = "\n".join(f"{at:02} (XEN) {line}" for at, line in enumerate(said))
+    history.import_run(with_consoles(folders, failed, {"virt1": console}, "bb"))
+    site.write(history, tmp_path / "site")
+    page = look(tmp_path / "site" / "runs" / "run2" / "0.html", width=390)
+    told = page.locator(".told")
+    assert told.inner_text().split("\n") == [
+        f"(XEN) {line}" for line in (*dump[1:], "Panic on CPU 0:", "FATAL PAGE FAULT")
+    ]
+    box = told.bounding_box()
+    assert box and box["y"] + box["height"] <= 844  # of a common phone
+    told.get_by_role("link", name="RIP:").click()
+    assert page.url.endswith("0.html#c0-42") and page.locator("#c0-42").is_visible()
 
 
 def test_the_proof_is_reached_without_a_mouse(history: History, folders: Runs, tmp_path: Path, look: Open) -> None:
@@ -757,7 +785,8 @@ def test_a_known_issue_shows_until_the_failure_changes(
     site.write(history, tmp_path / "site")
     known_issues.add(history, "test_case_0", "https://bugs.example/1", "p2m lock", "ann")
     page = first_page(history, tmp_path, look)
-    assert "https://bugs.example/1: p2m lock" in page.locator("section.worse .issue").inner_text()
+    said = page.locator("section.worse .issue").inner_text()
+    assert said.startswith("Bug report https://bugs.example/1: p2m lock in test_case_0 alone; linked by ann, ")
     for name in ("index.html", "0.html"):
         shown = look(tmp_path / "site" / "runs" / "run2" / name)
         assert shown.get_by_role("link", name="https://bugs.example/1").count() == 1, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import xtf_tree
 from lab.base.errors import UsageError
 from lab.night.options import NightlyOptions
 from lab.night.planning import collect
-from lab.xen import xtf
+from lab.xen import dom0, xtf
 from lab.xen.host import Host
 
 
@@ -82,6 +83,18 @@ def test_the_kernel_of_an_hvm_test_is_its_firmware(tree: Path) -> None:
     config = xtf.config(host, instance)
     assert config.kind == "hvm" and instance.needs == ("hvm", "qemu")
     assert 'firmware_override="/var/lib/xenlab/guests/xtf/firmware/test-hvm32-firmware"' in config.text()
+
+
+def test_a_test_that_is_late_on_a_slow_board_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    host: Any = Host(SimpleNamespace(name="virt1", run=None))
+    ends = time.monotonic() + 0.4
+    late: Any = SimpleNamespace(
+        name="g", host=host, is_there=True, console=lambda: ["Test result: SUCCESS"] * (time.monotonic() > ends)
+    )
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 1.0)
+    assert xtf.outcome(late, 0.1) == ("CRASH", "no result within 0.1 s")
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 300.0)
+    assert xtf.outcome(late, 0.1) == ("SUCCESS", "Test result: SUCCESS")
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:

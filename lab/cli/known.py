@@ -32,7 +32,7 @@ def add(
 
 @group.command("list")
 def show(as_json: AsJson = False) -> None:
-    """Show all known issues, with who added them and when."""
+    """Show all linked bug reports, with who added them and when."""
     from lab.history import known_issues
     from lab.history.store import History
 
@@ -40,7 +40,7 @@ def show(as_json: AsJson = False) -> None:
     if as_json:
         show_json(found)
     else:
-        typer.echo("\n".join(one.line() for one in found) or "no issue is known")
+        typer.echo("\n".join(one.line() for one in found) or "no bug report is linked")
 
 
 @group.command()
@@ -62,7 +62,7 @@ def remove(
 
 @group.command("export")
 def write() -> None:
-    """Print all known issues as JSON, for `xenlab known import`."""
+    """Print all linked bug reports as JSON, for `xenlab known import`."""
     from lab.history import known_issues
     from lab.history.store import History
 
@@ -73,7 +73,7 @@ def write() -> None:
 def take(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `xenlab known export` printed.")],
 ) -> None:
-    """Import known issues from another history. A second import changes nothing."""
+    """Import linked bug reports from another history. A second import changes nothing."""
     from lab.history import known_issues
     from lab.history.store import History
 

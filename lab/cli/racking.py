@@ -54,7 +54,7 @@ def probe(
     if bmc and not credential:
         raise UsageError("--bmc needs --credential: the name of who logs in there")
     user, _, host = address.rpartition("@")
-    boards = load(inventory).boards if inventory else {}
+    boards = load(inventory, may_be_empty=True).boards if inventory else {}
     shell = Ssh(name or host, host, port, user or "root")
     try:
         found = look(name, host, port, shell.run)

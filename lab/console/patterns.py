@@ -317,6 +317,11 @@ def classify(text: str) -> Signature | None:
     return first[1] if first else None
 
 
+def may_say(text: str) -> bool:
+    """Whether :func:`classify` may find something in a line of this text: one question for very many lines."""
+    return _next_place(text) is not None
+
+
 def find(text: str, name: str = "") -> Found | None:
     """As :func:`classify`, and where the message begins; with a ``name`` only that signature is looked for."""
     said = clean(own_words(text))

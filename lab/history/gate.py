@@ -272,7 +272,7 @@ def _judged(now: Tallied, before: Tallied, earlier: Sequence[Attempt], ever_pass
             change = Change.KNOWN_FINDING
             words.insert(1, said)
     elif known:
-        words = [f"passed with the known finding {', '.join(known)}", *figures]
+        words = [f"passed with the known bug {', '.join(known)}", *figures]
         if change is Change.FIXED and _is_only_excused(now.tallies, before.tallies):
             change = Change.KNOWN_FINDING
             words.insert(0, "not fixed: it is listed for this release, and not for the baseline's")
@@ -313,7 +313,7 @@ def _listed_elsewhere(failed: Sequence[Tally], before: Sequence[Tally]) -> str |
     if not bad <= listed.keys():
         return None
     names = ", ".join(dict.fromkeys(listed[check] for check in sorted(bad)))
-    return f"no new failure: the known finding {names}, which is listed for the baseline's release and not for this one"
+    return f"no new failure: the known bug {names}, which is listed for the baseline's release and not for this one"
 
 
 def _boards(now: Tallied, before: Tallied) -> list[str]:

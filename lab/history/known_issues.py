@@ -97,7 +97,7 @@ def remove(history: History, what: str) -> list[KnownIssue]:
         if what in (one.failure, one.link, one.case) or (len(what) >= 4 and one.failure.startswith(what))
     ]
     if not gone:
-        raise UsageError(f"no known issue {what!r}; `xenlab known list` shows them")
+        raise UsageError(f"no bug report is linked to {what!r}; `xenlab known list` shows those that are")
     with history.transaction(writes=True) as connection:
         connection.execute(known_issues.delete().where(known_issues.c.id.in_([one.id for one in gone])))
     return gone

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.engine import Row, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from lab.results.build_source import Source
 from lab.results.failures import KnownFinding
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="DataclassInstance")
 
 COUNTED = ("PASS", "FAIL")
-_VERDICTS = {one.value: one for one in Verdict}
+VERDICTS = {one.value: one for one in Verdict}
+ENTRY_COLUMNS = (
+    *("verdict", "rule", "reason", "boards", "started", "seconds"),
+    *("fingerprint", "failure", "known", "figures", "ordinal"),
+)
 RUN_KEY = "run:"  # how the key of a build begins that its run did not identify
 
 
@@ -169,7 +173,7 @@ class Tally:
             "results_",
             series=Series.of(row),
             boards=row["boards"],
-            verdict=Verdict(row["verdict"]),
+            verdict=VERDICTS[row["verdict"]],
             number=row["number"],
             known=known_of(row["results_known"]),
             bad=tuple(row["results_bad"].split()),
@@ -204,22 +208,14 @@ class Entry:
         return self.place.ordinal
 
     @classmethod
-    def of(cls, series: Series, build: RecordedBuild, run: str, row: Row[*tuple[Any, ...]]) -> Entry:
-        """From a row of the table ``results``; what many rows share is given."""
+    def of(cls, series: Series, build: RecordedBuild, run: str, row: Sequence[Any]) -> Entry:
+        """From the ``ENTRY_COLUMNS`` of a row of the table ``results``; what many rows share is given."""
+        verdict, rule, reason, boards, started, seconds, fingerprint, failure, known, figures, ordinal = row
         return cls(
-            series,
-            build,
-            _VERDICTS[row.verdict],
-            row.rule,
-            row.reason,
-            row.boards,
-            row.started,
-            row.seconds,
-            row.fingerprint,
-            row.failure,
-            known_of(row.known) if row.known else (),
-            json.loads(row.figures) if row.figures else {},
-            Place(run, -1 if row.rule == DID_NOT_RUN else row.ordinal),
+            *(series, build, VERDICTS[verdict], rule, reason, boards, started, seconds, fingerprint, failure),
+            known=known_of(known) if known else (),
+            figures=json.loads(figures) if figures else {},
+            place=Place(run, -1 if rule == DID_NOT_RUN else ordinal),
         )
 
 

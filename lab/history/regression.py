@@ -22,7 +22,7 @@ class Change(enum.StrEnum):
     NEW_FAILURE = "new failure"  # the one that blocks
     STILL_FAILING = "still failing"
     NEVER_PASSED = "never passed"
-    KNOWN_FINDING = "known finding"  # excused in the baseline's release, and not listed for this one
+    KNOWN_FINDING = "known bug"  # excused in the baseline's release, and not listed for this one
     FLAKY = "flaky"
     FIXED = "fixed"
     NEW_CASE = "new case"

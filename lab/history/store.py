@@ -22,7 +22,18 @@ from lab.base.files import did_you_mean
 from lab.base.wait import wait_until
 from lab.history import database, importing, schema
 from lab.history.database import SETTING
-from lab.history.records import COUNTED, Entry, RecordedBuild, Run, Seen, Selected, Series, Tally
+from lab.history.records import (
+    COUNTED,
+    ENTRY_COLUMNS,
+    VERDICTS,
+    Entry,
+    RecordedBuild,
+    Run,
+    Seen,
+    Selected,
+    Series,
+    Tally,
+)
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
 from lab.results.record import Verdict
@@ -303,6 +314,7 @@ class History:
         place = sa.func.row_number().over(
             partition_by=results.c.series_id, order_by=(results.c.started.desc(), results.c.id.desc())
         )
+        columns = [results.c[name] for name in ("run_id", "build_id", "series_id", *ENTRY_COLUMNS)]
         with self.transaction(writes=False) as connection:
             of = [RecordedBuild.of(row) for row in connection.execute(sa.select(*named(*builds.c))).mappings()]
             by_id = {build.id: build for build in of}
@@ -311,12 +323,12 @@ class History:
                 mine = sa.select(*OF_SERIES).join(cases).where(cases.c.name.in_(part))
                 mine = mine.order_by(cases.c.name, series.c.line, series.c.board_class)
                 known = {row["series_id"]: Series.of(row) for row in connection.execute(mine).mappings()}
-                numbered = sa.select(results, place.label("place")).where(results.c.series_id.in_(known)).subquery()
-                last = sa.select(numbered).where(numbered.c.place <= limit).order_by(numbered.c.place.desc())
+                numbered = sa.select(*columns, place.label("place")).where(results.c.series_id.in_(known)).subquery()
+                shown = [numbered.c[column.name] for column in columns]
+                last = sa.select(*shown).where(numbered.c.place <= limit).order_by(numbered.c.place.desc())
                 found: dict[int, list[Entry]] = {id: [] for id in known}
-                for row in connection.execute(last):
-                    entry = Entry.of(known[row.series_id], by_id[row.build_id], names[row.run_id], row)
-                    found[row.series_id].append(entry)
+                for run_id, build_id, series_id, *row in connection.execute(last).all():
+                    found[series_id].append(Entry.of(known[series_id], by_id[build_id], names[run_id], row))
                 for entries in found.values():
                     yield from entries
 
@@ -327,12 +339,13 @@ class History:
             return [Run.of(row) for row in connection.execute(wanted).mappings()]
 
     def counts(self, run_ids: Sequence[int]) -> list[tuple[int, int, str, Verdict, int]]:
-        """Run, build, case, verdict and how often, of these runs."""
-        group = (results.c.run_id, results.c.build_id, cases.c.name, results.c.verdict)
-        wanted = sa.select(*group, sa.func.count()).join_from(results, series).join(cases).group_by(*group)
+        """Run, build, case, verdict and how often, of these runs; a row for each series of a case."""
+        group = (results.c.run_id, results.c.build_id, results.c.series_id, results.c.verdict)
+        wanted = sa.select(*group, sa.func.count()).group_by(*group)
         with self.transaction(writes=False) as connection:
-            rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids)))
-            return [(row[0], row[1], row[2], Verdict(row[3]), row[4]) for row in rows]
+            names = {row.id: row.name for row in connection.execute(sa.select(series.c.id, cases.c.name).join(cases))}
+            rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids))).all()
+        return [(run, build, names[of], VERDICTS[verdict], number) for run, build, of, verdict, number in rows]
 
     def digests(self) -> dict[str, str]:
         """Of each run what its rows were made of: another one whenever they were written anew."""

@@ -30,11 +30,12 @@ from lab.inventory.specs import (
 _HOST_KEYS = ("ansible_host", "ansible_port", "ansible_user", "ansible_python_interpreter", "xenlab")
 
 
-def load(path: Path) -> Lab:
+def load(path: Path, *, may_be_empty: bool = False) -> Lab:
     """Read an inventory file; the lab's ports are where its state folder has moved them (:mod:`lab.inventory.ports`).
 
     Boards are the hosts that have the key ``xenlab``, in whatever group they stand; other hosts are Ansible's alone.
 
+    :param may_be_empty: an inventory without boards will do: it is to get its first one.
     :raises UsageError: file, line and key of each thing that is wrong, and what would be right.
     """
     tree = read_yaml(path)
@@ -67,7 +68,7 @@ def load(path: Path) -> Lab:
                 raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
             found[name] = (key, None)
             found[name] = (key, _board(path, tree, key, host, variables, shapes))
-    if not found and problems.is_empty:  # a host that cannot be read may have been one
+    if not found and not may_be_empty and problems.is_empty:  # a host that cannot be read may have been one
         with problems.gathered():
             raise UsageError(f"{path}: no host has the key xenlab, so the inventory has no boards")
     _check_sharing(path, tree, {name: key for name, (key, _) in found.items()}, problems)

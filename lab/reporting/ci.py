@@ -69,7 +69,7 @@ def fault_lines(fault: Fault) -> list[str]:
         names = some_of([short_name(name) for name in fault.names])
         how_many = fault.states if len(fault.changes) > 1 else f"{len(fault.cases)} cases"
         lines = [f"{word} {fault.change:<19}  {how_many}: {fault.label}; in {names}"]
-    lines += [f"      known issue: {issue.link}{f': {issue.note}' if issue.note else ''}" for issue in fault.issues]
+    lines += [f"      bug report: {issue.link}{f': {issue.note}' if issue.note else ''}" for issue in fault.issues]
     if fault.change is Change.NEW_FAILURE:
         lines += [f"      {line}" for line in since_lines(fault)]
     return lines
@@ -189,7 +189,7 @@ def _table(title: str, faults: Sequence[Fault]) -> list[str]:
         if fault.change is Change.NEW_FAILURE:
             why = "; ".join([why, *since_lines(fault)])
         if fault.issues:
-            why += f"; known issue {', '.join(issue.link for issue in fault.issues)}"
+            why += f"; bug report {', '.join(issue.link for issue in fault.issues)}"
         cells = (
             some_of([short_name(name) for name in fault.names]),
             ", ".join(boards),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from lab.console.patterns import classify
+from lab.console.patterns import classify, may_say
 from lab.reporting.words import shortened
 from lab.results.run_folder import visible_line
 
@@ -55,14 +55,14 @@ def told(slice_path: Path, kinds_path: Path | None, limit: int) -> Told:
     Lines around crashes come first, then warnings and gaps, then the end and the beginning. ``kinds_path`` has the
     kinds of the records that are no plain line (:func:`lab.results.run_folder.write_lines`).
     """
-    lines = _lines(slice_path, kinds_path)
+    blocks = _blocks(slice_path, kinds_path)
     first: list[Line] = []
     left = limit
-    for line in lines:  # most slices are short
-        first.append(line)
-        left -= line.size
+    for block in blocks:  # most slices are short
+        first += block
+        left -= sum(len(line.text) for line in block) + _TIME_WIDTH * len(block)
         if left < 0:
-            return _told_of_long(chain(first, lines), limit)
+            return _told_of_long(chain(first, chain.from_iterable(blocks)), limit)
     marks = Counter(line.mark for line in first)
     return Told(tuple(first), marks["crash"], marks["warning"])
 
@@ -143,34 +143,52 @@ def _outside_in(head: _Few, tail: _Last) -> Iterable[tuple[int, Line]]:
     yield from first
 
 
-def _lines(slice_path: Path, kinds_path: Path | None) -> Iterator[Line]:
+def _blocks(slice_path: Path, kinds_path: Path | None) -> Iterator[list[Line]]:
+    """The lines of a slice, many at a time: what is asked of each costs less if it is asked of all at once."""
     kinds = _kinds(kinds_path)
     number, kind = next(kinds, _NO_MORE)
+    count = 0
     with open(slice_path, encoding="utf-8", errors="replace", newline="\n") as text:
-        count = 0
-        while raw := _read_line(text):
-            count += 1
-            when, _, said = raw.rstrip("\n").partition(" ")
-            while number < count:
-                number, kind = next(kinds, _NO_MORE)
-            if number == count and kind in _GAPS:
-                mark = "gap"
-            else:
-                signature = classify(said)
-                mark = signature.kind if signature else ""
-            yield Line(visible_line(when[11:23]), visible_line(shortened(said, LINE_LIMIT)), mark, when[:30], count)
+        while raw := _read_lines(text):
+            block = _told_lines(raw, count + 1)
+            done, count = count, count + len(block)
+            while number <= count:
+                if number > done and kind in _GAPS:
+                    block[number - done - 1] = block[number - done - 1]._replace(mark="gap")
+                last = max(number, done)
+                while number <= last:
+                    number, kind = next(kinds, _NO_MORE)
+            yield block
 
 
-def _read_line(text: TextIO) -> str:
-    """The next line, without the middle of one that is far too long; empty at the end."""
-    line = text.readline(_READ_LIMIT)
-    if line.endswith("\n"):
-        return line
-    left_out, rest = 0, line
-    while rest and not rest.endswith("\n"):
-        rest = text.readline(_READ_LIMIT)
-        left_out += len(rest)
-    return f"{line}... {left_out} characters left out ...\n" if left_out else line
+def _told_lines(raw: Sequence[str], first: int) -> list[Line]:
+    """Lines of a file from the number ``first`` on."""
+    parts = [line.partition(" ") for line in raw]
+    told = [part[2] for part in parts]
+    times = [part[0][11:23] for part in parts]
+    signatures = [classify(said) for said in told] if may_say("\n".join(told)) else [None] * len(told)
+    if max(map(len, told)) > LINE_LIMIT:
+        told = [shortened(said, LINE_LIMIT) for said in told]
+    if not ("".join(told).isprintable() and "".join(times).isprintable()):
+        told, times = [visible_line(said) for said in told], [visible_line(time) for time in times]
+    marks = [signature.kind if signature else "" for signature in signatures]
+    stamps = [part[0][:30] for part in parts]
+    return [*map(Line._make, zip(times, told, marks, stamps, range(first, first + len(raw)), repeat(False)))]
+
+
+def _read_lines(text: TextIO) -> list[str]:
+    """Some more lines, each without the middle of one that is far too long; none at the end."""
+    block = text.read(_READ_LIMIT)
+    lines = block.split("\n")
+    if lines[-1] == "":
+        return lines[:-1]
+    rest = lines[-1] + text.readline(_READ_LIMIT - len(lines[-1])) if len(lines[-1]) < _READ_LIMIT else lines[-1]
+    left_out, more = 0, rest
+    while more and not more.endswith("\n"):
+        more = text.readline(_READ_LIMIT)
+        left_out += len(more)
+    lines[-1] = f"{rest}... {left_out} characters left out ..." if left_out else rest.removesuffix("\n")
+    return lines
 
 
 _NO_MORE = (1 << 62, "")

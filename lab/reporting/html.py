@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 
 from lab.history.known_issues import KnownIssue, KnownIssues
-from lab.reporting import marks, matrix, shown
+from lab.reporting import marks, matrix, sections, shown
 from lab.reporting.shown import Shown
 from lab.reporting.words import seconds_text
 from lab.results.failures import label_of
@@ -68,7 +68,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    made.globals |= {"badge": marks.badge, "known_bugs": marks.known_bugs}
+    made.globals |= {one.__name__: one for one in (marks.badge, marks.known_bugs, *sections.PIECES)}
     made.filters["seconds"] = seconds_text
     made.filters["stamp"] = stamp
     made.filters["clock"] = lambda when: stamp(when)[11:23]

@@ -26,7 +26,7 @@ WIDTH = 76  # columns of a line; names and links may be longer
 # What stands behind a case, by what became of it; {base} is the build that it was judged against.
 WORDS = {
     Change.NEW_FAILURE: "FAIL REGR. vs {base}",
-    Change.KNOWN_FINDING: "FAIL known finding, not listed for this release",
+    Change.KNOWN_FINDING: "FAIL known bug, not listed for this release",
     Change.STILL_FAILING: "FAIL like {base}",
     Change.NEVER_PASSED: "FAIL never pass",
     Change.FLAKY: "FAIL flaky",
@@ -62,7 +62,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
         lines += ["", f"{fault.digits}: {fault.label}"]
         lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}")
         lines += [f"   {line}" for line in ci.since_lines(fault)]
-        lines += [f"   known issue: {one.link}" for one in fault.issues]
+        lines += [f"   bug report: {one.link}" for one in fault.issues]
     for found in news.comparisons:
         lines += _of_build(found, news, link)
     if gone := run.missing:

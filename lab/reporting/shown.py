@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,6 +28,8 @@ PASS_CONSOLE_LIMIT = 16 * 1024  # the same of the console of a case that passed
 PASS_BODY_LIMIT = 8 * 1024  # and of its evidence
 PICTURE_LIMIT = 2 * 2**20  # bytes
 DUMP_LINES = 60  # before a crash in which the head of its register dump is looked for
+TELLING_CRASHES, TELLING_CALLERS = 2, 3  # lines that are shown ahead of a console
+_WHERE, _TRACE = re.compile(r"\b[RE]IP:"), re.compile(r"\b[Cc]all [Tt]race\b")
 FOLDED_ABOVE = 2000  # characters of a body that is folded
 
 
@@ -71,6 +74,24 @@ class Slice:
         above = range(crash - 1, max(crash - DUMP_LINES, 0) - 1, -1)
         dump = next((at for at in above if DUMP_BEGINS in self.lines[at].text), crash)
         return max(min(crash - AROUND, dump - 1), 0)
+
+    @property
+    def telling(self) -> tuple[Line, ...]:
+        """The few lines that tell of a crash: which it is, where it struck, who called; none where there is none."""
+        crashes = [at for at, line in enumerate(self.lines) if line.mark == "crash"]
+        if not crashes:
+            return ()
+        near = range(self._opening, min(crashes[0] + DUMP_LINES, len(self.lines)))
+        where = [at for at in near if _WHERE.search(self.lines[at].text)][:1]
+        trace = next((at for at in near if _TRACE.search(self.lines[at].text)), near.stop)
+        callers = range(trace, min(trace + 1 + TELLING_CALLERS, near.stop))
+        wanted = sorted({*crashes[:TELLING_CRASHES], *where, *callers})
+        return tuple(self.lines[at] for at in wanted if self.lines[at].number)
+
+    def told(self, prefix: str) -> markupsafe.Markup:
+        """These, each with a link to where it stands."""
+        texts = [(markupsafe.escape(f"{prefix}-{line.number}"), markupsafe.escape(line.text)) for line in self.telling]
+        return markupsafe.Markup("\n".join(f'<a href="#{name}">{text}</a>' for name, text in texts))
 
     @property
     def hidden(self) -> int:
@@ -218,21 +239,25 @@ def _compared(slices: tuple[Slice, ...], beside: Beside) -> tuple[tuple[Slice, .
         if other is None:
             continue
         index = there.index(other)
-        ours, theirs = ({_plain(line.text) for line in one.lines} for one in (slice, other))
-        here[at] = _marked(slice, theirs)
-        there[index] = _marked(other, ours)
+        ours, theirs = _plain(slice), _plain(other)
+        here[at] = _marked(slice, ours, set(theirs))
+        there[index] = _marked(other, theirs, set(ours))
         beside = replace(beside, slices=tuple(there))
     return tuple(here), beside
 
 
-def _marked(slice: Slice, known: set[str]) -> Slice:
-    lines = tuple(line._replace(is_other=bool(line.number) and _plain(line.text) not in known) for line in slice.lines)
+def _marked(slice: Slice, plain: Sequence[str], known: set[str]) -> Slice:
+    lines = tuple(
+        line if text in known or not line.number else line._replace(is_other=True)
+        for line, text in zip(slice.lines, plain, strict=True)
+    )
     return replace(slice, lines=lines)
 
 
-def _plain(text: str) -> str:
-    """A console line without its numbers, which differ from boot to boot."""
-    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text)
+def _plain(slice: Slice) -> list[str]:
+    """Console lines without their numbers, which differ from boot to boot."""
+    text = "\n".join(line.text for line in slice.lines)  # none has a newline in it
+    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text).split("\n")
 
 
 def _together(slices: Sequence[Slice]) -> tuple[tuple[int, Line], ...]:
@@ -254,18 +279,20 @@ def _fact(one: Evidence, limit: int) -> Fact:
 
 
 @lru_cache
-def _real(path: Path) -> str:
-    return os.path.realpath(path) + os.sep
+def _real(folder: str) -> str:
+    return os.path.realpath(folder) + os.sep
 
 
 def inside(folder: Path, path: str) -> Path | None:
     """The file of a record's relative path; None when it is not there or not within the run folder."""
     try:
         parent, name = os.path.split(path)
-        file = _real(folder / parent) + name
-        if name in ("", ".", "..") or os.path.islink(file):
+        file = _real(os.path.join(folder, parent)) + name
+        state = os.lstat(file)
+        if name in ("", ".", "..") or stat.S_ISLNK(state.st_mode):
             file = os.path.realpath(folder / path)
-        return Path(file) if file.startswith(_real(folder)) and os.path.isfile(file) else None
+            state = os.stat(file)
+        return Path(file) if file.startswith(_real(str(folder))) and stat.S_ISREG(state.st_mode) else None
     except (OSError, ValueError):
         return None
 

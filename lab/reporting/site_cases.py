@@ -81,32 +81,33 @@ def _of_series(page: CasePage, proof: Proof, root: str) -> OfSeries:
     entries = page.entries
     often = Counter(entry.failure for entry in entries if entry.failure)
     last = {entry.failure: entry for entry in entries if entry.failure}
-    strip = [(of[0].build, of) for _, found in groupby(entries, key=lambda entry: entry.build.id) if (of := [*found])]
-    links = {entry.place: f"{root}{where}" for entry in entries if (where := proof(entry.place))}
+    linked = [(entry, f"{root}{where}" if (where := proof(entry.place)) else "") for entry in entries]
+    strip = [[*found] for _, found in groupby(linked, key=lambda pair: pair[0].build.id)]
     durations = figures.durations_svg(
         f"seconds of {len(entries)} attempts",
         [(entry.seconds, entry.verdict.value, f"{entry.build.title} {entry.run}") for entry in entries],
     )
-    listed = entries[: -ATTEMPTS_LISTED - 1 : -1]
+    listed = linked[: -ATTEMPTS_LISTED - 1 : -1]
     return OfSeries(
         page=page,
         status=pages.status(page),
-        strip=markupsafe.Markup("".join(_marks(build, of, links) for build, of in strip)),
+        strip=markupsafe.Markup("".join(map(_marks, strip))),
         durations=markupsafe.Markup(durations),
         figures=tuple(_drawn(strip)),
         failures=tuple((name, number, last[name]) for name, number in often.most_common()),
         listed=len(listed),
-        attempts=markupsafe.Markup("\n".join(_attempt(entry, links.get(entry.place), root) for entry in listed)),
+        attempts=markupsafe.Markup("\n".join(_attempt(entry, href, root) for entry, href in listed)),
     )
 
 
-def _marks(build: RecordedBuild, entries: Sequence[Entry], links: Mapping[Place, str]) -> str:
-    """The attempts with a build: a letter each."""
+def _marks(attempts: Sequence[tuple[Entry, str]]) -> str:
+    """The attempts with a build: a letter each, and a link where it leads somewhere."""
+    build = attempts[0][0].build
     title = f"{build.title}: {build.source.subject}" if build.source.subject else build.title
     name = build.source.name or build.label.partition("@")[2]
     parts = [f'<span class="of soft" title="{escaped(title)}">{escaped(name)}</span>']
-    for entry in entries:
-        verdict, when, href = entry.verdict.value, day(entry.started), links.get(entry.place)
+    for entry, href in attempts:
+        verdict, when = entry.verdict.value, day(entry.started)
         title, letter = f"{verdict} {when} {escaped(entry.boards)}", verdict[0] + "*" * bool(entry.known)
         if href:
             leads = f'href="{escape(href)}" title="{title}" aria-label="{verdict} {when}"'
@@ -116,7 +117,7 @@ def _marks(build: RecordedBuild, entries: Sequence[Entry], links: Mapping[Place,
     return "".join(parts)
 
 
-def _attempt(entry: Entry, href: str | None, root: str) -> str:
+def _attempt(entry: Entry, href: str, root: str) -> str:
     """An attempt in the list."""
     verdict = f'<a href="{escape(href)}">{badge(entry.verdict)}</a>' if href else badge(entry.verdict)
     bugs = known_bugs([one.name for one in entry.known], root, findings.places()) if entry.known else ""
@@ -127,13 +128,14 @@ def _attempt(entry: Entry, href: str | None, root: str) -> str:
     return f'<li>{verdict}{bugs} {when} <span class="soft">{facts}</span>{reason}</li>'
 
 
-def _drawn(strip: Sequence[tuple[RecordedBuild, Sequence[Entry]]]) -> Iterator[markupsafe.Markup]:
+def _drawn(strip: Sequence[Sequence[tuple[Entry, str]]]) -> Iterator[markupsafe.Markup]:
     """Each figure of a case over the last builds, with its spread."""
-    names = dict.fromkeys(name for _, entries in strip for entry in entries for name in entry.figures)
+    names = dict.fromkeys(name for attempts in strip for entry, _ in attempts for name in entry.figures)
     for name in names:
         groups = []
-        for build, entries in strip:
-            values = [entry.figures[name] for entry in entries if name in entry.figures]
+        for attempts in strip:
+            build = attempts[0][0].build
+            values = [entry.figures[name] for entry, _ in attempts if name in entry.figures]
             if values:
                 groups.append((build.source.name or build.key[:8], values))
         yield markupsafe.Markup(figures.spread_svg(name, groups[-BUILDS_DRAWN:]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lab.base.errors import UsageError
 from lab.history import gate
 from lab.history.gate import Comparison
-from lab.history.news import Fault, News, never_passed
+from lab.history.news import FailingCase, Fault, News, never_passed
 from lab.history.records import Run, Tally
 from lab.history.regression import Change
 from lab.history.store import History
@@ -20,7 +20,7 @@ from lab.results.summary import INTERRUPTED
 
 # The groups behind what got worse: what became of cases, and what to make of it.
 GROUPS = (
-    ("Known findings", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
+    ("Known bugs", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
     ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
     ("Never passed", "", (Change.NEVER_PASSED,)),  # the entries say which of the reasons
     ("Flaky", "the cases pass and fail with the same build; each says how often", (Change.FLAKY,)),
@@ -97,6 +97,12 @@ def sums(found: Comparison, told: News) -> str:
     mine = [case for fault in told.faults for case in fault.of(found.new.build)]
     counted = Change.NEVER_PASSED.counted(len(found.of(Change.NEVER_PASSED)))
     return gate.summed(found).replace(counted, counted + never_passed(mine))
+
+
+def causes(found: Comparison, told: News) -> list[tuple[Fault, list[FailingCase]]]:
+    """Why cases were not counted with a build, the commonest reason first."""
+    mine = [(fault, cases) for fault in told.uncounted if (cases := fault.of(found.new.build))]
+    return sorted(mine, key=lambda one: -len(one[1]))
 
 
 def ended(run: Run) -> str:

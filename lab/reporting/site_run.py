@@ -15,10 +15,11 @@ import markupsafe
 
 from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.history.records import Run
-from lab.reporting import html, junit, matrix, shown, site_places
+from lab.reporting import findings, html, junit, matrix, sections, shown, site_places
+from lab.reporting.marks import escaped, known_bugs
 from lab.reporting.shown import Beside, Shown
 from lab.reporting.site_places import INDEX, RunPages, good_page
-from lab.reporting.words import area_of
+from lab.reporting.words import area_of, seconds_text
 from lab.results.failures import failure_of, label_of, shown_by
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import COVERAGE_PAGE, RunFolder, visible_line
@@ -192,15 +193,14 @@ class _Pages:
         names: list[str] = []
         of = [-1] * len(self._summary.everything)
         for numbers in self._by_area().values():
-            sections = [(number, self._section(number)) for number in numbers]
-            parts = _parts(sections)
+            parts = _parts([(number, self._section(number)) for number in numbers])
             area_page = good_page(self._summary.everything[numbers[0]].case)
             for part, in_part in enumerate(parts):
                 case = self._summary.everything[in_part[0][0]].case
                 page = good_page(case, None if len(parts) == 1 else part + 1)
                 values = {
                     "area": area_of(case),
-                    "sections": [text for _, text in in_part],
+                    "sections": markupsafe.Markup("\n").join(text for _, text in in_part),
                     "part": (part + 1, len(parts)),
                 }
                 self._write("good", page, {**values, "listed": [], "area_page": area_page})
@@ -212,7 +212,7 @@ class _Pages:
                 listed = [
                     (number, self._summary.everything[number], f"{names[of[number]]}#r{number}") for number in numbers
                 ]
-                values = {"area": area_of(case), "sections": [], "part": (0, len(parts)), "listed": listed}
+                values = {"area": area_of(case), "sections": "", "part": (0, len(parts)), "listed": listed}
                 self._write("good", area_page, {**values, "area_page": area_page})
         return RunPages(tuple(names), tuple(of))
 
@@ -239,8 +239,13 @@ class _Pages:
         return shown.show(self._summary.path, result, others, beside=beside)
 
     def _section(self, number: int) -> markupsafe.Markup:
-        values = {**self._common, "number": number, "case": self._show(number), "repeat": self._repeat(number)}
-        return markupsafe.Markup(site_places.environment().get_template("section.html.j2").render(values))
+        case = self._show(number)
+        build = f" · {escaped(case.build)}" if self._summary.has_several_builds else ""
+        boards = f'<span class="soft">{escaped(", ".join(case.boards))}</span>'
+        time = f'<a href="../../{site_places.case_page(case.case)}">the case over time</a>'
+        bugs = known_bugs(case.known, "../../", findings.places())
+        facts = f"<p>{escaped(case.area)}{build} · {seconds_text(case.seconds or 0.0)} {boards} · {time}</p>"
+        return sections.section(number, case, f"{bugs}</h2>\n{facts}", self._repeat(number))
 
     def _bad(self, number: int, before: int | None, after: int | None) -> None:
         values = {

@@ -42,7 +42,7 @@ def prune(dry_run: bool = False) -> list[str]:
     Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to :data:`RUNS_BYTES`
     in all; of the jobs of another CI as many; tries of patch series and comparisons of costs used within
     :data:`RUNS_DAYS` days, and what of builds, images and payloads was used within :data:`CACHE_DAYS` days. The newest
-    run, and whatever is in use, stays.
+    run, and whatever is in use, stays. Of Python's bytecode what was compiled of folders that are gone goes.
     """
     now = time.time()
     doomed: list[tuple[str, Path, Path | None]] = [
@@ -72,6 +72,10 @@ def prune(dry_run: bool = False) -> list[str]:
             lines.append(f"{what} {path.name}  {size_text(_size(path))}")
             if not dry_run:
                 _remove(path)
+    for path, compiled in _compiled_of_nothing(paths.cache() / "bytecode", Path("/")):
+        lines.append(f"bytecode of {path}  {size_text(_size(compiled))}")
+        if not dry_run:
+            _remove(compiled)
     return lines
 
 
@@ -103,6 +107,19 @@ def _runs_to_go(directory: Path, now: float) -> list[_Run]:
         if index and not (is_young and total <= RUNS_BYTES) or run.path.name.startswith(_DOOMED):
             go.append(run)
     return go
+
+
+def _compiled_of_nothing(cache: Path, source: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders that are gone, the topmost of each, and where their bytecode is.
+
+    The cache has each under its own absolute path (PYTHONPYCACHEPREFIX): of Pythons, environments and checkouts.
+    """
+    for path in _entries(cache):
+        if path.is_dir() and not path.is_symlink():
+            if (origin := source / path.name).is_dir():
+                yield from _compiled_of_nothing(path, origin)
+            else:
+                yield origin, path
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -66,7 +66,7 @@ _UNSEEN = re.compile(
 
 def visible(text: str) -> str:
     r"""``text`` with control characters shown (``\x1b``) instead of obeyed; tab and newline stay."""
-    if text.isprintable():  # the fast way for most
+    if text.isprintable() or text.replace("\n", "").isprintable():  # the fast way for most
         return text
     text = text.replace("\r\n", "\n")
 

@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from lab.base.errors import UsageError, WaitTimeout
-from lab.base.wait import wait_until
+from lab.base.errors import ProductTimeout, UsageError
 from lab.on_board import GUESTS
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import Host
@@ -131,16 +130,17 @@ def config(host: Host, instance: Instance) -> XtfConfig:
 def outcome(guest: Domain, timeout: float = TIMEOUT) -> tuple[Outcome, str]:
     """Wait for the test's result; the result and the line that says so.
 
-    CRASH, as in xtf-runner: the guest is gone, or ``timeout`` seconds are over, and it printed no result.
+    CRASH, as in xtf-runner: the guest is gone, or ``timeout`` seconds are over, or more on a slow board
+    (:meth:`lab.xen.dom0.Dom0.limits`), and it printed no result.
     """
 
     def result() -> str:
         return next((line for line in guest.console() if "Test result:" in line), "")
 
     try:
-        wait_until(lambda: result() or not guest.is_there, timeout, f"{guest.name}: a result", interval=0.5)
-    except WaitTimeout:
-        return "CRASH", f"no result within {timeout:.0f} s"
+        guest.host.expect(lambda: result() or not guest.is_there, timeout, f"{guest.name}: a result")
+    except ProductTimeout as error:
+        return "CRASH", f"no result within {error.timeout:.3g} s"
     line = result()
     said = next((word for word in OUTCOMES if word in line), None)
     return (said, line) if said else ("CRASH", line or "the guest is gone without a result")
