@@ -63,7 +63,7 @@ def test_after_a_reboot_the_wall_clock_counts(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_ledger_lies_where_its_folder_says(tmp_path: Path) -> None:
-    """Its path becomes part of a URL, where ``?`` and ``%`` mean something."""
+    """In a URL of SQLite ``?`` and ``%`` mean something."""
     folder = tmp_path / "100%?mode=memory"
     assert Ledger(folder).leases() == []
     assert [path.name for path in folder.iterdir()] == [FILE] and [*tmp_path.iterdir()] == [folder]
