@@ -20,9 +20,9 @@ from shared_lab import Shared, lab_of_four_fixture, shared_fixture  # noqa: F401
 
 import lab
 from lab import inventory
-from lab.base import paths
+from lab.base import lock, paths
 from lab.base.errors import UsageError
-from lab.builds import apt, lock
+from lab.builds import apt
 from lab.builds.command import CommandError
 from lab.cli import main as cli
 from lab.cli import starter
