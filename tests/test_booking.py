@@ -297,11 +297,11 @@ def test_who_does_not_hold_a_board_cannot_drive_it(shared: Shared) -> None:
 
 def test_a_failed_power_command_quarantines(shared: Shared) -> None:
     shared.have("sim1")
-    shared.bmcs["sim1"].stop()
+    shared.chassis["sim1"].set(failures=1000)
     try:
         shared.xenlab("power", "sim1", "on", status=3)
     finally:
-        shared.bmcs["sim1"].start()
+        shared.chassis["sim1"].set(failures=0)
     assert shared.ledger.board("sim1").quarantine == "power on failed"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab.base import daytime, paths
+from lab.base import daytime, paths, processes
 from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.cli import main
@@ -46,7 +46,8 @@ class Night:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=paths.environment(),
+                env=paths.environment()
+                | {"SOAK_CASES": "100", processes.PASS_ENV: "SOAK_CASES"},  # as many as are used
             )
 
     def kill(self) -> None:
@@ -164,11 +165,11 @@ def test_what_is_left_of_a_pair_works_alone(shared: Shared, start: Callable[...,
 @pytest.mark.timeout(400)
 def test_a_sick_board_never_fails_a_build(shared: Shared, start: Callable[..., Night]) -> None:
     shared.ledger.quarantine("sim3", "smells of smoke")
-    shared.bmcs["sim1"].stop()
+    shared.chassis["sim1"].set(failures=1000)
     try:
         folder = start(2).ends(3, timeout=200)
     finally:
-        shared.bmcs["sim1"].start()
+        shared.chassis["sim1"].set(failures=0)
     notes = "\n".join(folder.header().notes)
     assert "sim3 is quarantined: smells of smoke: not used" in notes
     assert "sim1 is quarantined: power:" in notes, "it was looked at before use"

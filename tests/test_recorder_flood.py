@@ -21,7 +21,7 @@ from lab.console.recent import MEMORY_LIMIT, Recent
 from lab.console.recorder import ReadPace
 from lab.inventory import ConsoleSpec
 
-SECONDS = 6.0
+SECONDS = 4.0  # twice what the recorder holds in memory
 MEMORY_KIB = 80 << 10  # 24 MiB of Python, 8 of records, 16 that may wait for the disk; twice that
 
 
