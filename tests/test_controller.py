@@ -110,6 +110,11 @@ class Gate:
             check=False,
         )
 
+    def do(self, word: controller.Word) -> None:
+        """What a login does, in this process: where the login itself is not what is looked at."""
+        one = controller.Controller(self.shared.lab, BOARD, self.shared.ledger, controller.Wishes())
+        assert one.answer(word) == 0
+
     def start(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [str(self.folder / "bin" / "ssh"), "controller", *words],
@@ -139,7 +144,9 @@ class Gate:
 
 
 @pytest.fixture
-def gate(shared: Shared, tmp_path: Path) -> Iterator[Gate]:
+def gate(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    monkeypatch.setenv("LG_HOSTNAME", "desk")
+    monkeypatch.setenv("LG_USERNAME", "ci")
     if not os.access("/usr/sbin/sshd", os.X_OK):
         pytest.skip("needs openssh-server")
     shared.chassis[BOARD].set(power=0, ignores=0, boot="none")
@@ -264,13 +271,13 @@ def test_a_panic_ends_the_console_at_once(gate: Gate) -> None:
 
 
 def test_a_panic_before_the_console_is_read_is_told_all_the_same(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     gate.shared.consoles[BOARD].say(BANNER + DEATH)
     wait_until(lambda: heard(gate.shared, "Reboot in five"), 10.0, "the recorder has it")
     done = gate.ssh("console")
     assert done.returncode == 1 and done.stdout.splitlines()[0].endswith("4.22-unstable (root@) (gcc)")
     assert done.stdout.splitlines()[-1].startswith(f"xenlab: FAIL: {BOARD}: xen-panic: ")
-    assert gate.ssh("poweroff").returncode == 0  # which changes nothing of the result
+    gate.do("poweroff")  # which changes nothing of the result
     assert [one.verdict for one in newest().results()] == [Verdict.FAIL] and newest().header().exit_status == 1
 
 
@@ -283,9 +290,9 @@ def test_a_job_has_its_time_and_no_more(gate: Gate) -> None:
 
 
 def test_a_job_without_its_word_is_a_miss(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     gate.shared.consoles[BOARD].say(BANNER + b"login: \r\n")
-    assert gate.ssh("poweroff").returncode == 0
+    gate.do("poweroff")
     (result,) = newest().summary().results
     assert result.verdict is Verdict.MISS and result.reason == (
         f"{BOARD}: the job powered the board off, and no line had said /test passed/; its last line: login:"
@@ -321,7 +328,7 @@ def test_a_lost_connection_leaves_a_result(gate: Gate) -> None:
 
 def test_a_crash_after_the_word_fails_the_job_all_the_same(gate: Gate) -> None:
     """The script left when it had its word; the board crashed before it was powered off."""
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     reader = gate.start("console")
     gate.shared.consoles[BOARD].say(b"ping test passed\r\n")
     assert reader.stdout and reader.stdout.readline() == b"ping test passed\r\n"
@@ -331,13 +338,13 @@ def test_a_crash_after_the_word_fails_the_job_all_the_same(gate: Gate) -> None:
     wait_until(lambda: folder.header().finished, 20.0, "the end is noted")
     gate.shared.consoles[BOARD].say(BANNER + DEATH)
     wait_until(lambda: heard(gate.shared, "Reboot in five"), 10.0, "the recorder has it")
-    assert gate.ssh("poweroff").returncode == 0
+    gate.do("poweroff")
     assert [one.verdict for one in folder.results()] == [Verdict.PASS, Verdict.FAIL]
     assert folder.header().exit_status == 1 and junit(folder).find("failure") is not None
 
 
 def test_a_console_that_is_read_again_takes_no_pass_away(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     gate.shared.consoles[BOARD].say(b"ping test passed\r\n")
     for _ in range(2):
         reader = gate.start("console")
@@ -346,15 +353,15 @@ def test_a_console_that_is_read_again_takes_no_pass_away(gate: Gate) -> None:
         reader.kill()
         reader.communicate()
         wait_until(lambda: run_of(gate.shared).header().finished, 20.0, "the end is noted")
-    assert gate.ssh("poweroff").returncode == 0
+    gate.do("poweroff")
     assert [one.verdict for one in newest().results()] == [Verdict.PASS]
 
 
 def test_a_word_that_a_guest_says_passes_no_job(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     gate.shared.consoles[BOARD].say(b"(domU) ping test passed\r\n")
     wait_until(lambda: heard(gate.shared, "ping test passed"), 10.0, "the recorder has it")
-    assert gate.ssh("poweroff").returncode == 0
+    gate.do("poweroff")
     assert [one.verdict for one in newest().results()] == [Verdict.MISS]
 
 
@@ -368,7 +375,7 @@ def test_a_board_that_cannot_do_what_a_job_needs_is_a_miss(gate: Gate) -> None:
 
 
 def test_a_console_is_read_when_the_board_is_powered_on_and_not_before(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     noted = job.Job.read(note(gate.shared))
     assert noted
     replace(noted, since=0).write(note(gate.shared))
@@ -377,7 +384,7 @@ def test_a_console_is_read_when_the_board_is_powered_on_and_not_before(gate: Gat
 
 
 def test_what_a_script_types_goes_to_the_board(gate: Gate) -> None:
-    gate.ssh("poweron")
+    gate.do("poweron")
     reader = gate.start("console", stdin=subprocess.PIPE)
     assert reader.stdin and reader.stdout
     gate.shared.consoles[BOARD].say(b"=>")
@@ -385,13 +392,13 @@ def test_what_a_script_types_goes_to_the_board(gate: Gate) -> None:
     reader.stdin.write(b"boot\r")
     reader.stdin.flush()
     wait_until(lambda: b"boot\r" in gate.shared.consoles[BOARD].received, 10.0, "it is typed")
-    assert gate.ssh("poweroff").returncode == 0
+    gate.do("poweroff")
     assert reader.wait(10.0) == 0  # the job is over, and its console with it
     reader.communicate()
 
 
 def test_bytes_come_as_they_are(gate: Gate) -> None:
-    gate.ssh("poweron")
+    gate.do("poweron")
     reader = gate.start("console")
     assert reader.stdout
     gate.shared.consoles[BOARD].say(b"a\r\n")
@@ -399,7 +406,7 @@ def test_bytes_come_as_they_are(gate: Gate) -> None:
     wanted = bytes(range(256)) * 40
     gate.shared.consoles[BOARD].say(wanted)
     assert reader.stdout.read(len(wanted)) == wanted
-    gate.ssh("poweroff")
+    gate.do("poweroff")
     assert reader.wait(10.0) == 0
     reader.communicate()
 
@@ -410,8 +417,6 @@ def test_bytes_come_as_they_are(gate: Gate) -> None:
 def test_a_board_of_somebody_else_is_not_touched(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     gate.shared.have(BOARD, user="bob")
     monkeypatch.setattr(controller, "PATIENCE", 1.0)
-    monkeypatch.setenv("LG_HOSTNAME", "desk")
-    monkeypatch.setenv("LG_USERNAME", "ci")
     one = controller.Controller(gate.shared.lab, BOARD, gate.shared.ledger, controller.Wishes())
     before = len(gate.shared.chassis[BOARD].calls())
     with pytest.raises(Exception, match=f"{BOARD}: held by desk/bob; waited 1 s"):
@@ -427,12 +432,13 @@ def test_a_board_of_somebody_else_is_not_touched(gate: Gate, monkeypatch: pytest
 
 def test_the_callers_own_lease_is_used_and_kept(gate: Gate) -> None:
     number = gate.shared.have(BOARD, user="ci")
-    assert gate.ssh("poweron").returncode == 0 and gate.ssh("poweroff").returncode == 0
+    gate.do("poweron")
+    gate.do("poweroff")
     assert [one.id for one in gate.shared.ledger.leases()] == [number]
 
 
 def test_a_second_job_is_refused_while_the_console_is_read(gate: Gate) -> None:
-    gate.ssh("poweron")
+    gate.do("poweron")
     reader = gate.start("console")
     gate.shared.consoles[BOARD].say(b"here\r\n")
     assert reader.stdout and reader.stdout.readline() == b"here\r\n"
@@ -440,13 +446,13 @@ def test_a_second_job_is_refused_while_the_console_is_read(gate: Gate) -> None:
     assert done.returncode == 3 and re.search(r"a job runs already: process \d+ reads its console", done.stderr)
     done = gate.ssh("console")
     assert done.returncode == 3 and "the console of this job is read already" in done.stderr
-    gate.ssh("poweroff")
+    gate.do("poweroff")
     assert reader.wait(10.0) == 0
     reader.communicate()
 
 
 def test_a_lease_that_is_taken_away_ends_the_console(gate: Gate) -> None:
-    gate.ssh("poweron")
+    gate.do("poweron")
     reader = gate.start("console")
     gate.shared.consoles[BOARD].say(b"here\r\n")
     assert reader.stdout and reader.stdout.readline() == b"here\r\n"
@@ -461,7 +467,7 @@ def test_a_lease_that_is_taken_away_ends_the_console(gate: Gate) -> None:
 
 
 def test_a_job_is_not_judged_by_what_the_next_holder_does(gate: Gate) -> None:
-    assert gate.ssh("poweron").returncode == 0
+    gate.do("poweron")
     folder = run_of(gate.shared)
     (lease,) = gate.shared.ledger.leases("held")
     gate.shared.ledger.end(lease.id, "its time is over")
@@ -475,8 +481,6 @@ def test_a_job_is_not_judged_by_what_the_next_holder_does(gate: Gate) -> None:
 
 def test_power_that_does_not_switch_is_a_miss_with_a_junit(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IpmiBmc.power_on, "__defaults__", (3.0,))  # seconds
-    monkeypatch.setenv("LG_HOSTNAME", "desk")
-    monkeypatch.setenv("LG_USERNAME", "ci")
     one = controller.Controller(gate.shared.lab, BOARD, gate.shared.ledger, controller.Wishes())
     gate.shared.chassis[BOARD].set(ignores=1000)
     with pytest.raises(PowerTimeout, match=f"^{BOARD}: chassis power not on") as raised:
