@@ -36,9 +36,10 @@ from lab.inventory import ConsoleSpec
 from lab.night import controller, job
 from lab.night.controller import word_of
 from lab.results.record import Verdict
-from lab.results.run_folder import RunFolder
+from lab.results.run_folder import RunFolder, new_id
 
 BOARD = "sim1"
+JOBS = itertools.count()
 BANNER = b"(XEN) Xen version 4.22-unstable (root@) (gcc)\r\n(XEN) Latest ChangeSet: Mon Nov 2 git:0123456789ab\r\n"
 DEATH = (
     b"(XEN) ----[ Xen-4.22-unstable  x86_64  debug=y  Not tainted ]----\r\n(XEN) CPU:    0\r\n"
@@ -147,6 +148,7 @@ class Gate:
 def gate(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setenv("LG_HOSTNAME", "desk")
     monkeypatch.setenv("LG_USERNAME", "ci")
+    monkeypatch.setattr(job, "new_id", lambda: f"{new_id()}-{next(JOBS)}")  # of one process there may be many a second
     if not os.access("/usr/sbin/sshd", os.X_OK):
         pytest.skip("needs openssh-server")
     shared.chassis[BOARD].set(power=0, ignores=0, boot="none")

@@ -36,10 +36,12 @@ NIGHT = Path(__file__).parent / "soak" / "night.py"
 class Night:
     """A night's process on the shared boards; its cases need nothing but the boards' BMCs."""
 
-    def __init__(self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1) -> None:
+    def __init__(
+        self, shared: Shared, run: Path, cases: int, seconds: float = 600.0, times: int = 1, builds: int = 2
+    ) -> None:
         self.shared, self.run, self.log = shared, run, run.with_suffix(".log")
         self.script = NIGHT
-        words = [str(shared.file), str(run), str(cases), str(seconds), str(times)]
+        words = [str(shared.file), str(run), str(cases), str(seconds), str(times), str(builds)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", str(NIGHT), *words],
@@ -47,7 +49,7 @@ class Night:
                 stdout=log,
                 stderr=log,
                 env=paths.environment()
-                | {"SOAK_CASES": "100", processes.PASS_ENV: "SOAK_CASES"},  # as many as are used
+                | {"SOAK_CASES": str(cases), processes.PASS_ENV: "SOAK_CASES"},  # as many as are used
             )
 
     def kill(self) -> None:
@@ -68,11 +70,11 @@ class Night:
 
 @pytest.fixture
 def start(shared: Shared, tmp_path: Path) -> Iterator[Callable[..., Night]]:
-    """Begin a night, or go on with it: how many cases, seconds to the deadline, and how often each is run."""
+    """Begin a night, or go on with it: cases, seconds to the deadline, how often each is run, with how many builds."""
     started: list[Night] = []
 
-    def begin(cases: int, seconds: float = 600.0, times: int = 1) -> Night:
-        started.append(Night(shared, tmp_path / "run", cases, seconds, times))
+    def begin(cases: int, seconds: float = 600.0, times: int = 1, builds: int = 2) -> Night:
+        started.append(Night(shared, tmp_path / "run", cases, seconds, times, builds))
         return started[-1]
 
     yield begin
@@ -133,7 +135,7 @@ def test_a_night_runs_each_case_as_often_as_asked_and_goes_on_with_that(start: C
 
 @pytest.mark.timeout(400)
 def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Callable[..., Night]) -> None:
-    night = start(6)
+    night = start(10, builds=1)
     night.has_results(1)
     person = shared.ask("sim1", user="carol")
     shared.held(person, timeout=60)
@@ -147,7 +149,7 @@ def test_a_night_gives_way_to_a_person_between_cases(shared: Shared, start: Call
 def test_what_is_left_of_a_pair_works_alone(shared: Shared, start: Callable[..., Night]) -> None:
     person = shared.ask("sim1", user="carol")
     shared.held(person, timeout=60)
-    night = start(6)
+    night = start(6, builds=1)
 
     def has_alone() -> bool:
         assert night.process.poll() is None, night.log.read_text()

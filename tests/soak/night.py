@@ -1,7 +1,7 @@
-"""``python night.py INVENTORY RUN-FOLDER CASES [SECONDS [TIMES]]``: ``xenlab nightly``, without builds to make.
+"""``python night.py INVENTORY RUN-FOLDER CASES [SECONDS [TIMES [BUILDS]]]``: ``xenlab nightly`` without builds to make.
 
 Called again with the same folder it goes on as ``--resume`` does. ``SECONDS`` is the deadline, from now;
-``TIMES`` has each case run that often.
+``TIMES`` has each case run that often; ``BUILDS``: how many, two if not given.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> int:
     else:
         planned = tuple(case.nodeid for case in cases)
         times = int(sys.argv[5]) if len(sys.argv) > 5 else 1
-        header = RunHeader("soak", time.time(), "soak", ("one", "two"), {}, planned, (), repeat=times)
+        builds = ("one", "two")[: int(sys.argv[6]) if len(sys.argv) > 6 else 2]
+        header = RunHeader("soak", time.time(), "soak", builds, {}, planned, (), repeat=times)
         folder = RunFolder.create(path, header)
     return Night(options, lab, folder, cases).run()
 
