@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
-from lab.base import daytime, paths, processes
+from lab.base import daytime, paths
 from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.cli import main
@@ -48,8 +48,7 @@ class Night:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=paths.environment()
-                | {"SOAK_CASES": str(cases), processes.PASS_ENV: "SOAK_CASES"},  # as many as are used
+                env=paths.environment(),
             )
 
     def kill(self) -> None:

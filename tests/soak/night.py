@@ -6,11 +6,13 @@ Called again with the same folder it goes on as ``--resume`` does. ``SECONDS`` i
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
 from lab import inventory
+from lab.base import processes
 from lab.night import nightly, planning
 from lab.night.options import NightlyOptions
 from lab.results.record import RunHeader
@@ -30,6 +32,8 @@ def main() -> int:
     file, path, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     lab = inventory.load(file)
     deadline = time.time() + float(sys.argv[4]) if len(sys.argv) > 4 else None
+    # No more cases are collected, time and again, than there is use for.
+    os.environ |= {"SOAK_CASES": str(count), processes.PASS_ENV: f"{os.environ.get(processes.PASS_ENV, '')} SOAK_CASES"}
     options = NightlyOptions(paths=(str(HERE / "testcases"),), inventory=file, is_remembered=False, deadline=deadline)
     every = len(cases := planning.collect(options, "weekly")) // count
     cases = cases[::every][:count]  # of both kinds
