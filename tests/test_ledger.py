@@ -106,12 +106,17 @@ def _table(file: Path) -> None:
         connection.executescript("DROP TABLE holds; DROP TABLE reservations")
 
 
+def _column(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("ALTER TABLE leases RENAME COLUMN needs TO wants")
+
+
 def _json(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("UPDATE leases SET names = '[['")
 
 
-DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _json)
+DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _column, _json)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

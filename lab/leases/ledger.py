@@ -180,8 +180,8 @@ class Ledger:
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction, alone with the file."""
         try:
-            # Without an isolation level the driver begins nothing on its own: it would late, and two writers could both
-            # have read before they write.
+            # Without an isolation level the driver begins nothing on its own. It would begin late: two writers could
+            # both have read before they write.
             with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
                 connection.execute("PRAGMA foreign_keys = ON")
@@ -192,7 +192,7 @@ class Ledger:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
                 raise BenchError(f"{self.path}: {error}") from None
             raise LedgerDamaged(self.path, error) from None
-        except (TypeError, ValueError) as error:  # values of other types than were written
+        except (TypeError, ValueError, IndexError) as error:  # values of other types than were written, or columns
             raise LedgerDamaged(self.path, error) from None
 
     # -- leases --------------------------------------------------------------------------------------------------
