@@ -53,7 +53,8 @@ def look(spec: BoardSpec, *, boots_next: bool = False) -> list[HealthFact]:
     :raises UsageError: no such credential.
     """
     control, port = power_of(spec), switch_port(spec)
-    is_on, dead = False, None
+    is_on = False
+    dead: BmcUnreachable | None = None
 
     def power() -> str:
         nonlocal is_on, dead
