@@ -109,7 +109,7 @@ def test_a_board_that_is_being_given_back_is_waited_for(shared: Shared) -> None:
 def test_a_pair_is_taken_whole_or_not_at_all(shared: Shared) -> None:
     mine, other = shared.have("sim1"), shared.have("sim3")
     pair = shared.ask(needs=frozenset({"migration-pair"}), count=2, user="carol")
-    wait_until(lambda: shared.ledger.tokens(pair), 20, "a place in the coordinator's queue")
+    wait_until(lambda: len(shared.ledger.tokens(pair)) == 2, 20, "a place in the coordinator's queue for each")
     (free,) = {"sim2", "sim4"} - set(shared.ledger.tokens(pair))
     later = shared.have(free, user="dave")  # served, so the pair was looked at before it
     assert shared.acquired() == {"sim1": "desk/alice", "sim3": "desk/alice", free: "desk/dave"}
