@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,24 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 BETWEEN = 0.004  # seconds between two looks: most of a processor is left to the programs that are watched
+# A process is looked at this often at first, as it may still become another program; then once in so many looks.
+YOUNG, SELDOM = 50, 50
 
 
 @contextmanager
 def watching(look: Callable[[str], None]) -> Iterator[None]:
-    """During the body, call ``look`` for each process again and again, with its folder in ``/proc``.
+    """During the body, call ``look`` for each process again and again, with its folder in ``/proc``; more often if new.
 
     One that ends meanwhile may raise OSError.
     """
     over = threading.Event()
 
     def watch() -> None:
+        looks: dict[str, int] = {}
         while not over.is_set():
-            for name in os.listdir("/proc"):
-                if name.isdecimal():
-                    try:
+            looks = {name: looks.get(name, 0) + 1 for name in os.listdir("/proc") if name.isdecimal()}
+            for name, number in looks.items():
+                if number <= YOUNG or number % SELDOM == 0:
+                    with contextlib.suppress(OSError):
                         look(f"/proc/{name}")
-                    except OSError:
-                        continue
             time.sleep(BETWEEN)
 
     watcher = threading.Thread(target=watch)

@@ -40,13 +40,15 @@ class Server:
         )
 
     def url(self, *, password: str = QUOTED, database: str = "") -> str:
-        """Of an empty database, unless one is named."""
-        if not database:
-            self.made += 1
-            database = f"test{self.made}"
-            with self.connect() as connection:
-                connection.execute(f"CREATE DATABASE {database}")
-        return f"postgresql://xenlab:{password}@/{database}?host={self.socket}"
+        """Of a database that is empty to its user, unless one is named: each has a schema, which costs no files."""
+        if database:
+            return f"postgresql://xenlab:{password}@/{database}?host={self.socket}"
+        self.made += 1
+        user = f"test{self.made}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"CREATE SCHEMA AUTHORIZATION {user}")
+        return f"postgresql://{user}:{password}@/postgres?host={self.socket}"
 
 
 def binaries() -> Path | None:

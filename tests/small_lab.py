@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import yaml
 from free_ports import free_port
 
+from lab import inventory
 from lab.base.paths import CHECKOUT
 from lab.base.wait import wait_until
+from lab.grid.coordinator import Coordinator
 
 
 class SmallLab:
@@ -29,7 +32,6 @@ class SmallLab:
         self._inventory = folder / "unit.yaml"
         head = {"lab": "unit", "coordinator": f"127.0.0.1:{free_port()}"}
         hosts = {name: {"ansible_host": "127.0.0.1", "xenlab": own} for name, own in keys.items()}
-        self._names = tuple(keys)
         self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
         self.folder = folder / "xenlab" / "lab" / "unit"
         self._words = ["-x", head["coordinator"], "-c", str(self.folder / "env.yaml")]
@@ -37,11 +39,13 @@ class SmallLab:
     def up(self) -> None:
         self.xenlab("lab", "up")
 
-        def is_exported() -> bool:
-            there = self._run("labgrid-client", *self._words[:2], "resources")
-            return all(name in there for name in self._names)
+        boards = inventory.load(self._inventory).boards.values()
 
-        wait_until(is_exported, 30.0, "exporter")
+        def is_exported() -> bool:
+            with closing(Coordinator(self._words[1])) as one, one.acting_as("test/looks") as holder:
+                return not any(holder.lacks(board) for board in boards)
+
+        wait_until(is_exported, 30.0, "exporter", interval=0.1)
 
     def xenlab(self, *words: str) -> str:
         return self._run(sys.executable, "-P", "-m", "lab.cli", *words, "--inventory", str(self._inventory))

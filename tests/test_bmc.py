@@ -253,8 +253,12 @@ def test_an_operator_works_at_the_level_that_it_has(simulator: Simulator, chassi
     assert bmc.history[0].argv[bmc.history[0].argv.index("-L") + 1] == "OPERATOR"
 
 
-def test_a_level_that_is_refused_in_silence_is_no_dead_bmc(simulator: Simulator) -> None:
+def test_a_level_that_is_refused_in_silence_is_no_dead_bmc(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ipmi_sim drops what it cannot verify, here by HMAC-MD5."""
+    monkeypatch.setattr(ipmitool, "PATIENT", ("-N", "1", "-R", "1"))  # to be quick
+    monkeypatch.setattr(ipmitool, "DEAD_AFTER", 1.9)
     bmc = IpmiBmc("virt1", replace(simulator.spec, cipher=8), Credential(simulator.user, simulator.password), QUICK)
     with pytest.raises(PrivilegeRefused, match=r"privilege level administrator .*bmc\.cipher .*bmc\.privilege"):
         bmc.is_powered()
@@ -291,7 +295,7 @@ class SlowPath:
 
 def test_wrong_password_is_told_of_a_slow_bmc(simulator: Simulator) -> None:
     """Each of its answers takes longer than a hasty client waits; it is not taken for dead."""
-    way = SlowPath(simulator.spec.port, 2.0)
+    way = SlowPath(simulator.spec.port, 1.3)
     try:
         spec = replace(simulator.spec, port=way.port)
         with pytest.raises(LoginRefused, match="check user and password"):

@@ -109,7 +109,7 @@ def test_a_board_that_is_being_given_back_is_waited_for(shared: Shared) -> None:
 def test_a_pair_is_taken_whole_or_not_at_all(shared: Shared) -> None:
     mine, other = shared.have("sim1"), shared.have("sim3")
     pair = shared.ask(needs=frozenset({"migration-pair"}), count=2, user="carol")
-    wait_until(lambda: shared.ledger.tokens(pair), 20, "a place in the coordinator's queue")
+    wait_until(lambda: len(shared.ledger.tokens(pair)) == 2, 20, "a place in the coordinator's queue for each")
     (free,) = {"sim2", "sim4"} - set(shared.ledger.tokens(pair))
     later = shared.have(free, user="dave")  # served, so the pair was looked at before it
     assert shared.acquired() == {"sim1": "desk/alice", "sim3": "desk/alice", free: "desk/dave"}
@@ -297,11 +297,11 @@ def test_who_does_not_hold_a_board_cannot_drive_it(shared: Shared) -> None:
 
 def test_a_failed_power_command_quarantines(shared: Shared) -> None:
     shared.have("sim1")
-    shared.bmcs["sim1"].stop()
+    shared.chassis["sim1"].set(failures=1000)
     try:
         shared.xenlab("power", "sim1", "on", status=3)
     finally:
-        shared.bmcs["sim1"].start()
+        shared.chassis["sim1"].set(failures=0)
     assert shared.ledger.board("sim1").quarantine == "power on failed"
 
 

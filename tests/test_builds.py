@@ -483,7 +483,7 @@ def test_two_makers_at_once_make_it_once(tree: Path, fragments: Path) -> None:
 
 def test_a_maker_that_is_killed_leaves_nothing_half_made(tree: Path, fragments: Path) -> None:
     makefile = (tree / "xen" / "Makefile").read_text(encoding="utf-8")
-    slow = makefile.replace("gcc -c -o $@ $<", "[ -e $(HOME)/hurry ] || sleep 30; gcc -c -o $@ $<")
+    slow = makefile.replace("gcc -c -o $@ $<", "[ -e $(HOME)/hurry ] || sleep 10; gcc -c -o $@ $<")
     (tree / "xen" / "Makefile").write_text(slow, encoding="utf-8")
     _commit(tree)
     maker = _start(tree, fragments)

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from shared_lab import Shared, lab_of_four_fixture, shared_fixture  # noqa: F401
 
 import lab
 from lab import inventory
-from lab.base import paths
+from lab.base import lock, paths
 from lab.base.errors import UsageError
-from lab.builds import apt, lock
+from lab.builds import apt
 from lab.builds.command import CommandError
 from lab.cli import main as cli
 from lab.cli import starter
@@ -51,26 +52,59 @@ Xenlab = Callable[..., Said]
 
 
 @pytest.fixture
-def xenlab(tmp_path: Path) -> Xenlab:
+def process(tmp_path: Path) -> Xenlab:
     """``python -m lab.cli WORDS`` with a state folder of its own."""
-    return _xenlab(tmp_path)
 
-
-def _xenlab(folder: Path) -> Xenlab:
     def run(*words: str, **environment: str) -> Said:
-        return _run([*words], folder, environment)
+        return _run([*words], tmp_path, environment)
 
     return run
+
+
+@pytest.fixture(name="here")
+def here_fixture(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[Path], Xenlab]]:
+    """``here(FOLDER)(WORDS)``: a command in this process, with its state in the folder."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+
+    def at(folder: Path) -> Xenlab:
+        def run(*words: str, **environment: str) -> Said:
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in (_own(folder) | environment).items():
+                    patch.setenv(name, value)
+                patch.chdir(folder)
+                capsys.readouterr()
+                with pytest.raises(SystemExit) as ended:
+                    cli.main(words)
+            said = capsys.readouterr()
+            assert isinstance(ended.value.code, int)
+            return Said(ended.value.code, said.out, said.err)
+
+        return run
+
+    yield at
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def xenlab(here: Callable[[Path], Xenlab], tmp_path: Path) -> Xenlab:
+    """A command in this process with a state folder of its own."""
+    return here(tmp_path)
+
+
+def _own(folder: Path) -> dict[str, str]:
+    own = {"XDG_STATE_HOME": str(folder / "state"), "XDG_CONFIG_HOME": str(folder / "config"), "COLUMNS": "100"}
+    return own | {"XENLAB_PACKAGES_CHECKED": "1"}
 
 
 def _run(words: Sequence[str], folder: Path, environment: dict[str, str], redirect: str = "") -> Said:
     command = [sys.executable, "-P", "-m", "lab.cli", *words]
     if redirect:
         command = ["bash", "-c", f'"$@" {redirect}', "bash", *command]
-    own = {"XDG_STATE_HOME": str(folder / "state"), "XDG_CONFIG_HOME": str(folder / "config"), "COLUMNS": "100"}
     done = subprocess.run(
         command,
-        env=paths.environment() | own | {"XENLAB_PACKAGES_CHECKED": "1"} | environment,
+        env=paths.environment() | _own(folder) | environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -85,8 +119,8 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], redire
 
 
 @pytest.mark.parametrize("words", [("-h",), ("--help",), ()])
-def test_help_lists_the_commands_by_role(xenlab: Xenlab, words: tuple[str, ...]) -> None:
-    said = xenlab(*words)
+def test_help_lists_the_commands_by_role(process: Xenlab, words: tuple[str, ...]) -> None:
+    said = process(*words)
     assert said.status == 0
     roles = [
         "Run cases",
@@ -114,12 +148,12 @@ def test_version_is_said_in_one_place(xenlab: Xenlab) -> None:
     assert xenlab("--version").out.startswith(f"xenlab {lab.__version__} (labgrid ")
 
 
-def test_shell_completes_commands_and_options(xenlab: Xenlab) -> None:
+def test_shell_completes_commands_and_options(process: Xenlab) -> None:
     words = {"_XENLAB_COMPLETE": "complete_bash", "COMP_WORDS": "xenlab hist", "COMP_CWORD": "1"}
-    assert xenlab(**words).out.split() == ["history"]
+    assert process(**words).out.split() == ["history"]
     words |= {"COMP_WORDS": "xenlab nightly --dead", "COMP_CWORD": "2"}
-    assert xenlab(**words).out.split() == ["--deadline"]
-    said = xenlab("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert process(**words).out.split() == ["--deadline"]
+    said = process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_XENLAB_COMPLETE=complete_bash" in said.out
 
 
@@ -275,8 +309,8 @@ def folder_of_two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def two_runs(folder_of_two_runs: Path) -> Xenlab:
-    return _xenlab(folder_of_two_runs)
+def two_runs(here: Callable[[Path], Xenlab], folder_of_two_runs: Path) -> Xenlab:
+    return here(folder_of_two_runs)
 
 
 def test_runs_of_two_builds_are_compared_build_by_build(two_runs: Xenlab) -> None:

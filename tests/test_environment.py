@@ -149,7 +149,7 @@ def test_a_night_and_its_lab_leave_secrets_nowhere(
     with environments() as seen:
         shared = Shared(tmp_path)
         try:
-            night = Night(shared, tmp_path / "run", 4)
+            night = Night(shared, tmp_path / "run", 4, builds=1)
             run = night.ends(0)
             board = replace(shared.lab.boards["sim1"], ssh_port=_closed_port())
             key, hosts = tmp_path / "key", tmp_path / "hosts"

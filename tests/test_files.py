@@ -7,8 +7,8 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from lab.base.errors import UsageError
-from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base.errors import UsageError, did_you_mean
+from lab.base.files import Strict, at, read_yaml, validate
 
 
 class Wheel(Strict):

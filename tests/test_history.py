@@ -318,10 +318,9 @@ def test_a_wrong_setting_is_said_without_its_words(text: str, words: str) -> Non
 
 
 def test_a_refused_password_is_in_no_message(server: Server, tmp_path: Path) -> None:
-    server.url()
     environment = paths.environment() | {"XDG_STATE_HOME": str(tmp_path)}
     for url in (
-        server.url(password="geheim%2Fgeheim", database="test1"),
+        server.url(password="geheim%2Fgeheim", database="postgres"),
         f"postgresql://u:geheim@127.0.0.1:1/x?connect_timeout=3&host={tmp_path}/geheim%2Fgeheim",
     ):
         done = subprocess.run(

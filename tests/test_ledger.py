@@ -63,7 +63,7 @@ def test_after_a_reboot_the_wall_clock_counts(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_ledger_lies_where_its_folder_says(tmp_path: Path) -> None:
-    """Its path becomes part of a URL, where ``?`` and ``%`` mean something."""
+    """In a URL of SQLite ``?`` and ``%`` mean something."""
     folder = tmp_path / "100%?mode=memory"
     assert Ledger(folder).leases() == []
     assert [path.name for path in folder.iterdir()] == [FILE] and [*tmp_path.iterdir()] == [folder]
@@ -106,12 +106,17 @@ def _table(file: Path) -> None:
         connection.executescript("DROP TABLE holds; DROP TABLE reservations")
 
 
+def _column(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("ALTER TABLE leases RENAME COLUMN needs TO wants")
+
+
 def _json(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("UPDATE leases SET names = '[['")
 
 
-DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _json)
+DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _column, _json)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,6 +174,17 @@ def kernel_root_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return root
 
 
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: dict[str, Path]) -> None:
+    """The sources are such as need no compiler: only what is put around the programs is made."""
+    sources = tmp_path / "guests"
+    (sources / "linux").mkdir(parents=True)
+    shutil.copyfile(payloads.SOURCES / "linux" / "init", sources / "linux" / "init")
+    (made,) = {path.parent for path in built.values()}
+    (sources / "Makefile").write_text(f"all:\n\tcp {made}/* $(OUT)\n")
+    monkeypatch.setattr(payloads, "SOURCES", sources)
+
+
 def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """Mode and content by name of a newc archive."""
     found = {}
@@ -188,6 +200,7 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
         at += (fields[6] + 3) // 4 * 4
 
 
+@pytest.mark.usefixtures("compiled")
 def test_initramfs_brings_modules_in_loading_order(tmp_path: Path, kernel_root: Path) -> None:
     """Compressed modules are unpacked, dependencies come first, and two builds give the same bytes."""
     first = build_payloads(tmp_path / "one", {"linux": kernel_root})
@@ -207,6 +220,7 @@ def test_initramfs_brings_modules_in_loading_order(tmp_path: Path, kernel_root: 
     ]
 
 
+@pytest.mark.usefixtures("compiled")
 def test_the_kernel_of_32_bit_has_a_busybox_of_its_own(tmp_path: Path, kernel_root: Path) -> None:
     roots = {"linux": kernel_root, "linux32": kernel_root}
     with pytest.raises(BenchError, match="no busybox"):

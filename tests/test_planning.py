@@ -51,9 +51,14 @@ def test_the_table_of_cases_is_current() -> None:
     assert case_table.text() == case_table.FILE.read_text(encoding="utf-8"), "run `./xenlab cases --write`"
 
 
+@pytest.fixture(scope="module")
+def every() -> list[Case]:
+    return case_table.every()
+
+
 @pytest.mark.parametrize("area", ["boot", "guest32", "passthrough", "performance", "sleep", "superpages"])
-def test_each_case_is_proved_to_bite_or_says_why_not(area: str) -> None:
-    functions = {case.nodeid.partition("[")[0] for case in case_table.every() if case.area == area}
+def test_each_case_is_proved_to_bite_or_says_why_not(area: str, every: list[Case]) -> None:
+    functions = {case.nodeid.partition("[")[0] for case in every if case.area == area}
     proved = {
         case.partition("[")[0]
         for one in mutant_manifest.areas()

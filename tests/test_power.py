@@ -28,6 +28,7 @@ from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F4
 from lab.base.credentials import Credential
 from lab.base.errors import BmcUnreachable, MissingCapability, PowerTimeout
 from lab.base.wait import wait_until
+from lab.bmc import ipmitool
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
 from lab.grid import mains
@@ -35,6 +36,7 @@ from lab.grid.mains import MainsBackedBmc, MainsBmc, Outlet
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, PduSpec
 
 QUICK = Pace(command_gap=0.0, poll=0.05, repeat_after=1.0, settle=0.2)
+HASTY = ("-N", "1", "-R", "1")  # ipmitool gives a dead BMC up after 2 s
 
 
 class Pdu:
@@ -142,8 +144,11 @@ def test_board_of_the_inventory_is_switched_by_what_it_has(pdu: Pdu, monkeypatch
 # A BMC with mains under it
 
 
-def test_dead_bmc_comes_back_when_its_mains_are_cut(simulator: Simulator, chassis: Chassis) -> None:
+def test_dead_bmc_comes_back_when_its_mains_are_cut(
+    simulator: Simulator, chassis: Chassis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The board's BMC does not answer until it is restarted, which is what mains do to it."""
+    monkeypatch.setattr(ipmitool, "PATIENT", HASTY)
     simulator.stop()
     pdu = Pdu(lambda on: simulator.start() if on else None)
     try:
@@ -175,6 +180,7 @@ def test_bmc_that_does_not_switch_even_then_is_a_power_timeout(
 
 def test_bmc_that_stays_dead_is_said_so(pdu: Pdu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mains, "BMC_START", 1.0)
+    monkeypatch.setattr(ipmitool, "PATIENT", HASTY)
     spec = BmcSpec("127.0.0.1", "test", port=free_port(), cipher=3)
     own = IpmiBmc("mini", spec, Credential("admin", "x"), QUICK)
     with pytest.raises(Exception, match="mini: the BMC answers after its mains were cut: not within 1.0 s"):

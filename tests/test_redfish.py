@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from free_ports import free_port
-from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F401
+from virtual_board import PASSWORD, VirtualBoard, make_board_fixture, need_programs  # noqa: F401
 
 from lab import bmc
 from lab.base.credentials import Credential
@@ -29,6 +29,17 @@ Make = Callable[..., VirtualBoard]
 @pytest.fixture(name="board")
 def board_fixture(make_board: Make) -> VirtualBoard:
     return make_board("redfish")
+
+
+@pytest.fixture(name="still", scope="module")
+def still_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
+    """A board for tests that leave it as it was: off, and with nothing chosen to boot."""
+    need_programs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XENLAB_CREDENTIAL_TEST", f"admin:{PASSWORD}")
+        board = VirtualBoard(tmp_path_factory.mktemp("still"), "redfish")
+    yield board
+    board.stop()
 
 
 def bmc_of(board: VirtualBoard, password: str = PASSWORD) -> RedfishBmc:
@@ -87,13 +98,13 @@ def test_sleep_state_is_known_only_of_a_board_that_is_off(board: VirtualBoard) -
 @pytest.mark.parametrize(
     ("device", "word"), [("pxe", "pxe"), ("disk", "default"), ("cdrom", "cdrom"), ("bios", "bios")]
 )
-def test_boot_override_is_set_read_back_and_taken_away(board: VirtualBoard, device: str, word: str, once: bool) -> None:
-    found = bmc_of(board)
+def test_boot_override_is_set_read_back_and_taken_away(still: VirtualBoard, device: str, word: str, once: bool) -> None:
+    found = bmc_of(still)
     found.set_boot_device(device, once=once)
-    assert (board.ask("get boot"), board.ask("get persistent")) == (word, str(int(not once)))
+    assert (still.ask("get boot"), still.ask("get persistent")) == (word, str(int(not once)))
     assert found.boot_device() == device
     found.set_boot_device("none")
-    assert found.boot_device() == "none" and board.ask("get boot") == "none"
+    assert found.boot_device() == "none" and still.ask("get boot") == "none"
 
 
 def test_override_for_once_is_used_up_by_a_boot_and_a_continuous_one_is_not(board: VirtualBoard) -> None:
@@ -123,23 +134,23 @@ def test_the_mode_in_force_is_sent_along(board: VirtualBoard) -> None:
     assert "the firmware is legacy BIOS" in (board.folder / "daemon.log").read_text()
 
 
-def test_unknown_boot_device_is_the_callers_mistake(board: VirtualBoard) -> None:
+def test_unknown_boot_device_is_the_callers_mistake(still: VirtualBoard) -> None:
     with pytest.raises(UsageError, match="'floppy': must be one of none, pxe, disk, cdrom, bios"):
-        bmc_of(board).set_boot_device("floppy")
+        bmc_of(still).set_boot_device("floppy")
 
 
 # Information
 
 
-def test_sensors_have_units(board: VirtualBoard) -> None:
-    assert bmc_of(board).sensors()["CPU Temp"] == "41 degrees C"
-    assert bmc_of(board).sensors()["BaseBoard System Fan"] == "2100 RPM"
+def test_sensors_have_units(still: VirtualBoard) -> None:
+    assert bmc_of(still).sensors()["CPU Temp"] == "41 degrees C"
+    assert bmc_of(still).sensors()["BaseBoard System Fan"] == "2100 RPM"
 
 
-def test_info_and_clock(board: VirtualBoard) -> None:
-    info = bmc_of(board).info()
+def test_info_and_clock(still: VirtualBoard) -> None:
+    info = bmc_of(still).info()
     assert info["RedfishVersion"] == "1.5.0" and info["FirmwareVersion"] == "1.00"
-    assert abs(bmc_of(board).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
+    assert abs(bmc_of(still).clock().timestamp() - time.time()) < 5.0 + abs(time.timezone)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +170,8 @@ def test_a_serial_console_behind_ssh_is_found(told: dict[str, object], found: Ss
     assert ssh_console(told) == found
 
 
-def test_a_service_that_knows_no_serial_console_has_none(board: VirtualBoard) -> None:
-    assert bmc_of(board).ssh_console() is None
+def test_a_service_that_knows_no_serial_console_has_none(still: VirtualBoard) -> None:
+    assert bmc_of(still).ssh_console() is None
 
 
 def test_small_service_lacks_what_it_does_not_name(
@@ -191,16 +202,16 @@ def test_dead_bmc_is_unreachable_at_once() -> None:
     assert time.monotonic() - started < 10.0
 
 
-def test_wrong_password_says_what_to_check_and_is_not_tried_again(board: VirtualBoard) -> None:
-    found = bmc_of(board, password="wrong")
+def test_wrong_password_says_what_to_check_and_is_not_tried_again(still: VirtualBoard) -> None:
+    found = bmc_of(still, password="wrong")
     with pytest.raises(BmcRefused, match=r"refused the login \(HTTP 401\): check user and password") as caught:
         found.power_on(20.0)
     assert "user 'admin', credential 'test'" in str(caught.value)
     assert [exchange.status for exchange in found.history].count(401) == 1, "this service knows no sessions"
 
 
-def test_bmc_that_is_there_again_is_spoken_to_again(board: VirtualBoard) -> None:
-    found = bmc_of(board)
+def test_bmc_that_is_there_again_is_spoken_to_again(still: VirtualBoard) -> None:
+    found = bmc_of(still)
     assert not found.is_powered()
     own, found._service.spec = found._service.spec, replace(found._service.spec, port=free_port())
     found._service._log_out()
@@ -211,16 +222,15 @@ def test_bmc_that_is_there_again_is_spoken_to_again(board: VirtualBoard) -> None
     assert not found.is_powered()
 
 
-def test_system_that_is_not_there_is_named_with_those_that_are(make_board: Make) -> None:
-    board = make_board("redfish", system="Self")
+def test_system_that_is_not_there_is_named_with_those_that_are(still: VirtualBoard) -> None:
+    spec = replace(still.spec.bmc, system="Self")
     with pytest.raises(UsageError, match=r"bmc\.system 'Self' is none of [0-9a-f-]{36}"):
-        bmc_of(board).is_powered()
+        RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
 
 
-def test_system_is_chosen_by_its_id(make_board: Make) -> None:
-    board = make_board("redfish")
-    (identity,) = bmc_of(board).systems()
-    spec = replace(board.spec.bmc, system=identity)
+def test_system_is_chosen_by_its_id(still: VirtualBoard) -> None:
+    (identity,) = bmc_of(still).systems()
+    spec = replace(still.spec.bmc, system=identity)
     assert not RedfishBmc("mini", spec, Credential("admin", PASSWORD), QUICK).is_powered()
 
 

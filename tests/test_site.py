@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from run_folders import LINE, PV32, S3, Runs, result
 
 from lab.base.errors import UsageError
@@ -68,12 +68,13 @@ def look(browser: Browser) -> Iterator[Open]:
     """Open a page; that it asked for nothing but files and complained of nothing is seen at the end."""
     asked: list[str] = []
     said: list[str] = []
-    contexts = []
+    contexts: dict[tuple[int, str], BrowserContext] = {}
 
     def opened(path: Path, *, width: int = 1200, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+        if (width, scheme) not in contexts:
+            viewport = {"width": width, "height": 800}
+            contexts[width, scheme] = browser.new_context(viewport=viewport, color_scheme=scheme)
+        page = contexts[width, scheme].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("dialog", lambda dialog: said.append(dialog.message))
@@ -81,7 +82,7 @@ def look(browser: Browser) -> Iterator[Open]:
         return page
 
     yield opened
-    for context in contexts:
+    for context in contexts.values():
         context.close()
     assert [url for url in asked if not url.startswith(("file://", "data:image/svg+xml;base64,"))] == []
     assert said == []

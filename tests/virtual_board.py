@@ -94,13 +94,17 @@ class VirtualBoard:
         self.process.wait(20.0)
 
 
+def need_programs() -> None:
+    if not all(shutil.which(name) for name in ("qemu-system-x86_64", "qemu-img", "ipmi_sim")):
+        pytest.skip("needs qemu-system-x86, qemu-utils and openipmi")
+
+
 @pytest.fixture(name="make_board")
 def make_board_fixture(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., VirtualBoard]]:
     """``make_board("redfish", tls="verified", ...)``: keys of the BMC as in an inventory."""
-    if not all(shutil.which(name) for name in ("qemu-system-x86_64", "qemu-img", "ipmi_sim")):
-        pytest.skip("needs qemu-system-x86, qemu-utils and openipmi")
+    need_programs()
     monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", f"admin:{PASSWORD}")
     started: list[VirtualBoard] = []
 

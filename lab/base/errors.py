@@ -6,6 +6,9 @@ A failure of the *product* is neither a usage error nor one of the bench: it is 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class LabError(Exception):
     """Root of everything this project raises on purpose. ``board``: the name of the one board it is about, if any."""
@@ -211,3 +214,9 @@ class HypervisorCrash(LabError):
     def __init__(self, board: str, signature: str, lines: tuple[str, ...]) -> None:
         super().__init__(f"{board}: {signature}: {lines[0].strip() if lines else ''}")
         self.board, self.signature, self.lines = board, signature, lines
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`` (did you mean X?)``, or nothing; for the message of an error."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

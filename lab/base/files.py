@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import LineCol
 from ruamel.yaml.error import MarkedYAMLError
 
-from lab.base.errors import UsageError
+from lab.base.errors import UsageError, did_you_mean
 
 Key = Sequence[str | int]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
@@ -204,12 +203,6 @@ def validate(model: type[ModelT], file: Path, tree: object, key: Key = ()) -> Mo
     except pydantic.ValidationError as error:
         problems = [_explain(model, file, tree, key, problem) for problem in error.errors()]
         raise UsageError("\n".join(problems)) from None
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """`` (did you mean X?)``, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _explain(model: type[pydantic.BaseModel], file: Path, tree: object, base: Key, problem: ErrorDetails) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lab.base.errors import BenchError, LabError, MissingCapability, UsageError
+from lab.base.errors import BenchError, BmcUnreachable, LabError, MissingCapability, NoSessionNow, UsageError
 from lab.bmc import Bmc
 from lab.grid import consoles
 from lab.grid.board import Board, switch_port
@@ -54,16 +54,27 @@ def look(spec: BoardSpec, *, boots_next: bool = False) -> list[HealthFact]:
     """
     control, port = power_of(spec), switch_port(spec)
     is_on = False
+    dead: BmcUnreachable | None = None
 
     def power() -> str:
-        nonlocal is_on
-        is_on = control.is_powered()
+        nonlocal is_on, dead
+        try:
+            is_on = control.is_powered()
+        except BmcUnreachable as error:
+            dead = error if spec.bmc.protocol != "none" and not isinstance(error, NoSessionNow) else None
+            raise
         return "; ".join(("on" if is_on else "off", *control.remarks))
+
+    def of_bmc(ask: Callable[[], str]) -> str:
+        """A BMC that is dead is not asked again: it takes a quarter of a minute each time."""
+        if dead is not None:
+            raise dead
+        return ask()
 
     return [
         _finding("power", power),
-        _finding("BMC clock", lambda: _clock(control)),
-        _finding("BMC sensors", lambda: sensors(spec.name, control, spec.accepted_faults)),
+        _finding("BMC clock", lambda: of_bmc(lambda: _clock(control))),
+        _finding("BMC sensors", lambda: of_bmc(lambda: sensors(spec.name, control, spec.accepted_faults))),
         _finding("console", lambda: consoles.look(spec, must_have_spoken=is_on and not boots_next)),
         *([_finding("switch port", partial(_switch_port, port))] if port else ()),
     ]

@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lab.base import paths, processes
+from lab.base import lock, paths, processes
 from lab.base.errors import BenchError
-from lab.builds import lock
 from lab.builds.command import CommandError, run
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths, processes
+from lab.base import lock, paths, processes
 from lab.base.errors import BenchError, UsageError
-from lab.builds import compiling, elf, gcov, kconfig, lock, mutating, recipes, tools, trees
+from lab.builds import compiling, elf, gcov, kconfig, mutating, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
 from lab.builds.recipes import DebianBinary, Git, Prebuilt, Recipe

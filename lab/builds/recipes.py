@@ -14,8 +14,8 @@ import pydantic
 from ruamel.yaml import YAML
 
 from lab.base import paths
-from lab.base.errors import UsageError
-from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base.errors import UsageError, did_you_mean
+from lab.base.files import Strict, at, read_yaml, validate
 
 RECIPES = paths.FIRMWARE / "builds"
 FRAGMENTS = paths.FIRMWARE / "kconfig"

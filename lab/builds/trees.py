@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths, processes
+from lab.base import lock, paths, processes
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.builds import blame, lock
+from lab.builds import blame
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
 from lab.builds.recipes import DebianBinary, DebianSource, Git, Prebuilt, Recipe, Source, Tarball

@@ -31,7 +31,7 @@ def coverage(
     as_json: AsJson = False,
 ) -> None:
     """Show what the cases of a run execute of the hypervisor: lines and functions by area, case and file."""
-    from lab.base.files import did_you_mean
+    from lab.base.errors import did_you_mean
     from lab.coverage import areas, measured, tables, tree
     from lab.coverage import interface as operations
     from lab.history.store import History

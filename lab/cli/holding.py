@@ -48,7 +48,7 @@ def power(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Switch the power of a board that you hold, and verify that it switched."""
-    from lab.base.files import did_you_mean
+    from lab.base.errors import did_you_mean
     from lab.cli.leased import held, open_lab
     from lab.grid.mains import power_of
 

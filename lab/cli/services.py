@@ -112,7 +112,7 @@ def shape(
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
     """Give a virtual board another shape from its next power on. All virtual boards are powered off."""
-    from lab.base.files import did_you_mean
+    from lab.base.errors import did_you_mean
     from lab.inventory import load
     from lab.night.lab_services import lab_shape
 

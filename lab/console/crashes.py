@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab.builds.elf import symbolise
 from lab.console import linux_oops, patterns, xen_dump
 from lab.console.frames import Frame, distinct
 from lab.console.lines import XEN, after_xen, clean, message, own_words, until_next_writer
@@ -126,6 +125,8 @@ def with_symbols(crash: Crash, elf: Path | None) -> Crash:
     """The same, functions found for Xen's addresses that came without; ``elf`` is the build's ``xen-syms``."""
     if elf is None:
         return crash
+    from lab.builds.elf import symbolise  # with all that makes builds, which most who read a console do without
+
     frames = []
     for frame in crash.frames:
         known = None if frame.function or frame.address is None else symbolise(frame.address, elf)

@@ -17,8 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from lab.base.errors import BenchError, UsageError, WaitTimeout
-from lab.base.files import did_you_mean
+from lab.base.errors import BenchError, UsageError, WaitTimeout, did_you_mean
 from lab.base.wait import wait_until
 from lab.history import database, importing, schema
 from lab.history.database import SETTING

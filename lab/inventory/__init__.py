@@ -4,7 +4,10 @@ The file is an Ansible inventory; what is ours stands under the key ``xenlab`` o
 ``all.vars``. Secrets are never in it: a BMC names a credential (:mod:`lab.base.credentials`).
 """
 
-from lab.inventory.reading import load
+from __future__ import annotations
+
+from pathlib import Path
+
 from lab.inventory.specs import (
     BMC_KEYS,
     BMC_PORTS,
@@ -37,3 +40,10 @@ __all__ = [
     "VirtualSpec",
     "load",
 ]
+
+
+def load(path: Path, *, may_be_empty: bool = False) -> Lab:
+    """Read an inventory; see :func:`lab.inventory.reading.load`."""
+    from lab.inventory import reading  # with pydantic and ruamel, which recorders and board daemons do without
+
+    return reading.load(path, may_be_empty=may_be_empty)

@@ -16,8 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lab.base.errors import UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import UsageError, did_you_mean
 
 LARGE_MIB = 7 * 1024  # what 8 GiB of memory come to when the firmware has had its part
 BELOW_4_GIB_MIB = 4096

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from lab.base.daytime import Daytime
-from lab.base.files import Strict, did_you_mean
+from lab.base.errors import did_you_mean
+from lab.base.files import Strict
 from lab.inventory import pdus
 from lab.inventory.specs import BMC_KEYS, BMC_PORTS
 

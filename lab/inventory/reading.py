@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lab.base.daytime import Daytime
-from lab.base.errors import UsageError
-from lab.base.files import Key, Problems, at, did_you_mean, node_at, read_yaml, validate
+from lab.base.errors import UsageError, did_you_mean
+from lab.base.files import Key, Problems, at, node_at, read_yaml, validate
 from lab.inventory import capabilities, structure
 from lab.inventory.entries import BmcFile, BoardFile, LabFile
 from lab.inventory.ports import applied

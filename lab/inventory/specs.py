@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.base.daytime import Daytime
-from lab.base.errors import UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import UsageError, did_you_mean
 from lab.inventory.xen_command_line import command_line
 
 

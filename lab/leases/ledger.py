@@ -11,20 +11,17 @@ Times are seconds since the epoch.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
-
-import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection
-from sqlalchemy.pool import NullPool
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
@@ -170,45 +167,32 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
-        self._engine = sa.create_engine(
-            URL.create("sqlite", database=str(self.path)),  # a path may hold ? and %
-            poolclass=NullPool,
-            connect_args={"timeout": BUSY_TIMEOUT},
-        )
-        # SQLite's driver would begin on its own, and late: two writers could both have read before they write.
-
-        @sa.event.listens_for(self._engine, "connect")
-        def connected(connection: sqlite3.Connection, record: object) -> None:
-            connection.isolation_level = None
-            connection.execute("PRAGMA foreign_keys = ON")
-
-        @sa.event.listens_for(self._engine, "begin")
-        def begun(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
         with self._change() as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-            if version == 0:
-                tables.METADATA.create_all(connection)
-                connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
-            elif version == 1:
-                for column in ("boot VARCHAR", "until_boottime FLOAT"):
-                    connection.exec_driver_sql(f"ALTER TABLE leases ADD COLUMN {column}")
-                connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, 1, _VERSION):
                 raise UsageError(f"{self.path}: the ledger has version {version}; this xenlab needs version {_VERSION}")
+            if version != _VERSION:
+                for statement in tables.SINCE_1 if version else tables.ALL:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     @contextmanager
-    def _change(self) -> Iterator[Connection]:
+    def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction, alone with the file."""
         try:
-            with self._engine.begin() as connection:
+            # Without an isolation level the driver begins nothing on its own. It would begin late: two writers could
+            # both have read before they write.
+            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
-        except sa.exc.DatabaseError as error:
-            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
-                raise BenchError(f"{self.path}: {error.orig}") from None
-            raise LedgerDamaged(self.path, error.orig) from None
-        except (TypeError, ValueError) as error:  # values of other types than were written
+                connection.execute("COMMIT")  # without it, closing the connection takes all of it back
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
+                raise BenchError(f"{self.path}: {error}") from None
+            raise LedgerDamaged(self.path, error) from None
+        except (TypeError, ValueError, IndexError) as error:  # values of other types than were written, or columns
             raise LedgerDamaged(self.path, error) from None
 
     # -- leases --------------------------------------------------------------------------------------------------
@@ -219,8 +203,8 @@ class Ledger:
             values = {
                 "kind": request.kind,
                 "holder": request.holder,
-                "names": sorted(request.names),
-                "needs": sorted(request.needs),
+                "names": json.dumps(sorted(request.names)),
+                "needs": json.dumps(sorted(request.needs)),
                 "count": len(request.names) or request.count,
                 "seconds": request.seconds,
                 "asked": time.time(),
@@ -228,22 +212,21 @@ class Ledger:
                 "job": request.job,
                 "state": "waiting",
             }
-            number = int(
-                connection.execute(tables.leases.insert().values(**values).returning(tables.leases.c.id)).scalar_one()
-            )
+            number = _insert(connection, "leases", values)
             _note(connection, number, "", "asked", f"{request.holder} ({request.kind}): {request}")
             return number
 
     def lease(self, number: int) -> Lease:
         """:raises UsageError: there is none of this number."""
-        found = self._leases(tables.leases.c.id == number)
+        found = self._leases("id = ?", [number])
         if not found:
             raise UsageError(f"there is no lease {number}")
         return found[0]
 
     def leases(self, *states: State) -> list[Lease]:
         """In the order they were asked for; all but the ended ones if no state is named."""
-        return self._leases(tables.leases.c.state.in_(states or ("waiting", "held", "ending")))
+        wanted = states or ("waiting", "held", "ending")
+        return self._leases(f"state IN ({', '.join('?' * len(wanted))})", wanted)
 
     def lease_of(self, board: str) -> Lease | None:
         """The lease under which the board is held now."""
@@ -255,17 +238,16 @@ class Ledger:
         :raises BenchError: one of them is held. Nothing is given then.
         """
         with self._change() as connection:
-            row = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one()
-            if row.state != "waiting":
+            row = _row(connection, number)
+            if row is None or row["state"] != "waiting":
                 return False
             for board, mark in marks.items():
                 try:
-                    connection.execute(tables.holds.insert().values(board=board, lease=number, mark=mark))
-                except sa.exc.IntegrityError:
+                    _insert(connection, "holds", {"board": board, "lease": number, "mark": mark})
+                except sqlite3.IntegrityError:
                     raise BenchError(f"{board}: is held already; lease {number} cannot have it") from None
-                _note(connection, number, board, "granted", row.holder)
-            lasts = {"state": "held", "since": time.time(), **_until(row.seconds)}
-            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(lasts))
+                _note(connection, number, board, "granted", row["holder"])
+            _update(connection, number, {"state": "held", "since": time.time(), **_until(row["seconds"])})
             return True
 
     def extend(self, number: int, seconds: float) -> float:
@@ -274,41 +256,39 @@ class Ledger:
         :raises UsageError: it is not held.
         """
         with self._change() as connection:
-            row = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one_or_none()
-            if row is None or row.state != "held":
-                raise UsageError(f"lease {number} is not held: {'no such lease' if row is None else row.state}")
+            row = _row(connection, number)
+            if row is None or row["state"] != "held":
+                raise UsageError(f"lease {number} is not held: {'no such lease' if row is None else row['state']}")
             until = _until(max(_left(row), seconds))
-            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(until))
+            _update(connection, number, until)
             _note(connection, number, "", "extended", time.strftime("until %F %T", time.localtime(until["until"])))
             return until["until"]
 
     def end(self, number: int, why: str) -> None:
         """Let a lease end: the reaper takes the boards back. A waiting request is withdrawn. Harmless twice."""
         with self._change() as connection:
-            state = connection.scalar(sa.select(tables.leases.c.state).where(tables.leases.c.id == number))
-            after = {"waiting": "ended", "held": "ending"}.get(str(state))
+            row = _row(connection, number)
+            after = {"waiting": "ended", "held": "ending"}.get(row["state"] if row else "")
             if after:
-                change = tables.leases.update().where(tables.leases.c.id == number)
-                connection.execute(change.values(state=after, why_ended=why))
+                _update(connection, number, {"state": after, "why_ended": why})
                 _note(connection, number, "", "withdrawn" if after == "ended" else "ends", why)
 
     def finish(self, number: int) -> None:
         """The boards of an ending lease are back."""
         with self._change() as connection:
-            lease = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == number)).one()
-            for board in connection.scalars(
-                sa.select(tables.holds.c.board).where(tables.holds.c.lease == number)
-            ).all():
-                self._set(connection, board, last_holder=lease.holder, writer="")
-                _note(connection, number, board, "back", lease.why_ended)
-            connection.execute(tables.holds.delete().where(tables.holds.c.lease == number))
-            connection.execute(tables.leases.update().where(tables.leases.c.id == number).values(state="ended"))
+            lease = _row(connection, number)
+            assert lease is not None
+            for (board,) in connection.execute("SELECT board FROM holds WHERE lease = ?", [number]).fetchall():
+                self._set(connection, board, last_holder=lease["holder"], writer="")
+                _note(connection, number, board, "back", lease["why_ended"])
+            connection.execute("DELETE FROM holds WHERE lease = ?", [number])
+            _update(connection, number, {"state": "ended"})
 
     def want_back(self, number: int, why: str) -> None:
         """Ask the holder to give the boards back at the end of the case that runs; told once."""
         with self._change() as connection:
-            change = tables.leases.update().where(tables.leases.c.id == number, tables.leases.c.wanted_back == "")
-            if connection.execute(change.values(wanted_back=why)).rowcount:
+            change = "UPDATE leases SET wanted_back = ? WHERE id = ? AND wanted_back = ''"
+            if connection.execute(change, [why, number]).rowcount:
                 _note(connection, number, "", "wanted back", why)
 
     def why_stop(self, number: int, boards: Iterable[str]) -> str | None:
@@ -322,41 +302,43 @@ class Ledger:
     def mark_of(self, board: str) -> int | None:
         """The first console record of the lease the board is under."""
         with self._change() as connection:
-            return connection.scalar(sa.select(tables.holds.c.mark).where(tables.holds.c.board == board))
+            row = connection.execute("SELECT mark FROM holds WHERE board = ?", [board]).fetchone()
+            return row["mark"] if row else None
 
     def tokens(self, number: int) -> dict[str, str]:
         """The lease's reservations with the coordinator, by board."""
         with self._change() as connection:
-            rows = connection.execute(sa.select(tables.reservations).where(tables.reservations.c.lease == number))
-            return {row.board: row.token for row in rows}
+            rows = connection.execute("SELECT board, token FROM reservations WHERE lease = ?", [number])
+            return {row["board"]: row["token"] for row in rows}
 
     def all_tokens(self) -> dict[str, int]:
         """The lease of every reservation there is with the coordinator."""
         with self._change() as connection:
-            return {row.token: row.lease for row in connection.execute(sa.select(tables.reservations))}
+            rows = connection.execute("SELECT token, lease FROM reservations")
+            return {row["token"]: row["lease"] for row in rows}
 
     def keep_token(self, number: int, board: str, token: str) -> None:
         with self._change() as connection:
-            connection.execute(tables.reservations.insert().values(token=token, lease=number, board=board))
+            _insert(connection, "reservations", {"token": token, "lease": number, "board": board})
 
     def drop_token(self, token: str) -> None:
         with self._change() as connection:
-            connection.execute(tables.reservations.delete().where(tables.reservations.c.token == token))
+            connection.execute("DELETE FROM reservations WHERE token = ?", [token])
 
-    def _leases(self, where: sa.ColumnElement[bool]) -> list[Lease]:
+    def _leases(self, where: str, values: Sequence[object]) -> list[Lease]:
         with self._change() as connection:
-            rows = connection.execute(sa.select(tables.leases).where(where).order_by(tables.leases.c.id)).all()
+            rows = connection.execute(f"SELECT * FROM leases WHERE {where} ORDER BY id", values).fetchall()
             held: dict[int, list[str]] = {}
-            for board, number in connection.execute(sa.select(tables.holds.c.board, tables.holds.c.lease)):
+            for board, number in connection.execute("SELECT board, lease FROM holds"):
                 held.setdefault(number, []).append(board)
-            return [_lease(row, held.get(row.id, ())) for row in rows]
+            return [_lease(row, held.get(row["id"], ())) for row in rows]
 
     # -- boards --------------------------------------------------------------------------------------------------
 
     def boards(self, names: Iterable[str]) -> dict[str, BoardState]:
         """What is known of these boards."""
         with self._change() as connection:
-            rows = {row.board: row for row in connection.execute(sa.select(tables.boards))}
+            rows = {row["board"]: row for row in connection.execute("SELECT * FROM boards")}
             return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
 
     def board(self, name: str) -> BoardState:
@@ -370,10 +352,7 @@ class Ledger:
     def quarantine(self, board: str, cause: str, evidence: str = "") -> None:
         """Keep the board from whoever did not ask for it by name. The first cause stays."""
         with self._change() as connection:
-            row = connection.execute(
-                sa.select(tables.boards.c.quarantine).where(tables.boards.c.board == board)
-            ).one_or_none()
-            if row is None or not row.quarantine:
+            if not _of_board(connection, board, "quarantine"):
                 self._set(connection, board, quarantine=cause, evidence=evidence, changed=time.time())
                 _note(connection, None, board, "quarantined", cause)
 
@@ -381,7 +360,7 @@ class Ledger:
         """Lift the quarantine; ``checked``: a health check passed."""
         with self._change() as connection:
             now = time.time()
-            values: dict[str, object] = {"quarantine": "", "evidence": "", "misses": [], "changed": now}
+            values: dict[str, object] = {"quarantine": "", "evidence": "", "misses": "[]", "changed": now}
             self._set(connection, board, **values, **({"checked": now} if checked else {}))
             _note(connection, None, board, "checked" if checked else "cleared", why)
 
@@ -393,9 +372,9 @@ class Ledger:
         """
         cause = ""
         with self._change() as connection:
-            known = connection.scalar(sa.select(tables.boards.c.misses).where(tables.boards.c.board == board)) or []
+            known = json.loads(_of_board(connection, board, "misses") or "[]")
             misses = [*known, build] if is_bench else []
-            self._set(connection, board, misses=misses[-8:], verdict=verdict)
+            self._set(connection, board, misses=json.dumps(misses[-8:]), verdict=verdict)
             if len(set(misses)) >= MISSES_TO_QUARANTINE:
                 cause = f"{len(misses)} bench misses in a row with {', '.join(dict.fromkeys(misses))}"
         if cause:
@@ -405,18 +384,17 @@ class Ledger:
     def take_console(self, board: str, who: str) -> str:
         """Be the one who types on the console; who was it before."""
         with self._change() as connection:
-            before = connection.scalar(sa.select(tables.boards.c.writer).where(tables.boards.c.board == board)) or ""
+            before = _of_board(connection, board, "writer")
             if before != who:
                 self._set(connection, board, writer=who)
                 _note(connection, None, board, "console", f"{who or 'nobody'} types{before and f', no more {before}'}")
-            return str(before)
+            return before
 
     @staticmethod
-    def _set(connection: Connection, board: str, **values: object) -> None:
-        if not connection.execute(
-            tables.boards.update().where(tables.boards.c.board == board).values(**values)
-        ).rowcount:
-            connection.execute(tables.boards.insert().values(board=board, **values))
+    def _set(connection: sqlite3.Connection, board: str, **values: object) -> None:
+        change = f"UPDATE boards SET {_assigned(values)} WHERE board = :of_board"
+        if not connection.execute(change, {**values, "of_board": board}).rowcount:
+            _insert(connection, "boards", {"board": board, **values})
 
     # -- audit ---------------------------------------------------------------------------------------------------
 
@@ -427,15 +405,41 @@ class Ledger:
 
     def audit(self, last: int = 0) -> list[Event]:
         """What happened, oldest first; the ``last`` so many, or all."""
-        query = sa.select(tables.audit).order_by(tables.audit.c.id.desc())
+        query = "SELECT time, lease, board, what, detail FROM audit ORDER BY id DESC LIMIT ?"
         with self._change() as connection:
-            rows = connection.execute(query.limit(last) if last else query).all()
-        return [Event(row.time, row.lease, row.board, row.what, row.detail) for row in reversed(rows)]
+            rows = connection.execute(query, [last or -1]).fetchall()  # -1: no limit
+        return [Event(*row) for row in reversed(rows)]
 
 
-def _note(connection: Connection, lease: int | None, board: str, what: str, detail: str) -> None:
+def _row(connection: sqlite3.Connection, number: int) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute("SELECT * FROM leases WHERE id = ?", [number]).fetchone()
+    return row
+
+
+def _of_board(connection: sqlite3.Connection, board: str, column: str) -> str:
+    """A column of text of a board's row; empty when there is no row."""
+    row = connection.execute(f"SELECT {column} FROM boards WHERE board = ?", [board]).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object]) -> int:
+    """The number of the new row."""
+    marks = ", ".join(f":{name}" for name in values)
+    return connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", values).lastrowid or 0
+
+
+def _update(connection: sqlite3.Connection, number: int, values: Mapping[str, object]) -> None:
+    change = f"UPDATE leases SET {_assigned(values)} WHERE id = :of_number"
+    connection.execute(change, {**values, "of_number": number})
+
+
+def _assigned(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} = :{name}" for name in values)
+
+
+def _note(connection: sqlite3.Connection, lease: int | None, board: str, what: str, detail: str) -> None:
     values = {"time": time.time(), "lease": lease, "board": board, "what": what, "detail": detail}
-    connection.execute(tables.audit.insert().values(**values))
+    _insert(connection, "audit", values)
 
 
 class _Until(TypedDict):
@@ -450,41 +454,46 @@ def _until(seconds: float) -> _Until:
     return {"until": time.time() + seconds, "boot": processes.boot(), "until_boottime": boottime + seconds}
 
 
-def _left(row: sa.Row[tuple[object, ...]]) -> float:
+def _left(row: sqlite3.Row) -> float:
     """Seconds that a lease lasts yet: by the clock that nobody sets, if this is the boot in which it was noted."""
-    if row.boot == processes.boot():
-        return float(row.until_boottime) - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return float(row.until) - time.time()
+    if row["boot"] == processes.boot():
+        return float(row["until_boottime"]) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return float(row["until"]) - time.time()
 
 
-def _lease(row: sa.Row[tuple[object, ...]], boards: Sequence[str]) -> Lease:
+def _lease(row: sqlite3.Row, boards: Sequence[str]) -> Lease:
     request = Request(
-        row.kind, row.holder, row.seconds, tuple(row.names), frozenset(row.needs), row._mapping["count"], row.job
+        row["kind"],
+        row["holder"],
+        row["seconds"],
+        tuple(json.loads(row["names"])),
+        frozenset(json.loads(row["needs"])),
+        row["count"],
+        row["job"],
     )
-    state: State = row.state
     return Lease(
-        row.id,
+        row["id"],
         request,
-        state,
-        float(row.asked),
-        str(row.waiter),
-        None if row.since is None else float(row.since),
-        None if row.until is None else time.time() + _left(row),
-        row.wanted_back,
-        row.why_ended,
+        row["state"],
+        float(row["asked"]),
+        str(row["waiter"]),
+        None if row["since"] is None else float(row["since"]),
+        None if row["until"] is None else time.time() + _left(row),
+        row["wanted_back"],
+        row["why_ended"],
         tuple(sorted(boards)),
     )
 
 
-def _board(row: sa.Row[tuple[object, ...]]) -> BoardState:
+def _board(row: sqlite3.Row) -> BoardState:
     return BoardState(
-        row.board,
-        row.last_holder,
-        row.quarantine,
-        row.evidence,
-        row.changed,
-        row.checked,
-        tuple(row.misses),
-        row.verdict,
-        row.writer,
+        row["board"],
+        row["last_holder"],
+        row["quarantine"],
+        row["evidence"],
+        row["changed"],
+        row["checked"],
+        tuple(json.loads(row["misses"])),
+        row["verdict"],
+        row["writer"],
     )

@@ -1,68 +1,80 @@
 """The tables of the ledger's SQLite file, see :mod:`lab.leases.ledger`.
 
-Times are seconds since the epoch, unless the column says otherwise.
+Times are seconds since the epoch, unless the column says otherwise. Columns of type JSON hold lists of text.
 """
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+# waiter: process whose end withdraws a waiting request. job: process whose end ends the lease; empty: none.
+# boot, until_boottime: the boot in which `until` was last set, and when it is by that boot's own clock: so a clock that
+# is set ends no lease, and makes none last longer.
+LEASES = """\
+CREATE TABLE IF NOT EXISTS leases (
+    id INTEGER NOT NULL PRIMARY KEY,
+    kind VARCHAR NOT NULL,
+    holder VARCHAR NOT NULL,
+    names JSON NOT NULL,
+    needs JSON NOT NULL,
+    count INTEGER NOT NULL,
+    seconds FLOAT NOT NULL,
+    asked FLOAT NOT NULL,
+    waiter VARCHAR NOT NULL,
+    job VARCHAR NOT NULL,
+    state VARCHAR NOT NULL,
+    since FLOAT,
+    until FLOAT,
+    boot VARCHAR,
+    until_boottime FLOAT,
+    wanted_back VARCHAR DEFAULT '' NOT NULL,
+    why_ended VARCHAR DEFAULT '' NOT NULL
+)
+"""
+BY_STATE = "CREATE INDEX IF NOT EXISTS ix_leases_state ON leases (state)"
 
-METADATA = sa.MetaData()
-leases = sa.Table(
-    "leases",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("holder", sa.String, nullable=False),
-    sa.Column("names", sa.JSON, nullable=False),
-    sa.Column("needs", sa.JSON, nullable=False),
-    sa.Column("count", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("asked", sa.Float, nullable=False),
-    sa.Column("waiter", sa.String, nullable=False),  # process whose end withdraws a waiting request
-    sa.Column("job", sa.String, nullable=False),  # process whose end ends the lease; empty: none
-    sa.Column("state", sa.String, nullable=False, index=True),
-    sa.Column("since", sa.Float),
-    sa.Column("until", sa.Float),
-    sa.Column("boot", sa.String),  # the boot in which `until` was last set, and when it is by that boot's own clock:
-    sa.Column("until_boottime", sa.Float),  # so a clock that is set ends no lease, and makes none last longer
-    sa.Column("wanted_back", sa.String, nullable=False, server_default=""),
-    sa.Column("why_ended", sa.String, nullable=False, server_default=""),
+# mark: number of the first console record of the lease.
+HOLDS = """\
+CREATE TABLE IF NOT EXISTS holds (
+    board VARCHAR NOT NULL PRIMARY KEY,
+    lease INTEGER NOT NULL REFERENCES leases (id),
+    mark INTEGER
 )
-holds = sa.Table(
-    "holds",
-    METADATA,
-    sa.Column("board", sa.String, primary_key=True),
-    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
-    sa.Column("mark", sa.Integer),  # number of the first console record of the lease
+"""
+
+# In the coordinator's queue.
+RESERVATIONS = """\
+CREATE TABLE IF NOT EXISTS reservations (
+    token VARCHAR NOT NULL PRIMARY KEY,
+    lease INTEGER NOT NULL REFERENCES leases (id),
+    board VARCHAR NOT NULL
 )
-reservations = sa.Table(  # in the coordinator's queue
-    "reservations",
-    METADATA,
-    sa.Column("token", sa.String, primary_key=True),
-    sa.Column("lease", sa.Integer, sa.ForeignKey("leases.id"), nullable=False),
-    sa.Column("board", sa.String, nullable=False),
+"""
+
+# last_holder: empty when it is clean. quarantine: the cause; empty: none. checked: when a health check passed.
+# misses: builds of the bench misses since the last good result. writer: who types on its console.
+BOARDS = """\
+CREATE TABLE IF NOT EXISTS boards (
+    board VARCHAR NOT NULL PRIMARY KEY,
+    last_holder VARCHAR DEFAULT '' NOT NULL,
+    quarantine VARCHAR DEFAULT '' NOT NULL,
+    evidence VARCHAR DEFAULT '' NOT NULL,
+    changed FLOAT,
+    checked FLOAT,
+    misses JSON DEFAULT '[]' NOT NULL,
+    verdict VARCHAR DEFAULT '' NOT NULL,
+    writer VARCHAR DEFAULT '' NOT NULL
 )
-boards = sa.Table(
-    "boards",
-    METADATA,
-    sa.Column("board", sa.String, primary_key=True),
-    sa.Column("last_holder", sa.String, nullable=False, server_default=""),  # empty: it is clean
-    sa.Column("quarantine", sa.String, nullable=False, server_default=""),  # the cause; empty: none
-    sa.Column("evidence", sa.String, nullable=False, server_default=""),
-    sa.Column("changed", sa.Float),
-    sa.Column("checked", sa.Float),  # when a health check passed
-    sa.Column("misses", sa.JSON, nullable=False, server_default="[]"),  # builds of the bench misses since the last good
-    sa.Column("verdict", sa.String, nullable=False, server_default=""),
-    sa.Column("writer", sa.String, nullable=False, server_default=""),  # who types on its console
+"""
+
+AUDIT = """\
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER NOT NULL PRIMARY KEY,
+    time FLOAT NOT NULL,
+    lease INTEGER,
+    board VARCHAR NOT NULL,
+    what VARCHAR NOT NULL,
+    detail VARCHAR NOT NULL
 )
-audit = sa.Table(
-    "audit",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("lease", sa.Integer),
-    sa.Column("board", sa.String, nullable=False),
-    sa.Column("what", sa.String, nullable=False),
-    sa.Column("detail", sa.String, nullable=False),
-)
+"""
+
+ALL = (LEASES, BY_STATE, HOLDS, RESERVATIONS, BOARDS, AUDIT)
+SINCE_1 = ("ALTER TABLE leases ADD COLUMN boot VARCHAR", "ALTER TABLE leases ADD COLUMN until_boottime FLOAT")

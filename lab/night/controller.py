@@ -18,11 +18,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lab.base import processes
+from lab.base import lock, processes
 from lab.base.errors import BenchError, BoardError, LabError, MissingCapability, UsageError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.bmc import switching
-from lab.builds import lock
 from lab.console.client import next_record
 from lab.grid import services
 from lab.grid.mains import power_of

@@ -12,6 +12,7 @@ import itertools
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import FunctionType
 
 import pytest
@@ -31,9 +32,19 @@ def kept_by(item: pytest.Item) -> list[str]:
     titles: list[str] = []
     for function in (*fixtures, getattr(item, "obj", None)):
         plain = _plain(function)
-        if plain is not None and FIXTURE in inspect.signature(plain).parameters:
-            titles += _Source(plain, {FIXTURE}).titles()
+        titles += _titles_of(plain) if plain else ()
     return list(dict.fromkeys(titles))
+
+
+@cache
+def _titles_of(function: FunctionType) -> Texts:
+    """Of a case, which may have many parameters, or of a fixture."""
+    return tuple(_Source(function, {FIXTURE}).titles()) if FIXTURE in inspect.signature(function).parameters else ()
+
+
+@cache
+def _parsed(function: FunctionType) -> ast.Module:
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
 
 def _plain(function: object) -> FunctionType | None:
@@ -54,7 +65,7 @@ class _Source:
 
     def titles(self) -> Iterator[str]:
         """In the order of the source."""
-        tree = ast.parse(textwrap.dedent(inspect.getsource(self.function)))
+        tree = _parsed(self.function)
         texts = dict(self.texts)
         for node in ast.walk(tree):
             if isinstance(node, ast.For):

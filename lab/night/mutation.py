@@ -15,8 +15,7 @@ from pathlib import Path
 from lab import builds, inventory
 from lab.base import paths, processes
 from lab.base.daytime import Deadline
-from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.builds import Build
 from lab.builds.matrix import Variant
 from lab.coverage import areas, measured

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from lab.base import paths, processes, shape
-from lab.base.errors import UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import UsageError, did_you_mean
 from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection

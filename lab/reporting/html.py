@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 
-from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.reporting import marks, matrix, sections, shown
 from lab.reporting.shown import Shown
 from lab.reporting.words import seconds_text
@@ -20,6 +20,9 @@ from lab.results.failures import label_of
 from lab.results.record import RunHeader, Verdict
 from lab.results.run_folder import replace_file, stamp, visible
 from lab.results.summary import RunSummary
+
+if TYPE_CHECKING:  # with the history's database, which a report without known issues does without
+    from lab.history.known_issues import KnownIssue, KnownIssues
 
 NAME = "report.html"
 _COLUMNS = tuple(Verdict)
@@ -29,7 +32,7 @@ def write(run: RunSummary, issues: KnownIssues | None = None) -> Path:
     """Write ``report.html`` into the run folder; its path."""
     cases = _cases(run)
     builds = list(dict.fromkeys([*run.header.builds, *(case.build for case in cases)]))
-    faults = _faults(cases, issues or KnownIssues())
+    faults = _faults(cases, issues)
     anchors = {id(case.result): f"#{case.anchor}" for case in cases}
     page = (
         environment()
@@ -105,18 +108,19 @@ class ReportFault:
         return list(dict.fromkeys(case.build for case in self.cases))
 
 
-def _faults(cases: Sequence[Shown], issues: KnownIssues) -> list[ReportFault]:
+def _faults(cases: Sequence[Shown], issues: KnownIssues | None) -> list[ReportFault]:
     """What did not pass, the gravest first; cases that did not run are one entry."""
     found: dict[tuple[str, str], list[Shown]] = {}
     for case in cases:
         if case.verdict not in (Verdict.PASS, Verdict.SKIP):
             found.setdefault((case.failure, "" if case.failure else case.rule), []).append(case)
-    faults = [
-        ReportFault(
-            tuple(of), tuple(dict.fromkeys(issue for case in of for issue in issues.of(case.failure, case.case)))
-        )
-        for of in found.values()
-    ]
+
+    def known(of: Sequence[Shown]) -> tuple[KnownIssue, ...]:
+        if issues is None:
+            return ()
+        return tuple(dict.fromkeys(issue for case in of for issue in issues.of(case.failure, case.case)))
+
+    faults = [ReportFault(tuple(of), known(of)) for of in found.values()]
     return sorted(faults, key=lambda fault: (-fault.cases[0].verdict.severity, -len(fault.cases)))
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from lab.base import paths
-from lab.base.errors import UsageError
-from lab.base.files import Strict, at, did_you_mean, read_yaml, validate
+from lab.base.errors import UsageError, did_you_mean
+from lab.base.files import Strict, at, read_yaml, validate
 from lab.night.options import DEFAULT_BUILD
 
 Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]

@@ -26,8 +26,7 @@ from typing import NoReturn
 
 from lab import inventory
 from lab.base import paths
-from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.builds.recipes import RECIPES
 from lab.builds.trees import digest
 from lab.night import nightly, planning

@@ -18,8 +18,7 @@ from typing import Literal
 
 from lab import netboot
 from lab.base import credentials, paths, processes
-from lab.base.errors import BenchError, UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.base.wait import wait_until
 from lab.inventory import BoardSpec, Lab
 from lab.virtual import bmc, chassis, identity, image, qemu, segment

@@ -9,8 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.base.errors import UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

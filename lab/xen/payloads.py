@@ -21,9 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.base import paths, processes
+from lab.base import lock, paths, processes
 from lab.base.errors import BenchError
-from lab.builds import lock
 from lab.builds.apt import PrivateApt
 
 log = logging.getLogger(__name__)

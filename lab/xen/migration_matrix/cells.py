@@ -9,8 +9,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lab.base.errors import UsageError
-from lab.base.files import did_you_mean
+from lab.base.errors import UsageError, did_you_mean
 from lab.on_board.stream import Step
 from lab.xen.migration_matrix.faults import FAULTS, LAST, LATE, THROTTLE, Effect, Fault
 from lab.xen.payloads import KERNELS

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lab.base import files
-from lab.base.errors import UsageError
+from lab.base.errors import UsageError, did_you_mean
 from lab.results.record import Check
 from lab.xen.migration_matrix.cells import CELLS
 
@@ -104,5 +104,5 @@ def read(file: Path, cells: Collection[str], checks: Collection[str]) -> Known:
 
 def _must_be(word: str, known: Collection[str], file: Path, tree: object, key: files.Key) -> None:
     if word not in known:
-        hint = files.did_you_mean(word, tuple(known))
+        hint = did_you_mean(word, tuple(known))
         raise UsageError(f"{files.at(file, tree, key)}: there is no {word}{hint}")

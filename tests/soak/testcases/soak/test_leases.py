@@ -14,7 +14,7 @@ from lab.grid import services
 from lab.leases.ledger import LEASE, Ledger
 from lab.xen.host import Host
 
-CASES = 1000  # of each kind
+CASES = int(os.environ.get("SOAK_CASES", "1000"))  # of each kind
 
 
 @pytest.fixture
