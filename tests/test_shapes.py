@@ -38,10 +38,14 @@ def test_a_case_gets_the_shape_that_declares_what_no_board_has(lab: Lab) -> None
         case("small", "hap"),
         case("nodes", "hap", "numa"),
         case("big", "memory-8g"),
+        case("four", "hap", "numa-4"),
         case("radio", "cstate", "numa"),
     ]
     shares = plan_shaped(cases, list(lab.boards.values()), "build")
-    assert shares == [Share(("virt1",), "build", ("nodes", "big"), shape="large")]
+    assert shares == [
+        Share(("virt1",), "build", ("nodes", "big"), shape="large"),
+        Share(("virt1",), "build", ("four",), shape="four-nodes"),
+    ]
 
 
 def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:
@@ -67,6 +71,43 @@ def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
     assert any(word.startswith("edu,") for word in own), "the DMA device that is declared is not there"
 
 
+def test_a_shape_has_the_distances_that_the_inventory_gives_it(lab: Lab) -> None:
+    board = lab.boards["virt1"]
+    assert board.virtual
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), 4001, 4002)
+    words = qemu.arguments(board, board.virtual.shaped("four-nodes"), wiring)
+    told = {word for word in words if word.startswith("dist,")}
+    assert len(told) == 16 and {"dist,src=0,dst=3,val=31", "dist,src=3,dst=0,val=32"} <= told
+    assert not [word for word in qemu.arguments(board, board.virtual.shaped("large"), wiring) if "dist," in word]
+
+
+@pytest.mark.parametrize(
+    ("distances", "said"),
+    [
+        ("[[10, 14], [15, 10]]", "numa_distances needs a row for each of the 4 nodes"),
+        ("[[10, 14, 22, 31], [15, 10, 33, 24], [23, 34, 10, 16], [32, 25, 17]]", "numa_distances needs a row"),
+        (
+            "[[10, 10, 22, 31], [15, 10, 33, 24], [23, 34, 10, 16], [32, 25, 17, 10]]",
+            "10 for a node to itself, and more",
+        ),
+        (
+            "[[10, 14, 22, 31], [15, 11, 33, 24], [23, 34, 10, 16], [32, 25, 17, 10]]",
+            "10 for a node to itself, and more",
+        ),
+        ("[[10, 14, 22, 255], [15, 10, 33, 24], [23, 34, 10, 16], [32, 25, 17, 10]]", "less than or equal to 254"),
+    ],
+)
+def test_wrong_distances_are_said(tmp_path: Path, distances: str, said: str) -> None:
+    text = VIRTUAL.read_text(encoding="utf-8")
+    right = "[[10, 14, 22, 31], [15, 10, 33, 24], [23, 34, 10, 16], [32, 25, 17, 10]]"
+    assert right in text
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace(right, distances), encoding="utf-8")
+    with pytest.raises(UsageError, match=said) as caught:
+        inventory.load(wrong)
+    assert "shapes.four-nodes" in str(caught.value)
+
+
 def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
     text = VIRTUAL.read_text(encoding="utf-8")
     wrong = tmp_path / "wrong.yaml"
@@ -84,7 +125,7 @@ def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
 
 
 def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large, sleepless"):
+    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large, four-nodes, sleepless"):
         boards.reshape(lab, tmp_path, "virt1", "huge")
     with pytest.raises(UsageError, match="virt9 is not a virtual board of .*; there are: virt1, virt2"):
         boards.reshape(lab, tmp_path, "virt9", "large")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import subprocess
@@ -99,6 +100,13 @@ def test_qemu_numa_splits_memory_and_cpus() -> None:
     assert text.count("size=2048M") == 2
     assert "nodeid=0,memdev=mem0,cpus=0" in text
     assert "nodeid=1,memdev=mem1,cpus=1" in text
+
+
+def test_more_processors_than_cores_share_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for vcpus, said in ((2, "tcg,thread=multi"), (4, "tcg,thread=single")):
+        argv = qemu.arguments(board(), VirtualSpec(vcpus=vcpus), wiring())
+        assert argv[argv.index("-accel") + 1] == said
 
 
 def test_qemu_accepts_the_command_line(tmp_path: Path) -> None:

@@ -287,6 +287,8 @@ void payload(void *information)
             registers_work();
         else if (is(works, n, "vcpus"))
             vcpus_work();
+        else if (is(works, n, "vnuma"))
+            vnuma_work();
         else if (is(works, n, "tlb"))
             tlb_work();
         else if (is(works, n, "perf"))

@@ -149,6 +149,9 @@ void vcpus_look(void);
 void vcpus_resume(int cancelled);
 int vcpus_ping(void); /* vCPU 1 is rung, and rings back; 0: it does not, or there is none */
 
+/* --- vnuma.c */
+void vnuma_work(void);
+
 /* --- main.c */
 void result(const char *name, int passed, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void expect(const char *name, long answer, long wanted);

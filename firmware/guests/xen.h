@@ -51,6 +51,7 @@ typedef unsigned long ulong;
 #define XEN_ENODEV 19
 #define XEN_EINVAL 22
 #define XEN_ENOSYS 38
+#define XEN_ENOBUFS 105
 
 /* version.h */
 #define XENVER_version 0
@@ -94,6 +95,7 @@ struct mmu_update {
 #define XENMEM_exchange 11
 #define XENMEM_machphys_mapping 12
 #define XENMEM_remove_from_physmap 15
+#define XENMEM_get_vnumainfo 26
 #define XENMAPSPACE_shared_info 0
 #define XENMAPSPACE_grant_table 1
 struct xen_memory_reservation {
@@ -122,6 +124,15 @@ struct xen_add_to_physmap {
 struct xen_remove_from_physmap {
     u16 domid;
     ulong gpfn;
+};
+struct xen_vmemrange {
+    u64 start, end;
+    u32 flags, nid;
+};
+struct xen_vnuma_topology_info {
+    u16 domid, pad;
+    u32 nr_vnodes, nr_vcpus, nr_vmemranges;
+    u64 vdistance, vcpu_to_vnode, vmemrange; /* addresses, 64 bits wide for both widths of a guest */
 };
 struct xen_machphys_mapping {
     ulong v_start, v_end, max_mfn;
@@ -443,5 +454,6 @@ _Static_assert(sizeof(struct vcpu_hvm_x86_32) == 120, "vcpu_hvm_x86_32");
 _Static_assert(sizeof(struct vcpu_info) == 64, "vcpu_info");
 _Static_assert(sizeof(struct vcpu_time_info) == 32, "vcpu_time_info");
 _Static_assert(sizeof(struct hvm_start_info) == 56, "hvm_start_info");
+_Static_assert(sizeof(struct xen_vnuma_topology_info) == 40, "xen_vnuma_topology_info");
 
 #endif

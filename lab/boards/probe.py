@@ -337,6 +337,7 @@ def _of_linux(said: Mapping[str, str]) -> set[str]:
         "sp1g": bool(flags & {"npt", "ept"}) and "pdpe1gb" in flags,
         "iommu": int(said["iommu"]) > 0,
         "numa": int(said["nodes"]) > 1,
+        "numa-4": int(said["nodes"]) > 3,
         "cpu-offline": int(said["cpus"]) > 1,
     }
     return {word for word, is_so in found.items() if is_so} | set(said.get("can", "").split())

@@ -141,6 +141,7 @@ _ROWS = (
         rule=lambda facts: facts.has("virt_caps", "pv_directio", "hvm_directio"),
     ),
     Capability("numa", "more than one NUMA node", DecidedBy.BOARD, rule=lambda facts: facts.number("nr_nodes") > 1),
+    Capability("numa-4", "four NUMA nodes", DecidedBy.BOARD, rule=lambda facts: facts.number("nr_nodes") > 3),
     Capability("cpu-offline", "more than one CPU", DecidedBy.BOARD, rule=lambda facts: facts.number("nr_cpus") > 1),
     Capability(
         "memory-8g", "8 GiB of memory", DecidedBy.BOARD, rule=lambda facts: facts.number("total_memory") > LARGE_MIB

@@ -194,12 +194,30 @@ class NicsFile(Strict):
     spare: NicFile | None = None
 
 
+LOCAL_DISTANCE = 10  # ACPI 6.4, 5.2.17: from a node to itself; 255 is a node that cannot be reached
+_Distance = Annotated[int, pydantic.Field(ge=LOCAL_DISTANCE, le=254)]
+_Distances = Annotated[tuple[_Distance, ...], pydantic.Field(strict=False)]  # YAML has lists, and no tuples
+
+
 class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
     numa_nodes: int = pydantic.Field(default=1, ge=1, le=8)
+    numa_distances: Annotated[tuple[_Distances, ...], pydantic.Field(strict=False)] = ()
     s3: bool = True
     clock: Literal["machine", "instructions"] = "machine"
+
+    @classmethod
+    def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
+        rows, nodes = raw.get("numa_distances"), raw.get("numa_nodes", 1)
+        if not isinstance(rows, list):
+            return
+        if [len(row) if isinstance(row, list) else 0 for row in rows] != [nodes] * len(rows) or len(rows) != nodes:
+            yield f"numa_distances needs a row for each of the {nodes} nodes (numa_nodes), and in it a number for each"
+        elif any(
+            (number == LOCAL_DISTANCE) != (at == to) for at, row in enumerate(rows) for to, number in enumerate(row)
+        ):
+            yield f"numa_distances has {LOCAL_DISTANCE} for a node to itself, and more for each other node"
 
 
 class ShapeFile(_FormFile):
@@ -214,6 +232,7 @@ class VirtualFile(_FormFile):
 
     @classmethod
     def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
+        yield from super().contradictions(raw)
         if raw.get("clock") == "instructions" and raw.get("accelerator") == "kvm":
             yield "clock: instructions needs accelerator tcg: a real processor's clock does not count instructions"
 

@@ -93,9 +93,13 @@ class ShapeSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    numa_distances: tuple[tuple[int, ...], ...] = ()  # from each node to each, as in ACPI's SLIT; empty: it has no SLIT
     s3: bool = True  # whether its firmware knows suspend to RAM
     clock: Literal["machine", "instructions"] = "machine"  # instructions: all its clocks follow what it has executed
     capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
+
+
+_FORM = ("vcpus", "memory_mib", "numa_nodes", "numa_distances", "s3", "clock")  # what a shape replaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class VirtualSpec:
     vcpus: int = 1
     memory_mib: int = 3072
     numa_nodes: int = 1
+    numa_distances: tuple[tuple[int, ...], ...] = ()
     s3: bool = True
     clock: Literal["machine", "instructions"] = "machine"
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
@@ -118,8 +123,7 @@ class VirtualSpec:
         if not name:
             return self
         shape = self.shapes[name]
-        form = {name: getattr(shape, name) for name in ("vcpus", "memory_mib", "numa_nodes", "s3", "clock")}
-        return replace(self, **form)
+        return replace(self, **{name: getattr(shape, name) for name in _FORM})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,11 @@ CPU = "qemu64,family=23,model=1,stepping=2,+svm,+npt,+vgif,+pdpe1gb"
 # A clock that counts instructions wants all processors in one thread. All of its clocks then follow the count: 2 ns
 # (shift=1) for each instruction, so that the TSC, 1 GHz, ticks twice. An idle machine's clock goes on with real time
 # (sleep=on). With sleep=off it would jump to the next timer, and dom0's time limits pass while it awaits the network.
-TCG = {"machine": "tcg,thread=multi", "instructions": "tcg,thread=single"}
+#
+# Processors of the machine's clock are a thread each. If there are more of them than cores, they share one thread. A
+# processor that awaits another one, such as for a TLB flush, would burn the core that the other one needs; in one
+# thread its PAUSE gives way to it (QEMU's target/i386/tcg/misc_helper.c, helper_pause).
+ONE_THREAD, THREADS = "tcg,thread=single", "tcg,thread=multi"
 COUNTED = "shift=1,sleep=on"
 
 # Without SMM, which no lock on the variables is needed for here; S3 works with it. Debian package ovmf.
@@ -55,7 +60,8 @@ def arguments(
         "none",
         "-no-user-config",
     ]
-    argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else TCG[shape.clock]]
+    tcg = ONE_THREAD if counted or shape.vcpus > (os.cpu_count() or 1) else THREADS
+    argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else tcg]
     argv += ["-icount", COUNTED] if counted else []
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
@@ -98,6 +104,9 @@ def _numa(shape: VirtualSpec) -> list[str]:
             "-numa",
             ",".join([f"node,nodeid={node},memdev=mem{node}", *(f"cpus={cpu}" for cpu in cpus)]),
         ]
+    for node, row in enumerate(shape.numa_distances):  # with these QEMU makes a SLIT, and none without
+        for other, distance in enumerate(row):
+            argv += ["-numa", f"dist,src={node},dst={other},val={distance}"]
     return argv
 
 

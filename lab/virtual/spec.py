@@ -38,8 +38,13 @@ def read_config(path: Path) -> DaemonConfig:
     board["capabilities"] = frozenset(board["capabilities"])
     board["pdu"] = PduSpec(**board["pdu"]) if board["pdu"] else None
     if board["virtual"]:
-        shapes = board["virtual"].pop("shapes").items()
-        made = {name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])}) for name, shape in shapes}
+        shapes = board["virtual"].pop("shapes")
+        for form in (board["virtual"], *shapes.values()):  # JSON has lists where these have tuples
+            form["numa_distances"] = tuple(tuple(row) for row in form["numa_distances"])
+        made = {
+            name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])})
+            for name, shape in shapes.items()
+        }
         board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
     data["netboot"] = NetbootSpec(**data["netboot"]) if data["netboot"] else None
     return DaemonConfig(board=BoardSpec(**board), **data)

@@ -1,31 +1,14 @@
 """CPUs that go offline and come back, their frequency and their idle states."""
 
-import contextlib
 import re
 
 import pytest
 
+from lab.xen.cpus import hptool, offline
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
 
 pytestmark = [pytest.mark.full]
-
-
-def hptool(host, *words):
-    """``xen-hptool``, with a time limit: it retries for ever when Xen answers EBUSY."""
-    return host.run(f"timeout 20 xen-hptool {' '.join(words)} 2>&1", check=False)
-
-
-@contextlib.contextmanager
-def offline(host, cpu):
-    """Within the block the CPU is offline; it comes back whatever happens there."""
-    off = hptool(host, "cpu-offline", str(cpu))
-    assert f"CPU {cpu} offlined successfully" in off.stdout, off.stdout
-    try:
-        yield
-    finally:
-        on = hptool(host, "cpu-online", str(cpu))
-    assert f"CPU {cpu} onlined successfully" in on.stdout, on.stdout
 
 
 @pytest.mark.needs("cpu-offline")
