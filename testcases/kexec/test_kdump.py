@@ -6,7 +6,7 @@ from lab.xen.guests import payload
 from lab.xen.kexec import crash, load_crash_kernel
 
 pytestmark = [
-    pytest.mark.full,
+    pytest.mark.weekly,
     pytest.mark.needs("kexec"),
     pytest.mark.xen_options("crashkernel=256M", "nmi=fatal"),
     pytest.mark.timeout(1200, func_only=True),  # three boots

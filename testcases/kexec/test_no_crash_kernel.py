@@ -7,7 +7,7 @@ import pytest
 from lab.xen.guests import payload
 from lab.xen.kexec import Course, load_crash_kernel
 
-pytestmark = [pytest.mark.full, pytest.mark.needs("kexec")]
+pytestmark = [pytest.mark.weekly, pytest.mark.needs("kexec")]
 
 
 def refused(host, evidence, words):

@@ -10,7 +10,7 @@ from lab.xen.guests import payload
 from lab.xen.numa import Affinity, affinities, assert_of, memory_of, topology
 from lab.xen.sleep import suspend
 
-pytestmark = [pytest.mark.full, pytest.mark.needs("hap", "numa"), pytest.mark.usefixtures("scrubbed")]
+pytestmark = [pytest.mark.weekly, pytest.mark.needs("hap", "numa"), pytest.mark.usefixtures("scrubbed")]
 
 MIB = 32
 PAGES = MIB * 256

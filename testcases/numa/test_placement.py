@@ -10,7 +10,7 @@ from lab.xen.domain import assert_unbroken, node_pages, nodes_free
 from lab.xen.guests import payload
 from lab.xen.numa import BESIDE, assert_of, memory_of, read_affinities, topology
 
-pytestmark = [pytest.mark.full, pytest.mark.needs("hap"), pytest.mark.usefixtures("scrubbed")]
+pytestmark = [pytest.mark.weekly, pytest.mark.needs("hap"), pytest.mark.usefixtures("scrubbed")]
 
 MIB = 32
 PAGES = MIB * 256
@@ -171,7 +171,6 @@ def test_a_guest_in_the_pool_of_a_node_is_of_that_node(host, evidence):
     )
 
 
-@pytest.mark.weekly
 @pytest.mark.needs("numa")
 @pytest.mark.xen_options("dom0_nodes=1")
 def test_dom0_is_of_the_node_asked_for(host, evidence):

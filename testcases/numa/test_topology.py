@@ -13,7 +13,7 @@ HOSTS = [
     pytest.param(2, marks=pytest.mark.needs("numa"), id="2"),
     pytest.param(4, marks=pytest.mark.needs("numa-4"), id="4"),
 ]
-pytestmark = pytest.mark.full
+pytestmark = pytest.mark.weekly
 
 
 def said(host, evidence, nodes):

@@ -13,7 +13,7 @@ from lab.xen.numa import memory_of, pnodes, topology
 
 KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), ["pvh-with-vnodes"], ["built"])
 
-pytestmark = [pytest.mark.full, pytest.mark.needs("hap", "numa"), pytest.mark.usefixtures("scrubbed")]
+pytestmark = [pytest.mark.weekly, pytest.mark.needs("hap", "numa"), pytest.mark.usefixtures("scrubbed")]
 
 ASIDE = 256  # most pages that an HVM guest has beside its memory, for its devices, or lacks of it, in the holes for VGA
 DISTANCES = ((10, 21), (23, 10))  # none is another one's, so that none can be taken for another
