@@ -262,7 +262,10 @@ def test_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
     ("words", "wanted"),
     [
         (("power", "virt1", "onn"), "no action 'onn' (did you mean on?); there are: on, off, cycle, "),
-        (("lab", "shape", "virt1", "lage"), "no shape 'lage' (did you mean large?); there are: large, four-nodes, sleepless"),
+        (
+            ("lab", "shape", "virt1", "lage"),
+            "no shape 'lage' (did you mean large?); there are: large, four-nodes, sleepless",
+        ),
         (("lab", "fault", "virt1", "slient"), "slient"),
         (("provision", "virt1", "--build", "relese"), "there is no build 'relese' (did you mean release?)"),
         (("prepare", "--build", "relese"), "there is no build 'relese' (did you mean release?)"),

@@ -132,6 +132,15 @@ def test_a_damaged_ledger_is_said_in_one_line_with_a_way_out(tmp_path: Path, dam
     assert "\n" not in str(raised.value)
 
 
+def test_a_column_is_missed_in_a_ledger_without_rows(tmp_path: Path) -> None:
+    path = Ledger(tmp_path).path
+    _column(path)
+    with pytest.raises(LedgerDamaged):
+        Ledger(tmp_path).leases()
+    assert salvage(tmp_path).aside.exists()
+    assert Ledger(tmp_path).leases() == []
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_can_be_read_of_it_makes_a_new_one(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     ledger = Ledger(tmp_path)

@@ -757,6 +757,17 @@ def test_the_commit_and_the_last_good_result_are_linked(
     assert page.locator("#r1").is_visible()
 
 
+@pytest.mark.parametrize(("before", "now"), [("00 (XEN) boots", ""), ("", "00 (XEN) boots"), ("", "")])
+def test_a_console_that_said_nothing_is_compared(
+    history: History, folders: Runs, tmp_path: Path, before: str, now: str
+) -> None:
+    history.import_run(with_consoles(folders, result(), {"virt1": before}, "aa"))
+    history.import_run(with_consoles(folders, result(PV32, Verdict.FAIL), {"virt1": now}, "bb"))
+    site.write(history, tmp_path / "site")
+    page = (tmp_path / "site" / "runs" / "run2" / "0.html").read_text(encoding="utf-8")
+    assert ('class="other"' in page) is bool(before or now)
+
+
 def test_the_last_good_console_stands_beside_with_what_differs_marked(
     history: History, folders: Runs, tmp_path: Path, look: Open
 ) -> None:

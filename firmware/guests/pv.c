@@ -62,6 +62,7 @@ static void attach(void)
 
     pv_map(shared_page, start->shared_info | PV_WRITABLE);
     shared = (void *)shared_page;
+    memset(shared->evtchn_mask, 0xff, sizeof(shared->evtchn_mask));
     for (ulong i = 0; i < pages; i++)
         frame_lists[i / FRAMES_PER_PAGE][i % FRAMES_PER_PAGE] = frame_of(p2m + i * FRAMES_PER_PAGE);
     for (ulong i = 0; i * FRAMES_PER_PAGE < pages; i++)
@@ -268,7 +269,7 @@ long grant_frame_unmap(void *page)
     return pv_map(page, entry_of(frame_of(page)));
 }
 
-/* Other machine frames for pages of our own, which lose what they held. 0; -errno: all is as it was; -2: false frames. */
+/* Other machine frames for pages of our own, which lose what they held. 0; -errno: of some alone; -2: false frames. */
 long pv_exchange(void *own, ulong count)
 {
     static ulong given[BATCH];
@@ -285,7 +286,7 @@ long pv_exchange(void *own, ulong count)
     if (!error && exchange.nr_exchanged != count)
         error = -1;
     for (ulong i = 0; i < count; i++) {
-        if (!error)
+        if (!error || i < exchange.nr_exchanged)
             p2m[first + i] = batch[i];
         if (pv_map((void *)((first + i) * PAGE), entry_of(p2m[first + i])) && !error)
             error = -2;

@@ -168,12 +168,19 @@ static void debug_checks(void)
            "dr0=0x%lx said=0x%lx unknown=%ld,%ld want=-19", own, (ulong)value, unknown, bad);
 }
 
-void tables_checks(void)
+/* From 4.18 on a debug build tells a 64-bit guest no start: xen/common/kernel.c, XENVER_platform_parameters. */
+static void platform_start_check(void)
 {
     ulong start = 0;
     long error = call2(xen_version, XENVER_platform_parameters, &start);
+    int is_told = start == pv_machphys() || (sizeof(ulong) == 8 && !start);
 
-    result("version-platform", !error && start == pv_machphys(), "error=%ld start=0x%lx", error, start);
+    result("version-platform", !error && is_told, "error=%ld start=0x%lx", error, start);
+}
+
+void tables_checks(void)
+{
+    platform_start_check();
     gdt_checks();
     ldt_checks();
     page_checks();

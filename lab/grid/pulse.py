@@ -104,7 +104,9 @@ def take(board: Board) -> Pulse:
     except LabError as error:
         log.info("%s: power: %s", board.name, error)
     has_timers = board.sleeps()
-    is_reachable = has_timers or board.is_reachable()  # asked second: it must be dom0's timers, not its network
+    is_reachable = has_timers or board.is_reachable()
+    if is_reachable and not has_timers:
+        has_timers = board.sleeps()  # again, by a connection that works: it must be dom0's timers, not its network
     voice = listen(board.console)
     return Pulse(board.name, powered, is_reachable, voice, time.time(), has_timers or not is_reachable)
 

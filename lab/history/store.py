@@ -342,8 +342,9 @@ class History:
         group = (results.c.run_id, results.c.build_id, results.c.series_id, results.c.verdict)
         wanted = sa.select(*group, sa.func.count()).group_by(*group)
         with self.transaction(writes=False) as connection:
-            names = {row.id: row.name for row in connection.execute(sa.select(series.c.id, cases.c.name).join(cases))}
             rows = connection.execute(wanted.where(results.c.run_id.in_(run_ids))).all()
+            # Asked second: an import may add series meanwhile, and none ever goes.
+            names = {row.id: row.name for row in connection.execute(sa.select(series.c.id, cases.c.name).join(cases))}
         return [(run, build, names[of], VERDICTS[verdict], number) for run, build, of, verdict, number in rows]
 
     def digests(self) -> dict[str, str]:

@@ -308,13 +308,13 @@ class Ledger:
     def tokens(self, number: int) -> dict[str, str]:
         """The lease's reservations with the coordinator, by board."""
         with self._change() as connection:
-            rows = connection.execute("SELECT board, token FROM reservations WHERE lease = ?", [number])
+            rows = connection.execute("SELECT board, token FROM reservations WHERE lease = ?", [number]).fetchall()
             return {row["board"]: row["token"] for row in rows}
 
     def all_tokens(self) -> dict[str, int]:
         """The lease of every reservation there is with the coordinator."""
         with self._change() as connection:
-            rows = connection.execute("SELECT token, lease FROM reservations")
+            rows = connection.execute("SELECT token, lease FROM reservations").fetchall()
             return {row["token"]: row["lease"] for row in rows}
 
     def keep_token(self, number: int, board: str, token: str) -> None:
@@ -327,7 +327,9 @@ class Ledger:
 
     def _leases(self, where: str, values: Sequence[object]) -> list[Lease]:
         with self._change() as connection:
-            rows = connection.execute(f"SELECT * FROM leases WHERE {where} ORDER BY id", values).fetchall()
+            rows = connection.execute(
+                f"SELECT {tables.OF_LEASE} FROM leases WHERE {where} ORDER BY id", values
+            ).fetchall()
             held: dict[int, list[str]] = {}
             for board, number in connection.execute("SELECT board, lease FROM holds"):
                 held.setdefault(number, []).append(board)
@@ -338,7 +340,7 @@ class Ledger:
     def boards(self, names: Iterable[str]) -> dict[str, BoardState]:
         """What is known of these boards."""
         with self._change() as connection:
-            rows = {row["board"]: row for row in connection.execute("SELECT * FROM boards")}
+            rows = {row["board"]: row for row in connection.execute(f"SELECT {tables.OF_BOARD} FROM boards")}
             return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
 
     def board(self, name: str) -> BoardState:
@@ -412,7 +414,9 @@ class Ledger:
 
 
 def _row(connection: sqlite3.Connection, number: int) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM leases WHERE id = ?", [number]).fetchone()
+    row: sqlite3.Row | None = connection.execute(
+        f"SELECT {tables.OF_LEASE} FROM leases WHERE id = ?", [number]
+    ).fetchone()
     return row
 
 

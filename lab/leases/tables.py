@@ -29,6 +29,12 @@ CREATE TABLE IF NOT EXISTS leases (
     why_ended VARCHAR DEFAULT '' NOT NULL
 )
 """
+# As a question names them, so that a ledger with another column is found to be damaged, even if it has no row.
+OF_LEASE = (
+    "id, kind, holder, names, needs, count, seconds, asked, waiter, job, state, since, until, boot, until_boottime, "
+    "wanted_back, why_ended"
+)
+OF_BOARD = "board, last_holder, quarantine, evidence, changed, checked, misses, verdict, writer"
 BY_STATE = "CREATE INDEX IF NOT EXISTS ix_leases_state ON leases (state)"
 
 # mark: number of the first console record of the lease.

@@ -248,7 +248,7 @@ def _compared(slices: tuple[Slice, ...], beside: Beside) -> tuple[tuple[Slice, .
 
 def _marked(slice: Slice, plain: Sequence[str], known: set[str]) -> Slice:
     lines = tuple(
-        line if text in known or not line.number else line._replace(is_other=True)
+        line._replace(is_other=bool(line.number) and text not in known)
         for line, text in zip(slice.lines, plain, strict=True)
     )
     return replace(slice, lines=lines)
@@ -256,6 +256,8 @@ def _marked(slice: Slice, plain: Sequence[str], known: set[str]) -> Slice:
 
 def _plain(slice: Slice) -> list[str]:
     """Console lines without their numbers, which differ from boot to boot."""
+    if not slice.lines:
+        return []
     text = "\n".join(line.text for line in slice.lines)  # none has a newline in it
     return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text).split("\n")
 

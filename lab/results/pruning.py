@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -116,7 +117,14 @@ def _compiled_of_nothing(cache: Path, source: Path) -> Iterator[tuple[Path, Path
     """
     for path in _entries(cache):
         if path.is_dir() and not path.is_symlink():
-            if (origin := source / path.name).is_dir():
+            origin = source / path.name
+            try:
+                is_folder = stat.S_ISDIR(origin.stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                is_folder = False
+            except OSError:  # nobody can say whether it is gone
+                continue
+            if is_folder:
                 yield from _compiled_of_nothing(path, origin)
             else:
                 yield origin, path

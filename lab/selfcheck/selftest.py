@@ -139,11 +139,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGINT)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # tox itself, or what it left: a worker of xdist
-    process.wait()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    finally:  # a second interrupt ends the wait
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # tox itself, or what it left: a worker of xdist
+        process.wait()
 
 
 def _count(reports: Path, status: int) -> Counter[str]:

@@ -21,6 +21,7 @@ from lab.base.errors import NotProved
 from lab.builds.elf import symbolise
 from lab.console import crashes, patterns
 from lab.console.client import ConsoleLine
+from lab.grid import boot
 from lab.grid.board import CommandResult
 from lab.grid.strategy import ENTRY_ID
 from lab.on_board.vmcore import FACTS, NOTES, Facts
@@ -31,7 +32,8 @@ LEAVES = r"Executing kexec image on cpu(\d+)"  # xen/common/kexec.c, one_cpu_onl
 RUNS, DONE = "xenlab: the crash kernel runs", r"xenlab: the crash kernel is done, status (\d+)"  # crash-init
 BANNER = r" Xen version \d"
 # Seconds from one of these to the next; an emulated board of a busy machine took up to 150 s to its dom0.
-LEAVES_LIMIT, RUNS_LIMIT, DONE_LIMIT, BANNER_LIMIT, DOM0_LIMIT = 60.0, 240.0, 120.0, 60.0, 480.0
+LEAVES_LIMIT, RUNS_LIMIT, DONE_LIMIT, DOM0_LIMIT = 60.0, 240.0, 120.0, 480.0
+BANNER_LIMIT = boot.MENU_TIMEOUT + boot.XEN_TIMEOUT  # from a reset on: firmware and boot loader
 LOAD_LIMIT = 120.0
 # Words of dom0's command line that are dom0's alone: its console is Xen's, and provisioning's words name its entry.
 _DOM0S_OWN = ("console=", "init=", "xenlab", "BOOT_IMAGE=", "placeholder")
@@ -41,6 +43,11 @@ _RESET = frozenset({"press-any-key", "grub-menu"})  # signatures of a board that
 
 
 # -- what is loaded ------------------------------------------------------------------------------------------------
+
+
+def unload_crash_kernel(host: Host) -> None:
+    """Have Xen forget its crash kernel, if it has one."""
+    host.run("kexec -p -u", check=False)
 
 
 def load_crash_kernel(host: Host) -> CommandResult:
