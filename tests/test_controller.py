@@ -95,11 +95,13 @@ class Gate:
         names = ("XDG_STATE_HOME", "XENLAB_CREDENTIAL_SIMULATED", "PATH", "LC_ALL", "PYTHONPYCACHEPREFIX")
         words = {name: os.environ[name] for name in names if name in os.environ}
         words |= {"PYTHONPATH": str(paths.CHECKOUT), "LG_HOSTNAME": "desk", "LG_USERNAME": "ci"}
-        given = " ".join(f"{name}={shlex.quote(value)}" for name, value in words.items())
-        program = f"{sys.executable} -P -m lab.cli controller {BOARD} {options} --inventory {self.shared.file}"
-        command = f"env {given} {program}".replace('"', '\\"')
+        given = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in words.items())
+        login = self.folder / "login"  # a file: on a command line the password would be for all to see
+        login.write_text(
+            f"{given}exec {sys.executable} -P -m lab.cli controller {BOARD} {options} --inventory {self.shared.file}\n"
+        )
         key = (self.folder / "key.pub").read_text()
-        (self.folder / "authorized_keys").write_text(f'restrict,command="{command}" {key}')
+        (self.folder / "authorized_keys").write_text(f'restrict,command="exec sh {login}" {key}')
 
     def ssh(self, *words: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
