@@ -177,7 +177,8 @@ def _is_patchable(directory: Path, patches: tuple[Path, ...]) -> bool:
     (directory / _BUSY).touch()
     try:
         for patch in reversed(applied):
-            run([*_PATCH, "--reverse", "-i", str(patch)], cwd=directory, timeout=60)
+            # Exactly: what went on only nearly would leave a tree that is not the source's.
+            run([*_PATCH, "--reverse", "--fuzz=0", "-i", str(patch)], cwd=directory, timeout=60)
             patch.unlink()
     except CommandError as error:
         log.info("%s: made anew, since a patch does not come off: %s", directory, error)
