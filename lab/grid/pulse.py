@@ -94,21 +94,21 @@ class Pulse:
 
 
 def take(board: Board) -> Pulse:
-    """Take the pulse of a board. It takes up to 40 s for a dead one; nothing is raised.
+    """Take the pulse of a board; nothing is raised.
 
-    A newline is typed on the board's console. If nothing comes, the switch of Xen's console is pressed, twice.
+    It takes up to 20 s for a dead board, and up to 50 s for one whose timers are dead. A newline
+    is typed on the board's console. If nothing comes, the switch of Xen's console is pressed, twice.
     """
     powered: bool | None = None
     try:
         powered = bool(board.power.is_powered())
     except LabError as error:
         log.info("%s: power: %s", board.name, error)
-    has_timers = board.sleeps()
-    is_reachable = has_timers or board.is_reachable()
-    if is_reachable and not has_timers:
-        has_timers = board.sleeps()  # again, by a connection that works: it must be dom0's timers, not its network
-    voice = listen(board.console)
-    return Pulse(board.name, powered, is_reachable, voice, time.time(), has_timers or not is_reachable)
+    is_reachable, has_timers = board.is_reachable(), True
+    if is_reachable and not board.sleeps():  # its timers, or its network meanwhile: asked again
+        is_reachable = board.is_reachable()
+        has_timers = not is_reachable or board.sleeps()
+    return Pulse(board.name, powered, is_reachable, listen(board.console), time.time(), has_timers)
 
 
 def listen(console: Console) -> Voice:

@@ -327,9 +327,7 @@ class Ledger:
 
     def _leases(self, where: str, values: Sequence[object]) -> list[Lease]:
         with self._change() as connection:
-            rows = connection.execute(
-                f"SELECT {tables.OF_LEASE} FROM leases WHERE {where} ORDER BY id", values
-            ).fetchall()
+            rows = connection.execute(f"{tables.LEASES_WHERE} {where} ORDER BY id", values).fetchall()
             held: dict[int, list[str]] = {}
             for board, number in connection.execute("SELECT board, lease FROM holds"):
                 held.setdefault(number, []).append(board)
@@ -414,9 +412,7 @@ class Ledger:
 
 
 def _row(connection: sqlite3.Connection, number: int) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = connection.execute(
-        f"SELECT {tables.OF_LEASE} FROM leases WHERE id = ?", [number]
-    ).fetchone()
+    row: sqlite3.Row | None = connection.execute(f"{tables.LEASES_WHERE} id = ?", [number]).fetchone()
     return row
 
 

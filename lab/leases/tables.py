@@ -30,9 +30,9 @@ CREATE TABLE IF NOT EXISTS leases (
 )
 """
 # As a question names them, so that a ledger with another column is found to be damaged, even if it has no row.
-OF_LEASE = (
-    "id, kind, holder, names, needs, count, seconds, asked, waiter, job, state, since, until, boot, until_boottime, "
-    "wanted_back, why_ended"
+LEASES_WHERE = (
+    "SELECT id, kind, holder, names, needs, count, seconds, asked, waiter, job, state, since, until, boot, "
+    "until_boottime, wanted_back, why_ended FROM leases WHERE"
 )
 OF_BOARD = "board, last_holder, quarantine, evidence, changed, checked, misses, verdict, writer"
 BY_STATE = "CREATE INDEX IF NOT EXISTS ix_leases_state ON leases (state)"
