@@ -218,8 +218,10 @@ def test_the_shipped_matrices_can_be_read() -> None:
 # A tree of Xen's shape, small: what is tried is how it is compiled and kept, with make, gcc and git as they are.
 MAKEFILE = """\
 all: xen.gz
+vpath %.c lib
+-include $(wildcard .*.d)
 %.o: %.c .config
-\tgcc -c -o $@ $<
+\tgcc -MD -MF .$@.d -c -o $@ $<
 \t@echo $@ >> $(HOME)/compiled
 xen-syms: main.o other.o
 \tgcc -nostdlib -static -Wl,--build-id=sha1 -Wl,-e,main -o $@ $^
@@ -248,7 +250,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "other.c": "int other(void) { return 1; }\n",
     }.items():
         (repository / "xen" / name).write_text(text, encoding="utf-8")
-    (repository / ".gitignore").write_text("*.o\nxen-syms\nxen.gz\n.config\n", encoding="utf-8")
+    (repository / ".gitignore").write_text("*.o\n*.d\nxen-syms\nxen.gz\n.config\n", encoding="utf-8")
     _git(repository, "init", "-q")
     _commit(repository)
     return repository
@@ -312,6 +314,28 @@ def test_the_next_revision_compiles_what_differs_and_configures_nothing(tree: Pa
     assert _compiled(tree) == ["other.o"]
     assert second.key != first.key
     assert second.build_id != first.build_id
+
+
+def test_a_source_that_moved_is_compiled_anew_alone(tree: Path, fragments: Path) -> None:
+    (tree / "xen" / "lib").mkdir()
+    _git(tree, "mv", "xen/other.c", "xen/lib/other.c")
+    _commit(tree)
+    first = _make(tree, fragments)
+    _compiled(tree)
+    _git(tree, "mv", "xen/lib/other.c", "xen/other.c")
+    _commit(tree)
+    assert _make(tree, fragments).key != first.key
+    assert _compiled(tree) == ["other.o"]
+
+
+def test_each_release_of_a_repository_has_a_tree_of_its_own(tree: Path, fragments: Path) -> None:
+    for release in ("21", "22"):
+        numbers = f"export XEN_VERSION       = 4\nexport XEN_SUBVERSION    = {release}\n"
+        (tree / "xen" / "Makefile").write_text(numbers + MAKEFILE, encoding="utf-8")
+        _commit(tree)
+        _make(tree, fragments)
+        assert _compiled(tree) == ["defconfig", "main.o", "other.o"]
+    assert sorted(path.name[-5:] for path in (paths.cache() / "trees").glob("git-*[0-9]")) == ["-4.21", "-4.22"]
 
 
 def test_a_damaged_build_is_made_anew(tree: Path, fragments: Path) -> None:
@@ -483,7 +507,7 @@ def test_two_makers_at_once_make_it_once(tree: Path, fragments: Path) -> None:
 
 def test_a_maker_that_is_killed_leaves_nothing_half_made(tree: Path, fragments: Path) -> None:
     makefile = (tree / "xen" / "Makefile").read_text(encoding="utf-8")
-    slow = makefile.replace("gcc -c -o $@ $<", "[ -e $(HOME)/hurry ] || sleep 10; gcc -c -o $@ $<")
+    slow = makefile.replace("gcc -MD", "[ -e $(HOME)/hurry ] || sleep 10; gcc -MD")
     (tree / "xen" / "Makefile").write_text(slow, encoding="utf-8")
     _commit(tree)
     maker = _start(tree, fragments)

@@ -33,6 +33,7 @@ _FACTS = ".xenlab-tree"
 _PATCHES = ".xenlab-patches"  # a folder of copies of what is applied now, in order
 _PATCH = ("patch", "-p1", "--batch", "--no-backup-if-mismatch")
 _FETCHED = "xenlab-fetched"  # in a mirror; its time is that of the last fetch
+_NUMBERS = ("XEN_VERSION", "XEN_SUBVERSION")  # in xen/Makefile
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LET_BE = (
     300.0  # seconds for which a URL that did not answer is not asked again: where packets are dropped, it takes long
@@ -134,8 +135,9 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
     :raises UsageError: the archive holds no Xen.
     """
     source = recipe.source
-    if isinstance(source, Git):  # one tree for all revisions: bisection compiles only what differs
-        name = "git-" + hashlib.sha256(source.location.encode()).hexdigest()[:16]
+    if isinstance(source, Git):  # one tree for the revisions of a release: bisection compiles only what differs
+        place = hashlib.sha256(source.location.encode()).hexdigest()[:16]
+        name = f"git-{place}{_release(source, identity.split()[1])}"
     else:
         # One tree for all patches: a build that differs in one compiles only what the patch touches.
         name = "src-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -362,6 +364,31 @@ def _refresh(url: str, mirror: Path, say: Callable[[str], None]) -> str | None:
     return None
 
 
+def _release(source: Git, commit: str) -> str:
+    """``-X.Y`` of Xen at ``commit``, or nothing where it is not said.
+
+    Releases differ in nearly all files, so that a tree of two of them would be compiled from nothing at each change.
+    """
+    try:
+        makefile = _git("-C", str(_repository(source.location)), "show", f"{commit}:xen/Makefile")
+    except CommandError:
+        return ""  # no Xen, which the check-out says
+    numbers = [re.search(rf"^(?:export )?{word}\s*:?=\s*(\d+)", makefile, re.MULTILINE) for word in _NUMBERS]
+    return "-" + ".".join(number[1] for number in numbers if number) if all(numbers) else ""
+
+
+def _forget(directory: Path, gone: set[str]) -> None:
+    """Remove each object that was made from a file of one of these names, with the note of what it was made from.
+
+    make does not compile an object anew whose source has moved: it stops, since the note (gcc's ``-MD``) names the old
+    place and nothing makes that.
+    """
+    for note in directory.rglob("*.d"):
+        if note.is_file() and gone & {Path(word).name for word in note.read_text(errors="replace").split()}:
+            note.with_name(note.name.removeprefix(".").removesuffix(".d")).unlink(missing_ok=True)
+            note.unlink()
+
+
 def _check_out(
     source: Git, commit: str, directory: Path, patches: tuple[Path, ...], report: Callable[[str], None]
 ) -> int:
@@ -388,11 +415,15 @@ def _check_out(
         )
         (directory / _FACTS).write_text("{}", encoding="utf-8")
     try:
+        held = _commit(directory, "HEAD")
+        moved = _git(*inside, "diff", "--name-only", "--no-renames", "--diff-filter=D", held, commit) if held else ""
         _git(*inside, "checkout", "--quiet", "--force", "--detach", commit, timeout=300)
         _git(*inside, "clean", "-qfd")  # what an earlier patch added; ignored files are the objects
     except CommandError as error:
         shutil.rmtree(directory)
         raise BenchError(f"{source.location}: cannot check out {commit}: {error}") from None
+    if moved:
+        _forget(directory, {Path(name).name for name in moved.splitlines()})
     if not (directory / "xen" / "Makefile").is_file():
         raise UsageError(f"{source.location} at {commit}: no Xen source (xen/Makefile is missing)")
     _patch(directory, patches)
