@@ -208,6 +208,16 @@ def test_another_areas_case_may_fail_for_the_reason_foretold(tmp_path: Path, mut
     assert mutants.key(own(may)) == mutants.key(own(mutant))
 
 
+def test_a_mutant_of_another_build_has_its_patch_for_that(tmp_path: Path, mutant: Mutant) -> None:
+    there = tmp_path / "one.stable-4.22.patch"
+    there.write_text("--- a/xen/y\n", encoding="utf-8")
+    moved = mutant_manifest.moved(mutant, "stable-4.22")
+    assert (moved.patch, moved.build) == (there, "stable-4.22")
+    assert mutant_manifest.moved(mutant, "upstream").patch == mutant.patch
+    now = Trial(moved, moved.area, moved.cases, "git 1111")
+    assert mutants.key(now) != mutants.key(replace(now, source="git 2222"))
+
+
 def test_a_case_that_did_not_run_judges_nothing(tmp_path: Path, mutant: Mutant) -> None:
     assert mutants.judge(own(mutant), run_folder(tmp_path / "run"))[0] == "not judged"
 

@@ -30,7 +30,15 @@ def selftest(
             "--mutants", help="Instead, run hypervisors that are broken on purpose; the cases must fail on them."
         ),
     ] = False,
-    sample: Annotated[bool, typer.Option("--sample", help="With --mutants: one mutant of each required area.")] = False,
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample", help="With --mutants: one mutant of each required area, or those named; one case each."
+        ),
+    ] = False,
+    on: Annotated[
+        str, typer.Option(metavar="BUILD", help="With --mutants: the build to break, in place of each mutant's own.")
+    ] = "",
     inventory: Annotated[
         Path | None,
         typer.Option(
@@ -48,9 +56,10 @@ def selftest(
     if mutants:
         from lab.selfcheck.mutants import run
 
-        raise typer.Exit(run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample))
-    if sample or inventory:
-        raise UsageError("--sample and --inventory need --mutants")
+        build = str(Path(on).resolve()) if on.endswith(".yaml") else on
+        raise typer.Exit(run(steps or (), inventory or VIRTUAL_LAB, is_sample=sample, build=build))
+    if sample or inventory or on:
+        raise UsageError("--sample, --inventory and --on need --mutants")
     from lab.base import paths
     from lab.selfcheck import selftest
 

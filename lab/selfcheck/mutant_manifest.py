@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ import pydantic
 from lab.base import paths
 from lab.base.errors import UsageError, did_you_mean
 from lab.base.files import Strict, at, read_yaml, validate
+from lab.builds.recipes import name_of
 from lab.night.options import DEFAULT_BUILD
 
 Outcome = Literal["caught", "missed", "left alone", "turned red", "not judged"]
@@ -90,9 +91,16 @@ def load(area: str, directory: Path = paths.MUTANTS) -> list[Mutant]:
                     f"{at(file, tree, ('mutants', name, *where))}: not a regular expression: {error}"
                 ) from None
         found.append(Mutant(area, name, entry.why, says, entry.build or data.build, patch, entry.may))
-    if stray := {path.stem for path in (directory / area).glob("*.patch")} - data.mutants.keys() - data.slower.keys():
+    patches = {path.name.partition(".")[0] for path in (directory / area).glob("*.patch")}
+    if stray := patches - data.mutants.keys() - data.slower.keys():
         raise UsageError(f"{at(file, tree, ('mutants',))}: no entry for {', '.join(sorted(stray))}.patch")
     return found
+
+
+def moved(mutant: Mutant, build: str) -> Mutant:
+    """The mutant as a change of another build: with ``NAME.BUILD.patch``, if that stands beside its own patch."""
+    there = mutant.patch.with_name(f"{mutant.name}.{name_of(build)}.patch")
+    return replace(mutant, build=build, patch=there if there.is_file() else mutant.patch)
 
 
 def _patch(file: Path, tree: object, key: str, name: str) -> Path:

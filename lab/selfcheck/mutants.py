@@ -24,11 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from lab import inventory
+from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.builds.recipes import RECIPES
-from lab.builds.trees import digest
+from lab.builds.trees import digest, identify
 from lab.night import nightly, planning
 from lab.night.lab_services import in_use
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
@@ -36,7 +36,7 @@ from lab.results.record import OUTCOME
 from lab.results.run_folder import RunFolder
 from lab.results.summary import INTERRUPTED
 from lab.selfcheck import slower
-from lab.selfcheck.mutant_manifest import Mutant, Outcome, areas, chosen, chosen_slower, load, unproved
+from lab.selfcheck.mutant_manifest import Mutant, Outcome, areas, chosen, chosen_slower, load, moved, unproved
 from lab.xen.payloads import SOURCES
 
 GOOD = ("caught", "left alone")
@@ -49,6 +49,7 @@ class Trial:
     mutant: Mutant
     area: str
     cases: tuple[str, ...]
+    source: str = ""  # what the build's source is now, where that is not the mutant's own build
 
     @property
     def is_own(self) -> bool:
@@ -79,9 +80,11 @@ class TrialResult:
 # -- running them ------------------------------------------------------------------------------------------------------
 
 
-def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False) -> int:
-    """Try the mutants of these areas, those named ``AREA/NAME``, or all; ``is_sample``: the first of each area, with
-    its first case alone, and of all areas only those that a run requires. What went as it must is not tried again.
+def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: bool = False, build: str = "") -> int:
+    """Try the mutants of these areas, those named ``AREA/NAME``, or all. What went as it must is not tried again.
+
+    ``is_sample``: the first of each area, or those named, with the first case alone, and of all areas only those that a
+    run requires. ``build``: the recipe to break in place of each mutant's own; slower builds are left out.
 
     The last line is ``N of M mutants caught``. Exit status: 0 all, 1 one was missed or turned a case of another area
     red, 3 one could not be judged, 130 interrupted.
@@ -91,16 +94,21 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
     say = partial(print, flush=True)
     options = NightlyOptions()
     wanted = names or (planning.required_areas(options) if is_sample else ())
-    mutants = [mutant for of_area in chosen(wanted) for mutant in of_area[: 1 if is_sample else None]]
-    slow = () if is_sample else chosen_slower(names)  # a comparison takes longer than a sample may
+    is_first_alone = is_sample and not any("/" in name for name in names)
+    mutants = [mutant for of_area in chosen(wanted) for mutant in of_area[: 1 if is_first_alone else None]]
+    slow = () if is_sample or build else chosen_slower(names)  # a comparison takes longer than a sample may
+    source = ""
+    if build:
+        mutants = [moved(mutant, build) for mutant in mutants]
+        source = identify(builds.recipe(build).source, say)
     lab = inventory.load(inventory_file)
     known = {case.nodeid: case for case in planning.collect(options, "weekly")}
     for mutant in mutants:
         _check(mutant, known)
     if is_sample:
-        trials = [Trial(mutant, mutant.area, mutant.cases[:1]) for mutant in mutants]
+        trials = [Trial(mutant, mutant.area, mutant.cases[:1], source) for mutant in mutants]
     else:
-        trials = [trial for mutant in mutants for trial in _trials(mutant, known.values())]
+        trials = [trial for mutant in mutants for trial in _trials(mutant, known.values(), source)]
     before = KeptResults(paths.state() / "mutants.jsonl")
     judged = {trial.name: found for trial in trials if (found := before.find(trial))}
     left = [trial for trial in trials if trial.name not in judged]
@@ -152,9 +160,9 @@ def _check(mutant: Mutant, known: Mapping[str, planning.Case]) -> None:
             raise UsageError(f"{mutant.area}.yaml: {mutant.name}: may: {area} is not another area{near}")
 
 
-def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
+def _trials(mutant: Mutant, cases: Iterable[planning.Case], source: str = "") -> Iterator[Trial]:
     """Its own, and one with each other area's quick cases on one board of which nothing is foretold."""
-    yield Trial(mutant, mutant.area, mutant.cases)
+    yield Trial(mutant, mutant.area, mutant.cases, source)
     others: dict[str, list[str]] = {}
     for case in cases:
         if (
@@ -165,7 +173,7 @@ def _trials(mutant: Mutant, cases: Iterable[planning.Case]) -> Iterator[Trial]:
         ):
             others.setdefault(case.area, []).append(case.nodeid)
     for area, quick in others.items():
-        yield Trial(mutant, area, tuple(quick))
+        yield Trial(mutant, area, tuple(quick), source)
 
 
 def _lines(judgements: Sequence[TrialResult]) -> Iterator[str]:
@@ -350,7 +358,8 @@ def key(trial: Trial) -> str:
     mutant = trial.mutant
     case_files = sorted({paths.SHIPPED / case.partition("::")[0] for case in trial.cases})
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    content = digest(mutant.patch, RECIPES / f"{mutant.build}.yaml", *case_files, *sources)
+    recipe_file = RECIPES / (mutant.build if mutant.build.endswith(".yaml") else f"{mutant.build}.yaml")
+    content = digest(mutant.patch, recipe_file, *case_files, *sources) + trial.source
     foretold = {case: mutant.says.get(case) or mutant.may.get(trial.area, "") for case in trial.cases}
     return hashlib.sha256(f"{content}\0{foretold}".encode()).hexdigest()[:16]
 
