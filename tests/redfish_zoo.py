@@ -335,7 +335,8 @@ HABITS: Mapping[str, dict[str, Any]] = {
 
 
 Answer = tuple[int, Any, dict[str, str]]  # status, body as JSON, headers
-Instead = Callable[[http.server.BaseHTTPRequestHandler, str, str], Answer | None]  # request, its method, its path
+# Of a request: its method, its path, its body.
+Instead = Callable[[http.server.BaseHTTPRequestHandler, str, str, Any], Answer | None]
 
 
 class Zoo:
@@ -392,7 +393,7 @@ class Zoo:
     def _answer(self, request: Any, method: str, body: Any) -> None:
         path = request.path.removeprefix("/redfish/v1").strip("/")
         self.requests.append((method, path, body))
-        special = self.instead(request, method, path) if self.instead else None
+        special = self.instead(request, method, path, body) if self.instead else None
         status, answer, headers = special or self._handled(request, method, path, body)
         text = json.dumps(answer).encode() if answer is not None else b""
         request.send_response(status)

@@ -55,7 +55,7 @@ def once(*what: str, answer: Answer, times: int = 1) -> Instead:
     """This answer to the first requests of this method and path; then the usual ones."""
     left = [times]
 
-    def instead(_: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         if (method, path) != what or not left[0]:
             return None
         left[0] -= 1
@@ -197,7 +197,7 @@ def test_a_task_monitor_says_what_the_command_came_to(zoo: MakeZoo, status: int,
     service = zoo("supermicro")
     runs = [2]
 
-    def instead(_: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         if method == "POST" and path == RESET:
             return 202, None, {"Location": "http://192.0.2.1/redfish/v1/TaskMonitors/7"}
         if path != "TaskMonitors/7":
@@ -240,7 +240,7 @@ def test_a_date_to_come_back_at_is_obeyed(zoo: MakeZoo) -> None:
 def test_an_etag_that_changes_with_each_look_is_sent_as_it_was_last(zoo: MakeZoo) -> None:
     service, looks = zoo("supermicro"), [0]
 
-    def instead(request: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(request: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         if path != "Systems/1":
             return None
         if method == "GET":
@@ -296,7 +296,7 @@ def test_a_session_that_runs_out_before_a_command_is_opened_anew_for_it(zoo: Mak
     assert not bmc.is_powered()
     left = [1]
 
-    def instead(_: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         if path == RESET and left[0]:
             left[0] = 0
             service.sessions.clear()
@@ -320,7 +320,7 @@ def test_a_command_that_the_role_forbids_is_not_given_again_with_another_session
 def test_a_root_for_users_alone_is_logged_in_to(zoo: MakeZoo) -> None:
     service = zoo("supermicro")
 
-    def instead(request: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(request: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         return None if service._is_logged_in(request) else (401, error("Base.1.8.NoValidSession"), {})
 
     service.instead = instead
@@ -339,7 +339,7 @@ def test_a_command_that_is_redirected_is_not_taken_for_done(zoo: MakeZoo, status
     """A client makes a GET of it, which succeeds, and the board is not reset."""
     service = zoo("supermicro")
 
-    def instead(request: BaseHTTPRequestHandler, method: str, path: str) -> Answer | None:
+    def instead(request: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
         if method == "GET":
             return (200, service.tree["Systems/1"], {}) if path == RESET else None
         return None if request.path.endswith("/") else (status, None, {"Location": f"{request.path}/"})
@@ -354,7 +354,7 @@ def test_a_command_that_is_redirected_is_not_taken_for_done(zoo: MakeZoo, status
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_command_that_is_redirected_as_it_is_is_followed(zoo: MakeZoo, status: int) -> None:
     service = zoo("supermicro")
-    service.instead = lambda request, method, path: (
+    service.instead = lambda request, method, path, body: (
         None if request.path.endswith("/") else (status, None, {"Location": f"{request.path}/"})
     )
     bmc = service.bmc()
@@ -365,7 +365,7 @@ def test_a_command_that_is_redirected_as_it_is_is_followed(zoo: MakeZoo, status:
 
 def test_a_service_that_wants_tls_is_not_followed_to_where_it_is_said_to_be(zoo: MakeZoo) -> None:
     service = zoo("supermicro")
-    service.instead = lambda request, method, path: (301, None, {"Location": f"https://192.0.2.1{request.path}"})
+    service.instead = lambda request, method, path, body: (301, None, {"Location": f"https://192.0.2.1{request.path}"})
     with pytest.raises(BmcRefused, match=r"sends its clients to https://192\.0\.2\.1/redfish/v1/: check bmc\.tls"):
         service.bmc().is_powered()
 
