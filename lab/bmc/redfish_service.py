@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 import time
 import warnings
 import weakref
@@ -446,6 +447,16 @@ class RedfishService:
 
 
 def _end_session(login: auth.SessionAuth) -> None:
-    """Give a session back; of a service that is gone it ends by itself."""
-    with contextlib.suppress(Exception):
-        login.close()
+    """Give a session back; of a service that is gone it ends by itself.
+
+    The garbage collector calls this in any thread, which may have other work than to wait for a BMC.
+    """
+
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            login.close()
+
+    if threading.current_thread() is threading.main_thread():
+        close()
+    else:
+        threading.Thread(target=close, name="Redfish session").start()
