@@ -53,7 +53,7 @@ class SerialSource(Source):
         """What to do about a server that is there, and does not obey; nothing about one that is not."""
         if isinstance(error, ValueError):  # it took the protocol, and not the value
             return (
-                f"; the server keeps its own settings of the line: set {self._speed} 8n1 there, or set console.speed to "
+                f"; the server keeps its own settings of the line: set {self._speed} 8n1 there, or console.speed to "
                 "what it has, or take `via: telnet`"
             )
         if isinstance(error, ConnectionError):
