@@ -183,6 +183,15 @@ def test_each_failure_to_open_a_session_is_an_error_of_its_own(
     assert (tries > 1) == issubclass(kind, NoSessionNow), "who refuses is not asked again"
 
 
+def test_a_user_who_is_only_operator_is_told_what_to_do(stand_in: StandIn) -> None:
+    stand_in.plays("privilege-of-session")
+    with pytest.raises(
+        PrivilegeRefused, match=r"administrator \(Insufficient privilege level\): give .* bmc\.privilege"
+    ):
+        stand_in.bmc().power_on(60.0)
+    assert len(stand_in.calls()) == 1
+
+
 def test_privilege_level_of_the_inventory_is_asked_for(stand_in: StandIn) -> None:
     stand_in.plays([{"match": "power status", "answers": [{"out": "Chassis Power is on\n"}]}])
     assert stand_in.bmc(privilege="operator").is_powered()
