@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import ssl
@@ -48,6 +49,7 @@ KINDS = {
     "PushPowerButton": ("button 1",),
     "PowerCycle": ("power 0", "power 1"),
     "Nmi": ("nmi 1",),
+    "ForceOn": ("power 1",),
 }
 
 
@@ -109,7 +111,7 @@ def machine_fixture(xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.Mon
     blocked.mkdir()
     for word in ("VIRTUAL_BMC", "RACK_BMC"):
         monkeypatch.setitem(xenlab.environment, f"XENLAB_CREDENTIAL_{word}", BMC_LOGIN)
-    monkeypatch.setitem(xenlab.environment, "XENLAB_CREDENTIAL_DELL_BMC", f"{USER}:{PASSWORD}")
+    monkeypatch.setitem(xenlab.environment, "XENLAB_CREDENTIAL_MAKER_BMC", f"{USER}:{PASSWORD}")
     machine = Machine(tmp_path, xenlab)
     machine.start()
     (blocked / "sitecustomize.py").write_text(BLOCK, encoding="utf-8")  # from here on nobody knows what it is made of
@@ -122,23 +124,28 @@ def machine_fixture(xenlab: CommandLine, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @contextlib.contextmanager
-def redfish_of(machine: Machine, folder: Path) -> Iterator[Zoo]:
-    """A Redfish service in Dell's shape, over TLS, whose system is this machine."""
-    tree = SHAPES["dell"]()
-    service = Zoo(tree, Habits(**HABITS["dell"], keeps_state=True))
-    tree["Managers/iDRAC.Embedded.1"]["DateTime"] = datetime.now(UTC).isoformat()
+def redfish_of(machine: Machine, folder: Path, shape: str) -> Iterator[Zoo]:
+    """A Redfish service in a maker's shape, over TLS, whose last system is this machine."""
+    tree = SHAPES[shape]()
+    own = next(path for path in reversed(tree) if re.fullmatch(r"Systems/[^/]+", path))
+    service = Zoo(tree, Habits(**HABITS[shape], keeps_state=True))
+    for path, resource in tree.items():
+        if path.startswith("Managers/"):
+            resource["DateTime"] = datetime.now(UTC).isoformat()
     certificate = tls.make(folder, "bmc")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*tls.pair(folder))
     assert certificate == tls.pair(folder)[0]
     service._server.socket = context.wrap_socket(service._server.socket, server_side=True)
 
-    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
-        if path == "Systems/System.Embedded.1":
+    def instead(request: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
+        if not service._is_logged_in(request):
+            return None
+        if path == own:
             tree[path]["PowerState"] = "On" if machine.ask("get power") == "1" else "Off"
-        if method == "POST" and path.endswith("ComputerSystem.Reset"):
-            for request in KINDS[body["ResetType"]]:
-                machine.ask(f"set {request}")
+        if method == "POST" and path == f"{own}/Actions/ComputerSystem.Reset":
+            for wire in KINDS[body["ResetType"]]:
+                machine.ask(f"set {wire}")
             return 204, None, {}
         return None
 
@@ -239,20 +246,25 @@ def test_ipmi_and_sol(racker: Racker, machine: Machine) -> None:
     racker.accept()
 
 
-def test_power_by_redfish_and_the_console_by_sol(racker: Racker, machine: Machine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_power_by_redfish_and_the_console_by_sol(racker: Racker, machine: Machine, tmp_path: Path, shape: str) -> None:
     machine.switch_on()
-    with redfish_of(machine, tmp_path) as service:
-        entry = racker.probe("--bmc", f"127.0.0.1:{service.port}", "--credential", "dell-bmc")
+    with redfish_of(machine, tmp_path, shape) as service:
+        entry = racker.probe("--bmc", f"127.0.0.1:{service.port}", "--credential", "maker-bmc")
         own = entry["xenlab"]
-        assert own["bmc"]["protocol"] == "redfish" and own["console"]["via"] == "ssh", "as Redfish says"
+        assert own["bmc"]["protocol"] == "redfish"
+        assert (own["console"]["via"] == "ssh") == (shape in ("dell", "openbmc")), "as Redfish says"
         fetch = (
             f"openssl s_client -connect 127.0.0.1:{service.port} </dev/null | openssl x509 > {tmp_path}/bmc-new1.pem"
         )
         subprocess.run(["sh", "-c", fetch], check=True, capture_output=True, timeout=30)
         own["bmc"] |= {"tls": "pinned", "ca_file": "bmc-new1.pem"}
+        if shape == "cray":  # of two systems
+            own["bmc"]["system"] = "Node1"
         ports = {key: own["console"][key] for key in ("serve_port", "lines_port")}
         own["console"] = {"via": "sol", "ipmi": {"port": machine.ipmi, "credential": "rack-bmc"}, **ports}
-        own["capabilities"].append("bmc-nmi")
+        if shape in ("supermicro", "dell", "hpe", "lenovo", "openbmc"):  # these offer it
+            own["capabilities"].append("bmc-nmi")
         racker.enter(entry)
         racker.accept()
         kinds = set(service.resets())
