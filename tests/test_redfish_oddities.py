@@ -273,6 +273,38 @@ def test_a_service_whose_sessions_are_all_in_use_is_waited_for(zoo: MakeZoo, sta
         service.bmc().power_on(0.5)
 
 
+def test_a_session_at_an_address_of_the_bmcs_own_is_given_back_where_it_was_opened(zoo: MakeZoo) -> None:
+    """BMCs behind another address name the one that they know. Nobody else is told the token."""
+    service = zoo("supermicro", basic=False)
+
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
+        if method != "POST" or path != LOGIN:
+            return None
+        service.sessions.add("token-0")
+        return 201, None, {"X-Auth-Token": "token-0", "Location": f"http://192.0.2.1/redfish/v1/{LOGIN}/token-0"}
+
+    service.instead = instead
+    bmc = service.bmc()
+    assert not bmc.is_powered() and service.sessions
+    del bmc
+    assert not service.sessions
+
+
+def test_a_session_without_an_address_is_no_reason_to_give_a_command_twice(zoo: MakeZoo) -> None:
+    service = zoo("supermicro", basic=False)
+
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
+        if method == "POST" and path == LOGIN:
+            service.sessions.add(f"token-{len(service.sessions)}")
+            return 201, None, {"X-Auth-Token": "token-0"}
+        return (403, error("Base.1.8.InsufficientPrivilege"), {}) if path == RESET else None
+
+    service.instead = instead
+    with pytest.raises(PrivilegeRefused):
+        service.bmc().power_on(5.0)
+    assert service.resets() == ["On"] and service.sessions == {"token-0"}
+
+
 @pytest.mark.parametrize("status", [200, 201])
 def test_a_session_without_a_token_is_said_so(zoo: MakeZoo, status: int) -> None:
     service = zoo("supermicro", basic=False)

@@ -18,6 +18,7 @@ from sushy.resources import base
 from sushy.resources.system.system import System
 
 from lab.base.errors import BmcRefused, CommandFailed, UsageError
+from lab.bmc.redfish_answers import path_of
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -59,9 +60,18 @@ class TolerantSystem(System):  # type: ignore[misc]
 class Session(auth.SessionAuth):  # type: ignore[misc]
     """sushy's, which opens a session anew where one has run out; and that is not what HTTP status 403 says."""
 
+    _session_resource_id: str | None
+
     def __init__(self, user: str, password: str, last_answer: Callable[[], Response | None]) -> None:
         super().__init__(user, password)
         self._last_answer = last_answer
+
+    def _do_authenticate(self) -> None:
+        super()._do_authenticate()
+        self._session_resource_id = path_of(self._session_resource_id)  # it may name another host, which is not asked
+
+    def can_refresh_session(self) -> bool:
+        return self._session_key is not None  # sushy wants its address, too, which not every service tells
 
     def refresh_session(self) -> None:
         last = self._last_answer()
