@@ -588,6 +588,13 @@ def test_a_virtual_board_is_offered_as_one_of_steel() -> None:
     assert shapes[0] == shapes[1]
 
 
+def test_what_the_services_read_later_names_the_same_files(lab: inventory.Lab, folder: Path) -> None:
+    """A BMC's certificate lies beside the inventory, not beside the copy of it."""
+    assert services.copied_inventory(folder).boards == lab.boards
+    if lab.path == RACK:
+        assert lab.boards["numa1"].bmc.ca_file == str(RACK.parent / "numa1-bmc.pem")
+
+
 def test_labgrids_exporter_reads_its_file(lab: inventory.Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from labgrid.remote.config import ResourceConfig
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from labgrid.remote.common import Place
 
-from lab import inventory
 from lab.base import processes
 from lab.base.errors import BenchError, LabError
 from lab.console.client import Console, next_record
+from lab.grid import services
 from lab.grid.coordinator import Coordinator, Refused
 from lab.grid.mains import power_of
 from lab.inventory import Lab
@@ -289,7 +289,7 @@ class Reaper:
 def main() -> int:
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
-    lab = inventory.load(folder / "inventory.yaml")
+    lab = services.copied_inventory(folder)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
