@@ -217,7 +217,7 @@ class Reaper:
         if not self._cleaning[board].done():
             return False
         if trouble := self._cleaning.pop(board).result():
-            self.ledger.quarantine(board, "its power could not be taken away", trouble)
+            self.ledger.quarantine(board, f"its power could not be taken away: {' '.join(trouble.split())}", trouble)
             return bool(state.quarantine)  # who asks for a sick board by name gets it as it is
         self.ledger.note_user(board, "")
         return True
