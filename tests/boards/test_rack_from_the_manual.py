@@ -58,6 +58,7 @@ class Machine:
 
     def __init__(self, folder: Path, xenlab: CommandLine) -> None:
         self._xenlab, self._folder = xenlab, folder
+        self.outlet: Pdu | None = None
         tree = yaml.safe_load((paths.CHECKOUT / "inventory" / "virtual.yaml").read_text(encoding="utf-8"))
         name, host = next(iter(tree["all"]["children"]["boards"]["hosts"].items()))
         self.name, self.ssh, own = name, free_port(), host["xenlab"]
@@ -86,6 +87,12 @@ class Machine:
     def ask(self, request: str) -> str:
         """Its mainboard."""
         return chassis.ask(self._folder / "boards" / self.name / "control.sock", request)
+
+    def switch_off(self) -> None:
+        """As its racker does: by its button, or by its outlet."""
+        self.ask("set power 0")
+        if self.outlet:
+            self.outlet.on = False
 
     def switch_on(self) -> None:
         """The button at its front; then dom0 is waited for."""
@@ -225,7 +232,7 @@ class Racker:
         try:
             wait_until(lambda: "console of new1" in self.call("lab", "status"), 60.0, "the lab is up", interval=2.0)
             wait_until(lambda: "GONE" not in self.call("lab", "status"), 60.0, "the console is read", interval=2.0)
-            self._machine.ask("set power 0")  # as it is racked
+            self._machine.switch_off()  # step 8: one that is on must have spoken since the lab is up
             assert "BAD" not in self.call("board", "check", "new1", "--quick")
             assert self.call("board", "check", "new1").splitlines()[-1] == "new1 is checked"
             assert self.call("board", "accept", "new1").splitlines()[-1] == "accepted: new1"
@@ -274,6 +281,7 @@ def test_power_by_redfish_and_the_console_by_sol(racker: Racker, machine: Machin
 def test_an_outlet_and_a_serial_adapter(racker: Racker, machine: Machine, tmp_path: Path) -> None:
     machine.switch_on()
     pdu = Pdu(lambda on: machine.ask(f"set power {int(on)}") and None)  # its firmware: power on after mains loss
+    machine.outlet = pdu
     with contextlib.closing(pdu), adapter_of(machine, tmp_path) as adapter:
         entry = racker.probe()
         own = entry["xenlab"]
