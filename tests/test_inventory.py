@@ -673,7 +673,7 @@ def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypat
         assert credentials.lookup(name).password == secret
     services.write_files(lab, tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 7 + 2 * len(lab.boards)
+    assert len(files) == 8 + 2 * len(lab.boards)
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert secret not in text and "someone" not in text
