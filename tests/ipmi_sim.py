@@ -24,6 +24,7 @@ from free_ports import free_port
 from lab.base.paths import CHECKOUT
 from lab.base.wait import wait_until
 from lab.inventory import BmcSpec
+from lab.virtual.bmc import temperature_record
 
 # Configuration of ipmi_sim 2.0.33 (-c). It holds the password: the file must have mode 0600. The
 # parser takes no space and no quote in user or password, and no quote in a command.
@@ -103,17 +104,6 @@ time.sleep(nap)
 sys.stdout.write(answer)
 sys.exit(status)
 """
-
-
-def temperature_record(name: bytes) -> str:
-    """SDR of sensor 1 in degrees C, as bytes for ``main_sdr_add``. Source: IPMI v2.0 table 43-1."""
-    key = [0x20, 0x00, 0x01]
-    entity = [0x07, 0x01, 0x67, 0x40, 0x01, 0x01]  # system board; temperature, threshold type
-    units = [0] * 6 + [0x00, 0x01, 0x00]  # no events; unsigned, degrees C
-    factors = [0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00]  # linear, y = x
-    limits = [0, 0, 0, 0, 0xFF, 0] + [0] * 6 + [0] * 5
-    body = [*key, *entity, *units, *factors, *limits, 0xC0 | len(name), *name]
-    return " ".join(f"0x{byte:02x}" for byte in (0x01, 0x00, 0x51, 0x01, len(body), *body))
 
 
 class Chassis:

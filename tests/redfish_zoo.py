@@ -334,6 +334,11 @@ HABITS: Mapping[str, dict[str, Any]] = {
 }
 
 
+Answer = tuple[int, Any, dict[str, str]]  # status, body as JSON, headers
+# Of a request: its method, its path, its body.
+Instead = Callable[[http.server.BaseHTTPRequestHandler, str, str, Any], Answer | None]
+
+
 class Zoo:
     """A running service."""
 
@@ -341,6 +346,7 @@ class Zoo:
         self.tree, self.habits = tree, habits
         self.requests: list[tuple[str, str, Any]] = []  # method, path below /redfish/v1, body
         self.sessions: set[str] = set()
+        self.instead: Instead | None = None  # asked first; None is the usual answer
         zoo = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -357,7 +363,7 @@ class Zoo:
                 zoo._answer(self, "DELETE", None)
 
             def _body(self) -> Any:
-                return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                return json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "null")
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -373,7 +379,7 @@ class Zoo:
         return RedfishBmc("zoo", self.spec(**options), Credential(USER, password), QUICK)
 
     def resets(self) -> list[str]:
-        return [body["ResetType"] for method, path, body in self.requests if path.endswith("ComputerSystem.Reset")]
+        return [body["ResetType"] for method, path, body in self.requests if method == "POST" and "Reset" in path]
 
     def patches(self) -> list[dict[str, Any]]:
         return [body["Boot"] for method, _, body in self.requests if method == "PATCH"]
@@ -387,7 +393,8 @@ class Zoo:
     def _answer(self, request: Any, method: str, body: Any) -> None:
         path = request.path.removeprefix("/redfish/v1").strip("/")
         self.requests.append((method, path, body))
-        status, answer, headers = self._handled(request, method, path, body)
+        special = self.instead(request, method, path, body) if self.instead else None
+        status, answer, headers = special or self._handled(request, method, path, body)
         text = json.dumps(answer).encode() if answer is not None else b""
         request.send_response(status)
         for name, value in headers.items():
@@ -397,7 +404,7 @@ class Zoo:
         request.end_headers()
         request.wfile.write(text)
 
-    def _handled(self, request: Any, method: str, path: str, body: Any) -> tuple[int, Any, dict[str, str]]:
+    def _handled(self, request: Any, method: str, path: str, body: Any) -> Answer:
         habits = self.habits
         if method == "POST" and path == "SessionService/Sessions":
             if not habits.sessions or body != {"UserName": USER, "Password": PASSWORD}:
@@ -424,7 +431,7 @@ class Zoo:
         if method == "PATCH":
             return self._patch(path, body, request.headers.get("If-Match"))
         found = copy.deepcopy(self.tree[path])
-        if path.startswith("Systems/") and "PowerState" in found and habits.states:
+        if habits.states and path.startswith("Systems/") and "PowerState" in found:
             found["PowerState"] = habits.states.pop(0)
         return 200, found, {}
 
@@ -433,7 +440,7 @@ class Zoo:
         is_basic = request.headers.get("Authorization") == f"Basic {login}"
         return (is_basic and self.habits.basic) or request.headers.get("X-Auth-Token") in self.sessions
 
-    def _reset(self, path: str, kind: str) -> tuple[int, Any, dict[str, str]]:
+    def _reset(self, path: str, kind: str) -> Answer:
         found = self.tree[path]
         wanted = {"On": "On", "ForceOn": "On", "ForceOff": "Off", "PushPowerButton": "On"}.get(
             kind, found["PowerState"]
@@ -454,7 +461,7 @@ class Zoo:
         self.tree[where] = task | {"@odata.id": f"/redfish/v1/{where}", "Id": "1"}
         return 202, {"@odata.id": f"/redfish/v1/{where}"}, {"Location": f"/redfish/v1/{where}/Monitor"}
 
-    def _patch(self, path: str, body: Any, etag: str | None) -> tuple[int, Any, dict[str, str]]:
+    def _patch(self, path: str, body: Any, etag: str | None) -> Answer:
         found = self.tree[path]
         if self.habits.etag and etag != found.get("@odata.etag"):
             return (412 if etag else 428), error("Base.1.8.PreconditionFailed", "The ETag did not match."), {}

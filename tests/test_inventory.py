@@ -588,6 +588,13 @@ def test_a_virtual_board_is_offered_as_one_of_steel() -> None:
     assert shapes[0] == shapes[1]
 
 
+def test_what_the_services_read_later_names_the_same_files(lab: inventory.Lab, folder: Path) -> None:
+    """A BMC's certificate lies beside the inventory, not beside the copy of it."""
+    assert services.copied_inventory(folder).boards == lab.boards
+    if lab.path == RACK:
+        assert lab.boards["numa1"].bmc.ca_file == str(RACK.parent / "numa1-bmc.pem")
+
+
 def test_labgrids_exporter_reads_its_file(lab: inventory.Lab, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from labgrid.remote.config import ResourceConfig
 
@@ -666,7 +673,7 @@ def test_no_secret_is_in_any_of_it(lab: inventory.Lab, tmp_path: Path, monkeypat
         assert credentials.lookup(name).password == secret
     services.write_files(lab, tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 7 + 2 * len(lab.boards)
+    assert len(files) == 8 + 2 * len(lab.boards)
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert secret not in text and "someone" not in text

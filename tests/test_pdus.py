@@ -162,6 +162,25 @@ def test_a_pdu_that_speaks_snmp_is_switched(vendor: str, agent_of: Callable[[str
     assert agent.outlets() == {"1": True, "3": True}
 
 
+def test_an_outlet_on_its_way_to_off_has_power_until_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """EATON-EPDU-MIB, outletControlStatus: pendingOff, and off a second later."""
+    told, states = list[tuple[str, int]](), [1, 2, 2, 0]
+
+    class Slow:
+        def get(self, _: str) -> int:
+            return states.pop(0) if len(states) > 1 else states[0]
+
+        def set(self, oid: str, value: int) -> None:
+            told.append((oid, value))
+
+    monkeypatch.setattr(outlets, "_agent", lambda host, community: Slow())
+    driver = mains._driver(read(tmp_path, "eaton", "203.0.113.50", 3))
+    MainsBmc("desk", Outlet("desk", driver), QUICK).power_off(5.0)
+    assert states == [0] and len(told) == 1
+
+
 def test_an_outlet_that_a_pdu_does_not_have_is_said_to_be_the_boards(
     agent_of: Callable[[str], Agent], tmp_path: Path
 ) -> None:

@@ -140,6 +140,15 @@ def test_a_console_that_redfish_knows_of_is_in_the_entry(tmp_path: Path) -> None
     assert (console.credential, console.entry, console.lines_port) == ("rack-bmc", "console com2", 22301)
 
 
+def test_what_the_known_good_build_lacks_is_not_declared(tmp_path: Path) -> None:
+    """Debian's Xen has no 32-bit PV guests; a build under test may have them, and would lack `no-pv32`."""
+    found = look(SERVER)
+    found.bmc, found.capabilities = BmcSpec("203.0.113.7", "rack-bmc"), {"no-pv32", "pv", "hvm"}
+    found.has_sol = True
+    assert loaded(tmp_path, probe.entry(found, serve_port=22300)).capabilities >= {"pv", "hvm"}
+    assert "no-pv32" not in loaded(tmp_path, probe.entry(found, serve_port=22300)).capabilities
+
+
 def test_probe_under_xen_takes_its_word(
     dom0: Dom0, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from lab.base.errors import (
     NoIpmi2,
     NoSessionNow,
     PowerTimeout,
+    PowerUnknown,
     PrivilegeRefused,
     SessionInactive,
     SessionsExhausted,
@@ -131,6 +132,21 @@ SESSIONS = {
         "bmc.privilege",
     ),
     "wrong password of 1.5": (f"Activate Session error:\tUnknown\n{V1}", LoginRefused, "check user and password"),
+    "level that a busy BMC does not give yet": (
+        f"{LEVEL}: Node busy\n{V2}",
+        NoSessionNow,
+        r"at the moment (Node busy)",
+    ),
+    "busy BMC of 1.5": (
+        f"-v: Get Session Challenge command failed: BMC initialization in progress\n{V1}",
+        NoSessionNow,
+        "at the moment",
+    ),
+    "refusal of 1.5 of a kind of its own": (
+        f"-v: Get Session Challenge command failed: Invalid data field in request\n{V1}",
+        BmcRefused,
+        "Invalid data field in request",
+    ),
     "silence behind the first words": (
         f"> Error: no response from RAKP 1 message\n{V2}",
         BmcUnreachable,
@@ -165,6 +181,15 @@ def test_each_failure_to_open_a_session_is_an_error_of_its_own(
     assert caught.value.board == "smc" and "canary" not in str(caught.value)
     tries = len(stand_in.calls("power status"))
     assert (tries > 1) == issubclass(kind, NoSessionNow), "who refuses is not asked again"
+
+
+def test_a_user_who_is_only_operator_is_told_what_to_do(stand_in: StandIn) -> None:
+    stand_in.plays("privilege-of-session")
+    with pytest.raises(
+        PrivilegeRefused, match=r"administrator \(Insufficient privilege level\): give .* bmc\.privilege"
+    ):
+        stand_in.bmc().power_on(60.0)
+    assert len(stand_in.calls()) == 1
 
 
 def test_privilege_level_of_the_inventory_is_asked_for(stand_in: StandIn) -> None:
@@ -268,6 +293,38 @@ def test_a_bmc_that_stays_busy_is_said_to_be(stand_in: StandIn) -> None:
     assert caught.value.code == "C0h" and time.monotonic() - started < 3.0
 
 
+@pytest.mark.parametrize(
+    ("said", "is_on"),
+    [("Chassis Power is on", True), ("Chassis Power is Off ", False), ("on", True), ("IANA PEN registry\noff", False)],
+)
+def test_power_is_read_in_all_words_for_it(stand_in: StandIn, said: str, is_on: bool) -> None:
+    stand_in.plays([{"match": "power status", "answers": [{"out": f"{said}\n"}]}])
+    assert stand_in.bmc().is_powered() is is_on
+
+
+@pytest.mark.parametrize("said", ["", "Chassis Power is unknown", "Chassis Power is on or off"])
+def test_a_power_that_the_bmc_does_not_know_is_neither_on_nor_off(stand_in: StandIn, said: str) -> None:
+    status = {"match": "power status", "answers": [{"out": f"{said}\n"}]}
+    stand_in.plays([status, {"match": "power off", "answers": [{"out": "Chassis Power Control: Down/Off\n"}]}])
+    bmc = stand_in.bmc()
+    with pytest.raises(PowerUnknown, match="the BMC does not know"):
+        bmc.is_powered()
+    with pytest.raises(PowerUnknown):
+        bmc.power_off(0.2)
+    assert stand_in.calls("power off"), "it is told all the same"
+
+
+@pytest.mark.parametrize("words", ["Invalid command", "Parameter out of range", "Invalid data field in request"])
+def test_a_control_that_a_bmc_does_not_know_is_a_missing_capability(stand_in: StandIn, words: str) -> None:
+    stand_in.plays([{"match": "", "answers": [{"err": f"Set Chassis Power Control failed: {words}\n", "rc": 1}]}])
+    bmc = stand_in.bmc()
+    for ask, capability in ((bmc.nmi, "bmc-nmi"), (bmc.soft_off, "bmc-soft-off")):
+        with pytest.raises(MissingCapability, match=capability):
+            ask()
+    with pytest.raises(CommandRefused):
+        bmc.reset()
+
+
 # Why
 
 
@@ -351,9 +408,46 @@ def test_a_sensor_record_that_cannot_be_read_costs_that_reading(stand_in: StandI
     assert found.unread == ("ipmitool: ipmi_sdr_get_record() failed",)
 
 
+INFO = {"match": "raw 0x0a 0x20", "answers": [{"out": " 51 3b 00 9c 5f ff ff ff ff 00 00 00 00 2f\n"}]}
+
+
+def test_sensors_have_the_words_of_all_versions(stand_in: StandIn) -> None:
+    """Names that come twice, sensors that are off, the long words for what is critical."""
+    rows = (
+        "Temp|40 degrees C|ok",
+        "Temp|no reading|ns",
+        "Fan|disabled|ns",
+        "Slot|na|na",
+        "PSU||ns",
+        "A|B|3.30 Volts|nc",
+        "Low|0 RPM|lcr",
+        "High|99 degrees C|unr",
+    )
+    stand_in.plays([INFO, {"match": "sdr list", "answers": [{"out": "".join(f"{row}\n" for row in rows)}]}])
+    bmc = stand_in.bmc()
+    assert bmc.sensors() == {
+        "Temp": "40 degrees C",
+        "Temp #2": "no reading",
+        "Fan": "disabled",
+        "Slot": "na",
+        "PSU": "no reading",
+        "A|B": "3.30 Volts [nc]",
+        "Low": "0 RPM [lcr]",
+        "High": "99 degrees C [unr]",
+    }
+    with pytest.raises(BenchError, match=r"critical: Low 0 RPM \[lcr\], High 99 degrees C \[unr\]$"):
+        health.sensors("smc", bmc, {})
+
+
+def test_a_bmc_that_falls_silent_behind_its_sensors_costs_none_of_them(stand_in: StandIn) -> None:
+    answer = {"out": "Temp | 40 degrees C | ok\n", "err": "Close Session command failed\n", "rc": 1}
+    stand_in.plays([INFO, {"match": "sdr list", "answers": [answer]}])
+    found = stand_in.bmc().sensors()
+    assert found == {"Temp": "40 degrees C"} and found.unread == ("Close Session command failed",)
+
+
 def test_sensors_of_which_none_can_be_read_are_a_failure(stand_in: StandIn) -> None:
-    info = {"match": "raw 0x0a 0x20", "answers": [{"out": " 51 3b 00 9c 5f ff ff ff ff 00 00 00 00 2f\n"}]}
-    stand_in.plays([info, {"match": "sdr list", "answers": [{"err": "Unable to open SDR for reading\n", "rc": 1}]}])
+    stand_in.plays([INFO, {"match": "sdr list", "answers": [{"err": "Unable to open SDR for reading\n", "rc": 1}]}])
     with pytest.raises(CommandFailed, match="Unable to open SDR"):
         stand_in.bmc().sensors()
 

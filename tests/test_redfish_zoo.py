@@ -28,7 +28,7 @@ from lab.base.errors import (
     PrivilegeRefused,
     UsageError,
 )
-from lab.bmc import redfish_service
+from lab.bmc import redfish_answers
 from lab.boards import health, probe
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec
 
@@ -486,10 +486,11 @@ def test_a_change_without_its_etag_is_given_again_with_it(zoo: MakeZoo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [(None, 0.0), ("7", 7.0), ("soon", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)]
+    ("header", "seconds"),
+    [(None, 0.0), ("7", 7.0), ("soon", 0.0), ("\N{SUPERSCRIPT TWO}", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )
 def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float) -> None:
-    assert redfish_service.retry_after(header) == seconds
+    assert redfish_answers.retry_after(header) == seconds
 
 
 def test_every_shape_has_its_habits() -> None:

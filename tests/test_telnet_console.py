@@ -22,7 +22,7 @@ from test_console import plugged, record_fixture, texts, wire_fixture  # noqa: F
 
 from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
-from lab.console.sources import TcpSource
+from lab.console.sources import SourceLost, TcpSource
 from lab.console.sources.telnet import TelnetSource
 from lab.inventory import ConsoleSpec
 
@@ -271,4 +271,44 @@ def test_a_return_that_is_split_from_its_nul_is_one_return() -> None:
         assert got == b"a\rb\r\nc\r\xff\0d"
     finally:
         source.close()
+        server.close()
+
+
+def test_what_a_server_says_before_it_hangs_up_is_read() -> None:
+    """Another client has the line."""
+    server = Scripted()
+    source = TelnetSource("127.0.0.1", server.port)
+    source.open()
+    try:
+        wait_until(lambda: server.told, 5.0, "the client", interval=0.01)
+        server.link.sendall(b"Port already in use\r\n")
+        server.link.shutdown(socket.SHUT_RDWR)
+        got = b""
+        with contextlib.suppress(SourceLost):
+            while True:
+                got += source.read()
+        assert got == b"Port already in use\r\n"
+    finally:
+        source.close()
+        server.close()
+
+
+def test_rfc2217_says_that_a_server_keeps_its_own_settings(record: Callable[..., Recording]) -> None:
+    """It takes the protocol, and answers each baud rate with 9600 (RFC 2217, SET-BAUDRATE)."""
+    server = Scripted()
+
+    def refuse() -> None:
+        wait_until(lambda: b"\xff\xfb\x2c" in server.told, 5.0, "the client offers it", interval=0.01)
+        server.link.sendall(b"\xff\xfd\x2c\xff\xfb\x00\xff\xfd\x00\xff\xfb\x03\xff\xfd\x03")
+        wait_until(lambda: b"\xff\xfa\x2c\x01" in server.told, 5.0, "a speed", interval=0.01)
+        server.link.sendall(b"\xff\xfa\x2c\x65\x00\x00\x25\x80\xff\xf0")
+
+    refusing = threading.Thread(target=refuse)
+    refusing.start()
+    try:
+        with record(telnet(server.port, "rfc2217")).console() as console:
+            gap = wait_until(lambda: texts(console.lines(0), "gap"), 20.0, "gap", interval=0.05)[0]
+            assert "the server keeps its own settings of the line: set 115200 8n1 there" in gap
+    finally:
+        refusing.join(10.0)
         server.close()

@@ -124,6 +124,10 @@ class CertificateRefused(BmcRefused):
     """The BMC's certificate is not the one that the inventory trusts."""
 
 
+class TlsRefused(BmcRefused):
+    """The BMC and its client have no TLS in common, or the BMC speaks none at this port."""
+
+
 class BoardUnreachable(BoardError):
     """dom0 does not answer over SSH."""
 

@@ -22,6 +22,7 @@ from lab.base.errors import (
     CipherRefused,
     CommandFailed,
     MissingCapability,
+    PowerUnknown,
     UsageError,
 )
 from lab.base.wait import wait_until
@@ -54,6 +55,7 @@ _SLEEP_STATES = {
 }
 # IPMI v2.0 table 28-14, boot flags data 2, bits 5:2: names as in `ipmitool chassis bootdev`.
 _BOOT_DEVICES = {0: "none", 1: "pxe", 2: "disk", 3: "safe", 4: "diag", 5: "cdrom", 6: "bios", 15: "floppy"}
+_SOUND = ("ok", "ns", "na")  # a sensor's status that is no fault; the last two: it has no reading
 _CLOCK_UNSET_BELOW = 0x20000000  # IPMI v2.0 section 37: less is seconds since the BMC started
 
 # IPMI v2.0 table 28-14, parameter 3: keep the boot flags when no Chassis Control comes within 60 s of them.
@@ -62,6 +64,7 @@ _BOOT_OPTIONS: Mapping[str, Callable[[BmcSpec, bool], bool]] = {
     "persistent": lambda spec, once: not once,
     "efiboot": lambda spec, once: spec.firmware == "uefi",
 }
+_POWER = r"(?im)^(?:Chassis Power is )?(on|off)\s*$"  # ipmitool says the whole of it, some makers' own the last word
 _THIS_CHANNEL = 0x0E  # the one this request came in by (IPMI v2.0 table 6-1)
 
 
@@ -133,8 +136,11 @@ class IpmiBmc:
         self._control("reset", "Reset")
 
     def soft_off(self) -> None:
-        """Ask for an orderly shutdown through ACPI, and do not wait for it."""
-        self._control("soft", "Soft")
+        """Ask for an orderly shutdown through ACPI, and do not wait for it.
+
+        :raises MissingCapability: the BMC knows no such control.
+        """
+        self._control_if_known("soft", "Soft", "bmc-soft-off")
 
     def press_power_button(self) -> None:
         """Wake a sleeping board. IPMI has no button: "power on" is what wakes, whatever the status says."""
@@ -145,13 +151,7 @@ class IpmiBmc:
 
         :raises MissingCapability: the BMC knows no such control.
         """
-        try:
-            self._control("diag", "Diag")
-        except CommandFailed as error:
-            # Chassis Control itself is mandatory, this value of it is not: hence also "invalid data field".
-            if ipmitool.completion_code(error.output) in (*ipmitool.UNSUPPORTED_CODES, 0xCC):
-                raise MissingCapability(self.board, "bmc-nmi") from error
-            raise
+        self._control_if_known("diag", "Diag", "bmc-nmi")
 
     def set_boot_device(self, device: str, *, once: bool = True) -> None:
         """Choose what is booted next, or from now on: by legacy BIOS or UEFI, as the inventory says of the board.
@@ -235,7 +235,7 @@ class IpmiBmc:
             cells = [cell.strip() for cell in line.rsplit("|", 2)]
             if len(cells) == 3:
                 name, reading, status = cells
-                found.add(name, reading if status in ("ok", "ns") else f"{reading} [{status}]")
+                found.add(name, reading or "no reading" if status in _SOUND else f"{reading} [{status}]")
         found.unread = tuple(problems)
         return found
 
@@ -264,11 +264,28 @@ class IpmiBmc:
         switching.switch(self.board, wanted, is_powered, command, timeout, self._pace, self._log, proof=proof)
 
     def _read_power(self, patience: float | None = None) -> bool:
-        match = self._ask(r"Chassis Power is (on|off)", "chassis", "power", "status", patience=patience)
-        return match[1] == "on"
+        """Whether there is power. :raises PowerUnknown: ipmitool says neither that, nor why it does not."""
+        try:
+            match = self._ask(_POWER, "chassis", "power", "status", patience=patience)
+        except CommandFailed as error:
+            if error.status or error.code:
+                raise
+            told = error.output.strip() or "nothing is said"
+            raise PowerUnknown(self.board, error.command, 0, f"the BMC does not know: {told}") from None
+        return match[1].lower() == "on"
 
     def _control(self, action: str, acknowledgement: str, patience: float | None = None) -> None:
         self._ask(f"Chassis Power Control: {acknowledgement}", "chassis", "power", action, patience=patience)
+
+    def _control_if_known(self, action: str, acknowledgement: str, capability: str) -> None:
+        """A control that not every BMC has. :raises MissingCapability: this one has not."""
+        try:
+            self._control(action, acknowledgement)
+        except CommandFailed as error:
+            # Chassis Control itself is mandatory, this value of it is not: hence also "invalid data" or "out of range".
+            if ipmitool.completion_code(error.output) in (*ipmitool.UNSUPPORTED_CODES, 0xC9, 0xCC):
+                raise MissingCapability(self.board, capability) from error
+            raise
 
     def _has_sol(self, channel: int) -> bool:
         return bool(self._raw(0x0C, 0x22, channel, 0x01, 0x00, 0x00, length=2)[1] & 1)
@@ -356,13 +373,13 @@ class IpmiBmc:
             )
         if ipmitool.is_without_session(exchange.output):
             raise self._no_session(exchange)
-        if ipmitool.FELL_SILENT in exchange.output:
-            raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         if problems is not None and stdout.strip():
             stderr = exchange.output.removeprefix(stdout)
             lines = [line.strip() for line in stderr.splitlines() if line.strip() and ipmitool.NOISE not in line]
             problems += lines or ["ipmitool does not say what"]
             return stdout
+        if ipmitool.FELL_SILENT in exchange.output:
+            raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         raise ipmitool.failure(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:

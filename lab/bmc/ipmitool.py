@@ -21,6 +21,7 @@ from lab.base.errors import (
     CommandRefused,
     LoginRefused,
     NoIpmi2,
+    NoSessionNow,
     PrivilegeRefused,
     SessionInactive,
     SessionsExhausted,
@@ -159,7 +160,11 @@ _FAILURES = (
     ),
     _of(r"Activate Session error:\s*(?P<why>.+)", LoginRefused, _LOGIN),
     _of(r"(?P<why>password is longer.*)", LoginRefused, _LOGIN),
-    _of(r"Get Auth Capabilities (?:error|command failed): (?P<why>.+)", BmcRefused, "gives no session ({why}); {who}"),
+    _of(
+        r"(?:Get Auth Capabilities|Get Session Challenge|Activate Session) (?:error|command failed): (?P<why>.+)",
+        BmcRefused,
+        "gives no session ({why}); {who}",
+    ),
 )
 
 
@@ -198,6 +203,8 @@ def why_no_session(
     who = f"user {user!r}, credential {spec.credential!r}"
 
     def error(kind: type[BmcRefused] | type[BmcUnreachable], text: str, why: str) -> BmcRefused | BmcUnreachable:
+        if COMPLETION_CODES.get(why.strip()) in BUSY_CODES:
+            kind, text = NoSessionNow, "gives no session at the moment ({why})"
         said = text.format(why=why.strip(), who=who, level=spec.privilege, cipher=cipher)
         return kind(board, f"BMC {address} {said}")
 

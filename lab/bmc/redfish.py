@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -13,9 +14,18 @@ from sushy import exceptions
 from sushy.resources.system.system import System
 
 from lab.base.credentials import Credential
-from lab.base.errors import CommandRefused, MissingCapability, PowerTimeout, PowerUnknown
+from lab.base.errors import (
+    CommandFailed,
+    CommandRefused,
+    MissingCapability,
+    PowerTimeout,
+    PowerUnknown,
+    WaitTimeout,
+)
+from lab.base.wait import wait_until
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_service import RedfishService, Resource, elements, part, reference, said
+from lab.bmc.redfish_answers import Resource, elements, part, path_of, reference, said, said_of
+from lab.bmc.redfish_service import RedfishService
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
 
@@ -24,8 +34,9 @@ _log = logging.getLogger(__name__)
 _SENSORS_TIMEOUT = 90.0  # seconds; a few hundred resources, read one by one from a slow BMC
 _CLOCK_UNSET_BELOW = datetime(1987, 1, 1, tzinfo=UTC)  # a clock that counts from the epoch since the BMC started
 
-# DSP0268, Resource, PowerState. A system on its way to either does not count as there yet.
-_POWER = {"On": True, "PoweringOff": True, "Paused": True, "Off": False, "PoweringOn": False}
+# DSP0268, Resource, PowerState: whether that is power.
+_POWER = {"On": True, "Paused": True, "Off": False}
+_ON_ITS_WAY = {"PoweringOff": True, "PoweringOn": False}  # it does not count as there yet
 _BOOT_SOURCES = {
     "none": sushy.BootSource.NONE,
     "pxe": sushy.BootSource.PXE,
@@ -34,8 +45,11 @@ _BOOT_SOURCES = {
     "bios": sushy.BootSource.BIOS_SETUP,
 }
 _DISABLED = sushy.BootSourceOverrideEnabled.DISABLED
-# DSP0268, Task, TaskState: the ones of a task that will not get its work done.
+# DSP0268, Task, TaskState: the ones of a task that will not get its work done, and of one that still has it before it.
 _TASK_FAILED = frozenset({"Exception", "Killed", "Cancelled", "Interrupted", "Suspended"})
+_TASK_RUNS = frozenset({"New", "Starting", "Running", "Pending", "Stopping", "Service", "Cancelling"})
+_TASK_WATCHED = 5.0  # seconds that the task of a command is watched whose effect nobody sees
+_RESET = "#ComputerSystem.Reset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class RedfishBmc:
         self._pace = pace or Pace()
         self._log = _log.getChild(board)
         self._service = RedfishService(board, spec, credential, self._pace, self._log)
-        self._task: str | None = None  # what the service does about the last Reset
+        self._task: str | None = None  # what the service does about the last command
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -116,19 +130,20 @@ class RedfishBmc:
 
     def reset(self) -> None:
         """Pull the reset line; there is no status to verify it by. :raises CommandRefused: it is not offered."""
-        self._reset(sushy.ResetType.FORCE_RESTART)
+        self._reset_watched(sushy.ResetType.FORCE_RESTART)
 
     def soft_off(self) -> None:
         """Ask for an orderly shutdown, and do not wait for it. :raises MissingCapability: it is not offered."""
-        self._reset(sushy.ResetType.GRACEFUL_SHUTDOWN, sushy.ResetType.PUSH_POWER_BUTTON, capability="bmc-soft-off")
+        kinds = (sushy.ResetType.GRACEFUL_SHUTDOWN, sushy.ResetType.PUSH_POWER_BUTTON)
+        self._reset_watched(*kinds, capability="bmc-soft-off")
 
     def press_power_button(self) -> None:
         """Wake a sleeping board; power on one that is off. On one that is awake the real button shuts it down."""
-        self._reset(sushy.ResetType.PUSH_POWER_BUTTON, sushy.ResetType.ON)
+        self._reset_watched(sushy.ResetType.PUSH_POWER_BUTTON, sushy.ResetType.ON)
 
     def nmi(self) -> None:
         """Send a diagnostic interrupt. :raises MissingCapability: the BMC offers none."""
-        self._reset(sushy.ResetType.NMI, capability="bmc-nmi")
+        self._reset_watched(sushy.ResetType.NMI, capability="bmc-nmi")
 
     def set_boot_device(self, device: str, *, once: bool = True) -> None:
         """Choose what is booted next, or from now on; by legacy BIOS or UEFI as it is in force.
@@ -153,8 +168,11 @@ class RedfishBmc:
                     raise
                 # Some demand the mode without a list of the modes there are, others list it and take none.
                 system.set_system_boot_options(target, enabled=enabled, mode=None if is_listed else mode)
+            self._task = self._task_of_answer()
 
-        self._service.ask(f"boot override {device}", override)
+        what = f"boot override {device}"
+        self._service.ask(what, override)
+        self._watch_task(what)
 
     def boot_device(self) -> str:
         """The override in force; ``none`` when there is none."""
@@ -248,11 +266,14 @@ class RedfishBmc:
 
     # -- power -------------------------------------------------------------------------------------------------
 
-    def _read_power(self, patience: float) -> bool:
+    def _read_power(self, patience: float, wanted: bool | None = None) -> bool:
+        """Whether the system has power; one on its way has not what is ``wanted``, whichever that is."""
         state = self._service.ask("power state", lambda system: system.json.get("PowerState"), patience)
-        if state not in _POWER:
-            raise PowerUnknown(self.board, "Redfish: power state", 0, f"the BMC does not know: PowerState is {state!r}")
-        return _POWER[state]
+        if isinstance(state, str) and state in _POWER:
+            return _POWER[state]
+        if isinstance(state, str) and state in _ON_ITS_WAY:
+            return _ON_ITS_WAY[state] if wanted is None else not wanted
+        raise PowerUnknown(self.board, "Redfish: power state", 0, f"the BMC does not know: PowerState is {state!r}")
 
     def _switch(
         self,
@@ -262,7 +283,7 @@ class RedfishBmc:
         proof: Callable[[], bool] | None = None,
     ) -> None:
         def is_powered() -> bool:
-            return self._read_power(0.0)
+            return self._read_power(0.0, wanted == "on")
 
         def command() -> None:
             self._reset(*kinds, patience=0.0)
@@ -270,7 +291,7 @@ class RedfishBmc:
         try:
             switching.switch(self.board, wanted, is_powered, command, timeout, self._pace, self._log, proof=proof)
         except PowerTimeout as error:
-            if error.reason is None and (reason := self._why_task_failed()):
+            if error.reason is None and (reason := self._look_at_task()[1]):
                 raise PowerTimeout(self.board, wanted, error.waited, reason) from None
             raise
 
@@ -282,19 +303,36 @@ class RedfishBmc:
         """
 
         def act(system: System) -> None:
-            offered = system.get_allowed_reset_system_values()
-            kind = next((kind for kind in kinds if kind in offered), None)
-            if kind is None:
+            action = part(part(system.json, "Actions"), _RESET)
+            target, offered = path_of(action.get("target")), self._kinds_of_reset(action)
+            kind = next((kind for kind in kinds if kind in offered), None) if target else None
+            if target is None or kind is None:
                 if capability:
                     raise MissingCapability(self.board, capability)
                 words = " or ".join(kind.value for kind in kinds)
-                there = ", ".join(sorted(kind.value for kind in offered)) or "none"
-                raise _NotOffered(self.board, f"Reset {words}", 0, f"the BMC offers {there}")
+                there = ", ".join(sorted(kind.value for kind in offered)) if target else "no Reset at all"
+                raise _NotOffered(self.board, f"Reset {words}", 0, f"the BMC offers {there or 'none'}")
             self._log.debug("Reset %s", kind.value)
-            system.reset_system(kind)
+            self._service.post(target, {"ResetType": kind.value})
             self._task = self._task_of_answer()
 
         self._service.ask(f"Reset {kinds[0].value}", act, patience)
+
+    def _reset_watched(self, *kinds: sushy.ResetType, capability: str = "") -> None:
+        """A Reset whose effect nobody sees here. :raises CommandFailed: its task says that there was none."""
+        self._reset(*kinds, capability=capability)
+        self._watch_task(f"Reset {kinds[0].value}")
+
+    def _kinds_of_reset(self, action: Resource) -> frozenset[sushy.ResetType]:
+        """The kinds that the system offers: all, where it does not say. Source: DSP0266, action info."""
+        values = action.get("ResetType@Redfish.AllowableValues")
+        info = action.get("@Redfish.ActionInfo")
+        if not values and (path := path_of(info) or reference(info)):
+            found = self._service.get_or_none(path, []) or {}
+            named = [one for one in elements(found.get("Parameters")) if isinstance(one, Mapping)]
+            values = next((one.get("AllowableValues") for one in named if one.get("Name") == "ResetType"), None)
+        words = list(elements(values))
+        return frozenset(kind for kind in sushy.ResetType if kind.value in words or not words)
 
     def _task_of_answer(self) -> str | None:
         """Where the task is followed that the last answer was, if it was one (DSP0266, asynchronous operations)."""
@@ -305,18 +343,38 @@ class RedfishBmc:
             body = answer.json()
         except ValueError:
             body = None
-        return reference(body) or answer.headers.get("Location")
+        return reference(body) or path_of(answer.headers.get("Location"))
 
-    def _why_task_failed(self) -> str | None:
-        """What the task of the last Reset came to; None: nothing that is known, or nothing bad."""
+    def _watch_task(self, what: str) -> None:
+        """See that the last command's task does not fail, as long as one waits for such a thing.
+
+        :raises CommandFailed: it failed.
+        """
+
+        def has_ended() -> bool:
+            runs, failure = self._look_at_task()
+            if failure:
+                raise CommandFailed(self.board, f"Redfish: {what}", 202, failure)
+            return not runs
+
+        with contextlib.suppress(WaitTimeout):  # it still runs
+            wait_until(has_ended, _TASK_WATCHED, what, interval=self._pace.poll)
+
+    def _look_at_task(self) -> tuple[bool, str | None]:
+        """Whether there is a task of the last command that still runs; and what it failed by, if it did."""
         if self._task is None:
-            return None
+            return False, None
         task, unread = self._task, list[str]()
         found = self._service.ask("task", lambda _: self._service.get_or_none(task, unread), 0.0)
+        answer = self._service.last
+        status = answer.status_code if answer is not None else 0
+        if answer is not None and found is None:  # a monitor gives what the command came to; a task may be gone
+            failed = status >= 400 and status not in (404, 410)
+            return status == 202, f"its task ended with HTTP {status}: {said_of(answer)}" if failed else None
         state = str((found or {}).get("TaskState"))
-        if found is None or (state not in _TASK_FAILED and found.get("TaskStatus") in (None, "OK")):
-            return None
-        return f"its task ended as {state}: {said(found)}"
+        if state in _TASK_FAILED or (found or {}).get("TaskStatus") == "Critical":
+            return False, f"its task ended as {state}: {said(found)}"
+        return state in _TASK_RUNS, None
 
 
 class _NotOffered(CommandRefused):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from lab.bmc.redfish_service import Resource, part, reference
+from lab.bmc.redfish_answers import Resource, identity, part, path_of, reference
 from lab.bmc.switching import Readings, printable
 
 Get = Callable[[str], Resource | None]  # a resource, or None when it cannot be read
@@ -61,9 +61,7 @@ class Chassis:
             return
         metrics = self._linked(cooling.get("ThermalMetrics")) or {}
         for index, one in enumerate(_dictionaries(metrics.get("TemperatureReadingsCelsius"))):
-            name = (
-                one.get("DeviceName") or (reference({"@odata.id": one.get("DataSourceUri")}) or "").rpartition("/")[2]
-            )
+            name = one.get("DeviceName") or identity(path_of(one.get("DataSourceUri")) or "")
             self._add(str(name or f"sensor {index}"), one.get("Reading"), "degrees C", one)
             self._has_temperatures = True
 
@@ -99,7 +97,7 @@ class Chassis:
                 found = member if own is None or len(member) > 1 else self._get(own)
                 if found is not None:
                     yield found
-            path = reference({"@odata.id": collection.get("Members@odata.nextLink")})
+            path = path_of(collection.get("Members@odata.nextLink"))
 
 
 def readings(chassis: list[Resource], get: Get) -> Readings:

@@ -1,6 +1,6 @@
 """A Redfish service: how it is logged in to, how it is asked, and what its refusals mean.
 
-Sources: DSP0266 (protocol, error responses, sessions), the Base message registry (DSP8011).
+Source: DSP0266 (protocol, error responses, sessions).
 
 Each request logs in by itself (HTTP basic authentication, which DSP0266 demands of a service): BMCs have few sessions,
 and a worker that was killed would leave its own behind. Only where that is switched off a session is opened.
@@ -9,25 +9,22 @@ and a worker that was killed would leave its own behind. Only where that is swit
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import hashlib
 import logging
-import ssl
+import re
+import threading
 import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import sushy
 from requests import Response
-from requests.adapters import HTTPAdapter
 from sushy import auth, exceptions
 from sushy.connector import Connector
-from sushy.resources import base
 from sushy.resources.system.system import System
 from urllib3.exceptions import InsecureRequestWarning
 
@@ -42,14 +39,18 @@ from lab.base.errors import (
     LoginRefused,
     PasswordExpired,
     PrivilegeRefused,
+    SessionsExhausted,
+    TlsRefused,
     UsageError,
 )
+from lab.bmc import redfish_answers as answers
 from lab.bmc import switching
+from lab.bmc.redfish_answers import Resource, Said, identity, part, path_of, reference, references
+from lab.bmc.redfish_connection import Pinned, Session, TolerantSystem, check_redirect
 from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
 
 T = TypeVar("T")
-Resource: TypeAlias = Mapping[str, object]  # as JSON; what a service says is of any type
 
 logging.getLogger("sushy").setLevel(logging.CRITICAL)  # what it warns of is in the errors and the history here
 
@@ -59,89 +60,13 @@ READ_TIMEOUT = 25.0  # seconds; BMCs compute an answer for some, and are slow to
 # button a second time; and a GET that the service failed at (5xx) once more after this many seconds.
 _TRIES = 1
 _TRY_AGAIN = 1.0
-
-_BUSY = frozenset({429, 502, 503, 504})  # HTTP status of a service that starts, or has too much to do
-# Messages of the Base registry, by the last part of their id, which keeps its meaning over the registry's versions.
-_PASSWORD_EXPIRED = frozenset({"PasswordChangeRequired"})
-_PRIVILEGE = frozenset(
-    {"InsufficientPrivilege", "InsufficientPrivilegeForProperty", "InsufficientPrivilegeForOperation"}
+# What OpenSSL says of a port that speaks something else, and of a BMC of before 2015 or so.
+_OTHER_PROTOCOL = re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE")
+_OLD_TLS = re.compile(
+    r"TLSV1_ALERT_PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|SSLV3_ALERT_HANDSHAKE_FAILURE|NO_PROTOCOLS_AVAILABLE|"
+    r"UNSAFE_LEGACY_RENEGOTIATION_DISABLED|(?:DH|EE|CA)_KEY_TOO_SMALL|CA_MD_TOO_WEAK"
 )
-_BUSY_MESSAGES = frozenset({"ServiceTemporarilyUnavailable", "ServiceInUnknownState", "ServiceShuttingDown"})
-_FINAL_MESSAGES = frozenset(
-    {"ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterValueNotInList"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a service says of an error, in its own words."""
-
-    message: str
-    message_id: str | None
-
-    @property
-    def name(self) -> str:
-        """``PasswordChangeRequired`` of ``Base.1.8.PasswordChangeRequired``."""
-        return (self.message_id or "").rpartition(".")[2]
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.message, f"[{self.message_id}]" if self.message_id else "")))
-
-
-def said(body: object) -> Said:
-    """The most telling message of an error response, or of a task. Source: DSP0266, error responses.
-
-    Services disagree on where it stands, and some leave out the text: then the id must do.
-    """
-    error = body.get("error", body) if isinstance(body, Mapping) else {}
-    if not isinstance(error, Mapping):
-        return Said(_text(error), None)
-    listed = error.get("@Message.ExtendedInfo") or error.get("Messages") or []
-    messages = [one for one in (listed if isinstance(listed, list) else [listed]) if isinstance(one, Mapping)]
-    for one in messages:
-        message_id, text = _text(one.get("MessageId")), _text(one.get("Message"))
-        general = message_id.rpartition(".")[2] in ("", "GeneralError", "Success")
-        if (text or message_id) and not (general and len(messages) > 1):
-            return Said(text, message_id or None)
-    return Said(_text(error.get("message")), _text(error.get("code")) or None)
-
-
-def _text(value: object) -> str:
-    return " ".join(switching.printable(value.encode()).split()) if isinstance(value, str) else ""
-
-
-class Pinned(HTTPAdapter):
-    """Connections to whoever has this certificate, whatever name and dates are in it: BMCs sign their own, badly."""
-
-    def __init__(self, certificate: Path) -> None:
-        try:
-            encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"bmc.ca_file {certificate}: no certificate (PEM): {error}") from None
-        self._fingerprint = hashlib.sha256(encoded).hexdigest()
-        super().__init__()
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: object) -> None:
-        super().init_poolmanager(connections, maxsize, block, assert_fingerprint=self._fingerprint, **options)
-
-
-class TolerantSystem(System):  # type: ignore[misc]
-    """sushy's system, of which an attribute of a wrong form costs that attribute alone."""
-
-    def _parse_attributes(self, json_doc: object) -> None:
-        document = json_doc if isinstance(json_doc, Mapping) else {}
-        for name in dir(type(self)):
-            if isinstance(field := getattr(type(self), name), base.Field):
-                try:
-                    value = field._load(document, self)
-                except (exceptions.SushyError, ValueError, TypeError, AttributeError):
-                    value = None
-                setattr(self, name, value)
-
-    def _get_etag(self) -> str | None:
-        # Some services demand one in each change (428), and name it in the body alone.
-        named = super()._get_etag() or self.json.get("@odata.etag")
-        return named if isinstance(named, str) else None
+_NO_SESSIONS_HERE = frozenset({400, 404, 405, 501})  # HTTP status of a service that knows no sessions
 
 
 class RedfishService:
@@ -186,7 +111,11 @@ class RedfishService:
 
     def get(self, path: str) -> object:
         """A resource as it is. For a question: what this raises is :meth:`ask`'s to explain."""
-        return self.system._conn.get(path).json()
+        return self._open_root._conn.get(path).json()
+
+    def post(self, path: str, body: Resource) -> None:
+        """Ask for an action. For a question: what this raises is :meth:`ask`'s to explain."""
+        self._open_root._conn.post(path, data=body)
 
     def get_or_none(self, path: str, unread: list[str]) -> Resource | None:
         """A resource that a question can do without: when it cannot be read, ``unread`` says so.
@@ -217,9 +146,12 @@ class RedfishService:
         """
         paths = references(part(self.system.json, "Links").get(link))
         if not paths and (whole := reference(self.root.get(collection))):
-            systems = self.get_or_none(reference(self.root.get("Systems")) or "", unread) or {}
-            if len(references(systems.get("Members"))) == 1:
-                paths = references((self.get_or_none(whole, unread) or {}).get("Members"))
+
+            def members(path: str) -> list[str]:
+                return self._members(self.get_or_none(path, unread), lambda page: self.get_or_none(page, unread))
+
+            if len(members(reference(self.root.get("Systems")) or "")) == 1:
+                paths = members(whole)
         return [found for path in paths if (found := self.get_or_none(path, unread)) is not None]
 
     @property
@@ -247,13 +179,13 @@ class RedfishService:
 
         def read() -> dict[str, str | None]:
             found: dict[str, str | None] = {}
-            for path in references(self._collection().get("Members")):
+            for path in self._systems():
                 try:
                     resource = self._open_root._conn.get(path).json()
                 except (exceptions.HTTPError, ValueError):
                     resource = {}
                 uuid = resource.get("UUID") if isinstance(resource, Mapping) else None
-                found[_identity(path)] = uuid if isinstance(uuid, str) else None
+                found[identity(path)] = uuid if isinstance(uuid, str) else None
             return found
 
         return switching.patiently(
@@ -295,6 +227,8 @@ class RedfishService:
                 raise CommandFailed(self.board, f"Redfish: {what}", 0, str(error)) from None
             if isinstance(error, ValueError):  # no JSON, or a date that is none
                 raise CommandFailed(self.board, f"Redfish: {what}", 0, f"{type(error).__name__}: {error}") from None
+            if not answers.is_resource(self.last):
+                raise CommandFailed(self.board, f"Redfish: {what}", 0, "the answer is no resource") from None
             raise
 
     def _unreachable(self, what: str, told: str) -> BmcRefused | BmcUnreachable:
@@ -307,27 +241,34 @@ class RedfishService:
                 f"{where}its certificate is not trusted: name the one it is signed by in bmc.ca_file, or its own with "
                 "bmc.tls: pinned",
             )
+        if match := _OTHER_PROTOCOL.search(told):
+            hint = f"bmc.port ({self.spec.port}) speaks no TLS ({match[0]}): check it, or say bmc.tls: off"
+            return TlsRefused(self.board, f"{where}{hint}")
+        if match := _OLD_TLS.search(told):
+            return TlsRefused(
+                self.board,
+                f"{where}its TLS is too old for this machine ({match[0]}): renew the BMC's firmware or certificate, or "
+                "take bmc.protocol: ipmi",
+            )
         # sushy quotes requests, which quotes urllib3: the last of it is the cause.
         cause = told.rstrip("')> ").rpartition(": ")[2][-200:]
         return BmcUnreachable(self.board, f"{where}{what}: no answer: {cause}")
 
-    def _refused(self, what: str, response: Response) -> CommandFailed | BmcRefused:
+    def _refused(self, what: str, response: Response) -> CommandFailed | BmcRefused | BmcUnreachable:
         """An answer that is an error, as the error that it is."""
-        status = response.status_code
-        try:
-            reason = said(response.json())
-        except ValueError:
-            reason = Said("", None)
+        status, reason = response.status_code, answers.said_of(response)
+        if reason.name in answers.NO_SESSION_LEFT:
+            return SessionsExhausted(self.board, f"BMC {self.url} has no free session (HTTP {status}): {reason}")
         if status in (401, 403):
             if status == 401:
                 self._log_out()
             return self._access(what, status, reason)
         command, text = f"Redfish: {what}", reason.message or response.reason or f"HTTP {status}"
-        if status in _BUSY or reason.name in _BUSY_MESSAGES:
+        if status in answers.BUSY or reason.name in answers.BUSY_MESSAGES:
             busy = BmcBusy(self.board, command, status, text, reason.message_id)
-            busy.retry_after = retry_after(response.headers.get("Retry-After"))
+            busy.retry_after = answers.retry_after(response.headers.get("Retry-After"))
             return busy
-        kind = CommandRefused if reason.name in _FINAL_MESSAGES else CommandFailed
+        kind = CommandRefused if reason.name in answers.FINAL_MESSAGES else CommandFailed
         if status == 404 and not reason.message:
             text = f"{response.request.path_url} is not there"
         return kind(self.board, command, status, text, reason.message_id)
@@ -336,11 +277,11 @@ class RedfishService:
         where = f"BMC {self.url}"
         who = f"user {self._credential.user!r}, credential {self.spec.credential!r}"
         quoted = f": {reason}" if reason.message or reason.message_id else ""
-        if reason.name in _PASSWORD_EXPIRED:
+        if reason.name in answers.PASSWORD_EXPIRED:
             return PasswordExpired(
                 self.board, f"{where} wants another password before it does anything (HTTP {status}){quoted}; {who}"
             )
-        if reason.name in _PRIVILEGE or (status == 403 and self._is_known):
+        if reason.name in answers.PRIVILEGE or (status == 403 and self._is_known):
             return PrivilegeRefused(
                 self.board, f"{where}: {what}: the user's role does not allow it (HTTP {status}){quoted}; {who}"
             )
@@ -352,14 +293,16 @@ class RedfishService:
     # -- the login ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> System:
-        paths = references(self._collection().get("Members"))
-        chosen = [path for path in paths if self.spec.system in ("", path, _identity(path))]
+        paths = self._systems()
+        if not paths:  # as long as the inventory is not there: the BMC has just started
+            raise BmcBusy(self.board, "Redfish: Systems", 200, "the service shows no system, or not yet")
+        chosen = [path for path in paths if self.spec.system in ("", path, identity(path))]
         if len(chosen) != 1:
-            names = ", ".join(map(_identity, paths))
+            names = ", ".join(map(identity, paths))
             wanted = "say which one in bmc.system: it is one"
             if self.spec.system:
                 wanted = f"bmc.system {self.spec.system!r} is none"
-            raise UsageError(f"{self.board}: BMC {self.url}: {wanted} of {names or 'no system at all'}")
+            raise UsageError(f"{self.board}: BMC {self.url}: {wanted} of {names}")
         root = self._open_root
         self._system = system = TolerantSystem(
             root._conn,
@@ -371,6 +314,28 @@ class RedfishService:
         self._is_known = True
         return system
 
+    def _systems(self) -> list[str]:
+        """Where the systems are."""
+
+        def page(path: str) -> Resource:
+            found = self.get(path)
+            return found if isinstance(found, Mapping) else {}
+
+        return self._members(self._collection(), page)
+
+    @staticmethod
+    def _members(collection: Resource | None, get: Callable[[str], Resource | None]) -> list[str]:
+        """The members of a collection, of which a service may show some at a time (DSP0266, paging)."""
+        found, pages = dict[str, None](), set[str]()
+        while collection is not None:
+            found |= dict.fromkeys(references(collection.get("Members")))
+            following = path_of(collection.get("Members@odata.nextLink"))
+            if following is None or following in pages:
+                break
+            pages.add(following)
+            collection = get(following)
+        return list(found)
+
     def _collection(self) -> Resource:
         """The collection of systems, which is the first thing that needs a login."""
         if self._root is not None:
@@ -378,7 +343,7 @@ class RedfishService:
         words = (self._credential.user, self._credential.password)
         self._tried_session = False
         if not self._wants_session:
-            root = self._open(auth.BasicAuth(*words))
+            root = self._open_basic(*words)
             try:
                 found = self._systems_of(root)
             except exceptions.AccessError as error:
@@ -392,10 +357,22 @@ class RedfishService:
                 self._root = root
                 return found
         self._tried_session = True
+        here = weakref.ref(self)
+
+        def last_answer() -> Response | None:
+            return service.last if (service := here()) else None
+
         try:
-            root = self._open(auth.SessionAuth(*words))
+            root = self._open(Session(*words, last_answer), self._connector())
+        except exceptions.MissingXAuthToken:
+            who = f"user {words[0]!r}, credential {self.spec.credential!r}"
+            raise LoginRefused(
+                self.board,
+                f"BMC {self.url} takes no HTTP basic authentication, and opens a session without a token for it: "
+                f"restart the BMC; {who}",
+            ) from None
         except exceptions.HTTPError as error:
-            if not isinstance(error, exceptions.AccessError) and not self._wants_session:
+            if error.status_code in _NO_SESSIONS_HERE and not self._wants_session and not self._is_full():
                 self._tried_session, self.last = False, refused  # no sessions there: it is about the first try
             raise
         self._root, self._wants_session = root, True
@@ -410,8 +387,21 @@ class RedfishService:
             self._end()
             self._end = None
 
-    def _open(self, login: auth.AuthBase) -> sushy.Sushy:
-        return sushy.Sushy(self.url, connector=self._connector(), auth=login)
+    def _is_full(self) -> bool:
+        return self.last is not None and answers.said_of(self.last).name in answers.NO_SESSION_LEFT
+
+    def _open_basic(self, user: str, password: str) -> sushy.Sushy:
+        login, connector = auth.BasicAuth(user, password), self._connector()
+        try:
+            return self._open(login, connector)
+        except exceptions.AccessError as error:
+            if error.status_code != 401:
+                raise
+        connector.set_http_basic_auth(user, password)  # its root is for users alone, against DSP0266
+        return self._open(login, connector)
+
+    def _open(self, login: auth.AuthBase, connector: Connector) -> sushy.Sushy:
+        return sushy.Sushy(self.url, connector=connector, auth=login)
 
     def _systems_of(self, root: sushy.Sushy) -> Resource:
         path = reference(root.json.get("Systems"))
@@ -440,6 +430,7 @@ class RedfishService:
         if spec.tls == "pinned":
             connector._session.mount("https://", Pinned(Path(spec.ca_file)))
         connector._session.trust_env = False  # neither a proxy nor a .netrc of the user's is for BMCs
+        connector._session.hooks["response"].append(partial(check_redirect, self.board, self.url))
         return connector
 
     def _record(self, response: Response) -> None:
@@ -456,44 +447,16 @@ class RedfishService:
 
 
 def _end_session(login: auth.SessionAuth) -> None:
-    """Give a session back; of a service that is gone it ends by itself."""
-    with contextlib.suppress(Exception):
-        login.close()
+    """Give a session back; of a service that is gone it ends by itself.
 
+    The garbage collector calls this in any thread, which may have other work than to wait for a BMC.
+    """
 
-def part(resource: object, name: str) -> Resource:
-    """An object in a resource; an empty one where there is none, or something else."""
-    found = resource.get(name) if isinstance(resource, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            login.close()
 
-
-def reference(value: object) -> str | None:
-    """Where a link leads; None where there is none."""
-    path = value.get("@odata.id") if isinstance(value, Mapping) else None
-    return path if isinstance(path, str) and path.startswith("/") else None
-
-
-def references(values: object) -> list[str]:
-    """Where a list of links leads."""
-    return [path for value in elements(values) if (path := reference(value))]
-
-
-def elements(values: object) -> Iterable[object]:
-    """Those of a list in a resource; none where there is none, or something else."""
-    return values if isinstance(values, list) else ()
-
-
-def retry_after(header: str | None) -> float:
-    """Seconds, of the header ``Retry-After``: a number or a date (RFC 9110, 10.2.3). 0: the service does not say."""
-    if not header:
-        return 0.0
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _identity(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    if threading.current_thread() is threading.main_thread():
+        close()
+    else:
+        threading.Thread(target=close, name="Redfish session").start()

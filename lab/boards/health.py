@@ -6,6 +6,7 @@ where it lifts a quarantine or begins one.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ CLOCK_TOLERANCE = 24 * 3600.0  # seconds; some BMCs keep local time
 SCRATCH_MIB = 16
 ROOM_MIB = 100  # what a build, its symbols and the payloads need on the board's disk
 ECHO_TIMEOUT = 10.0
+# ipmitool's words for critical and non-recoverable (with l or u: at the lower or upper end), and Redfish's.
+_CRITICAL = re.compile(r"\[(?:[lu]?(?:cr|nr)|Critical)\]$")
 UNREAD_SHOWN = 3  # sensors that could not be read, in one line
 
 
@@ -140,8 +143,7 @@ def sensors(board: str, control: Bmc, accepted: Mapping[str, str]) -> str:
     unread = f"not read: {'; '.join(readings.unread[:UNREAD_SHOWN])}" if readings.unread else ""
     if len(readings.unread) > UNREAD_SHOWN:
         unread += f"; and {len(readings.unread) - UNREAD_SHOWN} more"
-    # ipmitool's words for critical and non-recoverable, and Redfish's.
-    bad = {name: value for name, value in readings.items() if value.endswith(("[cr]", "[nr]", "[Critical]"))}
+    bad = {name: value for name, value in readings.items() if _CRITICAL.search(value)}
     if new := [f"{name} {value}" for name, value in bad.items() if name not in accepted]:
         raise BenchError("; ".join(filter(None, ("critical: " + ", ".join(new), unread))))
     if not readings:

@@ -32,7 +32,7 @@ from lab.builds.matrix import Variant
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
-from lab.inventory.capabilities import TABLE
+from lab.inventory.capabilities import OF_THE_BUILD, TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import HostLoss
@@ -236,8 +236,8 @@ class Rig:
         lacking = declared - probed - by_racker
         seat.capabilities = probed | by_racker
         seat.host = Host(seat.board, self, lacking=lacking)
-        if lacking:
-            words = ", ".join(sorted(lacking))
+        if by_board := lacking - OF_THE_BUILD:  # what a build leaves out is no fault of the board or of its entry
+            words = ", ".join(sorted(by_board))
             log.warning("%s: declared but not found: %s", seat.board.name, words)
             self.evidence.append(
                 Evidence(LACKING, f"{seat.board.name} lacks what it declares", words, time.time(), seat.board.name)

@@ -77,7 +77,7 @@ SNMP_BACKENDS: Mapping[str, SnmpBackend] = {
     ),
     "eaton": SnmpBackend(
         lambda outlet: f"{_EATON}.2.0.{outlet}",
-        {0: False, 1: True, 2: False, 3: True},  # off, on, pending off, pending on
+        {0: False, 1: True, 2: True, 3: False},  # off, on; on its way to off, to on: it is not there yet
         lambda outlet, on: (f"{_EATON}.{4 if on else 3}.0.{outlet}", 1),  # in a second
         read="public",
         write="public",

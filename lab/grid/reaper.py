@@ -19,10 +19,10 @@ from pathlib import Path
 
 from labgrid.remote.common import Place
 
-from lab import inventory
 from lab.base import processes
 from lab.base.errors import BenchError, LabError
 from lab.console.client import Console, next_record
+from lab.grid import services
 from lab.grid.coordinator import Coordinator, Refused
 from lab.grid.mains import power_of
 from lab.inventory import Lab
@@ -217,7 +217,7 @@ class Reaper:
         if not self._cleaning[board].done():
             return False
         if trouble := self._cleaning.pop(board).result():
-            self.ledger.quarantine(board, "its power could not be taken away", trouble)
+            self.ledger.quarantine(board, f"its power could not be taken away: {' '.join(trouble.split())}", trouble)
             return bool(state.quarantine)  # who asks for a sick board by name gets it as it is
         self.ledger.note_user(board, "")
         return True
@@ -289,7 +289,7 @@ class Reaper:
 def main() -> int:
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
-    lab = inventory.load(folder / "inventory.yaml")
+    lab = services.copied_inventory(folder)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())

@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
-from lab import netboot
+from lab import inventory, netboot
 from lab.base import paths, processes, shape
 from lab.base.errors import BenchError, UsageError
 from lab.base.loopback import check_group
@@ -36,6 +36,7 @@ START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
 # A tag of every place. A reservation that asks for it is the reaper's; people's own do not.
 MADE_BY, XENLAB = "managed-by", "xenlab"
 SILENCE_SHOWN = 15.0  # seconds without a sign of life that `xenlab lab status` says
+_COPY, _COPIED_FROM = "inventory.yaml", "inventory-folder.yaml"
 STARTING = "starting.lock"  # held while services are brought up
 
 
@@ -215,6 +216,20 @@ def ports_in_use(lab: Lab) -> list[str]:
     return [f"{port} ({what})" for port, what in wanted if processes.port_is_taken(port)]
 
 
+def copied_inventory(folder: Path) -> Lab:
+    """The inventory as it was when the lab was brought up. The files that it names are where they were.
+
+    :raises UsageError: it is not there, or wrong.
+    """
+    lab, here = inventory.load(folder / _COPY), f"{folder.resolve()}/"
+    there = f"{yaml.safe_load((folder / _COPIED_FROM).read_text(encoding='utf-8'))}/"
+    boards = {
+        name: replace(board, bmc=replace(board.bmc, ca_file=board.bmc.ca_file.replace(here, there, 1)))
+        for name, board in lab.boards.items()
+    }
+    return replace(lab, boards=boards)
+
+
 # -- what labgrid and the recorders read ---------------------------------------------------------------------
 
 
@@ -243,7 +258,8 @@ def write_files(lab: Lab, folder: Path) -> None:
         _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
     else:
         (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
-    shutil.copyfile(lab.path, folder / "inventory.yaml")  # as it is now: what it becomes is for the next start
+    shutil.copyfile(lab.path, folder / _COPY)  # as it is now: what it becomes is for the next start
+    _dump(folder / _COPIED_FROM, str(lab.path.resolve().parent))
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
     for board in boards:

@@ -24,14 +24,32 @@ CHASSIS = Path(__file__).with_name("chassis.py")
 START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two
 
 # mc_add: address, device id, has SDRs, revision, firmware major and minor, device support, manufacturer, product.
-# Sensor 0 must be a watchdog. Source: ipmi_sim_cmd(5).
+# Sensor 0 must be a watchdog. Sensor 1 is a temperature, since clients of other people's take an empty repository of
+# sensors for a broken one. `persist_sdr` in mc_add would add its record once more at each start.
+# Source: ipmi_sim_cmd(5).
 COMMANDS = """\
 mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02
 sel_enable 0x20 1000 0x0a
 sensor_add 0x20 0 0 35 0x6f event-only
+sensor_add 0x20 0 1 0x01 0x01
+sensor_set_value 0x20 0 1 {celsius} 0
+sensor_set_event_support 0x20 0 1 enable scanning none {no_events}
+main_sdr_add 0x20 {temperature}
 mc_enable 0x20
 """
+CELSIUS = 35  # what the sensor reads
+
+
+def temperature_record(name: bytes) -> str:
+    """SDR of sensor 1 in degrees C, as bytes for ``main_sdr_add``. Source: IPMI v2.0 table 43-1."""
+    key = [0x20, 0x00, 0x01]
+    entity = [0x07, 0x01, 0x67, 0x40, 0x01, 0x01]  # system board; temperature, threshold type
+    units = [0] * 6 + [0x00, 0x01, 0x00]  # no events; unsigned, degrees C
+    factors = [0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00]  # linear, y = x
+    limits = [0, 0, 0, 0, 0xFF, 0] + [0] * 6 + [0] * 5
+    body = [*key, *entity, *units, *factors, *limits, 0xC0 | len(name), *name]
+    return " ".join(f"0x{byte:02x}" for byte in (0x01, 0x00, 0x51, 0x01, len(body), *body))
 
 
 def extension() -> Path:
@@ -135,6 +153,7 @@ set_working_mc 0x20
     conf.touch(mode=0o600)
     conf.chmod(0o600)
     conf.write_text(text, encoding="utf-8")
-    emu.write_text(COMMANDS, encoding="utf-8")
+    own = {"celsius": CELSIUS, "no_events": " ".join(["0" * 15] * 4), "temperature": temperature_record(b"Board Temp")}
+    emu.write_text(COMMANDS.format(**own), encoding="utf-8")
     state.mkdir(exist_ok=True)
     return ["ipmi_sim", "-c", str(conf), "-f", str(emu), "-s", str(state), "-n"]

@@ -27,9 +27,7 @@ class SerialSource(Source):
         try:
             self._port = serial.serial_for_url(self._url, baudrate=self._speed, timeout=POLL, **options)
         except (OSError, ValueError) as error:  # SerialException is an OSError
-            is_refusal = server and not isinstance(error.__context__, OSError)  # the server is there, and does not obey
-            hint = "; a port that speaks plain telnet needs `via: telnet` in the inventory" if is_refusal else ""
-            raise SourceLost(f"{self._url}: {reason(error)}{hint}") from None
+            raise SourceLost(f"{self._url}: {reason(error)}{self._hint(error) if server else ''}") from None
 
     def read(self) -> bytes:
         port = self._open_port()
@@ -50,6 +48,18 @@ class SerialSource(Source):
         if port is not None:
             with contextlib.suppress(OSError):
                 port.close()
+
+    def _hint(self, error: OSError | ValueError) -> str:
+        """What to do about a server that is there, and does not obey; nothing about one that is not."""
+        if isinstance(error, ValueError):  # it took the protocol, and not the value
+            return (
+                f"; the server keeps its own settings of the line: set {self._speed} 8n1 there, or console.speed to "
+                "what it has, or take `via: telnet`"
+            )
+        if isinstance(error, ConnectionError):
+            return "; the server ended the connection: perhaps somebody else uses the line"
+        is_refusal = isinstance(error, serial.SerialException) and not isinstance(error.__context__, OSError)
+        return "; a port that speaks plain telnet needs `via: telnet` in the inventory" if is_refusal else ""
 
     def _open_port(self) -> Any:
         port = self._port

@@ -158,7 +158,7 @@ class SolSource(ProgramSource):
             said = self._end_question().split()
             # Instances there can be, then a bit for each that is active. ipmitool asks for the first one.
             if len(said) >= 2 and not int(said[1], 16) & 1:
-                raise SourceLost(f"{self._name}: the session was ended by somebody else")
+                raise SourceLost(f"{self._name}: the session was ended by somebody else, or the BMC has restarted")
 
     def _end_question(self) -> bytes:
         question, self._question = self._question, None

@@ -36,15 +36,18 @@ class TelnetSource(TcpSource):
 
     def open(self) -> None:
         super().open()
-        telnet = TelnetWriter(_Wire(self._send), None, client=True)
+        beginning = bytearray()  # sent at once: who ends the connection at the first of it is heard out
+        wire = _Wire(beginning.extend)
+        telnet = TelnetWriter(wire, None, client=True)
         telnet.always_dont, telnet.always_wont = set(_OPTIONS - _THEIRS), set(_OPTIONS - _OURS)
         telnet.compression = False
         telnet.slc_simulated = False  # no character has a meaning of its own
+        for command, option in ((DO, SGA), (DO, BINARY), (WILL, BINARY)):
+            telnet.iac(command, option)
+        wire.send = self._send
         self._telnet, self._is_after_return = telnet, False
         try:
-            with self._talking:
-                for command, option in ((DO, SGA), (DO, BINARY), (WILL, BINARY)):
-                    telnet.iac(command, option)
+            self._send(bytes(beginning))
         except SourceLost:
             self.close()
             raise
@@ -114,10 +117,10 @@ class _Wire(asyncio.Transport):
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         super().__init__()
-        self._send = send
+        self.send = send
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._send(bytes(data))
+        self.send(bytes(data))
 
     def is_closing(self) -> bool:
         return False
