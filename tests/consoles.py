@@ -66,8 +66,10 @@ class Wire:
 class Recording:
     """A recorder process, which can be started again."""
 
-    def __init__(self, config: RecorderConfig, environment: dict[str, str] | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: RecorderConfig, environment: dict[str, str] | None = None, module: str = "recorder"
+    ) -> None:
+        self.config, self._module = config, f"lab.console.{module}"
         self.ready = config.directory / f"{config.board}.ready"
         self.log = config.directory / f"{config.board}.jsonl"
         self._environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **(environment or {})}
@@ -78,7 +80,7 @@ class Recording:
         path = self.config.directory / "recorder.json"
         self.config.write(path)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(path)],
+            [sys.executable, "-P", "-m", self._module, "--config", str(path)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=self._environment,

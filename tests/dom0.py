@@ -18,7 +18,6 @@ from free_ports import free_port
 from lab.base import paths
 from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
-from lab.grid import ssh
 from lab.grid.ssh import Ssh
 
 CONFIG = """\
@@ -38,9 +37,9 @@ SetEnv PATH={folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin
 class Sshd:
     """An sshd on a free port of loopback: ``host_key`` and ``authorized_keys`` are in its folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=self.port))
+    def __init__(self, folder: Path, port: int | None = None, setting: str = "") -> None:
+        self.port = port or free_port()
+        (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=self.port) + f"{setting}\n")
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks itself in before a login
         self._log = open(folder / "sshd.log", "wb")
@@ -50,6 +49,7 @@ class Sshd:
             stdout=self._log,
             stderr=self._log,
         )
+        self.pid = self._process.pid
         wait_until(lambda: port_is_taken(self.port), 10.0, "sshd listens", interval=0.02)
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Dom0:
         self.folder, self.user = folder, getpass.getuser()
         self.bin = folder / "bin"
         self.bin.mkdir()
-        key = ssh.key_file()
+        key = paths.ssh_key()
         key.parent.mkdir(parents=True, exist_ok=True)
         for file in (key, folder / "host_key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)]

@@ -238,6 +238,26 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "            lnik: wire\n            nics:",
         f"17: {LEFT}.xenlab.lnik: unknown key (did you mean link?); known here: bmc, console, nics,",
     ),
+    "at an unknown host": (
+        "            link: wire\n            nics:",
+        "            link: wire\n            at: shelf\n            nics:",
+        f"18: {LEFT}.xenlab.at: no host 'shelf'; all.vars.xenlab.hosts has none",
+    ),
+    "ssh of a host": (
+        "{lab: small}",
+        "{lab: small, hosts: {shelf: {ssh: 'shelf.example:22'}}}",
+        "3: all.vars.xenlab.hosts.shelf.ssh: must be USER@HOST or USER@HOST:PORT",
+    ),
+    "port of a host": (
+        "{lab: small}",
+        "{lab: small, hosts: {shelf: {ssh: 'lab@shelf:99999'}}}",
+        "3: all.vars.xenlab.hosts.shelf.ssh: must be USER@HOST or USER@HOST:PORT",
+    ),
+    "program of a host": (
+        "{lab: small}",
+        "{lab: small, hosts: {shelf: {ssh: lab@shelf, xenlab: 'xenlab; reboot'}}}",
+        "3: all.vars.xenlab.hosts.shelf.xenlab: String should match pattern",
+    ),
     "unknown key within": (
         "credential: rack-bmc\n            console:",
         "credental: rack-bmc\n              credential: x\n            console:",
@@ -715,3 +735,32 @@ def test_a_board_is_in_one_group(path: Path, tmp_path: Path) -> None:
     groups = [group["hosts"] for name, group in listed.items() if name != "_meta" and "hosts" in group]
     names = [name for group in groups for name in group]
     assert sorted(names) == sorted(inventory.load(path).boards)
+
+
+HOSTS = "{lab: small, hosts: {shelf: {ssh: 'lab@[2001:db8::7]:2222', identity: ~/.ssh/shelf}, desk: {ssh: me@desk}}}"
+
+
+def test_a_board_is_at_a_host_that_the_lab_reaches_by_ssh(tmp_path: Path) -> None:
+    text = GOOD.replace("{lab: small}", HOSTS).replace("link: wire\n            nics:", "at: shelf\n            nics:")
+    lab = inventory.load(write(tmp_path, text.replace("            link: wire\n", "")))
+    shelf = inventory.HostSpec("shelf", "small", "lab", "2001:db8::7", 2222, "~/.ssh/shelf")
+    assert lab.hosts == {"shelf": shelf, "desk": inventory.HostSpec("desk", "small", "me", "desk")}
+    assert (lab.boards["left"].at, lab.boards["right"].at) == (shelf, None)
+    assert [board.name for board in lab.boards_at("shelf")] == ["left"]
+    assert [board.name for board in lab.boards_at("")] == ["right"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("at: shelf", "at: shelv", "no host 'shelv' (did you mean shelf?); there are: shelf, desk"),
+        ("at: shelf", "at: shelf\n            boot: network", "boot: network is for boards at the lab machine"),
+        ("192.0.2.2", "192.0.2.1", "ansible_host: 192.0.2.1:22 is left's already, which is at another host"),
+    ],
+)
+def test_what_a_board_at_a_host_cannot_have_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = GOOD.replace("{lab: small}", HOSTS).replace("link: wire\n            nics:", "at: shelf\n            nics:")
+    text = text.replace("            link: wire\n", "").replace(old, new, 1)
+    with pytest.raises(UsageError) as caught:
+        inventory.load(write(tmp_path, text))
+    assert said in str(caught.value)

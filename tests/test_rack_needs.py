@@ -112,3 +112,22 @@ def test_the_command_fails_where_something_is_missing(home: Path, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--inventory", str(home / "rack.yaml")])
     assert ended.value.code == 2 and "lacks xenlab" in capsys.readouterr().err
+
+
+def test_a_board_at_a_host_needs_the_way_there_and_no_device_here(home: Path) -> None:
+    text = RACK.replace("lab: needs,", "lab: needs, hosts: {shelf: {ssh: lab@203.0.113.7:2200}},")
+    text = text.replace("        boot: network\n", "        at: shelf\n")
+    file = home / "rack.yaml"
+    file.write_text(text.replace("DEVICE", "/dev/serial/by-id/none"))
+    found = {finding.subject: finding for finding in rack_needs.examine(inventory.load(file))}
+    assert not found["host shelf key"].is_good
+    assert found["host shelf host key"].detail == "none is known for [203.0.113.7]:2200"
+    assert "desk1 dom0 host key" in found, "dom0's key is looked at by the lab machine's ssh"
+    assert not {"desk1 console", "desk1 dom0 address", "ipmi1 address"} & set(found)
+    paths.ssh_key().parent.mkdir(parents=True)
+    for target in (paths.ssh_key(), home / "host"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", target], check=True)
+    paths.config().mkdir(parents=True)
+    (paths.config() / "known_hosts").write_text(f"[203.0.113.7]:2200 {(home / 'host.pub').read_text()}")
+    found = {finding.subject: finding for finding in rack_needs.examine(inventory.load(file))}
+    assert found["host shelf key"].is_good and found["host shelf host key"].is_good

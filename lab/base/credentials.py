@@ -46,19 +46,24 @@ def lookup(name: str) -> Credential:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"credential name {name!r}: letters, digits, - and _ only")
-    variable = "XENLAB_CREDENTIAL_" + name.upper().replace("-", "_")
-    if variable in os.environ:
-        user, colon, password = os.environ[variable].partition(":")
+    setting = variable(name)
+    if setting in os.environ:
+        user, colon, password = os.environ[setting].partition(":")
         if not (user and colon and password):
-            raise UsageError(f"environment variable {variable}: must be user:password")
+            raise UsageError(f"environment variable {setting}: must be user:password")
         return Credential(user, password)
     files = (paths.config() / "credentials.yaml", paths.state() / "lab" / "credentials.yaml")
     for path in files:
         known = load(path) if path.exists() else {}
         if name in known:
             return known[name]
-    places = ", ".join([f"environment variable {variable}", *(str(path) for path in files)])
+    places = ", ".join([f"environment variable {setting}", *(str(path) for path in files)])
     raise UsageError(f"no credential {name!r}; looked in {places}")
+
+
+def variable(name: str) -> str:
+    """The environment variable that may hold a credential."""
+    return "XENLAB_CREDENTIAL_" + name.upper().replace("-", "_")
 
 
 def load(path: Path) -> dict[str, Credential]:

@@ -111,6 +111,11 @@ def _why_not_private(folder: Path) -> str | None:
     return None
 
 
+def ssh_key() -> Path:
+    """The lab's private key. Its public half is in root's authorized_keys on each board."""
+    return state() / "lab" / "ssh" / "id_ed25519"
+
+
 def known_hosts() -> tuple[Path, Path]:
     """SSH host keys that are trusted: the racker's own file, and the one the virtual lab writes."""
     return config() / "known_hosts", state() / "lab" / "ssh" / "known_hosts"

@@ -165,9 +165,14 @@ _last_sign = -1.0
 
 
 def is_listening(address: str) -> bool:
-    """Whether somebody takes a connection at ``HOST:PORT``, at any address, within a second."""
+    """Whether somebody takes a connection at ``HOST:PORT``, or ``unix:PATH``, at any address, within a second."""
     host, _, port = address.rpartition(":")
     try:
+        if host == "unix":
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(1)
+                link.connect(port)
+            return True
         with socket.create_connection((host, int(port)), timeout=1):
             return True
     except OSError:

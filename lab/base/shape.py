@@ -97,6 +97,9 @@ def _check_of(kind: object) -> Check:
         return lambda value: None if value is None else given(value)
     if origin is tuple:
         return _list(_check_of(arguments[0]))
+    if origin is frozenset:
+        listed = _list(_check_of(arguments[0]))
+        return lambda value: frozenset(typing.cast(tuple[object, ...], listed(value)))
     if origin is Mapping:
         return _object(_check_of(arguments[1]))
     raise AssertionError(f"no rule for {kind}")

@@ -224,7 +224,7 @@ class Rig:
                 [seat.board.spec],
                 self._wanted_on(seat),
                 self._directory / "provision",
-                ssh_words=ssh.options(),
+                ssh_words=ssh.options(seat.board.spec.at),
             )[seat.board.name]
         title = f"{len(changed)} files changed" if changed else "nothing changed: all files were there"
         self.evidence.append(Evidence("provision", title, "\n".join(changed), time.time(), seat.board.name))

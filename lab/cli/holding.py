@@ -143,7 +143,7 @@ def ssh(
     lab, ledger = open_lab(inventory, board)
     spec = lab.boards[board]
     held(ledger, board)
-    command = ["ssh", *options(), "-p", str(spec.ssh_port), f"{spec.ssh_user}@{spec.ssh_host}", *(words or ())]
+    command = ["ssh", *options(spec.at), "-p", str(spec.ssh_port), f"{spec.ssh_user}@{spec.ssh_host}", *(words or ())]
     os.execvp("ssh", command)
 
 

@@ -16,6 +16,10 @@ lab_app = typer.Typer(
     help="Start, show and stop the lab's services, and the boards if they are virtual.", no_args_is_help=True
 )
 app.add_typer(lab_app, name="lab", rich_help_panel=RACK)
+host_app = typer.Typer(
+    help="What a lab machine calls over SSH at another machine that has boards.", no_args_is_help=True
+)
+app.add_typer(host_app, name="host", rich_help_panel=RACK)
 
 
 @lab_app.command()
@@ -35,6 +39,9 @@ def up(inventory: Inventory = VIRTUAL_LAB, ports: Ports = "") -> None:
     if not lab.is_private:
         risk = "labgrid asks for no password, so everyone who reaches it can use the boards"
         typer.echo(f"{lab.coordinator} is not loopback: {risk}", err=True)
+    for host in services.status(services.directory(lab)).hosts:
+        if not host.is_up:
+            typer.echo(f"host {host.name}: {host.why}; it is tried again until it is there", err=True)
     typer.echo(f"up: {', '.join(sorted(lab.boards))}; for labgrid-client in this shell:")
     typer.echo(f"    . {services.directory(lab) / 'env.sh'}")
 
@@ -124,6 +131,36 @@ def shape(
         known = ", ".join(spec.shapes) or "none"
         raise UsageError(f"no shape {shape!r}{did_you_mean(shape, list(spec.shapes))}; there are: {known}")
     lab_shape(lab, board, shape)
+
+
+@host_app.command("serve")
+def host_serve(
+    lab: Annotated[str, typer.Argument(metavar="LAB", help="The name of the lab that asks.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="What that lab calls this machine.")],
+) -> None:
+    """Run the recorders, the exporter and the virtual boards that a lab has here. It reads what they are."""
+    from lab.night.at_host import serve
+
+    serve(lab, host)
+
+
+@host_app.command("power")
+def host_power() -> None:
+    """Switch the power of a board here for a lab. It reads which one, and what to do."""
+    from lab.night.at_host import power
+
+    power()
+
+
+@host_app.command("wire")
+def host_wire(
+    peer: Annotated[int, typer.Argument(metavar="PORT", help="UDP port that a virtual board here sends to.")],
+    own: Annotated[int, typer.Argument(metavar="PORT", help="UDP port of the board.")],
+) -> None:
+    """Be the end of a lab link whose other board is at another machine."""
+    from lab.grid import wire
+
+    wire.end(peer, own)
 
 
 @app.command(rich_help_panel=RACK)

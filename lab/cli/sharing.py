@@ -36,6 +36,7 @@ def boards(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
                 {
                     "board": board.name,
                     "class": board.board_class,
+                    "at": board.at.name if board.at else None,
                     "capabilities": board.capabilities,
                     "shapes": {
                         name: shape.capabilities
@@ -50,7 +51,8 @@ def boards(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
         return
     for board in lab.boards.values():
         ill = f"  ({states[board.name].health})" if states[board.name].quarantine else ""
-        typer.echo(f"{board.name}  {board.board_class}  {' '.join(sorted(board.capabilities))}{ill}")
+        there = f"  at {board.at.name}" if board.at else ""
+        typer.echo(f"{board.name}  {board.board_class}{there}  {' '.join(sorted(board.capabilities))}{ill}")
         for name, shape in (board.virtual.shapes if board.virtual else {}).items():
             typer.echo(f"{board.name} as {name}  {' '.join(sorted(shape.capabilities))}")
 
@@ -72,6 +74,7 @@ def who(
     of = {board: lease for lease in leases for board in lease.boards}
     others, trouble = strangers(lab, set(of))
     states = ledger.boards(lab.boards)
+    places = {name: board.at.name if board.at else "" for name, board in lab.boards.items()}
     events = ledger.audit() if audit else []
     if as_json:
         show_json(
@@ -79,6 +82,7 @@ def who(
                 "boards": [
                     {
                         "board": name,
+                        "at": places[name] or None,
                         "holder": of[name].holder if name in of else others.get(name),
                         "lease": of[name].id if name in of else None,
                         "since": of[name].since if name in of else None,
@@ -99,13 +103,17 @@ def who(
             }
         )
         return
-    table = Table("board", "holder", "lease", "since", "until", "health", "last verdict", box=None, pad_edge=False)
+    at = ("at",) if lab.hosts else ()
+    headings = ("board", *at, "holder", "lease", "since", "until", "health", "last verdict")
+    table = Table(*headings, box=None, pad_edge=False)
     for name, state in states.items():
-        row = [name, others.get(name, "-"), "-", "-", "-"]
+        row = [others.get(name, "-"), "-", "-", "-"]
         if lease := of.get(name):
             wanted = " (wanted back)" if lease.wanted_back else ""
-            row = [name, lease.holder, str(lease.id), clock(lease.since), clock(lease.until) + wanted]
-        table.add_row(*row, state.health, state.verdict or "-")
+            row = [lease.holder, str(lease.id), clock(lease.since), clock(lease.until) + wanted]
+        table.add_row(
+            name, *([places[name] or "the lab machine"] if at else []), *row, state.health, state.verdict or "-"
+        )
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
     for lease in leases:

@@ -154,6 +154,13 @@ class ConsoleLog:
                 return newest.time
         return None
 
+    def last_of(self) -> int:
+        """The newest number of the record that this one is a copy of; 0 if nothing was copied yet."""
+        for path in reversed(self._files()):
+            if number := _last_record(path, b'"of": ').number:
+                return int(json.loads(b"".join(self.read(number, number + 1)))["of"])
+        return 0
+
     def _open(self) -> None:
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._size = os.fstat(self._handle).st_size

@@ -20,9 +20,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from lab.base import processes
 from lab.base.errors import UsageError
@@ -32,7 +32,7 @@ from lab.console.config import RecorderConfig
 from lab.console.cutting import LINE_LIMIT, Lines
 from lab.console.log import ConsoleLog
 from lab.console.recent import Recent
-from lab.console.sources import SourceLost, SourceRefused
+from lab.console.sources import Source, SourceLost, SourceRefused
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,17 @@ BACKOFF = (0.2, 5.0)  # seconds between two attempts to open the source: the fir
 RAW_LAG = 1 << 20  # bytes by which a listener of raw bytes may lag before it is dropped: it must not fill our memory
 SYNC_AFTER = 1.0  # seconds until a record is on the disk for good: what a power cut of the lab machine may cost
 INPUT_LIMIT = 1000  # pieces of input that wait for a source which takes none
+_ANEW = "the recorder was started anew"
 _PIECE = 4096  # bytes that are taken from the source at once: of empty lines, so many records that a mark waits 10 ms
+
+
+class Told(NamedTuple):
+    """A record that has no number yet."""
+
+    kind: str
+    at: float  # seconds since the epoch
+    text: str
+    of: int | None = None  # its number in the record that it was copied from
 
 
 class ReadPace:
@@ -70,9 +80,12 @@ class ReadPace:
 class Recorder:
     """Reads one source for ever, and tells everybody."""
 
+    backoff: ClassVar[tuple[float, float]] = BACKOFF
+    began_anew: ClassVar[str] = _ANEW  # what a gap says that is there since this process began
+
     def __init__(self, config: RecorderConfig) -> None:
         self._config = config
-        self._source = sources.of(config.console, config.bmc)
+        self._source = self._make_source()
         self._log = ConsoleLog(config.directory / f"{config.board}.jsonl", config.rotate_bytes)
         self._admission = Admission(config.group)
         self._ready = config.directory / f"{config.board}.ready"
@@ -97,6 +110,9 @@ class Recorder:
         self._to_source: queue.Queue[bytes] = queue.Queue(maxsize=INPUT_LIMIT)
         self._loop: asyncio.AbstractEventLoop
 
+    def _make_source(self) -> Source:
+        return sources.of(self._config.console, self._config.bmc)
+
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
@@ -113,17 +129,23 @@ class Recorder:
             check_group(self._config.group)
         try:
             # The log is touched only once the ports are ours: another recorder may be writing it.
-            serve = await _listen(self._on_raw, console.serve_port, "serve_port", self._config.board)
-            servers.append(serve)
-            lines = await _listen(self._on_lines, console.lines_port, "lines_port", self._config.board)
-            servers.append(lines)
+            if sockets := self._config.sockets():
+                servers += [
+                    await _listen_at(on, at) for on, at in zip((self._on_raw, self._on_lines), sockets, strict=True)
+                ]
+            else:
+                serve = await _listen(self._on_raw, console.serve_port, "serve_port", self._config.board)
+                servers.append(serve)
+                lines = await _listen(self._on_lines, console.lines_port, "lines_port", self._config.board)
+                servers.append(lines)
             try:
                 self._recent.begin(self._log.open())
                 self._heard = self._log.last_heard()
+                self._begin()
             except OSError as error:
                 raise UsageError(f"{self._config.board}: {self._config.directory}: {error.strerror}") from None
             if self._recent.next > 1:
-                self._tell([("gap", time.time(), "the recorder was started anew")])
+                self._tell([Told("gap", time.time(), self.began_anew)])
             for server in servers:
                 try:
                     await server.start_serving()
@@ -150,6 +172,9 @@ class Recorder:
             await asyncio.to_thread(self._log.close)
             await asyncio.sleep(0)  # lets the transports close
 
+    def _begin(self) -> None:
+        """The log is open."""
+
     def _give_sign_of_life(self) -> None:
         processes.give_sign_of_life()
         self._loop.call_later(SIGN_EVERY, self._give_sign_of_life)
@@ -168,16 +193,15 @@ class Recorder:
     # The source, in threads of its own
 
     def _follow_source(self) -> None:
-        backoff, refusals, told = BACKOFF[0], 0, ""
+        backoff, refusals, told = self.backoff[0], 0, ""
         while not self._stop.is_set():
             is_refused = False
             try:
                 self._source.open()
-                backoff, refusals, told = BACKOFF[0], 0, ""
+                backoff, refusals, told = self.backoff[0], 0, ""
                 self._post(self._on_open)
                 while not self._stop.is_set():
-                    if data := self._source.read():
-                        self._hand_over(data, time.time())
+                    self._take_from_source()
             except SourceLost as error:
                 why, is_refused = str(error), isinstance(error, SourceRefused)
             except Exception as error:  # one reader a board: it must not end for a bug in a driver
@@ -195,9 +219,14 @@ class Recorder:
                 refusals += 1
             else:
                 self._stop.wait(backoff)
-                backoff = min(backoff * 2, BACKOFF[1])
+                backoff = min(backoff * 2, self.backoff[1])
         with self._source_lock:
             self._source.close()
+
+    def _take_from_source(self) -> None:
+        """What the source has now, if it has anything. :raises SourceLost:"""
+        if data := self._source.read():
+            self._hand_over(data, time.time())
 
     def _wait_for_another_login(self, seconds: float) -> None:
         """Do not try the same login again at once: accounts are locked for that. One that was changed is tried."""
@@ -215,9 +244,15 @@ class Recorder:
             piece = data[start : start + _PIECE]
             self._pace.take(piece)
             self._post(self._on_bytes, piece, at)
-            while not self._taken.acquire(timeout=sources.POLL):
-                if self._stop.is_set() and not self._loop.is_running():
-                    return
+            if not self._is_taken():
+                return
+
+    def _is_taken(self) -> bool:
+        """Wait until the loop has dealt with what it was given last; False: it runs no more."""
+        while not self._taken.acquire(timeout=sources.POLL):
+            if self._stop.is_set() and not self._loop.is_running():
+                return False
+        return True
 
     def _feed_source(self) -> None:
         while not self._stop.is_set():
@@ -239,19 +274,19 @@ class Recorder:
 
     def _on_open(self) -> None:
         self._is_source_open, self._why_lost = True, None
-        self._tell([("open", time.time(), "")])
+        self._tell([Told("open", time.time(), "")])
 
     def _on_lost(self, why: str, at: float) -> None:
         self._is_source_open, self._why_lost = False, why[:LINE_LIMIT]
         self._cut()
-        self._tell([("gap", at, why[:LINE_LIMIT])])
+        self._tell([Told("gap", at, why[:LINE_LIMIT])])
 
     def _on_bytes(self, data: bytes, at: float) -> None:
         try:
             self._pass_on(data)
             self._last_byte = self._heard = at
             if lines := self._lines.feed(data):
-                self._tell([("line", at, text) for text in lines])
+                self._tell([Told("line", at, text) for text in lines])
             if self._silence:
                 self._silence.cancel()
             self._silence = self._loop.call_later(SILENCE, self._on_silence)
@@ -269,36 +304,37 @@ class Recorder:
 
     def _on_silence(self) -> None:
         if text := self._lines.partial():
-            self._tell([("partial", self._last_byte, text)])
+            self._tell([Told("partial", self._last_byte, text)])
 
     def _cut(self) -> None:
         """The source is gone: half a line is all there will be of it."""
         if self._silence:
             self._silence.cancel()
         if text := self._lines.cut():
-            self._tell([("line", self._last_byte, text)])
+            self._tell([Told("line", self._last_byte, text)])
 
-    def _tell(self, records: list[tuple[str, float, str]]) -> None:
+    def _tell(self, records: Sequence[Told]) -> None:
         """Number the records, keep them, and wake those who listen."""
-        encoded = b"".join([self._encode(*record) for record in records])
+        encoded = b"".join([self._encode(record) for record in records])
         self._log.append(encoded)  # first: a number that was told must not be given again after a crash
         if self._log.trouble and not self._is_disk_told:
             self._is_disk_told = True
             _log.error("%s: records are not saved: %s", self._config.board, self._log.trouble)
-            self._log.append(self._encode("note", time.time(), f"log: not saved: {self._log.trouble}"))
+            self._log.append(self._encode(Told("note", time.time(), f"log: not saved: {self._log.trouble}")))
         elif self._is_disk_told and not self._log.trouble:
             self._is_disk_told = False
             _log.info("%s: records are saved again", self._config.board)
         if self._log.is_due() and self._log.rotate():
-            self._log.append(self._encode("rotate", time.time(), ""))
+            self._log.append(self._encode(Told("rotate", time.time(), "")))
         if not self._sync_timer and not self._log.is_synced:
             self._sync_timer = self._loop.call_later(SYNC_AFTER, self._sync)
         for news in self._news:
             news.set()
 
-    def _encode(self, kind: str, at: float, text: str) -> bytes:
-        number, quoted = self._recent.next, json.dumps(text)
-        record = f'{{"n": {number}, "t": {at:.6f}, "kind": "{kind}", "text": {quoted}}}\n'.encode("ascii")
+    def _encode(self, told: Told) -> bytes:
+        number, quoted = self._recent.next, json.dumps(told.text)
+        of = "" if told.of is None else f'"of": {told.of}, '
+        record = f'{{"n": {number}, "t": {told.at:.6f}, {of}"kind": "{told.kind}", "text": {quoted}}}\n'.encode("ascii")
         self._recent.add(record)
         return record
 
@@ -321,6 +357,8 @@ class Recorder:
     def _is_admitted(self, writer: asyncio.StreamWriter) -> bool:
         """Whether who connected may use the board's console. Nothing was read from it, or sent to it, before."""
         link: socket.socket = writer.get_extra_info("socket")
+        if link.family == socket.AF_UNIX:
+            return True  # its folder says who may come
         why = self._admission.why_refused(link)
         if why is None:
             return True
@@ -354,6 +392,7 @@ class Recorder:
             if not isinstance(request, dict):
                 raise ValueError("not an object")
             if request.get("mark"):
+                await self._catch_up()
                 answer: dict[str, object] = {"next": self._recent.next, "open": self._is_source_open}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
@@ -374,6 +413,9 @@ class Recorder:
         finally:
             self._listeners.discard(writer)
             writer.close()
+
+    async def _catch_up(self) -> None:
+        """Have all records that there are, before somebody is told how far this is."""
 
     async def _serve_lines(self, since: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Records from ``since`` on, those there are and those to come; to one who says no more only those there are.
@@ -425,14 +467,24 @@ async def _listen(
         raise UsageError(f"{board}: console.{what} {port}: {reason}{by}") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
+async def _listen_at(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], path: Path
+) -> asyncio.Server:
+    """On a Unix socket, in a folder that is the lab's user's alone."""
+    try:
+        return await asyncio.start_unix_server(handler, path, start_serving=False)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def main(arguments: list[str] | None = None, kind: type[Recorder] = Recorder) -> int:
     """Run a recorder; 0 after SIGTERM, 2 when it could not start."""
     parser = argparse.ArgumentParser(prog="lab.console.recorder", description="Record one board's console.")
     parser.add_argument("--config", type=Path, required=True, help="JSON, as RecorderConfig writes it")
     config_path = parser.parse_args(arguments).config
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        asyncio.run(Recorder(RecorderConfig.read(config_path)).run())
+        asyncio.run(kind(RecorderConfig.read(config_path)).run())
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2

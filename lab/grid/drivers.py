@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 import attr
 from labgrid.driver import Driver
@@ -17,8 +17,9 @@ from lab import bmc
 from lab.console.client import Console
 from lab.grid import mains, outlets, resources, strategy
 from lab.grid.client_errors import shown_by_client
+from lab.grid.host_power import HostPower
 from lab.grid.ssh import Ssh
-from lab.inventory import BmcSpec
+from lab.inventory import BmcSpec, HostSpec, PduSpec
 
 __all__ = ["BmcDriver", "Dom0Driver", "RecordedConsoleDriver", "outlets", "resources", "strategy"]
 
@@ -33,12 +34,19 @@ class BmcDriver(Driver, PowerProtocol, ResetProtocol):
 
     bindings = {"port": {"IPMIPort", "RedfishPort", None}, "mains": {"OutletDriver", None}}
     priorities = {PowerProtocol: 10}  # over labgrid's own driver of the outlet
+    at: dict[str, Any] | None = attr.ib(default=None)  # the host that the board is at (HostSpec)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         board, port = self.target.name, self.port
         with shown_by_client():
-            self.bmc = mains.power(board, bmc.connect(board, _spec(port)) if port else None, self.mains)
+            if self.at:
+                outlet = self.mains.port if self.mains else None
+                pdu = PduSpec(outlet.model, outlet.host, int(outlet.index)) if outlet else None
+                spec = _spec(port) if port else BmcSpec("", "", protocol="none")
+                self.bmc: bmc.Bmc = HostPower(board, HostSpec(**self.at), spec, pdu)
+            else:
+                self.bmc = mains.power(board, bmc.connect(board, _spec(port)) if port else None, self.mains)
 
     @Driver.check_active
     @step()
@@ -125,11 +133,13 @@ class Dom0Driver(Driver):
     """Commands and files in dom0, over SSH."""
 
     bindings = {"service": "NetworkService"}
+    at: dict[str, Any] | None = attr.ib(default=None)  # the host that the board is at (HostSpec)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         service: NetworkService = self.service
-        self.ssh = Ssh(self.target.name, service.address, service.port, service.username)
+        at = HostSpec(**self.at) if self.at else None
+        self.ssh = Ssh(self.target.name, service.address, service.port, service.username, at)
 
     def on_deactivate(self) -> None:
         self.ssh.close()

@@ -20,7 +20,8 @@ from lab.base.errors import (
 from lab.base.wait import wait_until
 from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
-from lab.inventory import BoardSpec, PduSpec
+from lab.grid.host_power import HostPower
+from lab.inventory import BmcSpec, BoardSpec, PduSpec
 
 if TYPE_CHECKING:
     from labgrid.resource import NetworkPowerPort
@@ -51,8 +52,15 @@ def power_of(spec: BoardSpec) -> Bmc:
 
     :raises UsageError: no such credential.
     """
-    own = bmc.connect(spec.name, spec.bmc) if spec.bmc.protocol != "none" else None
-    return power(spec.name, own, _driver(spec.pdu) if spec.pdu else None)
+    if spec.at:
+        return HostPower(spec.name, spec.at, spec.bmc, spec.pdu)
+    return power_here(spec.name, spec.bmc, spec.pdu)
+
+
+def power_here(board: str, own: BmcSpec, pdu: PduSpec | None) -> Bmc:
+    """The same of a board that is at this machine. :raises UsageError: no such credential."""
+    control = bmc.connect(board, own) if own.protocol != "none" else None
+    return power(board, control, _driver(pdu) if pdu else None)
 
 
 def power(board: str, own: Bmc | None, outlet: PowerDriver | None) -> Bmc:

@@ -5,6 +5,7 @@ They run under one supervisor (:mod:`lab.grid.supervisor`), all on loopback. Not
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import shlex
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,12 +28,17 @@ from lab.base.loopback import check_group
 from lab.base.wait import wait_until
 from lab.console import HOST
 from lab.console.config import RecorderConfig
+from lab.grid import host_lines, host_state, hosts, wire
+from lab.grid.host_lines import Orders
+from lab.grid.host_state import HostState, Link
 from lab.grid.service import GRACE, SIGNS
-from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS
+from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS, WAIT
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
+from lab.leases import away
 
 BMC_RESOURCES = {"ipmi": "IPMIPort", "redfish": "RedfishPort"}  # resources of a place (lab.grid.resources)
 START_TIMEOUT = 40.0  # seconds; 4 s on an idle machine
+HOST_TIMEOUT = 160.0  # seconds more, for hosts: a link says within them how its host is (lab.grid.host_link)
 # A tag of every place. A reservation that asks for it is the reaper's; people's own do not.
 MADE_BY, XENLAB = "managed-by", "xenlab"
 SILENCE_SHOWN = 15.0  # seconds without a sign of life that `xenlab lab status` says
@@ -49,11 +55,16 @@ class LabStatus:
     processes: dict[str, int]  # name -> pid, of those alive
     wanted: tuple[str, ...]
     silent: Mapping[str, float] = field(default_factory=dict)  # seconds without a sign of life, of those that should
+    hosts: tuple[HostState, ...] = ()
 
     def __str__(self) -> str:
         if not self.wanted:
             return "not up"
         rows = [f"{name:<24} {self._of(name)}" for name in self.wanted]
+        for host in self.hosts:
+            rows.append(f"{f'host {host.name}':<24} {host}")
+            rows += [f"{f'{name} at {host.name}':<24} {pid}" for name, pid in host.processes.items()]
+            rows += [f"{f'{name} at {host.name}':<24} GONE" for name in host.gone]
         return "\n".join([f"{'up' if self.is_up else 'NOT WHOLE'}, coordinator {self.coordinator}", *rows])
 
     def _of(self, name: str) -> str:
@@ -83,7 +94,8 @@ def start(lab: Lab, folder: Path, *, detach: bool) -> None:
         if taken := ports_in_use(lab):
             raise UsageError(f"port in use: {', '.join(taken)}; is another lab up? (`--ports free` finds other ports")
         try:
-            _start(lab, folder, None if detach else processes.mark(os.getpid()))
+            write_files(lab, folder)
+            bring_up(folder, f"lab {lab.name}", None if detach else processes.mark(os.getpid()), _start_timeout(lab))
         except OSError as error:
             raise BenchError(f"{folder}: the services cannot be started: {error.strerror or error}") from None
 
@@ -103,10 +115,27 @@ def alone(folder: Path, name: str, what: str) -> Iterator[None]:
         yield
 
 
-def _start(lab: Lab, folder: Path, owner: str | None) -> None:
-    write_files(lab, folder)
-    ready = folder / "ready"
+def _start_timeout(lab: Lab) -> float:
+    return START_TIMEOUT + (HOST_TIMEOUT if lab.hosts else 0.0)
+
+
+def bring_up(
+    folder: Path,
+    what: str,
+    owner: str | None,
+    timeout: float = START_TIMEOUT,
+    first: Callable[[int], None] = lambda pid: None,
+) -> None:
+    """Start a supervisor of what the folder's files say, and wait for its services.
+
+    ``owner`` is the process, by its mark, whose end it ends with; None: it stays. ``first`` is called with the
+    supervisor's process id before there is any service: with what must be there before, and end with the supervisor.
+
+    :raises BenchError: a service did not come up; carries what it said.
+    """
+    ready, wait = folder / "ready", folder / WAIT
     ready.unlink(missing_ok=True)
+    wait.touch()
     with open(folder / "supervisor.log", "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lab.grid.supervisor", str(folder), *([owner] if owner else [])],
@@ -118,13 +147,16 @@ def _start(lab: Lab, folder: Path, owner: str | None) -> None:
             env=processes.environment(*SPEAKS_TO_BMCS),
         )
     try:
-        wait_until(lambda: ready.exists() or process.poll() is not None, START_TIMEOUT, f"services of lab {lab.name}")
+        wait_until(lambda: holder(folder) or process.poll() is not None, timeout, f"supervisor of {what}")
+        first(process.pid)
+        wait.unlink()
+        wait_until(lambda: ready.exists() or process.poll() is not None, timeout, f"services of {what}")
     finally:
         if not ready.exists() and holder(folder) == process.pid:
             stop(folder)
     if process.poll() is not None:
         said = (folder / "supervisor.log").read_text(errors="replace").strip()[-800:]
-        raise BenchError(f"the services of lab {lab.name} did not come up: {said}")
+        raise BenchError(f"the services of {what} did not come up: {said}")
 
 
 def stop(folder: Path, *, timeout: float = 20.0) -> None:
@@ -178,7 +210,8 @@ def status(folder: Path) -> LabStatus:
     alive["supervisor"] = supervisor
     wanted = ("supervisor", *said.processes)
     silent = {name: age for name in alive if (age := _silence(folder, name)) > SILENCE_SHOWN}
-    return LabStatus(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent)
+    hosts = [host_state.read(folder, name) or HostState(name, "") for name in host_state.names(folder)]
+    return LabStatus(set(wanted) <= set(alive), said.coordinator, alive, wanted, silent, tuple(hosts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +273,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     gets a file a board (:mod:`lab.grid.labgrid_client`).
     """
     boards = list(lab.boards.values())
-    _dump(folder / "exporter.yaml", {board.name: exported(board) for board in boards})
+    _dump(folder / "exporter.yaml", {board.name: exported(board) for board in lab.boards_at("")})
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
         f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
@@ -262,9 +295,50 @@ def write_files(lab: Lab, folder: Path) -> None:
     _dump(folder / _COPIED_FROM, str(lab.path.resolve().parent))
     consoles = folder / "console"
     consoles.mkdir(exist_ok=True)
+    for file in consoles.glob("*.recorder.json"):  # of boards that are no more
+        file.unlink()
     for board in boards:
         config = RecorderConfig(board.name, board.console, board.console_bmc, consoles, group=lab.group)
+        if board.at:
+            config = replace(config, host=board.at.name, reached_in=hosts.folder(board.at))
         config.write(recorder_config(folder, board.name))
+    _write_links(lab, folder)
+
+
+def _write_links(lab: Lab, folder: Path) -> None:
+    """What the connection to each host is told, and what the host is told, which no other user may read."""
+    shutil.rmtree(folder / away.FOLDER, ignore_errors=True)  # of a lab that was cut off
+    place = folder / host_state.FOLDER
+    place.mkdir(mode=0o700, exist_ok=True)
+    for file in place.iterdir():
+        file.unlink()
+    for host in lab.hosts.values():
+        boards = lab.boards_at(host.name)
+        if not boards:
+            continue
+        path = place / f"{host.name}.orders.json"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as output:
+            output.write(host_lines.encoded(_orders(lab, host.name, boards, folder)))
+        Link(host, tuple(board.name for board in boards), lab.coordinator, path).write(folder)
+    for file in folder.glob("*.wire.json"):
+        file.unlink()
+    for one in wire.wires(lab):
+        one.write(folder)
+
+
+def _orders(lab: Lab, host: str, boards: Sequence[BoardSpec], folder: Path) -> Orders:
+    seeds = {board.name: folder / "boards" / board.name / "seed.tar" for board in boards if board.virtual}
+    ends = {board.name: pair[pair[0] is board] for pair in lab.pairs() for board in pair}
+    peers = {board.name: ends[board.name].virtual for board in boards if board.name in ends}
+    return Orders(
+        lab=lab.name,
+        host=host,
+        boards=tuple(replace(board, at=None) for board in boards),
+        exported=yaml.safe_dump({board.name: exported(board) for board in boards}, sort_keys=False),
+        certificates={one.name: Path(one.bmc.ca_file).read_text() for one in boards if one.bmc.ca_file},
+        seeds={name: base64.b64encode(file.read_bytes()).decode() for name, file in seeds.items()},
+        peers={name: peer.link_port for name, peer in peers.items() if peer},
+    )
 
 
 def recorder_config(folder: Path, board: str) -> Path:
@@ -347,14 +421,15 @@ def _write_shell_files(lab: Lab, folder: Path) -> None:
 
 
 def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
+    at = {"at": asdict(board.at)} if board.at else {}
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {
             **({"OutletDriver": {}} if board.pdu else {}),
-            "BmcDriver": {},
+            "BmcDriver": at,
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
-            "Dom0Driver": {},
+            "Dom0Driver": at,
             "XenStrategy": {
                 "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
                 "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),

@@ -15,6 +15,8 @@ from pathlib import Path
 from lab.base import paths, processes
 from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
 from lab.base.wait import wait_until
+from lab.grid import hosts
+from lab.inventory import HostSpec
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +25,15 @@ LOST = 255  # ssh's own exit status for a connection that failed
 LATE = 9  # exit status of a script that waits by `until` in vain
 
 
-def key_file() -> Path:
-    """The lab's private key. Its public half is in root's authorized_keys on each board."""
-    return paths.state() / "lab" / "ssh" / "id_ed25519"
+def options(at: HostSpec | None = None) -> list[str]:
+    """Options for every ssh to a board: our key and pinned host keys only, never a question.
 
-
-def options() -> list[str]:
-    """``-o`` options for every ssh to a board: our key and pinned host keys only, never a question."""
+    ``at`` is the host that the board is at, whose ssh leads there; None: the board is reached from here.
+    """
     words = [
         "BatchMode=yes",
         "IdentitiesOnly=yes",
-        f"IdentityFile={key_file()}",
+        f"IdentityFile={paths.ssh_key()}",
         "UserKnownHostsFile=" + " ".join(f'"{path}"' for path in paths.known_hosts()),
         "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=yes",
@@ -41,6 +41,7 @@ def options() -> list[str]:
         "LogLevel=ERROR",
         "KexAlgorithms=^curve25519-sha256",  # the default post-quantum exchange takes 0.3 s longer under emulation
         *ALIVE,
+        *([f"ProxyCommand={hosts.way(at)}"] if at else []),
     ]
     return ["-F", "none", *(part for word in words for part in ("-o", word))]
 
@@ -74,8 +75,8 @@ class Ssh:
 
     _generations = itertools.count()
 
-    def __init__(self, board: str, host: str, port: int, user: str) -> None:
-        self.board, self._host, self._port, self._user = board, host, port, user
+    def __init__(self, board: str, host: str, port: int, user: str, at: HostSpec | None = None) -> None:
+        self.board, self._host, self._port, self._user, self._at = board, host, port, user, at
         self._control: Path | None = None
 
     def run(
@@ -202,7 +203,7 @@ class Ssh:
             self._control = folder / f"{os.getpid()}-{next(self._generations)}"
         multiplex = (f"ControlPath={self._control}", "ControlMaster=auto", "ControlPersist=120")
         words = (*multiplex, f"ConnectTimeout={max(1, round(connect_timeout))}")
-        return [*options(), *(part for word in words for part in ("-o", word))]
+        return [*options(self._at), *(part for word in words for part in ("-o", word))]
 
 
 class Job:

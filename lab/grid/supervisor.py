@@ -22,11 +22,13 @@ from pathlib import Path
 import yaml
 
 from lab.base import processes
+from lab.grid import host_files, host_state, wire
 from lab.grid.service import SIGNS, Service
 
 log = logging.getLogger("supervisor")
 
 LOCK = "supervisor.lock"
+WAIT = "wait"  # while it is there, no service is started yet
 NETBOOT_COMMAND = "netboot.yaml"  # there if machines boot by network: the argv of what serves them by HTTP
 INTERVAL = 0.5  # seconds between two looks at the services; a fifth of it until all are up
 PAUSE = 5.0  # seconds between two looks after which it was the supervisor that did not run
@@ -35,20 +37,29 @@ SPEAKS_TO_BMCS = (processes.PYTHON, processes.NETWORK, processes.CREDENTIALS)
 
 
 def services(directory: Path) -> list[Service]:
-    """What there is to run, from the files in ``directory``."""
-    environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
-    address = environment["options"]["coordinator_address"]
+    """What there is to run, from the files in ``directory``. A host has recorders and an exporter, and no more."""
+    address, at_host = _coordinator(directory), host_files.read(directory)
     labgrid = [sys.executable, "-P", "-m", "lab.grid.labgrid_service"]
-    found = [Service("coordinator", [*labgrid, "coordinator", "-l", address], directory, OURS)]
-    for board in environment["targets"]:
-        config = directory / "console" / f"{board}.recorder.json"
-        command = [sys.executable, "-P", "-m", "lab.console.recorder", "--config", str(config)]
+    found = [] if at_host else [Service("coordinator", [*labgrid, "coordinator", "-l", address], directory, OURS)]
+    for config in sorted((directory / "console").glob("*.recorder.json")):
+        board = config.name.removesuffix(".recorder.json")
+        kind = "mirror" if json.loads(config.read_bytes())["host"] else "recorder"
+        command = [sys.executable, "-P", "-m", f"lab.console.{kind}", "--config", str(config)]
         found.append(Service(f"recorder-{board}", command, directory, SPEAKS_TO_BMCS))
     if (directory / NETBOOT_COMMAND).exists():
         words = yaml.safe_load((directory / NETBOOT_COMMAND).read_text(encoding="utf-8"))
         found.append(Service("netboot", words, directory, OURS))
-    words = ["-c", address, "--name", "xenlab", "--hostname", "127.0.0.1", "exporter.yaml"]
+    name = f"xenlab-{at_host.host}" if at_host else "xenlab"
+    words = ["-c", address, "--name", name, "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", [*labgrid, "exporter", *words], directory, OURS))
+    if at_host:
+        return found
+    for host in host_state.names(directory):
+        link = [sys.executable, "-P", "-m", "lab.grid.host_link", str(directory), host]
+        found.append(Service(f"host-{host}", link, directory, SPEAKS_TO_BMCS))
+    for cable in wire.names(directory):
+        words = [sys.executable, "-P", "-m", "lab.grid.wire", str(directory), cable]
+        found.append(Service(f"wire-{cable}", words, directory, SPEAKS_TO_BMCS))
     reaper = [sys.executable, "-P", "-m", "lab.grid.reaper", str(directory)]
     found.append(Service("reaper", reaper, directory, SPEAKS_TO_BMCS))
     return found
@@ -67,6 +78,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ending.set())
     for file in (directory / "console").glob("*.ready"):
         file.unlink()
+    host_state.forget(directory)
     (directory / SIGNS).mkdir(exist_ok=True)
     kept = services(directory)
     try:
@@ -83,6 +95,8 @@ def main() -> int:
 
 def _supervise(directory: Path, kept: list[Service], owner: str | None, ending: threading.Event) -> int:
     """Until it is told to end: the exit status."""
+    while (directory / WAIT).exists() and not ending.wait(INTERVAL / 10):
+        pass
     notes, ready, looked = Notes(directory, kept), False, time.monotonic()
     while not ending.is_set():
         now = time.monotonic()
@@ -100,6 +114,9 @@ def _supervise(directory: Path, kept: list[Service], owner: str | None, ending: 
             return 1
         if owner is not None and not processes.is_alive(owner):
             log.info("the owner (%s) is gone", owner)
+            return 0
+        if host_files.is_forgotten(directory):
+            log.info("no lab has asked for this for %.0f h", host_files.LINGER / 3600)
             return 0
         ending.wait(INTERVAL if ready else INTERVAL / 5)
     return 0
@@ -153,10 +170,16 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
 
         if not all((folder / SERVING).exists() for folder in served):
             return False
-    return all(service.process for service in kept) and processes.is_listening(_coordinator(directory))
+    if not all(host_state.read(directory, host) for host in host_state.names(directory)):
+        return False
+    if not all(service.process for service in kept):
+        return False
+    return host_files.read(directory) is not None or processes.is_listening(_coordinator(directory))
 
 
 def _coordinator(directory: Path) -> str:
+    if at_host := host_files.read(directory):
+        return at_host.coordinator
     environment = yaml.safe_load((directory / "env.yaml").read_text(encoding="utf-8"))
     return str(environment["options"]["coordinator_address"])
 

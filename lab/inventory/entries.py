@@ -237,6 +237,35 @@ class VirtualFile(_FormFile):
             yield "clock: instructions needs accelerator tcg: a real processor's clock does not count instructions"
 
 
+_SSH = re.compile(
+    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@(?P<address>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)"
+    r"(:(?P<port>[0-9]{1,5}))?"
+)
+
+
+class HostFile(Strict):
+    """A machine beside the lab machine: how it is reached, and xenlab there."""
+
+    ssh: str
+    identity: Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f\"]*$")] | None = None
+    xenlab: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9/~_][A-Za-z0-9/._-]*$")] = "xenlab"
+
+    @pydantic.field_validator("ssh")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        cls.login(text)
+        return text
+
+    @staticmethod
+    def login(text: str) -> tuple[str, str, int]:
+        """User, address and port. :raises ValueError: not ``USER@HOST`` or ``USER@HOST:PORT``."""
+        match = _SSH.fullmatch(text)
+        port = int(match["port"] or 22) if match else 0
+        if not match or not 0 < port < 65536:
+            raise ValueError("must be USER@HOST or USER@HOST:PORT")
+        return match["user"], match["address"].strip("[]"), port
+
+
 class BoardFile(Strict):
     bmc: BmcFile
     console: ConsoleFile
@@ -253,6 +282,7 @@ class BoardFile(Strict):
     accepted_faults: dict[Line, Line] = {}
     switch: SwitchFile | None = None
     kdump: float = pydantic.Field(default=0.0, ge=0, le=3600)
+    at: Name | None = None
 
     @classmethod
     def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
@@ -274,6 +304,19 @@ class BoardFile(Strict):
             yield "firmware is for machines: that of a virtual board stands in virtual.firmware"
         if raw.get("boot") == "network" and protocol == "ipmi" and not (raw.get("firmware") or raw.get("virtual")):
             yield "boot: network needs firmware: bios or uefi: the BMC is told which kind of boot is meant"
+        yield from _not_at_a_host(raw, bmc)
+
+
+def _not_at_a_host(raw: Mapping[str, object], bmc: object) -> Iterator[str]:
+    """What a board that is not at the lab machine cannot have."""
+    if not raw.get("at"):
+        return
+    if raw.get("boot") == "network":
+        yield "boot: network is for boards at the lab machine: what serves their files runs there alone"
+    if not (raw.get("virtual") and isinstance(bmc, Mapping) and bmc.get("protocol") == "redfish"):
+        return
+    if bmc.get("tls", "verified") in ("verified", "pinned"):
+        yield "a virtual board at a host makes its BMC's certificate there: say bmc.tls: unverified"
 
 
 class _NetbootFile(Strict):
@@ -286,6 +329,7 @@ class LabFile(Strict):
     coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
     shapes: dict[Name, ShapeFile] = {}
     netboot: _NetbootFile | None = None
+    hosts: dict[Name, HostFile] = {}
     nightly_yields: str = "Mon-Fri 07:00-20:00"
     group: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from lab.base.daytime import Daytime
 from lab.base.errors import UsageError, did_you_mean
 from lab.base.files import Key, Problems, at, node_at, read_yaml, validate
+from lab.base.loopback import is_loopback
 from lab.inventory import capabilities, structure
-from lab.inventory.entries import BmcFile, BoardFile, LabFile
+from lab.inventory.entries import BmcFile, BoardFile, HostFile, LabFile
 from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_PORTS,
     BmcSpec,
     BoardSpec,
     ConsoleSpec,
+    HostSpec,
     Lab,
     NetbootSpec,
     NicSpec,
@@ -56,8 +58,9 @@ def load(path: Path, *, may_be_empty: bool = False) -> Lab:
         elif not unknown:  # which may be a misspelt `vars`
             raise UsageError(f"{at(path, tree, ('all', 'vars'))}: lacks xenlab: {{lab: NAME}}")
     shapes = _shapes(path, tree, head, problems)
+    hosts = _hosts_of(head)
     found: dict[str, tuple[Key, BoardSpec | None]] = {}
-    for key in _hosts(tree, ("all",)):
+    for key in _entries(tree, ("all",)):
         host = node_at(tree, key) or {}
         if not isinstance(host, dict) or "xenlab" not in host:
             continue
@@ -67,7 +70,7 @@ def load(path: Path, *, may_be_empty: bool = False) -> Lab:
                 first = at(path, tree, found[name][0]).rsplit(": ", 1)[0]
                 raise UsageError(f"{at(path, tree, key)}: this board is described twice, first at {first}")
             found[name] = (key, None)
-            found[name] = (key, _board(path, tree, key, host, variables, shapes))
+            found[name] = (key, _board(path, tree, key, host, variables, shapes, hosts))
     if not found and not may_be_empty and problems.is_empty:  # a host that cannot be read may have been one
         with problems.gathered():
             raise UsageError(f"{path}: no host has the key xenlab, so the inventory has no boards")
@@ -83,7 +86,7 @@ def load(path: Path, *, may_be_empty: bool = False) -> Lab:
     assert head is not None
     boards = {name: board for name, (_, board) in sorted(found.items()) if board}
     yields = Daytime.read(head.nightly_yields)
-    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group))
+    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group, hosts))
 
 
 def _shapes(path: Path, tree: object, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
@@ -95,7 +98,16 @@ def _shapes(path: Path, tree: object, head: LabFile | None, problems: Problems) 
     return shapes
 
 
-def _hosts(tree: object, key: Key, depth: int = 0) -> Iterator[Key]:
+def _hosts_of(head: LabFile | None) -> dict[str, HostSpec]:
+    hosts = {}
+    for name, entry in head.hosts.items() if head else ():
+        user, address, port = HostFile.login(entry.ssh)
+        assert head is not None
+        hosts[name] = HostSpec(name, head.lab, user, address, port, entry.identity or "", entry.xenlab)
+    return hosts
+
+
+def _entries(tree: object, key: Key, depth: int = 0) -> Iterator[Key]:
     group = node_at(tree, key) or {}
     for part in ("hosts", "children"):
         members = group.get(part) if isinstance(group, dict) else None
@@ -105,7 +117,7 @@ def _hosts(tree: object, key: Key, depth: int = 0) -> Iterator[Key]:
             if part == "hosts":
                 yield (*key, "hosts", name)
             else:
-                yield from _hosts(tree, (*key, "children", name), depth + 1)
+                yield from _entries(tree, (*key, "children", name), depth + 1)
 
 
 def _board(
@@ -115,6 +127,7 @@ def _board(
     host: Mapping[str, object],
     variables: Mapping[str, object],
     shapes: Mapping[str, ShapeSpec],
+    hosts: Mapping[str, HostSpec],
 ) -> BoardSpec:
     """:raises UsageError: a line for each thing that is wrong with this board."""
     name, problems = str(key[-1]), Problems()
@@ -142,6 +155,12 @@ def _board(
     with problems.gathered():
         if not isinstance(ssh_port, int) or isinstance(ssh_port, bool) or not 0 < ssh_port < 65536:
             raise UsageError(f"{at(path, tree, (*key, 'ansible_port'))}: must be a port number")
+    with problems.gathered():
+        there = node_at(host, ("xenlab", "at"))
+        if isinstance(there, str) and there not in hosts:
+            hint = did_you_mean(there, list(hosts))
+            known = f"there are: {', '.join(hosts)}" if hosts else "all.vars.xenlab.hosts has none"
+            raise UsageError(f"{at(path, tree, (*key, 'xenlab', 'at'))}: no host {there!r}{hint}; {known}")
     problems.raise_all()
     assert data is not None
     nics: dict[str, NicSpec] = {}
@@ -164,12 +183,15 @@ def _board(
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
         boot=data.boot,
-        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
+        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": {} if data.at else shapes})
+        if data.virtual
+        else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
         sol=_sol(data),
         accepted_faults=dict(data.accepted_faults),
         switch=SwitchSpec(**data.switch.model_dump()) if data.switch else None,
         kdump=data.kdump,
+        at=hosts[data.at] if data.at else None,
     )
 
 
@@ -213,6 +235,7 @@ def _sol(board: BoardFile) -> BmcSpec | None:
 def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems: Problems) -> None:
     """Ports and BMCs that boards share; of boards that are otherwise wrong, too."""
     taken: dict[tuple[object, object], str] = {}
+    logins: dict[tuple[object, object], tuple[object, str]] = {}  # address -> where the board is, and its name
     for name, key in boards.items():
         own = (*key, "xenlab")
         for what in ("console.serve_port", "console.lines_port", "virtual.serial_port"):
@@ -221,15 +244,24 @@ def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems
             with problems.gathered():
                 if isinstance(port, int) and (other := taken.setdefault(("tcp", port), user)) != user:
                     raise UsageError(f"{at(path, tree, where)}: port {port} is {other} already")
+        there = node_at(tree, (*own, "at"))
+        where = (*key, "ansible_port" if node_at(tree, (*key, "ansible_port")) else "ansible_host")
+        address = (node_at(tree, (*key, "ansible_host")) or name, node_at(tree, (*key, "ansible_port")) or 22)
+        with problems.gathered():
+            first, other = logins.setdefault(address, (there, name))
+            if first != there:  # ssh, rsync and Ansible tell boards by it
+                said = f"{address[0]}:{address[1]} is {other}'s already, which is at another host"
+                raise UsageError(f"{at(path, tree, where)}: {said}: give one of them another port")
         host, user = node_at(tree, (*own, "bmc", "host")), f"{name}'s bmc"
         protocol = node_at(tree, (*own, "bmc", "protocol")) or "ipmi"
         port = node_at(tree, (*own, "bmc", "port")) or BMC_PORTS.get(str(protocol))
         system = node_at(tree, (*own, "bmc", "system"))  # several systems may stand behind one BMC
+        place = str(there) if isinstance(host, str) and is_loopback(host) else ""  # each host has its own loopback
         with problems.gathered():
             if (
                 isinstance(host, str)
                 and host
-                and (other := taken.setdefault((host, (str(port), str(system))), user)) != user
+                and (other := taken.setdefault((host, (str(port), str(system), place)), user)) != user
             ):
                 raise UsageError(f"{at(path, tree, (*own, 'bmc'))}: {host}:{port} is {other} already")
 

@@ -140,6 +140,19 @@ class NetbootSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HostSpec:
+    """Another machine that boards are cabled to: what reads and switches them runs there. The lab reaches it by SSH."""
+
+    name: str
+    lab: str  # the lab whose host it is
+    user: str
+    address: str
+    port: int = 22
+    identity: str = ""  # file of the private key for it; empty: the lab's own key
+    program: str = "xenlab"  # there: a path, or a name that its PATH has
+
+
+@dataclass(frozen=True, slots=True)
 class BoardSpec:
     """One board."""
 
@@ -162,6 +175,7 @@ class BoardSpec:
     accepted_faults: Mapping[str, str] = field(default_factory=dict)  # sensor that is known to be bad -> why
     switch: SwitchSpec | None = None  # where the link is cut; none: at the board's own port
     kdump: float = 0.0  # seconds after a crash in which it writes a dump and reboots by itself; 0: it has no kdump
+    at: HostSpec | None = None  # the machine that it is cabled to; None: the lab machine
 
     def __hash__(self) -> int:  # some of what it is equal by cannot be hashed
         return hash(self.name)
@@ -202,11 +216,17 @@ class Lab:
     nightly_yields: Daytime = Daytime.read("Mon-Fri 07:00-20:00")  # when it gives boards to people who wait
     netboot: NetbootSpec | None = None
     group: str | None = None  # Unix group of the lab machine whose members may use the consoles; None: nobody else
+    hosts: Mapping[str, HostSpec] = field(default_factory=dict)  # the machines beside the lab machine, by name
 
     @property
     def is_virtual(self) -> bool:
         """Whether any board is made of QEMU, so that the lab must be brought up first."""
         return any(board.virtual for board in self.boards.values())
+
+    def boards_at(self, host: str) -> tuple[BoardSpec, ...]:
+        """The boards at a host, in name order; at the lab machine for an empty name."""
+        found = (board for _, board in sorted(self.boards.items()))
+        return tuple(board for board in found if (board.at.name if board.at else "") == host)
 
     def network_booted(self) -> tuple[BoardSpec, ...]:
         """Boards without a disk, in name order."""

@@ -19,13 +19,13 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
-from lab.leases import tables
+from lab.leases import away, tables
 
 Kind = Literal["person", "run", "check", "nightly"]  # for a while; for one process, or its health check; for a night
 State = Literal["waiting", "held", "ending", "ended"]
@@ -110,12 +110,13 @@ class BoardState:
     misses: tuple[str, ...] = ()
     verdict: str = ""
     writer: str = ""
+    is_away: bool = False  # what it is cabled to is; ``quarantine`` says why, and is over by itself
 
     @property
     def health(self) -> str:
-        """``quarantined: CAUSE``, ``checked`` or ``not checked``."""
+        """``quarantined: CAUSE``, ``away: CAUSE``, ``checked`` or ``not checked``."""
         if self.quarantine:
-            return f"quarantined: {self.quarantine}"
+            return f"{'away' if self.is_away else 'quarantined'}: {self.quarantine}"
         return "checked" if self.checked else "not checked"
 
 
@@ -339,7 +340,9 @@ class Ledger:
         """What is known of these boards."""
         with self._change() as connection:
             rows = {row["board"]: row for row in connection.execute(f"SELECT {tables.OF_BOARD} FROM boards")}
-            return {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
+            found = {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
+        gone = {name: why for name in found if (why := away.why(self.path.parent, name))}
+        return found | {name: replace(found[name], quarantine=why, is_away=True) for name, why in gone.items()}
 
     def board(self, name: str) -> BoardState:
         return self.boards([name])[name]
@@ -350,7 +353,9 @@ class Ledger:
             self._set(connection, board, last_holder=holder)
 
     def quarantine(self, board: str, cause: str, evidence: str = "") -> None:
-        """Keep the board from whoever did not ask for it by name. The first cause stays."""
+        """Keep the board from whoever did not ask for it by name. The first cause stays; one that is away has none."""
+        if away.why(self.path.parent, board):
+            return
         with self._change() as connection:
             if not _of_board(connection, board, "quarantine"):
                 self._set(connection, board, quarantine=cause, evidence=evidence, changed=time.time())
@@ -370,7 +375,7 @@ class Ledger:
         The rule: :data:`MISSES_TO_QUARANTINE` bench misses in a row with different builds. One build that takes the
         board down again and again says nothing about the board.
         """
-        cause = ""
+        cause, is_bench = "", is_bench and not away.why(self.path.parent, board)
         with self._change() as connection:
             known = json.loads(_of_board(connection, board, "misses") or "[]")
             misses = [*known, build] if is_bench else []
@@ -462,15 +467,8 @@ def _left(row: sqlite3.Row) -> float:
 
 
 def _lease(row: sqlite3.Row, boards: Sequence[str]) -> Lease:
-    request = Request(
-        row["kind"],
-        row["holder"],
-        row["seconds"],
-        tuple(json.loads(row["names"])),
-        frozenset(json.loads(row["needs"])),
-        row["count"],
-        row["job"],
-    )
+    names, needs = tuple(json.loads(row["names"])), frozenset(json.loads(row["needs"]))
+    request = Request(row["kind"], row["holder"], row["seconds"], names, needs, row["count"], row["job"])
     return Lease(
         row["id"],
         request,

@@ -30,6 +30,7 @@ from lab.night.planning import Share, Unit
 LEASE_SECONDS = 900.0  # of a nightly lease, which is extended during the run
 KEEP_INTERVAL = 60.0
 PATIENCE = 60.0  # seconds to wait for free boards: the reaper first powers off what the last holder left on
+AWAY = 600.0  # seconds to wait for the hosts of boards without which nothing can go on
 RETRY = 1.0  # seconds between two requests for boards
 HOPE = 60.0  # seconds to wait for a first board in a run without a deadline, where somebody waits for the answer
 WORKER_GRACE = 40.0  # seconds for a worker to release its boards after an interrupt
@@ -185,6 +186,25 @@ class Crew:
     def has_sick(self, boards: Iterable[str]) -> bool:
         """Whether one of these is in quarantine."""
         return any(state.quarantine for state in self._ledger.boards(boards).values())
+
+    def has_away(self) -> bool:
+        """Whether the host of a board is away: it may come back by itself."""
+        return any(state.is_away for state in self._ledger.boards(self._lab.boards).values())
+
+    def await_away(self) -> bool:
+        """Wait until a board is back whose host is away; False: none is away, or none came back in time."""
+        away = [name for name, state in self._ledger.boards(self._lab.boards).items() if state.is_away]
+        if not away:
+            return False
+        self._say(f"waiting for {', '.join(away)}, whose hosts are away")
+
+        def is_back() -> bool:
+            self._keep()
+            return not all(state.is_away for state in self._ledger.boards(away).values())
+
+        with suppress(WaitTimeout):
+            return wait_until(is_back, min(AWAY, self._deadline.left), "a host that is away", interval=RETRY)
+        return False
 
     def dismiss(self) -> None:
         """Give all boards back."""

@@ -17,8 +17,7 @@ from lab import bmc
 from lab.base import credentials, paths, processes
 from lab.base.errors import UsageError
 from lab.grid import services
-from lab.grid.ssh import key_file
-from lab.inventory import BmcSpec, BoardSpec, Lab
+from lab.inventory import BmcSpec, BoardSpec, HostSpec, Lab
 from lab.selfcheck.doctor import Requirement
 
 _PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # dnsmasq is a system program
@@ -27,10 +26,26 @@ _PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # dnsmasq i
 def examine(lab: Lab) -> list[Requirement]:
     """Look at everything that the inventory names and this machine must have, board by board."""
     findings = [*_lab(lab)]
+    for host in lab.hosts.values():
+        findings += _host(host)
     for board in lab.boards.values():
         if not board.virtual:  # the virtual lab makes what it needs
             findings += _board(board)
     return findings
+
+
+def _host(host: HostSpec) -> Iterator[Requirement]:
+    """What the lab machine must have to reach a host. What the host must have is seen when it is reached."""
+    subject = f"host {host.name}"
+    identity = Path(host.identity).expanduser() if host.identity else paths.ssh_key()
+    yield Requirement(
+        f"{subject} key",
+        identity.exists(),
+        str(identity),
+        "make it with ssh-keygen, its public half for the host's user",
+    )
+    yield _host_key(subject, host.address, host.port)
+    yield from _name(subject, host.address)
 
 
 def _lab(lab: Lab) -> Iterator[Requirement]:
@@ -45,9 +60,10 @@ def _lab(lab: Lab) -> Iterator[Requirement]:
         )
     steel = [board for board in lab.boards.values() if not board.virtual]
     if steel:
-        remedy = f"ssh-keygen -t ed25519 -N '' -C xenlab -f {key_file()}, and its public half onto the boards"
-        yield Requirement("key of the lab for SSH", key_file().exists(), str(key_file()), remedy)
-    if any(spec.protocol == "ipmi" for board in steel for spec in (board.bmc, board.console_bmc)):
+        remedy = f"ssh-keygen -t ed25519 -N '' -C xenlab -f {paths.ssh_key()}, and its public half onto the boards"
+        yield Requirement("key of the lab for SSH", paths.ssh_key().exists(), str(paths.ssh_key()), remedy)
+    here = [board for board in steel if not board.at]
+    if any(spec.protocol == "ipmi" for board in here for spec in (board.bmc, board.console_bmc)):
         yield _program("ipmitool", "ipmitool")
     if lab.netboot and any(board.boot == "network" for board in steel):
         yield _program("dnsmasq", "dnsmasq-base")
@@ -60,23 +76,30 @@ def _lab(lab: Lab) -> Iterator[Requirement]:
 def _board(board: BoardSpec) -> Iterator[Requirement]:
     if board.bmc.protocol != "none":
         yield _login(f"{board.name} BMC", board.bmc)
-        yield from _name(f"{board.name} BMC", board.bmc.host)
     if board.sol:
         yield _login(f"{board.name} SOL", board.sol)
     console = board.console
     if console.credential:
         yield _credential(f"{board.name} console", console.credential)
+    if not board.at:  # else its host must have these
+        yield from _reached_from_here(board)
+    if board.switch:
+        yield _credential(f"{board.name} switch", board.switch.credential)
+        yield from _name(f"{board.name} switch", board.switch.host)
+    if board.boot == "disk":
+        yield _host_key(f"{board.name} dom0", board.ssh_host, board.ssh_port)
+
+
+def _reached_from_here(board: BoardSpec) -> Iterator[Requirement]:
+    console = board.console
+    if board.bmc.protocol != "none":
+        yield from _name(f"{board.name} BMC", board.bmc.host)
     if console.host:
         yield from _name(f"{board.name} console", console.host)
     if console.via == "ssh":
         yield _host_key(f"{board.name} console", console.host, console.port)
     if console.via == "device":
         yield _device(board.name, Path(console.device))
-    if board.switch:
-        yield _credential(f"{board.name} switch", board.switch.credential)
-        yield from _name(f"{board.name} switch", board.switch.host)
-    if board.boot == "disk":
-        yield _host_key(f"{board.name} dom0", board.ssh_host, board.ssh_port)
     yield from _name(f"{board.name} dom0", board.ssh_host)
 
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -30,37 +30,66 @@ log = logging.getLogger(__name__)
 KCS_OFFSET = 6  # from the board's serial port base: see the port plan in docs/virtual-lab.md
 
 
-def prepare(lab: Lab, directory: Path, keys: Path, *, progress: Callable[[str], None] | None = None) -> None:
-    """Fresh disks, identities, BMC password and daemon configurations of all virtual boards of ``lab``.
+def prepare(
+    lab: Lab,
+    directory: Path,
+    keys: Path,
+    *,
+    seeds: Mapping[str, bytes] | None = None,
+    peers: Mapping[str, int] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Fresh disks, identities, BMC password and daemon configurations of all virtual boards of ``lab`` here.
 
-    ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time.
+    ``directory`` gets a folder a board; ``keys`` keeps SSH keys over time. A board at a host gets its identity alone,
+    which is sent there: at a host ``seeds`` are these identities, and ``peers`` the UDP ports of the lab links' other
+    ends.
 
     :raises UsageError: QEMU or another tool is missing, or a port is taken.
     :raises BenchError: the image could not be made.
     """
     _check_tools(lab)
     _check_ports(lab)  # before the disks of boards that run are touched
-    base = image.make(progress=progress)
-    bmc.extension()  # now, not by two daemons at once
+    boards, elsewhere = _here(lab), [board for board in lab.boards.values() if board.virtual and board.at]
     _ensure_password(lab)
-    boards = [board for board in lab.boards.values() if board.virtual]
-    for board in boards:
+    for board in [*boards, *elsewhere]:
         home = directory / board.name
         home.mkdir(parents=True, exist_ok=True)
+        if seeds is None:
+            identity.write_seed(home / "seed.tar", lab, board, keys)
+        else:
+            (home / "seed.tar").touch(mode=0o600)
+            (home / "seed.tar").write_bytes(seeds[board.name])
+    if seeds is None:
+        (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
+    if not boards:
+        return
+    base = image.make(progress=progress)
+    bmc.extension()  # now, not by two daemons at once
+    for board in boards:
+        home = directory / board.name
         if board.boot == "disk":
             _fresh_disk(home, base)
         _fresh_variables(home, board)
-        identity.write_seed(home / "seed.tar", lab, board, keys)
         if board.bmc.protocol == "redfish":
             _certify(home, board)
     accelerator = _proved(lab, boards, directory, base, progress)
     for board in boards:
-        write_config(directory / board.name / "daemon.json", _config(lab, board, accelerator))
-    (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
+        config = _config(lab, board, accelerator)
+        if peers is not None:
+            config = replace(config, link_peer_port=peers.get(board.name, 0))
+        write_config(directory / board.name / "daemon.json", config)
+
+
+def _here(lab: Lab) -> list[BoardSpec]:
+    """The virtual boards of this machine."""
+    return [board for board in lab.boards.values() if board.virtual and not board.at]
 
 
 def _check_tools(lab: Lab) -> None:
-    boards = [board for board in lab.boards.values() if board.virtual]
+    boards = _here(lab)
+    if not boards:
+        return
     tools = {qemu.BINARY: "qemu-system-x86", "qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
     if any(board.virtual and board.virtual.firmware == "uefi" for board in boards):
         tools[str(qemu.UEFI_VARIABLES)] = "ovmf"
@@ -154,9 +183,8 @@ def _ensure_password(lab: Lab) -> None:
 def ports_in_use(lab: Lab) -> list[str]:
     """Which of the loopback ports that the boards need are taken, with what each is for."""
     taken = []
-    for board in lab.boards.values():
-        if board.virtual is None:
-            continue
+    for board in _here(lab):
+        assert board.virtual
         wanted = [
             (socket.SOCK_STREAM, board.ssh_port, "ssh"),
             (socket.SOCK_DGRAM if board.bmc.protocol == "ipmi" else socket.SOCK_STREAM, board.bmc.port, "bmc"),
@@ -183,9 +211,7 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
     _check_ports(lab)
     pids: dict[str, int] = {}
     daemons: dict[str, subprocess.Popen[bytes]] = {}
-    for board in lab.boards.values():
-        if board.virtual is None:
-            continue
+    for board in _here(lab):
         home = directory / board.name
         (home / "ready").unlink(missing_ok=True)
         with open(home / "daemon.log", "ab") as output:
@@ -235,10 +261,9 @@ def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
     if shape and shape not in board.virtual.shapes:
         known = ", ".join(board.virtual.shapes) or "none"
         raise UsageError(f"{name} has no shape {shape} in {lab.path}; there are: {known}")
-    for other in lab.boards.values():
-        if other.virtual:
-            _tell(directory, other.name, "power", "0")
-            _tell(directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
+    for other in _here(lab):
+        _tell(directory, other.name, "power", "0")
+        _tell(directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
 
 
 def _tell(directory: Path, name: str, what: str, value: str) -> None:
@@ -275,6 +300,8 @@ def ask(lab: Lab, directory: Path, name: str, request: str) -> str:
         raise UsageError(f"no board {name}{did_you_mean(name, list(lab.boards))}; there are: {', '.join(lab.boards)}")
     if lab.boards[name].virtual is None:
         raise UsageError(f"{name} is not a virtual board")
+    if host := lab.boards[name].at:
+        raise UsageError(f"{name} is at host {host.name}: this is for boards at the lab machine")
     try:
         answer = chassis.ask(directory / name / "control.sock", request)
     except OSError as error:

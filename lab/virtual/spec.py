@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NetbootSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
+from lab.base import shape
+from lab.inventory import BoardSpec, NetbootSpec
 
 OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
@@ -28,23 +29,5 @@ def write_config(path: Path, config: DaemonConfig) -> None:
 
 
 def read_config(path: Path) -> DaemonConfig:
-    """Read a daemon's configuration back."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    board = data.pop("board")
-    board["bmc"] = BmcSpec(**board["bmc"])
-    board["sol"] = BmcSpec(**board["sol"]) if board["sol"] else None
-    board["console"] = ConsoleSpec(**board["console"])
-    board["nics"] = {role: NicSpec(**nic) for role, nic in board["nics"].items()}
-    board["capabilities"] = frozenset(board["capabilities"])
-    board["pdu"] = PduSpec(**board["pdu"]) if board["pdu"] else None
-    if board["virtual"]:
-        shapes = board["virtual"].pop("shapes")
-        for form in (board["virtual"], *shapes.values()):  # JSON has lists where these have tuples
-            form["numa_distances"] = tuple(tuple(row) for row in form["numa_distances"])
-        made = {
-            name: ShapeSpec(**shape | {"capabilities": frozenset(shape["capabilities"])})
-            for name, shape in shapes.items()
-        }
-        board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
-    data["netboot"] = NetbootSpec(**data["netboot"]) if data["netboot"] else None
-    return DaemonConfig(board=BoardSpec(**board), **data)
+    """Read a daemon's configuration back. :raises ValueError: it is not what :func:`write_config` wrote."""
+    return shape.read(DaemonConfig, path.read_bytes())
