@@ -36,7 +36,7 @@ from lab.inventory.capabilities import TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import HostLoss
-from lab.xen import leftovers, probing, xtf
+from lab.xen import leftovers, pace, probing, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
@@ -60,15 +60,20 @@ class Seat:
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
     before: leftovers.Snapshot | None = None  # what was on the board before the case
+    pace: float | None = None  # the best one seen since the boot (lab.xen.pace)
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case. ``leaks``: what Xen still owes; ``loss``: the host was lost."""
+    """What was found on a board after a case.
+
+    ``leaks``: what Xen still owes; ``loss``: the host was lost; ``slowing``: that Xen gets slower, in words.
+    """
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
     loss: HostLoss | None = None
+    slowing: str = ""
 
 
 class Rig:
@@ -129,8 +134,13 @@ class Rig:
                 self._install(seat)
         if not seat.capabilities:
             self._probe(seat)
+        self._begin(seat)
+
+    def _begin(self, seat: Seat) -> None:
+        """Note how the board is before its first case since a boot."""
         seat.host.destroy_all()
         seat.before = leftovers.look(seat.host)
+        seat.pace = seat.before.pace
 
     def _comes_back(self, seat: Seat) -> bool:
         """Power-cycle a board that has crashed. Whether it then runs the build under test as wanted."""
@@ -278,7 +288,37 @@ class Rig:
             for what, lines in (("taken away", left.cleared), ("still there", left.kept), ("owed by Xen", left.stuck))
             if lines
         ]
-        return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
+        return After(
+            tuple(found), tuple(f"{name}: {one}" for one in left.stuck), slowing=self._slowing(seat, left.pace)
+        )
+
+    def _slowing(self, seat: Seat, now: float | None) -> str:
+        """How much slower Xen answers than after a boot of the same build; "" if it is not slower.
+
+        A board that seems slower is measured well, rebooted, and measured again: what slows it from outside is still
+        there after the reboot, or slows what dom0 computes as much.
+        """
+        if now is None or seat.pace is None or seat.suspect or now < pace.SLOWER * seat.pace:
+            seat.pace = min((one for one in (seat.pace, now) if one is not None), default=None)
+            return ""
+        try:
+            slow = pace.measure(seat.host)
+            if slow is None or slow < pace.SLOWER * seat.pace:
+                return ""
+            seat.suspect = "Xen answers slower than before"
+            if not self._comes_back(seat):
+                return ""
+            self._begin(seat)
+            fresh = pace.measure(seat.host)
+        except LabError as error:
+            log.info("%s: how fast Xen answers is not known: %s", seat.board.name, error)
+            return ""
+        said = f"{slow:.2f} before a reboot of the same build, and {fresh or 0:.2f} after it"
+        title = "how long Xen takes to answer dom0, as a multiple of what dom0 computes meanwhile"
+        self.evidence.append(_note(seat.board.name, title, said))
+        if fresh is None or slow < pace.SLOWER * fresh:
+            return ""
+        return f"{seat.board.name}: Xen takes {slow / fresh:.1f} times as long to answer dom0 as after a boot"
 
     def keep(self, title: str, guest: GuestConsole) -> None:
         """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""

@@ -1,0 +1,115 @@
+"""A hypervisor that gets slower, told from a board that is busy."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from lab.base import processes
+from lab.base.errors import BoardUnreachable, CaseTimeout, NotProved, WaitTimeout
+from lab.case import rig
+from lab.case.rig import Rig, Seat
+from lab.results.record import Verdict
+from lab.results.verdicts import Observation, decide
+from lab.xen import leftovers, pace
+
+ROUNDS = ["400000000 200000000", "900000000 210000000", "410000000 800000000"]
+
+
+def test_what_interrupts_a_round_does_not_count() -> None:
+    assert pace.of(ROUNDS) == pytest.approx(2.0)
+    assert pace.of(["", "xl: command not found"]) is None
+
+
+def test_load_changes_nothing_and_a_slow_hypervisor_does() -> None:
+    assert pace.of(["1200000000 600000000"]) == pytest.approx(2.0)
+    assert pace.of(["1200000000 200000000"]) == pytest.approx(6.0)
+
+
+def test_dom0s_shell_measures_and_says_what_was_asked(tmp_path: Path) -> None:
+    for name, said in (("xl", "echo free_memory : $#"), ("xenstore-ls", ""), ("ps", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = processes.environment()
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+
+    def run(text: str) -> SimpleNamespace:
+        done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return SimpleNamespace(stdout=done.stdout)
+
+    host = cast(rig.Host, SimpleNamespace(run=run))
+    seen = leftovers.look(host)
+    assert seen.free_mib == 1 and seen.pace
+    assert (pace.measure(host) or 0.0) > 0.0
+
+
+def seat_and_rig(
+    monkeypatch: pytest.MonkeyPatch, measured: list[float], *, comes_back: bool = True
+) -> tuple[Seat, Rig, list[str]]:
+    """A board whose best pace was 2, the paces that are measured well one after the other, and its reboots."""
+    seat = Seat(cast(rig.Board, SimpleNamespace(name="virt1")), cast(rig.Host, None), pace=2.0)
+    one, reboots = object.__new__(Rig), list[str]()
+    one.evidence = []
+
+    def reboot(_: Rig, seat: Seat) -> bool:
+        reboots.append(seat.suspect or "")
+        seat.suspect = None if comes_back else seat.suspect
+        return comes_back
+
+    monkeypatch.setattr(Rig, "_comes_back", reboot)
+    monkeypatch.setattr(Rig, "_begin", lambda *_: None)
+    monkeypatch.setattr(pace, "measure", lambda _: measured.pop(0))
+    return seat, one, reboots
+
+
+@pytest.mark.parametrize(
+    ("now", "measured", "reboots", "said"),
+    [
+        (9.0, [9.0, 2.1], 1, "virt1: Xen takes 4.3 times as long to answer dom0 as after a boot"),
+        (9.0, [2.2], 0, ""),  # one measurement that something disturbed
+        (9.0, [9.0, 8.0], 1, ""),  # so it is after a reboot, too: the board
+        (3.9, [], 0, ""),
+        (1.5, [], 0, ""),
+        (None, [], 0, ""),  # dom0 did not say
+    ],
+)
+def test_a_hypervisor_is_slower_when_a_reboot_makes_it_fast(
+    monkeypatch: pytest.MonkeyPatch, now: float | None, measured: list[float], reboots: int, said: str
+) -> None:
+    seat, one, done = seat_and_rig(monkeypatch, measured)
+    assert one._slowing(seat, now) == said
+    assert (len(done), measured) == (reboots, [])
+    assert len(one.evidence) == reboots
+
+
+def test_the_best_pace_since_the_boot_is_what_later_ones_are_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    seat, one, done = seat_and_rig(monkeypatch, [])
+    assert one._slowing(seat, 1.5) == "" and seat.pace == 1.5
+    assert one._slowing(seat, 2.9) == "" and seat.pace == 1.5
+    assert done == []
+
+
+def test_a_board_that_does_not_come_back_says_nothing_of_the_hypervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    seat, one, _ = seat_and_rig(monkeypatch, [9.0], comes_back=False)
+    assert one._slowing(seat, 9.0) == ""
+    assert seat.suspect == "Xen answers slower than before"
+
+
+SLOW = ("virt1: Xen takes 4.3 times as long to answer dom0 as after a boot",)
+
+
+@pytest.mark.parametrize(
+    "outcome", [None, WaitTimeout("job", 3.0), BoardUnreachable("virt1", "ssh"), CaseTimeout(600.0), NotProved("no")]
+)
+def test_a_hypervisor_that_gets_slower_fails_what_would_be_no_failure(outcome: BaseException | None) -> None:
+    decision = decide(Observation(outcome=outcome, slowings=SLOW))
+    assert (decision.verdict, decision.rule, decision.reason) == (Verdict.FAIL, "slows-down", SLOW[0])
+
+
+def test_what_the_case_found_outranks_that() -> None:
+    assert decide(Observation(outcome=AssertionError("no"), slowings=SLOW)).rule == "assertion"
