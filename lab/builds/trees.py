@@ -226,7 +226,8 @@ def _unpack_into(source: Source, directory: Path) -> int:
         else:
             raise AssertionError(source)  # the others have no tree
         if not (root / "xen" / "Makefile").is_file():
-            raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
+            where = source.path if isinstance(source, Tarball) else source
+            raise UsageError(f"{where}: no Xen source in it (xen/Makefile is missing)")
         epoch = min(max(int(dated.stat().st_mtime), 0), 2**32 - 1)  # an archive may say any time
         (root / _PATCHES).mkdir()
         (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
