@@ -153,9 +153,7 @@ class Shared:
 
 
 @pytest.fixture(name="lab_of_four", scope="module")
-def lab_of_four_fixture(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Shared]:
+def lab_of_four_fixture(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Shared]:
     """A module's ``STATE_SIZE`` is the size of a file system for the state folder; else it is on the disk."""
     if not shutil.which("ipmi_sim") or not shutil.which("ipmitool"):
         pytest.skip("needs openipmi and ipmitool")

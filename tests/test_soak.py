@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -174,8 +175,10 @@ class Soak:
     def trouble(self, seconds: float) -> None:
         dice, end = random.Random(7), time.monotonic() + seconds
         kinds = ["BMC", "runner", "coordinator", "BMC", "reaper", "dead BMC", "service", "stall", "full disk", "hang"]
-        while time.monotonic() < end or sum(self.faults.values()) < 3:  # a slow machine has its first three, too
-            kind = kinds[sum(self.faults.values()) % len(kinds)]
+        for turn in count():
+            if time.monotonic() >= end and turn >= 3:  # a slow machine has its first three, too
+                break
+            kind = kinds[turn % len(kinds)]
             name = dice.choice(sorted(self.shared.chassis))
             if kind == "BMC":
                 habit = dice.choice(sorted(HABITS))

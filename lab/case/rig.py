@@ -42,6 +42,7 @@ from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
 
+MUTE = "lost its console: dom0 answers over SSH, and nothing on the console"
 RESET = "was reset: it booted, and nobody had asked for that"  # after "the host"
 Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
 
@@ -255,21 +256,25 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool, was_reset: bool, was_late: bool) -> After:
+    def after(self, name: str, *, crashed: bool, was_reset: bool, was_late: bool, is_mute: bool = False) -> After:
         """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
 
         ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``was_late``:
-        something that the case awaited did not come in time.
+        something that the case awaited did not come in time. ``is_mute``: the board's console was silent while dom0
+        answered over SSH.
         """
         seat = self.seats[name]
         if crashed:
             seat.suspect = "the console showed a crash"
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
+        if is_mute:  # the build's fault, or the console's: that of the known-good build shows it
+            seat.suspect = "the console is silent"
+            is_sound, said = self._try_known_good(seat)
+            return After((said,), loss=HostLoss(name, MUTE, comes_back=is_sound))
         if not seat.board.is_reachable():
             seat.suspect = "dom0 does not answer"
             return self._after_loss(seat, was_reset=was_reset)
-        if was_late and not seat.board.sleeps() and seat.board.is_reachable():
-            seat.suspect = "dom0's sleeps do not end"
+        if was_late and self._has_dead_timers(seat):
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
@@ -280,7 +285,7 @@ class Rig:
             left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # the case judges its toolstack; the next case needs a reboot
             seat.suspect = str(error)
-            return After()
+            return self._after_loss(seat, was_reset=was_reset) if self._has_dead_timers(seat) else After()
         if left.kept or left.stuck:
             seat.suspect = "; ".join((*left.kept, *left.stuck))
         found = [
@@ -320,6 +325,14 @@ class Rig:
             return ""
         return f"{seat.board.name}: Xen takes {slow / fresh:.1f} times as long to answer dom0 as after a boot"
 
+    @staticmethod
+    def _has_dead_timers(seat: Seat) -> bool:
+        """Whether dom0 runs commands, and a sleep in it does not end. Such a board is suspect."""
+        if seat.board.sleeps() or not seat.board.is_reachable():
+            return False
+        seat.suspect = "dom0's sleeps do not end"
+        return True
+
     def keep(self, title: str, guest: GuestConsole) -> None:
         """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
         if self._keep is not None:
@@ -338,16 +351,18 @@ class Rig:
         loss = HostLoss(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
         if loss.is_hang:
             return After(found.evidence, loss=loss)
-        evidence = list(found.evidence)
+        is_sound, said = self._try_known_good(seat)
+        return After((*found.evidence, said), loss=replace(loss, comes_back=is_sound))
+
+    def _try_known_good(self, seat: Seat) -> tuple[bool, Evidence]:
+        """Whether a power cycle brings the board into the known-good build, and what was found."""
         try:
             with self.phase("boot"):
                 seat.board.strategy.reboot(entry="known-good")
-            loss = replace(loss, comes_back=True)
-            said = "power, console and dom0's network do their part"
+            is_sound, said = True, "power, console and dom0's network do their part"
         except LabError as error:
-            said = str(error)
-        evidence.append(_note(seat.board.name, "the known-good build after the loss", said))
-        return After(tuple(evidence), loss=loss)
+            is_sound, said = False, str(error)
+        return is_sound, _note(seat.board.name, "the known-good build after the loss", said)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""

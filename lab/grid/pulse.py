@@ -35,6 +35,8 @@ class Voice(enum.Enum):
     LOST = "is not there: the recorder has lost it"
 
 
+HEARD = (Voice.DOM0, Voice.XEN)  # somebody answers
+
 _LOSSES = {
     Voice.SILENT: "fell silent: no answer on console and network",
     Voice.XEN: "lost its dom0: only the hypervisor answers",
@@ -56,7 +58,7 @@ class Pulse:
     @property
     def is_alive(self) -> bool:
         """Whether anything of the host answered, dom0 or hypervisor."""
-        return self.is_reachable or self.voice in (Voice.DOM0, Voice.XEN)
+        return self.is_reachable or self.voice in HEARD
 
     @property
     def loss(self) -> str | None:

@@ -359,8 +359,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         HOST_LOST,
         Verdict.MISS,
-        "a host was lost, its power on and its console open: it fell silent, dom0 died, dom0's network or timers died, "
-        "or it was reset; no crash or NMI says why, and a known-good build finds the board sound; tried once more",
+        "a host was lost, its power on and its console open: it fell silent, dom0 died, dom0's network, timers or "
+        "console died, or it was reset; no crash or NMI says why, and a known-good build finds the board sound; tried "
+        "once more",
         partial(_host_lost, repeats=False),
     ),
     Rule(

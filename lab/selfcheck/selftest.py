@@ -49,7 +49,7 @@ STEPS = (
     SelftestStep("mutants", 1800, is_cheap=False),
 )
 # Steps that run only when they are named, for as long as they are given; the variable of tox.ini that says how long,
-# and how many seconds, and how many times as long, they may take at most: the last chances, what a soak still waits for.
+# and how much longer they may take at most (seconds, times): for the last chances, and for what a soak still awaits.
 TIMED = {"fuzz": ("XENLAB_FUZZ", 600.0, 1.0), "soak": ("XENLAB_SOAK", 900.0, 2.0)}
 
 

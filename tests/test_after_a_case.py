@@ -1,4 +1,4 @@
-"""A hypervisor that gets slower, told from a board that is busy."""
+"""What is found on a board after a case: Xen that gets slower, dead timers, a silent console; and what is not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 
 from lab.base import processes
-from lab.base.errors import BoardUnreachable, CaseTimeout, NotProved, WaitTimeout
+from lab.base.errors import BoardUnreachable, CaseTimeout, NotProved, SilentConsole, WaitTimeout
 from lab.case import rig
-from lab.case.rig import Rig, Seat
-from lab.results.record import Verdict
-from lab.results.verdicts import Observation, decide
+from lab.case.rig import After, Rig, Seat
+from lab.results.record import Evidence, Verdict
+from lab.results.verdicts import HostLoss, Observation, decide
 from lab.xen import leftovers, pace
 
 ROUNDS = ["400000000 200000000", "900000000 210000000", "410000000 800000000"]
@@ -98,6 +98,45 @@ def test_a_board_that_does_not_come_back_says_nothing_of_the_hypervisor(monkeypa
     seat, one, _ = seat_and_rig(monkeypatch, [9.0], comes_back=False)
     assert one._slowing(seat, 9.0) == ""
     assert seat.suspect == "Xen answers slower than before"
+
+
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_timers_that_died_in_a_case_that_passed_are_noticed_after_it(
+    monkeypatch: pytest.MonkeyPatch, sleeps: bool
+) -> None:
+    """What is looked at after each case has a short sleep in it, which does not end then."""
+
+    def look(*_: object) -> leftovers.Left:
+        raise WaitTimeout("virt1: sleep 0.05", 60.0)
+
+    monkeypatch.setattr(leftovers, "clear", look)
+    lost = HostLoss("virt1", "lost its timers", comes_back=True)
+    monkeypatch.setattr(Rig, "_after_loss", lambda *_, **__: After(loss=lost))
+    board = SimpleNamespace(name="virt1", is_reachable=lambda: True, sleeps=lambda: sleeps)
+    seat = Seat(cast(rig.Board, board), cast(rig.Host, None), before=leftovers.parse(""))
+    one = object.__new__(Rig)
+    one.seats = {"virt1": seat}
+    found = one.after("virt1", crashed=False, was_reset=False, was_late=False)
+    assert seat.suspect
+    assert found.loss == (None if sleeps else lost)
+    assert "sleep 0" in leftovers._LOOK
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_silent_console_is_the_builds_when_the_known_good_build_is_heard(
+    monkeypatch: pytest.MonkeyPatch, is_sound: bool
+) -> None:
+    monkeypatch.setattr(Rig, "_try_known_good", lambda *_: (is_sound, Evidence("note", "known-good", "said", 1.0)))
+    seat = Seat(cast(rig.Board, SimpleNamespace(name="virt1")), cast(rig.Host, None))
+    one = object.__new__(Rig)
+    one.seats = {"virt1": seat}
+    found = one.after("virt1", crashed=False, was_reset=False, was_late=False, is_mute=True)
+    assert seat.suspect and found.loss
+    verdicts = []
+    for before in (False, True):
+        seen = Observation(outcome=SilentConsole("virt1"), losses=(found.loss,), lost_before=before)
+        verdicts.append(decide(seen).rule)
+    assert verdicts == (["host-lost", "host-lost-again"] if is_sound else ["bench", "bench"])
 
 
 SLOW = ("virt1: Xen takes 4.3 times as long to answer dom0 as after a boot",)
