@@ -33,6 +33,7 @@ from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
+from lab.base.loopback import bear_a_crowd
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable
@@ -265,6 +266,7 @@ class Daemon:
         """Until SIGTERM; then power is cut. Status 1 when the BMC or the network ended by itself."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        bear_a_crowd(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self._cable.start()
