@@ -10,9 +10,21 @@ from typing import cast
 import pytest
 
 from lab.base import processes
-from lab.base.errors import BoardUnreachable, CaseTimeout, NotProved, SilentConsole, WaitTimeout
+from lab.base.errors import (
+    BenchError,
+    BoardUnreachable,
+    CaseTimeout,
+    NotProved,
+    ProductTimeout,
+    SilentConsole,
+    WaitTimeout,
+)
 from lab.case import rig
 from lab.case.rig import After, Rig, Seat
+from lab.grid import pulse
+from lab.grid.boot import Boot
+from lab.grid.ssh import CommandResult
+from lab.grid.strategy import Status, XenStrategy
 from lab.results.record import Evidence, Verdict
 from lab.results.verdicts import HostLoss, Observation, decide
 from lab.xen import leftovers, pace
@@ -152,3 +164,53 @@ def test_a_hypervisor_that_gets_slower_fails_what_would_be_no_failure(outcome: B
 
 def test_what_the_case_found_outranks_that() -> None:
     assert decide(Observation(outcome=AssertionError("no"), slowings=SLOW)).rule == "assertion"
+
+
+@pytest.mark.parametrize(
+    ("is_reachable", "voice", "kind"),
+    [
+        (True, pulse.Voice.SILENT, SilentConsole),
+        (True, pulse.Voice.LOST, SilentConsole),
+        (True, pulse.Voice.DOM0, ProductTimeout),  # the console is good: Xen did not say it
+        (True, pulse.Voice.XEN, ProductTimeout),
+        (False, pulse.Voice.SILENT, ProductTimeout),  # a host that is dead
+    ],
+)
+def test_what_was_awaited_on_a_silent_console_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, is_reachable: bool, voice: pulse.Voice, kind: type[Exception]
+) -> None:
+    def wait_for(*_: object, **__: object) -> None:
+        raise WaitTimeout("virt1: 'ACPI S3'", 1.0)
+
+    monkeypatch.setattr(pulse, "listen", lambda _: voice)
+    monkeypatch.setattr(rig.Host, "slowness", lambda _: 1.0)
+    board = SimpleNamespace(
+        name="virt1", run=None, console=SimpleNamespace(wait_for=wait_for), is_reachable=lambda: is_reachable
+    )
+    with pytest.raises(kind) as raised:
+        rig.Host(cast(rig.Board, board)).expect_console("ACPI S3", 1.0, since=1)
+    assert isinstance(raised.value, BenchError) == (kind is SilentConsole)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(0, SilentConsole), (1, ProductTimeout), (None, ProductTimeout)], ids=["up", "no xl", "dead"]
+)
+def test_a_boot_that_a_console_does_not_show_and_that_dom0_answers_after_is_no_hang(
+    status: int | None, kind: type[Exception]
+) -> None:
+    late = ProductTimeout("virt1: dom0 answers (under-test)", 240.0, "nothing", board="virt1")
+    boot = SimpleNamespace(
+        board="virt1",
+        lines=[],
+        has_banner=True,
+        read=lambda *_: None,
+        is_to_be_asked=lambda _: False,
+        overdue=lambda _: late,
+    )
+    strategy = SimpleNamespace(
+        console=SimpleNamespace(lines=lambda _: []),
+        since=1,
+        _ask=lambda: None if status is None else CommandResult("xl info", status, "", "", 0.1),
+    )
+    with pytest.raises(kind):
+        XenStrategy._is_booted(cast(XenStrategy, strategy), cast(Boot, boot), Status.dom0)
