@@ -98,7 +98,7 @@ def test_what_is_no_file_in_a_folder_from_elsewhere_keeps_nobody_waiting(
 def test_a_line_that_is_too_long_for_a_result_hides_no_other(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "_FILE_LIMIT", 5000)
+    monkeypatch.setattr(run_folder, "_LINE_LIMIT", 5000)
     with open(folder.path / "results.jsonl", "ab") as file:
         file.write(b"\0" * 20_000 + b"\n")
     folder.append(result("testcases/boot/test_a.py::test_b"))

@@ -147,3 +147,9 @@ def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
         return open(descriptor, "rb")
     os.close(descriptor)
     raise OSError(code, why, str(path))
+
+
+def read_regular(path: Path, limit: int = 64 << 20) -> bytes:
+    """The content of a file as :func:`open_regular` takes it; ``limit`` is far more than any file of ours has."""
+    with open_regular(path, limit) as file:
+        return file.read()

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 HEADER, LOCK = "run.json", "lock"
 COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
-_FILE_LIMIT = 64 << 20  # bytes of run.json, of builds.json and of one result: far more than any has
+_LINE_LIMIT = 64 << 20  # bytes of one result: far more than any has
 
 
 class LineOfConsole(Protocol):
@@ -164,8 +164,7 @@ class RunFolder:
         :raises UsageError: not there, or not a header.
         """
         try:
-            with paths.open_regular(self.path / HEADER, _FILE_LIMIT) as file:
-                return RunHeader.from_json(file.read().decode())
+            return RunHeader.from_json(paths.read_regular(self.path / HEADER).decode())
         except OSError as error:
             said = error.strerror or error
             raise UsageError(f"{self.path}: not a run folder: {HEADER}: {said}") from None
@@ -190,8 +189,7 @@ class RunFolder:
 
     def _noted_builds(self) -> Mapping[str, Mapping[str, object]]:
         try:
-            with paths.open_regular(self.path / _BUILDS, _FILE_LIMIT) as file:
-                read = json.loads(file.read())
+            read = json.loads(paths.read_regular(self.path / _BUILDS))
         except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(read, dict):
@@ -307,7 +305,7 @@ class RunFolder:
         found = {}
         for path in sorted(self.path.glob("now-*.json")):
             with suppress(OSError, ValueError):
-                said = shape.read(_Now, path.read_bytes())
+                said = shape.read(_Now, paths.read_regular(path))
                 if processes.is_alive(said.process):
                     found[path.stem.removeprefix("now-")] = (said.case, said.since, said.is_ready)
         return found
@@ -382,9 +380,9 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Line by line; one that is too long for a result comes without its end."""
-    while line := file.readline(_FILE_LIMIT):
+    while line := file.readline(_LINE_LIMIT):
         yield line
-        while not line.endswith(b"\n") and (line := file.readline(_FILE_LIMIT)):
+        while not line.endswith(b"\n") and (line := file.readline(_LINE_LIMIT)):
             pass
 
 
