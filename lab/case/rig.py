@@ -61,7 +61,7 @@ class Seat:
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
     before: leftovers.Snapshot | None = None  # what was on the board before the case
-    pace: float | None = None  # the best one seen since the boot (lab.xen.pace)
+    pace: float | None = None  # after the boot (lab.xen.pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Rig:
         """Note how the board is before its first case since a boot."""
         seat.host.destroy_all()
         seat.before = leftovers.look(seat.host)
-        seat.pace = seat.before.pace
+        seat.pace = pace.measure(seat.host, 3)
 
     def _comes_back(self, seat: Seat) -> bool:
         """Power-cycle a board that has crashed. Whether it then runs the build under test as wanted."""
@@ -304,17 +304,16 @@ class Rig:
         there after the reboot, or slows what dom0 computes as much.
         """
         if now is None or seat.pace is None or seat.suspect or now < pace.SLOWER * seat.pace:
-            seat.pace = min((one for one in (seat.pace, now) if one is not None), default=None)
             return ""
         try:
-            slow = pace.measure(seat.host)
+            slow = pace.measure(seat.host, 5)
             if slow is None or slow < pace.SLOWER * seat.pace:
                 return ""
             seat.suspect = "Xen answers slower than before"
             if not self._comes_back(seat):
                 return ""
             self._begin(seat)
-            fresh = pace.measure(seat.host)
+            fresh = pace.measure(seat.host, 5)
         except LabError as error:
             log.info("%s: how fast Xen answers is not known: %s", seat.board.name, error)
             return ""

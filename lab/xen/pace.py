@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from lab.xen.host import Host
 
 SLOWER = 2.0  # times: more than what differs from one measurement to the next
-_ROUNDS = 5
 
 
 def script(ask: str) -> str:
@@ -34,10 +33,10 @@ def of(lines: Iterable[str]) -> float | None:
     return asked / max(computed, 1)
 
 
-def measure(host: Host) -> float | None:
-    """The pace of several rounds, which takes some seconds.
+def measure(host: Host, rounds: int) -> float | None:
+    """The pace of several rounds, each of about a second on a board that is emulated.
 
     :raises BenchError: dom0 does not answer, or one of its tools fails.
     """
     one = script("xl list >/dev/null; xl info >/dev/null")
-    return of(str(host.run(f"for n in {' '.join(map(str, range(_ROUNDS)))}; do {one}; done").stdout).splitlines())
+    return of(str(host.run(f"for n in {' '.join(map(str, range(rounds)))}; do {one}; done").stdout).splitlines())
