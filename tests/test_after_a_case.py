@@ -63,7 +63,7 @@ def test_dom0s_shell_measures_and_says_what_was_asked(tmp_path: Path) -> None:
 def seat_and_rig(
     monkeypatch: pytest.MonkeyPatch, measured: list[float], *, comes_back: bool = True
 ) -> tuple[Seat, Rig, list[str]]:
-    """A board whose pace was 2 after its boot, the paces that are measured well one after the other, and its reboots."""
+    """A board whose pace was 2 after its boot, the paces that are then measured well one by one, and its reboots."""
     seat = Seat(cast(rig.Board, SimpleNamespace(name="virt1")), cast(rig.Host, None), pace=2.0)
     one, reboots = object.__new__(Rig), list[str]()
     one.evidence = []
