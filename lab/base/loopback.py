@@ -14,7 +14,6 @@ import ipaddress
 import logging
 import os
 import pwd
-import resource
 import socket
 import sys
 import time
@@ -189,13 +188,11 @@ def _address(host: str) -> _Address:
 
 
 def bear_a_crowd(loop: asyncio.AbstractEventLoop) -> None:
-    """Take as many connections as this process may; that there are too many is said in a line a minute.
+    """That there are more connections than this process may have is said in a line a minute.
 
     asyncio goes on by itself when others have left. But until then it logs a hundred tracebacks a second, for each
     connection that may wait (:mod:`asyncio.selector_events`), and a disk is soon full of them.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     said_at = -_SAID_EVERY
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
