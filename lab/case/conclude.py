@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.base.errors import CaseTimeout, HypervisorCrash, Overdue, SilentConsole
+from lab.base.errors import HypervisorCrash, SilentConsole
 from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
@@ -132,10 +132,9 @@ def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) ->
         return []
     crashed, reset = _crashed(running, slices), set(_reset(running, slices))
     found = list[After]()
-    was_late = isinstance(running.outcome, (*verdicts.TRANSIENT_KINDS, Overdue, CaseTimeout))
     for name in running.seats:
         is_mute = isinstance(running.outcome, SilentConsole) and running.outcome.board == name
-        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, was_late=was_late, is_mute=is_mute)
+        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, is_mute=is_mute)
         running.evidence += after.evidence
         found.append(after)
     running.evidence[:0] = rig.take_evidence()

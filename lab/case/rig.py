@@ -256,12 +256,11 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool, was_reset: bool, was_late: bool, is_mute: bool = False) -> After:
+    def after(self, name: str, *, crashed: bool, was_reset: bool, is_mute: bool = False) -> After:
         """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
 
-        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``was_late``:
-        something that the case awaited did not come in time. ``is_mute``: the board's console was silent while dom0
-        answered over SSH.
+        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``is_mute``: the
+        board's console was silent while dom0 answered over SSH.
         """
         seat = self.seats[name]
         if crashed:
@@ -271,10 +270,8 @@ class Rig:
             seat.suspect = "the console is silent"
             is_sound, said = self._try_known_good(seat)
             return After((said,), loss=HostLoss(name, MUTE, comes_back=is_sound))
-        if not seat.board.is_reachable():
-            seat.suspect = "dom0 does not answer"
-            return self._after_loss(seat, was_reset=was_reset)
-        if was_late and self._has_dead_timers(seat):
+        if not seat.board.sleeps():  # a dom0 without timers answers for a minute or so, and then no more
+            seat.suspect = "dom0's sleeps do not end" if seat.board.is_reachable() else "dom0 does not answer"
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
@@ -285,7 +282,7 @@ class Rig:
             left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # the case judges its toolstack; the next case needs a reboot
             seat.suspect = str(error)
-            return self._after_loss(seat, was_reset=was_reset) if self._has_dead_timers(seat) else After()
+            return After() if seat.board.is_reachable() else self._after_loss(seat, was_reset=was_reset)
         if left.kept or left.stuck:
             seat.suspect = "; ".join((*left.kept, *left.stuck))
         found = [
@@ -323,14 +320,6 @@ class Rig:
         if fresh is None or slow < pace.SLOWER * fresh:
             return ""
         return f"{seat.board.name}: Xen takes {slow / fresh:.1f} times as long to answer dom0 as after a boot"
-
-    @staticmethod
-    def _has_dead_timers(seat: Seat) -> bool:
-        """Whether dom0 runs commands, and a sleep in it does not end. Such a board is suspect."""
-        if seat.board.sleeps() or not seat.board.is_reachable():
-            return False
-        seat.suspect = "dom0's sleeps do not end"
-        return True
 
     def keep(self, title: str, guest: GuestConsole) -> None:
         """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""

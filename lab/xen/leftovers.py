@@ -20,9 +20,8 @@ SETTLING = 10.0  # seconds in which a dying domain, its memory and its processes
 TOLERANCE_MIB = 2  # Xen's own heap grows and shrinks by so much
 PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38", "xen-qemu-system")  # ps cuts names at 15 letters
 
-# One command for everything: a connection costs more than all of these. The sleep does not end where timers are dead.
+# One command for everything: a connection costs more than all of these.
 _LOOK = f"""
-sleep 0.05
 {pace.script("echo '== domains'; xl list; echo '== memory'; xl info | grep free_memory; echo '== pace'")}
 echo '== xenstore'; xenstore-ls -f
 echo '== processes'; ps -eo pid=,comm=,args=
