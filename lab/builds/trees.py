@@ -153,10 +153,11 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         if isinstance(source, Git):
             epoch = _check_out(source, identity.split()[1], directory, recipe.patches, report)
         else:
-            epoch = _epoch(directory)
-            if epoch is None or not _is_patchable(directory, recipe.patches):
+            known = _epoch(directory)
+            if known is None or not _is_patchable(directory, recipe.patches):
                 report("fetching the source")
-                epoch = _unpack_into(source, directory)
+                known = _unpack_into(source, directory)
+            epoch = known
         (directory / _BUSY).touch()
         try:
             if not isinstance(source, Git):
