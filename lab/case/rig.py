@@ -270,8 +270,8 @@ class Rig:
             seat.suspect = "the console is silent"
             is_sound, said = self._try_known_good(seat)
             return After((said,), loss=HostLoss(name, MUTE, comes_back=is_sound))
-        if not seat.board.sleeps():  # a dom0 without timers answers for a minute or so, and then no more
-            seat.suspect = "dom0's sleeps do not end" if seat.board.is_reachable() else "dom0 does not answer"
+        if not (slept := seat.board.sleeps()):
+            seat.suspect = "dom0 does not answer" if slept is None else "dom0's sleeps do not end"
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET

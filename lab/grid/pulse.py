@@ -106,10 +106,10 @@ def take(board: Board) -> Pulse:
         powered = bool(board.power.is_powered())
     except LabError as error:
         log.info("%s: power: %s", board.name, error)
-    is_reachable, has_timers = board.is_reachable(), True
-    if is_reachable and not board.sleeps():  # its timers, or its network meanwhile: asked again
-        is_reachable = board.is_reachable()
-        has_timers = not is_reachable or board.sleeps()
+    slept = board.sleeps()
+    if slept is False:  # its timers, or its network meanwhile: asked again
+        slept = board.sleeps()
+    is_reachable, has_timers = slept is not None, slept is not False
     return Pulse(board.name, powered, is_reachable, listen(board.console), time.time(), has_timers)
 
 
