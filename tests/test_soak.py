@@ -31,7 +31,7 @@ from lab.base.errors import BenchError, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import services
 from lab.grid.coordinator import CoordinatorLost
-from lab.grid.service import SILENCE
+from lab.grid.service import STARTING
 from lab.leases.ledger import Ledger, Request, seconds_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
@@ -44,7 +44,7 @@ THINKING = 15.0
 # Seconds for which a night that finishes nothing is let live: one that never gets anywhere proves nothing.
 A_TURN = 60.0
 TO_COME_BACK = 45.0  # seconds in which a restarted coordinator must have the ledger's holders again
-TO_BE_NOTICED = SILENCE + 30.0  # seconds after which a service that hangs has been started anew
+TO_BE_NOTICED = STARTING + 60.0  # seconds after which a service that hangs has been started anew
 TO_END = 90.0  # seconds in which a lease ends, its boards powered off
 HABITS = {"ignores": 1, "acts_after": 1.5, "lies_for": 1.5, "answers_after": 0.5, "failures": 2}
 
