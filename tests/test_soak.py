@@ -50,7 +50,7 @@ HABITS = {"ignores": 1, "acts_after": 1.5, "lies_for": 1.5, "answers_after": 0.5
 
 
 class Patient:
-    """The ledger of somebody who tries again while its disk is full."""
+    """The ledger of somebody who tries again while it cannot be written."""
 
     def __init__(self, ledger: Ledger, full: threading.Event) -> None:
         self._ledger, self._full = ledger, full
@@ -76,7 +76,7 @@ class Soak:
 
     def __init__(self, shared: Shared, run: Path, cases: int) -> None:
         self.shared, self.run, self.cases = shared, run, cases
-        self.full = threading.Event()  # the disk of the state folder has no room
+        self.full = threading.Event()  # the ledger cannot be written: its disk is full, or who changes it is stopped
         self.slack = 0.0  # seconds more for all that waits for a service, since one hung
         shared.ledger = cast(Ledger, Patient(Ledger(shared.folder), self.full))
         self.wrong: list[str] = []
@@ -208,11 +208,13 @@ class Soak:
         if kind == "service":
             self.shared.kill(name)
             return
+        self.full.set()  # whoever is stopped in the middle of a change keeps the ledger locked
         os.kill(there[name], signal.SIGSTOP)
         if kind == "stall":
             time.sleep(dice.uniform(1.0, 8.0))
             with suppress(ProcessLookupError):
                 os.kill(there[name], signal.SIGCONT)
+            self.full.clear()
             return
         self.slack = TO_BE_NOTICED
 
@@ -220,6 +222,7 @@ class Soak:
             return services.status(self.shared.folder).processes.get(name, there[name]) != there[name]
 
         wait_until(is_another, TO_BE_NOTICED, f"another {name}")
+        self.full.clear()
 
     def _fill_disk(self, seconds: float) -> None:
         """Leave no room on the disk of the state folder for a while, if it is one of the test's own."""
