@@ -11,6 +11,7 @@ import pytest
 
 from lab.leases.ledger import seconds_of
 
+COUNT = "chances"  # the property of a test's report that says how many it tried
 Body = Callable[[random.Random], None]
 
 
@@ -19,6 +20,7 @@ class Chances:
 
     def __init__(self, seconds: float | None, first: int) -> None:
         self._seconds, self._first = seconds, first
+        self.tried = 0
 
     def each(self, number: int, body: Body) -> None:
         """Call ``body`` with the dice of one seed after the other; a failure names its seed."""
@@ -38,11 +40,14 @@ class Chances:
         while seed < self._first + number or (self._seconds is not None and time.monotonic() < end):
             yield seed
             seed += 1
+            self.tried += 1
 
 
 @pytest.fixture
-def chances(request: pytest.FixtureRequest) -> Chances:
+def chances(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Chances]:
     """Each test of the session that asks for it gets an equal share of ``--fuzz``."""
     text = request.config.getoption("--fuzz")
     sharing = sum("chances" in getattr(item, "fixturenames", ()) for item in request.session.items)
-    return Chances(seconds_of(text) / sharing if text else None, request.config.getoption("--fuzz-seed"))
+    chances = Chances(seconds_of(text) / sharing if text else None, request.config.getoption("--fuzz-seed"))
+    yield chances
+    record_property(COUNT, chances.tried)

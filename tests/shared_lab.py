@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_disk
 from consoles import Wire
 from ipmi_sim import Chassis, Simulator
 
@@ -152,11 +153,15 @@ class Shared:
 
 
 @pytest.fixture(name="lab_of_four", scope="module")
-def lab_of_four_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def lab_of_four_fixture(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """A module's ``STATE_SIZE`` is the size of a file system for the state folder; else it is on the disk."""
     if not shutil.which("ipmi_sim") or not shutil.which("ipmitool"):
         pytest.skip("needs openipmi and ipmitool")
     root = tmp_path_factory.mktemp("shared")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as mounts:
+        size = getattr(request.module, "STATE_SIZE", "")
+        if size and small_disk.can_be_had():
+            mounts.enter_context(small_disk.mounted(root / "state", f"size={size}"))
         patch.setenv("XDG_STATE_HOME", str(root / "state"))
         patch.setenv("XENLAB_CREDENTIAL_SIMULATED", f"{Simulator.user}:{Simulator.password}")
         patch.delenv(ledger.LEASE, raising=False)

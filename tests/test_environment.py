@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -196,6 +197,24 @@ def _closed_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+CORES = """\
+import resource, subprocess, sys
+resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+from lab.cli import main
+try:
+    main.main(["--help"])
+finally:
+    subprocess.run([sys.executable, "-c", "import resource; print('core', *resource.getrlimit(resource.RLIMIT_CORE))"])
+"""
+
+
+def test_no_core_file_is_left_of_a_process_that_may_hold_a_password() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CORES], env=paths.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert re.search(r"^core 0 ", done.stdout, re.MULTILINE), done.stdout + done.stderr
 
 
 def test_a_folder_for_sockets_that_others_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

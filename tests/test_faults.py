@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,3 +239,34 @@ def test_bmc_of_a_board_that_somebody_holds_is_left_alone(
         with pytest.raises(SystemExit):
             main(["lab", "fault", "virt1", "silent"])
         assert said in capsys.readouterr().err
+
+
+# Cables
+
+
+def test_a_serial_cable_that_is_out_passes_nothing_and_stays_open(make_board: Callable[..., VirtualBoard]) -> None:
+    board = make_board("ipmi")
+    assert board.spec.virtual
+    with board.uart() as uart, socket.create_connection(("127.0.0.1", board.spec.virtual.serial_port)) as far:
+        for end in (uart, far):
+            end.settimeout(10.0)
+        uart.sendall(b"before")
+        assert far.recv(100) == b"before"
+        order(board, "serial-off 600")
+        uart.sendall(b"lost")
+        far.sendall(b"lost")
+        time.sleep(0.3)
+        order(board, "none")
+        uart.sendall(b"after")
+        far.sendall(b"after")
+        assert (far.recv(100), uart.recv(100)) == (b"after", b"after")
+
+
+def test_a_network_that_is_off_stays_off_over_a_power_cycle(make_board: Callable[..., VirtualBoard]) -> None:
+    board = make_board("ipmi")
+    log = board.folder / "daemon.log"
+    order(board, "network-off 600")
+    assert board.ask("set power 1") == "ok"
+    order(board, "none")
+    assert board.ask("set power 0") == "ok"
+    assert "set_link" not in log.read_text(), "QEMU has refused it"

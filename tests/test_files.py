@@ -66,6 +66,13 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert "3: wheels.1.tire: unknown key (did you mean tyre?); known here: size_mm, tyre" in lines
 
 
+def test_of_a_file_that_is_something_else_a_part_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: red\n" + "".join(f"k{number}: 1\n" for number in range(3000)))
+    lines = said(path)
+    assert len(lines) == 51
+    assert lines[-1] == " and 2950 more"
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

@@ -16,7 +16,7 @@ from lab import inventory
 from lab.base.errors import UsageError
 from lab.base.files import read_yaml
 from lab.builds import apt, blame, elf, matrix, recipes, trees
-from lab.builds.recipes import Tarball
+from lab.builds.recipes import Recipe, Tarball
 from lab.grid import rescue
 from lab.history import comparing
 from lab.history.store import History
@@ -48,6 +48,14 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def unpack(path: Path, tmp_path: Path) -> None:
     trees._unpack_into(Tarball(path), tmp_path / "cache" / "tree")
+
+
+def test_a_tree_whose_note_a_power_cut_damaged_is_unpacked_anew(tmp_path: Path, cached: Path) -> None:
+    recipe = Recipe("own", Tarball(archive(tmp_path)))
+    for note in ("", "null", '{"epoch": "soon"}', "[" * 9):
+        with trees.checked_out(recipe, trees.identify(recipe.source), lambda text: None) as tree:
+            assert tree.epoch == 1e9
+        (tree.directory / trees._FACTS).write_text(note)
 
 
 def test_an_archive_is_unpacked(tmp_path: Path, cached: Path) -> None:

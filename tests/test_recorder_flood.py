@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from consoles import Recording
+from free_ports import free_port
 from test_console import record_fixture  # noqa: F401
 
 from lab.base.wait import wait_until
@@ -180,3 +183,27 @@ def test_recent_records_are_bounded_by_their_bytes() -> None:
     assert sum(map(len, held)) < 100_000
     recent.add(b"x" * 200_000)
     assert (recent.first, recent.next, recent.since(5008)) == (5008, 5008, [])
+
+
+def test_more_connections_than_a_recorder_may_have_fill_no_log(record: Callable[..., Recording]) -> None:
+    """They wait, or are cut off; when they have left, it answers; and that is said in a line."""
+    recording = record(ConsoleSpec("tcp", 0, 0, host="127.0.0.1", port=free_port()))
+    pid = recording.process.pid
+    most = max(int(number) for number in os.listdir(f"/proc/{pid}/fd")) + 6
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+    address = ("127.0.0.1", recording.config.console.lines_port)
+    with contextlib.ExitStack() as crowd:
+        for _ in range(30):
+            crowd.enter_context(socket.create_connection(address, 10.0))
+        time.sleep(1.5)
+
+    def answers() -> bool:
+        try:
+            return mark(recording) >= 1
+        except (OSError, ValueError):  # cut off with the others
+            return False
+
+    wait_until(answers, 60.0, "an answer")
+    said = recording.stop()
+    assert said.count("no more connections are taken until others end: Too many open files") == 1
+    assert len(said) < 5000

@@ -45,6 +45,7 @@ DAMAGE = {
     "empty lines": b"\n" * 5000,
     "a record of another kind": b'{"n": 21, "t": "now", "kind": "line", "text": "x"}\n',
     "a number that is none": b'{"n": ' + b"9" * 5000 + b', "t": 1.0, "kind": "line", "text": "x"}\n',
+    "a time without end": b'{"n": 21, "t": ' + b"9" * 400 + b', "kind": "line", "text": "x"}\n',
     "nested without end": b'{"n": 21, "t": ' + b"[" * 30_000 + b"\n",
 }
 
@@ -81,6 +82,12 @@ def test_any_tear_of_any_log_loses_no_more_than_the_torn_record(tmp_path: Path) 
         log.append(record(kept + 1))
         assert numbers(log) == list(range(1, kept + 2))
         log.close()
+
+
+def test_a_pipe_in_place_of_the_log_keeps_no_recorder_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.jsonl")
+    with pytest.raises(OSError, match="No such device"):
+        ConsoleLog(tmp_path / "b.jsonl", 1 << 24).open()
 
 
 def test_a_record_that_older_recorders_wrote_behind_zeros_is_read(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.night.options import NightlyOptions
-from lab.results import pruning, summary
+from lab.results import pruning, run_folder, summary
 from lab.results.record import NESTED_GUEST_CRASH, Evidence, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder, kinds_path
 from lab.results.summary import exit_status
@@ -77,6 +78,31 @@ def test_opening_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(UsageError, match=r"run\.json"):
         RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "results.jsonl", "builds.json"])
+@pytest.mark.parametrize("put", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir], ids=str)
+def test_what_is_no_file_in_a_folder_from_elsewhere_keeps_nobody_waiting(
+    folder: RunFolder, name: str, put: Callable[[Path], None]
+) -> None:
+    file = folder.path / name
+    file.unlink(missing_ok=True)
+    put(file)
+    if name == "builds.json":  # only facts, which may be missing
+        assert RunFolder.open(folder.path).builds() == {}
+        return
+    with pytest.raises(UsageError, match=rf"{folder.path}.*{name}: (Not a regular file|Is a directory)"):
+        RunFolder.open(folder.path)
+
+
+def test_a_line_that_is_too_long_for_a_result_hides_no_other(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_LINE_LIMIT", 5000)
+    with open(folder.path / "results.jsonl", "ab") as file:
+        file.write(b"\0" * 20_000 + b"\n")
+    folder.append(result("testcases/boot/test_a.py::test_b"))
+    assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
 
 
 def test_the_header_is_replaced_as_a_whole(folder: RunFolder) -> None:

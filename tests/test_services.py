@@ -193,13 +193,15 @@ def _kept(one: Service, seconds: float) -> set[int]:
     return seen
 
 
-def test_a_service_that_never_gave_a_sign_is_not_taken_for_hung(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("starting", "is_killed"), [(300.0, False), (2.0, True)])
+def test_a_service_that_has_not_given_a_sign_yet_has_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starting: float, is_killed: bool
 ) -> None:
     monkeypatch.setattr(service, "SILENCE", 1.0)
+    monkeypatch.setattr(service, "STARTING", starting)
     one = _sleeper(tmp_path, signs=0)
     try:
-        assert len(_kept(one, 4.0)) == 1
+        assert (len(_kept(one, 4.0)) > 1) == is_killed
     finally:
         assert one.process
         one.process.kill()

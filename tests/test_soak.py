@@ -1,4 +1,6 @@
-"""Two people and a nightly share four boards while everything dies around them. `--soak=1h` for the long form.
+"""Two people and a nightly share four boards while everything dies around them. `xenlab selftest soak --for 4h`.
+
+For longer than CI has it, each service is killed and stopped, too, and the disk of the state folder fills up.
 
 The people are simulated, and so are the boards; coordinator, exporter, recorders, reaper, BMCs, the night's processes
 and those that kill them are real.
@@ -7,26 +9,34 @@ and those that kill them are real.
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 
 from lab.base import paths, processes
-from lab.base.errors import WaitTimeout
+from lab.base.errors import BenchError, WaitTimeout
 from lab.base.wait import wait_until
+from lab.grid import services
 from lab.grid.coordinator import CoordinatorLost
-from lab.leases.ledger import Request, seconds_of
+from lab.grid.service import STARTING
+from lab.leases.ledger import Ledger, Request, seconds_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 
+STATE_SIZE = "96m"  # of a disk of the test's own, which is filled
 NIGHT = Path(__file__).parent / "soak" / "night.py"
 SECONDS_A_CASE = 2.5  # about; of four boards side by side
 # Seconds at most between two wishes of a person: the night yields to each, before its first case if need be.
@@ -34,7 +44,31 @@ THINKING = 15.0
 # Seconds for which a night that finishes nothing is let live: one that never gets anywhere proves nothing.
 A_TURN = 60.0
 TO_COME_BACK = 45.0  # seconds in which a restarted coordinator must have the ledger's holders again
+TO_BE_NOTICED = STARTING + 60.0  # seconds after which a service that hangs has been started anew
+TO_END = 90.0  # seconds in which a lease ends, its boards powered off
 HABITS = {"ignores": 1, "acts_after": 1.5, "lies_for": 1.5, "answers_after": 0.5, "failures": 2}
+
+
+class Patient:
+    """The ledger of somebody who tries again while it cannot be written."""
+
+    def __init__(self, ledger: Ledger, full: threading.Event) -> None:
+        self._ledger, self._full = ledger, full
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._ledger, name)
+
+        def tried(*arguments: Any, **more: Any) -> Any:
+            while True:
+                was_full = self._full.is_set()
+                try:
+                    return method(*arguments, **more)
+                except BenchError:
+                    if not was_full and not self._full.is_set():
+                        raise
+                    time.sleep(0.5)
+
+        return tried
 
 
 class Soak:
@@ -42,6 +76,9 @@ class Soak:
 
     def __init__(self, shared: Shared, run: Path, cases: int) -> None:
         self.shared, self.run, self.cases = shared, run, cases
+        self.full = threading.Event()  # the ledger cannot be written: its disk is full, or who changes it is stopped
+        self.slack = 0.0  # seconds more for all that waits for a service, since one hung
+        shared.ledger = cast(Ledger, Patient(Ledger(shared.folder), self.full))
         self.wrong: list[str] = []
         self.over = threading.Event()  # no more trouble; people go home
         self.night_done = threading.Event()
@@ -88,8 +125,17 @@ class Soak:
                 except WaitTimeout:
                     ledger.end(number, "has waited long enough")  # boards are in quarantine, or the night has them
                 job.kill()
-            wait_until(lambda one=number: ledger.lease(one).state == "ended", 90, f"end of lease {number}")
+            self._ends(number)
             self.over.wait(dice.uniform(0.0, THINKING))
+
+    def _ends(self, number: int) -> None:
+        """Wait for the end of a lease; if a service hangs meanwhile, as much longer as that takes to be noticed."""
+        ledger = self.shared.ledger
+        began = time.monotonic()
+        while ledger.lease(number).state != "ended":
+            if time.monotonic() > began + TO_END + self.slack:
+                raise WaitTimeout(f"end of lease {number}", TO_END + self.slack, ledger.lease(number))
+            time.sleep(0.2)
 
     def _use(self, number: int, boards: tuple[str, ...], how: str, dice: random.Random) -> None:
         """Nobody may take them away before the lease is over."""
@@ -128,9 +174,11 @@ class Soak:
 
     def trouble(self, seconds: float) -> None:
         dice, end = random.Random(7), time.monotonic() + seconds
-        kinds = ["BMC", "runner", "coordinator", "BMC", "reaper", "dead BMC"]
-        while time.monotonic() < end or sum(self.faults.values()) < 3:  # a slow machine has its first three, too
-            kind = kinds[sum(self.faults.values()) % len(kinds)]
+        kinds = ["BMC", "runner", "coordinator", "BMC", "reaper", "dead BMC", "service", "stall", "full disk", "hang"]
+        for turn in count():
+            if time.monotonic() >= end and turn >= 3:  # a slow machine has its first three, too
+                break
+            kind = kinds[turn % len(kinds)]
             name = dice.choice(sorted(self.shared.chassis))
             if kind == "BMC":
                 habit = dice.choice(sorted(HABITS))
@@ -141,12 +189,54 @@ class Soak:
                 self.shared.bmcs[name].start()
             elif kind == "runner":
                 self._kill_night()
+            elif kind == "full disk":
+                self._fill_disk(dice.uniform(3.0, 12.0))
+            elif kind in ("service", "stall", "hang"):
+                self._trouble_a_service(kind, dice)
             else:
                 self.shared.kill(kind)
             self.faults[kind] += 1
             self.over.wait(dice.uniform(0.5, 2.0))
         for chassis in self.shared.chassis.values():
             chassis.set(**dict.fromkeys(HABITS, 0))
+
+    def _trouble_a_service(self, kind: str, dice: random.Random) -> None:
+        """Kill one; or stop it for some seconds; or until the supervisor has noticed, and started another."""
+        there = services.status(self.shared.folder).processes
+        name = dice.choice(sorted(there.keys() - {"supervisor"}))
+        self.faults[f"{kind} of {name.partition(' ')[0]}"] += 1
+        if kind == "service":
+            self.shared.kill(name)
+            return
+        self.full.set()  # whoever is stopped in the middle of a change keeps the ledger locked
+        os.kill(there[name], signal.SIGSTOP)
+        if kind == "stall":
+            time.sleep(dice.uniform(1.0, 8.0))
+            with suppress(ProcessLookupError):
+                os.kill(there[name], signal.SIGCONT)
+            self.full.clear()
+            return
+        self.slack = TO_BE_NOTICED
+
+        def is_another() -> bool:
+            return services.status(self.shared.folder).processes.get(name, there[name]) != there[name]
+
+        wait_until(is_another, TO_BE_NOTICED, f"another {name}")
+        self.full.clear()
+
+    def _fill_disk(self, seconds: float) -> None:
+        """Leave no room on the disk of the state folder for a while, if it is one of the test's own."""
+        if not self.shared.folder.parents[2].is_mount():
+            return
+        filling = self.shared.folder.parents[2] / "filling"
+        self.full.set()
+        with suppress(OSError), open(filling, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        self.over.wait(seconds)
+        filling.unlink()
+        time.sleep(1.0)
+        self.full.clear()
 
     def _kill_night(self) -> None:
         """In the middle of its work: once it has finished something since it was killed last."""
@@ -177,7 +267,7 @@ class Soak:
             for board in self.shared.lab.boards:
                 if acquired.get(board) == held.get(board):
                     since.pop(board, None)
-                elif time.monotonic() - since.setdefault(board, time.monotonic()) > TO_COME_BACK:
+                elif time.monotonic() - since.setdefault(board, time.monotonic()) > TO_COME_BACK + self.slack:
                     self.wrong.append(f"{board}: held by {held.get(board)}, acquired by {acquired.get(board)}")
                     since.pop(board)
 

@@ -72,7 +72,7 @@ def load(path: Path) -> dict[str, Credential]:
     :raises UsageError: unreadable, open to group or others, or not of the documented shape.
     """
     try:
-        with path.open("rb") as stream:
+        with paths.open_regular(path) as stream:
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             if mode & 0o077:
                 raise UsageError(f"{path}: mode {mode:04o} lets other users read it: chmod 600 {path}")

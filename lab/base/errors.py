@@ -174,6 +174,15 @@ class ProductTimeout(Overdue, ProductFailure):
     """The product owed it: a guest that never comes up, a dom0 that never answers. Verdict FAIL."""
 
 
+class SilentConsole(BoardError):
+    """A console shows nothing although its host answers over SSH, so that what was awaited on it is not known."""
+
+    def __init__(self, board: str) -> None:
+        super().__init__(
+            board, "dom0 answers over SSH, and the console is silent: is its cable or its server at fault?"
+        )
+
+
 class BuildFailed(ProductFailure):
     """A build under test cannot be made: its source does not compile, or a patch does not apply.
 

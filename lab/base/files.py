@@ -21,6 +21,7 @@ from lab.base.errors import UsageError, did_you_mean
 Key = Sequence[str | int]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
+_MOST = 50  # mistakes that are told of one part of a file
 _DEEPEST = 100  # lists and mappings within each other
 
 
@@ -201,7 +202,10 @@ def validate(model: type[ModelT], file: Path, tree: object, key: Key = ()) -> Mo
     try:
         return model.model_validate(node_at(tree, key))
     except pydantic.ValidationError as error:
-        problems = [_explain(model, file, tree, key, problem) for problem in error.errors()]
+        found = error.errors()
+        problems = [_explain(model, file, tree, key, problem) for problem in found[:_MOST]]
+        if len(found) > _MOST:
+            problems.append(f"{file}: and {len(found) - _MOST} more")
         raise UsageError("\n".join(problems)) from None
 
 

@@ -7,18 +7,26 @@ A process elsewhere that comes through ``ssh -L`` is seen as the account that it
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import grp
 import ipaddress
+import logging
 import os
 import pwd
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base.errors import UsageError, WaitTimeout
 from lab.base.wait import wait_until
 
+_log = logging.getLogger(__name__)
+
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what accept(2) fails with until others have left
+_SAID_EVERY = 60.0  # seconds
 _LISTENS = "0A"  # net/tcp_states.h: TCP_LISTEN
 _LOOKS = 3  # the kernel prints its table in pieces, and may pass over a row while others come and go
 _ANY = (ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::"))
@@ -38,16 +46,17 @@ def is_loopback(host: str) -> bool:
 def peer_uid(link: socket.socket) -> int | None:
     """The user whose process holds the other end of a connection.
 
-    None if that cannot be told: the other end was closed, has not been accepted yet, or is on another machine.
+    None if that cannot be told: the other end was closed, has not been accepted yet, or is on another machine; or
+    this process has no descriptor left to look it up with.
     """
     try:
         theirs, ours = _end(link.getpeername()), _end(link.getsockname())
-    except OSError:  # it was closed meanwhile
-        return None
-    for _ in range(_LOOKS):
-        if row := _row(theirs, ours):
-            # Without an inode no process holds the socket; older kernels say root of such a one.
-            return row.uid if row.inode else None
+        for _ in range(_LOOKS):
+            if row := _row(theirs, ours):
+                # Without an inode no process holds the socket; older kernels say root of such a one.
+                return row.uid if row.inode else None
+    except OSError:  # it was closed meanwhile, or the kernel's table cannot be opened
+        pass
     return None
 
 
@@ -176,3 +185,23 @@ def _address(host: str) -> _Address:
     """An address; one of IPv4 that is written as one of IPv6 is taken for what it is."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def bear_a_crowd(loop: asyncio.AbstractEventLoop) -> None:
+    """That there are more connections than this process may have is said in a line a minute.
+
+    asyncio goes on by itself when others have left. But until then it logs a hundred tracebacks a second, for each
+    connection that may wait (:mod:`asyncio.selector_events`), and a disk is soon full of them.
+    """
+    said_at = -_SAID_EVERY
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        nonlocal said_at
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _SCARCE:
+            loop.default_exception_handler(context)
+        elif time.monotonic() > said_at + _SAID_EVERY:
+            said_at = time.monotonic()
+            _log.warning("no more connections are taken until others end: %s", error.strerror)
+
+    loop.set_exception_handler(tell)

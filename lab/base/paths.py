@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -130,3 +132,29 @@ def _writable(find: Callable[[str], Path], setting: str) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write in {folder}; point {setting} to a folder you can write")
     return folder
+
+
+def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
+    """Open a file that may come from anybody. A pipe in its place would keep the reader waiting, a device has no end.
+
+    :param limit: bytes that it may have; None: any number.
+    :raises OSError: it cannot be read, is no regular file, or is longer.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        code, why = errno.EISDIR, os.strerror(errno.EISDIR)
+    elif not stat.S_ISREG(found.st_mode):
+        code, why = errno.EINVAL, "Not a regular file"
+    elif limit is not None and found.st_size > limit:
+        code, why = errno.EFBIG, f"Longer than {limit >> 20} MiB"
+    else:
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(code, why, str(path))
+
+
+def read_regular(path: Path, limit: int = 64 << 20) -> bytes:
+    """The content of a file as :func:`open_regular` takes it; ``limit`` is far more than any file of ours has."""
+    with open_regular(path, limit) as file:
+        return file.read()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lab.base import processes
+from lab.base import paths, processes
 from lab.base.errors import BenchError
 
 _TELLING = re.compile(r"\berror\b|\*\*\*|^E: |^fatal: |undefined reference|^\d+ out of \d+ hunks? ", re.IGNORECASE)
+_ROOM = 1 << 20  # bytes; with less, whatever fails may have failed for that
 _TELLING_LINES, _LAST_LINES = 4, 12  # of a command's output, in an error
 
 
@@ -118,9 +120,15 @@ def run(
     if late.is_set():
         raise CommandError(f"{what}: not done after {timeout:.0f} s", ended=False, output=output, log=log)
     if status:
-        what = f"{what}: {command[0]} ended with status {status}"
+        what = f"{what}: {command[0]} ended with status {status}{_no_room()}"
         raise CommandError(what, ended=status > 0, status=status, output=output, log=log)
     return "".join(output)
+
+
+def _no_room() -> str:
+    """Whether the disk of the caches is full, for an error: not every program says why it could not write."""
+    free = shutil.disk_usage(paths.cache()).free
+    return f"; no space left: {free >> 10} KiB are free in {paths.cache()}" if free < _ROOM else ""
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -196,10 +196,12 @@ def _kept(recipe: Recipe, key: str, directory: Path, origin: Origin) -> Build | 
         facts = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = {}
     xen = directory / "xen.gz"
-    is_whole = xen.exists() and hashlib.sha256(xen.read_bytes()).hexdigest() == facts.get("sha256")
+    is_whole = (
+        isinstance(facts, dict) and xen.exists() and hashlib.sha256(xen.read_bytes()).hexdigest() == facts.get("sha256")
+    )
     if not is_whole or trees.digest(*files_below(directory / "tools")) != facts.get("tools_sha256"):
         log.warning("%s: damaged in the cache, made anew", directory)
         return None

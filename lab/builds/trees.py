@@ -155,10 +155,11 @@ def checked_out(recipe: Recipe, identity: str, report: Callable[[str], None]) ->
         if isinstance(source, Git):
             epoch = _check_out(source, identity.split()[1], directory, recipe.patches, report)
         else:
-            if not (directory / _FACTS).exists() or not _is_patchable(directory, recipe.patches):
+            known = _epoch(directory)
+            if known is None or not _is_patchable(directory, recipe.patches):
                 report("fetching the source")
-                _unpack_into(source, directory)
-            epoch = int(json.loads((directory / _FACTS).read_text(encoding="utf-8"))["epoch"])
+                known = _unpack_into(source, directory)
+            epoch = known
         (directory / _BUSY).touch()
         try:
             if not isinstance(source, Git):
@@ -199,8 +200,19 @@ def _put_on(directory: Path, patches: tuple[Path, ...]) -> None:
         shutil.copyfile(patch, kept / f"{number:03}")
 
 
-def _unpack_into(source: Source, directory: Path) -> None:
-    """Fetch and unpack beside ``directory``, then move the tree there, so that an interrupt leaves nothing."""
+def _epoch(directory: Path) -> int | None:
+    """When the source of an unpacked tree was made; None: there is no tree, or a power cut damaged the note of it."""
+    try:
+        return int(json.loads((directory / _FACTS).read_text(encoding="utf-8"))["epoch"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _unpack_into(source: Source, directory: Path) -> int:
+    """Fetch and unpack beside ``directory``, then move the tree there, so that an interrupt leaves nothing.
+
+    Returns when the source was made, in seconds since the epoch.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="unpacking-") as scratch:
         work = Path(scratch)
@@ -217,11 +229,13 @@ def _unpack_into(source: Source, directory: Path) -> None:
         else:
             raise AssertionError(source)  # the others have no tree
         if not (root / "xen" / "Makefile").is_file():
-            raise UsageError(f"{source}: no Xen source in it (xen/Makefile is missing)")
+            where = source.path if isinstance(source, Tarball) else source
+            raise UsageError(f"{where}: no Xen source in it (xen/Makefile is missing)")
         epoch = min(max(int(dated.stat().st_mtime), 0), 2**32 - 1)  # an archive may say any time
         (root / _PATCHES).mkdir()
         (root / _FACTS).write_text(json.dumps({"epoch": epoch}), encoding="utf-8")
         root.rename(directory)
+        return epoch
 
 
 def _unpack_tarball(archive: Path, root: Path) -> Path:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.base.errors import CaseTimeout, HypervisorCrash, Overdue
+from lab.base.errors import HypervisorCrash, SilentConsole
 from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
+from lab.case.rig import After
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
@@ -43,8 +44,8 @@ def conclude(bench: Bench, running: Running) -> None:
     running.evidence += _old_news(running, slices)
     _count(bench, running, slices)
     _switch_off(bench, running, slices)
-    leaks, losses = _clean_up(bench, running, slices)
-    decision = verdicts.decide(_observe(bench, running, slices, leaks, losses))
+    found = _clean_up(bench, running, slices)
+    decision = verdicts.decide(_observe(bench, running, slices, found))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
     if not bench.switch.number:  # what a mutant did says nothing of the bench
@@ -124,40 +125,34 @@ def _old_news(running: Running, slices: Sequence[ConsoleSlice]) -> Iterator[Evid
             yield Evidence("note", title, told, time.time(), one.board)
 
 
-def _clean_up(
-    bench: Bench, running: Running, slices: Sequence[ConsoleSlice]
-) -> tuple[tuple[str, ...], tuple[verdicts.HostLoss, ...]]:
-    """Bring the boards back to what they were before the case. Returns what Xen still owes, and lost hosts."""
+def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) -> list[After]:
+    """Bring the boards back to what they were before the case. Returns what was found on them."""
     rig = bench.acquired_rig
     if rig is None:
-        return (), ()
+        return []
     crashed, reset = _crashed(running, slices), set(_reset(running, slices))
-    leaks: list[str] = []
-    losses: list[verdicts.HostLoss] = []
-    was_late = isinstance(running.outcome, (*verdicts.TRANSIENT_KINDS, Overdue, CaseTimeout))
+    found = list[After]()
     for name in running.seats:
-        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, was_late=was_late)
+        is_mute = isinstance(running.outcome, SilentConsole) and running.outcome.board == name
+        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, is_mute=is_mute)
         running.evidence += after.evidence
-        leaks += after.leaks
-        losses += [after.loss] if after.loss else []
+        found.append(after)
     running.evidence[:0] = rig.take_evidence()
-    return tuple(leaks), tuple(losses)
+    return found
 
 
 def _observe(
-    bench: Bench,
-    running: Running,
-    slices: Sequence[ConsoleSlice],
-    leaks: tuple[str, ...],
-    losses: tuple[verdicts.HostLoss, ...],
+    bench: Bench, running: Running, slices: Sequence[ConsoleSlice], found: Sequence[After]
 ) -> verdicts.Observation:
+    losses = tuple(one.loss for one in found if one.loss)
     guest_crash = _guest_crash(running, slices)
     return verdicts.Observation(
         symbols=bench.acquired_rig.build.symbols if bench.acquired_rig else None,
         outcome=running.outcome,
         skipped=running.skipped,
         lease_over=bench.lease_over(),
-        leaks=leaks,
+        leaks=tuple(leak for one in found for leak in one.leaks),
+        slowings=tuple(one.slowing for one in found if one.slowing),
         guest_crash=guest_crash,
         losses=losses,
         lost_before=bool(losses) and _ended_before(bench, running, HOST_LOST),

@@ -36,12 +36,13 @@ from lab.inventory.capabilities import OF_THE_BUILD, TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import HostLoss
-from lab.xen import leftovers, probing, xtf
+from lab.xen import leftovers, pace, probing, xtf
 from lab.xen.host import Host
 from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
 
+MUTE = "lost its console: dom0 answers over SSH, and nothing on the console"
 RESET = "was reset: it booted, and nobody had asked for that"  # after "the host"
 Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
 
@@ -60,15 +61,20 @@ class Seat:
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
     before: leftovers.Snapshot | None = None  # what was on the board before the case
+    pace: float | None = None  # after the boot (lab.xen.pace)
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What was found on a board after a case. ``leaks``: what Xen still owes; ``loss``: the host was lost."""
+    """What was found on a board after a case.
+
+    ``leaks``: what Xen still owes; ``loss``: the host was lost; ``slowing``: that Xen gets slower, in words.
+    """
 
     evidence: tuple[Evidence, ...] = ()
     leaks: tuple[str, ...] = ()
     loss: HostLoss | None = None
+    slowing: str = ""
 
 
 class Rig:
@@ -129,8 +135,13 @@ class Rig:
                 self._install(seat)
         if not seat.capabilities:
             self._probe(seat)
+        self._begin(seat)
+
+    def _begin(self, seat: Seat) -> None:
+        """Note how the board is before its first case since a boot."""
         seat.host.destroy_all()
         seat.before = leftovers.look(seat.host)
+        seat.pace = pace.measure(seat.host, 3)
 
     def _comes_back(self, seat: Seat) -> bool:
         """Power-cycle a board that has crashed. Whether it then runs the build under test as wanted."""
@@ -245,21 +256,22 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool, was_reset: bool, was_late: bool) -> After:
+    def after(self, name: str, *, crashed: bool, was_reset: bool, is_mute: bool = False) -> After:
         """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
 
-        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``was_late``:
-        something that the case awaited did not come in time.
+        ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``is_mute``: the
+        board's console was silent while dom0 answered over SSH.
         """
         seat = self.seats[name]
         if crashed:
             seat.suspect = "the console showed a crash"
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
-        if not seat.board.is_reachable():
-            seat.suspect = "dom0 does not answer"
-            return self._after_loss(seat, was_reset=was_reset)
-        if was_late and not seat.board.sleeps() and seat.board.is_reachable():
-            seat.suspect = "dom0's sleeps do not end"
+        if is_mute:  # the build's fault, or the console's: that of the known-good build shows it
+            seat.suspect = "the console is silent"
+            is_sound, said = self._try_known_good(seat)
+            return After((said,), loss=HostLoss(name, MUTE, comes_back=is_sound))
+        if not (slept := seat.board.sleeps()):
+            seat.suspect = "dom0 does not answer" if slept is None else "dom0's sleeps do not end"
             return self._after_loss(seat, was_reset=was_reset)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
@@ -270,7 +282,7 @@ class Rig:
             left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # the case judges its toolstack; the next case needs a reboot
             seat.suspect = str(error)
-            return After()
+            return After() if seat.board.is_reachable() else self._after_loss(seat, was_reset=was_reset)
         if left.kept or left.stuck:
             seat.suspect = "; ".join((*left.kept, *left.stuck))
         found = [
@@ -278,7 +290,36 @@ class Rig:
             for what, lines in (("taken away", left.cleared), ("still there", left.kept), ("owed by Xen", left.stuck))
             if lines
         ]
-        return After(tuple(found), tuple(f"{name}: {one}" for one in left.stuck))
+        return After(
+            tuple(found), tuple(f"{name}: {one}" for one in left.stuck), slowing=self._slowing(seat, left.pace)
+        )
+
+    def _slowing(self, seat: Seat, now: float | None) -> str:
+        """How much slower Xen answers than after a boot of the same build; "" if it is not slower.
+
+        A board that seems slower is measured well, rebooted, and measured again: what slows it from outside is still
+        there after the reboot, or slows what dom0 computes as much.
+        """
+        if now is None or seat.pace is None or seat.suspect or now < pace.SLOWER * seat.pace:
+            return ""
+        try:
+            slow = pace.measure(seat.host, 5)
+            if slow is None or slow < pace.SLOWER * seat.pace:
+                return ""
+            seat.suspect = "Xen answers slower than before"
+            if not self._comes_back(seat):
+                return ""
+            self._begin(seat)
+            fresh = pace.measure(seat.host, 5)
+        except LabError as error:
+            log.info("%s: how fast Xen answers is not known: %s", seat.board.name, error)
+            return ""
+        said = f"{slow:.2f} before a reboot of the same build, and {fresh or 0:.2f} after it"
+        title = "how long Xen takes to answer dom0, as a multiple of what dom0 computes meanwhile"
+        self.evidence.append(_note(seat.board.name, title, said))
+        if fresh is None or slow < pace.SLOWER * fresh:
+            return ""
+        return f"{seat.board.name}: Xen takes {slow / fresh:.1f} times as long to answer dom0 as after a boot"
 
     def keep(self, title: str, guest: GuestConsole) -> None:
         """Keep what a guest has printed as evidence of the running case (:class:`lab.xen.dom0.Notes`)."""
@@ -298,16 +339,18 @@ class Rig:
         loss = HostLoss(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
         if loss.is_hang:
             return After(found.evidence, loss=loss)
-        evidence = list(found.evidence)
+        is_sound, said = self._try_known_good(seat)
+        return After((*found.evidence, said), loss=replace(loss, comes_back=is_sound))
+
+    def _try_known_good(self, seat: Seat) -> tuple[bool, Evidence]:
+        """Whether a power cycle brings the board into the known-good build, and what was found."""
         try:
             with self.phase("boot"):
                 seat.board.strategy.reboot(entry="known-good")
-            loss = replace(loss, comes_back=True)
-            said = "power, console and dom0's network do their part"
+            is_sound, said = True, "power, console and dom0's network do their part"
         except LabError as error:
-            said = str(error)
-        evidence.append(_note(seat.board.name, "the known-good build after the loss", said))
-        return After(tuple(evidence), loss=loss)
+            is_sound, said = False, str(error)
+        return is_sound, _note(seat.board.name, "the known-good build after the loss", said)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Time a block, under a name that the record of the case shows."""

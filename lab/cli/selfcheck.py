@@ -20,8 +20,8 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="STEPS",
-            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. fuzz: only when it is "
-            "named. With --mutants: AREA, AREA/NAME.",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. fuzz, soak: only when "
+            "they are named. With --mutants: AREA, AREA/NAME.",
         ),
     ] = None,
     mutants: Annotated[
@@ -45,10 +45,10 @@ def selftest(
             metavar="FILE", help="With --mutants: inventory of the boards.", show_default=False, resolve_path=True
         ),
     ] = None,
-    fuzz_for: Annotated[
+    time_for: Annotated[
         str | None,
         typer.Option(
-            "--for", metavar="TIME", help="With fuzz: for how long to try random changes: 90m, 1h.", show_default="1h"
+            "--for", metavar="TIME", help="With fuzz or soak: for how long to make trouble: 90m, 1h.", show_default="1h"
         ),
     ] = None,
 ) -> None:
@@ -64,9 +64,9 @@ def selftest(
     from lab.selfcheck import selftest
 
     paths.checkout("selftest")
-    if fuzz_for and selftest.FUZZ not in (steps or ()):
-        raise UsageError("--for needs the step fuzz")
-    raise typer.Exit(selftest.run(steps or (), fuzz_for=fuzz_for or "1h"))
+    if time_for and not selftest.TIMED.keys() & set(steps or ()):
+        raise UsageError("--for needs the step fuzz or soak")
+    raise typer.Exit(selftest.run(steps or (), time_for=time_for or "1h"))
 
 
 @app.command(rich_help_panel=WORK)

@@ -314,11 +314,11 @@ class Console:
         try:
             with self._request({"since": since}) as link, link.makefile("rb") as stream:
                 for encoded in stream:
-                    (line,) = self._lines([encoded])
-                    if line.n < until:
-                        yield line
-                    if line.n >= until - 1:
-                        return
+                    for line in self._lines([encoded]):
+                        if line.n < until:
+                            yield line
+                        if line.n >= until - 1:
+                            return
         except (OSError, ValueError) as error:
             raise BoardError(self._board, f"console: no recorder answers: {error}") from None
 
@@ -408,15 +408,23 @@ class Console:
         del self._held[:count]
 
     def _lines(self, encoded: list[bytes]) -> list[ConsoleLine]:
-        """:raises ValueError: they are no records."""
+        """The records, without those that a power cut has damaged: one of them must not hide all others.
+
+        :raises ValueError: what was sent is none, damaged or not.
+        """
         try:
             records = json.loads(b"[" + b",".join(encoded) + b"]")
             return [
                 ConsoleLine(self._board, int(one["n"]), float(one["t"]), str(one["kind"]), str(one["text"]))
                 for one in records
             ]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a record: {encoded[0][:100]!r}: {error}") from None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            if len(encoded) > 1:
+                return [line for one in encoded for line in self._lines([one])]
+            if not encoded[0].startswith(b'{"n": '):
+                raise ValueError(f"not a record: {encoded[0][:100]!r}: {error}") from None
+            _log.warning("%s: a damaged record is passed over: %.100r", self._board, encoded[0])
+            return []
 
     def _await_number(self, number: int, timeout: float) -> bool:
         """Wait for the record of this number; whether it came."""

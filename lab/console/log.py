@@ -20,6 +20,7 @@ ROTATED_KEPT = 4  # old files
 UNSAVED_LIMIT = 16 << 20  # bytes that wait in memory for room on the disk
 RECORD_LIMIT = 64 << 10  # bytes; a line of LINE_LIMIT NULs, six bytes each in JSON, takes 49 KB
 _BLOCK = 128 << 10  # bytes of history that are read at once
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe in its place is an error
 _SAVE_AGAIN = 1.0  # seconds between two attempts to write to a disk that refused
 
 
@@ -162,7 +163,7 @@ class ConsoleLog:
         return 0
 
     def _open(self) -> None:
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._handle = os.open(self._path, _APPEND, 0o644)
         self._size = os.fstat(self._handle).st_size
 
     def _files(self) -> list[Path]:
@@ -229,7 +230,7 @@ def _whole(line: bytes) -> tuple[int, float] | None:
         record = json.loads(line)
         is_record = isinstance(record["kind"], str) and isinstance(record["text"], str)
         return (int(record["n"]), float(record["t"])) if is_record else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

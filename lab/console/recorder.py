@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from lab.base import processes
 from lab.base.errors import UsageError
-from lab.base.loopback import Admission, check_group, listener_uid, user
+from lab.base.loopback import Admission, bear_a_crowd, check_group, listener_uid, user
 from lab.console import HOST, sources
 from lab.console.config import RecorderConfig
 from lab.console.cutting import LINE_LIMIT, Lines
@@ -119,6 +119,7 @@ class Recorder:
         :raises UsageError: a port is taken, there is no such group, or the directory cannot be written.
         """
         self._loop = asyncio.get_running_loop()
+        bear_a_crowd(self._loop)
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stopped.set)

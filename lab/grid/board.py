@@ -66,9 +66,10 @@ class Board:
         """Whether dom0 runs a command."""
         return bool(self._ssh.is_reachable(timeout))
 
-    def sleeps(self) -> bool:
-        """Whether a short sleep in dom0 ends: whether the timers of the hypervisor still expire."""
-        return bool(self._ssh.sleeps())
+    def sleeps(self) -> bool | None:
+        """Whether a short sleep in dom0 ends: whether the hypervisor's timers still expire. None: dom0 is silent."""
+        answer: bool | None = self._ssh.sleeps()
+        return answer
 
     def reconnect(self, timeout: float = 60.0) -> None:
         """Forget the connection, which may hang, and have a new one. :raises WaitTimeout: dom0 does not answer."""

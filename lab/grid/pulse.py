@@ -35,6 +35,8 @@ class Voice(enum.Enum):
     LOST = "is not there: the recorder has lost it"
 
 
+HEARD = (Voice.DOM0, Voice.XEN)  # somebody answers
+
 _LOSSES = {
     Voice.SILENT: "fell silent: no answer on console and network",
     Voice.XEN: "lost its dom0: only the hypervisor answers",
@@ -56,7 +58,7 @@ class Pulse:
     @property
     def is_alive(self) -> bool:
         """Whether anything of the host answered, dom0 or hypervisor."""
-        return self.is_reachable or self.voice in (Voice.DOM0, Voice.XEN)
+        return self.is_reachable or self.voice in HEARD
 
     @property
     def loss(self) -> str | None:
@@ -104,10 +106,10 @@ def take(board: Board) -> Pulse:
         powered = bool(board.power.is_powered())
     except LabError as error:
         log.info("%s: power: %s", board.name, error)
-    is_reachable, has_timers = board.is_reachable(), True
-    if is_reachable and not board.sleeps():  # its timers, or its network meanwhile: asked again
-        is_reachable = board.is_reachable()
-        has_timers = not is_reachable or board.sleeps()
+    slept = board.sleeps()
+    if slept is False:  # its timers, or its network meanwhile: asked again
+        slept = board.sleeps()
+    is_reachable, has_timers = slept is not None, slept is not False
     return Pulse(board.name, powered, is_reachable, listen(board.console), time.time(), has_timers)
 
 

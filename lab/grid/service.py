@@ -17,6 +17,7 @@ BACKOFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before a start is tried again
 STEADY = 30.0  # a service that lived so long starts anew at the short end
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 SILENCE = 60.0  # seconds without a sign of life after which a service is taken for hung; calls in it may take 15
+STARTING = 300.0  # the same for a service that has given none yet, and has much to load on a busy machine
 SIGNS = "alive"  # folder of the files whose times are the signs of life (lab.base.processes.give_sign_of_life)
 
 
@@ -77,10 +78,10 @@ class Service:
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = processes.environment(*self._needs) | {processes.ALIVE: str(self._sign)}
-        self._is_watched = False
+        self._is_watched, self._sign_seen = False, time.monotonic()
         try:
             self._sign.touch()
-            self._last_sign, self._sign_seen = self._sign.stat().st_mtime_ns, time.monotonic()
+            self._last_sign = self._sign.stat().st_mtime_ns
         except OSError as error:
             self._tell(f"{self._sign}: {error.strerror}: it is not seen whether {self.name} hangs")
         with open(self._log(), "ab") as output:
@@ -104,7 +105,7 @@ class Service:
             return Path(os.devnull)
 
     def _watch(self) -> None:
-        """Kill a service that has given signs of life and gives none any more."""
+        """Kill a service that gives no sign of life any more, or has hung before its first one."""
         assert self.process
         now = time.monotonic()
         try:
@@ -113,7 +114,7 @@ class Service:
             return
         if sign != self._last_sign:
             self._last_sign, self._sign_seen, self._is_watched = sign, now, True
-        elif self._is_watched and now - self._sign_seen > SILENCE and self._can_sign():
+        elif now - self._sign_seen > (SILENCE if self._is_watched else STARTING) and self._can_sign():
             log.warning("%s hangs: no sign of life for %.0f s; it is killed", self.name, now - self._sign_seen)
             self.process.kill()
 

@@ -87,8 +87,11 @@ class Ssh:
         check: bool = True,
         input: bytes | None = None,
         connect_timeout: float = 15.0,
+        keep: bool = False,
     ) -> CommandResult:
         """Run one command line in dom0's shell; ended there too after ``timeout`` seconds.
+
+        ``keep``: use the connection again even if the command is not done in time, unless it printed nothing.
 
         :raises CommandFailed: its status is not 0, and ``check``.
         :raises BoardUnreachable: no connection, or it was lost.
@@ -116,8 +119,9 @@ class Ssh:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            self.close()
             said = (error.stdout or b"")[-300:].decode(errors="replace")
+            if not (keep and said):
+                self.close()
             raise WaitTimeout(f"{self.board}: `{_short(command)}`", timeout, said or None, board=self.board) from None
         result = CommandResult(
             command,
@@ -175,12 +179,18 @@ class Ssh:
         except (BoardUnreachable, WaitTimeout):
             return False
 
-    def sleeps(self, timeout: float = 15.0) -> bool:
-        """Whether a short sleep in dom0 ends within ``timeout`` seconds; with dead timers it never does."""
+    def sleeps(self, timeout: float = 15.0) -> bool | None:
+        """Whether a short sleep in dom0 ends within ``timeout`` seconds; None: dom0 does not answer.
+
+        With dead timers it never ends. Such a dom0 lets nobody log in any more, so the connection is kept.
+        """
         try:
-            return self.run("sleep 0.2", timeout=timeout, connect_timeout=timeout, check=False).status == 0
-        except (BoardUnreachable, WaitTimeout):
-            return False
+            command = "echo answers; sleep 0.2"
+            return self.run(command, timeout=timeout, connect_timeout=5.0, check=False, keep=True).status == 0
+        except WaitTimeout as error:
+            return False if error.last else None
+        except BoardUnreachable:
+            return None
 
     def close(self) -> None:
         """End the shared connection; the next command makes a new one."""

@@ -26,6 +26,8 @@ from lab.base.errors import (
     HypervisorCrash,
     MissingCapability,
     ProductFailure,
+    ProductTimeout,
+    SilentConsole,
     WaitTimeout,
 )
 from lab.base.wait import wait_until
@@ -122,6 +124,7 @@ class XenStrategy(Strategy):
 
         :raises HypervisorCrash: the console showed a crash on the way.
         :raises ProductTimeout: the boot loader started the hypervisor, and no output or no dom0 followed.
+        :raises SilentConsole: dom0 answers, and the console has not shown that it booted.
         :raises ProductFailure: the hypervisor reset the board.
         :raises ToolstackFailed: dom0 came up, but its toolstack does not work with this hypervisor.
         :raises BenchError: no power, no boot loader or no hypervisor; or any failure of ``known-good``.
@@ -220,6 +223,8 @@ class XenStrategy(Strategy):
         if boot.is_to_be_asked(now) and boot.take_answer(self._ask(), now, time.time()):
             return True
         if overdue := boot.overdue(now):
+            if isinstance(overdue, ProductTimeout) and (answer := self._ask()) and answer.status == 0:
+                raise SilentConsole(boot.board) from overdue
             raise overdue
         return False
 

@@ -42,8 +42,12 @@ def digest_of(path: Path) -> str:
     digest = hashlib.sha256()
     for name in FILES:
         file = path / name
-        content = file.read_bytes() if file.is_file() else b""
-        digest.update(f"{name} {len(content)}\n".encode() + content)
+        size = file.stat().st_size if file.is_file() else 0
+        digest.update(f"{name} {size}\n".encode())
+        if size:
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

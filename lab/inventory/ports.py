@@ -19,6 +19,7 @@ from lab.inventory.specs import BoardSpec, Lab
 FREE = "free"  # find them
 OWN = "own"  # those of the inventory
 FIRST, LAST, STEP = 24000, 32000, 100  # where free ones are looked for: below the ephemeral ports of Linux (32768)
+_LONGEST = 64  # bytes of the file that are read; a number has five
 GAP = 10  # ports of a board, and of the coordinator
 
 
@@ -39,10 +40,16 @@ def choose(lab: Lab, wanted: str) -> None:
 def applied(lab: Lab) -> Lab:
     """The lab with its ports where its state folder says; as it is where that says nothing."""
     try:
-        text = _file(lab).read_text(encoding="ascii")
+        with paths.open_regular(_file(lab)) as file:
+            text = file.read(_LONGEST).decode("ascii", "replace")
     except FileNotFoundError:
         return lab
-    return moved(lab, _number(lab, text.strip()))
+    except OSError as error:
+        raise UsageError(f"{_file(lab)}: {error.strerror}; remove it") from None
+    try:
+        return moved(lab, _number(lab, text.strip()))
+    except UsageError:
+        raise UsageError(f"{_file(lab)}: damaged: {text[:20]!r}; give --ports again") from None
 
 
 def moved(lab: Lab, base: int) -> Lab:

@@ -117,7 +117,7 @@ class ScoreFolder:
     def about(self) -> tuple[str, str, Listing]:
         """The build's name and version, and its points. :raises BenchError: they were not noted, or are damaged."""
         try:
-            about = shape.read(_About, (self.path / _ABOUT).read_bytes())
+            about = shape.read(_About, paths.read_regular(self.path / _ABOUT))
         except (OSError, ValueError) as error:
             raise BenchError(f"{self.path / _ABOUT}: {error}") from None
         return about.build, about.version, Listing.load(self.path)
@@ -135,7 +135,7 @@ class ScoreFolder:
     def read_plan(file: Path) -> list[Trial]:
         """:raises BenchError: it cannot be read."""
         try:
-            return list(shape.read(_Plan, file.read_bytes()).trials)
+            return list(shape.read(_Plan, paths.read_regular(file)).trials)
         except (OSError, ValueError) as error:
             raise BenchError(f"{file}: {error}") from None
 
@@ -172,7 +172,7 @@ class ScoreFolder:
         """Those that are finished, in no order. A damaged one counts as not tried."""
         for file in (self.path / "points").glob(f"*/{_OUTCOME}"):
             try:
-                yield shape.read(Outcome, file.read_bytes())
+                yield shape.read(Outcome, paths.read_regular(file))
             except (OSError, ValueError):
                 continue
 

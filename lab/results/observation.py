@@ -42,6 +42,7 @@ class Observation:
     crashed_before: bool = False  # that was seen at an earlier attempt, too
     lease_over: str | None = None  # why the lease on its boards was over before it ended
     leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
+    slowings: tuple[str, ...] = ()  # "virt1: Xen takes 3.1 times as long to answer dom0 as after a boot"
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
     symbols: Path | None = None  # the hypervisor's ELF with symbols
     at: float = field(default_factory=time.time)  # when; seconds since the epoch

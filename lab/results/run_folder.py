@@ -29,9 +29,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from lab.base import processes, shape
+from lab.base import paths, processes, shape
 from lab.base.errors import UsageError
 from lab.results.build_source import Source
 from lab.results.record import RunHeader, TestResult, Time
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 HEADER, LOCK = "run.json", "lock"
 COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
+_LINE_LIMIT = 64 << 20  # bytes of one result: far more than any has
 
 
 class LineOfConsole(Protocol):
@@ -141,6 +142,8 @@ class RunFolder:
         """
         folder = cls(path.absolute())
         folder.header()
+        if file := folder._open_results():
+            file.close()
         return folder
 
     def __del__(self) -> None:
@@ -161,7 +164,7 @@ class RunFolder:
         :raises UsageError: not there, or not a header.
         """
         try:
-            return RunHeader.from_json((self.path / HEADER).read_text(encoding="utf-8"))
+            return RunHeader.from_json(paths.read_regular(self.path / HEADER).decode())
         except OSError as error:
             said = error.strerror or error
             raise UsageError(f"{self.path}: not a run folder: {HEADER}: {said}") from None
@@ -186,7 +189,7 @@ class RunFolder:
 
     def _noted_builds(self) -> Mapping[str, Mapping[str, object]]:
         try:
-            read = json.loads((self.path / _BUILDS).read_text(encoding="utf-8"))
+            read = json.loads(paths.read_regular(self.path / _BUILDS))
         except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(read, dict):
@@ -224,19 +227,29 @@ class RunFolder:
             os.close(descriptor)
 
     def results(self) -> Iterator[TestResult]:
-        """All results in the order they were written, every attempt of every case."""
-        try:
-            file = open(self.path / _RESULTS, "rb")
-        except FileNotFoundError:
+        """All results in the order they were written, every attempt of every case.
+
+        :raises UsageError: they cannot be read. None is no error: there may be none yet.
+        """
+        file = self._open_results()
+        if file is None:
             return
         with file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(file), 1):
                 if not line.strip():
                     continue
                 try:
                     yield TestResult.from_json(line.decode("utf-8"))
                 except ValueError as error:
-                    log.warning("%s:%d: passed over: %s", file.name, number, visible_line(str(error)))
+                    log.warning("%s:%d: passed over: %s", self.path / _RESULTS, number, visible_line(str(error)))
+
+    def _open_results(self) -> BinaryIO | None:
+        try:
+            return paths.open_regular(self.path / _RESULTS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.path / _RESULTS}: {error.strerror}") from None
 
     def summary(self) -> RunSummary:
         """All that the folder says of the run, read once.
@@ -292,7 +305,7 @@ class RunFolder:
         found = {}
         for path in sorted(self.path.glob("now-*.json")):
             with suppress(OSError, ValueError):
-                said = shape.read(_Now, path.read_bytes())
+                said = shape.read(_Now, paths.read_regular(path))
                 if processes.is_alive(said.process):
                     found[path.stem.removeprefix("now-")] = (said.case, said.since, said.is_ready)
         return found
@@ -363,6 +376,14 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         if not more:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written += more
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Line by line; one that is too long for a result comes without its end."""
+    while line := file.readline(_LINE_LIMIT):
+        yield line
+        while not line.endswith(b"\n") and (line := file.readline(_LINE_LIMIT)):
+            pass
 
 
 def replace_file(path: Path, text: str) -> None:

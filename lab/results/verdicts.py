@@ -201,6 +201,12 @@ def _host_lost(observation: Observation, *, repeats: bool) -> str | None:
     return f"{loss.board}: the host {loss.how}; the power is on, and a known-good build is sound"
 
 
+def _slows_down(observation: Observation) -> str | None:
+    if not isinstance(observation.outcome, BenchError | CaseTimeout | None) or observation.skipped:
+        return None  # the case itself found a fault
+    return "; ".join(observation.slowings) or None
+
+
 def _expected_crash_missing(observation: Observation) -> str | None:
     gone = observation.expected_crashes - observation.seen_crashes
     if not gone or observation.outcome is not None or observation.skipped:
@@ -353,9 +359,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         HOST_LOST,
         Verdict.MISS,
-        "a host was lost, its power on and its console open: it fell silent, dom0 died, dom0's network or timers died, "
-        "or it was reset; no crash or NMI says why, and a known-good build finds the board sound; tried once more",
+        "a host was lost, its power on and its console open: it fell silent, dom0 died, dom0's network, timers or "
+        "console died, or it was reset; no crash or NMI says why, and a known-good build finds the board sound; tried "
+        "once more",
         partial(_host_lost, repeats=False),
+    ),
+    Rule(
+        "slows-down",
+        Verdict.FAIL,
+        "Xen takes twice as long or more to answer dom0 as after a reboot of the same build, by what dom0 computes "
+        "meanwhile",
+        _slows_down,
     ),
     Rule(
         "expected-crash-missing",

@@ -26,7 +26,6 @@ from lab.base.errors import UsageError
 from lab.leases.ledger import seconds_of
 
 KEPT = 5  # report folders of earlier self-tests
-FUZZ_GRACE = 600.0  # seconds that the last chances may take beyond their time
 GRACE = 110.0  # seconds for an interrupted step to give its boards back
 TOX_INI = paths.CHECKOUT / "tox.ini"
 
@@ -49,29 +48,31 @@ STEPS = (
     SelftestStep("broken", 2400, is_cheap=False),
     SelftestStep("mutants", 1800, is_cheap=False),
 )
-FUZZ = "fuzz"  # a step that runs only when it is named; it takes as long as it is given
-FUZZ_TIME = "XENLAB_FUZZ"  # the variable of tox.ini that says how long
+# Steps that run only when they are named, for as long as they are given; the variable of tox.ini that says how long,
+# and how much longer they may take at most (seconds, times): for the last chances, and for what a soak still awaits.
+TIMED = {"fuzz": ("XENLAB_FUZZ", 600.0, 1.0), "soak": ("XENLAB_SOAK", 900.0, 2.0)}
 
 
 def run(
     names: Sequence[str] = (),
     *,
-    fuzz_for: str = "1h",
+    time_for: str = "1h",
     steps: Sequence[SelftestStep] = STEPS,
     tox_ini: Path = TOX_INI,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run these steps, or all but :data:`FUZZ`; the last line is a summary as pytest writes it.
+    """Run these steps, or all but those of :data:`TIMED`; the last line is a summary as pytest writes it.
 
-    ``fuzz_for`` is how long that one tries chances: ``90m``, ``1h``.
+    ``time_for`` is how long each of those takes: ``90m``, ``1h``.
 
     Exit status: 0, or 1; 3 when only the boards step is bad and says the bench is to blame.
 
     :raises UsageError: no such step.
     """
     say = say or partial(print, flush=True)
-    fuzz = SelftestStep(FUZZ, seconds_of(fuzz_for) + FUZZ_GRACE)
-    there = (*steps, fuzz)
+    seconds = seconds_of(time_for)
+    timed = [SelftestStep(name, seconds * times + more) for name, (_, more, times) in TIMED.items()]
+    there = (*steps, *timed)
     if unknown := [name for name in names if name not in {step.name for step in there}]:
         raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in there)}")
     chosen = [step for step in there if step.name in names] if names else list(steps)
@@ -85,7 +86,7 @@ def run(
             say(f"{step.name}: not run, since {', '.join(bad)} failed")
             continue
         clock = time.monotonic()
-        status = _tox(step, tox_ini, reports, {FUZZ_TIME: fuzz_for})
+        status = _tox(step, tox_ini, reports, {variable: time_for for variable, _, _ in TIMED.values()})
         if status:
             bad[step.name] = status
         counts += _count(reports / step.name, status)

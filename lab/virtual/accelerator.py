@@ -39,7 +39,7 @@ def proved(
     key = f"{_qemu_version()}, {platform.release()}, {_cpu()}, image {image}"
     try:
         known = dict(json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         known = {}
     if key not in known:
         if say:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.base.loopback import Admission
@@ -25,8 +26,9 @@ class SerialCable:
     others are cut off before a byte passes.
     """
 
-    def __init__(self, uart: Path, port: int) -> None:
-        self._uart_path, self._port = uart, port
+    def __init__(self, uart: Path, port: int, is_out: Callable[[], bool] = lambda: False) -> None:
+        """``is_out``: whether the cable is out of its socket. Both ends stay open then, and all bytes fall off."""
+        self._uart_path, self._port, self._is_out = uart, port, is_out
         self._uart: asyncio.StreamWriter | None = None
         self._far: set[asyncio.StreamWriter] = set()
         self._servers: list[asyncio.Server] = []
@@ -53,7 +55,7 @@ class SerialCable:
         self._uart = writer
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
-                for far in list(self._far):
+                for far in [] if self._is_out() else list(self._far):
                     if far.transport.get_write_buffer_size() > FAR_END_BUFFER:
                         far.transport.abort()
                     else:
@@ -70,7 +72,7 @@ class SerialCable:
         self._far.add(writer)
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
-                if self._uart:
+                if self._uart and not self._is_out():
                     self._uart.write(data)
         self._far.discard(writer)
         writer.close()

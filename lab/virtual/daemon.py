@@ -24,13 +24,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
+from lab.base.loopback import bear_a_crowd
 from lab.inventory import BoardSpec
 from lab.virtual import bare, bmc, faults, qemu
 from lab.virtual.cable import SerialCable
@@ -46,6 +49,7 @@ FLAGS_HOLD = 60.0
 KEEP_FLAGS = 0x08
 SHORT_LIFE = 5.0  # seconds; a BMC that ends sooner so often in a row will not live
 SHORT_LIVES = 3
+MANAGEMENT = "management"  # QEMU's name of the network over which dom0 is reached
 
 
 @dataclass
@@ -96,6 +100,7 @@ class Machine:
     boot: BootChoice = field(default_factory=BootChoice)
     tap: int = -1  # descriptor of the network that a board without a disk boots from
     shape: str = ""  # of the inventory's `shapes`; its own when empty
+    is_offline: bool = False  # the cable of the management network is out
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -139,6 +144,8 @@ class Machine:
             return
         self._qmp = server
         self._events = asyncio.create_task(self._watch(server))
+        if self.is_offline:
+            await self.set_link(False, MANAGEMENT)
 
     async def power_off(self) -> None:
         """Remove power: the machine is gone at once, what was in memory is lost."""
@@ -163,9 +170,9 @@ class Machine:
     async def inject_nmi(self) -> None:
         await self._execute("inject-nmi")
 
-    async def set_link(self, up: bool) -> None:
-        """Plug or unplug the lab cable at this board."""
-        await self._execute("set_link", name="lab", up=up)
+    async def set_link(self, up: bool, name: str = "lab") -> None:
+        """Plug or unplug a network cable at this board: the lab cable, or that of :data:`MANAGEMENT`."""
+        await self._execute("set_link", name=name, up=up)
 
     async def _execute(self, command: str, **arguments: object) -> None:
         if self._qmp is None or not self.is_powered:
@@ -246,9 +253,9 @@ class Daemon:
         is_ipmi, firmware = board.bmc.protocol == "ipmi", board.virtual.firmware
         choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
         self._machine = Machine(board, self._directory, wiring, choice)
-        self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
-        self._simulator: asyncio.subprocess.Process | None = None
         self._faults = Faults()
+        self._cable = SerialCable(wiring.uart, board.virtual.serial_port, partial(self._faults.is_on, "serial-off"))
+        self._simulator: asyncio.subprocess.Process | None = None
         self._misdeeds: set[asyncio.Task[None]] = set()
         self._is_restarting = False
         self._segment: Segment | None = None
@@ -259,6 +266,7 @@ class Daemon:
         """Until SIGTERM; then power is cut. Status 1 when the BMC or the network ended by itself."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        bear_a_crowd(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self._cable.start()
@@ -346,11 +354,25 @@ class Daemon:
         except (UsageError, TypeError) as error:
             return f"error: {error}"
         self._faults.order(kind, value)
-        if kind in ("silent", "drop-sessions"):
-            task = asyncio.create_task(self._silence(value) if kind == "silent" else self._restart_bmc(value))
-            self._misdeeds.add(task)
-            task.add_done_callback(self._misdeeds.discard)
+        if kind == "network-off":
+            self._begin(self._unplug())
+        elif kind in ("silent", "drop-sessions"):
+            self._begin(self._silence(value) if kind == "silent" else self._restart_bmc(value))
         return "ok"
+
+    def _begin(self, misdeed: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(misdeed)
+        self._misdeeds.add(task)
+        task.add_done_callback(self._misdeeds.discard)
+
+    async def _unplug(self) -> None:
+        """Have the management network's cable out for as long as that fault is in force, power cycles included."""
+        self._machine.is_offline = True
+        await self._machine.set_link(False, MANAGEMENT)
+        while self._faults.is_on("network-off"):
+            await asyncio.sleep(0.5)
+        self._machine.is_offline = False
+        await self._machine.set_link(True, MANAGEMENT)
 
     async def _silence(self, seconds: float) -> None:
         assert self._simulator

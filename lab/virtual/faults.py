@@ -1,6 +1,7 @@
-"""What the BMC of a virtual board can be told to do wrong, as BMCs of machines do: ``xenlab lab fault BOARD KIND``.
+"""What goes wrong with a bench, done by a virtual board when it is told to: ``xenlab lab fault BOARD KIND``.
 
-The daemon asks here before it asks its machine. Every fault ends by itself.
+Its BMC misbehaves as BMCs of machines do, or a cable is out. The daemon asks here before it asks its machine. Every
+fault ends by itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ KINDS: Mapping[str, Kind] = {
     "lie": Kind("do nothing when told to switch, and report the power as told, for VALUE seconds", 5, 600),
     "drop-sessions": Kind("restart VALUE seconds from now: all sessions are gone", 0, 600),
     "silent": Kind("answer nothing at all for VALUE seconds", 10, 600),
+    "serial-off": Kind("let nothing through on the serial cable, for VALUE seconds", 60, 3600),
+    "network-off": Kind("let nothing through on the management network, for VALUE seconds", 60, 3600),
     "refuse-sol": Kind("say that SOL is active on another session, for VALUE seconds", 20, 600),
 }
 LATE_FOR = 60.0  # seconds
@@ -62,26 +65,27 @@ class Faults:
     @property
     def delay(self) -> float:
         """Seconds to wait before anything is answered."""
-        return self._late if self._is("late") else 0.0
+        return self._late if self.is_on("late") else 0.0
 
     def instead(self, words: list[str], is_powered: bool) -> str | None:
         """The answer to a request that is not passed on; None: pass it on."""
         match words:
-            case ["set", "power", told] if self._is("lie"):
+            case ["set", "power", told] if self.is_on("lie"):
                 self._told = told
                 return "ok"
-            case ["get", "power"] if self._is("lie") and self._told:
+            case ["get", "power"] if self.is_on("lie") and self._told:
                 return self._told
             case ["set", "power", "1"] if self._ignores:
                 self._ignores -= 1
                 return "ok"
-            case ["get", "power"] if self._is("wrong-status"):
+            case ["get", "power"] if self.is_on("wrong-status"):
                 return str(int(not is_powered))
             case ["get", "sol"]:
-                return str(int(not self._is("refuse-sol")))
+                return str(int(not self.is_on("refuse-sol")))
         return None
 
-    def _is(self, kind: str) -> bool:
+    def is_on(self, kind: str) -> bool:
+        """Whether a fault of this kind is in force."""
         return time.monotonic() < self._until.get(kind, 0.0)
 
 

@@ -59,16 +59,25 @@ def make(*, progress: Callable[[str], None] | None = None) -> DiskImage:
     :raises BenchError: mmdebstrap or a tool of it failed; carries the end of its output.
     """
     directory = paths.cache() / "images" / _key()
-    if not (directory / "made").exists():
+    if _seconds(directory) is None:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with open(directory.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (directory / "made").exists():
+            if _seconds(directory) is None:
                 if progress:
                     progress("making the dom0 image (about a minute)")
                 _make_in(directory)
-    seconds = float((directory / "made").read_text(encoding="ascii"))
-    return DiskImage(directory / "disk.raw", directory / "root.squashfs", directory / "kernel", seconds)
+    return DiskImage(
+        directory / "disk.raw", directory / "root.squashfs", directory / "kernel", _seconds(directory) or 0.0
+    )
+
+
+def _seconds(directory: Path) -> float | None:
+    """How long the image took to make; None: there is none, or a power cut left the note without its content."""
+    try:
+        return float((directory / "made").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _key() -> str:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lab.base.errors import BenchError, ProductTimeout, ToolstackFailed, WaitTimeout
+from lab.base.errors import BenchError, ProductTimeout, SilentConsole, ToolstackFailed, WaitTimeout
 from lab.base.wait import wait_until
 from lab.console.client import ConsoleLine
+from lab.grid import pulse
 from lab.grid.board import Board, CommandResult
 from lab.results.record import GuestConsole
 
@@ -289,9 +290,15 @@ class Dom0(Toolstack):
         """Wait for a line on the serial console that matches, from record ``since`` (``board.console.mark()``) on.
 
         :raises ProductTimeout: no line matched within ``timeout`` seconds, or more on a slow board (:meth:`limits`).
+        :raises SilentConsole: that may be the console's fault: dom0 answers over SSH, and nobody on the console.
         """
         with self.phase("wait"):
-            return self.owed(lambda seconds: self.board.console.wait_for(pattern, seconds, since=since), timeout)
+            try:
+                return self.owed(lambda seconds: self.board.console.wait_for(pattern, seconds, since=since), timeout)
+            except ProductTimeout as late:
+                if self.board.is_reachable() and pulse.listen(self.board.console) not in pulse.HEARD:
+                    raise SilentConsole(self.name) from late
+                raise
 
     def expect(self, predicate: Callable[[], object], timeout: float, what: str) -> None:
         """Wait until the product has done what it must.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lab.base.errors import WaitTimeout
 from lab.base.wait import wait_until
+from lab.xen import pace
 from lab.xen.host import Host
 
 SETTLING = 10.0  # seconds in which a dying domain, its memory and its processes must go
@@ -20,9 +21,8 @@ TOLERANCE_MIB = 2  # Xen's own heap grows and shrinks by so much
 PROCESSES = ("xl", "libxl-save-help", "qemu-system-i38", "xen-qemu-system")  # ps cuts names at 15 letters
 
 # One command for everything: a connection costs more than all of these.
-_LOOK = """
-echo '== domains'; xl list
-echo '== memory'; xl info | grep free_memory
+_LOOK = f"""
+{pace.script("echo '== domains'; xl list; echo '== memory'; xl info | grep free_memory; echo '== pace'")}
 echo '== xenstore'; xenstore-ls -f
 echo '== processes'; ps -eo pid=,comm=,args=
 echo '== devices'; xl pci-assignable-list
@@ -41,6 +41,7 @@ class Snapshot:
     xenstore: frozenset[str]
     processes: dict[int, str]
     devices: frozenset[str]
+    pace: float | None = None  # :mod:`lab.xen.pace`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,13 @@ class Left:
     """What a case left behind.
 
     ``cleared`` was removed. ``kept`` could not be removed, so the next case cannot use the board as it is. ``stuck`` is
-    what Xen did not give back: dead domains, and memory.
+    what Xen did not give back: dead domains, and memory. ``pace`` is how Xen answers now (:mod:`lab.xen.pace`).
     """
 
     cleared: tuple[str, ...]
     kept: tuple[str, ...]
     stuck: tuple[str, ...]
+    pace: float | None = None
 
 
 def look(host: Host) -> Snapshot:
@@ -83,6 +85,7 @@ def parse(text: str) -> Snapshot:
         xenstore=frozenset(match[1] for line in parts.get("xenstore", ()) if (match := _STORE.match(line))),
         processes={int(one[0]): one[-1] for one in processes if len(one) > 1 and one[1] in PROCESSES},
         devices=frozenset(line.split()[0] for line in parts.get("devices", ()) if line.strip()),
+        pace=pace.of(parts.get("pace", ())),
     )
 
 
@@ -112,7 +115,8 @@ def clear(host: Host, before: Snapshot) -> Left:
     if found and not is_as(now, before):
         now = _settled(host, before)
     kept = tuple(left_behind(now, before))
-    return Left(tuple(one for one in dict.fromkeys(found) if one not in kept), kept, tuple(not_given_back(now, before)))
+    cleared = tuple(one for one in dict.fromkeys(found) if one not in kept)
+    return Left(cleared, kept, tuple(not_given_back(now, before)), now.pace)
 
 
 def _settled(host: Host, before: Snapshot) -> Snapshot:

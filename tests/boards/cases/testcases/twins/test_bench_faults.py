@@ -1,0 +1,57 @@
+"""What looks like a broken hypervisor, and is the bench's doing. tests/boards/test_twins.py looks at the verdicts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import inventory
+from lab.grid import services
+from lab.virtual import boards
+from lab.xen.guests import payload
+
+pytestmark = pytest.mark.quick
+SEEN = "/var/tmp/xenlab-twin"
+LOAD = 90  # seconds
+
+
+def order(host, fault):
+    """Have the board's own daemon do it."""
+    lab = inventory.load(Path(os.environ["TWINS_INVENTORY"]))
+    boards.ask(lab, services.directory(lab) / "boards", host.name, f"fault {fault}")
+
+
+def test_network_is_off(host):
+    """The management network goes away, and is not back before the known-good build was tried: MISS; then PASS."""
+    if host.run(f"rm {SEEN}", check=False).status == 0:
+        return
+    host.run(f"touch {SEEN}; sync")
+    order(host, "network-off 400")
+    host.run("true", timeout=60)
+
+
+def test_serial_cable_is_off(host):
+    """The console is awaited while its cable is out: MISS."""
+    order(host, "serial-off 240")
+    host.expect_console("nobody says this", 10.0, since=host.board.console.mark())
+
+
+def test_bmc_lies(host):
+    """The BMC says that it has switched the power, and has not, so that no boot comes: MISS."""
+    order(host, "lie 120")
+    host.board.strategy.reboot(entry="under-test")
+
+
+def test_machine_is_busy(host, evidence):
+    """The lab's machine has three times the work that it can do: PASS, only later."""
+    hogs = [subprocess.Popen(["timeout", str(LOAD), sys.executable, "-c", "while True: pass"]) for _ in range(6)]
+    try:
+        for _ in range(3):
+            with host.domain(payload(host, "pvh64", "memory", memory_mib=64)) as guest:
+                assert guest.results(60.0)["memory"].outcome == "PASS"
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
