@@ -35,7 +35,9 @@ def main() -> None:
             values.append(round(chances.gauss(level, level * 0.02), 2))
         signal = numpy.array(values)
         tester = PermutationsSignificanceTester(0.001, 1999, PairDistanceCalculator, seed=1)
-        otava = [int(one.index) for one in ChangePointDetector(tester, PairDistanceCalculator).get_change_points(signal)]
+        otava = [
+            int(one.index) for one in ChangePointDetector(tester, PairDistanceCalculator).get_change_points(signal)
+        ]
         means = ruptures.Binseg(model="l2", min_size=LEAST, jump=1).fit(signal)
         best = {count: [int(at) for at in means.predict(n_bkps=count)[:-1]] for count in (1, 2)}
         found.append({"planted": [*planted], "values": values, "otava": sorted(otava), "ruptures": best})

@@ -54,7 +54,7 @@ def noise(values: Sequence[float]) -> float | None:
 
 
 def _of_counts(builds: Sequence[Sequence[float]]) -> list[int]:
-    """Where the next values leave the level of all before, on one side, by more than :data:`LEAST_STEP` and its noise."""
+    """Where the next values leave the level before, on one side, by more than :data:`LEAST_STEP` and its noise."""
     begins = [0]
     for at in range(1, len(builds)):
         before = [*chain.from_iterable(builds[begins[-1] : at])]
@@ -101,7 +101,7 @@ def division(values: Sequence[float]) -> tuple[int, float]:
 
 
 def _is_rare(values: Sequence[float], seen: float) -> bool:
-    """Whether less than :data:`ALPHA` of all orders by chance divide as well; which are tried depends on nothing else."""
+    """Whether fewer than :data:`ALPHA` of the orders by chance divide as well; the number of values fixes these."""
     source, shuffled = random.Random(len(values)), [*values]
     seen *= 1 - 1e-9  # values that are equal but for rounding count as equal
     allowed = int(ALPHA * (SHUFFLES + 1)) - 1  # with (as many + 1) / (SHUFFLES + 1) for p

@@ -6,7 +6,7 @@ A track has one board: values of two boards are never mixed. A result that faile
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import sqlalchemy as sa
@@ -102,13 +102,8 @@ class Track:
 
 
 def of_runs(history: History, run_ids: Sequence[int]) -> list[Track]:
-    """All tracks that have values in these runs."""
-    return _read(history, _series(history, results.c.run_id.in_(run_ids)))
-
-
-def of_builds(history: History, build_ids: Sequence[int]) -> list[Track]:
-    """All tracks that have values with these builds."""
-    return _read(history, _series(history, results.c.build_id.in_(build_ids)))
+    """All tracks that have values in these runs, each with its last :data:`SHOWN` builds."""
+    return [_last(track) for track in read(history, measured(history, results.c.run_id.in_(run_ids)))]
 
 
 def of_figure(history: History, text: str) -> list[Track]:
@@ -116,24 +111,28 @@ def of_figure(history: History, text: str) -> list[Track]:
 
     :raises UsageError: no such figure.
     """
-    found = _read(history, _series(history, results.c.figures.contains(f'"{text}', autoescape=True)))
-    mine = [track for track in found if text in (track.figure, stem(track.figure))]
+    found = read(history, measured(history, results.c.figures.contains(f'"{text}', autoescape=True)))
+    mine = [_last(track) for track in found if text in (track.figure, stem(track.figure))]
     if not mine:
-        names = sorted({track.figure for track in _read(history, _series(history, sa.true()))})
+        names = sorted({track.figure for track in read(history, measured(history, sa.true()))})
         some = f"; there are: {', '.join(names)}" if names else ": no run measured a cost"
         raise UsageError(f"history has no figure {text!r}{did_you_mean(text, names) or some}")
     return mine
 
 
-def _series(history: History, which: sa.ColumnElement[bool]) -> list[int]:
-    """The series that measured costs in some results."""
+def _last(track: Track) -> Track:
+    return replace(track, points=track.points[-SHOWN:])
+
+
+def measured(history: History, which: sa.ColumnElement[bool]) -> list[int]:
+    """The series whose results that are chosen measured costs."""
     wanted = sa.select(results.c.series_id).where(which, _COUNTED, _MEASURED).distinct()
     with history.transaction(writes=False) as connection:
         return list(connection.scalars(wanted))
 
 
-def _read(history: History, series_ids: Sequence[int]) -> list[Track]:
-    """The tracks of these series, by figure, line and board; of each the last :data:`SHOWN` builds."""
+def read(history: History, series_ids: Sequence[int]) -> list[Track]:
+    """The tracks of these series, by figure, line and board."""
     if not series_ids:
         return []
     wanted = (
@@ -156,7 +155,7 @@ def _read(history: History, series_ids: Sequence[int]) -> list[Track]:
                     track = found.setdefault((name, mine, row["results_boards"]), {})
                     track.setdefault(build_id, []).append(Value(number, place))
     tracks = [
-        Track(name, mine, boards, tuple(Point(of[id], tuple(values)) for id, values in [*points.items()][-SHOWN:]))
+        Track(name, mine, boards, tuple(Point(of[id], tuple(values)) for id, values in points.items()))
         for (name, mine, boards), points in found.items()
     ]
     return sorted(tracks, key=lambda one: (one.figure, one.series.line, one.series.board_class, one.boards))
