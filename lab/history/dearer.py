@@ -158,6 +158,11 @@ def lines(found: Sequence[FigureChange], word: str = "") -> list[str]:
     return told
 
 
+def counted(number: int) -> str:
+    """``1 figure costs more``, ``2 figures cost more``"""
+    return f"{number} figure{' costs' if number == 1 else 's cost'} more"
+
+
 def summed(found: Sequence[FigureChange]) -> str:
     """``figures: 1 costs more, 52 no change``; empty where there are none."""
     numbers: Mapping[str, int] = {

@@ -5,6 +5,7 @@ A track has one board: values of two boards are never mixed. A result that faile
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,6 +100,15 @@ class Track:
         """The newest step, while it is news."""
         steps = self.steps
         return steps[-1] if steps and len(self.points) - steps[-1].new.first <= FRESH else None
+
+
+def bisect_command(track: Track, step: Step) -> str:
+    """The command that finds the commit of a step; empty where builds do not know their commits, or have the same."""
+    good, bad = step.good.build.source.commit, step.since.build.source.commit
+    if not good or not bad or good == bad:
+        return ""
+    words = ["./xenlab", "bisect", "--figure", track.figure, "--case", track.series.case, "--good", good, "--bad", bad]
+    return shlex.join([*words, "--build", track.series.line, "--board", track.boards])
 
 
 def of_runs(history: History, run_ids: Sequence[int]) -> list[Track]:
