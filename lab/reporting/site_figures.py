@@ -10,7 +10,7 @@ from pathlib import Path
 import markupsafe
 
 from lab.history import tracks
-from lab.history.records import Place
+from lab.history.records import Place, RecordedBuild
 from lab.history.tracks import Point, Step, Track
 from lab.reporting import figures, site_places
 from lab.reporting.figures import Band
@@ -40,8 +40,12 @@ def write(where: Path, found: Sequence[Track], proof: Proof) -> set[str]:
     return {*made}
 
 
+def _short(build: RecordedBuild) -> str:
+    return f"{build.source.name or build.key[:8]} ({build.date})"
+
+
 def _shown(track: Track) -> Shown:
-    named = [(point.build.title, point.numbers) for point in track.points]
+    named = [(_short(point.build), point.numbers) for point in track.points]
     bands = [Band(level.first, level.end, level.median, level.noise or 0.0) for level in track.levels]
     return Shown(
         track,

@@ -70,7 +70,7 @@ def failure_page(failure: str) -> str:
 
 def figure_page(figure: str) -> str:
     """The page of a figure over builds, from the top."""
-    return f"figures/{slug(visible_line(figure))}.html"
+    return f"figures/{file_name(visible_line(figure))}.html"
 
 
 def good_page(case: str, part: int | None = None) -> str:
