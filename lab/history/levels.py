@@ -61,9 +61,10 @@ def _of_counts(builds: Sequence[Sequence[float]]) -> list[int]:
         after = [*chain.from_iterable(builds[at : at + STAYS])][:STAYS]
         if min(len(before), len(after)) < STAYS:
             continue
-        middle, bar = statistics.median(before), max(LEAST_STEP, noise(before) or 0.0)
+        middle = statistics.median(before)
         moved = [value / middle - 1 for value in after]
-        if min(moved) > bar or max(moved) < -bar:
+        least = max(min(moved), -max(moved))  # of both, on one side
+        if least >= LEAST_STEP and least > (noise(before) or 0.0):
             begins.append(at)
     return begins
 
