@@ -1,4 +1,4 @@
-"""What CI is told of a run: a summary in Markdown, annotations for new failures alone, a Prometheus textfile.
+"""What CI is told of a run: a summary in Markdown, annotations for what blocks alone, a Prometheus textfile.
 
 Source: GitHub, "Workflow commands" and "Adding a job summary"; GitLab, "artifacts:reports:annotations"; Prometheus,
 node_exporter's textfile collector.

@@ -49,6 +49,7 @@ from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Place, RecordedBuild, Run, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
+from lab.history.tracks import Track
 from lab.reporting import findings, mutation, site_cases, site_figures, site_places, site_run
 from lab.reporting import site_overview as overview
 from lab.reporting.feed import Feed
@@ -161,6 +162,11 @@ class _Site:
         self._changed_failures: set[str] = set()
 
     @cached_property
+    def _tracks(self) -> list[Track]:
+        """The costs that the runs shown measured."""
+        return tracks.of_runs(self._store, [run.id for run in self._runs])
+
+    @cached_property
     def _issue_lines(self) -> tuple[str, ...]:
         return tuple(one.line() for one in self._issues.all)
 
@@ -215,7 +221,6 @@ class _Site:
             self._render("findings", f"findings/{page.name}", {"root": "../", "page": page})
         site_places.keep_only(self._where / "findings", {page.name for page in findings.pages()})
         ids = [run.id for run in self._runs]
-        self._tracks = tracks.of_runs(self._store, ids)
         drawn = site_figures.write(self._where, self._tracks, self._proof)
         pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof, drawn)
         pages.write(sorted(touched & there))
