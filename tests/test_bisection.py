@@ -337,6 +337,9 @@ def test_a_cheaper_figure_and_a_small_step_beside_noise_are_found(measuring: Mea
     measuring.noise = (0.0, 0.001, -0.001)
     found = bisection.find(of_figure(there, good="main~4"), measuring, print)
     assert found.revisions == (git(there, "rev-parse", "main~1"),)
+    tried = measuring.times()
+    assert bisection.find(of_figure(there, good="main~4"), measuring, print) == found
+    assert measuring.times() == tried, "what was measured is kept"
     assert any(re.match(rf"seen: {FIGURE} 289.71 is nearer to 290.9 than to 300", line) for line in found.lines)
 
 

@@ -73,8 +73,9 @@ class Comparison:
 
     @property
     def dearer(self) -> list[FigureChange]:
-        """The figures that cost more: they block."""
-        return [one for one in self.figures if one.change is CostChange.MORE]
+        """The figures that cost more, the largest change first: they block."""
+        more = [one for one in self.figures if one.change is CostChange.MORE]
+        return sorted(more, key=lambda one: -one.found.change)
 
     @property
     def open_figures(self) -> list[FigureChange]:

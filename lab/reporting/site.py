@@ -42,7 +42,7 @@ from pathlib import Path
 
 from lab.base import paths
 from lab.base.errors import UsageError
-from lab.history import index, known_issues, news, onsets, tracks
+from lab.history import dearer, index, known_issues, news, onsets, tracks
 from lab.history.known_issues import KnownIssue
 from lab.history.news import News
 from lab.history.onsets import Onset, bisect_command
@@ -383,6 +383,7 @@ class _Site:
                 for title, said, changes in overview.GROUPS
                 if (faults := [fault for change in changes for fault in groups[change]])
             ],
+            "dearer": dearer.counted,
             "silent": [(found, one) for found in told.comparisons for one in found.open_figures],
             "steps": [(track, step) for track in self._tracks if (step := track.fresh)],
             "fixed": [(found, one) for found in told.comparisons for one in found.of(Change.FIXED)],
