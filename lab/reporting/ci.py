@@ -223,9 +223,9 @@ def github_commands(news: News) -> list[str]:
         for one in found.of(Change.NEW_FAILURE):
             title = f"{one.change} with {found.new.build.line}: {short_name(one.series.case)}"
             lines.append(_error(title, f"{one.series.case}: {one.why}"))
-    for found, one in news.dearer:
-        title = f"{one.change} with {found.new.build.line}: {one.track.figure}"
-        lines.append(_error(title, f"{one.track.figure} on {one.track.boards}: {one.why}"))
+    for found, cost in news.dearer:
+        title = f"{cost.change} with {found.new.build.line}: {cost.track.figure}"
+        lines.append(_error(title, f"{cost.track.figure} on {cost.track.boards}: {cost.why}"))
     return lines
 
 
