@@ -1,8 +1,12 @@
-"""What `xenlab perf` calls a change: nothing between a build and itself, and one per cent that is planted."""
+"""What `xenlab perf` calls a change: nothing between a build and itself, and one per cent that is planted.
+
+And what is called a step over builds, of made-up histories.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import subprocess
 import sys
 import tempfile
@@ -13,6 +17,7 @@ from pathlib import Path
 
 from lab import builds
 from lab.builds import recipes
+from lab.history import levels
 from lab.history.figures import Change, Compared
 from lab.inventory import load
 from lab.night import performance
@@ -116,3 +121,36 @@ def _planted(folder: Path, count: int) -> Path:
     file = folder / f"planted-{count}.yaml"
     recipes.write(replace(builds.recipe(BUILD), description=why, patches=(patch,)), file)
     return file
+
+
+HISTORIES = 200  # of each kind
+SIDE = 6  # builds on each side of a step: of fewer, chance can make a step in times
+KINDS = {"counts": (0.0002, PLANTED), "times": (0.02, (20.0,))}  # the noise of one build, and per cents
+
+
+@benchmark("perf-drift", unit="histories", bar={"false": 0.0, "missed": 0.0, "misplaced": 0.0}, better="lower")
+def drift() -> Mapping[str, float]:
+    """Made-up histories with a step where none is, without one that is planted, and with one at a wrong build."""
+    chances = random.Random(1)
+    found = dict.fromkeys(("false", "missed", "misplaced", "without-step", "with-step"), 0.0)
+    for kind, (noise, planted) in KINDS.items():
+        for percent in (0.0, *planted):
+            for number in range(HISTORIES):
+                count = chances.randint(20, 60)
+                at = chances.randint(SIDE, count - SIDE)
+                change = percent / 100 if number % 2 else -percent / 100
+                steps = _steps(chances, kind, noise, count, {at: change})
+                found["with-step" if percent else "without-step"] += 1
+                found["false"] += bool(steps) and not percent
+                found["missed"] += not steps and bool(percent)
+                found["misplaced"] += bool(percent) and bool(steps) and steps != [at]
+    return found
+
+
+def _steps(chances: random.Random, kind: str, noise: float, count: int, planted: Mapping[int, float]) -> list[int]:
+    """Where steps are told of a history with one value a build."""
+    level, builds = 1000.0, []
+    for at in range(count):
+        level *= 1 + planted.get(at, 0.0)
+        builds.append([chances.gauss(level, level * noise)])
+    return [one.first for one in levels.levels(builds, is_count=kind == "counts")[1:]]

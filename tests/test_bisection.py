@@ -13,13 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_folders import Runs, result
 
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.builds.recipes import Git, recipe
+from lab.history.store import History
 from lab.night import bisection
 from lab.night.bisection import Asked
 from lab.night.options import VIRTUAL_LAB
+from lab.night.revisions import Revisions
 from lab.results.record import RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
@@ -254,7 +257,7 @@ def test_a_build_without_a_repository_needs_one(lab: Lab) -> None:
 
 def test_the_recipe_of_a_revision_is_the_asked_one_but_for_its_source(lab: Lab, tmp_path: Path) -> None:
     there = repository(tmp_path / "xen", SERIES)
-    search = bisection._Revisions(tmp_path, asked(there))
+    search = Revisions(tmp_path, asked(there).recipe, str(there))
     revision = search.resolve("main~3")
     made, base = recipe(search.recipe(revision)), recipe("pv32-debug")
     assert made.source == Git(str(there), revision)
@@ -266,3 +269,119 @@ def test_the_command_wants_one_case(lab: Lab, tmp_path: Path) -> None:
     several = Asked("testcases/guest32/test_pv32.py", "main~7", "main", source=str(there), inventory=VIRTUAL_LAB)
     with pytest.raises(UsageError, match="cases; name one: testcases/guest32"):
         bisection.command(several, print)
+
+
+FIGURE = "pv64_hypercall_instructions"
+
+
+class Measuring(Lab):
+    """A revision's program is its figure; what is no number does not compile. ``noise`` is added by attempt."""
+
+    noise: tuple[float, ...] = (0.0,)
+    figure = FIGURE
+
+    def __call__(self, name: str, folder: Path) -> None:
+        source = recipe(name).source
+        assert isinstance(source, Git)
+        with open(self.diary, "a") as diary:
+            diary.write(f"{git(Path(source.location), 'log', '-1', '--format=%s', source.revision)}\n")
+        number = len(self.times())
+        run = RunFolder.create(folder, RunHeader("r", time.time(), "", ("b",), {}, (CASE,), ()))
+        text = git(Path(source.location), "show", f"{source.revision}:main.c")
+        figures = {}
+        if text[0].isdigit():
+            figures = {self.figure: float(text) * (1 + self.noise[number % len(self.noise)])}
+        verdict = Verdict.PASS if text != "crash" else Verdict.FAIL
+        said = "" if figures else f"the guest says {text}"
+        boards = self.boards(number)
+        run.append(TestResult(CASE, "performance", verdict, "passed", said, 1.0, 1.0, boards, figures=figures))
+
+
+COSTS = [
+    ("start", "271.1"),
+    ("tidy", "271.0"),
+    ("does not boot", "crash"),
+    ("another lock", "274.3"),  # 1.2 %
+    ("docs", "274.2"),
+    ("nothing measured", "nothing"),
+    ("end", "274.4"),
+]
+
+
+@pytest.fixture
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measuring:
+    monkeypatch.setattr(paths, "state", lambda: tmp_path / "state")
+    return Measuring(tmp_path / "diary")
+
+
+def of_figure(there: Path, **changes: object) -> Asked:
+    return replace(asked(there, "main~6"), **{"figure": FIGURE, **changes})  # type: ignore[arg-type]
+
+
+def test_the_commit_that_moved_a_figure_is_found_past_what_does_not_measure(
+    measuring: Measuring, tmp_path: Path
+) -> None:
+    there = repository(tmp_path / "xen", COSTS)
+    said: list[str] = []
+    found = bisection.find(of_figure(there), measuring, said.append)
+    assert set(found.revisions) == {git(there, "rev-parse", f"main~{n}") for n in (3, 4)}, "one of two was not measured"
+    text = "\n".join([*said, *found.lines])
+    assert "good has 271.1, bad 274.4: pv64_hypercall_instructions +1.22%, noise 0.00%; on virt1 as the bad one" in text
+    assert f"skipped: {git(there, 'log', '-1', '--format=%h %s', 'main~4')}: {FIGURE} was not measured" in text
+    assert "last seen good: " in text and "tidy" in text
+
+
+def test_a_cheaper_figure_and_a_small_step_beside_noise_are_found(measuring: Measuring, tmp_path: Path) -> None:
+    steps = [("start", "300.0"), ("tidy", "300.9"), ("docs", "299.2"), ("fewer exits", "290.0"), ("end", "290.9")]
+    there = repository(tmp_path / "xen", steps)
+    measuring.noise = (0.0, 0.001, -0.001)
+    found = bisection.find(of_figure(there, good="main~4"), measuring, print)
+    assert found.revisions == (git(there, "rev-parse", "main~1"),)
+    tried = measuring.times()
+    assert bisection.find(of_figure(there, good="main~4"), measuring, print) == found
+    assert measuring.times() == tried, "what was measured is kept"
+    assert any(re.match(rf"seen: {FIGURE} 289.71 is nearer to 290.9 than to 300", line) for line in found.lines)
+
+
+@pytest.mark.parametrize(
+    ("end", "noise", "words"),
+    [
+        ("272.0", (0.0,), r"not apart: .*\+0.37%, noise 0.00%: no change"),
+        ("276.0", (0.0, 0.03, 0.0), r"not apart: .*noise 3.00%: undecided"),
+        ("nothing", (0.0,), "end cannot be judged: pv64_hypercall_instructions was not measured"),
+    ],
+)
+def test_a_figure_that_is_not_apart_is_not_searched(
+    measuring: Measuring, tmp_path: Path, end: str, noise: tuple[float, ...], words: str
+) -> None:
+    there = repository(tmp_path / "xen", [("start", "271.0"), ("tidy", "271.0"), ("end", end)])
+    measuring.noise = noise
+    with pytest.raises(BenchError, match=words):
+        bisection.find(of_figure(there, good="main~2"), measuring, print)
+    assert "tidy" not in measuring.times()
+
+
+def test_a_figure_of_another_board_is_no_answer(measuring: Measuring, tmp_path: Path) -> None:
+    there = repository(tmp_path / "xen", COSTS)
+    measuring.boards = lambda number: BOARD if number <= 6 else ("virt2",)
+    found = bisection.find(of_figure(there), measuring, print)
+    assert len(found.revisions) > 2 and any("ran on virt2, the bad one on virt1" in line for line in found.lines)
+
+
+def test_a_time_is_measured_as_often_as_times_need(measuring: Measuring, tmp_path: Path) -> None:
+    there = repository(tmp_path / "xen", [("start", "1000"), ("tidy", "1000"), ("lock", "1200"), ("end", "1200")])
+    measuring.noise, measuring.figure = (0.0, 0.02, -0.02, 0.01, -0.01), "pv64_hypercall_ns"
+    found = bisection.find(of_figure(there, good="main~3", figure=measuring.figure), measuring, print)
+    assert found.revisions == (git(there, "rev-parse", "main~1"),)
+    assert measuring.times().count("tidy") == 5
+
+
+def test_the_case_of_a_figure_is_known_from_the_history(lab: Lab, tmp_path: Path) -> None:
+    asked_for = Asked("", "a", "b", figure=FIGURE)
+    (tmp_path / "state").mkdir()
+    with pytest.raises(UsageError, match=f"history has no figure '{FIGURE}': no run measured a cost"):
+        bisection.command(asked_for, print)
+    with pytest.raises(UsageError, match="ends in _instructions or _ns"):
+        bisection.command(replace(asked_for, figure="pv64_hypercall"), print)
+    History().import_run(Runs(tmp_path / "runs").write(result(CASE, figures={FIGURE: 271.0})).path)
+    assert bisection._with_case(asked_for).case == CASE

@@ -24,7 +24,7 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, UsageError
 from lab.cli.main import main
-from lab.history import database, gate, importing, known_issues, news, pages, schema, store
+from lab.history import database, gate, importing, known_issues, news, pages, schema, store, tracks
 from lab.history.records import Place
 from lab.history.regression import WINDOW, Attempt, Change, Count, classify, count, fisher, flaky_stretch
 from lab.history.store import History
@@ -177,6 +177,16 @@ def test_a_build_is_its_recipe_and_its_key(history: History, runs: Runs) -> None
     ]
     assert [build.label for build in history.builds(LINE)] == ["pv32-debug@aaaaaaaa", "pv32-debug@bbbbbbbb"]
     assert history.builds()[0].last_seen - history.builds()[0].first_seen == 2 * DAY
+
+
+def test_costs_are_found_by_their_names(history: History, runs: Runs) -> None:
+    measured = result(PV32, figures={"pv64_hypercall_instructions": 271.0, "downtime_s": 0.3})
+    for folder in (runs.write(measured, result(S3, figures={"x_instructions_s": 1.0})), runs.write(result())):
+        history.import_run(folder.path)
+    (track,) = tracks.of_runs(history, [run.id for run in history.runs(10)])
+    assert (track.figure, track.series.case, track.points[0].numbers) == ("pv64_hypercall_instructions", PV32, [271.0])
+    assert tracks.of_runs(history, [history.runs(1)[0].id]) == [], "the newest run measured nothing"
+    assert tracks.of_figure(history, "pv64_hypercall") == [track]
 
 
 def test_a_run_that_did_not_note_its_build_has_one_of_its_own(history: History, runs: Runs) -> None:

@@ -71,16 +71,20 @@ def history(
         bool,
         typer.Option("--crashes", help="List the crashes: how often each was seen, with which first and last build."),
     ] = False,
+    figure: Annotated[
+        str,
+        typer.Option("--figure", metavar="NAME", help="Show a figure over builds: its values, its noise, its steps."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show a case over time. Without a case, list the builds."""
-    from lab.history import pages
+    from lab.history import pages, tracks
     from lab.history.importing import run_folders
     from lab.history.store import History
 
     words = names or []
-    if crashes and (take or words):
-        raise UsageError("history --crashes takes no CASE and no --import")
+    if (crashes or figure) and (take or words) or (crashes and figure):
+        raise UsageError("history takes one of CASE, --crashes, --figure and --import")
     if len(words) < 1 if take else len(words) > 1:
         raise UsageError("history takes one CASE, or --import and at least one DIR")
     store = History()
@@ -91,6 +95,12 @@ def history(
         else:
             for outcome, folder in imported:
                 typer.echo(f"{outcome:<9} {folder}")
+    elif figure:
+        found_tracks = tracks.of_figure(store, figure)
+        if as_json:
+            show_json([pages.figure_data(track) for track in found_tracks])
+        else:
+            typer.echo("\n".join(line for track in found_tracks for line in pages.figure_lines(track)))
     elif crashes:
         found = store.crashes()
         if as_json:

@@ -150,11 +150,15 @@ def status(inventory: Inventory = VIRTUAL_LAB, as_json: AsJson = False) -> None:
 class Bisect:
     """The words of ``xenlab bisect``."""
 
-    case: Annotated[str, typer.Option(metavar="CASE", help="The case's node id, or the end of it.")]
     good: Annotated[
         str, typer.Option(metavar="A", help="A revision (or a build of --among) with which the case passes.")
     ]
     bad: Annotated[str, typer.Option(metavar="B", help="A later one with which the case fails.")]
+    case: Annotated[str, typer.Option(metavar="CASE", help="The case's node id, or the end of it.")] = ""
+    figure: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Find what moved this figure instead; --case is needed if no run has it."),
+    ] = ""
     build: Annotated[str, typer.Option(metavar="NAME", help="The recipe by which each revision is built.")] = (
         "pv32-debug"
     )
@@ -165,7 +169,13 @@ class Bisect:
         list[str] | None,
         typer.Option(metavar="NAME", help="Search these builds instead of revisions, the oldest first; repeatable."),
     ] = None
-    inventory: Inventory = VIRTUAL_LAB
+    inventory: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Inventory of the boards; counts have their own default.", resolve_path=True),
+    ] = None
+    board: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this board of the inventory; repeatable.")
+    ] = None
     tries: Annotated[
         int, typer.Option(min=1, help="How often the bad one is tried first, to learn how often it fails.")
     ] = 3
@@ -174,9 +184,13 @@ class Bisect:
 @app.command(rich_help_panel=RUN)
 @taking(Bisect)
 def bisect(words: Bisect) -> None:
-    """Find the commit, or the build, with which a case began to fail. The same command continues a bisection."""
+    """Find the commit, or build, with which a case began to fail or a figure moved. The same command continues it."""
+    from lab.history.figures import COUNT
     from lab.night import bisection
 
+    if not words.case and not words.figure:
+        raise UsageError("bisect needs --case CASE or --figure NAME")
+    usual = COUNTED_LAB if words.figure.endswith(COUNT) else VIRTUAL_LAB
     builds = tuple(recipe(name) for name in [words.build, *(words.among or ())])
     asked = bisection.Asked(
         located(words.case),
@@ -185,8 +199,10 @@ def bisect(words: Bisect) -> None:
         builds[0],
         words.source,
         builds[1:],
-        words.inventory,
+        words.inventory or usual,
         words.tries,
+        figure=words.figure,
+        boards=tuple(words.board or ()),
     )
     raise typer.Exit(bisection.command(asked, typer.echo))
 

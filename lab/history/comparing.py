@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lab.base.errors import UsageError
+from lab.history.dearer import FigureChange
 from lab.history.gate import CaseChange, Comparison
 from lab.history.records import RecordedBuild, Selected
 from lab.history.store import History
@@ -40,13 +41,14 @@ def _selections(store: History, text: str) -> list[Selected]:
 
 
 def as_data(found: Comparison) -> dict[str, object]:
-    """A comparison for JSON: the two builds, and what became of each case."""
+    """A comparison for JSON: the two builds, and what became of each case and figure."""
     return {
         "new": _selected(found.new),
         "base": _selected(found.base) if found.base else None,
         "verdict": found.verdict,
         "incomplete": found.incomplete,
         "findings": [_finding(one) for one in found.cases],
+        "figures": [_figure(one) for one in found.figures],
     }
 
 
@@ -62,6 +64,22 @@ def _build(build: RecordedBuild) -> dict[str, object]:
         "version": build.version,
         "accepted": build.accepted,
         "source": {name: getattr(build.source, name) for name in Source.__slots__} if build.source else None,
+    }
+
+
+def _figure(one: FigureChange) -> dict[str, object]:
+    return {
+        "figure": one.track.figure,
+        "case": one.track.series.case,
+        "board_class": one.track.series.board_class,
+        "boards": one.track.boards,
+        "change": one.change.value,
+        "has_baseline": one.has_baseline,
+        "old": list(one.found.old),
+        "new": list(one.found.new),
+        "share": one.found.change,
+        "noise": one.found.noise,
+        "why": one.why,
     }
 
 

@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+COUNT, TIME = "_instructions", "_ns"
+UNITS = (COUNT, TIME)  # how the names of figures end that are costs
 LEAST_COUNT = 0.01  # a change of a count that is told
 LEAST_TIME = 0.03  # the same of a time
 ALPHA = 0.01  # a difference of times that chance makes less often than this is taken for one of the builds
@@ -40,19 +42,37 @@ class Compared:
     new: tuple[float, ...]
     verdict: Change
     change: float = 0.0  # of the medians
-    noise: float = 0.0  # the largest difference between two values of one build
+    noise: float = 0.0  # the largest difference between two values of one build, or what earlier builds have
     p: float | None = None  # of times: how often chance alone makes as large a difference
 
 
-def compare(figure: str, board: str, old: Sequence[float], new: Sequence[float], *, is_count: bool) -> Compared:
-    """Judge one figure; with fewer than two values of a build, or one that can be no cost, it is not measured."""
+def stem(figure: str) -> str:
+    """A figure's name without its unit."""
+    return next((figure.removesuffix(unit) for unit in UNITS if figure.endswith(unit)), figure)
+
+
+def is_cost(value: float) -> bool:
+    """Whether an operation can cost as much."""
+    return 0 < value < math.inf
+
+
+def compare(
+    figure: str, board: str, old: Sequence[float], new: Sequence[float], *, is_count: bool, known: float | None = None
+) -> Compared:
+    """Judge one figure; with fewer than two values of a build, or one that can be no cost, it is not measured.
+
+    :param known: the noise that earlier builds have. With it, one value of a build is enough for a count to change,
+        and for a time to be called unchanged.
+    """
     values = tuple(old), tuple(new)
-    if min(len(old), len(new)) < 2 or not all(0 < value < math.inf for side in values for value in side):
+    fewest = min(len(old), len(new))
+    if fewest < (2 if known is None else 1) or not all(is_cost(value) for side in values for value in side):
         return Compared(figure, board, *values, Change.MISSING)
     change = statistics.median(new) / statistics.median(old) - 1
-    noise = max((max(side) - min(side)) / min(side) for side in values)
-    p = None if is_count else chance(old, new)
-    is_sure = abs(change) > noise if p is None else p < ALPHA
+    spreads = [(max(side) - min(side)) / min(side) for side in values]
+    noise = max(spreads) if known is None else max(known, spreads[1])
+    p = None if is_count or fewest < 2 else chance(old, new)
+    is_sure = abs(change) > noise if is_count else p is not None and p < ALPHA
     if abs(change) < (LEAST_COUNT if is_count else LEAST_TIME):
         verdict = Change.UNDECIDED if is_count and noise >= LEAST_COUNT else Change.SAME
     elif not is_sure:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import UsageError
+from lab.history import dearer
+from lab.history.dearer import Costs, FigureChange
+from lab.history.figures import Change as CostChange
 from lab.history.records import Place, RecordedBuild, Selected, Series, Tally, day, label
 from lab.history.regression import Attempt, Change, Count, classify, count
 from lab.history.store import History
@@ -66,14 +69,32 @@ class Comparison:
     base: Selected | None
     cases: tuple[CaseChange, ...]
     incomplete: str | None = None  # why more results of ``new`` are still to come, or never came
+    figures: tuple[FigureChange, ...] = ()  # of what both cost
+
+    @property
+    def dearer(self) -> list[FigureChange]:
+        """The figures that cost more, the largest change first: they block."""
+        more = [one for one in self.figures if one.change is CostChange.MORE]
+        return sorted(more, key=lambda one: -one.found.change)
+
+    @property
+    def open_figures(self) -> list[FigureChange]:
+        """The figures that the baseline has, and of which nothing can be said: undecided, or not measured."""
+        undecided = (CostChange.UNDECIDED, CostChange.MISSING)
+        return [one for one in self.figures if one.has_baseline and one.change in undecided]
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a case fails anew, or a figure costs more."""
+        return bool(self.of(Change.NEW_FAILURE) or self.dearer)
 
     def of(self, *changes: Change) -> list[CaseChange]:
         return [one for one in self.cases if one.change in changes]
 
     @property
     def exit_status(self) -> int:
-        """Of the gate: 1 a new failure; else 3 no baseline, incomplete or too much lost, nothing judged; else 0."""
-        if self.of(Change.NEW_FAILURE):
+        """Of the gate: 1 it is blocked; else 3 no baseline, incomplete or too much lost, nothing judged; else 0."""
+        if self.is_blocked:
             return 1
         return 0 if self.base and self.counted and not self.gap else 3
 
@@ -99,12 +120,14 @@ class Comparison:
 
     @property
     def lost(self) -> str | None:
-        """How many of the cases that counted with the baseline say nothing here, if they are more than :data:`LOST`."""
+        """How many of the baseline's cases, or else figures, say nothing here, if they are more than :data:`LOST`."""
         before = [one for one in self.cases if one.has_baseline and one.change is not Change.MISSING]
         lost = sum(one.change is Change.NOT_COUNTED for one in before)
-        if lost <= LOST * len(before):
-            return None
-        return f"{lost} of {len(before)} cases that counted with the baseline were not counted"
+        if lost > LOST * len(before):
+            return f"{lost} of {len(before)} cases that counted with the baseline were not counted"
+        measured = [one for one in self.figures if one.has_baseline and one.change is not CostChange.MISSING]
+        undecided = sum(one.change is CostChange.UNDECIDED for one in measured)
+        return f"{undecided} of {len(measured)} figures are undecided" if undecided > LOST * len(measured) else None
 
     @property
     def gap(self) -> str | None:
@@ -124,7 +147,7 @@ class Comparison:
     def decided(self, incomplete: str) -> str:
         """The same; ``incomplete`` says that there is a shortfall."""
         words = []
-        if self.of(Change.NEW_FAILURE):
+        if self.is_blocked:
             words.append("blocked")
         elif self.base is None and self.counted:
             words.append(f"{self.failed} failed" if self.failed else f"{self.counted} passed")
@@ -149,7 +172,7 @@ def compare(history: History, new: Selected, base: Selected | None) -> Compariso
 def baseline(history: History, new: Selected) -> Selected | None:
     """What a build is judged against when nothing is said: the build of its line that was accepted last.
 
-    Without any, the newest of up to LOOK_BACK earlier builds without a new failure against its own such baseline; else
+    Without any, the newest of up to LOOK_BACK earlier builds that nothing blocks against its own such baseline; else
     none. A build is never its own baseline; it is that of one of its runs if there are others. Builds that
     their run did not identify are none, unless accepted.
     """
@@ -161,13 +184,14 @@ def baseline(history: History, new: Selected) -> Selected | None:
     older = [b for b in line[: [b.id for b in line].index(new.build.id)] if b.is_known]
     for build in reversed(older[-LOOK_BACK:]):
         counts = [seen.count for seen in judge.seen(Selected(build)).values()]
-        if any(count.fails for count in counts):
+        passes = any(count.passes for count in counts)
+        if any(count.fails for count in counts) or (passes and judge.costs.has(build)):
             undecided.append(Selected(build))
-        elif any(count.passes for count in counts):
+        elif passes:
             base = Selected(build)  # passes against whatever baseline
             break
     for one in reversed(undecided):
-        if not judge.compare(one, base, only_fails=True).of(Change.NEW_FAILURE):
+        if not judge.compare(one, base, only_fails=True).is_blocked:
             base = one
     return base
 
@@ -177,6 +201,7 @@ class _Judge:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self.costs = Costs(history)
         self._known: dict[tuple[Selected, Selected | None], Mapping[Key, Tallied]] = {}
 
     def seen(self, selected: Selected, *, without: Selected | None = None) -> Mapping[Key, Tallied]:
@@ -211,7 +236,8 @@ class _Judge:
         if not only_fails:
             findings += _not_counted(here, there)
         findings.sort(key=lambda one: (one.series.case, one.series.board_class))
-        return Comparison(new, base, tuple(findings), None if only_fails else self._incomplete(new, here))
+        costs = self.costs.judged(new, base) if base else []
+        return Comparison(new, base, tuple(findings), None if only_fails else self._incomplete(new, here), tuple(costs))
 
     def _incomplete(self, new: Selected, here: Mapping[Key, Tallied]) -> str | None:
         """Why what was seen of ``new`` is not all that was asked for; None when it is."""
@@ -365,6 +391,7 @@ def gate_lines(found: Comparison) -> list[str]:
     """The gate's output: what blocks, what fails and does not block, what was not counted, the decision and the sum."""
     lines = [f"gate of {_named(found.new)} against {_base(found)}"]
     lines += [one.line(f"blocks: {one.change}") for one in found.of(Change.NEW_FAILURE)]
+    lines += dearer.lines(found.figures, "blocks: ")
     for change in (Change.KNOWN_FINDING, Change.STILL_FAILING, Change.NEVER_PASSED, Change.FLAKY, Change.FIXED):
         lines += [one.line() for one in found.of(change)]
     lines += [one.line("not counted") for one in found.of(Change.NOT_COUNTED, Change.MISSING)]
@@ -380,13 +407,14 @@ def comparison_lines(found: Comparison) -> list[str]:
             lines += [one.line() for one in found.of(change) if one.known]
         else:
             lines += [one.line() for one in found.of(change)]
+    lines += dearer.lines(found.figures)
     if found.incomplete:
         lines.append(f"incomplete: {found.incomplete}")
     return [*lines, summed(found)]
 
 
 def summed(found: Comparison) -> str:
-    """How many cases each change has, and how many of these passed with a known finding."""
+    """How many cases each change has, how many of these passed with a known finding; the same of figures."""
     numbers = Counter(one.change for one in found.cases)
     known = Counter(one.change for one in found.cases if one.known and not one.is_failure)
     words = []
@@ -395,7 +423,7 @@ def summed(found: Comparison) -> str:
             is_plain = change is Change.NEW_CASE and found.base is None  # there is nothing that it is new to
             words.append(f"{number} passed" if is_plain else change.counted(number))
             words[-1] += f" ({known[change]} with a known bug)" * bool(known[change])
-    return ", ".join(words) or "no cases"
+    return "; ".join(filter(None, (", ".join(words) or "no cases", dearer.summed(found.figures))))
 
 
 def _named(selected: Selected) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.history import gate, known_issues
+from lab.history.dearer import FigureChange
 from lab.history.gate import CaseChange, Comparison
 from lab.history.known_issues import KnownIssue, KnownIssues
 from lab.history.onsets import Onset, bisect_command, onsets
@@ -150,6 +151,11 @@ class News:
     def worse(self) -> list[Fault]:
         """The faults by which at least one case got worse: they block."""
         return [fault for fault in self.faults if fault.change is Change.NEW_FAILURE]
+
+    @property
+    def dearer(self) -> list[tuple[Comparison, FigureChange]]:
+        """The figures that cost more: they block, too."""
+        return [(found, one) for found in self.comparisons for one in found.dearer]
 
     @property
     def new_failures(self) -> int:

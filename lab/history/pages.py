@@ -10,10 +10,12 @@ from itertools import groupby
 from lab.history.records import COUNTED, Entry, RecordedBuild, Seen, Series, day
 from lab.history.regression import WINDOW, Attempt, count, flaky_stretch
 from lab.history.store import History
+from lab.history.tracks import Track, bisect_command
 from lab.results.record import Verdict
 
 SHOWN = 60  # attempts in the strip
 LISTED = 10  # attempts in the table below it
+LEVEL_LISTED = 30  # builds of a figure
 CASES_NAMED = 5  # of a crash
 
 
@@ -80,6 +82,49 @@ def status(page: CasePage) -> str:
     if same == len(counted):
         return f"{words} {'the only attempt' if same == 1 else f'all {same} attempts'} that count{'s' * (same == 1)}"
     return f"{words} the last{f' {same}' * (same > 1)} of {len(counted)} attempts that count"
+
+
+def figure_lines(track: Track) -> list[str]:
+    """A figure over builds: its level and steps, then the values of the last builds, the newest last."""
+    now = track.levels[-1]
+    noise = "not known, there is one value" if now.noise is None else f"{now.noise:.2%}"
+    steps = track.steps
+    words = f"{len(steps)} step{'s' * (len(steps) != 1)} in {len(track.points)} build{'s' * (len(track.points) != 1)}"
+    lines = [f"{track.figure}, {track.where}: {now.median:.6g}, noise {noise}; {words}"]
+    for step in steps:
+        lines.append(f"  {step.change:+.2%} ({step.old.median:.6g} to {step.new.median:.6g})")
+        lines.append(f"    first build with it: {_full(step.since.build)}")
+        lines.append(f"    last build before:   {_full(step.good.build)}")
+        lines += [f"    {found}"] if (found := bisect_command(track, step)) else []
+    begins = {level.first for level in track.levels[1:]}
+    shown = [*enumerate(track.points)][-LEVEL_LISTED:]
+    width = max(len(point.build.label) for _, point in shown)
+    for at, point in shown:
+        values = ", ".join(f"{number:.6g}" for number in point.numbers)
+        mark = "step " if at in begins else "     "
+        lines.append(f"  {mark}{day(point.build.first_seen)}  {point.build.label:<{width}}  {values}")
+    return lines
+
+
+def figure_data(track: Track) -> dict[str, object]:
+    """The same for JSON, with all its builds."""
+    return {
+        "figure": track.figure,
+        "series": track.series,
+        "boards": track.boards,
+        "builds": [{"build": point.build, "values": point.numbers} for point in track.points],
+        "levels": track.levels,
+        "steps": [
+            {"change": step.change, "first": step.since.build.label, "last_before": step.good.build.label}
+            for step in track.steps
+        ],
+    }
+
+
+def _full(build: RecordedBuild) -> str:
+    """A build for commands and for readers, with its commit."""
+    facts = (build.title, build.source.commit or "", build.source.subject or "")
+    return f"{build.label}: {', '.join(filter(None, facts))}"
 
 
 def build_lines(builds: Sequence[RecordedBuild]) -> list[str]:

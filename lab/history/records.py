@@ -214,7 +214,7 @@ class Entry:
         return cls(
             *(series, build, VERDICTS[verdict], rule, reason, boards, started, seconds, fingerprint, failure),
             known=known_of(known) if known else (),
-            figures=json.loads(figures) if figures else {},
+            figures=figures_of(figures),
             place=Place(run, -1 if rule == DID_NOT_RUN else ordinal),
         )
 
@@ -248,6 +248,11 @@ class Seen:
     builds: int
     cases: tuple[str, ...]
     first_started: float
+
+
+def figures_of(text: str) -> Mapping[str, float]:
+    """Figures by name, as the table ``results`` has them."""
+    return json.loads(text) if text else {}
 
 
 def known_of(text: str) -> tuple[KnownFinding, ...]:

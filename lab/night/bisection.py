@@ -1,8 +1,9 @@
-"""Finds the commit, or the build of a list, with which a case began to fail: ``git bisect``, run on boards.
+"""Finds the commit, or build, with which a case began to fail or a figure moved: ``git bisect``, run on boards.
 
 First it is confirmed that the bad one fails and the good one passes, on the same boards. How often the bad one
 fails says how often another must pass to be called good. A build that cannot be made, does not come up, or whose runs
-say nothing of the product, is skipped.
+say nothing of the product, is skipped. Of a figure both ends are measured, and must be apart by more than the noise;
+another revision is called by the end to which it is nearer.
 
 All that was seen is in a folder, run by run, from which ``git bisect`` is replayed: what was killed goes on when it is
 started with the same words. Its clone is only asked for the way; no work tree is touched.
@@ -10,24 +11,24 @@ started with the same words. Its clone is only asked for the way; no work tree i
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import math
-import re
 import shutil
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lab import builds
-from lab.base import paths, processes, shape
+from lab.base import paths, shape
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.builds import recipes, trees
-from lab.builds.command import CommandError, run
-from lab.builds.recipes import Git
+from lab.history import figures, tracks
+from lab.history.figures import COUNT, UNITS, Change, is_cost
+from lab.history.store import History
 from lab.night import nightly, planning
 from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions
+from lab.night.performance import PAIRS
+from lab.night.revisions import Builds, Judged, Revisions, Word
 from lab.night.workers import root_of
 from lab.reporting import html
 from lab.results.record import Verdict
@@ -37,25 +38,15 @@ from lab.results.summary import INTERRUPTED
 TRIES = 3  # attempts that show how often the bad revision fails
 ALPHA = 0.05  # accepted probability, at each step, that a bad revision is called good
 UNCOUNTED = 2  # attempts in a row without PASS or FAIL after which a revision is skipped
-ONLY_SKIPPED_LEFT = 2  # exit status of `git bisect`: git's bisect.h, BISECT_ONLY_SKIPPED_LEFT
-GIT_LIMIT = 900.0  # seconds; a clone of Xen takes some
 
 Runner = Callable[[str, Path], None]  # a recipe (name or file) and the run folder to be made
-
-
-class Word(enum.StrEnum):
-    """What ``git bisect`` calls a revision."""
-
-    GOOD = "good"
-    BAD = "bad"
-    SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the user asks to find."""
 
-    case: str  # node id
+    case: str  # node id; with a figure, the one that measures it
     good: str  # revisions, or names of builds
     bad: str
     recipe: str = DEFAULT_BUILD  # how a revision is built
@@ -64,10 +55,13 @@ class Asked:
     inventory: Path = VIRTUAL_LAB
     tries: int = TRIES
     root: Path = paths.SHIPPED  # folder that the node id is relative to
+    figure: str = ""  # what is looked for; empty: whether the case fails
+    boards: tuple[str, ...] = ()  # of the inventory; empty: all
 
     def folder(self) -> Path:
         """The folder for all attempts. The same request has the same folder, and so goes on there."""
-        words = json.dumps([self.case, self.good, self.bad, self.recipe, self.source, self.among, str(self.inventory)])
+        asked = [self.case, self.good, self.bad, self.recipe, self.source, self.among, str(self.inventory)]
+        words = json.dumps([*asked, *([self.figure, self.boards] if self.figure or self.boards else [])])
         return paths.state() / "bisect" / hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
@@ -80,14 +74,7 @@ class TriedRevision:
     folder: str
     boards: tuple[str, ...] = ()
     came_up: bool = False  # the build under test was proved to run
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a revision is called, and why."""
-
-    word: Word
-    why: str
+    value: float | None = None  # of the figure that is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +126,7 @@ def run_case(asked: Asked) -> Runner:
         options = NightlyOptions(
             paths=(str(asked.root / asked.case),),
             inventory=asked.inventory,
+            boards=asked.boards,
             output=folder,
             builds=(recipe,),
             select="weekly",
@@ -156,7 +144,7 @@ def find(asked: Asked, runner: Runner, say: Callable[[str], None]) -> Found:
     :raises UsageError: no such revision, build or repository; good is not an ancestor of bad.
     :raises BenchError: good or bad could not be confirmed.
     """
-    return _Bisection(asked, runner, say).find()
+    return (_OfFigure if asked.figure else _Bisection)(asked, runner, say).find()
 
 
 class _Bisection:
@@ -166,7 +154,8 @@ class _Bisection:
         is_new = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._history = _Builds(self._folder, asked) if asked.among else _Revisions(self._folder, asked)
+            kind = Builds if asked.among else Revisions
+            self._history = kind(self._folder, asked.recipe, asked.source, asked.among)
             self._good, self._bad = self._history.resolve(asked.good), self._history.resolve(asked.bad)
         except LabError:
             if is_new:  # nothing was seen that another call could go on from
@@ -206,20 +195,28 @@ class _Bisection:
         seen = self._attempts(self._good, self._needed)
         if [one for one in seen if one.verdict != Verdict.PASS]:
             raise BenchError(f"the good revision does not pass: {self._history.describe(self._good)}: {_summed(seen)}")
-        if (where := seen[0].boards) != self._boards:
+        self._say(f"{self._history.describe(self._good)}: good: {_summed(seen)}, {self._same_boards(seen)}")
+
+    def _same_boards(self, good: Sequence[TriedRevision]) -> str:
+        """That the good one ran on the boards of the bad one, in words. :raises BenchError: it did not."""
+        if (where := good[0].boards) != self._boards:
             raise BenchError(f"good ran on {', '.join(where)}, bad on {', '.join(self._boards)}: no board ran both")
-        self._say(f"{self._history.describe(self._good)}: good: {_summed(seen)}, on {', '.join(where)} as the bad one")
+        return f"on {', '.join(where)} as the bad one"
+
+    def _tells(self, attempt: TriedRevision) -> bool:
+        """Whether an attempt says something of what is looked for."""
+        return attempt.verdict in (Verdict.PASS, Verdict.FAIL)
 
     def _attempts(self, revision: str, number: int) -> list[TriedRevision]:
-        """That many attempts with PASS or FAIL.
+        """That many attempts that tell something.
 
-        :raises BenchError: :data:`UNCOUNTED` attempts in a row had neither.
+        :raises BenchError: :data:`UNCOUNTED` attempts in a row did not.
         """
         counted: list[TriedRevision] = []
         idle = 0
         for one in self._each(revision):
-            idle = 0 if _counts(one) else idle + 1
-            counted += [one] if _counts(one) else []
+            idle = 0 if self._tells(one) else idle + 1
+            counted += [one] if self._tells(one) else []
             if idle == UNCOUNTED:
                 raise BenchError(f"{self._history.describe(revision)} cannot be judged: {one.reason}")
             if len(counted) == number:
@@ -229,8 +226,8 @@ class _Bisection:
     def _judge(self, revision: str) -> Judged:
         passes = idle = 0
         for one in self._each(revision):
-            if _counts(one) and one.boards != self._boards:
-                return Judged(Word.SKIP, f"ran on {', '.join(one.boards)}, the bad one on {', '.join(self._boards)}")
+            if self._tells(one) and one.boards != self._boards:
+                return self._elsewhere(one)
             if one.verdict == Verdict.FAIL and one.came_up is self._came_up:
                 return Judged(Word.BAD, one.reason)
             if one.verdict == Verdict.FAIL:
@@ -242,6 +239,9 @@ class _Bisection:
             if idle == UNCOUNTED:
                 return Judged(Word.SKIP, one.reason)
         raise AssertionError("attempts do not end")
+
+    def _elsewhere(self, one: TriedRevision) -> Judged:
+        return Judged(Word.SKIP, f"ran on {', '.join(one.boards)}, the bad one on {', '.join(self._boards)}")
 
     def _each(self, revision: str) -> _Each:
         """The known attempts at a revision, then new ones without end."""
@@ -257,7 +257,7 @@ class _Bisection:
         shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
         try:
             self._runner(self._history.recipe(revision), folder)
-            made = _seen(folder, self._asked.case)
+            made = _seen(folder, self._asked)
         except (BenchError, UsageError) as error:  # it cannot be built
             made = TriedRevision("", visible_line(str(error).splitlines()[0]), str(folder))
         known.append(made)
@@ -273,12 +273,72 @@ class _Bisection:
             lines += [f"  {self._history.describe(one)}" for one in revisions]
         else:
             lines = [f"first bad: {self._history.describe(revisions[0])}", *self._history.log(revisions[0])]
-            fail = next(one for one in self.known(revisions[0]) if one.verdict == Verdict.FAIL)
-            lines += [f"seen: {fail.reason}", f"proof: {Path(fail.folder) / html.NAME}"]
+            lines += [f"seen: {self._shown(revisions[0])}", f"proof: {self._proof(revisions[0], Verdict.FAIL)}"]
         good = [key for key, one in self._memory.judged.items() if one.word is Word.GOOD] or [self._good]
-        passed = next(one for one in self.known(good[-1]) if one.verdict == Verdict.PASS)
-        lines += [f"last seen good: {self._history.describe(good[-1])}: {Path(passed.folder) / html.NAME}"]
+        lines += [f"last seen good: {self._history.describe(good[-1])}: {self._proof(good[-1], Verdict.PASS)}"]
         return lines + [f"skipped: {self._history.describe(key)}: {one.why}" for key, one in skipped.items()]
+
+    def _shown(self, bad: str) -> str:
+        """What is wrong with a bad revision."""
+        return next(one.reason for one in self.known(bad) if one.verdict == Verdict.FAIL)
+
+    def _proof(self, revision: str, verdict: Verdict) -> Path:
+        """The report of an attempt that shows why a revision is called good or bad."""
+        return next(Path(one.folder) / html.NAME for one in self.known(revision) if one.verdict == verdict)
+
+
+class _OfFigure(_Bisection):
+    """Looks for a figure that moved; a revision is good or bad by the level to which its own is nearer."""
+
+    _levels = (0.0, 0.0)  # of good and bad
+
+    def _tells(self, attempt: TriedRevision) -> bool:
+        return attempt.value is not None
+
+    def _confirm(self) -> None:
+        """Measure both, and confirm that they are apart as ``xenlab perf`` would: docs/performance.md."""
+        is_count = self._asked.figure.endswith(COUNT)
+        number = max(self._asked.tries, PAIRS[is_count])
+        bad = self._attempts(self._bad, number)
+        self._boards = bad[0].boards
+        good = self._attempts(self._good, number)
+        where = self._same_boards(good)
+        values = [[one.value for one in seen if one.value is not None] for seen in (good, bad)]
+        found = figures.compare(self._asked.figure, ",".join(self._boards), *values, is_count=is_count)
+        said = f"{self._asked.figure} {found.change:+.2%}, noise {found.noise:.2%}"
+        said += "" if found.p is None else f", p={found.p:.3f}"
+        if found.verdict not in (Change.MORE, Change.LESS):
+            raise BenchError(f"good and bad are not apart: {said}: {found.verdict}")
+        self._levels = statistics.median(values[0]), statistics.median(values[1])
+        self._needed = 1 if is_count else number
+        self._say(f"good has {self._levels[0]:.6g}, bad {self._levels[1]:.6g}: {said}; {where}")
+
+    def _judge(self, revision: str) -> Judged:
+        values: list[float] = []
+        idle = 0
+        for one in self._each(revision):
+            if one.value is None:
+                idle += 1
+                if idle == UNCOUNTED:
+                    return Judged(Word.SKIP, one.reason)
+                continue
+            if one.boards != self._boards:
+                return self._elsewhere(one)
+            values, idle = [*values, one.value], 0
+            if len(values) == self._needed:
+                break
+        level, (good, bad) = statistics.median(values), self._levels
+        if abs(level - good) == abs(level - bad):
+            return Judged(Word.SKIP, f"{level:.6g} is as near to the good one as to the bad one")
+        word, near, far = (Word.BAD, bad, good) if abs(level - bad) < abs(level - good) else (Word.GOOD, good, bad)
+        return Judged(word, f"{self._asked.figure} {level:.6g} is nearer to {near:.6g} than to {far:.6g}")
+
+    def _shown(self, bad: str) -> str:
+        judged = self._memory.judged.get(bad)
+        return judged.why if judged else f"{self._asked.figure} {self._levels[1]:.6g}, {self._levels[0]:.6g} before"
+
+    def _proof(self, revision: str, verdict: Verdict) -> Path:
+        return next(Path(one.folder) / html.NAME for one in self.known(revision) if one.value is not None)
 
 
 class _Each:
@@ -296,19 +356,19 @@ class _Each:
         return known[self._next - 1] if self._next <= len(known) else self._bisection.attempt(self._revision)
 
 
-def _seen(folder: Path, case: str) -> TriedRevision:
+def _seen(folder: Path, asked: Asked) -> TriedRevision:
     run_folder = RunFolder.open(folder)
-    result = next((one for one in run_folder.final_results() if one.case == case), None)
+    result = next((one for one in run_folder.final_results() if one.case == asked.case), None)
     if result is None:
         return TriedRevision(
             "", visible_line("; ".join(run_folder.header().remarks) or "the case did not run"), str(folder)
         )
     reason = visible_line(f"{result.reason} ({result.rule})")
-    return TriedRevision(result.verdict.value, reason, str(folder), result.boards, bool(result.proved))
-
-
-def _counts(attempt: TriedRevision) -> bool:
-    return attempt.verdict in (Verdict.PASS, Verdict.FAIL)
+    value = result.figures.get(asked.figure) if result.verdict in (Verdict.PASS, Verdict.MISS) else None
+    if value is None or not is_cost(value):
+        value = None
+        reason = f"{asked.figure} was not measured: {reason}" if asked.figure else reason
+    return TriedRevision(result.verdict.value, reason, str(folder), result.boards, bool(result.proved), value)
 
 
 def _summed(attempts: Sequence[TriedRevision]) -> str:
@@ -320,139 +380,30 @@ def _summed(attempts: Sequence[TriedRevision]) -> str:
     )
 
 
-# -- what is searched ------------------------------------------------------------------------------------------------
-
-
-class _Revisions:
-    """The commits of a repository, in a clone of the lab's own."""
-
-    def __init__(self, folder: Path, asked: Asked) -> None:
-        self._folder, self._asked = folder, asked
-        self._git_directory = folder / "repository.git"
-        self._location = self._locate()
-        if not (self._git_directory / "HEAD").exists():
-            self._make()
-
-    def _locate(self) -> str:
-        if self._asked.source:
-            path = Path(self._asked.source).expanduser()
-            return str(path.resolve()) if path.exists() else self._asked.source
-        source = builds.recipe(self._asked.recipe).source
-        if not isinstance(source, Git):
-            raise UsageError(f"build {self._asked.recipe} is not made from a repository; --source names one")
-        return source.location
-
-    def _make(self) -> None:
-        temporary = self._git_directory.with_suffix(".making")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            source = str(trees.fetched(self._location))
-            run(
-                ["git", "clone", "-q", "--bare", "--", source, str(temporary)],
-                timeout=GIT_LIMIT,
-                needs=processes.NETWORK,
-            )
-        except CommandError as error:
-            raise UsageError(f"{self._location}: cannot be cloned: {error}") from None
-        temporary.rename(self._git_directory)
-
-    def _git(self, *words: str) -> str:
-        settings = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0"}
-        names = {f"GIT_{who}_{what}": "xenlab" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        command = ["git", f"--git-dir={self._git_directory}", *words]
-        return run(command, timeout=GIT_LIMIT, environment=settings | names).strip()
-
-    def resolve(self, text: str) -> str:
-        try:
-            return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
-        except CommandError:
-            raise UsageError(f"{self._location} has no revision {text!r}") from None
-
-    def recipe(self, revision: str) -> str:
-        """Write the recipe with this revision as its source. Returns the file."""
-        file = self._folder / f"bisect-{revision[:12]}.yaml"
-        base = builds.recipe(self._asked.recipe)
-        recipes.write(replace(base, source=Git(self._location, revision)), file)
-        return str(file)
-
-    def step(self, good: str, bad: str, judged: Mapping[str, Judged]) -> str | tuple[str, ...]:
-        """The revision to be tried next; at the end the first bad one, or the candidates, as a tuple.
-
-        :raises UsageError: good is not an ancestor of bad.
-        """
-        replay = self._folder / "replay"
-        lines = [f"git bisect start '--no-checkout' '{bad}' '{good}'"]
-        lines += [f"git bisect {one.word} {revision}" for revision, one in judged.items()]
-        replay.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        try:
-            self._git("merge-base", "--is-ancestor", good, bad)
-        except CommandError:
-            raise UsageError(f"{self._asked.good} is not an ancestor of {self._asked.bad}") from None
-        try:
-            self._git("bisect", "replay", str(replay))
-        except CommandError as error:
-            if error.status != ONLY_SKIPPED_LEFT:
-                raise
-        log = self._git("bisect", "log")
-        if one := re.search(r"^# first bad commit: \[(\w+)\]", log, re.MULTILINE):
-            return (one[1],)
-        if some := re.findall(r"^# possible first bad commit: \[(\w+)\]", log, re.MULTILINE):
-            return tuple(reversed(some))
-        return self._git("rev-parse", "BISECT_HEAD")
-
-    def describe(self, revision: str) -> str:
-        return visible_line(self._git("log", "-1", "--format=%h %s", revision))
-
-    def file_name(self, revision: str) -> str:
-        return revision[:12]
-
-    def log(self, revision: str) -> list[str]:
-        """Who, when, the message, and what it touches."""
-        text = self._git("log", "-1", "--stat", "--format=%an, %ad%n%n%B", revision)
-        return [f"    {visible_line(line)}".rstrip() for line in text.splitlines()]
-
-
-class _Builds(_Revisions):
-    """A list of builds as a git history: empty commits whose subjects are the names of the builds."""
-
-    def _locate(self) -> str:
-        for name in self._asked.among:
-            builds.recipe(name)
-        return "the list of builds"
-
-    def _make(self) -> None:
-        run(["git", "init", "-q", "--bare", str(self._git_directory)], timeout=GIT_LIMIT)
-        tree = self._git("hash-object", "-t", "tree", "-w", "/dev/null")
-        parent: list[str] = []
-        for name in self._asked.among:
-            commit = self._git("commit-tree", tree, *parent, "-m", name)
-            parent = ["-p", commit]
-        self._git("update-ref", "refs/heads/builds", commit)
-        self._git("symbolic-ref", "HEAD", "refs/heads/builds")
-
-    def resolve(self, text: str) -> str:
-        for line in self._git("log", "--format=%H %s", "refs/heads/builds").splitlines():
-            if line.partition(" ")[2] == text:
-                return line.partition(" ")[0]
-        raise UsageError(f"{text!r} is not among the builds: {', '.join(self._asked.among)}")
-
-    def recipe(self, revision: str) -> str:
-        return self.describe(revision)
-
-    def describe(self, revision: str) -> str:
-        return self._git("log", "-1", "--format=%s", revision)
-
-    def log(self, revision: str) -> list[str]:
-        return [f"    {builds.recipe(self.describe(revision)).description}"]
-
-
 def command(asked: Asked, say: Callable[[str], None]) -> int:
     """``xenlab bisect``. Exit status: 0 for one revision found, 3 for several that could not be told apart.
 
     :raises UsageError: not one case; and what :func:`find` raises.
     """
+    if asked.figure:
+        asked = _with_case(asked)
     asked = replace(asked, case=planning.find(asked.case).nodeid, root=root_of([asked.case]))
     found = find(asked, run_case(asked), say)
     for line in found.lines:
         say(line)
     return 0 if len(found.revisions) == 1 else 3
+
+
+def _with_case(asked: Asked) -> Asked:
+    """The same with the case that measures the figure: the history knows it if the user does not say it.
+
+    :raises UsageError: the history has no such figure, or several cases measure it; the name is not one of a cost.
+    """
+    if not asked.figure.endswith(UNITS):
+        raise UsageError(f"--figure {asked.figure}: the name of a figure ends in {' or '.join(UNITS)}")
+    if asked.case:
+        return asked
+    found = {track.series.case for track in tracks.of_figure(History(), asked.figure)}
+    if len(found) > 1:
+        raise UsageError(f"--figure {asked.figure}: several cases measure it; name one: {', '.join(sorted(found))}")
+    return replace(asked, case=found.pop())

@@ -30,7 +30,6 @@ from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder, visible_line
 from lab.results.summary import INTERRUPTED
 
-UNITS = ("_instructions", "_ns")  # of the figures that are costs
 CASES = ("testcases/performance",)
 PAIRS = {True: 2, False: 5}  # times that each build is measured, by whether figures are counts: fewer decide nothing
 MOST_PAIRS = {True: 3, False: 8}  # the same at most, where a figure stays undecided
@@ -223,7 +222,7 @@ def read(side: str, folder: RunFolder) -> Run:
     lost = []
     for result in folder.final_results():
         if result.verdict is Verdict.PASS or result.verdict is Verdict.MISS:
-            found |= {name: value for name, value in result.figures.items() if name.endswith(UNITS)}
+            found |= {name: value for name, value in result.figures.items() if name.endswith(figures.UNITS)}
         if result.verdict not in (Verdict.PASS, Verdict.SKIP):
             lost.append(visible_line(f"{side}: {result.case.rpartition('::')[2]}: {result.verdict} {result.reason}"))
     why = "; ".join(folder.header().remarks) or "nothing says why"

@@ -1,4 +1,4 @@
-"""What CI is told of a run: a summary in Markdown, annotations for new failures alone, a Prometheus textfile.
+"""What CI is told of a run: a summary in Markdown, annotations for what blocks alone, a Prometheus textfile.
 
 Source: GitHub, "Workflow commands" and "Adding a job summary"; GitLab, "artifacts:reports:annotations"; Prometheus,
 node_exporter's textfile collector.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from lab.history import gate
+from lab.history import dearer, gate
 from lab.history.gate import Comparison
 from lab.history.news import Fault, News, news_of
 from lab.history.records import day
@@ -47,6 +47,7 @@ def worse(news: News) -> list[str]:
     lines = []
     for fault in news.faults:
         lines += fault_lines(fault)
+    lines += [one.line(f"worse {one.change}") for _, one in news.dearer]
     for found in news.comparisons:
         fixed = found.of(Change.FIXED)
         lines += [f"      {one.line()}" for one in fixed]
@@ -126,6 +127,8 @@ def write_summary(run: RunSummary, news: News) -> Path:
         lines += ["", f"## {_md(_pair(found))}", ""]
         lines.append(_md(f"{found.verdict} ({gate.summed(found)})"))
     lines += _table(f"Got worse: {news.new_failures}", news.worse)
+    lines += ["", f"### Costs more: {len(news.dearer)}", ""] * bool(news.dearer)
+    lines += [f"- {_md(one.line(found.new.build.line))}" for found, one in news.dearer[:ROWS]]
     others = [fault for fault in news.faults if fault.change is not Change.NEW_FAILURE]
     lines += _table(f"Other failures: {_cases(others)}", others)
     fixed = [one for found in news.comparisons for one in found.of(Change.FIXED)]
@@ -214,14 +217,21 @@ def _md(text: str) -> str:
 
 
 def github_commands(news: News) -> list[str]:
-    """A workflow command for each new failure; it is tied to no file, since the fault is in none of this project's."""
+    """A workflow command for each thing that blocks; tied to no file, since the fault is in none of this project's."""
     lines = []
     for found in news.comparisons:
         for one in found.of(Change.NEW_FAILURE):
             title = f"{one.change} with {found.new.build.line}: {short_name(one.series.case)}"
-            title = _escaped(title).replace(":", "%3A").replace(",", "%2C")
-            lines.append(f"::error title={title}::{_escaped(f'{one.series.case}: {one.why}')}")
+            lines.append(_error(title, f"{one.series.case}: {one.why}"))
+    for found, cost in news.dearer:
+        title = f"{cost.change} with {found.new.build.line}: {cost.track.figure}"
+        lines.append(_error(title, f"{cost.track.figure} on {cost.track.boards}: {cost.why}"))
     return lines
+
+
+def _error(title: str, text: str) -> str:
+    title = _escaped(title).replace(":", "%3A").replace(",", "%2C")
+    return f"::error title={title}::{_escaped(text)}"
 
 
 def _escaped(text: str) -> str:
@@ -229,13 +239,11 @@ def _escaped(text: str) -> str:
 
 
 def write_annotations(run: RunSummary, news: News) -> Path:
-    """``gl-annotations.json``: for each new failure a link on GitLab's job page to the report among its artifacts."""
-    url = _report_url(run)
-    links = [
-        {"external_link": {"label": f"{one.change}: {short_name(one.series.case)}", "url": url}}
-        for found in news.comparisons
-        for one in found.of(Change.NEW_FAILURE)
-    ]
+    """``gl-annotations.json``: for what blocks a link on GitLab's job page to the report among its artifacts."""
+    failures = [one for found in news.comparisons for one in found.of(Change.NEW_FAILURE)]
+    labels = [f"{one.change}: {short_name(one.series.case)}" for one in failures]
+    labels += [f"{one.change}: {one.track.figure} on {one.track.boards}" for _, one in news.dearer]
+    links = [{"external_link": {"label": label, "url": _report_url(run)}} for label in labels]
     path = run.path / ANNOTATIONS
     replace_file(path, json.dumps({"new failures": links} if links else {}, indent=1))
     return path
@@ -294,8 +302,10 @@ def _is_healthy(board: str, results: Iterable[TestResult]) -> bool:
 
 def headline(run: RunSummary, news: News) -> str:
     """The run on one line: how many new failures; else what is gravest."""
-    if news.new_failures:
-        return f"{news.new_failures} new failure{'s' if news.new_failures > 1 else ''}"
+    words = [f"{news.new_failures} new failure{'s' if news.new_failures > 1 else ''}"] if news.new_failures else []
+    words += [dearer.counted(len(news.dearer))] if news.dearer else []
+    if words:
+        return ", ".join(words)
     failed = sum(found.failed for found in news.comparisons)
     if failed and not any(found.base for found in news.comparisons):
         return f"{failed} failed; no baseline yet"

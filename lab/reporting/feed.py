@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
+from lab.history import dearer
 from lab.history.news import News
 from lab.history.regression import Change
 from lab.reporting import ci, site_places
@@ -24,7 +25,7 @@ class Feed:
         self.entries = tuple(entries)
 
     def add(self, told: News) -> None:
-        """What got worse with each build, once for each fault."""
+        """What got worse with each build, once for each fault, and once for all figures."""
         known = {one.id for one in self.entries}
         new = []
         for fault in told.worse:
@@ -43,6 +44,19 @@ class Feed:
                         title=visible_line(f"{build.line}: {fault.label}"),
                         text=visible("\n".join(lines)),
                         href=site_places.failure_page(fault.name),
+                        updated=build.last_seen,
+                    )
+                )
+        for found in told.comparisons:
+            build = found.new.build
+            name = f"tag:xenlab,2026:{build.line}@{build.key}/figures"
+            if found.dearer and name not in known:
+                new.append(
+                    FeedEntry(
+                        id=visible_line(name),
+                        title=visible_line(f"{build.line}: {dearer.counted(len(found.dearer))}"),
+                        text=visible("\n".join(one.line(build.title) for one in found.dearer)),
+                        href=site_places.figure_page(found.dearer[0].track.figure),
                         updated=build.last_seen,
                     )
                 )

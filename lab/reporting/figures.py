@@ -332,6 +332,74 @@ def spread_svg(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> str
     return "".join([*parts, "</svg>\n"])
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Builds from ``first`` to before ``end`` with one level; ``noise`` is a share of it."""
+
+    first: int
+    end: int
+    level: float
+    noise: float
+
+
+def level_svg(title: str, builds: Sequence[tuple[str, Sequence[float]]], bands: Sequence[Band]) -> str:
+    """A figure over builds, the newest last: a dot for each value, a band for each level and its noise.
+
+    Where one band follows another a mark says by how much. ``builds`` have a name and at least one value above 0.
+    """
+    every = [value for _, values in builds for value in values]
+    ends = [band.level * (1 + side * band.noise) for band in bands for side in (-1, 1)]
+    low, high = min([*every, *ends], default=0.0), max([*every, *ends], default=1.0)
+    room = max(high - low, high * 0.02)  # what moves by less than a per cent looks as if it stood
+    low, tall, step, left, top = (low + high - room) / 2, 150.0, 13.0, 74.0, 44.0
+    width, bottom = max(left + step * len(builds) + 20, 360.0), top + tall
+
+    def x(at: float) -> float:
+        return left + step * at
+
+    def y(value: float) -> float:
+        return bottom - (value - low) / room * tall
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {bottom + 24:.0f}" width="{width:.0f}"'
+        f' height="{bottom + 24:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>',
+        f'<text class="text" x="0" y="14" font-weight="bold">{_text(title, 90)}</text>',
+    ]
+    for value in (low, low + room / 2, low + room):
+        parts.append(f'<line class="grid" x1="{left:.0f}" x2="{width:.0f}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(
+            f'<text class="text" x="{left - 6:.0f}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.5g}</text>'
+        )
+    for old, band in zip([None, *bands], bands, strict=False):
+        from_x, to_x = x(band.first), x(band.end)
+        above, below = y(band.level * (1 + band.noise)), y(band.level * (1 - band.noise))
+        tip = f"level {band.level:.6g}, noise {band.noise:.2%}, {band.end - band.first} builds"
+        parts.append(
+            f'<g><title>{_text(tip)}</title><rect x="{from_x:.1f}" y="{above:.1f}" width="{to_x - from_x:.1f}"'
+            f' height="{max(below - above, 2):.1f}" fill="{_COLOURS[0]}" opacity="0.3"/>'
+            f'<line x1="{from_x:.1f}" x2="{to_x:.1f}" y1="{y(band.level):.1f}" y2="{y(band.level):.1f}"'
+            f' stroke="{_COLOURS[0]}" stroke-width="1.5"/></g>'
+        )
+        if old:
+            change = band.level / old.level - 1
+            side = "end" if from_x > width / 2 else "start"
+            parts.append(
+                f'<line class="mark" x1="{from_x:.1f}" x2="{from_x:.1f}" y1="{top - 8:.0f}" y2="{bottom:.0f}"'
+                f' stroke-dasharray="3 2"/><text x="{from_x:.1f}" y="{top - 12:.0f}" text-anchor="{side}"'
+                f' font-size="12" font-family="system-ui,sans-serif" fill="{_KINDS["bad" if change > 0 else "good"]}">'
+                f"{change:+.2%}</text>"
+            )
+    for at, (name, values) in enumerate(builds):
+        tip = f"{name}: {', '.join(f'{value:.6g}' for value in values)}"
+        dots = [f'<circle cx="{x(at + 0.5):.1f}" cy="{y(value):.1f}" r="2.5"/>' for value in values]
+        parts.append(f'<g fill="{_COLOURS[0]}"><title>{_text(tip)}</title>{"".join(dots)}</g>')
+    for at, side, name in ((0, "start", builds[0][0]), (len(builds), "end", builds[-1][0])) if builds else ():
+        parts.append(
+            f'<text class="text" x="{x(at):.1f}" y="{bottom + 16:.0f}" text-anchor="{side}">{_text(name, 20)}</text>'
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
 @lru_cache(maxsize=4096)  # few words, many times
 def _text(text: str, limit: int = 200) -> str:
     text = visible_line(text)

@@ -76,7 +76,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
 
 
 def _tail(run: RunSummary, news: News) -> str:
-    if news.new_failures:
+    if news.new_failures or news.dearer:
         return "Regressions :-("
     if any(found.base is None for found in news.comparisons) or not news.comparisons:
         return f"Nothing to judge against: {headline(run, news)}."
@@ -97,6 +97,10 @@ def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) 
     yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
     yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
+    if found.dearer:
+        yield ""
+        yield "Figures which cost more and are blocking:"
+        yield from (f" {one.line(f'REGR. vs {base}:')}" for one in found.dearer[: ci.ROWS])
     for one in found.of(Change.FIXED):
         yield f" {one.series.case}  PASS, FAIL in {base}"
 

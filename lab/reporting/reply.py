@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lab.base.errors import BuildFailed
 from lab.builds import blame
+from lab.history import dearer
 from lab.history.gate import UNCOUNTED, CaseChange, Comparison
 from lab.history.regression import Change
 from lab.reporting.words import short_name, some_of
@@ -94,8 +95,9 @@ class Outcome:
             f"patch {number} has {_new(count)} that the whole series does not show"
             for number, count in self.hidden.items()
         ]
-        if new := len(self.found.of(Change.NEW_FAILURE)):
-            words = [_new(new)]
+        if self.found.is_blocked:
+            new, more = len(self.found.of(Change.NEW_FAILURE)), len(self.found.dearer)
+            words = [*([_new(new)] if new else []), *([dearer.counted(more)] if more else [])]
         elif not self.is_built:
             words = ["no verdict: nothing that the series touches was built, so none of it ran"]
         elif self.counted:
@@ -213,6 +215,10 @@ def _changes(found: Comparison) -> Iterator[str]:
         return one.change in (Change.NOT_COUNTED, Change.MISSING)
 
     yield from _section("New failures:", found, lambda one: one.change is Change.NEW_FAILURE)
+    if found.dearer:
+        yield ""
+        yield "Costs more:"
+        yield from (f"  {one.line(one.track.series.line)}" for one in found.dearer[:ROWS])
     yield from _section("Fixed by the series:", found, lambda one: one.change is Change.FIXED)
     yield from _section("Failing, and the base says nothing of it:", found, open_)
     yield from _section("Failing, and not by this series:", found, failing)

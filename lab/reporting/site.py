@@ -18,6 +18,7 @@ the feed keeps what it had.
     runs/RUN/good-AREA.html    those that passed or were skipped, each at #rN; if they are many, a list of
                                good-AREA-K.html
     cases/SLUG.html            a case over time
+    figures/NAME.html          a figure that is a cost over builds, with its levels and steps
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ from pathlib import Path
 
 from lab.base import paths
 from lab.base.errors import UsageError
-from lab.history import index, known_issues, news, onsets
+from lab.history import dearer, index, known_issues, news, onsets, tracks
 from lab.history.known_issues import KnownIssue
 from lab.history.news import News
 from lab.history.onsets import Onset, bisect_command
 from lab.history.records import Place, RecordedBuild, Run, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
-from lab.reporting import findings, mutation, site_cases, site_places, site_run
+from lab.history.tracks import Track
+from lab.reporting import findings, mutation, site_cases, site_figures, site_places, site_run
 from lab.reporting import site_overview as overview
 from lab.reporting.feed import Feed
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
@@ -108,7 +110,7 @@ def _held(where: Path) -> Iterator[None]:
     """One writer at a time; the folder made."""
     if where.exists() and not (where / SiteState.NAME).exists() and (not where.is_dir() or any(where.iterdir())):
         raise UsageError(f"{where}: the folder holds something else; name a new folder, or one that has the pages")
-    for name in ("runs", "cases", "failures", "findings"):
+    for name in ("runs", "cases", "failures", "findings", "figures"):
         (where / name).mkdir(parents=True, exist_ok=True)
     with open(where / SiteState.NAME, "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -158,6 +160,11 @@ class _Site:
         there = {path.name for path in (where / "runs").iterdir()} | self._state.runs.keys()
         self._gone = there - {file_name(name) for name in self._names}
         self._changed_failures: set[str] = set()
+
+    @cached_property
+    def _tracks(self) -> list[Track]:
+        """The costs that the runs shown measured."""
+        return tracks.of_runs(self._store, [run.id for run in self._runs])
 
     @cached_property
     def _issue_lines(self) -> tuple[str, ...]:
@@ -214,7 +221,8 @@ class _Site:
             self._render("findings", f"findings/{page.name}", {"root": "../", "page": page})
         site_places.keep_only(self._where / "findings", {page.name for page in findings.pages()})
         ids = [run.id for run in self._runs]
-        pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof)
+        drawn = site_figures.write(self._where, self._tracks, self._proof)
+        pages = site_cases.CasePages(self._store, self._where, self._issues, self._proof, drawn)
         pages.write(sorted(touched & there))
         pages.write_index(index.case_rows(self._store, ids), index.board_rows(self._store, ids))
         self._write_failures()
@@ -375,12 +383,16 @@ class _Site:
                 for title, said, changes in overview.GROUPS
                 if (faults := [fault for change in changes for fault in groups[change]])
             ],
+            "dearer": dearer.counted,
+            "silent": [(found, one) for found in told.comparisons for one in found.open_figures],
+            "steps": [(track, step) for track in self._tracks if (step := track.fresh)],
             "fixed": [(found, one) for found in told.comparisons for one in found.of(Change.FIXED)],
             "skipped": [(found, one) for found in told.comparisons for one in found.of(Change.SKIPPED)],
             "missing": [(found, one) for found in told.comparisons for one in found.of(Change.MISSING)],
             "excused": [
                 (found, one) for found in told.comparisons for one in found.cases if one.known and not one.is_failure
             ],
+            "drawn": {track.figure for track in self._tracks},
             "headline": overview.headline(told),
             "state": overview.state,
             "decision": overview.decision,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -42,7 +42,7 @@ class OfSeries:
     status: str
     strip: markupsafe.Markup
     durations: markupsafe.Markup
-    figures: tuple[markupsafe.Markup, ...]
+    figures: tuple[tuple[str, markupsafe.Markup], ...]  # by name
     failures: tuple[tuple[str, int, Entry], ...]  # name, how often, the last of them
     listed: int  # of these
     attempts: markupsafe.Markup  # newest first
@@ -51,8 +51,10 @@ class OfSeries:
 class CasePages:
     """Writes them."""
 
-    def __init__(self, store: History, where: Path, issues: KnownIssues, proof: Proof) -> None:
+    def __init__(self, store: History, where: Path, issues: KnownIssues, proof: Proof, drawn: Container[str]) -> None:
+        """``drawn``: the figures that have a page."""
         self._store, self._where, self._issues, self._proof = store, where, issues, proof
+        self._drawn = drawn
 
     def write(self, wanted: Sequence[str]) -> None:
         """The pages of these cases."""
@@ -62,6 +64,7 @@ class CasePages:
                 "case": case,
                 "doc": docs.get(case, ""),
                 "mutants": mutants.of(case),
+                "drawn": self._drawn,
                 "shown": [_of_series(page, self._proof, "../") for page in found],
             }
             self._render("case", site_places.case_page(case), "../", values)
@@ -128,7 +131,7 @@ def _attempt(entry: Entry, href: str, root: str) -> str:
     return f'<li>{verdict}{bugs} {when} <span class="soft">{facts}</span>{reason}</li>'
 
 
-def _drawn(strip: Sequence[Sequence[tuple[Entry, str]]]) -> Iterator[markupsafe.Markup]:
+def _drawn(strip: Sequence[Sequence[tuple[Entry, str]]]) -> Iterator[tuple[str, markupsafe.Markup]]:
     """Each figure of a case over the last builds, with its spread."""
     names = dict.fromkeys(name for attempts in strip for entry, _ in attempts for name in entry.figures)
     for name in names:
@@ -138,7 +141,7 @@ def _drawn(strip: Sequence[Sequence[tuple[Entry, str]]]) -> Iterator[markupsafe.
             values = [entry.figures[name] for entry, _ in attempts if name in entry.figures]
             if values:
                 groups.append((build.source.name or build.key[:8], values))
-        yield markupsafe.Markup(figures.spread_svg(name, groups[-BUILDS_DRAWN:]))
+        yield name, markupsafe.Markup(figures.spread_svg(name, groups[-BUILDS_DRAWN:]))
 
 
 @dataclass(frozen=True, slots=True)

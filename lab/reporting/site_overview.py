@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lab.base.errors import UsageError
-from lab.history import gate
+from lab.history import dearer, gate
 from lab.history.gate import Comparison
 from lab.history.news import FailingCase, Fault, News, never_passed
 from lab.history.records import Run, Tally
@@ -35,11 +35,14 @@ def meaning(said: str, faults: Iterable[Fault]) -> str:
 def headline(told: News) -> tuple[str, str]:
     """The first line of the overview, and its colour."""
     failed = sum(found.failed for found in told.comparisons)
+    blocking = [dearer.counted(len(told.dearer))] if told.dearer else []
     if worse := told.worse:
         cases = told.new_failures
         faults = "all with one fault" if len(worse) == 1 and cases > 1 else "with one fault"
         faults = faults if len(worse) == 1 else f"with {len(worse)} faults"
-        return f"{cases} cases fail anew, {faults}" if cases > 1 else f"1 case fails anew, {faults}", "FAIL"
+        blocking.insert(0, f"{cases} cases fail anew, {faults}" if cases > 1 else f"1 case fails anew, {faults}")
+    if blocking:
+        return "; ".join(blocking), "FAIL"
     if not told.comparisons:
         return "No run yet", "MISS"
     judged = [found for found in told.comparisons if found.base]
@@ -76,14 +79,17 @@ def _still(comparisons: Sequence[Comparison]) -> list[str]:
         words.append(f"{failed} still fail{'s' if failed == 1 else ''}")
     if silent := sum(found.uncounted for found in comparisons):
         words.append(f"{silent} of {sum(len(found.cases) for found in comparisons)} cases were not counted")
+    if undecided := sum(len(found.open_figures) for found in comparisons):
+        words.append(f"{undecided} of {sum(len(found.figures) for found in comparisons)} figures say nothing")
     return words
 
 
 def state(found: Comparison) -> str:
-    """The colour of a build: green only if it was judged, is complete, nothing failed, and each case told something."""
+    """The colour of a build: green only if it was judged, is complete, nothing failed, and all told something."""
     if found.exit_status == 1:
         return "FAIL"
-    return "PASS" if found.exit_status == 0 and not found.failed and not found.uncounted else "MISS"
+    is_silent = found.uncounted or found.open_figures
+    return "PASS" if found.exit_status == 0 and not found.failed and not is_silent else "MISS"
 
 
 def decision(found: Comparison) -> str:

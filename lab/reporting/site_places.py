@@ -68,6 +68,11 @@ def failure_page(failure: str) -> str:
     return f"failures/{file_name(digits_of(failure))}.html"
 
 
+def figure_page(figure: str) -> str:
+    """The page of a figure over builds, from the top."""
+    return f"figures/{file_name(visible_line(figure))}.html"
+
+
 def good_page(case: str, part: int | None = None) -> str:
     """What passed or was skipped in an area, in the folder of its run; ``part``: one of several pages."""
     area = file_name(visible_line(area_of(case)))
@@ -107,6 +112,7 @@ def environment() -> jinja2.Environment:
         "case_page": case_page,
         "run_page": run_page,
         "failure_page": failure_page,
+        "figure_page": figure_page,
         "finding_places": findings.places(),
         "filter_script": markupsafe.Markup(FILTER),
         "filter_hash": base64.b64encode(sha256(FILTER.encode()).digest()).decode(),

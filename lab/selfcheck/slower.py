@@ -16,7 +16,7 @@ from lab import builds
 from lab.base import paths
 from lab.base.errors import LabError
 from lab.builds import recipes
-from lab.history.figures import Change
+from lab.history.figures import Change, stem
 from lab.night import performance
 from lab.night.performance import Asked, Report
 from lab.selfcheck.mutant_manifest import Mutant, Outcome, Slower
@@ -39,11 +39,11 @@ def caught(slow: Slower, say: Callable[[str], None]) -> Outcome:
 def judge(slow: Slower, report: Report) -> tuple[Outcome, str]:
     """What a comparison says of it, and why."""
     boards = sorted({one.board for one in report.compared} | {one.partition(":")[0] for one in report.lost})
-    more = {(_stem(one.figure), one.board): one for one in report.compared if one.verdict is Change.MORE}
+    more = {(stem(one.figure), one.board): one for one in report.compared if one.verdict is Change.MORE}
     if other := [one for (stem, _), one in more.items() if stem not in slow.figures and not re.search(slow.may, stem)]:
         told = ", ".join(f"{one.figure} {one.change:+.1%} on {one.board}" for one in other)
         return "turned red", f"{told}; if it must or may, foretell it (figures:, may:)"
-    known = {(_stem(one.figure), one.board): one for one in report.compared if one.verdict is not Change.MISSING}
+    known = {(stem(one.figure), one.board): one for one in report.compared if one.verdict is not Change.MISSING}
     wanted = [(figure, board) for figure in slow.figures for board in boards]
     if lost := [f"{figure} on {board}" for figure, board in wanted if (figure, board) not in known]:
         return "not judged", f"not measured: {', '.join(lost)}"
@@ -51,11 +51,6 @@ def judge(slow: Slower, report: Report) -> tuple[Outcome, str]:
         told = ", ".join(f"{one.figure} {one.change:+.2%} on {one.board}" for one in missed)
         return "missed", f"does not cost more: {told}"
     return "caught", ", ".join(f"{one.figure} {one.change:+.1%} on {one.board}" for one in map(more.get, wanted) if one)
-
-
-def _stem(figure: str) -> str:
-    """A figure's name without its unit."""
-    return next((figure.removesuffix(unit) for unit in performance.UNITS if figure.endswith(unit)), figure)
 
 
 def write_recipe(mutant: Mutant | Slower) -> Path:
