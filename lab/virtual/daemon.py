@@ -96,6 +96,7 @@ class Machine:
     boot: BootChoice = field(default_factory=BootChoice)
     tap: int = -1  # descriptor of the network that a board without a disk boots from
     shape: str = ""  # of the inventory's `shapes`; its own when empty
+    emulator: qemu.Emulator = qemu.OF_THE_MACHINE
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -119,7 +120,9 @@ class Machine:
         await self._forget()
         assert self.board.virtual is not None
         form = self.board.virtual.shaped(self.shape)
-        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot.take(), tap=self.tap)
+        argv = qemu.arguments(
+            self.board, form, self.wiring, emulator=self.emulator, boot_device=self.boot.take(), tap=self.tap
+        )
         self._sleeping = False
         server = QMPClient(self.board.name)
         self.wiring.qmp.unlink(missing_ok=True)
@@ -245,7 +248,7 @@ class Daemon:
         # IPMI says the mode with each choice; Redfish has one in force.
         is_ipmi, firmware = board.bmc.protocol == "ipmi", board.virtual.firmware
         choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
-        self._machine = Machine(board, self._directory, wiring, choice)
+        self._machine = Machine(board, self._directory, wiring, choice, emulator=self._config.emulator)
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port)
         self._simulator: asyncio.subprocess.Process | None = None
         self._faults = Faults()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NetbootSpec, NicSpec, PduSpec, ShapeSpec, VirtualSpec
+from lab.virtual.qemu import OF_THE_MACHINE, Emulator
 
 OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
@@ -20,6 +21,7 @@ class DaemonConfig:
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
     netboot: NetbootSpec | None = None  # the network it boots from, if it has no disk
     served: str = ""  # folder of what it gets there
+    emulator: Emulator = OF_THE_MACHINE
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:
@@ -47,4 +49,5 @@ def read_config(path: Path) -> DaemonConfig:
         }
         board["virtual"] = VirtualSpec(**board["virtual"], shapes=made)
     data["netboot"] = NetbootSpec(**data["netboot"]) if data["netboot"] else None
+    data["emulator"] = Emulator(**data["emulator"] | {"lacks": tuple(data["emulator"]["lacks"])})
     return DaemonConfig(board=BoardSpec(**board), **data)
