@@ -285,7 +285,8 @@ def _boot_bare(board: BoardSpec, lab: Lab, home: Path, seconds: dict[str, float]
     ssh = Ssh(board.name, board.ssh_host, board.ssh_port, board.ssh_user)
     started = time.monotonic()
     try:
-        with bare.booted(read_config(home / "daemon.json").board, wiring, timeout=BOOT_LIMIT) as up:
+        config = read_config(home / "daemon.json")
+        with bare.booted(config.board, wiring, timeout=BOOT_LIMIT, emulator=config.emulator) as up:
             while up is not None and time.monotonic() - started < BOOT_LIMIT:
                 if ssh.run("xl info >/dev/null", timeout=20, check=False).status == 0:
                     seconds[board.name] = time.monotonic() - started

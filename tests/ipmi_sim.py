@@ -26,9 +26,9 @@ from lab.base.wait import wait_until
 from lab.inventory import BmcSpec
 from lab.virtual.bmc import temperature_record
 
-# Configuration of ipmi_sim 2.0.33 (-c). It holds the password: the file must have mode 0600. The
+# Configuration of ipmi_sim 2.0.33 and 2.0.37 (-c). It holds the password: the file must have mode 0600. The
 # parser takes no space and no quote in user or password, and no quote in a command.
-# - RMCP+ cipher 3 needs no line of its own; 17 is not known to the simulator.
+# - RMCP+ cipher 3 needs no line of its own; 17 is not known to 2.0.33.
 # - `serial kcs` is what QEMU's ipmi-bmc-extern connects to; `sol` connects to the board's UART, again
 #   and again until somebody listens there.
 # - without -p, users changed over IPMI are kept in the -s directory and win over this file.
@@ -52,14 +52,14 @@ user 3 true "operator" "{password}" operator 10 none md2 md5 straight
 EXTENSION = 'loadlib "{library}" "timeout 2.5 {program}"\n'
 
 # Its devices (-f): a BMC with an event log, a watchdog (must be sensor 0) and a temperature of 35 degrees C.
+# From 2.0.37 on only a sensor that is polled has a reading, and that once it was polled.
 # `persist_sdr` at the end of mc_add would add the sensor's record once more at each start.
 EMULATION = """\
 mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02
 sel_enable 0x20 1000 0x0a
 sensor_add 0x20 0 0 35 0x6f event-only
-sensor_add 0x20 0 1 0x01 0x01
-sensor_set_value 0x20 0 1 35 0
+sensor_add 0x20 0 1 0x01 0x01 poll 50 file "{reading}"
 sensor_set_event_support 0x20 0 1 enable scanning none {no_events}
 main_sdr_add 0x20 {temperature}
 mc_enable 0x20
@@ -187,9 +187,14 @@ class Simulator:
             config += EXTENSION.format(library=library, program=chassis.program)
         with open(os.open(folder / "sim.conf", os.O_WRONLY | os.O_CREAT, 0o600), "w") as stream:
             stream.write(config)
-        emulation = EMULATION.format(no_events=" ".join(["0" * 15] * 4), temperature=temperature_record(sensor or b""))
+        emulation = EMULATION.format(
+            no_events=" ".join(["0" * 15] * 4),
+            temperature=temperature_record(sensor or b""),
+            reading=folder / "reading",
+        )
         lines = [line for line in emulation.splitlines(keepends=True) if sensor or "sdr_add" not in line]
         (folder / "sim.emu").write_text("".join(lines))
+        (folder / "reading").write_text("35\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,9 +1,9 @@
 /*
  * What OpenIPMI's ipmi_sim leaves out and a lab of sleeping, crashing boards needs.
  *
- * A loadable module for ipmi_sim 2.0.33 (the interface is the same up to 2.0.36, and another one from
- * 2.0.37 on): "loadlib" in its configuration. The option string is the
- * command line of the board's chassis program, the same one that "chassis_control" names:
+ * A loadable module for ipmi_sim: "loadlib" in its configuration. One source for OpenIPMI 2.0.33 (Debian 12) and
+ * 2.0.37 (Debian 13): it uses only what both headers declare alike. The option string is the command line of the
+ * board's chassis program, the same one that "chassis_control" names:
  *
  *     chassis_control     "timeout 2.5 /path/chassis BOARD"
  *     loadlib "/path/board_bmc.so" "timeout 2.5 /path/chassis BOARD"
@@ -61,8 +61,9 @@
 #define PAYLOAD_ALREADY_ACTIVE 0x80	/* IPMI v2.0 table 24-2 */
 
 /*
- * The simulator's own tables of commands: exported by the program, though by no header.
- * ipmi_emu_register_cmd_handler() writes into it, so what is to be called through is saved first.
+ * The tables in which the simulator looks a command up: exported by the program, and declared in lanserv/bmc.h, which
+ * is not installed. A handler is set here. ipmi_emu_register_cmd_handler() would set it here, too, but 2.0.37 gave it
+ * a first argument, of which its loader hands a module no value.
  */
 extern cmd_handler_f chassis_netfn_handlers[256], app_netfn_handlers[256];
 
@@ -75,9 +76,10 @@ static extcmd_map_t boot_devices[] = {
     { 0, "none" }, { 1, "pxe" }, { 2, "default" }, { 5, "cdrom" }, { 6, "bios" }, { 0, NULL }
 };
 
-_Static_assert(__builtin_types_compatible_p(__typeof__(ipmi_emu_register_cmd_handler),
-					    int(unsigned char, unsigned char, cmd_handler_f, void *)),
-	       "OpenIPMI 2.0.33 to 2.0.36 is needed, as in Debian 12: later ones have another module interface");
+/* What calls the handlers and the codec: another interface stops the compiler, and not a board. */
+_Static_assert(__builtin_types_compatible_p(cmd_handler_f, void (*)(lmc_data_t *, msg_t *, unsigned char *,
+								    unsigned int *, void *)),
+	       "this OpenIPMI calls command handlers in another way than 2.0.33 and 2.0.37");
 
 typedef struct {
     unsigned char device;
@@ -285,11 +287,14 @@ take_over_system_interface(sys_data_t *sys)
     si->codec = &guarded_codec;
 }
 
+/* The handler is called in place of the simulator's own, which goes to plain. -1: the simulator has none. */
 static int
-take_over(unsigned char netfn, unsigned char cmd, cmd_handler_f handler, cmd_handler_f *plain)
+take_over(cmd_handler_f *own, cmd_handler_f handler, cmd_handler_f *plain)
 {
-    *plain = (netfn == IPMI_APP_NETFN ? app_netfn_handlers : chassis_netfn_handlers)[cmd];
-    return *plain ? ipmi_emu_register_cmd_handler(netfn, cmd, handler, NULL) : -1;
+    *plain = *own;
+    if (*plain)
+	*own = handler;
+    return *plain ? 0 : -1;
 }
 
 int
@@ -308,11 +313,13 @@ ipmi_sim_module_init(sys_data_t *sys, const char *options)
 	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: the option string must be the chassis program");
 	return -1;
     }
-    if (ipmi_emu_register_cmd_handler(IPMI_APP_NETFN, IPMI_GET_ACPI_POWER_STATE_CMD, get_acpi_power_state, NULL)
-	|| take_over(IPMI_CHASSIS_NETFN, IPMI_CHASSIS_CONTROL_CMD, chassis_control, &plain_chassis_control)
-	|| take_over(IPMI_CHASSIS_NETFN, IPMI_SET_SYSTEM_BOOT_OPTIONS_CMD, set_boot_options, &plain_set_boot_options)
-	|| take_over(IPMI_CHASSIS_NETFN, IPMI_GET_SYSTEM_BOOT_OPTIONS_CMD, get_boot_options, &plain_get_boot_options)
-	|| take_over(IPMI_APP_NETFN, IPMI_ACTIVATE_PAYLOAD_CMD, activate_payload, &plain_activate_payload)) {
+    app_netfn_handlers[IPMI_GET_ACPI_POWER_STATE_CMD] = get_acpi_power_state;
+    if (take_over(&chassis_netfn_handlers[IPMI_CHASSIS_CONTROL_CMD], chassis_control, &plain_chassis_control)
+	|| take_over(&chassis_netfn_handlers[IPMI_SET_SYSTEM_BOOT_OPTIONS_CMD], set_boot_options,
+		     &plain_set_boot_options)
+	|| take_over(&chassis_netfn_handlers[IPMI_GET_SYSTEM_BOOT_OPTIONS_CMD], get_boot_options,
+		     &plain_get_boot_options)
+	|| take_over(&app_netfn_handlers[IPMI_ACTIVATE_PAYLOAD_CMD], activate_payload, &plain_activate_payload)) {
 	sys->log(sys, SETUP_ERROR, NULL, "board_bmc: this ipmi_sim does not take the handlers");
 	return -1;
     }

@@ -285,6 +285,8 @@ void payload(void *information)
             hostile_checks();
         else if (is(works, n, "registers"))
             registers_work();
+        else if (is(works, n, "cr2"))
+            cr2_work();
         else if (is(works, n, "vcpus"))
             vcpus_work();
         else if (is(works, n, "vnuma"))

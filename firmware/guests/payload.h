@@ -139,6 +139,7 @@ void cost(const char *name, void (*operations)(u32 rounds), u32 rounds);
 /* --- registers.c */
 #define MAX_VCPUS 8
 void registers_work(void);
+void cr2_work(void);
 void registers_load(u32 vcpu);
 const char *registers_broken(u32 vcpu, ulong *got, ulong *want);
 void registers_look(void); /* prints when vCPU 0's are not as they were */

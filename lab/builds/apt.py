@@ -11,7 +11,7 @@ import logging
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lab.builds.command import CommandError, run
 log = logging.getLogger(__name__)
 
 MACHINE = Path("/etc/apt")
+DOM0_SUITE = "bookworm"  # the release of Debian that virtual boards' dom0 is of, and all that runs there
 FRESH = 24 * 3600.0  # seconds for which package lists, and the newest version of a package, are believed
 _FIELD = re.compile(r"^(?P<name>[A-Za-z-]+):(?P<value>.*)$")
 _ONE_WITH_SUITE = re.compile(r"(deb(?:-src)?\s+(?:\[[^\]]*\]\s*)?\S+\s+)(\S+)(\s.*)")
@@ -95,13 +96,17 @@ def of_any_architecture(text: str) -> str:
 class PrivateApt:
     """apt with its lists under ``directory`` and the package sources found under ``machine``.
 
-    ``suite`` names a release of Debian other than the machine's: its packages are asked for at the same mirrors.
+    ``suite`` names a release of Debian. Packages of one that is not the machine's are asked for at the same mirrors.
     ``architecture`` is Debian's word for one that is not the machine's.
+
+    :raises BenchError: a release is named, and the machine does not tell its own.
     """
 
     def __init__(
         self, directory: Path | None = None, machine: Path = MACHINE, suite: str = "", architecture: str = ""
     ) -> None:
+        if suite and not architecture and suite == own_suite():
+            suite = ""
         self.directory = directory or paths.cache() / "-".join(word for word in ("apt", suite, architecture) if word)
         self.machine, self.suite, self.architecture = machine, suite, architecture
         self._was_asked = False  # so that a source without an answer is asked once
@@ -133,6 +138,18 @@ class PrivateApt:
             raise BenchError(f"package {name}: apt-get was content, but left no .deb in {into}")
         return found[0]
 
+    def fetch_newest(self, packages: Sequence[str], into: Path) -> list[Path]:
+        """Download the versions of binary packages that an installation would take now to the empty folder ``into``.
+
+        :raises BenchError: apt failed.
+        """
+        with self._locked():
+            self._fetch(["apt-get", "-q", "download", *packages], into, f"packages {' '.join(packages)}")
+        found = sorted(into.glob("*.deb"))
+        if len(found) != len(packages):
+            raise BenchError(f"{len(packages)} packages: apt-get was content, but left {len(found)} in {into}")
+        return found
+
     def newest(self, package: str) -> str:
         """The version that an installation would take now; asked anew once a day.
 
@@ -159,26 +176,36 @@ class PrivateApt:
             temporary.replace(file)
         return version
 
-    def depends(self, package: str) -> tuple[str, ...]:
-        """The packages that ``package`` depends on, as apt would take them now.
+    def depends(self, *packages: str) -> tuple[str, ...]:
+        """The packages that ``packages`` depend on, as apt would take them now.
 
         :raises BenchError: apt knows no such package.
         """
         with self._locked():
             if not self._is_fresh():
                 self._update()
-            said = run([*self._with_config("apt-cache"), "depends", "--important", package], timeout=60)
-        return tuple(re.findall(r"^ *\|?(?:Pre)?Depends: ([\w.+-]+)$", said, re.MULTILINE))
+            said = run([*self._with_config("apt-cache"), "depends", "--important", *packages], timeout=60)
+        return tuple(dict.fromkeys(re.findall(r"^ *\|?(?:Pre)?Depends: ([\w.+-]+)$", said, re.MULTILINE)))
 
-    def libraries(self, package: str) -> tuple[str, ...]:
-        """``package`` and all libraries it needs, down to the C library, as package names.
+    def libraries(self, *packages: str) -> tuple[str, ...]:
+        """``packages`` and all libraries they need, down to the C library, as package names.
 
         :raises BenchError: apt knows no such package.
         """
-        found = [package]
-        for name in found:  # grows meanwhile
-            found += [one for one in self.depends(name) if one.startswith(("lib", "zlib")) and one not in found]
+        found, new = list(packages), list(packages)
+        while new:
+            new = [one for one in self.depends(*new) if one.startswith(("lib", "zlib")) and one not in found]
+            found += new
         return tuple(found)
+
+    def binary_sources(self) -> dict[str, str]:
+        """The package sources without ``deb-src``: name of a file as sources.list(5) wants it, and its text."""
+        found = {}
+        for name, text in self._sources():
+            lines = text.replace("Types: deb deb-src", "Types: deb").splitlines(keepends=True)
+            if kept := "".join(line for line in lines if not line.startswith("deb-src")):
+                found[name] = kept
+        return found
 
     def _answers(self, file: Path) -> dict[str, list[object]]:
         try:
@@ -259,7 +286,7 @@ class PrivateApt:
             text = file.read_text(encoding="utf-8", errors="replace")
             text = deb822_with_sources(text) if file.suffix == ".sources" else one_line_with_sources(text)
             text = of_any_architecture(text) if self.architecture else text
-            yield file.name, of_suite(text, _own_suite(), self.suite) if self.suite else text
+            yield file.name, of_suite(text, own_suite(), self.suite) if self.suite else text
 
     def _write_config(self) -> None:
         parts = self.directory / "sources.list.d"
@@ -300,7 +327,7 @@ class PrivateApt:
         return [program, "-c", str(self._config)]
 
 
-def _own_suite() -> str:
+def own_suite() -> str:
     """The release this machine runs: ``bookworm``. :raises BenchError: os-release(5) does not tell."""
     if codename := platform.freedesktop_os_release().get("VERSION_CODENAME"):
         return codename

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.base.errors import BenchError, UsageError
-from lab.builds.apt import PrivateApt
+from lab.builds.apt import DOM0_SUITE, PrivateApt, own_suite
 from lab.builds.command import run
 from lab.builds.recipes import Recipe
 
@@ -37,6 +37,7 @@ NEEDS = {  # program or header: Debian package. Without the last two, compressed
 }
 _LEFT_OUT = ("oxenstored", "flask-", "test-")  # beginnings of names: what no board of the lab runs
 _LOADER = "ld-linux-x86-64.so.2"
+_SYSTEM = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 
 def identify(recipe: Recipe) -> str:
@@ -64,6 +65,8 @@ def compile_into(
     target: Path, source: Path, version: str, what: str, make: Callable[..., str], configure: Callable[..., str]
 ) -> None:
     """Compile the tools of the tree ``source`` and keep what a board needs in ``target``.
+
+    On a machine of another release of Debian than the boards' that is also this machine's libraries, C library and all.
 
     ``make`` and ``configure`` run ``make ARGUMENTS`` and any other command in the tree, logged.
 
@@ -103,7 +106,11 @@ def compile_into(
                 words = ("-C", f"tools/{part}", f"-j{jobs}", "install", f"DESTDIR={scratch}")
                 make(*words, what=f"tools/{part}", timeout=LONGEST)
         root = Path(scratch)
-        _keep(target, (root / "usr/sbin", root / "usr/bin", root / where / "bin"), (root / where / "lib",))
+        system = [Path("/") / one for one in _SYSTEM] if own_suite() != DOM0_SUITE else []
+        programs = (root / "usr/sbin", root / "usr/bin", root / where / "bin")
+        _keep(target, programs, [*system, root / where / "lib"])  # the later one of a name counts
+        if system:
+            _bind(target, where)
 
 
 def unpack_into(target: Path, recipe: Recipe, version: str) -> None:
@@ -129,7 +136,7 @@ def unpack_into(target: Path, recipe: Recipe, version: str) -> None:
             run(["dpkg-deb", "-x", str(package), str(root)], timeout=120, what=f"unpacking {package.name}")
         libraries = [
             folder
-            for top in (root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu", root / where / "lib")
+            for top in (*(root / one for one in _SYSTEM), root / where / "lib")
             for folder in (top, top / "x86_64-linux-gnu")
         ]
         if not (root / where / "bin" / "xl").exists():
@@ -141,15 +148,20 @@ def unpack_into(target: Path, recipe: Recipe, version: str) -> None:
         if boot.exists():
             (target / "boot").mkdir()
             shutil.copy2(boot, target / "boot" / "hvmloader")
-        own = f"/{where}/lib"
-        has_loader = (target / "lib" / _LOADER).exists()
-        for program in sorted((target / "bin").iterdir()):
-            words = ["--set-interpreter", f"{own}/{_LOADER}"] if has_loader else []
-            # DT_RPATH and not DT_RUNPATH: it holds for the libraries' own needs too (ld.so(8)).
-            run(["patchelf", *words, "--force-rpath", "--set-rpath", own, str(program)], timeout=30)
+        _bind(target, where)
 
 
-def _keep(target: Path, programs: tuple[Path, ...], libraries: tuple[Path, ...] | list[Path]) -> None:
+def _bind(target: Path, where: str) -> None:
+    """Have the programs run with the libraries in ``lib`` alone, once ``target`` is the folder ``where`` of a board."""
+    own = f"/{where}/lib"
+    has_loader = (target / "lib" / _LOADER).exists()
+    for program in sorted((target / "bin").iterdir()):
+        words = ["--set-interpreter", f"{own}/{_LOADER}"] if has_loader else []
+        # DT_RPATH and not DT_RUNPATH: it holds for the libraries' own needs too (ld.so(8)).
+        run(["patchelf", *words, "--force-rpath", "--set-rpath", own, str(program)], timeout=30)
+
+
+def _keep(target: Path, programs: tuple[Path, ...], libraries: list[Path]) -> None:
     """Copy ELF programs to ``bin``, and the libraries that these and each other need to ``lib``, without symlinks."""
     for name in ("bin", "lib"):
         (target / name).mkdir(parents=True)

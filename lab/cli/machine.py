@@ -36,11 +36,18 @@ def doctor(
 ) -> None:
     """Say what this machine lacks, and what to do about it. It changes nothing and contacts no board."""
     from lab import inventory as inventories
+    from lab.base.errors import LabError
     from lab.selfcheck import rack_needs
-    from lab.selfcheck.doctor import examine
+    from lab.selfcheck.doctor import Requirement, examine
+    from lab.virtual import emulator
 
     lab = inventories.load(inventory) if inventory else None
-    findings = examine() + (rack_needs.examine(lab) if lab else [])
+    findings = examine()
+    try:
+        findings.append(Requirement("virtual boards", True, emulator.outlook()))
+    except LabError as error:
+        findings.append(Requirement("virtual boards", False, str(error), "install the packages above"))
+    findings += rack_needs.examine(lab) if lab else []
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.subject}: {finding.detail}")
         if not finding.is_good:

@@ -26,6 +26,7 @@ class DecidedBy(enum.Enum):
     """Who vouches for a capability. An inventory may declare every word, since cases are planned by it."""
 
     RACKER = "taken from the inventory as it stands; the lab does not probe it"
+    EMULATOR = "every board has it, declared or not, but virtual ones whose QEMU is found to lack it by `lab up`"
     BOARD = "probed; a board that declares it and lacks it is reported, and fails testcases/boot"
     BUILD = "probed; the build's configuration decides, so a board that declares it may lack it under some builds"
 
@@ -53,7 +54,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One row of :data:`TABLE`. A probed capability has a ``shell`` condition or a ``rule``; a racker's has neither."""
+    """One row of :data:`TABLE`. A probed capability has a ``shell`` condition or a ``rule``; others have neither."""
 
     word: str
     meaning: str
@@ -131,6 +132,11 @@ _ROWS = (
         "pae-guests",
         "guests with PAE and user mode run on nested paging, and after a restore: true of all machines but QEMU",
         DecidedBy.RACKER,
+    ),
+    Capability(
+        "guest-cr2",
+        "guests on nested paging read the CR2 they wrote, as Linux must: true of all machines but QEMU from 9.1 on",
+        DecidedBy.EMULATOR,
     ),
     Capability("sp2m", "2 MiB pages in nested paging", DecidedBy.BOARD, rule=_page_size("2MB")),
     Capability("sp1g", "1 GiB pages in nested paging", DecidedBy.BOARD, rule=_page_size("1GB")),
@@ -225,6 +231,7 @@ _ROWS = (
     ),
 )
 TABLE: Mapping[str, Capability] = {row.word: row for row in _ROWS}
+ASSUMED = frozenset(row.word for row in _ROWS if row.source is DecidedBy.EMULATOR)
 OF_THE_BUILD = frozenset(row.word for row in _ROWS if row.source is DecidedBy.BUILD)
 
 

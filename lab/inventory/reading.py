@@ -11,9 +11,8 @@ from lab.base.daytime import Daytime
 from lab.base.errors import UsageError, did_you_mean
 from lab.base.files import Key, Problems, at, node_at, read_yaml, validate
 from lab.base.loopback import is_loopback
-from lab.inventory import capabilities, structure
+from lab.inventory import capabilities, emulated, ports, structure
 from lab.inventory.entries import BmcFile, BoardFile, HostFile, LabFile
-from lab.inventory.ports import applied
 from lab.inventory.specs import (
     BMC_PORTS,
     BmcSpec,
@@ -86,7 +85,8 @@ def load(path: Path, *, may_be_empty: bool = False) -> Lab:
     assert head is not None
     boards = {name: board for name, (_, board) in sorted(found.items()) if board}
     yields = Daytime.read(head.nightly_yields)
-    return applied(Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group, hosts))
+    lab = Lab(head.lab, path.resolve(), boards, head.coordinator, yields, netboot, head.group, hosts)
+    return emulated.applied(ports.applied(lab))
 
 
 def _shapes(path: Path, tree: object, head: LabFile | None, problems: Problems) -> dict[str, ShapeSpec]:
@@ -177,7 +177,7 @@ def _board(
             **data.console.model_dump(exclude={"ipmi"}) | {"credential": data.console.credential or ""}
         ),
         nics=nics,
-        capabilities=frozenset(data.capabilities),
+        capabilities=capabilities.ASSUMED.union(data.capabilities),
         tags=dict(data.tags),
         link=data.link or "",
         xen_options=data.xen_options,

@@ -14,15 +14,16 @@ from lab.inventory import Lab
 
 
 def prepare(lab: Lab, progress: Callable[[str], None]) -> None:
-    """Make what every run in a lab needs: the boards' image if they are virtual, and the guest payloads.
+    """Make what every run in a lab needs: if boards are virtual, their QEMU and image; and the guest payloads.
 
     :raises BenchError: one of them cannot be made.
     """
     from lab.xen.payloads import build_payloads, kernel_roots
 
     if lab.is_virtual:
-        from lab.virtual import image
+        from lab.virtual import emulator, image
 
+        emulator.choose(progress)
         image.make(progress=progress)
     build_payloads(paths.cache() / "payloads", kernel_roots())
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from lab.base.errors import BenchError, UsageError
 PACKAGES_OF_TESTS = "# --- what the framework's own tests need"  # begins the last section of the list
 PACKAGES = paths.FIRMWARE / "packages.txt"
 CHECKED = "XENLAB_PACKAGES_CHECKED"  # set by ./xenlab
+TESTED = ("12", "13")  # releases of Debian
 CACHE_GIB = 6.0  # image, builds, payloads, environment; see README.md
 MEMORY_GIB = 7.0  # two virtual boards of 3 GiB and the rest
 
@@ -105,6 +107,7 @@ def install_command(missing: Sequence[Package]) -> str:
 def examine(listing: Path = PACKAGES) -> list[Requirement]:
     """Look at everything, and go on where one thing is bad."""
     looks: list[Callable[[], Requirement]] = [
+        _system,
         lambda: _packages(listing),
         _python,
         lambda: _folder("cache", paths.cache, CACHE_GIB),
@@ -119,6 +122,18 @@ def examine(listing: Path = PACKAGES) -> list[Requirement]:
         except (UsageError, BenchError) as error:
             findings.append(Requirement("packages", False, str(error), "see above"))
     return findings
+
+
+def _system() -> Requirement:
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    name = release.get("PRETTY_NAME", "no os-release(5)")
+    is_tested = release.get("ID") == "debian" and release.get("VERSION_ID") in TESTED
+    tested = " and ".join(TESTED)
+    remedy = f"Debian {tested} are tested; other systems may lack packages or have them under other names"
+    return Requirement("system", is_tested, name if is_tested else f"{name}: not tested", remedy)
 
 
 def _packages(listing: Path) -> Requirement:

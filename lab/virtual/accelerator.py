@@ -11,15 +11,15 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lab.base import paths, processes
+from lab.base import paths
 from lab.inventory import BoardSpec
 from lab.virtual import bare, qemu
+from lab.virtual.emulator import version
 
 KVM = Path("/dev/kvm")
 LIMIT = 120.0  # seconds to dom0; with KVM it takes a few
@@ -27,7 +27,12 @@ SILENCE = 15.0  # a machine that stopped at an instruction prints nothing more
 
 
 def proved(
-    board: BoardSpec, home: Path, kcs_port: int, image: str, say: Callable[[str], None] | None
+    board: BoardSpec,
+    home: Path,
+    kcs_port: int,
+    image: str,
+    emulator: qemu.Emulator,
+    say: Callable[[str], None] | None,
 ) -> Literal["tcg", "kvm"]:
     """``kvm`` if the board's own disk has booted Xen and dom0 under it, else ``tcg``.
 
@@ -36,7 +41,7 @@ def proved(
     if not os.access(KVM, os.R_OK | os.W_OK):
         return "tcg"
     kept = paths.cache() / "accelerator.json"
-    key = f"{_qemu_version()}, {platform.release()}, {_cpu()}, image {image}"
+    key = f"{version(emulator.binary)}, {platform.release()}, {_cpu()}, image {image}"
     try:
         known = dict(json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -46,18 +51,13 @@ def proved(
             say("/dev/kvm is there: proving that Xen boots under it (once)")
         assert board.virtual
         tried = replace(board, virtual=replace(board.virtual, accelerator="kvm"))
-        with bare.booted(tried, bare.wiring(home, kcs_port), timeout=LIMIT, silence=SILENCE) as seconds:
+        ends = bare.wiring(home, kcs_port)
+        with bare.booted(tried, ends, timeout=LIMIT, silence=SILENCE, emulator=emulator) as seconds:
             known[key] = "tcg" if seconds is None else "kvm"
         if say:
             say(f"accelerator: {known[key]} ({'Xen does not boot' if seconds is None else 'Xen boots'} under KVM)")
         kept.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return "kvm" if known[key] == "kvm" else "tcg"
-
-
-def _qemu_version() -> str:
-    command, environment = [qemu.BINARY, "--version"], processes.environment()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, env=environment)
-    return done.stdout.splitlines()[0]
 
 
 def _cpu() -> str:

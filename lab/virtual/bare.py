@@ -24,7 +24,12 @@ MENU = b"GNU GRUB"
 
 @contextmanager
 def booted(
-    board: BoardSpec, wiring: qemu.Wiring, *, timeout: float, silence: float | None = None
+    board: BoardSpec,
+    wiring: qemu.Wiring,
+    *,
+    timeout: float,
+    silence: float | None = None,
+    emulator: qemu.Emulator = qemu.OF_THE_MACHINE,
 ) -> Iterator[float | None]:
     """Power on, pick the menu's known-good entry, and wait for dom0; seconds it took, or None: it did not come up.
 
@@ -41,7 +46,7 @@ def booted(
         listener.settimeout(10.0)
         listeners.append(listener)
     started = time.monotonic()
-    argv = qemu.arguments(board, board.virtual, wiring)
+    argv = qemu.arguments(board, board.virtual, wiring, emulator=emulator)
     with open(wiring.uart.with_suffix(".qemu.log"), "wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=processes.environment())
     uart: socket.socket | None = None

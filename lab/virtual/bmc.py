@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import uuid
 from pathlib import Path
 
 from lab.base import credentials, paths, processes
 from lab.base.errors import BenchError
+from lab.virtual.compiled import compiled
 from lab.virtual.qemu import DIE_WITH_PARENT
 from lab.virtual.spec import DaemonConfig
 
 EXTENSION = paths.FIRMWARE / "bmc"
+HEADERS = Path("/usr/include/OpenIPMI")
 CHASSIS = Path(__file__).with_name("chassis.py")
 
 START_TIMEOUT = 20.0  # seconds; ipmi_sim takes none, the Redfish service imports for two
@@ -55,24 +55,11 @@ def temperature_record(name: bytes) -> str:
 def extension() -> Path:
     """``firmware/bmc``, built: sleep state, diagnostic interrupt and boot flags for ``ipmi_sim``. Kept by content.
 
+    It is another one for another version of OpenIPMI, whose structures have other offsets.
+
     :raises BenchError: it does not compile; carries the compiler's words.
     """
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(EXTENSION.iterdir())))
-    directory = paths.cache() / "bmc" / digest.hexdigest()[:16]
-    library = directory / "board_bmc.so"
-    if not library.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["make", "-s", "-C", str(EXTENSION), f"OUT={directory}"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=processes.environment(),
-            check=False,
-        )
-        if done.returncode:
-            raise BenchError(f"firmware/bmc does not build (Debian package libopenipmi-dev?):\n{done.stderr[-1500:]}")
-    return library
+    return compiled(EXTENSION, "board_bmc.so", "libopenipmi-dev", HEADERS.glob("*.h"))
 
 
 async def start_simulator(directory: Path, config: DaemonConfig) -> asyncio.subprocess.Process:

@@ -20,8 +20,8 @@ from lab import netboot
 from lab.base import credentials, paths, processes
 from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.base.wait import wait_until
-from lab.inventory import BoardSpec, Lab
-from lab.virtual import bmc, chassis, identity, image, qemu, segment
+from lab.inventory import BoardSpec, Lab, emulated
+from lab.virtual import bmc, chassis, emulator, identity, image, qemu, segment
 from lab.virtual.accelerator import proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
@@ -64,21 +64,23 @@ def prepare(
         (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
     if not boards:
         return
+    machine = emulator.choose(progress)
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
     for board in boards:
         home = directory / board.name
         if board.boot == "disk":
             _fresh_disk(home, base)
-        _fresh_variables(home, board)
+        _fresh_variables(home, board, machine)
         if board.bmc.protocol == "redfish":
             _certify(home, board)
-    accelerator = _proved(lab, boards, directory, base, progress)
+    accelerator = _proved(lab, boards, directory, base, machine, progress)
     for board in boards:
-        config = _config(lab, board, accelerator)
+        config = _config(lab, board, accelerator, machine)
         if peers is not None:
             config = replace(config, link_peer_port=peers.get(board.name, 0))
         write_config(directory / board.name / "daemon.json", config)
+    emulated.keep(lab, machine.lacks if accelerator == "tcg" else ())
 
 
 def _here(lab: Lab) -> list[BoardSpec]:
@@ -90,9 +92,9 @@ def _check_tools(lab: Lab) -> None:
     boards = _here(lab)
     if not boards:
         return
-    tools = {qemu.BINARY: "qemu-system-x86", "qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
+    tools = {"qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
     if any(board.virtual and board.virtual.firmware == "uefi" for board in boards):
-        tools[str(qemu.UEFI_VARIABLES)] = "ovmf"
+        tools[str(qemu.OF_THE_MACHINE.variables)] = "ovmf"
     if any(board.boot == "network" for board in boards):
         tools |= {"dnsmasq": "dnsmasq-base", "ip": "iproute2"}
         if not os.access(segment.TUN, os.R_OK | os.W_OK):
@@ -109,9 +111,9 @@ def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60, env=processes.environment())
 
 
-def _fresh_variables(home: Path, board: BoardSpec) -> None:
+def _fresh_variables(home: Path, board: BoardSpec, machine: qemu.Emulator) -> None:
     if board.virtual and board.virtual.firmware == "uefi":
-        shutil.copyfile(qemu.UEFI_VARIABLES, home / "uefi-variables.fd")
+        shutil.copyfile(machine.variables, home / "uefi-variables.fd")
 
 
 def _proved(
@@ -119,6 +121,7 @@ def _proved(
     boards: list[BoardSpec],
     directory: Path,
     base: image.DiskImage,
+    machine: qemu.Emulator,
     progress: Callable[[str], None] | None,
 ) -> Literal["tcg", "kvm"]:
     """What ``accelerator: proved`` means on this machine."""
@@ -128,12 +131,12 @@ def _proved(
     first = replace(asking[0], boot="disk")
     home = directory / first.name
     _fresh_disk(home, base)
-    found = proved(first, home, _kcs_port(first), base.disk.parent.name, progress)
+    found = proved(first, home, _kcs_port(first), base.disk.parent.name, machine, progress)
     _fresh_disk(home, base)
     return found
 
 
-def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> DaemonConfig:
+def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"], machine: qemu.Emulator) -> DaemonConfig:
     assert board.virtual is not None
     peer_port = 0
     for pair in lab.pairs():
@@ -142,7 +145,7 @@ def _config(lab: Lab, board: BoardSpec, accelerator: Literal["tcg", "kvm"]) -> D
             peer_port = peer.virtual.link_port if peer.virtual else 0
     if board.virtual.accelerator == "proved":
         board = replace(board, virtual=replace(board.virtual, accelerator=accelerator))
-    config = DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port)
+    config = DaemonConfig(board, kcs_port=_kcs_port(board), link_peer_port=peer_port, emulator=machine)
     if board.boot == "network":
         config = replace(config, netboot=lab.netboot, served=str(netboot.folder(lab)))
     return config

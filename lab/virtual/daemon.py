@@ -101,6 +101,7 @@ class Machine:
     tap: int = -1  # descriptor of the network that a board without a disk boots from
     shape: str = ""  # of the inventory's `shapes`; its own when empty
     is_offline: bool = False  # the cable of the management network is out
+    emulator: qemu.Emulator = qemu.OF_THE_MACHINE
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -124,7 +125,9 @@ class Machine:
         await self._forget()
         assert self.board.virtual is not None
         form = self.board.virtual.shaped(self.shape)
-        argv = qemu.arguments(self.board, form, self.wiring, boot_device=self.boot.take(), tap=self.tap)
+        argv = qemu.arguments(
+            self.board, form, self.wiring, emulator=self.emulator, boot_device=self.boot.take(), tap=self.tap
+        )
         self._sleeping = False
         server = QMPClient(self.board.name)
         self.wiring.qmp.unlink(missing_ok=True)
@@ -252,7 +255,7 @@ class Daemon:
         # IPMI says the mode with each choice; Redfish has one in force.
         is_ipmi, firmware = board.bmc.protocol == "ipmi", board.virtual.firmware
         choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
-        self._machine = Machine(board, self._directory, wiring, choice)
+        self._machine = Machine(board, self._directory, wiring, choice, emulator=self._config.emulator)
         self._faults = Faults()
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port, partial(self._faults.is_on, "serial-off"))
         self._simulator: asyncio.subprocess.Process | None = None

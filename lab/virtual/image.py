@@ -22,12 +22,12 @@ from pathlib import Path
 
 from lab.base import paths, processes
 from lab.base.errors import BenchError
+from lab.builds.apt import DOM0_SUITE, PrivateApt, own_suite
 from lab.inventory.xen_command_line import command_line
 
 log = logging.getLogger(__name__)
 
 FIRMWARE = paths.FIRMWARE / "image"
-SUITE = "bookworm"
 ROOT_MIB = 1600
 ESP_MIB = 8
 FORMAT = 2  # of the disk and of what lies beside it; counts when _make_in changes
@@ -81,7 +81,7 @@ def _seconds(directory: Path) -> float | None:
 
 
 def _key() -> str:
-    digest = hashlib.sha256(f"{FORMAT} {SUITE} {ROOT_MIB} {GRUB_MODULES} {EFI_START} {XEN_OPTIONS}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {DOM0_SUITE} {ROOT_MIB} {GRUB_MODULES} {EFI_START} {XEN_OPTIONS}".encode())
     for file in sorted(FIRMWARE.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
@@ -113,13 +113,19 @@ def _lines(name: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def _debian_sources() -> list[str]:
-    """The machine's own package sources of the suite: mmdebstrap takes them as they are."""
+def _debian_sources(work: Path) -> list[str]:
+    """Files with package sources of dom0's release: the machine's own, turned into that one's where they are not."""
+    if own_suite() != DOM0_SUITE:
+        found = []
+        for name, text in PrivateApt(suite=DOM0_SUITE).binary_sources().items():
+            (work / name).write_text(text, encoding="utf-8")
+            found.append(str(work / name))
+        return found
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     found = [
         str(file)
         for file in files
-        if file.suffix in (".list", ".sources") and file.is_file() and SUITE in file.read_text(errors="replace")
+        if file.suffix in (".list", ".sources") and file.is_file() and DOM0_SUITE in file.read_text(errors="replace")
     ]
     return found  # empty: mmdebstrap's own default for the suite
 
@@ -139,9 +145,9 @@ def _bootstrap(work: Path) -> None:
         f"--customize-hook=download /root.squashfs {work / 'root.squashfs'}",
         f"--customize-hook=tar-out /boot {work / 'boot.tar'}",
         f"--customize-hook=tar-out /lib/modules {work / 'modules.tar'}",
-        SUITE,
+        DOM0_SUITE,
         "-",
-        *_debian_sources(),
+        *_debian_sources(work),
     ]
     environment = processes.environment(processes.NETWORK)
     environment |= {"FIRMWARE": str(FIRMWARE), "ROOT_MIB": str(ROOT_MIB), "XEN_OPTIONS": XEN_OPTIONS, "INITRD": "No"}

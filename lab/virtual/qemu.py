@@ -26,9 +26,29 @@ CPU = "qemu64,family=23,model=1,stepping=2,+svm,+npt,+vgif,+pdpe1gb"
 ONE_THREAD, THREADS = "tcg,thread=single", "tcg,thread=multi"
 COUNTED = "shift=1,sleep=on"
 
-# Without SMM, which no lock on the variables is needed for here; S3 works with it. Debian package ovmf.
-UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-UEFI_VARIABLES = UEFI_CODE.with_name("OVMF_VARS_4M.fd")  # empty, to be copied
+OVMF = "/usr/share/OVMF"  # where Debian's package ovmf has UEFI
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A QEMU and the UEFI that goes with it."""
+
+    binary: str = BINARY
+    ovmf: str = OVMF
+    lacks: tuple[str, ...] = ()  # the capabilities that no emulated board on it has
+
+    @property
+    def code(self) -> Path:
+        """UEFI without SMM, which no lock on the variables is needed for here; S3 works with it."""
+        return Path(self.ovmf) / "OVMF_CODE_4M.fd"
+
+    @property
+    def variables(self) -> Path:
+        """UEFI's variables: empty, to be copied."""
+        return Path(self.ovmf) / "OVMF_VARS_4M.fd"
+
+
+OF_THE_MACHINE = Emulator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +65,20 @@ class Wiring:
 
 
 def arguments(
-    board: BoardSpec, shape: VirtualSpec, wiring: Wiring, *, boot_device: str = "none", tap: int = -1
+    board: BoardSpec,
+    shape: VirtualSpec,
+    wiring: Wiring,
+    *,
+    emulator: Emulator = OF_THE_MACHINE,
+    boot_device: str = "none",
+    tap: int = -1,
 ) -> list[str]:
     """argv of the board's machine. ``tap``: the descriptor it inherits, if it boots by network."""
     counted = shape.clock == "instructions"
     kvm = shape.accelerator == "kvm" and not counted
     argv = [
         *DIE_WITH_PARENT,
-        BINARY,
+        emulator.binary,
         "-name",
         f"{board.name},debug-threads=on",
         "-nodefaults",
@@ -68,7 +94,7 @@ def arguments(
     argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
     argv += ["-rtc", f"base=utc,clock={'vm' if counted else 'host'}", "-boot", "reboot-timeout=1000"]
     if shape.firmware == "uefi":
-        argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={UEFI_CODE}"]
+        argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={emulator.code}"]
         argv += ["-drive", f"if=pflash,unit=1,format=raw,file={wiring.variables}"]
     argv += ["-device", "intel-iommu,intremap=on"]
     if board.boot == "disk":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.base import shape
 from lab.inventory import BoardSpec, NetbootSpec
+from lab.virtual.qemu import OF_THE_MACHINE, Emulator
 
 OWN_SHAPE = "own"  # what a board's own form is called where a shape's name is asked for
 
@@ -21,6 +22,7 @@ class DaemonConfig:
     link_peer_port: int  # UDP: the peer's end of the lab link; 0: none
     netboot: NetbootSpec | None = None  # the network it boots from, if it has no disk
     served: str = ""  # folder of what it gets there
+    emulator: Emulator = OF_THE_MACHINE
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:

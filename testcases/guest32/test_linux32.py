@@ -13,7 +13,7 @@ DOM0, GUEST = "192.168.232.1", "192.168.232.2"
 KINDS = [pytest.param("pvh", id="pvh"), pytest.param("hvm", id="hvm", marks=pytest.mark.needs("qemu"))]
 PAGING = [
     pytest.param("0", id="shadow", marks=pytest.mark.needs("shadow")),
-    pytest.param("1", id="hap", marks=pytest.mark.needs("hap", "pae-guests")),
+    pytest.param("1", id="hap", marks=pytest.mark.needs("hap", "pae-guests", "guest-cr2")),
 ]
 
 
@@ -45,7 +45,7 @@ def test_linux_of_32_bit(kind, hap, host, evidence):
         assert guest.is_there
 
 
-@pytest.mark.needs("pae-guests")
+@pytest.mark.needs("pae-guests", "guest-cr2")
 @pytest.mark.parametrize("kind", KINDS)
 def test_linux_of_32_bit_is_saved_and_restored(kind, host, evidence):
     """After `xl save` and `xl restore` a 32-bit Linux guest runs on, and answers on its network port."""

@@ -63,7 +63,7 @@ def test_nic_works_in_a_guest(host, evidence):
 
 
 @pytest.mark.full
-@pytest.mark.needs("hap", "qemu")
+@pytest.mark.needs("hap", "qemu", "guest-cr2")
 def test_nic_works_in_an_hvm_guest(host, evidence):
     """An HVM guest drives a network port that its device model shows it: MSI-X interrupts and packets arrive."""
     with assignable(host, "spare") as device:

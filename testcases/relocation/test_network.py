@@ -7,7 +7,7 @@ from lab.xen.migration import Ending, start_migration
 from lab.xen.migration_matrix.one_board import on_one_board
 from lab.xen.reach import Pinging, bridge, silence
 
-pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh", "hap")]
+pytestmark = [pytest.mark.full, pytest.mark.needs("self-ssh", "hap", "guest-cr2")]
 
 DOM0, GUEST = "192.168.231.1", "192.168.231.2"
 LIMIT = 60.0  # seconds in which the port of a guest on an emulated board must be back

@@ -4,7 +4,7 @@ import pytest
 
 from lab.xen.guests import linux
 
-pytestmark = pytest.mark.needs("hap", "sp2m")
+pytestmark = pytest.mark.needs("hap", "sp2m", "guest-cr2")
 
 
 @pytest.mark.quick

@@ -17,7 +17,7 @@ PATCH = Path(__file__).with_name("data") / "breakable.patch"
 BREAKABLE = f"""\
 description: breaks where its command line says
 source:
-  debian_source: {{package: xen, version: 4.17.5+72-g01140da4e8-1}}
+  debian_source: {{package: xen, version: 4.17.5+72-g01140da4e8-1, suite: bookworm}}
 fragments: [debug, pv32, shadow, perf-counters]
 patches: [{PATCH}]
 xen_options: xenlab_break="""

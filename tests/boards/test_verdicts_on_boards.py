@@ -20,7 +20,7 @@ LEAKING = "tests/boards/cases/testcases/leaking"
 RECIPE = """\
 description: panics at boot, since it insists on an IOMMU that it is told not to use
 source:
-  debian_source: {package: xen, version: 4.17.5+72-g01140da4e8-1}
+  debian_source: {package: xen, version: 4.17.5+72-g01140da4e8-1, suite: bookworm}
 fragments: [debug, pv32, shadow, perf-counters]
 xen_options: iommu=off,required
 """
