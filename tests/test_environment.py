@@ -245,3 +245,13 @@ def test_the_users_own_runtime_folder_is_preferred_if_it_is_private(
         assert paths.runtime() == Path(given, "xenlab")
         os.chmod(given, 0o755)
         assert paths.runtime() == Path(tempfile.gettempdir(), f"xenlab-{os.getuid()}")
+
+
+def test_root_who_may_not_mount_is_known() -> None:
+    """As in a container: the dom0 image is then made in namespaces of its own."""
+    ask = (sys.executable, "-P", "-c", "from lab.base import processes; print(processes.is_root_without_mounts())")
+    root = ("unshare", "--user", "--map-root-user")
+    for before, said in ((root, "False"), ((*root, "setpriv", "--bounding-set", "-sys_admin"), "True")):
+        environment = processes.environment(processes.PYTHON)
+        done = subprocess.run([*before, *ask], capture_output=True, text=True, timeout=60, check=True, env=environment)
+        assert done.stdout.strip() == said, before

@@ -57,6 +57,20 @@ def environment(*needs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+# Namespaces in which root may mount, with the ids of /etc/subuid and /etc/subgid beside its own: unshare(1).
+NAMESPACE = ("unshare", "--user", "--map-auto", "--map-root-user", "--mount")
+_SYS_ADMIN = 21  # what mount(2) asks for: capabilities(7); the number is in linux/capability.h
+
+
+def is_root_without_mounts() -> bool:
+    """Whether this is root who may not mount, as in a container that was given no more than by default."""
+    if os.geteuid():
+        return False
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    (effective,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return not int(effective, 16) >> _SYS_ADMIN & 1
+
+
 def has_ended(pid: int, timeout: float) -> bool:
     """Wait up to ``timeout`` seconds for a process; a child is reaped, or it would never go away."""
 

@@ -173,16 +173,15 @@ def _memory() -> Requirement:
 
 
 def _namespaces() -> Requirement:
-    """mmdebstrap makes the dom0 image as root, or else in a user namespace with ids of its own."""
-    if os.geteuid() == 0:
+    """mmdebstrap makes the dom0 image as root who may mount, or else in a user namespace with ids of its own."""
+    if os.geteuid() == 0 and not processes.is_root_without_mounts():
         return Requirement("image building", True, "as root")
     remedy = "allow user namespaces and give this user a range in /etc/subuid and /etc/subgid"
-    unshare = shutil.which("unshare")
-    if unshare is None:
+    if shutil.which(processes.NAMESPACE[0]) is None:
         return Requirement("image building", False, "no unshare (package util-linux)", remedy)
     try:
         done = subprocess.run(
-            [unshare, "--user", "--map-auto", "--map-root-user", "true"],
+            [*processes.NAMESPACE, "true"],
             capture_output=True,
             text=True,
             timeout=20,

@@ -48,6 +48,7 @@ STEPS = (
     SelftestStep("broken", 2400, is_cheap=False),
     SelftestStep("mutants", 1800, is_cheap=False),
 )
+CONTAINER = SelftestStep("container", 3600, is_cheap=False)  # runs only when it is named
 # Steps that run only when they are named, for as long as they are given; the variable of tox.ini that says how long,
 # and how much longer they may take at most (seconds, times): for the last chances, and for what a soak still awaits.
 TIMED = {"fuzz": ("XENLAB_FUZZ", 600.0, 1.0), "soak": ("XENLAB_SOAK", 900.0, 2.0)}
@@ -61,7 +62,9 @@ def run(
     tox_ini: Path = TOX_INI,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run these steps, or all but those of :data:`TIMED`; the last line is a summary as pytest writes it.
+    """Run these steps, or all but :data:`CONTAINER` and those of :data:`TIMED`.
+
+    The last line is a summary as pytest writes it.
 
     ``time_for`` is how long each of those takes: ``90m``, ``1h``.
 
@@ -72,7 +75,7 @@ def run(
     say = say or partial(print, flush=True)
     seconds = seconds_of(time_for)
     timed = [SelftestStep(name, seconds * times + more) for name, (_, more, times) in TIMED.items()]
-    there = (*steps, *timed)
+    there = (*steps, CONTAINER, *timed)
     if unknown := [name for name in names if name not in {step.name for step in there}]:
         raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in there)}")
     chosen = [step for step in there if step.name in names] if names else list(steps)

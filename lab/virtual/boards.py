@@ -98,7 +98,8 @@ def _check_tools(lab: Lab) -> None:
     if any(board.boot == "network" for board in boards):
         tools |= {"dnsmasq": "dnsmasq-base", "ip": "iproute2"}
         if not os.access(segment.TUN, os.R_OK | os.W_OK):
-            raise UsageError(f"{segment.TUN} may not be opened: boards without a disk need it (as root: chmod 0666)")
+            remedy = f"as root: chmod 0666 {segment.TUN}; for a container: --device {segment.TUN}"
+            raise UsageError(f"{segment.TUN} may not be opened, and boards without a disk need it ({remedy})")
     for tool, package in tools.items():
         if shutil.which(tool, os.F_OK) is None:
             raise UsageError(f"{tool} is not installed (Debian package {package}); `xenlab doctor` lists all")
@@ -107,7 +108,7 @@ def _check_tools(lab: Lab) -> None:
 def _fresh_disk(home: Path, base: image.DiskImage) -> None:
     disk = home / "disk.qcow2"
     disk.unlink(missing_ok=True)
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(disk)]
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base.disk), str(disk)]
     subprocess.run(command, check=True, capture_output=True, timeout=60, env=processes.environment())
 
 

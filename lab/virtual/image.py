@@ -1,4 +1,4 @@
-"""The dom0 image of the virtual boards: a Debian root, boot loaders and a partition table in one raw disk.
+"""The dom0 image of the virtual boards: a Debian root, boot loaders and a partition table in one disk.
 
 Made by ``mmdebstrap`` (as root or in a user namespace), ``mke2fs -d``, ``mtools`` and ``grub-mkimage``; no loop device
 and no root is needed. One disk for both kinds of firmware: GRUB's core image in the gap before the root partition for
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FIRMWARE = paths.FIRMWARE / "image"
 ROOT_MIB = 1600
 ESP_MIB = 8
-FORMAT = 2  # of the disk and of what lies beside it; counts when _make_in changes
+FORMAT = 3  # of the disk and of what lies beside it; counts when _make_in changes
 SECTOR = 512
 PARTITION_START = 2048  # sectors: 1 MiB, the gap that GRUB's core image lives in
 GRUB_MODULES = (
@@ -45,9 +45,9 @@ EFI_START = "search.fs_label xenlab-root root\nset prefix=($root)/boot/grub\n"
 
 @dataclass(frozen=True, slots=True)
 class DiskImage:
-    """A bootable raw disk, never written to, and what was installed in it."""
+    """A bootable disk, never written to, and what was installed in it."""
 
-    disk: Path
+    disk: Path  # qcow2: a third of the raw one, also where holes are filled, as in the layers of a container
     root: Path  # the same root as squashfs, for boards without a disk
     kernel_root: Path  # boot/* and lib/modules/* of the dom0: for Linux payloads and for network boot
     seconds: float  # what making it took
@@ -68,7 +68,7 @@ def make(*, progress: Callable[[str], None] | None = None) -> DiskImage:
                     progress("making the dom0 image (about a minute)")
                 _make_in(directory)
     return DiskImage(
-        directory / "disk.raw", directory / "root.squashfs", directory / "kernel", _seconds(directory) or 0.0
+        directory / "disk.qcow2", directory / "root.squashfs", directory / "kernel", _seconds(directory) or 0.0
     )
 
 
@@ -93,8 +93,10 @@ def _make_in(directory: Path) -> None:
         work = Path(name)
         _bootstrap(work)
         core, esp = _grub_core(work), _efi_partition(work)
-        _assemble(work / "root.ext4", core, esp, work / "disk.raw")
-        for used in (work / "root.ext4", core, esp):
+        raw = work / "disk.raw"
+        _assemble(work / "root.ext4", core, esp, raw)
+        _run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(work / "disk.qcow2")], timeout=300)
+        for used in (work / "root.ext4", core, esp, raw):
             used.unlink()
         for archive, where in (("boot.tar", "."), ("modules.tar", "lib")):
             target = work / "kernel" / where
@@ -132,6 +134,7 @@ def _debian_sources(work: Path) -> list[str]:
 
 def _bootstrap(work: Path) -> None:
     command = [
+        *(processes.NAMESPACE if processes.is_root_without_mounts() else ()),  # a user's mmdebstrap makes its own
         "mmdebstrap",
         "--format=null",
         "--variant=minbase",
