@@ -21,7 +21,20 @@ import typer
 from typer.exceptions import TyperException
 
 from lab.base.errors import BenchError, LabError, UsageError
-from lab.cli import coverage, holding, known, machine, mutation, racking, results, runs, selfcheck, services, sharing
+from lab.cli import (
+    coverage,
+    elsewhere,
+    holding,
+    known,
+    machine,
+    mutation,
+    racking,
+    results,
+    runs,
+    selfcheck,
+    services,
+    sharing,
+)
 
 app = typer.Typer(
     name="xenlab",
@@ -54,6 +67,15 @@ def _show_version(is_wanted: bool) -> None:
 
 @app.callback()
 def options(
+    lab: Annotated[
+        str,
+        typer.Option(
+            elsewhere.OPTION,
+            metavar="USER@HOST",
+            help="Run the command at this lab's machine, over SSH. Stands first.",
+            show_default=False,
+        ),
+    ] = "",
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Write a log to stderr; give it twice for more.")
     ] = 0,
@@ -61,6 +83,8 @@ def options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
+    if lab:
+        raise UsageError(f"{elsewhere.OPTION} must be the first word")
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
 
@@ -89,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if os.environ.get("_XENLAB_COMPLETE"):  # the shell asks for completions
         typer.main.get_command(app).main(words, prog_name="xenlab")
     try:
-        status = _invoke(words or ["--help"])
+        there = elsewhere.asked(words)
+        status = elsewhere.run(*there) if there else _invoke(words or ["--help"])
         sys.stdout.flush()
     except TyperException as error:
         said = error.format_message()  # empty where a group without a command has shown its help
