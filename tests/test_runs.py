@@ -81,7 +81,9 @@ def test_opening_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run.json", "results.jsonl", "builds.json"])
-@pytest.mark.parametrize("put", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir], ids=str)
+@pytest.mark.parametrize(
+    "put", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir], ids=["pipe", "device", "folder"]
+)
 def test_what_is_no_file_in_a_folder_from_elsewhere_keeps_nobody_waiting(
     folder: RunFolder, name: str, put: Callable[[Path], None]
 ) -> None:

@@ -20,8 +20,8 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="STEPS",
-            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. container, fuzz, soak: only "
-            "when they are named. With --mutants: AREA, AREA/NAME.",
+            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. container, fuzz, soak: "
+            "only when they are named. With --mutants: AREA, AREA/NAME.",
         ),
     ] = None,
     mutants: Annotated[
