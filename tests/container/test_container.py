@@ -17,7 +17,7 @@ import pytest
 from lab.base import paths
 from lab.base.wait import wait_until
 
-DEBIAN = "docker.io/library/debian:12"  # the default of Containerfile
+DEBIAN = "debian:12"  # the default of Containerfile
 MADE = "localhost/xenlab-debian:12"  # the same, made here where no registry of images can be reached
 IMAGE = "localhost/xenlab-selftest"
 STATE = "/var/lib/xenlab"
