@@ -139,6 +139,7 @@ static void suspend(void)
     if (is_nostop)
         return;
     print_flush();
+    devices_leave();
     cancelled = platform_suspend();
     if (!cancelled) {
         xenbus_start(1);
@@ -146,6 +147,7 @@ static void suspend(void)
             offer_port();
     }
     print("XL resume INFO cancelled=%d\n", cancelled);
+    devices_look();
     registers_look();
     vcpus_resume(cancelled);
     if (!memory_verify())
@@ -285,6 +287,8 @@ void payload(void *information)
             hostile_checks();
         else if (is(works, n, "registers"))
             registers_work();
+        else if (is(works, n, "devices"))
+            devices_work();
         else if (is(works, n, "vcpus"))
             vcpus_work();
         else if (is(works, n, "vnuma"))
