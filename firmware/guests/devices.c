@@ -378,6 +378,7 @@ void devices_look(void)
     if (!is_armed)
         return;
     is_armed = 0;
+    memset(counts, 0, sizeof(counts));
     processor_look();
     time_look();
 #ifdef HVM
