@@ -64,7 +64,7 @@ void report(const char *check)
 #define GDT_ENTRIES 8
 #define LDT_SELECTOR 0x28 /* in 64 bit these take two entries each */
 #define TSS_SELECTOR 0x18
-#define LOCAL_SELECTOR 7 /* the only one of the local table */
+#define LOCAL_SELECTOR 4 /* the only one of the local table */
 #define FLAGS 0x240cd7   /* ID, AC, OF, DF, SF, ZF, AF, PF, CF */
 
 struct pointer {
