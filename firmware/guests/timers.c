@@ -261,7 +261,8 @@ static void clock_write(u8 index, u8 value)
 
 static void clock_program(void)
 {
-    clock_write(0xb, 0x82 | 4);
+    clock_write(0xb, CLOCK_B & ~0x20);
+    clock_write(0xb, (CLOCK_B & ~0x20) | 0x80); /* it is set: binary by now */
     clock_year = (clock_read(9) + 1) % 100; /* the guest's own idea of the time goes with it */
     clock_write(9, clock_year);
     clock_write(0xb, CLOCK_B & ~0x20);
