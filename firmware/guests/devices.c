@@ -283,7 +283,7 @@ static const struct {
     {"sint0", 0x40000090, -1, 0x10061},
     {"sint2", 0x40000092, -1, 0x30062},
     {"sint15", 0x4000009f, -1, 0x10063},
-    {"timer0-config", 0x400000b0, -1, 0x3000a},
+    {"timer0-config", 0x400000b0, -1, 0x30002},
     {"timer0-count", 0x400000b1, -1, 0x12345678},
     {"timer3-config", 0x400000b6, -1, 0xf0002},
     {"timer3-count", 0x400000b7, -1, 0x23456789},
