@@ -9,7 +9,7 @@
 
 /* Vectors. An interrupt waits while the class of one that is in service, or of TPR, is not below its own. */
 enum vector {
-    V_LOW = 0x3a,    /* below TPR: waits until TPR goes */
+    V_LOW = 0x3a,    /* below TPR, and below V_HELD: the last one */
     V_HELD = 0x41,   /* in service over the save */
     V_BEHIND = 0x42, /* of the same class: waits until V_HELD is finished */
     PIC_BASE = 0x50, /* 16 of them */
