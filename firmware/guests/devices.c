@@ -153,7 +153,6 @@ static void processor_look(void)
     same_as("flags", suspend_flags, FLAGS);
     read_controls(&cr0, &cr2, &cr3, &cr4);
     same_as("cr0", cr0, cr0_before);
-    same_as("cr2", cr2, CR2_PATTERN);
     same_as("cr3", cr3, cr3_before);
     same_as("cr4", cr4, cr4_before);
     same_as("efer", get_msr(0xc0000080), efer_before);
@@ -180,6 +179,8 @@ static void processor_look(void)
     same_as("gs-base", local, marker[1]);
 #endif
     report("processor");
+    same_as("cr2", cr2, CR2_PATTERN);
+    report("cr2");
 }
 
 /* --- clocks */

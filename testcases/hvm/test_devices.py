@@ -12,7 +12,9 @@ from lab.xen.migration_matrix import known_findings
 from lab.xen.migration_matrix.one_board import on_one_board
 
 # What the payload reports when it goes on, a line each (firmware/guests/README.md). A missing line is a failed check.
-OF_PROCESSOR = ("processor", "time", "lapic", "lapic-count", "lapic-timer", "pending", "held", "mtrr", "mtrr-ranges")
+OF_PROCESSOR = (
+    *("processor", "cr2", "time", "lapic", "lapic-count", "lapic-timer", "pending", "held", "mtrr", "mtrr-ranges"),
+)
 OF_BOARD = (
     *("ioapic", "pic", "pic-interrupt", "routes", "lines", "pit", "pit-interrupt", "clock", "clock-alarm", "pm"),
     *("hpet", "hpet-one-shot", "hpet-periodic", "hpet-level"),
@@ -60,7 +62,7 @@ def assert_programmed(guest):
 
 def assert_kept(way, name, guest, host, evidence):
     """All checks that the guest makes when it goes on are good, but for those that a known finding excuses."""
-    guest.wait_for("^XL devices INFO", 180.0)
+    guest.wait_for("^XL devices INFO", 120.0)
     evidence.console("guest console", guest)
     told = {line.case: line for line in guest.payload_lines() if hasattr(line, "case")}
     if (armed := told.get("armed")) is not None:
