@@ -220,7 +220,7 @@ static void look_at_count(void)
 
     looked_at = ticks();
     if (timer == ONE_SHOT)
-        within("current", count, left_over > SLACK ? left_over - SLACK : 0, left_over + SLACK / 4);
+        within("current", count, left_over > slack ? left_over - slack : 0, left_over + SLACK / 5);
     if (timer == FIRED)
         same_as("current", count, 0);
     if (timer == PERIODIC)

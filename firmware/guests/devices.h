@@ -6,6 +6,7 @@
 #define SECOND 1000000000ull
 #define MILLI 1000000ull
 #define SLACK (3 * SECOND / 2) /* a board may stand still so long between two looks at clocks */
+extern u64 slack;              /* by how much clocks may differ: less when they were neither saved nor restored */
 
 /* Vectors. An interrupt waits while the class of one that is in service, or of TPR, is not below its own. */
 enum vector {

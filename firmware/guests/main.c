@@ -147,7 +147,7 @@ static void suspend(void)
             offer_port();
     }
     print("XL resume INFO cancelled=%d\n", cancelled);
-    devices_look();
+    devices_look(cancelled);
     registers_look();
     vcpus_resume(cancelled);
     if (!memory_verify())

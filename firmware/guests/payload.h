@@ -153,7 +153,7 @@ int vcpus_ping(void); /* vCPU 1 is rung, and rings back; 0: it does not, or ther
 /* --- devices.c: PVH and HVM; for PV they do nothing */
 void devices_work(void);
 void devices_leave(void); /* the guest stops, and then goes on */
-void devices_look(void);
+void devices_look(int cancelled);
 
 /* --- vnuma.c */
 void vnuma_work(void);

@@ -513,6 +513,7 @@ void devices_leave(void)
 {
 }
 
-void devices_look(void)
+void devices_look(int cancelled)
 {
+    (void)cancelled;
 }

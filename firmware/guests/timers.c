@@ -98,7 +98,7 @@ static void hpet_look(void)
     looked_ticks = ticks();
     gone = passed(armed_ticks);
     counted = (hpet_looked - hpet_armed) * HPET_NS;
-    within("counter", counted, gone > SLACK ? gone - SLACK : 0, gone + SLACK);
+    within("counter", counted, gone > slack ? gone - slack : 0, gone + slack);
     same_as("config", hpet_read(CONFIG), 1);
     same_as("status", hpet_read(STATUS), 2);
     same_as("config0", hpet_config(0) & 0x3f0e, PIN(20) | ENABLE);
@@ -353,7 +353,7 @@ static void pm_look(void)
 
     counted *= 279365;
     divide(&counted, 1000);
-    within("timer", counted, gone > SLACK ? gone - SLACK : 0, gone + SLACK);
+    within("timer", counted, gone > slack ? gone - slack : 0, gone + slack);
     same_as("enabled", in16(PM + 2), PM_ENABLED);
     report("pm");
 }
