@@ -150,7 +150,7 @@ void vcpus_look(void);
 void vcpus_resume(int cancelled);
 int vcpus_ping(void); /* vCPU 1 is rung, and rings back; 0: it does not, or there is none */
 
-/* --- devices.c: PVH and HVM; for PV they do nothing */
+/* --- devices.c: PVH and HVM alone */
 void devices_work(void);
 void devices_leave(void); /* the guest stops, and then goes on */
 void devices_look(int cancelled);

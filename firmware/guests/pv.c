@@ -503,17 +503,3 @@ void platform_hostile(void)
         result("hostile-machphys-write", vector == 14, "vector=%d want=14", vector);
     }
 }
-
-void devices_work(void)
-{
-    result("devices", 0, "a PV guest has no emulated devices");
-}
-
-void devices_leave(void)
-{
-}
-
-void devices_look(int cancelled)
-{
-    (void)cancelled;
-}
