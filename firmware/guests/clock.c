@@ -12,6 +12,13 @@ static u64 scale(u64 ticks, s8 shift, u32 multiplier)
     return (((u64)(u32)ticks * multiplier) >> 32) + (ticks >> 32) * multiplier;
 }
 
+u64 ticks_to_ns(u64 ticks)
+{
+    const struct vcpu_time_info *time = &shared->vcpu_info[0].time;
+
+    return scale(ticks, VOLATILE(time->tsc_shift), VOLATILE(time->tsc_to_system_mul));
+}
+
 u64 time_by(struct vcpu_time_info *time)
 {
     u32 version, low, high;

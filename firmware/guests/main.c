@@ -139,6 +139,9 @@ static void suspend(void)
     if (is_nostop)
         return;
     print_flush();
+#ifdef PVH
+    devices_leave();
+#endif
     cancelled = platform_suspend();
     if (!cancelled) {
         xenbus_start(1);
@@ -146,6 +149,9 @@ static void suspend(void)
             offer_port();
     }
     print("XL resume INFO cancelled=%d\n", cancelled);
+#ifdef PVH
+    devices_look(cancelled);
+#endif
     registers_look();
     vcpus_resume(cancelled);
     if (!memory_verify())
@@ -285,6 +291,10 @@ void payload(void *information)
             hostile_checks();
         else if (is(works, n, "registers"))
             registers_work();
+#ifdef PVH
+        else if (is(works, n, "devices"))
+            devices_work();
+#endif
         else if (is(works, n, "cr2"))
             cr2_work();
         else if (is(works, n, "vcpus"))

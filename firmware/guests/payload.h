@@ -83,6 +83,7 @@ ulong length(const char *text);
 u64 system_time(void);
 u64 time_by(struct vcpu_time_info *time); /* system time, by this copy of what Xen tells */
 u64 wall_time(void); /* ns since 1970 */
+u64 ticks_to_ns(u64 ticks); /* of the time stamp counter */
 /* Block until a port is pending (it is cleared) or system time reaches `until`: the port, or NO_PORT. */
 u32 wait_ports(const u32 *ports, u32 count, u64 until);
 int port_pending(u32 port); /* asks and clears */
@@ -149,6 +150,11 @@ void vcpus_work(void);
 void vcpus_look(void);
 void vcpus_resume(int cancelled);
 int vcpus_ping(void); /* vCPU 1 is rung, and rings back; 0: it does not, or there is none */
+
+/* --- devices.c: PVH and HVM alone */
+void devices_work(void);
+void devices_leave(void); /* the guest stops, and then goes on */
+void devices_look(int cancelled);
 
 /* --- vnuma.c */
 void vnuma_work(void);

@@ -20,7 +20,7 @@ static struct gate {
 #ifdef __x86_64__
     u32 high, reserved;
 #endif
-} gates[20];
+} gates[256];
 
 static long parameter(u32 index, u64 *value)
 {
@@ -78,14 +78,18 @@ struct {
     ulong base;
 } __attribute__((packed)) gates_pointer = {sizeof(gates) - 1, (ulong)gates};
 
+void platform_gate(unsigned vector, ulong entry)
+{
+    gates[vector].low = entry;
+    gates[vector].selector = 8;
+    gates[vector].flags = 0x8e00;
+    gates[vector].middle = entry >> 16;
+}
+
 static void set_traps(void)
 {
-    for (unsigned i = 0; i < 20; i++) {
-        gates[i].low = trap_entries[i];
-        gates[i].selector = 8;
-        gates[i].flags = 0x8e00;
-        gates[i].middle = trap_entries[i] >> 16;
-    }
+    for (unsigned i = 0; i < 20; i++)
+        platform_gate(i, trap_entries[i]);
     __asm__ volatile("lidt %0" : : "m"(gates_pointer));
 }
 
@@ -158,11 +162,13 @@ void platform_mode(void)
            magic);
 }
 
+long suspend_with_registers(u32 *reason); /* start-pvh.S */
+
 int platform_suspend(void)
 {
     u32 reason = SHUTDOWN_suspend;
 
-    if (call3(sched_op, SCHEDOP_shutdown, &reason, 0) == 1)
+    if (suspend_with_registers(&reason) == 1)
         return 1;
     attach();
     return 0;

@@ -152,6 +152,140 @@ trampoline_end:
 #endif
 #endif
 
+/* An interrupt goes to interrupt(vector), and what it interrupted goes on. 16 bytes for each vector from 32 on. */
+    .balign 16
+    .globl interrupt_entries
+interrupt_entries:
+    .set vector, 32
+    .rept 224
+    .balign 16
+    push $vector
+    jmp interrupted
+    .set vector, vector + 1
+    .endr
+interrupted:
+#ifdef __x86_64__
+    push %rax
+    push %rcx
+    push %rdx
+    push %rsi
+    push %rdi
+    push %r8
+    push %r9
+    push %r10
+    push %r11
+    push %rbp
+    mov 80(%rsp), %edi
+    mov %rsp, %rbp
+    and $-16, %rsp
+    cld
+    call interrupt
+    mov %rbp, %rsp
+    pop %rbp
+    pop %r11
+    pop %r10
+    pop %r9
+    pop %r8
+    pop %rdi
+    pop %rsi
+    pop %rdx
+    pop %rcx
+    pop %rax
+    add $8, %rsp
+    iretq
+#else
+    pusha
+    mov 32(%esp), %eax
+    mov %esp, %ebp
+    and $-16, %esp
+    sub $12, %esp
+    push %eax
+    cld
+    call interrupt
+    mov %ebp, %esp
+    popa
+    add $4, %esp
+    iret
+#endif
+
+/*
+ * long suspend_with_registers(u32 *reason): SCHEDOP_shutdown, with the general registers of suspend_general and the flags
+ * of suspend_flags. What they are afterwards is there then. Registers that the hypercall takes or answers in are not.
+ */
+    .globl suspend_with_registers
+suspend_with_registers:
+#ifdef __x86_64__
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    mov %rdi, %rsi
+    mov $2, %edi
+    mov $29, %eax
+    mov suspend_general, %rbx
+    mov suspend_general + 8, %rcx
+    mov suspend_general + 16, %rdx
+    mov suspend_general + 24, %rbp
+    mov suspend_general + 32, %r8
+    mov suspend_general + 40, %r9
+    mov suspend_general + 48, %r10
+    mov suspend_general + 56, %r11
+    mov suspend_general + 64, %r12
+    mov suspend_general + 72, %r13
+    push suspend_flags
+    popf
+    call hypercall_page + 29 * 32
+    pushf
+    pop suspend_flags
+    cld
+    mov %rbx, suspend_general
+    mov %rcx, suspend_general + 8
+    mov %rdx, suspend_general + 16
+    mov %rbp, suspend_general + 24
+    mov %r8, suspend_general + 32
+    mov %r9, suspend_general + 40
+    mov %r10, suspend_general + 48
+    mov %r11, suspend_general + 56
+    mov %r12, suspend_general + 64
+    mov %r13, suspend_general + 72
+    push $2
+    popf
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+#else
+    push %ebx
+    push %ebp
+    push %esi
+    push %edi
+    mov 20(%esp), %ecx
+    mov $2, %ebx
+    mov $29, %eax
+    mov suspend_general, %edx
+    mov suspend_general + 4, %esi
+    mov suspend_general + 8, %edi
+    mov suspend_general + 12, %ebp
+    push suspend_flags
+    popf
+    call hypercall_page + 29 * 32
+    pushf
+    pop suspend_flags
+    cld
+    mov %edx, suspend_general
+    mov %esi, suspend_general + 4
+    mov %edi, suspend_general + 8
+    mov %ebp, suspend_general + 12
+    push $2
+    popf
+    pop %edi
+    pop %esi
+    pop %ebp
+    pop %ebx
+    ret
+#endif
+
     .section .data, "aw"
     .balign 8
 gdt:

@@ -284,6 +284,7 @@ struct grant_entry_v1 {
 #define HVM_PARAM_STORE_EVTCHN 2
 #define HVM_PARAM_CONSOLE_PFN 17
 #define HVM_PARAM_CONSOLE_EVTCHN 18
+#define HVM_PARAM_ACPI_IOPORTS_LOCATION 19
 struct xen_hvm_param {
     u16 domid;
     u32 index;

@@ -83,14 +83,15 @@ class Domain:
         return result
 
     @contextlib.contextmanager
-    def saved(self) -> Iterator[str]:
-        """Within the block the guest is in a file of dom0 and nowhere else, for :meth:`restore`. Yields the path.
+    def saved(self, *, keep_running: bool = False) -> Iterator[str]:
+        """Within the block the guest is in a file of dom0, for :meth:`restore`, and nowhere else unless it is to
+        keep running. Yields the path.
 
         :raises ToolstackFailed: ``xl save`` failed.
         """
         path = f"/var/tmp/{self.name}.saved"
         try:
-            self.host.xl("save", self.name, path, timeout=180)
+            self.host.xl("save", *(["-c"] if keep_running else []), self.name, path, timeout=180)
             yield path
         finally:
             self.host.run(f"rm -f {shlex.quote(path)}")
