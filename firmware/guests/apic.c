@@ -297,7 +297,7 @@ void lapic_finish(void)
     lapic_write(LVT_TIMER, MASKED | V_TIMER);
     lapic_write(INITIAL, 0);
     /*
-     * Nothing may wait for TPR alone while interrupts are on: QEMU 7.2 does not look at V_TPR, so that Xen is told without
+     * Nothing may wait for TPR alone while interrupts are on: QEMU 7.2 seems not to look at V_TPR, so that Xen is told without
      * end that the guest can take the interrupt now (svm_enable_intr_window(), xen/arch/x86/hvm/svm/intr.c).
      */
     lapic_write(TPR, 0);
