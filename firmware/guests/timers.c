@@ -278,7 +278,7 @@ static void clock_program(void)
 
 static void clock_arm(void)
 {
-    alarm_second = (clock_read(0) + option("alarm_s", 12)) % 60;
+    alarm_second = (clock_read(0) + option("alarm_s", 20)) % 60;
     clock_write(1, alarm_second);
     clock_write(3, ANY_MINUTE);
     clock_write(5, ANY_HOUR);

@@ -11,6 +11,8 @@ from lab.xen.migration import Ending, start_migration
 from lab.xen.migration_matrix import known_findings
 from lab.xen.migration_matrix.one_board import on_one_board
 
+pytestmark = pytest.mark.weekly  # full after ten runs in a row
+
 # What the payload reports when it goes on, a line each (firmware/guests/README.md). A missing line is a failed check.
 OF_PROCESSOR = (
     *("processor", "cr2", "time", "lapic", "lapic-count", "lapic-timer", "pending", "held", "mtrr", "mtrr-ranges"),
