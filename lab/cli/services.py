@@ -92,7 +92,7 @@ def fault(
     ] = None,
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Make the BMC of a virtual board misbehave, unless somebody else holds the board."""
+    """Make the BMC of a virtual board misbehave, or pull out a cable, unless somebody else holds the board."""
     from lab.cli.leased import unless_held
     from lab.grid import services
     from lab.virtual import faults
