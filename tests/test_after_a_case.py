@@ -190,11 +190,19 @@ def test_what_was_awaited_on_a_silent_console_is_not_known(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(0, SilentConsole), (1, ProductTimeout), (None, ProductTimeout)], ids=["up", "no xl", "dead"]
+    ("status", "voice", "kind"),
+    [
+        (0, pulse.Voice.SILENT, SilentConsole),
+        (0, pulse.Voice.DOM0, ProductTimeout),
+        (1, pulse.Voice.SILENT, ProductTimeout),
+        (None, pulse.Voice.SILENT, ProductTimeout),
+    ],
+    ids=["up", "heard", "no xl", "dead"],
 )
 def test_a_boot_that_a_console_does_not_show_and_that_dom0_answers_after_is_no_hang(
-    status: int | None, kind: type[Exception]
+    status: int | None, voice: pulse.Voice, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pulse, "listen", lambda console: voice)
     late = ProductTimeout("virt1: dom0 answers (under-test)", 240.0, "nothing", board="virt1")
     boot = SimpleNamespace(
         board="virt1",

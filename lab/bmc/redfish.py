@@ -15,6 +15,8 @@ from sushy.resources.system.system import System
 
 from lab.base.credentials import Credential
 from lab.base.errors import (
+    BmcBusy,
+    BmcUnreachable,
     CommandFailed,
     CommandRefused,
     MissingCapability,
@@ -24,7 +26,7 @@ from lab.base.errors import (
 )
 from lab.base.wait import wait_until
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_answers import Resource, elements, part, path_of, reference, said, said_of
+from lab.bmc.redfish_answers import BUSY, Resource, elements, part, path_of, reference, said, said_of
 from lab.bmc.redfish_service import RedfishService
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
@@ -352,7 +354,10 @@ class RedfishBmc:
         """
 
         def has_ended() -> bool:
-            runs, failure = self._look_at_task()
+            try:
+                runs, failure = self._look_at_task()
+            except (BmcBusy, BmcUnreachable):  # the command was taken; its BMC has too much to do to tell of it
+                return False
             if failure:
                 raise CommandFailed(self.board, f"Redfish: {what}", 202, failure)
             return not runs
@@ -369,8 +374,9 @@ class RedfishBmc:
         answer = self._service.last
         status = answer.status_code if answer is not None else 0
         if answer is not None and found is None:  # a monitor gives what the command came to; a task may be gone
-            failed = status >= 400 and status not in (404, 410)
-            return status == 202, f"its task ended with HTTP {status}: {said_of(answer)}" if failed else None
+            failed = status >= 400 and status not in (404, 410) and status not in BUSY
+            failure = f"its task ended with HTTP {status}: {said_of(answer)}" if failed else None
+            return status == 202 or status in BUSY, failure
         state = str((found or {}).get("TaskState"))
         if state in _TASK_FAILED or (found or {}).get("TaskStatus") == "Critical":
             return False, f"its task ended as {state}: {said(found)}"

@@ -46,6 +46,7 @@ class HostLink:
         self._folder, self._link, self._ending = folder, link, ending
         self._state = HostState(link.host.name, f"{link.host.user}@{link.host.address}:{link.host.port}")
         self._told = ""
+        self._progress = "nothing said yet"
 
     def run(self) -> None:
         failures = 0
@@ -132,7 +133,9 @@ class HostLink:
             if time.monotonic() - heard > SILENCE and self._state.is_up:
                 raise HostAway(f"host {self._link.host.name}: its xenlab says nothing for {SILENCE:.0f} s")
             if not self._state.is_up and time.monotonic() - started > SETTLED:
-                self._is_away(f"host {self._link.host.name} still starts: {self._state.why}")
+                starts = f"host {self._link.host.name} still starts: {self._progress}"
+                if starts != self._told:
+                    self._is_away(starts)
         remote.send(host_lines.DOWN)
         deadline = time.monotonic() + DOWN_TIMEOUT
         with contextlib.suppress(HostAway):
@@ -145,6 +148,7 @@ class HostLink:
             raise HostAway(f"host {name}: {report.failed}")
         if report.said:
             log.info("%s: %s", name, report.said)
+            self._progress = report.said
             self._state = replace(self._state, why=report.said)
         if not report.is_up:
             return

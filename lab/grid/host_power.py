@@ -125,6 +125,8 @@ class HostPower:
 
     def _connected(self) -> Remote:
         """:raises HostAway: it cannot be had."""
+        if self._remote and self._remote.is_there(0.0):
+            self._drop()  # it has ended since: nothing is due between two requests
         if self._remote is None:
             errors_of = tempfile.TemporaryFile()
             remote = Remote(self._host, errors_of, "power")

@@ -35,6 +35,7 @@ from lab.console.client import Console
 from lab.console.fault_baseline import SIGNATURE as IOMMU_FAULT
 from lab.console.fault_baseline import FaultBaseline
 from lab.console.patterns import crash_excerpt
+from lab.grid import pulse
 from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
 from lab.grid.client_errors import shown_by_client
 from lab.grid.ssh import CommandResult
@@ -224,7 +225,8 @@ class XenStrategy(Strategy):
             return True
         if overdue := boot.overdue(now):
             if isinstance(overdue, ProductTimeout) and (answer := self._ask()) and answer.status == 0:
-                raise SilentConsole(boot.board) from overdue
+                if pulse.listen(self.console) not in pulse.HEARD:
+                    raise SilentConsole(boot.board) from overdue
             raise overdue
         return False
 

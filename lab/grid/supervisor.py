@@ -96,7 +96,8 @@ def main() -> int:
 def _supervise(directory: Path, kept: list[Service], owner: str | None, ending: threading.Event) -> int:
     """Until it is told to end: the exit status."""
     while (directory / WAIT).exists() and not ending.wait(INTERVAL / 10):
-        pass
+        if (owner is not None and not processes.is_alive(owner)) or host_files.is_forgotten(directory):
+            return 0
     notes, ready, looked = Notes(directory, kept), False, time.monotonic()
     while not ending.is_set():
         now = time.monotonic()

@@ -36,7 +36,9 @@ def applied(lab: Lab) -> Lab:
     for word in lacks:
         capabilities.check(word, str(_file(lab)))
     boards = {
-        name: replace(board, capabilities=board.capabilities.difference(lacks)) if board.virtual else board
+        name: replace(board, capabilities=board.capabilities.difference(lacks))
+        if board.virtual and not board.at
+        else board
         for name, board in lab.boards.items()
     }
     return replace(lab, boards=boards)

@@ -248,7 +248,8 @@ def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems
         where = (*key, "ansible_port" if node_at(tree, (*key, "ansible_port")) else "ansible_host")
         address = (node_at(tree, (*key, "ansible_host")) or name, node_at(tree, (*key, "ansible_port")) or 22)
         with problems.gathered():
-            first, other = logins.setdefault(address, (there, name))
+            is_address = isinstance(address[0], str) and isinstance(address[1], int)
+            first, other = logins.setdefault(address, (there, name)) if is_address else (there, name)
             if first != there:  # ssh, rsync and Ansible tell boards by it
                 said = f"{address[0]}:{address[1]} is {other}'s already, which is at another host"
                 raise UsageError(f"{at(path, tree, where)}: {said}: give one of them another port")

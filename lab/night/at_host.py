@@ -56,7 +56,7 @@ def serve(lab: str, host: str) -> None:
             return
         orders = shape.read(Orders, line)
         with _alone(folder):
-            _run(orders, folder, sockets, hashlib.sha256(line).hexdigest())
+            _run(orders, folder, sockets, hashlib.sha256(release().encode() + line).hexdigest())
         _await_consoles(orders, sockets)
         _report(lines, folder)
     except (LabError, ValueError) as error:

@@ -63,6 +63,8 @@ def prepare(
     if seeds is None:
         (keys / "known_hosts").write_text(identity.known_hosts(lab, keys), encoding="ascii")
     if not boards:
+        if seeds is None:
+            emulated.keep(lab, ())
         return
     machine = emulator.choose(progress)
     base = image.make(progress=progress)
@@ -80,7 +82,11 @@ def prepare(
         if peers is not None:
             config = replace(config, link_peer_port=peers.get(board.name, 0))
         write_config(directory / board.name / "daemon.json", config)
-    emulated.keep(lab, machine.lacks if accelerator == "tcg" else ())
+    lacks = machine.lacks if accelerator == "tcg" else ()
+    if seeds is None:
+        emulated.keep(lab, lacks)
+    elif lacks:  # the lab counts on what its inventory says of boards at a host
+        raise UsageError(f"{machine.binary} cannot do what boards need ({', '.join(lacks)}): unset XENLAB_QEMU")
 
 
 def _here(lab: Lab) -> list[BoardSpec]:

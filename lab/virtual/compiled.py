@@ -23,14 +23,17 @@ def compiled(sources: Path, product: str, package: str = "", headers: Iterable[P
     made = directory / product
     if not made.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["make", "-s", "-C", str(sources), f"OUT={directory}"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=processes.environment(),
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["make", "-s", "-C", str(sources), f"OUT={directory}"],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                env=processes.environment(),
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BenchError(f"firmware/{sources.name} cannot be made: {error}") from None
         if done.returncode:
             hint = f" (Debian package {package}?)" if package else ""
             raise BenchError(f"firmware/{sources.name} does not build{hint}:\n{done.stderr[-1500:]}")
