@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from lab.base import processes
 from lab.base.errors import BenchError, UsageError
 
 OPTION = "--lab"
@@ -44,7 +45,7 @@ def run(lab: str, words: Sequence[str]) -> int:
     command = [*shlex.split(os.environ.get(SSH, "ssh")), "-e", "none", *(["-t"] if is_terminal else ["-T"])]
     command += [*(["-p", port] if port else []), "--", host, f"{told}{program} {shlex.join(words)}"]
     try:
-        status = subprocess.call(command)
+        status = subprocess.call(command, env=processes.environment(processes.NETWORK))
     except FileNotFoundError:
         raise UsageError(f"{command[0]} is not installed (Debian package openssh-client)") from None
     if status == 255:
