@@ -178,12 +178,16 @@ class Recorder:
 
     def _give_sign_of_life(self) -> None:
         processes.give_sign_of_life()
+        if not self._is_announced():  # there was no room for it
+            self._announce()
         self._loop.call_later(SIGN_EVERY, self._give_sign_of_life)
 
     def _announce(self) -> None:
+        """Say in a file that the ports are served: tried again while the disk is full."""
         fresh = self._ready.with_name(f".{self._ready.name}.{os.getpid()}")
-        fresh.write_text(f"{os.getpid()}\n")
-        os.replace(fresh, self._ready)
+        with contextlib.suppress(OSError):
+            fresh.write_text(f"{os.getpid()}\n")
+            os.replace(fresh, self._ready)
 
     def _is_announced(self) -> bool:
         try:
