@@ -50,6 +50,13 @@ def named(*columns: sa.Column[object]) -> list[sa.Label[object]]:
 
 
 OF_SERIES = named(series.c.id, cases.c.name, series.c.line, series.c.board_class)
+RECORDED = (  # results, each with its series, build and run; what is wanted of them is to be said
+    sa.select(*OF_SERIES, *named(runs.c.name, *results.c, *builds.c))
+    .join_from(results, builds)
+    .join(runs, runs.c.id == results.c.run_id)
+    .join(series, series.c.id == results.c.series_id)
+    .join(cases, cases.c.id == series.c.case_id)
+)
 
 
 class History:

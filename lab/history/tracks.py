@@ -17,8 +17,8 @@ from lab.history import levels
 from lab.history.figures import COUNT, UNITS, is_cost, stem
 from lab.history.levels import Level
 from lab.history.records import Place, RecordedBuild, Series, figures_of, place_of
-from lab.history.schema import builds, cases, results, runs, series
-from lab.history.store import OF_SERIES, History, named
+from lab.history.schema import builds, results
+from lab.history.store import RECORDED, History
 
 SHOWN = 60  # builds of a track
 FRESH = 10  # builds for which a step is news, as many as the gate looks back
@@ -145,14 +145,8 @@ def read(history: History, series_ids: Sequence[int]) -> list[Track]:
     """The tracks of these series, by figure, line and board."""
     if not series_ids:
         return []
-    wanted = (
-        sa.select(*OF_SERIES, *named(runs.c.name, *results.c, *builds.c))
-        .join_from(results, builds)
-        .join(runs, runs.c.id == results.c.run_id)
-        .join(series, series.c.id == results.c.series_id)
-        .join(cases, cases.c.id == series.c.case_id)
-        .where(results.c.series_id.in_(series_ids), _COUNTED, _MEASURED)
-        .order_by(builds.c.first_seen, builds.c.id, results.c.started, results.c.id)
+    wanted = RECORDED.where(results.c.series_id.in_(series_ids), _COUNTED, _MEASURED).order_by(
+        builds.c.first_seen, builds.c.id, results.c.started, results.c.id
     )
     of: dict[int, RecordedBuild] = {}
     found: dict[tuple[str, Series, str], dict[int, list[Value]]] = {}

@@ -18,8 +18,8 @@ from lab.history.known_issues import KnownIssues
 from lab.history.onsets import Onset, bisect_command
 from lab.history.pages import CasePage
 from lab.history.records import Entry, Place, RecordedBuild, Series, day, place_of
-from lab.history.schema import builds, cases, results, runs, series
-from lab.history.store import OF_SERIES, History, named
+from lab.history.schema import results
+from lab.history.store import RECORDED, History
 from lab.reporting import figures, findings, mutants, site_places
 from lab.reporting.marks import badge, escaped, known_bugs
 from lab.reporting.words import seconds_text
@@ -213,12 +213,7 @@ def _bisect(case: str, onset: Onset | None) -> str:
 def _of_fault(store: History, name: str, run_ids: Sequence[int]) -> list[OfFault]:
     """The results that show a fault, newest first."""
     wanted = (
-        sa.select(*OF_SERIES, *named(runs.c.name, *results.c, *builds.c))
-        .join_from(results, builds)
-        .join(runs, runs.c.id == results.c.run_id)
-        .join(series, series.c.id == results.c.series_id)
-        .join(cases, cases.c.id == series.c.case_id)
-        .where(results.c.failure == name, sa.text("failure <> ''"), results.c.run_id.in_(run_ids))
+        RECORDED.where(results.c.failure == name, sa.text("failure <> ''"), results.c.run_id.in_(run_ids))
         .order_by(results.c.started.desc(), results.c.id.desc())
         .limit(SHOWN)
     )
