@@ -11,7 +11,7 @@ import itertools
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -358,6 +358,27 @@ def start_migration(
 ) -> Migration:
     """Start ``xl migrate`` of a domain to another host. ``actions`` are the proxy's, as ``cut@TSC_INFO``."""
     return Migration(domain, destination, actions, options, is_proxied, patience)
+
+
+@contextlib.contextmanager
+def relocated(
+    domain: Domain, destination: Dom0, note: Callable[[Migration], None]
+) -> Iterator[tuple[Domain, Migration]]:
+    """A domain as it runs at the destination of a whole migration, and destroyed there; and that migration.
+
+    ``note`` gets the migration as soon as it has ended, for instance ``evidence.migration``.
+
+    :raises AssertionError: `xl` ended otherwise than with success.
+    """
+    migration = start_migration(domain, destination)
+    there = domain.on(destination)
+    try:
+        ending = migration.ending()
+        note(migration)
+        assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
+        yield there, migration
+    finally:
+        there.destroy()
 
 
 def downtime(migration: Migration, interval: float) -> float | None:

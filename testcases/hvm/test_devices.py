@@ -7,7 +7,7 @@ import pytest
 
 from lab.results.record import Check
 from lab.xen.guests import payload
-from lab.xen.migration import Ending, start_migration
+from lab.xen.migration import relocated
 from lab.xen.migration_matrix import known_findings
 from lab.xen.migration_matrix.one_board import on_one_board
 
@@ -105,16 +105,9 @@ def test_devices_survive_a_relocation(name, host, evidence):
     source, destination = on_one_board(host)
     with source.domain(programmed(source, name)) as guest:
         assert_programmed(guest)
-        migration = start_migration(guest, destination)
-        try:
-            ending = migration.ending()
-            evidence.migration(migration)
-            there = guest.on(destination)
-            assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
+        with relocated(guest, destination, evidence.migration) as (there, _):
             assert_kept("relocation", name, there, host, evidence)
             there.beats(3)
-        finally:
-            guest.on(destination).destroy()
 
 
 @those("hvm64", "hvm32", "pvh64")

@@ -6,7 +6,7 @@ import pytest
 
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
-from lab.xen.migration import Ending, start_migration
+from lab.xen.migration import relocated
 from lab.xen.migration_matrix.one_board import on_one_board
 from lab.xen.sleep import suspend
 
@@ -60,17 +60,10 @@ def test_registers_survive_a_relocation(kind, host, evidence):
     source, destination = on_one_board(host)
     with source.domain(living(source, kind)) as guest:
         assert_loaded(guest)
-        migration = start_migration(guest, destination)
-        try:
-            ending = migration.ending()
-            evidence.migration(migration)
-            there = guest.on(destination)
-            assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
+        with relocated(guest, destination, evidence.migration) as (there, _):
             there.beats(5)
             evidence.console("guest at the destination", there)
             assert_unhurt(there)
-        finally:
-            guest.on(destination).destroy()
 
 
 @pytest.mark.needs("s3", "bmc-sleep-state", "rtcwake", "hap", "pv")

@@ -5,7 +5,7 @@ import pytest
 from lab.on_board.stream import Step
 from lab.xen.domain import assert_unbroken, assert_unhurt
 from lab.xen.guests import payload
-from lab.xen.migration import Ending, downtime, start_migration
+from lab.xen.migration import Ending, downtime, relocated, start_migration
 
 pytestmark = [pytest.mark.quick, pytest.mark.needs("migration-pair", "hap")]
 
@@ -16,12 +16,8 @@ def test_relocation_brings_the_guest_over(source, destination, evidence):
     """A guest migrates to another board and runs there alone, with no heartbeat lost and its memory intact."""
     with source.domain(payload(source, "pvh64", "memory,heartbeat", hb_ms=round(BEAT * 1000))) as guest:
         guest.beats(5)
-        migration = start_migration(guest, destination)
-        try:
-            ending = migration.ending()
-            evidence.migration(migration)
-            assert ending is Ending.SUCCESS, f"xl ended with {ending.name}"
-            here, there = guest.heartbeats(), guest.on(destination)
+        with relocated(guest, destination, evidence.migration) as (there, migration):
+            here = guest.heartbeats()
             there.beats(10)
             evidence.console("guest at the source", guest)
             evidence.console("guest at the destination", there)
@@ -32,8 +28,6 @@ def test_relocation_brings_the_guest_over(source, destination, evidence):
             start, end = migration.stopped()
             evidence.figure("downtime_by_stream_s", end - start)
             assert_unhurt(there)
-        finally:
-            guest.on(destination).destroy()
 
 
 def test_cut_in_stop_and_copy_resumes_at_the_source(source, destination, evidence):
