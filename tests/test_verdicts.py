@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -29,6 +31,8 @@ from lab.case import conclude
 from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.console.client import ConsoleLine
+from lab.grid.session import Session
+from lab.leases.ledger import Ledger
 from lab.results.record import HOST_LOST, NESTED_GUEST_CRASH, TRANSIENT, GuestConsole, TestResult, Verdict
 from lab.results.verdicts import RULES, HostLoss, Observation, decide, guest_crash, is_tried_again
 
@@ -125,6 +129,24 @@ def test_a_crash_seen_while_an_interrupted_case_clears_up_is_no_matter_of_it(cau
 
     with pytest.raises(KeyboardInterrupt if cause is KeyboardInterrupt else HypervisorCrash):
         clear_up()
+
+
+def test_a_ledger_that_cannot_be_written_ends_no_worker_and_is_told_later(tmp_path: Path) -> None:
+    """Its disk may be full. The rule of several misses in a row counts those of that time, too."""
+    book = Ledger(tmp_path)
+    bench = object.__new__(Bench)
+    bench._untold, bench._session = [], cast(Session, SimpleNamespace(ledger=book))
+    book.path.rename(tmp_path / "kept")
+    book.path.mkdir()
+    for build in ("one", "two"):
+        result = TestResult("a::b", "a", Verdict.MISS, "transient", "x", 1.0, 2.0, ("virt1",), build)
+        bench.note_health(result, decide(Observation(BoardUnreachable("virt1", "ssh"))))
+    book.path.rmdir()
+    (tmp_path / "kept").rename(book.path)
+    assert book.board("virt1").misses == ()
+    bench.note_health(replace(result, build="three"), decide(Observation(BoardUnreachable("virt1", "ssh"))))
+    assert book.board("virt1").misses == ("one", "two", "three")
+    assert "2 bench misses in a row" in book.board("virt1").quarantine
 
 
 def test_a_crash_that_another_exception_came_over_still_counts() -> None:

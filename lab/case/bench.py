@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ from lab.results.record import COVERAGE, PROVISION, GuestConsole, RunHeader, Tes
 from lab.results.run_folder import RunFolder
 from lab.results.verdicts import Decision
 
+log = logging.getLogger(__name__)
+
 CRASH_SIGNAL = signal.SIGUSR1
 
 
@@ -50,6 +53,7 @@ class Bench:
         self.running: Running | None = None
         self.is_armed = False  # whether a crash on a console ends the running case at once
         self._failure: BenchError | None = None
+        self._untold: list[tuple[TestResult, Decision]] = []  # what the ledger has not taken yet
         try:
             self.lab = inventory.load(Path(config.getoption("--inventory")))
         except UsageError as error:
@@ -133,20 +137,31 @@ class Bench:
         """Tell the ledger what the end of a case says of its boards.
 
         A failed power command puts a board into quarantine; other bench failures are counted by the ledger. Where
-        the bench failed and no board is named, all boards of the case are suspected.
+        the bench failed and no board is named, all boards of the case are suspected. A ledger that cannot be written
+        ends nothing: it is told with the next result.
         """
         if self._session is None:
             return
+        self._untold.append((result, decision))
+        try:
+            while self._untold:
+                self._tell(self._session.ledger, *self._untold[0])
+                del self._untold[0]
+        except BenchError as error:  # its disk may be full; the results themselves are kept elsewhere
+            log.warning("%d results not yet told to the ledger: %s", len(self._untold), error)
+
+    @staticmethod
+    def _tell(book: Ledger, result: TestResult, decision: Decision) -> None:
         said = f"{result.case} with {result.build}: {result.reason}"
         failed = decision.failed_boards
         suspects = frozenset[str]() if failed is None else failed & set(result.boards) or frozenset(result.boards)
         is_power = isinstance(decision.outcome, PowerTimeout | BmcUnreachable | BmcRefused)
         for name in result.boards:
             if name in suspects and is_power:
-                self._session.ledger.quarantine(name, "a power command failed", said)
+                book.quarantine(name, "a power command failed", said)
             verdict = f"{result.verdict} {result.case.rpartition('::')[2]}"
             is_bench = name in suspects
-            self._session.ledger.note_result(name, result.build, verdict, is_bench=is_bench, evidence=said)
+            book.note_result(name, result.build, verdict, is_bench=is_bench, evidence=said)
 
     def why_stop(self) -> str | None:
         """Why this process must begin no further case: the deadline, or its boards are wanted back, lost or sick."""
