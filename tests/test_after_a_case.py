@@ -13,6 +13,7 @@ from lab.base import processes
 from lab.base.errors import (
     BenchError,
     BoardUnreachable,
+    BuildDoesNotBoot,
     CaseTimeout,
     NotProved,
     ProductTimeout,
@@ -146,6 +147,31 @@ def test_a_silent_console_is_the_builds_when_the_known_good_build_is_heard(
         seen = Observation(outcome=SilentConsole("virt1"), losses=(found.loss,), lost_before=before)
         verdicts.append(decide(seen).rule)
     assert verdicts == (["host-lost", "host-lost-again"] if is_sound else ["bench", "bench"])
+
+
+def test_a_build_that_boots_without_a_word_is_not_booted_for_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each such case costs three boots, of the known-good build, too, until two have been silent."""
+    boots = list[str]()
+
+    def reboot(*, entry: str) -> None:
+        boots.append(entry)
+        if entry == "under-test":
+            raise SilentConsole("virt1")
+
+    for name in ("_deploy", "_try_known_good"):
+        monkeypatch.setattr(Rig, name, lambda *_: (True, Evidence("note", "known-good", "said", 1.0)))
+    board = SimpleNamespace(name="virt1", is_reachable=lambda: True, strategy=SimpleNamespace(reboot=reboot))
+    seat = Seat(cast(rig.Board, board), cast(rig.Host, None))
+    monkeypatch.setattr(Rig, "_is_proved", lambda *_: False)
+    monkeypatch.setattr(Rig, "build", SimpleNamespace(name="mine"))
+    one = object.__new__(Rig)
+    one.seats, one.phases = {"virt1": seat}, []
+    for kind in (SilentConsole, SilentConsole, BuildDoesNotBoot, BuildDoesNotBoot):
+        with pytest.raises(kind, match="the console is silent"):
+            one.ready("virt1")
+        if kind is SilentConsole:
+            one.after("virt1", crashed=False, was_reset=False, is_mute=True)
+    assert boots == ["under-test", "under-test", "known-good", "under-test"]
 
 
 SLOW = ("virt1: Xen takes 4.3 times as long to answer dom0 as after a boot",)

@@ -27,6 +27,7 @@ from lab.base.errors import (
     LabError,
     PowerTimeout,
     ProductFailure,
+    SilentConsole,
 )
 from lab.builds.matrix import Variant
 from lab.grid import rescue, services, session, ssh
@@ -60,6 +61,7 @@ class Seat:
     deployed: bool = False  # this process has put the build under test onto the board
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
+    mute: set[str] = field(default_factory=set)  # options with which the build once booted without a word
     before: leftovers.Snapshot | None = None  # what was on the board before the case
     pace: float | None = None  # after the boot (lab.xen.pace)
 
@@ -174,6 +176,11 @@ class Rig:
             seat.refused[seat.options] = str(error).splitlines()[0]
             if isinstance(error, ProductFailure):
                 self.evidence += rescue.collect(board).evidence  # Xen shows where it hangs
+            raise
+        except SilentConsole as error:
+            if seat.options in seat.mute:  # and between the two the known-good build was heard
+                seat.refused[seat.options] = str(error)
+            seat.mute.add(seat.options)
             raise
         seat.suspect = None
         if not self._is_proved(seat):
