@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,16 @@ def test_a_login_that_ipmi_cannot_carry_is_found_before_the_first_night(
     assert "16 bytes of user and 20 of password" in found.detail and "canary" not in repr(found)
 
 
-def test_the_command_fails_where_something_is_missing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_where_something_is_missing(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     look(home, "/dev/null")
+    monkeypatch.setitem(sys.modules, "lab.virtual", None)  # a lab of machines needs none of it
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--inventory", str(home / "rack.yaml")])
     said = capsys.readouterr()
     assert ended.value.code == 1 and "BAD  ipmi1 BMC login: no credential 'rack-bmc'" in said.out
+    assert "virtual boards" not in said.out
     (home / "rack.yaml").write_text("all: {}\n")
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--inventory", str(home / "rack.yaml")])

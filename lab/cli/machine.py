@@ -39,14 +39,16 @@ def doctor(
     from lab.base.errors import LabError
     from lab.selfcheck import rack_needs
     from lab.selfcheck.doctor import Requirement, examine
-    from lab.virtual import emulator
 
     lab = inventories.load(inventory) if inventory else None
     findings = examine()
-    try:
-        findings.append(Requirement("virtual boards", True, emulator.outlook()))
-    except LabError as error:
-        findings.append(Requirement("virtual boards", False, str(error), "install the packages above"))
+    if lab is None or lab.is_virtual:
+        from lab.virtual import emulator
+
+        try:
+            findings.append(Requirement("virtual boards", True, emulator.outlook()))
+        except LabError as error:
+            findings.append(Requirement("virtual boards", False, str(error), "install the packages above"))
     findings += rack_needs.examine(lab) if lab else []
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.is_good else 'BAD '} {finding.subject}: {finding.detail}")
