@@ -15,6 +15,7 @@ from lab.base.errors import BenchError, UsageError
 OPTION = "--lab"
 PROGRAM = "XENLAB_THERE"  # where xenlab is at the lab's machine, for its shell
 SSH = "XENLAB_SSH"  # the ssh to take, with options
+REACHED_AS = "XENLAB_REACHED_AS"  # USER@HOST: what the caller calls the lab's machine; only set there
 _TOLD = ("XENLAB_LEASE", "XENLAB_BOARDS")  # what `reserve --shell` has set here, and commands there go by
 _LAB = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9_][\w.-]*(?::\d{1,5})?")
 
@@ -40,7 +41,8 @@ def run(lab: str, words: Sequence[str]) -> int:
     """
     host, _, port = lab.partition(":")
     program = os.environ.get(PROGRAM, "xenlab")
-    told = "".join(f"{name}={shlex.quote(os.environ[name])} " for name in _TOLD if name in os.environ)
+    there = {name: os.environ[name] for name in _TOLD if name in os.environ} | {REACHED_AS: host}
+    told = "".join(f"{name}={shlex.quote(value)} " for name, value in there.items())
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     command = [*shlex.split(os.environ.get(SSH, "ssh")), "-e", "none", *(["-t"] if is_terminal else ["-T"])]
     command += [*(["-p", port] if port else []), "--", host, f"{told}{program} {shlex.join(words)}"]

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lab.base.errors import BenchError, UsageError
+from lab.cli.elsewhere import REACHED_AS
 from lab.grid import services
 from lab.inventory import Lab, load, ports
 from lab.leases.ledger import LEASE, Lease, Ledger, caller
@@ -109,7 +110,10 @@ def strangers(lab: Lab, leased: set[str]) -> tuple[dict[str, str], str]:
 
 
 def environment(lab: Lab, lease: Lease) -> list[str]:
-    """What a shell must evaluate to work under a lease, with labgrid's own client too."""
+    """What a shell must evaluate to work under a lease, with labgrid's own client too.
+
+    The shell of somebody elsewhere has no file of this machine's, and labgrid's client comes here by SSH.
+    """
     host, user = lease.holder.split("/", 1)
     values = {
         LEASE: str(lease.id),
@@ -118,8 +122,12 @@ def environment(lab: Lab, lease: Lease) -> list[str]:
         "LG_HOSTNAME": host,
         "LG_USERNAME": user,
     }
+    first = f". {shlex.quote(str(services.directory(lab) / 'env.sh'))};"
+    if reached_as := os.environ.get(REACHED_AS):
+        first = "unset LG_ENV;"
+        values |= {"LG_PROXY": reached_as, "LG_COORDINATOR": lab.coordinator}
     setting = "".join(f" {key}={shlex.quote(value)}" for key, value in values.items())
-    return [f". {shlex.quote(str(services.directory(lab) / 'env.sh'))};", f"export{setting};"]
+    return [first, f"export{setting};"]
 
 
 def clock(when: float | None) -> str:

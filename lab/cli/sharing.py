@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Annotated
@@ -151,6 +152,7 @@ def reserve(
 ) -> None:
     """Reserve boards for a time: either all that you ask for, or none."""
     from lab.base import processes
+    from lab.cli.elsewhere import REACHED_AS
     from lab.cli.leased import clock, environment, open_lab
     from lab.inventory import capabilities
     from lab.leases import queue
@@ -190,7 +192,7 @@ def reserve(
     said = f"lease {lease.id}: {' '.join(lease.boards)} until {clock(lease.until)}"
     typer.echo(said, err=shell)
     if not shell:
-        typer.echo("for labgrid-client, pytest and xenlab in this shell:")
+        typer.echo(f"for labgrid-client{'' if REACHED_AS in os.environ else ', pytest'} and xenlab in this shell:")
     for line in environment(lab, lease):
         typer.echo(line if shell else f"    {line}")
 
