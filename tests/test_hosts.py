@@ -135,7 +135,7 @@ def test_two_boards_at_two_hosts_and_one_of_these_goes_and_comes_back(two: TwoHo
         wait_until(lambda: not console.is_connected(), 20, "the gap", interval=0.05)
         wait_until(lambda: two.lacks("sim2"), 30, "its exporter is missed")
         assert services.status(two.folder).is_up
-        with pytest.raises(BmcUnreachable, match="sim2: power: host h2: ssh: connect to host"):
+        with pytest.raises(BmcUnreachable, match=r"sim2: BMC 127\.0\.0\.1:\d+: host h2: ssh: connect to host"):
             mains.power_of(two.lab.boards["sim2"]).is_powered()
         # What the board says meanwhile is recorded there, and here when it is back.
         two.wires["sim2"].say(b"while nobody heard\r\n")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -48,10 +48,10 @@ class Line:
         known = self.folder / "xenlab" / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n[other-name]:{self.port} {kind} {key}\n")
 
-    def serve(self, word: str = "", *, old: bool = False) -> None:
-        """Start the BMC; ``word`` must be typed to get at the line."""
+    def serve(self, word: str = "", *, old: bool = False, within: Sequence[str] = ()) -> None:
+        """Start the BMC; ``word`` must be typed to get at the line. ``within``: a command that runs it."""
         self.logins = 0
-        program = [sys.executable, Path(__file__).with_name("bmc_shell.py"), str(self.port)]
+        program = [*within, sys.executable, Path(__file__).with_name("bmc_shell.py"), str(self.port)]
         self.process = subprocess.Popen(
             [*program, self.folder / "host", os.readlink(self.folder / "line")],
             env=os.environ | {"PASSWORD": PASSWORD, "WORD": word, "OLD": "1" if old else ""},

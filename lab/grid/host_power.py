@@ -107,10 +107,17 @@ class HostPower:
                 self._drop()
                 with suppress(WaitTimeout):  # so that this is not taken for a fault of the board
                     wait_until(lambda: not hosts.control(self._host).exists(), _NOTICED, "the host is seen to be away")
-                raise BmcUnreachable(self.board, f"power: {error}") from None
+                raise BmcUnreachable(self.board, f"{self._what()}: {error}") from None
         if "error" in answer:
-            raise _error(answer)
+            raise _error(answer, self._host.name)
         return answer["value"]
+
+    def _what(self) -> str:
+        """What the host was to speak to."""
+        if self._spec.protocol != "none":
+            return f"BMC {self._spec.host}:{self._spec.port}"
+        assert self._pdu
+        return f"PDU {self._pdu.model} {self._pdu.host} outlet {self._pdu.outlet}"
 
     def _answer(self, remote: Remote, proof: Callable[[], bool] | None) -> bytes:
         deadline = time.monotonic() + ANSWER
@@ -179,13 +186,14 @@ def _answered(control: Bmc, request: Mapping[str, Any], lines: Lines) -> dict[st
     return {"value": value.isoformat() if isinstance(value, datetime) else value}
 
 
-def _error(told: Mapping[str, Any]) -> LabError:
-    """The error that was raised at the host."""
+def _error(told: Mapping[str, Any], host: str) -> LabError:
+    """The error that was raised at the host; its text says where."""
+    text = f"{told['text']} (at host {host})"
     kind = getattr(errors, str(told["error"]), None)
     if not (isinstance(kind, type) and issubclass(kind, LabError)):
-        return BenchError(str(told["text"]))
+        return BenchError(text)
     error: LabError = kind.__new__(kind)
-    error.args = (told["text"],)
+    error.args = (text,)
     for name, value in told["values"].items():
         if not name.startswith("_"):
             setattr(error, name, value)
