@@ -32,12 +32,12 @@ node:    memsize    memfree    distances
    1:      4096       3000      20,10
 """
 BOOT_LOG = "(XEN) HVM: VMX enabled\n(XEN) HVM: HAP page sizes: 4kB, 2MB, 1GB [disabled]\n"
-FACTS = Facts(INFO, NUMA, BOOT_LOG, frozenset({"s3", "rtcwake"}), frozenset({"spare"}), True, False)
+FACTS = Facts(INFO, NUMA, BOOT_LOG, frozenset({"s3", "s5", "rtcwake"}), frozenset({"spare"}), True, False, True)
 
 
 def test_each_capability_is_found_in_what_a_board_says() -> None:
     by_xen = {"pv", "pv32", "hvm", "hvm32", "hap", "shadow", "iommu", "numa", "cpu-offline", "memory-8g"}
-    assert probed(FACTS) == by_xen | {"high-memory", "sp2m", "s3", "rtcwake", "spare-nic", "migration-pair"}
+    assert probed(FACTS) == by_xen | {"high-memory", "sp2m", "s3", "s5", "rtcwake", "spare-nic", "migration-pair"}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,8 @@ def test_each_capability_is_found_in_what_a_board_says() -> None:
         (replace(FACTS, numa="\n   0:      4096       2050      10\n"), "high-memory"),
         (replace(FACTS, boot_log=""), "sp2m"),
         (replace(FACTS, dom0=frozenset()), "s3"),
+        (replace(FACTS, dom0=frozenset()), "s5"),
+        (replace(FACTS, tells_power=False), "s5"),
         (replace(FACTS, ports=frozenset()), "spare-nic"),
         (replace(FACTS, is_linked=False), "migration-pair"),
     ],

@@ -149,6 +149,13 @@ def test_what_the_known_good_build_lacks_is_not_declared(tmp_path: Path) -> None
     assert "no-pv32" not in loaded(tmp_path, probe.entry(found, serve_port=22300)).capabilities
 
 
+def test_a_machine_without_a_bmc_has_no_soft_off_that_anybody_could_see(tmp_path: Path) -> None:
+    found = look(SERVER)
+    assert "s5" not in yaml.safe_load(probe.entry(found, serve_port=22300))["epyc7"]["xenlab"]["capabilities"]
+    found.bmc = BmcSpec("203.0.113.7", "rack-bmc")
+    assert "s5" in yaml.safe_load(probe.entry(found, serve_port=22300))["epyc7"]["xenlab"]["capabilities"]
+
+
 def test_probe_under_xen_takes_its_word(
     dom0: Dom0, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

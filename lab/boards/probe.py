@@ -61,6 +61,7 @@ echo "@can $({ CONDITIONS } | tr '\n' ' ')"
 """.replace("CONDITIONS", conditions(without_xen=True))
 
 
+_BY_BMC = {"s5"}  # what a board with an outlet alone has not
 _OF_ANOTHER_BUILD = {"no-pv32"}  # what the build lacks that runs while the machine is probed, and others may have
 
 
@@ -276,7 +277,8 @@ def entry(machine: ProbedMachine, *, serve_port: int) -> str:
         for role, nic in machine.nics.items()
     }
     keys["firmware"] = "uefi" if machine.is_uefi else "bios"
-    keys["capabilities"] = [word for word in TABLE if word in machine.capabilities - _OF_ANOTHER_BUILD]
+    unseen = _OF_ANOTHER_BUILD | (_BY_BMC if machine.bmc is None else set())
+    keys["capabilities"] = [word for word in TABLE if word in machine.capabilities - unseen]
     keys["tags"] = {"class": re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")[:40] or "server"}
     is_by_bmc = machine.has_sol or machine.ssh_console
     if is_by_bmc:

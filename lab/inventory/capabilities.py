@@ -42,6 +42,7 @@ class Facts:
     ports: frozenset[str]  # roles of the board's network ports: "spare"
     is_linked: bool  # a cable joins the board to another one
     tells_sleep: bool  # the BMC tells the ACPI power state
+    tells_power: bool  # there is a BMC: an outlet is on while a machine that has shut itself down is off
 
     def number(self, key: str) -> int:
         """A number of ``xl info``; 0 where Xen does not print it."""
@@ -54,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One row of :data:`TABLE`. A probed capability has a ``shell`` condition or a ``rule``; others have neither."""
+    """One row of :data:`TABLE`. A probed one has a ``shell`` condition, a ``rule`` or both; others have neither."""
 
     word: str
     meaning: str
@@ -66,6 +67,10 @@ class Capability:
     @property
     def is_probed(self) -> bool:
         return self.shell is not None or self.rule is not None
+
+    def holds(self, facts: Facts) -> bool:
+        """Whether these facts meet all that is asked for."""
+        return (self.shell is None or self.word in facts.dom0) and (self.rule is None or self.rule(facts))
 
 
 def _page_size(size: str) -> Callable[[Facts], bool]:
@@ -155,7 +160,12 @@ _ROWS = (
     Capability("s3", "suspend to RAM", DecidedBy.BOARD, shell=_DEEP_SLEEP, is_seen_without_xen=True),
     Capability("no-s3", "no suspend to RAM: the opposite of s3", DecidedBy.BOARD, shell=f"! {_DEEP_SLEEP}"),
     Capability(
-        "s5", "soft off: dom0 has ACPI", DecidedBy.BOARD, shell="test -d /sys/firmware/acpi", is_seen_without_xen=True
+        "s5",
+        "soft off: dom0 has ACPI, and a BMC says whether the power is off",
+        DecidedBy.BOARD,
+        shell="test -d /sys/firmware/acpi",
+        rule=lambda facts: facts.tells_power,
+        is_seen_without_xen=True,
     ),
     Capability(
         "rtcwake",
@@ -254,6 +264,4 @@ def conditions(*, without_xen: bool = False) -> str:
 
 def probed(facts: Facts) -> frozenset[str]:
     """The capabilities that these facts show."""
-    return frozenset(
-        row.word for row in _ROWS if (row.shell and row.word in facts.dom0) or (row.rule and row.rule(facts))
-    )
+    return frozenset(row.word for row in _ROWS if row.is_probed and row.holds(facts))

@@ -21,17 +21,26 @@ def of_board(dom0: Dom0) -> frozenset[str]:
         tells_sleep = True
     except LabError:
         tells_sleep = False
-    return of_toolstack(dom0, board.spec.nics, is_linked=bool(board.spec.link), tells_sleep=tells_sleep)
+    tells_power = board.spec.bmc.protocol != "none"
+    return of_toolstack(
+        dom0, board.spec.nics, is_linked=bool(board.spec.link), tells_sleep=tells_sleep, tells_power=tells_power
+    )
 
 
 def of_toolstack(
-    dom0: Toolstack, ports: Collection[str] = (), *, is_linked: bool = False, tells_sleep: bool = False
+    dom0: Toolstack,
+    ports: Collection[str] = (),
+    *,
+    is_linked: bool = False,
+    tells_sleep: bool = False,
+    tells_power: bool = True,
 ) -> frozenset[str]:
     """What the running hypervisor can do, where all there is to ask is a dom0's shell.
 
     :param ports: roles of the board's network ports.
     :param is_linked: a lab link joins the board to another one.
     :param tells_sleep: its BMC tells the ACPI power state.
+    :param tells_power: it has a BMC, which tells whether the power is off.
     :raises ToolstackFailed: ``xl info`` failed.
     :raises BenchError: dom0 does not answer.
     """
@@ -43,5 +52,6 @@ def of_toolstack(
         ports=frozenset(ports),
         is_linked=is_linked,
         tells_sleep=tells_sleep,
+        tells_power=tells_power,
     )
     return probed(facts)
