@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from a_host import XENLAB, AHost, Hosts, hosts_fixture  # noqa: F401
 
 from lab import inventory
 from lab.base import paths
@@ -129,7 +135,7 @@ def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -
         boards.reshape(lab, tmp_path, "virt1", "huge")
     with pytest.raises(UsageError, match="virt9 is not a virtual board of .*; there are: virt1, virt2"):
         boards.reshape(lab, tmp_path, "virt9", "large")
-    with pytest.raises(BenchError, match="virt1: its daemon does not answer"):
+    with pytest.raises(BenchError, match="virt1: the board daemon does not answer"):
         boards.reshape(lab, tmp_path, "virt1", "large")
 
 
@@ -152,3 +158,48 @@ def test_daemons_take_the_shape_and_the_other_board_its_own(lab: Lab, tmp_path: 
 
     assert asyncio.run(scenario()) == {"virt1": "large", "virt2": ""}
     assert read_config(tmp_path / "virt1" / "daemon.json").board == lab.boards["virt1"]
+
+
+# A board at a host
+
+
+@pytest.fixture(name="there")
+def there_fixture(hosts: Hosts, tmp_path: Path) -> Iterator[tuple[Lab, AHost]]:
+    """The first board of the virtual lab at a host, which has a short path: that of a socket is in it."""
+    (host,) = hosts("h1")
+    tree = yaml.safe_load(VIRTUAL.read_text(encoding="utf-8"))
+    tree["all"]["vars"]["xenlab"]["hosts"] = {"h1": {"ssh": host.ssh}}
+    tree["all"]["children"]["boards"]["hosts"]["virt1"]["xenlab"]["at"] = "h1"
+    (tmp_path / "apart.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        host.state = Path(short)
+        host.install(XENLAB)
+        yield inventory.load(tmp_path / "apart.yaml"), host
+
+
+def test_a_board_at_a_host_takes_a_shape_and_a_fault(there: tuple[Lab, AHost], tmp_path: Path) -> None:
+    """A real daemon's control socket, behind a real sshd. The board at the lab machine is not told anything."""
+    lab, host = there
+    home = host.supervised(lab.name) / "boards" / "virt1"
+    home.mkdir(parents=True)
+    with pytest.raises(BenchError, match="host h1: xenlab: virt1: the board daemon does not answer"):
+        boards.reshape(lab, tmp_path, "virt1", "large")
+    board = replace(lab.boards["virt1"], at=None)
+    write_config(home / "daemon.json", DaemonConfig(board, kcs_port=7, link_peer_port=0))
+    daemon = Daemon(home / "daemon.json")
+
+    def fault(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-P", "-m", "lab.cli", "lab", "fault", "virt1", *words, "--inventory", lab.path]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    async def scenario() -> None:
+        async with await asyncio.start_unix_server(daemon._control, str(home / "control.sock")):
+            await asyncio.to_thread(boards.reshape, lab, tmp_path, "virt1", "large")
+            assert await asyncio.to_thread(fault, "refuse-sol", "30") == (0, "")
+
+    asyncio.run(scenario())
+    assert daemon._machine.shape == "large" and daemon._faults.is_on("refuse-sol")
+    host.cut()
+    status, said = fault("refuse-sol")
+    assert status == 3 and said.startswith("xenlab: host h1: ssh: connect to host 127.0.0.1")

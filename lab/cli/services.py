@@ -118,7 +118,7 @@ def shape(
     ] = "",
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Give a virtual board another shape from its next power on. All virtual boards are powered off."""
+    """Give a virtual board another shape from its next power on. The virtual boards of its machine are powered off."""
     from lab.base.errors import did_you_mean
     from lab.inventory import load
     from lab.night.lab_services import lab_shape
@@ -150,6 +150,18 @@ def host_power() -> None:
     from lab.night.at_host import power
 
     power()
+
+
+@host_app.command("board")
+def host_board(
+    lab: Annotated[str, typer.Argument(metavar="LAB", help="The name of the lab that asks.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="What that lab calls this machine.")],
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="A virtual board here.")],
+) -> None:
+    """Give a virtual board here a fault or a shape. It reads which."""
+    from lab.night.at_host import board as ask
+
+    ask(lab, host, board)
 
 
 @host_app.command("wire")

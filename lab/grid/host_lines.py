@@ -8,17 +8,21 @@ import select
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO
 
 from lab.base import processes, shape
-from lab.base.errors import BenchError
+from lab.base.errors import BenchError, WaitTimeout
 from lab.base.release import release
+from lab.base.wait import wait_until
 from lab.grid import hosts
 from lab.inventory import BmcSpec, BoardSpec, HostSpec, PduSpec
 
 COORDINATOR = "coordinator"  # name of the Unix socket by which a host's exporter reaches it
 DOWN = b"down\n"  # the lab goes down, and what runs for it at the host shall end
+HELLO = 60.0  # seconds that a host has for its first words; xenlab there may have to find its libraries first
+NOTICED = 1.0  # seconds in which the lab's own connection to a host is seen to be gone, too
 LINE_LIMIT = 64 << 20  # bytes; orders have certificates and the identities of virtual boards in them
 _ERRORS_READ = 4096  # bytes of what ssh says that are looked at, the last ones
 _COMMAND_NOT_FOUND = 127  # a shell's exit status
@@ -81,6 +85,12 @@ class PowerOf:
     pdu: PduSpec | None = None
     login: Login | None = None
     certificate: str = ""
+
+
+def await_link(host: HostSpec) -> None:
+    """Give the lab's own connection a moment to end, too: so a host that is away is not taken for a board's fault."""
+    with suppress(WaitTimeout):
+        wait_until(lambda: not hosts.control(host).exists(), NOTICED, "the host is seen to be away")
 
 
 def encoded(one: Hello | Orders | Report | PowerOf) -> bytes:

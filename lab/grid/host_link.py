@@ -25,13 +25,12 @@ from lab.base import credentials, processes, shape
 from lab.base.errors import LabError
 from lab.console import config as recorders
 from lab.grid import host_lines, hosts
-from lab.grid.host_lines import Hello, HostAway, Login, Orders, Remote, Report, encoded
+from lab.grid.host_lines import HELLO, Hello, HostAway, Login, Orders, Remote, Report, encoded
 from lab.grid.host_state import HostState, Link
 from lab.leases import away
 
 log = logging.getLogger("host")
 
-HELLO = 60.0  # seconds; xenlab there may have to find its libraries first
 SETTLED = 150.0  # seconds after which a host that still starts is said to be away; virtual boards need disks
 SILENCE = 40.0  # seconds without a report, which comes every few seconds, after which the connection is made anew
 AGAIN = (1.0, 2.0, 5.0, 10.0)  # seconds between two attempts

@@ -18,17 +18,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.base import credentials, errors
-from lab.base.errors import BenchError, BmcUnreachable, LabError, UsageError, WaitTimeout
-from lab.base.wait import wait_until
+from lab.base.errors import BenchError, BmcUnreachable, LabError, UsageError
 from lab.bmc import Bmc, Readings
-from lab.grid import hosts
-from lab.grid.host_lines import HostAway, Lines, Login, PowerOf, Remote, encoded
+from lab.grid.host_lines import HELLO, HostAway, Lines, Login, PowerOf, Remote, await_link, encoded
 from lab.inventory import BmcSpec, HostSpec, PduSpec
 
-HELLO = 60.0  # seconds; xenlab there may have to find its libraries first
 ANSWER = 900.0  # seconds; a BMC whose mains were cut takes four minutes to start, each way
 _POLL = 0.2  # seconds between two looks at a proof of power
-_NOTICED = 1.0  # seconds in which the lab's own connection to the host is seen to be gone, too
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -105,8 +101,7 @@ class HostPower:
                 answer = json.loads(self._answer(remote, proof))
             except (HostAway, ValueError) as error:
                 self._drop()
-                with suppress(WaitTimeout):  # so that this is not taken for a fault of the board
-                    wait_until(lambda: not hosts.control(self._host).exists(), _NOTICED, "the host is seen to be away")
+                await_link(self._host)
                 raise BmcUnreachable(self.board, f"{self._what()}: {error}") from None
         if "error" in answer:
             raise _error(answer, self._host.name)

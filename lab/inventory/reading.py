@@ -183,9 +183,7 @@ def _board(
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
         boot=data.boot,
-        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": {} if data.at else shapes})
-        if data.virtual
-        else None,
+        virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
         sol=_sol(data),
         accepted_faults=dict(data.accepted_faults),

@@ -1,6 +1,6 @@
-"""xenlab at a host: what a lab elsewhere has it run, and the power of a board that it is asked for.
+"""xenlab at a host: what a lab elsewhere has it run, and the power and the daemon of a board that it is asked for.
 
-The lab machine calls both over SSH and speaks to them on their standard streams (:mod:`lab.grid.host_lines`).
+The lab machine calls them over SSH and speaks to them on their standard streams (:mod:`lab.grid.host_lines`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def serve(lab: str, host: str) -> None:
     line = _after_hello(lines, str(sockets))
     if line is None:
         return
-    folder = paths.state() / "at" / f"{lab}.{host}"
+    folder = _folder(lab, host)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if line + b"\n" == DOWN:
@@ -84,6 +84,18 @@ def power() -> None:
             os.environ[credentials.variable(spec.credential)] = f"{asked.login.user}:{asked.login.password}"
         with suppress(BrokenPipeError):
             host_power.answer(lines, lambda: mains.power_here(asked.board, spec, asked.pdu), _write)
+
+
+def board(lab: str, host: str, name: str) -> None:
+    """Ask the daemon of a virtual board here what a lab asks. :raises BenchError: it does not run."""
+    line = _after_hello(Lines(0))
+    if line is not None:
+        _write(boards.asked_here(_folder(lab, host) / "boards", name, line.decode()).encode() + b"\n")
+
+
+def _folder(lab: str, host: str) -> Path:
+    """What runs here for a lab has its files there."""
+    return paths.state() / "at" / f"{lab}.{host}"
 
 
 def _after_hello(lines: Lines, sockets: str = "") -> bytes | None:

@@ -191,6 +191,10 @@ class Crew:
         """Whether the host of a board is away: it may come back by itself."""
         return any(state.is_away for state in self._ledger.boards(self._lab.boards).values())
 
+    def is_away(self, board: str) -> bool:
+        """Whether the host of this board is away."""
+        return self._ledger.board(board).is_away
+
     def await_away(self) -> bool:
         """Wait until a board is back whose host is away; False: none is away, or none came back in time."""
         away = [name for name, state in self._ledger.boards(self._lab.boards).items() if state.is_away]

@@ -85,7 +85,7 @@ def lab_up(lab: Lab, *, detach: bool, progress: Callable[[str], None] | None = N
 
 
 def lab_shape(lab: Lab, name: str, shape: str) -> None:
-    """Give a virtual board a shape of the inventory (no name: its own), and power all of them off.
+    """Give a virtual board a shape of the inventory (no shape: its own), and power off all of its machine.
 
     :raises UsageError: no such board or shape.
     :raises BenchError: the lab is not up, or somebody has one of the boards.
@@ -94,7 +94,7 @@ def lab_shape(lab: Lab, name: str, shape: str) -> None:
     from lab.virtual import boards
 
     directory = services.directory(lab)
-    with session.acquire(lab, [board.name for board in lab.boards.values() if board.virtual], directory):
+    with session.acquire(lab, [board.name for board in boards.beside(lab, name)], directory):
         boards.reshape(lab, directory / "boards", name, shape)
 
 

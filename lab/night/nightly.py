@@ -247,8 +247,8 @@ class Night:
             crew.dismiss()
 
     def _run_build(self, build: str, crew: Crew) -> None:
-        shaped = planning.plan_shaped(self._cases, list(self._lab.boards.values()), build)
-        reshaped = {nodeid for share in shaped for nodeid in share.cases}
+        boards = list(self._lab.boards.values())
+        reshaped = {nodeid for share in planning.plan_shaped(self._cases, boards, build) for nodeid in share.cases}
         lost: set[str] = set()  # cases whose worker died
         while not crew.is_over:
             cases = [case for case in self._left(build, crew) if case.nodeid not in lost | reshaped]
@@ -280,7 +280,8 @@ class Night:
             with self._phase("cases"):
                 ended = crew.work(planning.plan(now, units, build, known), self._show_new)
             lost |= self._note_ended(ended)
-        for share in shaped:
+        boards.sort(key=lambda board: crew.is_away(board.name))  # those that are there come first
+        for share in planning.plan_shaped(self._cases, boards, build):
             self._run_shaped(share, crew)
 
     def _run_shaped(self, share: Share, crew: Crew) -> None:
@@ -288,16 +289,34 @@ class Night:
             mine = set(share.cases) - set(beside)
             return [case for case in self._left(share.build, crew) if case.nodeid in mine]
 
-        if not left(beside=()):
-            return
-        lost: set[str] = set()
-        with self._phase(f"cases on {share.boards[0]} as {share.shape}"), self._reshaped(share, crew):
-            while not crew.is_over and (cases := left(beside=lost)):
-                first = min(case.attempt for case in cases)
-                cut = tuple(case.nodeid for case in cases if case.attempt == first)
-                stage = [replace(share, cases=cut, attempt=first)]
-                stages = {unit: [stage] for unit in crew.muster() if share.boards[0] in [one.name for one in unit]}
-                lost |= self._note_ended(crew.work(stages, self._show_new)) or set(cut) - self._tried(share, first)
+        board, lost = share.boards[0], set[str]()
+        while not crew.is_over and (cases := left(beside=lost)):
+            if crew.is_away(board):
+                if not crew.await_away():
+                    self._fail(f"{len(cases)} cases on {board} as {share.shape} did not run: its host is away")
+                    return
+                continue
+            try:
+                with self._phase(f"cases on {board} as {share.shape}"), self._reshaped(share, crew):
+                    lost |= self._work_shaped(share, crew, partial(left, beside=lost))
+            except BenchError:
+                if not crew.is_away(board):  # else it went away just before: it is waited for
+                    raise
+
+    def _work_shaped(self, share: Share, crew: Crew, left: Callable[[], list[Case]]) -> set[str]:
+        """Try what is left while the board has its shape and its host is there. Returns what was not tried."""
+        board, lost = share.boards[0], set[str]()
+        while not crew.is_over and not crew.is_away(board):
+            cases = [case for case in left() if case.nodeid not in lost]
+            if not cases:
+                break
+            first = min(case.attempt for case in cases)
+            cut = tuple(case.nodeid for case in cases if case.attempt == first)
+            stage = [replace(share, cases=cut, attempt=first)]
+            stages = {unit: [stage] for unit in crew.muster() if board in [one.name for one in unit]}
+            lost |= self._note_ended(crew.work(stages, self._show_new))
+            lost |= set() if crew.is_away(board) else set(cut) - self._tried(share, first)
+        return lost
 
     def _tried(self, share: Share, attempt: int) -> set[str]:
         """Cases that have a result of this attempt with the share's build."""
@@ -334,15 +353,24 @@ class Night:
 
     @contextmanager
     def _reshaped(self, share: Share, crew: Crew) -> Iterator[None]:
-        """Within the block, the share's board has the share's shape, and the other virtual boards are off."""
-        self._say.note(f"{share.boards[0]} becomes {share.shape}; the other virtual boards are off meanwhile")
+        """Within the block, the share's board has the share's shape, and the virtual boards beside it are off.
+
+        A board whose host goes away is waited for, since it keeps the shape there.
+        """
+        board = share.boards[0]
+        self._say.note(f"{board} becomes {share.shape}; the other virtual boards of its machine are off meanwhile")
         crew.dismiss()
-        lab_shape(self._lab, share.boards[0], share.shape)
+        lab_shape(self._lab, board, share.shape)
         try:
             yield
         finally:
             crew.dismiss()
-            lab_shape(self._lab, share.boards[0], "")
+            while crew.is_away(board) and crew.await_away():
+                pass
+            try:
+                lab_shape(self._lab, board, "")
+            except BenchError as error:
+                self._fail(f"{board} keeps the shape {share.shape}, call `xenlab lab shape {board}`: {error}")
 
     def _examine(self, board: BoardSpec, lease: int) -> bool:
         """Check a board from within, in a process of its own, since labgrid allows one session per process."""

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +21,8 @@ from lab import netboot
 from lab.base import credentials, paths, processes
 from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.base.wait import wait_until
-from lab.inventory import BoardSpec, Lab, emulated
+from lab.grid.host_lines import HELLO, HostAway, Remote, await_link
+from lab.inventory import BoardSpec, HostSpec, Lab, emulated
 from lab.virtual import bmc, chassis, emulator, identity, image, qemu, segment
 from lab.virtual.accelerator import proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
@@ -28,6 +30,7 @@ from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 log = logging.getLogger(__name__)
 
 KCS_OFFSET = 6  # from the board's serial port base: see the port plan in docs/virtual-lab.md
+HOST_ANSWERS = 40.0  # seconds; a daemon has 20
 
 
 def prepare(
@@ -256,8 +259,13 @@ def start(lab: Lab, directory: Path, *, owner: int | None = None) -> dict[str, i
     return pids
 
 
+def beside(lab: Lab, name: str) -> list[BoardSpec]:
+    """The virtual boards of this board's machine, itself among them: they share its processors and memory."""
+    return [board for board in lab.boards.values() if board.virtual and board.at == lab.boards[name].at]
+
+
 def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
-    """Give the board ``name`` a shape of its inventory entry (no name: its own), and power all virtual boards off.
+    """Give the board ``name`` a shape of its inventory entry (no shape: its own), and power off all :func:`beside` it.
 
     It has it from its next power on until it is given another. Nobody must be using the boards.
 
@@ -271,23 +279,17 @@ def reshape(lab: Lab, directory: Path, name: str, shape: str) -> None:
     if shape and shape not in board.virtual.shapes:
         known = ", ".join(board.virtual.shapes) or "none"
         raise UsageError(f"{name} has no shape {shape} in {lab.path}; there are: {known}")
-    for other in _here(lab):
-        _tell(directory, other.name, "power", "0")
-        _tell(directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
+    for other in beside(lab, name):
+        _tell(lab, directory, other.name, "power", "0")
+        _tell(lab, directory, other.name, "shape", shape if other.name == name and shape else OWN_SHAPE)
 
 
-def _tell(directory: Path, name: str, what: str, value: str) -> None:
+def _tell(lab: Lab, directory: Path, name: str, what: str, value: str) -> None:
     """Set something at a board's daemon. :raises BenchError: it is not there, or refuses."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
-            connection.connect(str(directory / name / "control.sock"))
-            connection.sendall(f"set {what} {value}\n".encode())
-            answer = connection.makefile("r", encoding="ascii").readline().strip()
-    except OSError as error:
-        raise BenchError(f"{name}: its daemon does not answer: {error.strerror or error}") from error
-    if answer != "ok":
-        raise BenchError(f"{name}: its daemon does not set {what} to {value}: {answer or 'no answer'}")
+        ask(lab, directory, name, f"set {what} {value}")
+    except UsageError as error:
+        raise BenchError(str(error)) from None
 
 
 def running(directory: Path) -> dict[str, int]:
@@ -304,21 +306,43 @@ def ask(lab: Lab, directory: Path, name: str, request: str) -> str:
     """Ask a board's daemon something (:mod:`lab.virtual.daemon`).
 
     :raises UsageError: no such board, one of steel, or a request the daemon does not know.
-    :raises BenchError: it does not run.
+    :raises BenchError: it does not run, or its host is away.
     """
     if name not in lab.boards:
         raise UsageError(f"no board {name}{did_you_mean(name, list(lab.boards))}; there are: {', '.join(lab.boards)}")
     if lab.boards[name].virtual is None:
         raise UsageError(f"{name} is not a virtual board")
-    if host := lab.boards[name].at:
-        raise UsageError(f"{name} is at host {host.name}: this is for boards at the lab machine")
-    try:
-        answer = chassis.ask(directory / name / "control.sock", request)
-    except OSError as error:
-        raise BenchError(f"{name}: the board daemon does not answer ({error.strerror}): `xenlab lab up`?") from None
+    host = lab.boards[name].at
+    answer = _asked_there(host, name, request) if host else asked_here(directory, name, request)
     if answer.startswith("error"):
         raise UsageError(f"{name}: {answer.removeprefix('error: ')}")
     return answer
+
+
+def asked_here(directory: Path, name: str, request: str) -> str:
+    """The answer of a board's daemon at this machine, as it gives it. :raises BenchError: it does not run."""
+    try:
+        return chassis.ask(directory / name / "control.sock", request)
+    except OSError as error:
+        raise BenchError(f"{name}: the board daemon does not answer ({error.strerror}): `xenlab lab up`?") from None
+
+
+def _asked_there(host: HostSpec, name: str, request: str) -> str:
+    """The same of a board at a host. :raises HostAway: the host is not reached, or no daemon answers there."""
+    with tempfile.TemporaryFile() as errors:
+        remote = Remote(host, errors, "board", host.lab, host.name, name)
+        try:
+            remote.greet(HELLO)
+            remote.send(request.encode() + b"\n")
+            answer = remote.next(HOST_ANSWERS)
+        except HostAway:
+            await_link(host)
+            raise
+        finally:
+            remote.close()
+    if answer is None:
+        raise HostAway(f"host {host.name}: no answer for {HOST_ANSWERS:.0f} s")
+    return answer.decode(errors="replace").strip()
 
 
 def stop(directory: Path, *, timeout: float = 20.0) -> None:
