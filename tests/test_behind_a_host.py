@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import http.client
 import json
 import os
 import shutil
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 from a_host import AHost, Hosts, hosts_fixture, placed  # noqa: F401
+from consoles import Wire
 from ipmitool_stand_in import StandIn
 from redfish_zoo import PASSWORD, USER, MakeZoo, error, zoo_fixture  # noqa: F401
 from shared_lab import pytestmark  # noqa: F401
@@ -29,6 +31,7 @@ from test_redfish_oddities import LOGIN, once
 from test_ssh_console import PASSWORD as CONSOLE_PASSWORD
 from test_ssh_console import Line
 
+from lab import inventory, netboot
 from lab.base import paths
 from lab.base.errors import BmcUnreachable, PrivilegeRefused, SessionInactive, SessionsExhausted
 from lab.base.wait import wait_until
@@ -47,7 +50,8 @@ class Apart:
 
     def __init__(self) -> None:
         # Programs look up addresses only if the machine has one that is not 127.0.0.1 (getaddrinfo(3), AI_ADDRCONFIG).
-        script = "ip link set lo up && ip address add 192.0.2.1/32 dev lo && echo up && exec sleep 600"
+        addresses = "".join(f"ip address add {one}/32 dev lo && " for one in ("192.0.2.1", "192.0.2.15"))
+        script = f"ip link set lo up && {addresses}echo up && exec sleep 600"
         self._process = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -57,17 +61,14 @@ class Apart:
 
     def make(self, make: Callable[[], T]) -> T:
         """What is made by a thread in there; its threads are there, too."""
-        made: list[T] = []
 
-        def run() -> None:
+        def run() -> T:
             with open(self._file, "rb") as namespace:
                 assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) == 0
-            made.append(make())
+            return make()
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        return made[0]
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(run).result()
 
     def close(self) -> None:
         self._process.kill()
@@ -239,3 +240,64 @@ def test_consoles_behind_ssh_telnet_and_rfc_2217_that_only_their_host_reaches(
                     got += os.read(end, 100)
                 assert got == b"t\xff\x00\r"
         assert not is_shown(CONSOLE_PASSWORD, paths.state(), host.folder)
+
+
+# Boots
+
+
+def test_a_board_that_boots_by_network_at_a_host_is_served_by_the_lab_machine(
+    apart: Apart, host: AHost, tmp_path: Path
+) -> None:
+    """All files stay at the lab machine; the board's requests come by way of the host, in its name and in no other."""
+    lab = placed(simulated.lab(tmp_path / "some.yaml", 1), {"sim1": host})
+    tree = json.loads(lab.path.read_text())
+    tree["all"]["vars"]["xenlab"]["hosts"]["h1"]["netboot"] = {"address": "192.0.2.1/24", "interface": "lo"}
+    management = {"mac": "02:00:00:00:15:00", "address": "192.0.2.15/24"}
+    own = {"boot": "network", "firmware": "uefi", "nics": {"management": management}}
+    tree["all"]["hosts"]["sim1"]["xenlab"] |= own
+    lab.path.write_text(json.dumps(tree))
+    lab = inventory.load(lab.path)
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    for name in ("vmlinuz-6.1", "xen-4.17-amd64.gz", "initrd.network", "root.squashfs", "identity"):
+        (boot / name).write_text(f"this is {name}")
+    netboot.write(lab, boot=boot, root=boot / "root.squashfs", identities={"sim1": boot / "identity"})
+    home, folder = netboot.home(lab, lab.boards["sim1"]), services.directory(lab)
+
+    def get(path: str, address: str = "192.0.2.15", **headers: str) -> tuple[int, bytes]:
+        def ask() -> tuple[int, bytes]:
+            connection = http.client.HTTPConnection("192.0.2.1", 80, 5, (address, 0))
+            with contextlib.closing(connection):
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+
+        return apart.make(ask)
+
+    def default() -> bytes:
+        return get("/board/grub.cfg")[1].split()[1]
+
+    wire = apart.make(lambda: Wire(lab.boards["sim1"].console.port))
+    services.start(lab, folder, detach=False)
+    try:
+        menu = get("/board/grub.cfg")[1]
+        assert b"root=http://192.0.2.1/image/root.squashfs" in menu and b"xenlab.address=192.0.2.15/24" in menu
+        netboot.choose(home, "under-test")
+        assert (default(), default()) == (b"default=xenlab-under-test", b"default=known-good")
+        assert get("/board/identity.tar") == (200, b"this is identity")
+        assert get("/image/root.squashfs", Range="bytes=8-") == (206, b"root.squashfs")
+        assert get("/board/identity.tar", "192.0.2.1")[0] == 404, "another one's identity is not given"
+        there = host.supervised(lab.name) / "netboot"
+        grub = netboot.folder(lab) / "tftp" / "grub.efi"
+        assert (there / "tftp" / "grub.efi").read_bytes() == grub.read_bytes()
+        text = (there / "dnsmasq.conf").read_text()
+        assert "dhcp-host=02:00:00:00:15:00,192.0.2.15,sim1" in text and f"tftp-root={there / 'tftp'}" in text
+        host.cut()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            get("/board/grub.cfg")
+        host.start()
+        wait_until(lambda: services.status(folder).hosts[0].is_up, 60, "it is back", interval=0.1)
+        assert default() == b"default=known-good"
+    finally:
+        services.stop(folder)
+        wire.close()

@@ -754,7 +754,16 @@ def test_a_board_is_at_a_host_that_the_lab_reaches_by_ssh(tmp_path: Path) -> Non
     ("old", "new", "said"),
     [
         ("at: shelf", "at: shelv", "no host 'shelv' (did you mean shelf?); there are: shelf, desk"),
-        ("at: shelf", "at: shelf\n            boot: network", "boot: network is for boards at the lab machine"),
+        (
+            "at: shelf",
+            "at: shelf\n            boot: network\n            firmware: uefi",
+            "hosts.shelf: left boots by network: lacks netboot: {address: A.B.C.D/N, interface: PORT}",
+        ),
+        (
+            "at: shelf",
+            "at: shelf\n            boot: network\n            virtual: {serial_port: 1, link_port: 2}",
+            "a virtual board that boots by network must be at the lab machine",
+        ),
         ("192.0.2.2", "192.0.2.1", "ansible_host: 192.0.2.1:22 is left's already, which is at another host"),
     ],
 )

@@ -188,6 +188,13 @@ def netboot(inventory: Inventory = VIRTUAL_LAB) -> None:
     if services.status(services.directory(lab)).processes:
         raise UsageError(f"lab {lab.name} is up and serves its boards; `xenlab lab down` ends it")
     folder = served.write(lab, progress=lambda text: typer.echo(text, err=True))
-    typer.echo(f"in {folder}: DHCP and TFTP for {', '.join(board.name for board in lab.network_booted())}; as root:")
-    typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
+    for host in ("", *lab.hosts):
+        names = ", ".join(board.name for board in lab.boards_at(host) if board.boot == "network")
+        if names and host:
+            place = f"$HOME/.local/state/xenlab/at/{lab.name}.{host}/netboot"
+            typer.echo(f"at host {host}, when the lab is up: DHCP and TFTP for {names}:")
+            typer.echo(f'    sudo dnsmasq --conf-file="{place}/dnsmasq.conf"')
+        elif names:
+            typer.echo(f"in {folder}: DHCP and TFTP for {names}; as root:")
+            typer.echo(f"    dnsmasq --conf-file={folder / 'dnsmasq.conf'}")
     typer.echo("HTTP is a service of the lab: `xenlab lab up`")

@@ -17,9 +17,10 @@ from lab.base.errors import BenchError, WaitTimeout
 from lab.base.release import release
 from lab.base.wait import wait_until
 from lab.grid import hosts
-from lab.inventory import BmcSpec, BoardSpec, HostSpec, PduSpec
+from lab.inventory import BmcSpec, BoardSpec, HostSpec, NetbootSpec, PduSpec
 
 COORDINATOR = "coordinator"  # name of the Unix socket by which a host's exporter reaches it
+NETBOOT = "netboot"  # name of the socket by which a host's relay of boots reaches the lab, and of what serves boots
 DOWN = b"down\n"  # the lab goes down, and what runs for it at the host shall end
 HELLO = 60.0  # seconds that a host has for its first words; xenlab there may have to find its libraries first
 NOTICED = 1.0  # seconds in which the lab's own connection to a host is seen to be gone, too
@@ -52,6 +53,14 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class Netboot:
+    """What a host needs for its boards that boot by network, beside the way to the lab's server."""
+
+    network: NetbootSpec
+    grubs: Mapping[str, str]  # file name -> GRUB, in base64
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """What a host is told to run for a lab, and all that it needs for it."""
 
@@ -63,6 +72,7 @@ class Orders:
     seeds: Mapping[str, str] = field(default_factory=dict)  # virtual board -> the tar of its identity, in base64
     peers: Mapping[str, int] = field(default_factory=dict)  # virtual board -> UDP port of the lab link's other end
     logins: Mapping[str, Login] = field(default_factory=dict)  # by the credential's name
+    netboot: Netboot | None = None
 
 
 @dataclass(frozen=True, slots=True)

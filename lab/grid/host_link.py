@@ -92,6 +92,8 @@ class HostLink:
         """Have the sockets of the recorders here, and that of the coordinator there."""
         host, there = self._link.host, Path(hello.sockets)
         words = ["-O", "forward", "-R", f"{there / host_lines.COORDINATOR}:{self._link.coordinator}"]
+        if self._link.has_netboot:
+            words += ["-R", f"{there / host_lines.NETBOOT}:{hosts.folder(host) / host_lines.NETBOOT}"]
         for board in self._link.boards:
             pairs = zip(recorders.sockets(hosts.folder(host), board), recorders.sockets(there, board), strict=True)
             for here, other in pairs:

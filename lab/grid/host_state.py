@@ -24,6 +24,7 @@ class Link:
     boards: tuple[str, ...]
     coordinator: str  # HOST:PORT, here
     orders: Path  # what the host is told, without logins
+    has_netboot: bool = False  # boards there boot by network
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Link:

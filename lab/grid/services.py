@@ -29,10 +29,10 @@ from lab.base.wait import wait_until
 from lab.console import HOST
 from lab.console.config import RecorderConfig
 from lab.grid import host_lines, host_state, hosts, wire
-from lab.grid.host_lines import Orders
+from lab.grid.host_lines import NETBOOT, Netboot, Orders
 from lab.grid.host_state import HostState, Link
 from lab.grid.service import GRACE, SIGNS
-from lab.grid.supervisor import LOCK, NETBOOT_COMMAND, SPEAKS_TO_BMCS, WAIT
+from lab.grid.supervisor import LOCK, SPEAKS_TO_BMCS, WAIT
 from lab.inventory import BMC_KEYS, BoardSpec, Lab
 from lab.leases import away
 
@@ -285,12 +285,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     for board in boards:
         _dump(own / f"{board.name}.yaml", _environment(lab, folder, [board]))
     _write_shell_files(lab, folder)
-    served = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
-    if lab.netboot and served:
-        command = [sys.executable, "-P", "-m", "lab.netboot.server", str(netboot.folder(lab))]
-        _dump(folder / NETBOOT_COMMAND, [*command, lab.netboot.server, str(netboot.PORT)])
-    else:
-        (folder / NETBOOT_COMMAND).unlink(missing_ok=True)
+    _write_netboot(lab, folder)
     shutil.copyfile(lab.path, folder / _COPY)  # as it is now: what it becomes is for the next start
     _dump(folder / _COPIED_FROM, str(lab.path.resolve().parent))
     consoles = folder / "console"
@@ -303,6 +298,20 @@ def write_files(lab: Lab, folder: Path) -> None:
             config = replace(config, host=board.at.name, reached_in=hosts.folder(board.at))
         config.write(recorder_config(folder, board.name))
     _write_links(lab, folder)
+
+
+def _write_netboot(lab: Lab, folder: Path) -> None:
+    """What answers machines that boot by network: here, and those of each host, whose requests come through SSH."""
+    for file in folder.glob(f"{NETBOOT}*.yaml"):
+        file.unlink()
+    machines = [board for board in lab.network_booted() if not board.virtual]  # a virtual one has a network of its own
+    program, served = [sys.executable, "-P", "-m"], str(netboot.folder(lab))
+    if lab.netboot and any(not board.at for board in machines):
+        words = ["lab.netboot.server", served, lab.netboot.server, str(netboot.PORT)]
+        _dump(folder / f"{NETBOOT}.yaml", [*program, *words])
+    for host in {board.at.name: board.at for board in machines if board.at}.values():
+        words = ["lab.netboot.relay", str(hosts.folder(host) / NETBOOT), served, host.name]
+        _dump(folder / f"{NETBOOT}-{host.name}.yaml", [*program, *words])
 
 
 def _write_links(lab: Lab, folder: Path) -> None:
@@ -319,7 +328,8 @@ def _write_links(lab: Lab, folder: Path) -> None:
         path = place / f"{host.name}.orders.json"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as output:
             output.write(host_lines.encoded(_orders(lab, host.name, boards, folder)))
-        Link(host, tuple(board.name for board in boards), lab.coordinator, path).write(folder)
+        has_netboot = any(board.boot == "network" for board in boards)
+        Link(host, tuple(board.name for board in boards), lab.coordinator, path, has_netboot).write(folder)
     for file in folder.glob("*.wire.json"):
         file.unlink()
     for one in wire.wires(lab):
@@ -338,7 +348,17 @@ def _orders(lab: Lab, host: str, boards: Sequence[BoardSpec], folder: Path) -> O
         certificates={one.name: Path(one.bmc.ca_file).read_text() for one in boards if one.bmc.ca_file},
         seeds={name: base64.b64encode(file.read_bytes()).decode() for name, file in seeds.items()},
         peers={name: peer.link_port for name, peer in peers.items() if peer},
+        netboot=_netboot(lab, boards),
     )
+
+
+def _netboot(lab: Lab, boards: Sequence[BoardSpec]) -> Netboot | None:
+    """What a host with these boards needs to have them boot by network."""
+    network = next((lab.netboot_of(board) for board in boards if board.boot == "network"), None)
+    if network is None:
+        return None
+    files = {name: netboot.folder(lab) / "tftp" / name for name in netboot.GRUBS}
+    return Netboot(network, {name: base64.b64encode(file.read_bytes()).decode() for name, file in files.items()})
 
 
 def recorder_config(folder: Path, board: str) -> Path:
@@ -421,7 +441,7 @@ def _write_shell_files(lab: Lab, folder: Path) -> None:
 
 
 def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
-    at = {"at": asdict(board.at)} if board.at else {}
+    at = {"at": asdict(replace(board.at, netboot=None))} if board.at else {}
     return {
         "resources": {"RemotePlace": {"name": board.name}},
         "drivers": {

@@ -23,13 +23,13 @@ import yaml
 
 from lab.base import processes
 from lab.grid import host_files, host_state, wire
+from lab.grid.host_lines import NETBOOT
 from lab.grid.service import SIGNS, Service
 
 log = logging.getLogger("supervisor")
 
 LOCK = "supervisor.lock"
 WAIT = "wait"  # while it is there, no service is started yet
-NETBOOT_COMMAND = "netboot.yaml"  # there if machines boot by network: the argv of what serves them by HTTP
 INTERVAL = 0.5  # seconds between two looks at the services; a fifth of it until all are up
 PAUSE = 5.0  # seconds between two looks after which it was the supervisor that did not run
 OURS = (processes.PYTHON,)
@@ -37,7 +37,7 @@ SPEAKS_TO_BMCS = (processes.PYTHON, processes.NETWORK, processes.CREDENTIALS)
 
 
 def services(directory: Path) -> list[Service]:
-    """What there is to run, from the files in ``directory``. A host has recorders and an exporter, and no more."""
+    """What there is to run, from the files in ``directory``. A host has recorders, an exporter and a relay at most."""
     address, at_host = _coordinator(directory), host_files.read(directory)
     labgrid = [sys.executable, "-P", "-m", "lab.grid.labgrid_service"]
     found = [] if at_host else [Service("coordinator", [*labgrid, "coordinator", "-l", address], directory, OURS)]
@@ -46,9 +46,8 @@ def services(directory: Path) -> list[Service]:
         kind = "mirror" if json.loads(config.read_bytes())["host"] else "recorder"
         command = [sys.executable, "-P", "-m", f"lab.console.{kind}", "--config", str(config)]
         found.append(Service(f"recorder-{board}", command, directory, SPEAKS_TO_BMCS))
-    if (directory / NETBOOT_COMMAND).exists():
-        words = yaml.safe_load((directory / NETBOOT_COMMAND).read_text(encoding="utf-8"))
-        found.append(Service("netboot", words, directory, OURS))
+    for file in sorted(directory.glob(f"{NETBOOT}*.yaml")):
+        found.append(Service(file.stem, yaml.safe_load(file.read_text(encoding="utf-8")), directory, OURS))
     name = f"xenlab-{at_host.host}" if at_host else "xenlab"
     words = ["-c", address, "--name", name, "--hostname", "127.0.0.1", "exporter.yaml"]
     found.append(Service("exporter", [*labgrid, "exporter", *words], directory, OURS))
@@ -165,7 +164,7 @@ def _is_ready(directory: Path, kept: list[Service]) -> bool:
     boards = [service.name.removeprefix("recorder-") for service in kept if service.name.startswith("recorder-")]
     if not all((directory / "console" / f"{board}.ready").exists() for board in boards):
         return False
-    served = [Path(service.command[-3]) for service in kept if service.name == "netboot"]
+    served = [Path(service.command[-3]) for service in kept if service.name == NETBOOT]
     if served:
         from lab.netboot import SERVING  # with all that reads an inventory, which a supervisor does without
 

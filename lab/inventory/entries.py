@@ -243,12 +243,18 @@ _SSH = re.compile(
 )
 
 
+class _NetbootFile(Strict):
+    address: _Address
+    interface: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
+
+
 class HostFile(Strict):
     """A machine beside the lab machine: how it is reached, and xenlab there."""
 
     ssh: str
     identity: Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f\"]*$")] | None = None
     xenlab: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9/~_][A-Za-z0-9/._-]*$")] = "xenlab"
+    netboot: _NetbootFile | None = None
 
     @pydantic.field_validator("ssh")
     @classmethod
@@ -311,17 +317,12 @@ def _not_at_a_host(raw: Mapping[str, object], bmc: object) -> Iterator[str]:
     """What a board that is not at the lab machine cannot have."""
     if not raw.get("at"):
         return
-    if raw.get("boot") == "network":
-        yield "boot: network is for boards at the lab machine: what serves their files runs there alone"
+    if raw.get("boot") == "network" and raw.get("virtual"):
+        yield "a virtual board that boots by network must be at the lab machine: its network is made there"
     if not (raw.get("virtual") and isinstance(bmc, Mapping) and bmc.get("protocol") == "redfish"):
         return
     if bmc.get("tls", "verified") in ("verified", "pinned"):
         yield "a virtual board at a host makes its BMC's certificate there: say bmc.tls: unverified"
-
-
-class _NetbootFile(Strict):
-    address: _Address
-    interface: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
 
 
 class LabFile(Strict):

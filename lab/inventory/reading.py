@@ -103,7 +103,8 @@ def _hosts_of(head: LabFile | None) -> dict[str, HostSpec]:
     for name, entry in head.hosts.items() if head else ():
         user, address, port = HostFile.login(entry.ssh)
         assert head is not None
-        hosts[name] = HostSpec(name, head.lab, user, address, port, entry.identity or "", entry.xenlab)
+        netboot = NetbootSpec(**entry.netboot.model_dump()) if entry.netboot else None
+        hosts[name] = HostSpec(name, head.lab, user, address, port, entry.identity or "", entry.xenlab, netboot)
     return hosts
 
 
@@ -281,8 +282,10 @@ def _check_links(path: Path, tree: object, boards: Mapping[str, Key], problems: 
 
 def _check_network_boot(path: Path, tree: object, key: Key, board: BoardSpec, netboot: NetbootSpec | None) -> None:
     """A board that boots by network needs somebody who answers it, and an address that it is given."""
+    if board.at:
+        netboot = board.at.netboot
     if netboot is None:
-        where = at(path, tree, ("all", "vars", "xenlab"))
+        where = at(path, tree, ("all", "vars", "xenlab", *(("hosts", board.at.name) if board.at else ())))
         raise UsageError(
             f"{where}: {board.name} boots by network: lacks netboot: {{address: A.B.C.D/N, interface: PORT}}"
         )

@@ -150,6 +150,7 @@ class HostSpec:
     port: int = 22
     identity: str = ""  # file of the private key for it; empty: the lab's own key
     program: str = "xenlab"  # there: a path, or a name that its PATH has
+    netboot: NetbootSpec | None = None  # where its boards without a disk boot from
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,10 @@ class Lab:
     def network_booted(self) -> tuple[BoardSpec, ...]:
         """Boards without a disk, in name order."""
         return tuple(board for _, board in sorted(self.boards.items()) if board.boot == "network")
+
+    def netboot_of(self, board: BoardSpec) -> NetbootSpec | None:
+        """The network that this board boots from."""
+        return board.at.netboot if board.at else self.netboot
 
     @property
     def is_private(self) -> bool:

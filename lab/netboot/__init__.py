@@ -16,6 +16,7 @@ The folder of a lab (:func:`folder`)::
     boards/NAME/next          there: the next boot is the entry under test
     serving                   there: the server listens
     addresses/ADDRESS         -> boards/NAME: a board is known by the address that dnsmasq gives its port
+    at/HOST/ADDRESS           the same of a board at a host, whose requests come through SSH (:mod:`lab.netboot.relay`)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,17 @@ def home(lab: Lab, board: BoardSpec) -> Path:
     return folder(lab) / "boards" / board.name
 
 
+def places(host: str) -> Path:
+    """Where boards are known by their addresses: those of a host, or for an empty name those at the lab machine."""
+    return Path("at", host) if host else Path("addresses")
+
+
+def _network(lab: Lab, board: BoardSpec) -> NetbootSpec:
+    network = lab.netboot_of(board)
+    assert network, "the inventory was checked"
+    return network
+
+
 def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -> None:
     """All that is served for the boards of ``lab`` that boot by network; no build under test is offered.
 
@@ -74,12 +86,13 @@ def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -
 
     :raises BenchError: GRUB cannot be made.
     """
-    assert lab.netboot
     where = folder(lab)
     shutil.rmtree(where, ignore_errors=True)
     for name in ("tftp", "image", "addresses"):
         (where / name).mkdir(parents=True)
-    (where / "dnsmasq.conf").write_text(dnsmasq_conf(lab), encoding="utf-8")
+    if lab.netboot:
+        here = [board for board in lab.network_booted() if not board.at]
+        (where / "dnsmasq.conf").write_text(dnsmasq_conf(lab.netboot, here, where), encoding="utf-8")
     (where / "start.cfg").write_text(GRUB_START, encoding="ascii")
     for name, (form, modules) in GRUBS.items():
         command = ["grub-mkimage", "-O", form, "-p", "/grub", "-c", str(where / "start.cfg")]
@@ -92,10 +105,12 @@ def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -
     for board in lab.network_booted():
         own = home(lab, board)
         own.mkdir(parents=True)
-        (own / "menu.cfg").write_text(_head(board) + _known_good(lab.netboot, board), encoding="utf-8")
+        (own / "menu.cfg").write_text(_head(board) + _known_good(_network(lab, board), board), encoding="utf-8")
         (own / "identity.tar").touch(mode=0o600)  # it has the board's keys
         shutil.copyfile(identities[board.name], own / "identity.tar")
-        (where / "addresses" / _address(board)).symlink_to(Path("..", "boards", board.name))
+        place = where / places(board.at.name if board.at else "")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / _address(board)).symlink_to(os.path.relpath(own, place))
 
 
 def publish(
@@ -116,7 +131,6 @@ def publish(
 
     :raises BenchError: the lab is not up.
     """
-    assert lab.netboot
     own = home(lab, board)
     if not own.is_dir():
         raise BoardError(board.name, f"nothing is served to it: {own} is not there; is the lab up?")
@@ -133,7 +147,9 @@ def publish(
         said = tarfile.TarInfo("var/lib/xenlab/deployed")
         said.size = len(digest) + 1
         tar.addfile(said, io.BytesIO(f"{digest}\n".encode("ascii")))
-    (new / "menu.cfg").write_text(_under_test(lab.netboot, board, title, options, dom0_options), encoding="utf-8")
+    (new / "menu.cfg").write_text(
+        _under_test(_network(lab, board), board, title, options, dom0_options), encoding="utf-8"
+    )
     (new / "marker").write_text(marker, encoding="utf-8")
     shutil.rmtree(offered, ignore_errors=True)  # ended here, the board has its known-good build
     os.rename(new, offered)
@@ -166,17 +182,16 @@ def menu(own: Path) -> str:
     return f"set default={ENTRY_IDS[entry]}\nset timeout={timeout}\n{text}"
 
 
-def dnsmasq_conf(lab: Lab) -> str:
-    """DHCP and TFTP for the boards that boot by network, and for nobody else; no DNS."""
-    assert lab.netboot
-    network = ipaddress.ip_interface(lab.netboot.address).network
-    hosts = [f"dhcp-host={b.nics['management'].mac},{_address(b)},{b.name}" for b in lab.network_booted()]
+def dnsmasq_conf(netboot: NetbootSpec, boards: Sequence[BoardSpec], where: Path) -> str:
+    """DHCP and TFTP for these boards and for nobody else; no DNS. GRUB is in ``tftp`` of the folder ``where``."""
+    network = ipaddress.ip_interface(netboot.address).network
+    hosts = [f"dhcp-host={b.nics['management'].mac},{_address(b)},{b.name}" for b in boards]
     return "\n".join(
         [
-            f"# Written from {lab.path.name}: the boards that boot by network, and nobody else, are answered.",
+            "# Written by xenlab: the boards that boot by network, and nobody else, are answered.",
             "port=0",
             f"user={getpass.getuser()}",
-            f"interface={lab.netboot.interface}",
+            f"interface={netboot.interface}",
             "bind-interfaces",
             f"dhcp-range={network.network_address},static,{network.netmask}",
             *hosts,
@@ -185,8 +200,8 @@ def dnsmasq_conf(lab: Lab) -> str:
             "dhcp-boot=tag:!uefi,grub.pc",
             "dhcp-boot=tag:uefi,grub.efi",
             "enable-tftp",
-            f"tftp-root={folder(lab) / 'tftp'}",
-            f"dhcp-leasefile={folder(lab) / 'dnsmasq.leases'}",
+            f"tftp-root={where / 'tftp'}",
+            f"dhcp-leasefile={where / 'dnsmasq.leases'}",
             "log-dhcp",
             "",
         ]

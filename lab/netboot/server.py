@@ -14,9 +14,11 @@ import os
 import re
 import shutil
 import socket
+import socketserver
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 
     timeout = IDLE
     folder: Path  # set by listen()
+    places = netboot.places("")  # below it: who has which address
 
     def setup(self) -> None:
         super().setup()
@@ -53,13 +56,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        with contextlib.suppress(WaitTimeout):
-            wait_until(lambda: not _unacknowledged(self.connection), UNANSWERED, "all is acknowledged", interval=0.001)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()  # no FIN, which the server would send first
+        end(self.connection)
 
     def do_GET(self) -> None:
-        own = self.folder / "addresses" / self.client_address[0]
+        own = self.folder / self.places / self.client_address[0]
         try:
             if self.path == "/board/grub.cfg":
                 text = netboot.menu(own)
@@ -95,6 +95,14 @@ class Handler(BaseHTTPRequestHandler):
         log.info("%s %s", self.client_address[0], format % args)
 
 
+def end(connection: socket.socket) -> None:
+    """End a connection by a reset, once the board has acknowledged all that was sent."""
+    with contextlib.suppress(WaitTimeout):
+        wait_until(lambda: not _unacknowledged(connection), UNANSWERED, "all is acknowledged", interval=0.001)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()  # no FIN, which the server would send first
+
+
 def _unacknowledged(connection: socket.socket) -> int:
     """Bytes sent that the board has not acknowledged (tcp(7), SIOCOUTQ)."""
     return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0])
@@ -122,8 +130,13 @@ def main() -> int:
     """Entry point; the log goes to stdout, which whoever starts this sends to a file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     folder, address, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    return serve(folder, address, port, lambda: listen(folder, address, port))
+
+
+def serve(folder: Path, address: str, port: int, make: Callable[[], socketserver.TCPServer]) -> int:
+    """Serve until told to end; the exit status of a process that cannot, which has said why."""
     try:
-        server = listen(folder, address, port)
+        server = make()
     except PermissionError:
         sys.stdout.write(f"port {port} may not be had; as root: sysctl -w net.ipv4.ip_unprivileged_port_start={port}\n")
         return 1

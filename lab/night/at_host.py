@@ -24,7 +24,7 @@ from lab.console import config as recorders
 from lab.console.client import SourceState
 from lab.console.mirror import ask
 from lab.grid import host_files, host_power, mains, services
-from lab.grid.host_lines import COORDINATOR, DOWN, Hello, Lines, Orders, PowerOf, Report, encoded
+from lab.grid.host_lines import COORDINATOR, DOWN, NETBOOT, Hello, Lines, Orders, PowerOf, Report, encoded
 from lab.inventory import Lab
 from lab.virtual import boards
 
@@ -39,7 +39,8 @@ def serve(lab: str, host: str) -> None:
     """Run what a lab wants here, and report. It runs on when the connection ends, until the lab ends it."""
     sockets = paths.runtime() / f"at-{hashlib.sha256(f'{paths.state()} {lab} {host}'.encode()).hexdigest()[:12]}"
     sockets.mkdir(mode=0o700, exist_ok=True)
-    (sockets / COORDINATOR).unlink(missing_ok=True)  # sshd does not replace that of an older connection
+    for name in (COORDINATOR, NETBOOT):
+        (sockets / name).unlink(missing_ok=True)  # sshd does not replace that of an older connection
     other = sockets / f"{COORDINATOR}:20408"  # labgrid 26 adds its port to an address of gRPC's that has none
     if not other.is_symlink():
         other.symlink_to(COORDINATOR)

@@ -65,7 +65,7 @@ def _lab(lab: Lab) -> Iterator[Requirement]:
     here = [board for board in steel if not board.at]
     if any(spec.protocol == "ipmi" for board in here for spec in (board.bmc, board.console_bmc)):
         yield _program("ipmitool", "ipmitool")
-    if lab.netboot and any(board.boot == "network" for board in steel):
+    if lab.netboot and any(board.boot == "network" for board in here):
         yield _program("dnsmasq", "dnsmasq-base")
         names = [name for _, name in socket.if_nameindex()]
         there = lab.netboot.interface in names
