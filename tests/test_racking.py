@@ -29,6 +29,7 @@ from lab.cli.main import main
 from lab.grid import services
 from lab.grid.ssh import CommandResult
 from lab.inventory import BmcSpec
+from lab.leases import away
 from lab.leases.ledger import Ledger
 from lab.night.options import VIRTUAL_LAB
 
@@ -249,3 +250,6 @@ def test_accept_does_not_begin_with_a_board_that_is_sick(
     Ledger(services.directory(inventory.load(VIRTUAL_LAB))).quarantine("virt1", "power on failed")
     status, _, errors = run("board", "accept", "virt1", capsys=capsys)
     assert status == 3 and "virt1 is in quarantine (power on failed): `xenlab board check virt1` comes first" in errors
+    away.begin(services.directory(inventory.load(VIRTUAL_LAB)), ["virt1"], "its host is away: host h1: no route")
+    status, _, errors = run("board", "accept", "virt1", capsys=capsys)
+    assert status == 3 and "virt1 is away: its host is away: host h1: no route" in errors

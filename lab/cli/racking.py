@@ -91,6 +91,8 @@ def accept(
     lab = load(inventory)
     ledger = Ledger(services.directory(lab))
     for name, state in ledger.boards(lab.restricted(boards).boards).items():
+        if state.is_away:
+            raise BenchError(f"{name} is {state.health}")
         if state.quarantine:  # a run would wait for it to become a good one
             raise BenchError(f"{name} is in quarantine ({state.quarantine}): `xenlab board check {name}` comes first")
     joined = any({end.name for end in pair} == set(boards) for pair in lab.pairs())
