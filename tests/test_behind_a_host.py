@@ -291,6 +291,8 @@ def test_a_board_that_boots_by_network_at_a_host_is_served_by_the_lab_machine(
         grub = netboot.folder(lab) / "tftp" / "grub.efi"
         assert (there / "tftp" / "grub.efi").read_bytes() == grub.read_bytes()
         text = (there / "dnsmasq.conf").read_text()
+        test = ["dnsmasq", "--test", f"--conf-file={there / 'dnsmasq.conf'}"]
+        assert subprocess.run(test, stdin=subprocess.DEVNULL, capture_output=True, timeout=20).returncode == 0
         assert "dhcp-host=02:00:00:00:15:00,192.0.2.15,sim1" in text and f"tftp-root={there / 'tftp'}" in text
         host.cut()
         with pytest.raises((OSError, http.client.HTTPException)):
