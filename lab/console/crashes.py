@@ -1,6 +1,6 @@
 """What a crash on a console was: read from its dump, and named so that the same crash has the same name.
 
-Formats are those of Xen 4.8 to 4.23 on x86 (the source file stands beside) and of Linux 4.4 to 7.x.
+Formats are those of Xen 3 to 4.23 (the source file stands beside) and of Linux 2.6.16 to 7.x.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ _ENDED = re.compile(r"crashed on cpu#|reported crashed by domain|d0v\d+ Triple f
 _WHO_ENDED_IT = re.compile(  # include/xen/sched.h: domain_crash; x86_64/entry.S; some callers have words of their own
     r"domain_crash(?:_sync)? called from |#NM but vCR0\.TS clear|Attempt to set \S+ activity_state"
 )
-_UNHANDLED = re.compile(r"d0v\d+ (Unhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
+_UNHANDLED = re.compile(r"d0:?v\d+:? ([Uu]nhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
 _NEAR = 12  # lines between the panic's head and its message, or a domain's end and its cause: others may talk between
 
 
@@ -188,6 +188,8 @@ def _xen(crash: Crash, raw: Sequence[str], at: int) -> Crash:
         return _domain(crash, raw, at)
     before = xen_dump.dump_of_panic(raw, at, None, crash.message) if _is_panics_message(raw, at) else None
     dump = before or xen_dump.dump_after(raw, at)
+    if dump is None and crash.cpu is None and (panic := _panic_below(raw, at)):
+        crash = replace(crash, cpu=_cpu(panic))
     return _with_dump(crash, None if crash.kind in _DUMP_NEVER else dump)
 
 
@@ -203,6 +205,11 @@ def _panic(crash: Crash, raw: Sequence[str], at: int) -> Crash:
     crash = replace(crash, kind=kind, message=_short(said))
     dump = None if kind in _DUMP_NEVER else xen_dump.dump_of_panic(raw, at, crash.cpu, said)
     return _with_dump(crash, dump)
+
+
+def _panic_below(raw: Sequence[str], at: int) -> str:
+    """The head of the panic that a telling line without a dump leads to."""
+    return next((line for line in raw[at : at + _NEAR] if patterns.PANIC.search(line)), "")
 
 
 def _is_panics_message(raw: Sequence[str], at: int) -> bool:
@@ -277,12 +284,14 @@ def _with_dump(crash: Crash, dump: xen_dump.Dump | None) -> Crash:
 
 _LINUX_TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
 _LINUX_CPU = re.compile(r"\bCPU:? *(\d{1,5})\b")
+_OLD_CPU = re.compile(r"(?:^|[\s>\]])CPU:? +(\d{1,5})\s*$")  # of a kernel that says it on a line of its own
 
 
 def _linux(crash: Crash, raw: Sequence[str], at: int) -> Crash:
     frames = linux_oops.frames(crash.kind, raw[at:]) or linux_oops.frames(crash.kind, raw[:at])
     told = next((line for line in raw[at : at + 30] if "ainted" in line and _LINUX_CPU.search(line)), "")
-    tainted, cpu = _LINUX_TAINTED.search(told), _LINUX_CPU.search(told)
+    old = (_OLD_CPU.search(line) for line in raw[at : at + 30] if after_xen(line) < 0)
+    tainted, cpu = _LINUX_TAINTED.search(told), _LINUX_CPU.search(told) or next(filter(None, old), None)
     crash = replace(
         crash,
         cpu=int(cpu[1]) if crash.cpu is None and cpu else crash.cpu,

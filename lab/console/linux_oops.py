@@ -1,7 +1,7 @@
 """Where Linux was when it said that something is wrong: RIP and the call trace of an oops, a BUG, a panic, a hang.
 
 Formats are those of arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and kernel/rcu/tree_stall.h,
-Linux 4.4 to 7.x.
+Linux 2.6.16 to 7.x.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ _THAT_TELL = 3  # frames; a place that all of these share with others is none
 # Kinds that the timer, an NMI or another task notices: where it was is not where it is told.
 _NOTICED = ("linux-hung-task", "linux-rcu-stall", "linux-soft-lockup", "linux-hard-lockup", "linux-workqueue-lockup")
 
-_RIP = re.compile(r"RIP: [0-9a-f]{4}:\s*(?:\[<([0-9a-f]{6,16})>\]\s*)*([^\s+]+)\+(0x[0-9a-f]{1,8})/0x")
+# "EIP is at" is that of 32 bits, "pc :" that of arm64. Copies that took <...> for markup have no address. Linux 2.6 puts
+# a module before the name.
+_RIP = re.compile(
+    r"(?:[RE]IP: [0-9a-f]{4}:|EIP is at |EIP: |\bpc : )\s*(?:\[(?:<([0-9a-f]{6,16})>)?\]\s*)*(?::\w{1,60}:)?"
+    r"([^\s+:]+)\+(0x[0-9a-f]{1,8})/0x"
+)
+_BRACED = re.compile(r"<([0-9a-f]{6,16})>\{(?::\w{1,60}:)?([A-Za-z_][\w.$]{0,200})\+(\d{1,8})\}")  # Linux 2.6.16
 _FRAME = re.compile(
     r"(?:^|[\s>\]:])(?:\[<([0-9a-f]{6,16})>\]\s*)?(\? ?)?([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+"
     r"(?:\s+\[[\w -]{1,80}\]|\s+\([A-Z]{1,4}\)|\s+[\w./-]{1,200}\.[chS]:-?\d{1,6})*\s*$"
@@ -123,15 +129,17 @@ def _is(pattern: re.Pattern[str], place: _Place) -> bool:
 def _places(lines: Sequence[str]) -> Iterator[_Place]:
     """RIPs and frames of the first trace, in order."""
     section, traces, has_frames = "", 0, False
-    for line in lines:
+    for line in _frame_a_line(lines):
         if XEN in line and "(d0" not in line:
             continue
         if "BUG: KFENCE: " in line:  # mm/kfence/report.c: its first trace has no head
             traces = 1
-        elif "Call Trace:" in line:
+        elif "Call Trace:" in line or "Call trace:" in line:
             traces += 1
             if has_frames and traces > 1:
                 return
+        elif "lr : " in line:  # arm64: where pc returns to, which the trace tells again
+            continue
         elif match := _RIP.search(line):
             if _ENDS.search(line):
                 return
@@ -143,8 +151,7 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
         elif has_frames and _ENDS.search(line):
             return
         else:
-            for closes, name in _SECTION.findall(line):
-                section = "" if closes or name.startswith("EO") else name
+            section = _section_after(line, section)
             if traces and (match := _FRAME.search(line)):
                 place = frame(match[1], match[3], match[4], is_sure=not match[2])
                 guess = match[2]
@@ -155,3 +162,25 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
                 continue
             has_frames = True
             yield _Place(place, False, bool(guess), section)
+
+
+def _frame_a_line(lines: Sequence[str]) -> Iterator[str]:
+    """The lines, with the frames of Linux 2.6.16 as later kernels write them: each on a line of its own."""
+    for line in lines:
+        found = list(_BRACED.finditer(line)) if "}" in line else []
+        if not found:
+            yield line
+            continue
+        lead = line[: found[0].start()]
+        frames = [f" [<{one[1]}>] {one[2]}+{int(one[3]):#x}/0x0" for one in found]
+        if "IP: " in lead:
+            yield lead + frames[0]
+        else:
+            yield from (lead, *frames)
+
+
+def _section_after(line: str, section: str) -> str:
+    """Which stack the next frames are on."""
+    for closes, name in _SECTION.findall(line):
+        section = "" if closes or name.startswith("EO") else name
+    return section

@@ -19,9 +19,9 @@ _VARIABLE = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
         # The tail of an oops is its number, its error code and the kind of kernel and processor.
-        (r"(?::\s*|\s+)[0-9a-f]{4} \[#\d+\].*", ""),
+        (r"(?::\s*|\s+)[0-9a-f]{4} \[#?\d+\].*", ""),
         (r"^(?:Oops: )+(?=\w)", ""),
-        (r"(Hardware Dom\d+ crashed).*", r"\1"),  # and then: whether Xen reboots
+        (r"((?:Hardware Dom|Domain )\d+ crashed):.*", r"\1"),  # and then: whether Xen reboots
         (r"(rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)\w*(?:/tasks)?).*", r"\1"),
         (r"(hard LOCKUP on cpu \d+).*", r"\1"),  # old kernels forgot the line's end
         # Of a task its name: not its number, its processor, its work

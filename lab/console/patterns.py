@@ -1,7 +1,7 @@
 """What the lines of a console mean: crashes, warnings and milestones of Xen and of its dom0.
 
-A new pattern is one row of :data:`SIGNATURES`, and nothing else. Texts are those of Xen 4.8 to 4.23 and of
-Linux 5.10 to 7.x; the source file stands beside those of Xen.
+A new pattern is one row of :data:`SIGNATURES`, and nothing else. Texts are those of Xen 3 to 4.23 and of
+Linux 2.6.16 to 7.x; the source file stands beside those of Xen.
 """
 
 from __future__ import annotations
@@ -64,12 +64,28 @@ class HasText(Protocol):
 SIGNATURES = (
     # Xen
     Signature("crash", "xen-panic", "xen", ("Panic on CPU %d:",)),  # drivers/char/console.c
-    Signature("crash", "xen-fatal-trap", "xen", ("FATAL TRAP: ve", "FATAL TRAP: type %d")),  # arch/x86/traps.c
+    Signature(  # arch/x86/traps.c, arch/arm/traps.c
+        "crash",
+        "xen-fatal-trap",
+        "xen",
+        ("FATAL TRAP: ve", "FATAL TRAP: type %d", "CPU%d: Unexpected Trap: "),
+    ),
     Signature("crash", "xen-page-fault", "xen", ("FATAL PAGE FAULT", "Early fatal page fault")),
     Signature("crash", "xen-protection-fault", "xen", ("GENERAL PROTECTION FAULT", "CONTROL-FLOW PROTECTION FAULT")),
-    Signature("crash", "xen-double-fault", "xen", ("*** DOUBLE FAULT ***", "DOUBLE FAULT -- system shutdown")),
+    Signature(
+        "crash",
+        "xen-double-fault",
+        "xen",
+        ("*** DOUBLE FAULT ***", "DOUBLE FAULT -- system shutdown", "*** DOUBLE FAULT: Xen-"),
+    ),
     Signature("crash", "xen-bug", "xen", ("Xen BUG at ",)),  # common/bug.c
-    Signature("crash", "xen-assertion", "xen", ("Assertion '%s' failed at ",), unless=(", function ",)),  # debug builds
+    Signature(  # debug builds; the second is that of Xen before 4.4
+        "crash",
+        "xen-assertion",
+        "xen",
+        ("Assertion '%s' failed at ", "Assertion '%s' failed, line %d, file "),
+        unless=(", function ",),
+    ),
     Signature("crash", "xen-watchdog", "xen", ("Watchdog timer detects that CPU%d is stuck",)),  # arch/x86/nmi.c
     Signature(  # arch/x86/cpu/mcheck/mce.c
         "crash",
@@ -78,13 +94,19 @@ SIGNATURES = (
         ("Fatal machine check: ", "MCE: Fatal error happened", "HARDWARE ERROR", "CPU%d: Machine Check Exception:"),
         unless=("HARDWARE ERROR.", "HARDWARE ERROR "),  # mcelog's, others'
     ),
-    Signature("crash", "dom0-watchdog", "xen", ("Hardware Dom%d shutdown: watchdog",)),  # common/shutdown.c
+    Signature(  # common/shutdown.c; "Domain 0" is what Xen before 4.4 says
+        "crash",
+        "dom0-watchdog",
+        "xen",
+        ("Hardware Dom%d shutdown: watchdog", "Domain 0 shutdown: watchdog"),
+    ),
     Signature(
         "crash",
         "dom0-crash",
         "xen",
         (
             *("Hardware Dom%d crashed", "Hardware Dom%d shutdown (unknown reason", "did unsupported soft reset"),
+            *("Domain 0 crashed: ", "Domain 0 shutdown (unknown reason"),
             *("Domain 0 (vcpu#%d) crashed on cpu", "Domain 0 reported crashed by domain"),  # common/domain.c
             "d0v%d Triple fault - invoking HVM shutdown",  # arch/x86/hvm/hvm.c
         ),
@@ -115,11 +137,23 @@ SIGNATURES = (
         (
             *("kernel BUG at %w", "BUG: Bad page %w in process", "BUG: scheduling while atomic: ", "BUG: KASAN: "),
             *("BUG: KFENCE: ", "BUG: stack guard page was hit", "BUG: %w stack guard page was hit"),
-            *("BUG: spinlock %s on CPU#%d, ", "BUG: rwlock %s on CPU#%d, "),
+            *("BUG: spinlock %s on CPU#%d, ", "BUG: rwlock %s on CPU#%d, ", "BUG: KMSAN: "),
+            *("BUG %w (Not tainted): ", "BUG %w (Tainted: %s): "),  # mm/slub.c
+            *("Kernel BUG at %w:%d", "Bad page state in process '"),  # Linux 2.6.18
         ),
     ),
-    Signature("crash", "linux-soft-lockup", "linux", ("BUG: soft lockup - CPU#%d stuck for",)),
-    Signature("crash", "linux-hard-lockup", "linux", ("Watchdog detected hard LOCKUP on cpu",)),
+    Signature(  # the second of each is that of Linux 2.6
+        "crash",
+        "linux-soft-lockup",
+        "linux",
+        ("BUG: soft lockup - CPU#%d stuck for", "BUG: soft lockup detected on CPU#%d"),
+    ),
+    Signature(
+        "crash",
+        "linux-hard-lockup",
+        "linux",
+        ("Watchdog detected hard LOCKUP on cpu", "NMI Watchdog detected LOCKUP on CPU"),
+    ),
     Signature(
         "crash",
         "linux-oops",
@@ -132,6 +166,9 @@ SIGNATURES = (
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
             *("bounds: %x [#%d]", "overflow: %x [#%d]", "iret exception: %x [#%d]", "fpu exception: %x [#%d]"),
             "Bad pagetable: %x [#%d]",
+            "Unable to handle kernel ",  # arch/arm64/mm/fault.c; Linux 2.6.18, as are the next
+            *("Oops: %x [%d]", "general protection fault: %x [%d]", "invalid opcode: %x [%d]", "divide error: %x [%d]"),
+            *("stack segment: %x [%d]", "double fault: %x [%d]"),
         ),
     ),
     Signature(
@@ -178,6 +215,7 @@ SIGNATURES = (
         (
             *("Domain %d (vcpu#%d) crashed on cpu", "Domain %d reported crashed by domain"),
             "Triple fault - invoking HVM shutdown",
+            *("VIRIDIAN CRASH: ", "VIRIDIAN GUEST_CRASH: "),  # arch/x86/hvm/viridian: what Windows says of its own
         ),
     ),
     Signature("warning", "domain-crash", "xen", ("domain_crash called from", "domain_crash_sync called from")),
@@ -209,6 +247,8 @@ SIGNATURES = (
             *("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d", "WARNING: [%s at %w, CPU#%d"),
             *("UBSAN: %w in ", "BUG: sleeping function called from invalid", "BUG: using %w in preemptible"),
             *("BUG: Bad rss-counter state", "BUG: workqueue leaked", "WARNING: suspicious RCU usage"),
+            *("BUG: KCSAN: ", "BUG: Invalid wait context", "NETDEV WATCHDOG: "),
+            *("WARNING: at %w:%d ", "BUG: warning at %w:%d"),  # Linux 3, 2.6.18
             *("WARNING: possible circular locking", "WARNING: possible recursive locking"),  # lockdep
             *(
                 "WARNING: possible irq lock inversion",

@@ -12,7 +12,7 @@ _NARROWEST = 60  # columns; what is broken at less is not a terminal's
 _BEGINS = re.compile(r"\s*(?:\(d0|<\d{1,3}>|\[ *\d[\d.:, -]{3,30}\]|[A-Z][a-z]{2} [ \d]\d [\d:]{8})")
 # A mail breaks at blanks: an address that waits for its function, which is all that follows.
 _WAITS = re.compile(
-    r"(?:RIP:\s+[0-9a-f]{4}:\s*|^|\s)\[<[0-9a-f]{6,16}>\](?:\s+[RFS])?\s*$|page fault at [0-9a-f]{4}:\w+\s*$"
+    r"(?:RIP:\s+[0-9a-f]{4}:\s*|^|\s)\[<[0-9a-f]{6,16}>\](?:\s+[RFSCE])?\s*$|page fault at [0-9a-f]{4}:\w+\s*$"
 )
 _FOLLOWS = re.compile(r"\s*(?:[\w./-]{1,200}#)?[A-Za-z_][\w.]{0,200}\+(?:0x[0-9a-f]+|0)/|\s*\(cr2=")
 

@@ -1,6 +1,6 @@
 """Xen's register dumps among the lines of a console: which of several belongs to a crash, and what it says.
 
-Formats are those of xen/arch/x86/traps.c and x86_64/traps.c, Xen 4.8 to 4.23.
+Formats are those of xen/arch/x86/traps.c, x86_64/traps.c and arch/arm/traps.c, Xen 3 to 4.23.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ _SOON = 40  # lines; a dump that follows a telling line comes within these, thou
 _PLACE = r"([^\s+]+)(?:\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+)?"  # %pS: function+offset/size
 _HEADER = re.compile(r"----\[ Xen-(\S+)\s+\S+\s+(?:debug=([yn]))?")  # print_xen_info
 _TAINTED = re.compile(r"Tainted: ([A-Z ]{1,30})")
-_ADDRESS = r"\[(?:<([0-9a-f]{6,16})>)?\]"  # copies that took <...> for markup have none
-_RIP = re.compile(rf"RIP:\s+([0-9a-f]{{4}}):{_ADDRESS}(?:\s+{_PLACE})?")  # _show_registers
-# show_trace: R is RIP, F found by frame pointers, S a guess from the stack. Xen before 4.13 has no letter.
+_ADDRESS = r"\[(?:<([0-9a-f]{6,16})>| *)\]"  # copies that took <...> for markup have none
+# _show_registers; EIP is that of Xen 3 and 4.0 for 32 bits
+_RIP = re.compile(rf"[RE]IP:\s+([0-9a-f]{{4}}):{_ADDRESS}(?:\s+{_PLACE})?")
+_PC = re.compile(rf"\bPC: +([0-9a-f]{{8,16}})(?: +{_PLACE})?\s*$")  # arch/arm/traps.c
+# show_trace: R is RIP, F found by frame pointers, C by the shadow stack, S a guess from the stack, E an address that
+# an exception was told of. Xen before 4.13 has no letter.
 # Behind it the name of a livepatch.
-_FRAME = re.compile(rf"{_ADDRESS}(?:\s+([RFS])\b\??)?(?:\s+{_PLACE})?(?:\s+\[[\w.-]{{1,128}}\]|\s+\((?:PC|LR)\))?\s*$")
+_FRAME = re.compile(
+    rf"{_ADDRESS}(?:\s+([RFSCE])\b\??)?(?:\s+{_PLACE})?(?:\s+\[[\w.-]{{1,128}}\]|\s+\((?:PC|LR)\))?\s*$"
+)
 _FAULT_AT = re.compile(r"fault at ([0-9a-f]{6,16}) ([^\s+]+)\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+")
 _OF_A_DUMP = re.compile(
-    r"\*{0,60}$|----\[ Xen-|CPU:\s|RIP:\s|RFLAGS:\s|CONTEXT:|(?:r\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: |to [0-9a-f]{16} "
+    r"\*{0,60}$|----\[ Xen-|CPU:\s|[RE]IP:\s|[RE]FLAGS:\s|CONTEXT:|(?:[re]\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: "
+    r"|to [0-9a-f]{16} "
     r"|Xen (?:code around|stack trace from|call trace:|stack overflow)|Guest stack trace|Pagetable walk|L\d\[0x"
-    r"|\[<?\w*>?\]|(?:--|<?[0-9a-f]{2}>?)(?: |$)|[0-9a-f]{16}(?: |$)|Stack empty|\[Fault on access|Non-responding CPUs"
-    r"|CPU\d+\t|CPU\d+ +d\S+ +[0-9a-f]{4}:|(?:Current|Valid) stack |No stack over|Inaccessible|User mode|Fault while"
+    r"|\[<?\w*>?\]|(?:--|<?[0-9a-f]{2}>?)(?: |$)|(?:[0-9a-f]{8}){1,2}(?: |$)|Stack empty|\[Fault on access"
+    r"|Non-responding CPUs|CPU\d+\t|CPU\d+ @ |CPU\d+ +d\S+ +[0-9a-f]{4}:|(?:Current|Valid) stack |No stack over|Inaccessible|User mode|Fault while"
 )
 # The dump below such a line is no crash's.
 _OTHERS = re.compile(r"Xen WARN at |\*\*\* Dumping (?:CPU|Dom)|crashed on cpu#|Triple fault|pressed -> |host state:")
@@ -69,7 +75,7 @@ class Dump:
         """Whether the registers are a guest's, dom0's included."""
         rip = next((match for line in self.lines if (match := _RIP.search(line))), None)
         return bool(rip and rip[1] != "e008") or any(
-            "CONTEXT: pv guest" in x or "CONTEXT: hvm" in x for x in self.lines
+            "CONTEXT: pv guest" in x or "CONTEXT: hvm" in x or " (Guest " in x for x in self.lines
         )
 
     def frames(self) -> Iterator[Frame]:
@@ -78,6 +84,8 @@ class Dump:
         for line in self.lines:
             if match := _RIP.search(line):
                 yield frame(match[2], match[3], match[4])
+            elif match := _PC.search(line):
+                yield frame(match[1], match[2], match[3])
             elif match := _FRAME.search(line):
                 if (match[1] or match[3]) and (match[2] or not is_marked or after_xen(line) >= 0):
                     yield frame(
@@ -121,7 +129,7 @@ def dumps(lines: Sequence[str]) -> list[Dump]:
         lead = _lead(lines, head) if lead is None else lead
         end = next((at for at in range(head + 1, following) if PANIC.search(lines[at])), following)
         body = tuple(lines[head:end])
-        if end == following < len(lines) and not any(_RIP.search(line) for line in body):
+        if end == following < len(lines) and not any(_RIP.search(line) or _PC.search(line) for line in body):
             continue
         cpu = next((int(match[1]) for line in body[1:6] if (match := DUMP_CPU.search(line))), None)
         found.append(Dump(head, body, lead, cpu))
