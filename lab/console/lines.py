@@ -15,8 +15,8 @@ Speaker = Literal["xen", "linux", "other"]
 
 _WINDOW = 300  # characters looked at on either end of what stands before a message
 
-# Xen relays a guest's console as "(d1) ...", "(d1v0) ...", "DOM1: ..." or, before 4.3, "HVM1: ...". All that follows is the guest's, though it
-# says "(XEN)" as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
+# Xen relays a guest's console as "(d1) ...", "(d1v0) ...", "DOM1: ..." or, before 4.3, "HVM1: ...". All that follows
+# is the guest's, though it says "(XEN)" as a PV shim would. dom0 may print through Xen, too: (d0) is no guest.
 # This and the next begin with characters, not with a \b: so ``re`` skips all others, up to four times as fast.
 _GUESTS_WORDS = re.compile(
     r"\(d[1-9]\d{0,5}(?:v\d{1,4})?\)\s.*|x(?<!\wx)enconsoled(?:\[\d{1,8}\])?:\s.*|D(?<!\wD)OM[1-9]\d{0,3}: .*"

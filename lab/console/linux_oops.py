@@ -18,8 +18,8 @@ _THAT_TELL = 3  # frames; a place that all of these share with others is none
 # Kinds that the timer, an NMI or another task notices: where it was is not where it is told.
 _NOTICED = ("linux-hung-task", "linux-rcu-stall", "linux-soft-lockup", "linux-hard-lockup", "linux-workqueue-lockup")
 
-# "EIP is at" is that of 32 bits, "pc :" that of arm64. Copies that took <...> for markup have no address. Linux 2.6 puts
-# a module before the name.
+# "EIP is at" is that of 32 bits, "pc :" that of arm64. Linux 2.6 puts a module before the name. Copies that took
+# <...> for markup have no address.
 _RIP = re.compile(
     r"(?:[RE]IP: [0-9a-f]{4}:|EIP is at |EIP: |\bpc : )\s*(?:\[(?:<([0-9a-f]{6,16})>)?\]\s*)*(?::\w{1,60}:)?"
     r"([^\s+:]+)\+(0x[0-9a-f]{1,8})/0x"

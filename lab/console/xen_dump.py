@@ -32,10 +32,10 @@ _FRAME = re.compile(
 _FAULT_AT = re.compile(r"fault at ([0-9a-f]{6,16}) ([^\s+]+)\+(0x[0-9a-f]{1,8}|0)/(?:0x)?[0-9a-f]+")
 _OF_A_DUMP = re.compile(
     r"\*{0,60}$|----\[ Xen-|CPU:\s|[RE]IP:\s|[RE]FLAGS:\s|CONTEXT:|(?:[re]\w\w?|cr\d|[fg]sb|[de]s|gss): |ler: "
-    r"|to [0-9a-f]{16} "
-    r"|Xen (?:code around|stack trace from|call trace:|stack overflow)|Guest stack trace|Pagetable walk|L\d\[0x"
-    r"|\[<?\w*>?\]|(?:--|<?[0-9a-f]{2}>?)(?: |$)|(?:[0-9a-f]{8}){1,2}(?: |$)|Stack empty|\[Fault on access"
-    r"|Non-responding CPUs|CPU\d+\t|CPU\d+ @ |CPU\d+ +d\S+ +[0-9a-f]{4}:|(?:Current|Valid) stack |No stack over|Inaccessible|User mode|Fault while"
+    r"|to [0-9a-f]{16} |Xen (?:code around|stack trace from|call trace:|stack overflow)|Guest stack trace"
+    r"|Pagetable walk|L\d\[0x|\[<?\w*>?\]|(?:--|<?[0-9a-f]{2}>?)(?: |$)|(?:[0-9a-f]{8}){1,2}(?: |$)|Stack empty"
+    r"|\[Fault on access|Non-responding CPUs|CPU\d+\t|CPU\d+ @ |CPU\d+ +d\S+ +[0-9a-f]{4}:|(?:Current|Valid) stack "
+    r"|No stack over|Inaccessible|User mode|Fault while"
 )
 # The dump below such a line is no crash's.
 _OTHERS = re.compile(r"Xen WARN at |\*\*\* Dumping (?:CPU|Dom)|crashed on cpu#|Triple fault|pressed -> |host state:")
