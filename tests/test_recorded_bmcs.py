@@ -13,6 +13,7 @@ from lab.base.errors import (
     AuthenticationRefused,
     BenchError,
     BmcBusy,
+    BmcFellSilent,
     BmcRefused,
     BmcUnreachable,
     CipherRefused,
@@ -149,7 +150,7 @@ SESSIONS = {
     ),
     "silence behind the first words": (
         f"> Error: no response from RAKP 1 message\n{V2}",
-        BmcUnreachable,
+        BmcFellSilent,
         "some BMCs do so for a user they do not know",
     ),
     "no such host": (f"Address lookup for bmc.invalid failed\n{V2}", BmcUnreachable, "host name not known"),

@@ -80,6 +80,10 @@ class BmcUnreachable(BoardError):
     """No session with the board's BMC could be had, or the BMC fell silent."""
 
 
+class BmcFellSilent(BmcUnreachable):
+    """The BMC answered at first, and then no more: it is there, and may answer again."""
+
+
 class NoSessionNow(BmcUnreachable):
     """The BMC answers, and gives no session at the moment. This passes by itself."""
 
@@ -106,6 +110,10 @@ class PasswordExpired(BmcRefused):
 
 class PrivilegeRefused(BmcRefused):
     """The BMC's user may not have the privilege that was asked for."""
+
+
+class LicenceMissing(BmcRefused):
+    """The BMC does not do this without a licence that it does not have."""
 
 
 class CipherRefused(BmcRefused):

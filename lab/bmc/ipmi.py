@@ -18,6 +18,7 @@ from typing import TypeVar
 from lab.base.credentials import Credential
 from lab.base.errors import (
     BenchError,
+    BmcFellSilent,
     BmcUnreachable,
     CipherRefused,
     CommandFailed,
@@ -311,10 +312,7 @@ class IpmiBmc:
             if capability and ipmitool.completion_code(error.output) in ipmitool.UNSUPPORTED_CODES:
                 raise MissingCapability(self.board, capability) from error
             raise
-        try:
-            data = bytes.fromhex("".join(answer.split()))
-        except ValueError:
-            data = b""
+        data = ipmitool.data(answer)
         if len(data) < length:
             raise CommandFailed(self.board, _shown(command), 0, f"{length} bytes expected: {answer}")
         return data
@@ -332,7 +330,8 @@ class IpmiBmc:
         command that failed in
         part is taken for good where ``problems`` are asked for: they are what it wrote to stderr.
 
-        :raises BmcUnreachable: no session, and the BMC said nothing; or it fell silent.
+        :raises BmcUnreachable: no session, and the BMC said nothing.
+        :raises BmcFellSilent: it said nothing any more.
         :raises NoSessionNow, BmcBusy: still no session, or still busy.
         :raises BmcRefused: no session, and the BMC said why.
         :raises CommandFailed: a session, but the command failed.
@@ -378,8 +377,8 @@ class IpmiBmc:
             lines = [line.strip() for line in stderr.splitlines() if line.strip() and ipmitool.NOISE not in line]
             problems += lines or ["ipmitool does not say what"]
             return stdout
-        if ipmitool.FELL_SILENT in exchange.output:
-            raise BmcUnreachable(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
+        if ipmitool.fell_silent(exchange.output):
+            raise BmcFellSilent(self.board, f"BMC {self._address} fell silent: `{_shown(command)}` had no answer")
         raise ipmitool.failure(self.board, _shown(command), exchange.status, exchange.output)
 
     def _no_session(self, failed: Exchange) -> BenchError:

@@ -14,6 +14,7 @@ from lab.base.credentials import Credential
 from lab.base.errors import (
     AuthenticationRefused,
     BmcBusy,
+    BmcFellSilent,
     BmcRefused,
     BmcUnreachable,
     CipherRefused,
@@ -67,14 +68,21 @@ COMPLETION_CODES = {
 BUSY_CODES = frozenset({0xC0, 0xC3, 0xCE, 0xCF, 0xD0, 0xD1, 0xD2})
 _MAYBE_DONE = frozenset({0xC3, 0xCE, 0xCF})  # the BMC gave up on the answer, perhaps not on the act
 FINAL_CODES = frozenset({0xC1, 0xC2, 0xC6, 0xC7, 0xC8, 0xC9, 0xCC, 0xCD, 0xD4, 0xD6})
-UNSUPPORTED_CODES = frozenset({0xC1, 0xC2})
+UNSUPPORTED_CODES = frozenset({0xC1, 0xC2, 0xD6})
 _RESPONSE = re.compile(r"\brsp=0x([0-9a-f]{2})\b")
 _WORDS = re.compile(
     rf"(?:: |^|0x[0-9a-f]+ )({'|'.join(map(re.escape, sorted(COMPLETION_CODES, key=len, reverse=True)))})\s*$", re.M
 )
 
 NO_SESSION = "Unable to establish"
-FELL_SILENT = "Close Session command failed"  # there was a session, and then no answer any more
+# There was a session, and then no answer any more: what had one is told with the reason behind a colon.
+_FELL_SILENT = re.compile(
+    r"Close Session command failed|^(?:Unable to get Chassis Power Status|Unable to set Chassis Power Control to \S+"
+    r"|Unable to send RAW command \([^)\n]*\)|Error [gs]etting Chassis Boot Parameter \d+"
+    r"|Error sending Chassis Status command|Get Device ID command failed|Get SDR Repository Info command failed)\s*$",
+    re.M | re.I,
+)
+_SILENT_OPENING = re.compile(r"Error: (no response from RAKP \d message)")
 NOISE = "Get HPM.x Capabilities request failed"  # of a session below Administrator; nothing failed
 _PRIVILEGE = re.compile(r"Set Session Privilege Level to \S+ failed(?:: (?P<why>.+))?")
 _NOBODY = re.compile(r"Get Auth Capabilities (?:error|command failed)\s*$", re.M)
@@ -87,6 +95,7 @@ _LEVEL = (
 _SUITE = "refused the session ({why}): check bmc.cipher ({cipher}) in the inventory; {who}"
 _FULL = "has no free session ({why}): it has few, and keeps those of clients that died for a minute"
 _LOST = "forgot the session while it was opened ({why})"
+_TWICE = "gave another answer while the session was opened ({why}): packets come late or twice; is its network sound?"
 _TYPE = (
     "refused the session ({why}): the BMC's LAN channel must allow MD5 or password authentication for the level {level}"
 )
@@ -134,6 +143,7 @@ _FAILURES = (
     ),
     _of(r"(?P<why>Unsupported cipher suite ID) ?: \d+", CipherRefused, _SUITE),
     _of(_AT_OPENING + r"(?P<why>.+)", BmcRefused, _SUITE),
+    _of(r"Error: (?P<why>Received an Unexpected (?:Open Session Response|RAKP \d message))", NoSessionNow, _TWICE),
     _of(r"(?P<why>RAKP 2 HMAC is invalid)", LoginRefused, _LOGIN),
     _of(
         r"(?P<why>RAKP 4 message has invalid integrity check value)",
@@ -213,17 +223,29 @@ def why_no_session(
             return error(failure.error, failure.text, match.groupdict().get("why") or match[0])
     if "Address lookup" in told:
         return BmcUnreachable(board, f"BMC {address}: host name not known")
+    # Whatever is told behind it is not the BMC's answer: some do so while the board's power changes.
+    if match := _SILENT_OPENING.search(told):
+        return error(
+            BmcFellSilent,
+            "fell silent while the session was opened ({why}): some BMCs do so for a user they do not know; {who}",
+            match[1],
+        )
     # A level that is refused without a reason had no answer: from a BMC that drops what it does not allow, or died.
     match = _PRIVILEGE.search(told)
     if match and (match["why"] or (is_verbose and not _NOBODY.search(told))):
         return error(PrivilegeRefused, _LEVEL, match["why"] or "no reason given: bmc.cipher may be it, too")
-    if is_verbose and (match := re.search(r"Error: (no response from RAKP \d message)", told)):
-        return error(
-            BmcUnreachable,
-            "fell silent while the session was opened ({why}): some BMCs do so for a user they do not know; {who}",
-            match[1],
-        )
     return None
+
+
+def fell_silent(output: str) -> bool:
+    """Whether a command that failed in a session had no answer."""
+    return bool(_FELL_SILENT.search(output))
+
+
+def data(output: str) -> bytes:
+    """The bytes that a raw command was answered with, without what else ipmitool tells; none where it is no answer."""
+    lines = [line for line in output.splitlines() if re.fullmatch(r"(?:\s*[0-9a-f]{2})+\s*", line)]
+    return bytes.fromhex("".join("".join(lines).split()))
 
 
 def completion_code(output: str) -> int | None:

@@ -7,6 +7,7 @@ Sources: DSP0266 (error responses, collections), the Base message registry (DSP8
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,8 @@ Resource: TypeAlias = Mapping[str, object]  # as JSON; what a service says is of
 
 BUSY = frozenset({429, 502, 503, 504})  # HTTP status of a service that starts, or has too much to do
 # Messages by the last part of their id, which keeps its meaning over a registry's versions: of the Base registry, and
-# of makers that have their own for a service that is not ready (iLO's ResourceNotReadyRetry, iDRAC's SYS518).
+# of makers that have their own for a service that is not ready: of iLO, which takes no change of the boot while the
+# machine is in POST, and of iDRAC (a letter code).
 BUSY_MESSAGES = frozenset(
     {
         "ServiceTemporarilyUnavailable",
@@ -30,10 +32,13 @@ BUSY_MESSAGES = frozenset(
         "ResourceInStandby",
         "ResourceInUse",
         "ResourceNotReadyRetry",
-        "SYS518",
+        "ResourceTemporarilyUnavailable",
+        "ResetInProgress",
+        "UnableToModifyDuringSystemPOST",
+        *("SYS518", "SWC0700", "RAC0508"),
     }
 )
-NO_SESSION_LEFT = frozenset({"SessionLimitExceeded", "CreateLimitReachedForResource"})
+NO_SESSION_LEFT = frozenset({"SessionLimitExceeded", "CreateLimitReachedForResource", "RAC0218"})
 PASSWORD_EXPIRED = frozenset({"PasswordChangeRequired"})
 PRIVILEGE = frozenset(
     {"InsufficientPrivilege", "InsufficientPrivilegeForProperty", "InsufficientPrivilegeForOperation"}
@@ -70,11 +75,12 @@ def said(body: object) -> Said:
     listed = error.get("@Message.ExtendedInfo") or error.get("Messages") or []
     messages = [one for one in (listed if isinstance(listed, list) else [listed]) if isinstance(one, Mapping)]
     for one in messages:
-        message_id, text = _text(one.get("MessageId")), _text(one.get("Message"))
+        message_id = _text(one.get("MessageId")) or _text(one.get("MessageID"))  # the second of iLO 4
+        text = _text(one.get("Message")) or ", ".join(filter(None, map(_text, elements(one.get("MessageArgs")))))
         general = message_id.rpartition(".")[2] in ("", "GeneralError", "Success")
         if (text or message_id) and not (general and len(messages) > 1):
             return Said(text, message_id or None)
-    return Said(_text(error.get("message")), _text(error.get("code")) or None)
+    return Said(_text(error.get("message")) or _text(error.get("Message")), _text(error.get("code")) or None)
 
 
 def _text(value: object) -> str:
@@ -128,6 +134,11 @@ def retry_after(header: str | None) -> float:
 def identity(path: str) -> str:
     """A resource's own name, of its path."""
     return path.rstrip("/").rpartition("/")[2]
+
+
+def is_about_a_licence(reason: Said) -> bool:
+    """Whether it is a licence that the service lacks. Each maker has a message of its own for that."""
+    return bool(re.search(r"licen[cs]e", f"{reason.message} {reason.name}", re.I))
 
 
 def said_of(answer: Response) -> Said:

@@ -78,7 +78,8 @@ class Chassis:
                 self._add(name, _first(one, "Reading", "CurrentReading"), unit, one)
 
     def _add(self, name: str, reading: object, unit: str, resource: Resource) -> None:
-        words = ("no reading",) if reading is None else (str(reading), unit)
+        is_absent = isinstance(reading, int | float) and part(resource, "Status").get("State") == "Absent"  # iLO: 0
+        words = ("no reading",) if reading is None or is_absent else (str(reading), unit)
         text = " ".join(filter(None, (*words, _remark(resource))))
         self._found.add(printable(name.encode()), printable(text.encode()))
 

@@ -36,6 +36,7 @@ from lab.base.errors import (
     CertificateRefused,
     CommandFailed,
     CommandRefused,
+    LicenceMissing,
     LoginRefused,
     PasswordExpired,
     PrivilegeRefused,
@@ -259,6 +260,12 @@ class RedfishService:
         status, reason = response.status_code, answers.said_of(response)
         if reason.name in answers.NO_SESSION_LEFT:
             return SessionsExhausted(self.board, f"BMC {self.url} has no free session (HTTP {status}): {reason}")
+        if status in (400, 403) and answers.is_about_a_licence(reason):
+            return LicenceMissing(
+                self.board,
+                f"BMC {self.url}: {what}: it lacks a licence for that (HTTP {status}): {reason}; give it one, or take "
+                "bmc.protocol: ipmi",
+            )
         if status in (401, 403):
             if status == 401:
                 self._log_out()

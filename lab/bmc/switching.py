@@ -11,6 +11,7 @@ from typing import TypeVar
 from lab.base.errors import (
     BenchError,
     BmcBusy,
+    BmcFellSilent,
     BmcRefused,
     BmcUnreachable,
     CommandFailed,
@@ -93,7 +94,8 @@ def switch(
 
     :raises PowerTimeout: the power was not as wanted within ``timeout`` seconds; has the BMC's last refusal.
     :raises BmcUnreachable: no answer, neither to the first question nor at the deadline.
-    :raises CommandFailed: the first question failed, or the last one at the deadline did.
+    :raises CommandFailed: the last question at the deadline failed. One before is asked again: as long as a BMC
+        starts, some answer with an error that says no more than that it is one.
     :raises BmcRefused, CommandRefused: at once: the BMC's mind does not change, and a user may be locked out.
     """
     started = time.monotonic()
@@ -137,7 +139,7 @@ def switch(
             raise
         except (BmcUnreachable, CommandFailed) as error:
             # BMCs fall silent for a moment while they switch; one that never spoke is dead.
-            if not answered and not isinstance(error, PASSING):
+            if not answered and not isinstance(error, (*PASSING, BmcFellSilent, CommandFailed)):
                 raise
             seen_since, trouble = None, error
             if is_commanding and isinstance(error, CommandFailed):

@@ -155,9 +155,9 @@ class SolSource(ProgramSource):
                 )
             self._ask_at = time.monotonic() + self._ask_after
         elif self._question.poll() is not None:
-            said = self._end_question().split()
+            said = ipmitool.data(self._end_question().decode(errors="replace"))
             # Instances there can be, then a bit for each that is active. ipmitool asks for the first one.
-            if len(said) >= 2 and not int(said[1], 16) & 1:
+            if len(said) >= 2 and not said[1] & 1:
                 raise SourceLost(f"{self._name}: the session was ended by somebody else, or the BMC has restarted")
 
     def _end_question(self) -> bytes:
