@@ -177,7 +177,7 @@ _ENDED = re.compile(r"crashed on cpu#|reported crashed by domain|d0v\d+ Triple f
 _WHO_ENDED_IT = re.compile(  # include/xen/sched.h: domain_crash; x86_64/entry.S; some callers have words of their own
     r"domain_crash(?:_sync)? called from |#NM but vCR0\.TS clear|Attempt to set \S+ activity_state"
 )
-_UNHANDLED = re.compile(r"d0:?v\d+:? ([Uu]nhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
+_UNHANDLED = re.compile(r"d0(?::?v\d+:?)? ([Uu]nhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
 _NEAR = 12  # lines between the panic's head and its message, or a domain's end and its cause: others may talk between
 
 
