@@ -58,7 +58,7 @@ _TELLERS = _functions(r"""
 """)
 # Functions in which all that waits is: not what it waits for.
 _SLEEPERS = _functions(r"""
-    _*schedule  _*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*  io_schedule\w*  schedule_hrtimeout\w*
+    _*switch_to  _*schedule  _*schedule_(?:timeout|preempt_disabled|hrtimeout)\w*  io_schedule\w*  schedule_hrtimeout\w*
     _*cond_resched  context_switch  kthread  ret_from_fork\w*
     (?:__|do_)?wait_for_common\w*  (?:__)?wait_for_completion\w*  wait_woken  do_wait_intr\w*  prepare_to_wait\w*
     _*mutex_lock\w*  _*ww_mutex_lock\w*  _*rt_mutex_\w*lock\w*  rwbase_\w+  rwsem_\w+  call_rwsem_down_\w+
