@@ -17,11 +17,12 @@ import pytest
 from free_ports import free_port
 
 from lab import inventory
-from lab.base.errors import BmcUnreachable, UsageError
+from lab.base.errors import BmcUnreachable, PowerTimeout, UsageError
 from lab.base.wait import wait_until
 from lab.bmc.switching import Pace
 from lab.grid import mains, outlets
 from lab.grid.mains import MainsBmc, Outlet
+from lab.grid.snmp import SnmpFailed
 from lab.inventory import PduSpec, pdus
 
 RACK_MD = Path(__file__).parents[1] / "docs" / "rack.md"
@@ -179,6 +180,32 @@ def test_an_outlet_on_its_way_to_off_has_power_until_it_is_there(
     driver = mains._driver(read(tmp_path, "eaton", "203.0.113.50", 3))
     MainsBmc("desk", Outlet("desk", driver), QUICK).power_off(5.0)
     assert states == [0] and len(told) == 1
+
+
+def test_an_outlet_that_switches_and_an_agent_that_answers_with_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An APC AP8965, phillipsnick/apc-pdu-snmp#18: genErr, and the outlet is off. Another one's genErr is meant so."""
+    state = [1]
+
+    class Confused:
+        is_obedient = True
+
+        def get(self, _: str) -> int:
+            return state[0]
+
+        def set(self, _: str, value: int) -> None:
+            if self.is_obedient:
+                state[0] = value
+            raise SnmpFailed("genErr")
+
+    monkeypatch.setattr(outlets, "_agent", lambda host, community: Confused())
+    control = MainsBmc("desk", Outlet("desk", mains._driver(read(tmp_path, "apc", "203.0.113.50", 3))), QUICK)
+    control.power_off(5.0)
+    assert state == [2]
+    monkeypatch.setattr(Confused, "is_obedient", False)
+    with pytest.raises(PowerTimeout, match="outlet 3: SnmpFailed: genErr"):
+        control.power_on(2.0)
 
 
 def test_an_outlet_that_a_pdu_does_not_have_is_said_to_be_the_boards(

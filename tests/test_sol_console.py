@@ -24,6 +24,9 @@ from lab.inventory import BmcSpec, ConsoleSpec
 V2 = "Error: Unable to establish IPMI v2 / RMCP+ session\n"
 # An ipmitool 1.8.19 without the registry of enterprise numbers says so first, whatever comes of it.
 REGISTRY = "IANA PEN registry open failed: No such file or directory\nFailed to load entries from IANA PEN Registry\n"
+NO_RATES = "".join(
+    f"Info: SOL parameter '{name}' not supported\n" for name in ("Nonvolatile Bitrate (5)", "Volatile Bitrate (6)")
+)
 OTHER = "Info: SOL payload already active on another session\n"
 
 
@@ -65,6 +68,15 @@ def opened_fixture(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callab
         (f"{REGISTRY}Error activating SOL payload: Insufficient privilege level\n", "Insufficient privilege level"),
         ("Unable to Get Channel Cipher Suites\nError: no such port\n", "Error: no such port"),
         (REGISTRY, "IANA PEN registry open failed"),
+        # OpenBMC has no bit rates of its own: openbmc/phosphor-host-ipmid#174. ipmitool/ipmitool#254.
+        (f"{NO_RATES}Error: No response activating SOL payload\n", "No response activating SOL payload"),
+        (
+            f"{NO_RATES}Error: Unexpected data length (1) received in payload activation response\n",
+            "Unexpected data length (1) received in payload activation response",
+        ),
+        # xcat2/xcat-core#1090, xcat2/goconserver#30
+        ("tcgetattr: Inappropriate ioctl for device\nIPMI Request Match NOT FOUND\nno way\n", "no way"),
+        ("Info: SOL payload already de-activated\nSOL session closed by BMC\nError in SOL session\n", "closed by BMC"),
     ],
 )
 def test_a_refused_session_says_its_reason_and_not_ipmitools_banner(

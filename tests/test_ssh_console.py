@@ -22,6 +22,7 @@ from test_console import plugged, record_fixture, texts  # noqa: F401
 from lab.base.paths import CHECKOUT
 from lab.base.processes import port_is_taken
 from lab.base.wait import wait_until
+from lab.console.sources.ssh import SshSource
 from lab.inventory import ConsoleSpec
 
 PASSWORD = "canary-of-the-console"
@@ -48,13 +49,16 @@ class Line:
         known = self.folder / "xenlab" / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n[other-name]:{self.port} {kind} {key}\n")
 
-    def serve(self, word: str = "", *, old: bool = False, within: Sequence[str] = ()) -> None:
-        """Start the BMC; ``word`` must be typed to get at the line. ``within``: a command that runs it."""
+    def serve(self, word: str = "", *, old: bool = False, taken: bool = False, within: Sequence[str] = ()) -> None:
+        """Start the BMC; ``word`` must be typed to get at the line, which another session may have ``taken``.
+
+        ``within``: a command that runs it.
+        """
         self.logins = 0
         program = [*within, sys.executable, Path(__file__).with_name("bmc_shell.py"), str(self.port)]
         self.process = subprocess.Popen(
             [*program, self.folder / "host", os.readlink(self.folder / "line")],
-            env=os.environ | {"PASSWORD": PASSWORD, "WORD": word, "OLD": "1" if old else ""},
+            env=os.environ | {"PASSWORD": PASSWORD, "WORD": word, "OLD": "1" * old, "TAKEN": "1" * taken},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -152,6 +156,47 @@ def test_what_keeps_us_out_is_said_in_the_gap(line: Line, record: Callable[..., 
     said = {"password": "Permission denied", "host key": "verification failed", "silence": "Connection refused"}
     assert gap.startswith(f"ssh 127.0.0.1:{line.port}: ") and said[what] in gap
     assert "canary" not in gap
+
+
+def test_a_line_that_another_session_has_is_not_taken_for_the_console(
+    line: Line, record: Callable[..., Recording]
+) -> None:
+    """An iLO's own prompt stands behind its refusal: what is typed there is not typed at the board."""
+    line.serve("vsp", taken=True)
+    with record(line.spec("vsp"), environment=line.environment()).console() as console:
+        wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
+        (gap, *_) = texts(console.lines(0), "gap")
+    assert gap.endswith(": Virtual Serial Port is currently in use by another session.")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "Offending RSA key in /k:3\nHost key for 192.0.2.1 has changed and you have requested strict checking.\n"
+            "Host key verification failed.",
+            "Host key for 192.0.2.1 has changed and you have requested strict checking. Host key verification failed.",
+        ),
+        (
+            "Received disconnect from 192.0.2.1 port 22:11: Logged out.\nDisconnected from 192.0.2.1 port 22",
+            "Received disconnect from 192.0.2.1 port 22:11: Logged out.",
+        ),
+        (
+            "** WARNING: connection is not using a post-quantum key exchange algorithm.\n"
+            "** This session may be vulnerable to later attacks.\nTimeout, server 192.0.2.1 not responding.",
+            "Timeout, server 192.0.2.1 not responding.",
+        ),
+        (
+            "Timeout, server 192.0.2.1 not responding.\n** The server may need to be upgraded.\n"
+            "Connection to 192.0.2.1 closed.",
+            "Timeout, server 192.0.2.1 not responding.",
+        ),
+        ("** The server may need to be upgraded.\nConnection to 192.0.2.1 closed.", "Connection to 192.0.2.1 closed."),
+    ],
+)
+def test_the_reason_is_told_from_what_ssh_says_beside_it(line: Line, said: str, reason: str) -> None:
+    """Words of OpenSSH 9.2 and 10.1."""
+    assert str(SshSource(line.spec())._explained(said.splitlines())).partition(": ")[2] == reason
 
 
 OLD = {"KexAlgorithms": "+diffie-hellman-group14-sha1", "HostKeyAlgorithms": "+ssh-rsa", "Ciphers": "+aes128-cbc"}

@@ -144,6 +144,8 @@ def switch(
             seen_since, trouble = None, error
             if is_commanding and isinstance(error, CommandFailed):
                 refusal = f"{error.output.strip()[-200:]}{f' [{error.code}]' if error.code else ''}"
+            elif is_commanding and isinstance(error, BmcUnreachable):
+                refusal = error.reason  # of an outlet: what its PDU said
             if isinstance(error, BmcBusy):
                 quiet_until = min(time.monotonic() + error.retry_after, deadline)
             if is_commanding and isinstance(error, PASSING) and getattr(error, "was_dropped", True):

@@ -1,8 +1,7 @@
 """The one reader of a board's console: ``python -m lab.console.recorder --config FILE.json``.
 
-It runs in the foreground until SIGTERM, under a supervisor. Raw bytes are served on ``serve_port``, records
-on ``lines_port``, both on loopback; records are kept in ``<directory>/<board>.jsonl``. The ports, their
-protocol and the kinds of record are described in docs/architecture.md, "Console".
+It runs in the foreground until SIGTERM, under a supervisor. Raw bytes are served on ``serve_port``, records on
+``lines_port``, both on loopback; records are kept in ``<directory>/<board>.jsonl``. See docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -198,12 +197,12 @@ class Recorder:
     # The source, in threads of its own
 
     def _follow_source(self) -> None:
-        backoff, refusals, told = self.backoff[0], 0, ""
+        backoff, refusals, told = self.backoff[0] / 2, 0, ""
         while not self._stop.is_set():
-            is_refused = False
+            is_refused, opened = False, float("inf")
             try:
                 self._source.open()
-                backoff, refusals, told = self.backoff[0], 0, ""
+                refusals, told, opened = 0, "", time.monotonic()
                 self._post(self._on_open)
                 while not self._stop.is_set():
                     self._take_from_source()
@@ -223,8 +222,9 @@ class Recorder:
                 self._wait_for_another_login(REFUSED[min(refusals, len(REFUSED) - 1)])
                 refusals += 1
             else:
+                is_short = time.monotonic() - opened < self.backoff[1]  # or none at all
+                backoff = min(backoff * 2, self.backoff[1]) if is_short else self.backoff[0]
                 self._stop.wait(backoff)
-                backoff = min(backoff * 2, self.backoff[1])
         with self._source_lock:
             self._source.close()
 

@@ -100,8 +100,11 @@ def user(name: str, password: str, *, is_sha256: bool) -> Login:
 
 
 def _check(failed: object, status: _Status) -> None:
-    if failed or status:
-        raise SnmpFailed(str(failed) if failed else str(status.prettyPrint()))
+    if failed:
+        # RFC 1157, 4.1: a message of a community that the agent does not know is dropped.
+        raise SnmpFailed(f"{failed}; an agent that does not know the community is silent, too")
+    if status:
+        raise SnmpFailed(str(status.prettyPrint()))
 
 
 def _with_engine(question: Callable[[snmp.SnmpEngine], Awaitable[T]]) -> T:

@@ -30,7 +30,7 @@ _BANNER = re.compile(rb"\[SOL Session operational\.[^\]]*\]\r?\n?")
 # What ipmitool 1.8.19 says beside the reason, before it or behind it: lib/ipmi_strings.c, lanplus.c, ipmi_hpmfwupg.c.
 _NOISE = re.compile(
     r"IANA PEN registry|Get Channel Cipher Suites|Get HPM\.x Capabilities|Close Session command failed|"
-    r"already de-activated",
+    r"already de-activated|SOL parameter '.*' not supported|tcgetattr:|IPMI Request Match NOT FOUND",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"SOL (?:payload|session)|SOL parameters|SOL data", re.IGNORECASE)  # lib/ipmi_sol.c

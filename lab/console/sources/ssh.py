@@ -25,7 +25,12 @@ _OPTIONS = {
 }
 _SHORT_KEY = re.compile(r"Invalid key length")
 _REFUSED = re.compile(r"Permission denied|Too many authentication failures")
-_FAREWELL = re.compile(r"Connection to \S+ closed\.$")  # it comes behind the reason
+# What comes behind the reason, and the warning that OpenSSH 10.1 has for each server without post-quantum algorithms.
+_BESIDE = re.compile(r"(?:Connection to \S+ closed\.|Disconnected from .*|\*\* .*)$")
+_KEY = re.compile(r"Host key for \S+ has changed|host key is known for")  # why it could not be verified
+# What a BMC says instead of the line when another session has it: iLO 3 on. Its prompt comes next, which is no console.
+_TAKEN = re.compile(rb"Virtual Serial Port is [^\r\n]*\bin use\b[^\r\n]*")
+_ENTRY_ANSWER = 2000  # bytes that are looked at for it
 
 
 class SshSource(ProgramSource):
@@ -42,6 +47,7 @@ class SshSource(ProgramSource):
         super().__init__(f"ssh {console.host}:{console.port}", console.credential)
         self._console = console
         self._is_entered = False
+        self._answer: bytes | None = None  # to the entry, while it may be that the line is not to be had
 
     def open(self) -> None:
         console, credential = self._console, self._credential()
@@ -71,7 +77,7 @@ class SshSource(ProgramSource):
             "SSH_ASKPASS_REQUIRE": "force",
             "TERM": "vt100",
         }
-        self._is_entered = not console.entry
+        self._is_entered, self._answer = not console.entry, None
         where = ["-p", str(console.port), "-l", credential.user, "--", console.host]
         if console.ssh_config is None:
             self._start(["ssh", "-F", "none", "-tt", *options, *where], environment)
@@ -83,8 +89,14 @@ class SshSource(ProgramSource):
 
     def read(self) -> bytes:
         data = super().read()
+        if data and self._answer is not None:
+            self._answer += data
+            if taken := _TAKEN.search(self._answer):
+                raise SourceLost(f"{self._name}: {taken[0].decode(errors='replace')}")
+            if len(self._answer) > _ENTRY_ANSWER:
+                self._answer = None
         if data and not self._is_entered:
-            self._is_entered = True
+            self._is_entered, self._answer = True, b""
             self.write(self._console.entry.encode() + b"\r")
         return data
 
@@ -119,5 +131,7 @@ class SshSource(ProgramSource):
                 return SourceLost(f"{self._name}: {line}; console.ssh_options: {option} in the inventory allows it")
             if _REFUSED.search(line):
                 return SourceRefused(f"{self._name}: {line}")
-        telling = [line for line in said if not _FAREWELL.match(line)] or said
+            if _KEY.search(line):
+                return SourceLost(f"{self._name}: {line} {said[-1]}")
+        telling = [line for line in said if not _BESIDE.match(line)] or said
         return SourceLost(f"{self._name}: {telling[-1]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 
 from lab.console.sources.base import (
     CHUNK,
@@ -19,6 +20,10 @@ from lab.console.sources.base import (
 # IAC WILL or IAC DO, and an option that the telnet registry of IANA has: what a telnet server begins with.
 _TELNET = re.compile(rb"\xff(?:[\xfb\xfd](?:[\x00-\x31])?)?\Z", re.DOTALL)
 _TELNET_BEGINS = 3  # bytes
+_COMMAND = re.compile(rb"\xff[\xfb-\xfe].", re.DOTALL)
+# A server that has no line to give says why, and hangs up: ser2net's "Port already in use".
+_AT_ONCE = 5.0  # seconds of a connection after which its end has nothing to do with its beginning
+_FEW = 200  # bytes, of such a reason
 
 
 class TcpSource(Source):
@@ -31,6 +36,7 @@ class TcpSource(Source):
         self.name = f"{self._kind} {host}:{port}"
         self._socket: socket.socket | None = None
         self._beginning: bytes | None = None  # the first bytes, until they are seen to be the board's
+        self._said, self._opened = b"", 0.0  # all that came yet, as far as it is looked at; when it began
 
     def open(self) -> None:
         check_server(self.name, self._host, self._port)
@@ -46,6 +52,7 @@ class TcpSource(Source):
             if hasattr(socket, option):
                 link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         self._socket, self._beginning = link, b""
+        self._said, self._opened = b"", time.monotonic()
 
     def read(self) -> bytes:
         link = self._link()
@@ -56,7 +63,9 @@ class TcpSource(Source):
         except OSError as error:
             raise SourceLost(f"{self.name}: {reason(error)}") from None
         if not data:
-            raise SourceLost(f"{self.name}: closed by the other side")
+            raise SourceLost(f"{self.name}: closed by the other side{self._last_words()}")
+        if len(self._said) <= _FEW:
+            self._said += data
         return self._look_at_beginning(data)
 
     def write(self, data: bytes) -> None:
@@ -69,6 +78,13 @@ class TcpSource(Source):
         if self._socket:
             self._socket.close()
             self._socket = None
+
+    def _last_words(self) -> str:
+        """What a server said that has hung up at once; or nothing."""
+        if len(self._said) > _FEW or time.monotonic() - self._opened > _AT_ONCE:
+            return ""
+        words = " ".join(_COMMAND.sub(b"", self._said).decode(errors="replace").split())
+        return f": {words}" if words.isprintable() and words else ""
 
     def _look_at_beginning(self, data: bytes) -> bytes:
         """A telnet server begins with a command. Its record would have commands in it, and each 0xFF twice."""
