@@ -22,7 +22,7 @@ __all__ = ("LABEL_LIMIT", "Crash", "Frame", "normalised", "parse", "with_symbols
 FRAMES_THAT_COUNT = 3  # of those that differ; what is below them is how one got there
 GUESSES_THAT_COUNT = 1  # of frames that Xen only guesses: the rest may be what is left of earlier calls
 LABEL_LIMIT = 200  # characters
-_END = re.compile(r"(?:\^M\s*){1,9}$")  # as cat -v shows it
+_END = re.compile(r"(?:(?:\^M|#015)\s*){1,9}$")  # a carriage return, as cat -v and rsyslog show it
 _LINES_LIMIT, _LINE_LIMIT, _MESSAGE_LIMIT = 600, 1000, 300
 
 
