@@ -128,7 +128,7 @@ SIGNATURES = (
         "crash",
         "linux-panic",
         "linux",
-        ("Kernel panic - not syncing", "hypervisor allocated %s conflicts with E820"),
+        ("Kernel panic - not syncing", "Kernel panic: ", "hypervisor allocated %s conflicts with E820"),
     ),
     Signature(
         "crash",
@@ -165,7 +165,7 @@ SIGNATURES = (
             *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
             *("bounds: %x [#%d]", "overflow: %x [#%d]", "iret exception: %x [#%d]", "fpu exception: %x [#%d]"),
-            "Bad pagetable: %x [#%d]",
+            *("Bad pagetable: %x [#%d]", "kernel stack overflow (%w): %x [#%d]"),
             "Unable to handle kernel ",  # arch/arm64/mm/fault.c; Linux 2.6.18, as are the next
             *("Oops: %x [%d]", "general protection fault: %x [%d]", "invalid opcode: %x [%d]", "divide error: %x [%d]"),
             *("stack segment: %x [%d]", "double fault: %x [%d]"),
@@ -250,11 +250,14 @@ SIGNATURES = (
             *("BUG: KCSAN: ", "BUG: Invalid wait context", "NETDEV WATCHDOG: "),
             *("WARNING: at %w:%d ", "BUG: warning at %w:%d"),  # Linux 3, 2.6.18
             *("WARNING: possible circular locking", "WARNING: possible recursive locking"),  # lockdep
+            *("WARNING: possible irq lock inversion", "WARNING: inconsistent lock state"),
+            *("WARNING: bad unlock balance", "WARNING: held lock freed", "[ BUG: bad unlock", "[ BUG: held lock"),
             *(
-                "WARNING: possible irq lock inversion",
-                "WARNING: inconsistent lock state",
-                "WARNING: bad unlock balance",
-            ),
+                "[ INFO: possible %w lock",
+                "[ INFO: inconsistent lock state",
+                "[ INFO: suspicious RCU usage",
+            ),  # before 4.11
+            "irq %d: nobody cared",
         ),
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
