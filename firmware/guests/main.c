@@ -311,6 +311,8 @@ void payload(void *information)
             give_work();
         else if (is(works, n, "take"))
             take_work();
+        else if (is(works, n, "demand"))
+            demand_work();
         else if (is(works, n, "heartbeat"))
             is_heart = 1;
         else if (is(works, n, "balloon")) {

@@ -109,6 +109,7 @@ long page_take(ulong pfn);
 ulong given_pages(void); /* by give_work, and not taken back */
 void give_work(void);
 void take_work(void);
+void demand_work(void);
 struct range largest_free(void);
 void balloon_start(void);
 void balloon_adjust(void);
