@@ -56,6 +56,28 @@ static const struct {
 };
 #define MSR_COUNT (sizeof(msrs) / sizeof(msrs[0]) - 1)
 
+/* What CPUID shows is the guest's too. Left out: OSXSAVE, which the guest itself sets. */
+static const struct {
+    const char *name;
+    u32 leaf, word, mask;
+} shown[] = {
+    {"cpuid-1-ecx", 1, 2, ~(1u << 27)},
+    {"cpuid-1-edx", 1, 3, ~0u},
+    {"cpuid-7-ebx", 7, 1, ~0u},
+    {"cpuid-80000001-ecx", 0x80000001, 2, ~0u},
+    {"cpuid-80000001-edx", 0x80000001, 3, ~0u},
+};
+#define SHOWN_COUNT (sizeof(shown) / sizeof(shown[0]))
+static u32 first_shown[MAX_VCPUS][SHOWN_COUNT];
+
+static u32 show(unsigned i)
+{
+    u32 out[4];
+
+    cpuid(shown[i].leaf, out);
+    return out[shown[i].word] & shown[i].mask;
+}
+
 static ulong msr_value(unsigned i, u32 vcpu)
 {
     return msrs[i].number == 0x174 ? msrs[i].value : msrs[i].value + vcpu * 0x1000ul;
@@ -172,6 +194,9 @@ const char *registers_broken(u32 vcpu, ulong *got, ulong *want)
     for (unsigned i = 0; msrs[i].name; i++)
         if (*got = read_msr(msrs[i].number), *want = msr_value(i, vcpu), *got != *want)
             return msrs[i].name;
+    for (unsigned i = 0; i < SHOWN_COUNT; i++)
+        if (*got = show(i), *want = first_shown[vcpu][i], *got != *want)
+            return shown[i].name;
     return 0;
 }
 
@@ -207,6 +232,8 @@ void registers_load(u32 vcpu)
     __asm__ volatile("mov %0, %%dr7" : : "r"((ulong)DR7_WATCH));
     for (unsigned i = 0; msrs[i].name; i++)
         write_msr(msrs[i].number, msr_value(i, vcpu));
+    for (unsigned i = 0; i < SHOWN_COUNT; i++)
+        first_shown[vcpu][i] = show(i);
     is_loaded[vcpu] = 1;
 }
 
