@@ -99,6 +99,37 @@ attempt_failed:
     jmp 1b
 #endif
 
+/*
+ * void step_over(void): the trap flag is on while the hypervisor executes one instruction for the guest. The trap must
+ * come at `stepped`. No trap at all ends at the ret, with the flag off.
+ */
+    .globl step_over, stepped
+step_over:
+#ifdef __x86_64__
+    push %rbx
+#else
+    push %ebx
+#endif
+    pushf
+    orl $0x100, (SP)
+    popf
+#ifdef PV
+    mov %cr0, AX
+#else
+    cpuid
+#endif
+stepped:
+    nop
+    pushf
+    andl $~0x100, (SP)
+    popf
+#ifdef __x86_64__
+    pop %rbx
+#else
+    pop %ebx
+#endif
+    ret
+
 /* A PV guest of 64 bit finds rcx and r11 on top of each trap frame. */
 .macro trap vector:req, has_error=0
 1:

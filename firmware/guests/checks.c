@@ -108,7 +108,7 @@ static void unmask_checks(void)
     struct vcpu_info *info = &shared->vcpu_info[0];
     ulong word, bit;
     long error, sent, unmasked;
-    int early, told;
+    int early, told, upcall;
 
     error = call2(event_channel_op, EVTCHNOP_alloc_unbound, &unbound);
     bound.remote_port = unbound.port;
@@ -121,10 +121,12 @@ static void unmask_checks(void)
     __sync_fetch_and_and(&info->evtchn_pending_sel, ~(1UL << word));
     sent = call2(event_channel_op, EVTCHNOP_send, &bound.local_port);
     early = *(volatile ulong *)&info->evtchn_pending_sel >> word & 1;
+    *(volatile u8 *)&info->evtchn_upcall_pending = 0;
     unmasked = call2(event_channel_op, EVTCHNOP_unmask, &unbound.port);
     told = *(volatile ulong *)&info->evtchn_pending_sel >> word & 1;
-    result("event-unmask", !error && !sent && !early && !unmasked && told && port_pending(unbound.port),
-           "error=%ld,%ld,%ld told early=%d then=%d", error, sent, unmasked, early, told);
+    upcall = *(volatile u8 *)&info->evtchn_upcall_pending;
+    result("event-unmask", !error && !sent && !early && !unmasked && told && upcall && port_pending(unbound.port),
+           "error=%ld,%ld,%ld told early=%d then=%d upcall=%d", error, sent, unmasked, early, told, upcall);
     __sync_fetch_and_or(&shared->evtchn_mask[word], bit);
     __sync_fetch_and_and(&info->evtchn_pending_sel, ~(1UL << word));
     call2(event_channel_op, EVTCHNOP_close, &bound.local_port);
@@ -308,6 +310,15 @@ static void grant_checks(void)
     result("grant-bad-pointer", error == -XEN_EFAULT, "error=%ld want=-14", error);
 }
 
+/* With the trap flag on, an instruction that the hypervisor executes for the guest is followed by the trap, as any other. */
+static void step_checks(void)
+{
+    int vector = attempt(step_over) - 1;
+
+    result("single-step", vector == 1 && attempt_ip == (ulong)stepped, "vector=%d want=1 at=0x%lx want=0x%lx", vector,
+           attempt_ip, (ulong)stepped);
+}
+
 void hypercall_checks(void)
 {
     version_checks();
@@ -319,5 +330,6 @@ void hypercall_checks(void)
     multicall_checks();
     grant_checks();
     copy_checks();
+    step_checks();
     platform_checks();
 }

@@ -2,7 +2,7 @@
 #include "payload.h"
 
 u32 checks, failures;
-ulong attempt_error;
+ulong attempt_error, attempt_ip;
 static char line[1024];
 static int is_balloon, is_grant, is_noack, is_nostop, is_evtchn, is_rung;
 static u32 suspend_port; /* the toolstack rings there instead of writing control/shutdown */
@@ -31,6 +31,7 @@ void trap(ulong *frame)
 #endif
     if (attempt_stack) {
         attempt_error = frame[1];
+        attempt_ip = frame[2];
         attempt_failed(frame[0]);
     }
     if (nested++)

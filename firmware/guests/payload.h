@@ -14,11 +14,14 @@
 /* --- calls.S */
 long hypercall(u32 number, ulong a, ulong b, ulong c, ulong d, ulong e);
 extern char hypercall_page[];
-/* 0, or 1 + the vector of the trap that ended `what`; then attempt_error is its error code. */
+/* 0, or 1 + the vector of the trap that ended `what`; then attempt_error is its error code, attempt_ip where it came. */
 int attempt(void (*what)(void));
 void attempt_failed(ulong vector) __attribute__((noreturn));
 extern void *attempt_stack; /* not NULL: there is an attempt */
-extern ulong attempt_error;
+extern const ulong trap_entries[20];
+extern ulong attempt_error, attempt_ip;
+void step_over(void);
+extern char stepped[];
 #define call1(nr, a) hypercall(__HYPERVISOR_##nr, (ulong)(a), 0, 0, 0, 0)
 #define call2(nr, a, b) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), 0, 0, 0)
 #define call3(nr, a, b, c) hypercall(__HYPERVISOR_##nr, (ulong)(a), (ulong)(b), (ulong)(c), 0, 0)
@@ -121,11 +124,16 @@ long pv_map(const void *at, u64 entry);
 long pv_exchange(void *own, ulong count);
 ulong pv_machphys(void);
 ulong pv_pfn_said(const void *own);
+u64 pv_entry_address(const void *at, int level);
 void tables_checks(void);
 
 /* --- grant.c */
 void grant_start(void);
 void grant_adjust(void);
+/* PV: a page of ours granted to ourselves, and how it is mapped; NULL, or what went wrong. */
+const char *own_grant(struct gnttab_map_grant_ref *map);
+void own_grant_end(void);
+void own_grant_checks(void);
 
 /* --- checks.c, hostile.c, measure.c */
 void hypercall_checks(void);

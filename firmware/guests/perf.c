@@ -80,7 +80,6 @@ static struct gnttab_map_grant_ref mapping;
 static struct gnttab_unmap_grant_ref unmapping;
 static long grant_error;
 
-/* A page of our own, granted to ourselves. With nested paging Xen would take it away where it is (p2m.c). */
 static void grants(u32 rounds)
 {
     while (rounds--) {
@@ -90,41 +89,19 @@ static void grants(u32 rounds)
     }
 }
 
-#define GRANT 8 /* the first that is not the toolstack's */
-static char granted[PAGE] __attribute__((aligned(4096)));
-static char grant_frame[PAGE] __attribute__((aligned(4096)));
-
 static void grant_costs(void)
 {
-    struct grant_entry_v1 *entry = (struct grant_entry_v1 *)grant_frame + GRANT;
-    char text[12];
-    u16 own = 0;
-    long error;
+    const char *wrong = own_grant(&mapping);
 
-    if (!store_ring || xenbus_read("domid", text, sizeof(text)) <= 0) {
-        result("cost-grant", 0, "xenstore does not tell the domain's number");
+    if (wrong) {
+        result("cost-grant", 0, "%s", wrong);
         return;
     }
-    for (char *c = text; *c >= '0' && *c <= '9'; c++)
-        own = own * 10 + *c - '0';
-    error = grant_frame_map(grant_frame);
-    if (error) {
-        result("cost-grant", 0, "the grant table is not mapped: error=%ld", error);
-        return;
-    }
-    entry->frame = platform_frame(granted);
-    entry->domid = own;
-    memory_barrier();
-    entry->flags = GTF_permit_access;
-    mapping.host_addr = unmapping.host_addr = platform_grant_address();
-    mapping.flags = GNTMAP_host_map;
-    mapping.ref = GRANT;
-    mapping.dom = own;
+    unmapping.host_addr = mapping.host_addr;
     cost("grant", grants, 64);
     if (grant_error)
         result("cost-grant-error", 0, "error=%ld map=%d unmap=%d", grant_error, mapping.status, unmapping.status);
-    entry->flags = 0;
-    grant_frame_unmap(grant_frame);
+    own_grant_end();
 }
 #else
 static void grant_costs(void)

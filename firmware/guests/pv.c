@@ -18,7 +18,6 @@ u32 console_port, store_port;
 struct range free_ranges[8];
 unsigned free_count;
 
-extern const ulong trap_entries[20];
 static struct start_info *start;
 static struct trap_info traps[21];
 static ulong *p2m, page_count;
@@ -382,15 +381,15 @@ static void tlb_flushes(u32 rounds)
         call4(mmuext_op, &op, 1, 0, DOMID_SELF);
 }
 
-/* The machine address of the page-table entry that maps `at`. The tables lie in our own memory, read-only. */
-static u64 entry_address(const void *at)
+/* The machine address of the entry of this level that maps `at`. The tables lie in our own memory, read-only. */
+u64 pv_entry_address(const void *at, int level)
 {
     const u64 *table = (const u64 *)start->pt_base;
 
-    for (int level = sizeof(ulong) == 8 ? 4 : 3;; level--) {
-        ulong index = (ulong)at >> (3 + 9 * level) & 511;
+    for (int here = sizeof(ulong) == 8 ? 4 : 3;; here--) {
+        ulong index = (ulong)at >> (3 + 9 * here) & 511;
 
-        if (level == 1)
+        if (here == level)
             return ((u64)frame_of(table) << 12) + index * 8;
         table = (const u64 *)(pfn_of_frame((ulong)(table[index] >> 12 & 0xffffffffff)) * PAGE);
     }
@@ -416,7 +415,7 @@ void platform_costs(void)
     cost("tlb-flush", tlb_flushes, 128);
     window_close();
     for (unsigned i = 0; i < WINDOW; i++) {
-        maps[i].ptr = unmaps[i].ptr = entry_address(view[i]);
+        maps[i].ptr = unmaps[i].ptr = pv_entry_address(view[i], 1);
         maps[i].val = entry_of(p2m[free.first + i]);
     }
     cost("mmu-update", updates, WINDOW);

@@ -12,7 +12,6 @@ struct range free_ranges[8];
 unsigned free_count;
 
 extern char _end[];
-extern const ulong trap_entries[20];
 static struct hvm_start_info *start;
 
 static struct gate {

@@ -98,20 +98,88 @@ static void page_checks(void)
     result("page-clear", !cleared && !last, "error=%ld left=0x%x", cleared, last);
 }
 
-/* A page that is pinned as a page table cannot be mapped for writing until it is unpinned. */
+/* A page that is pinned as a page table cannot be mapped for writing until it is unpinned. It is pinned but once. */
 static void pin_checks(void)
 {
     ulong frame = platform_frame(pages[0]);
-    long pinned, refused, unpinned, mapped;
+    long pinned, twice, refused, unpinned, mapped;
 
     memset(pages, 0, PAGE);
     pv_map(pages[0], 0);
     pinned = mmuext(MMUEXT_PIN_L1_TABLE, frame, 0);
+    twice = mmuext(MMUEXT_PIN_L1_TABLE, frame, 0);
     refused = pv_map(pages[0], (u64)frame << 12 | PV_WRITABLE);
     unpinned = mmuext(MMUEXT_UNPIN_TABLE, frame, 0);
     mapped = pv_map(pages[0], (u64)frame << 12 | PV_WRITABLE);
-    result("pin", !pinned && (refused == -XEN_EINVAL || refused == -XEN_EBUSY) && !unpinned && !mapped,
-           "error=%ld,%ld,%ld writable=%ld want=-22,-16", pinned, unpinned, mapped, refused);
+    result("pin", !pinned && twice == -XEN_EINVAL && (refused == -XEN_EINVAL || refused == -XEN_EBUSY) && !unpinned && !mapped,
+           "error=%ld,%ld,%ld twice=%ld want=-22 writable=%ld want=-22,-16", pinned, unpinned, mapped, twice, refused);
+}
+
+#define LINEAR 0x3fe00000ul /* the last 2 MiB of the first GiB, where nothing is mapped */
+#define LINEAR_OF(level_1, entry) (*(volatile u64 *)(LINEAR + (level_1) * PAGE + (entry) * 8))
+
+static void write_linear(void)
+{
+    LINEAR_OF(511, 510) = 0; /* as it is */
+}
+
+static long entry_write(u64 address, u64 value)
+{
+    struct mmu_update update = {address, value};
+
+    return call4(mmu_update, &update, 1, 0, DOMID_SELF);
+}
+
+/*
+ * A page-table page may stand in itself, so that the guest reads its tables (a linear page table), but never for writing:
+ * then it would map what it wants. Also not in two steps (XSA-182). With `pv-linear-pt=no` Xen refuses both.
+ */
+static void linear_checks(void)
+{
+    u64 address = pv_entry_address((void *)LINEAR, 2), table = address & ~(PAGE - 1ull), seen = 0;
+    long reading = entry_write(address, table | PV_READONLY), writing, gone;
+    int vector;
+
+    if (!reading)
+        seen = LINEAR_OF(511, 511);
+    writing = entry_write(address, table | PV_WRITABLE);
+    mmuext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0);
+    vector = attempt(write_linear) - 1;
+    gone = entry_write(address, 0);
+    mmuext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0);
+    result("linear-table", (reading ? reading == -XEN_EINVAL : (seen & ~(PAGE - 1ull)) == table) && writing == -XEN_EINVAL &&
+           vector == 14 && !gone, "error=%ld,%ld entry=0x%llx of=0x%llx writable=%ld want=-22 vector=%d want=14", reading, gone,
+           seen, table, writing, vector);
+}
+
+static void undefined(void)
+{
+    __asm__ volatile("ud2");
+}
+
+/* Whether a trap masks events is said in the table (xen-x86.h, TI_SET_IF). All ports are masked, so none is delivered. */
+static u8 mask_in_trap(u8 flags, int *vector)
+{
+    volatile struct vcpu_info *info = &shared->vcpu_info[0];
+    struct trap_info table[2] = {{6, flags, FLAT_KERNEL_CS, trap_entries[6]}, {0, 0, 0, 0}};
+    u8 before = info->evtchn_upcall_mask, within;
+
+    call1(set_trap_table, table);
+    info->evtchn_upcall_pending = 0;
+    info->evtchn_upcall_mask = 0;
+    *vector = attempt(undefined) - 1;
+    within = info->evtchn_upcall_mask;
+    info->evtchn_upcall_mask = before;
+    return within;
+}
+
+static void trap_checks(void)
+{
+    int masking, plain;
+    u8 masked = mask_in_trap(TI_MASKS, &masking), open = mask_in_trap(0, &plain);
+
+    result("trap-masks", masking == 6 && plain == 6 && masked == 1 && !open, "vector=%d,%d masked=%u without=%u", masking,
+           plain, masked, open);
 }
 
 static void exchange_checks(void)
@@ -185,6 +253,9 @@ void tables_checks(void)
     ldt_checks();
     page_checks();
     pin_checks();
+    linear_checks();
+    trap_checks();
+    own_grant_checks();
     exchange_checks();
     fpu_checks();
     assist_checks();

@@ -347,6 +347,7 @@ struct start_info {
 #define FLAT_KERNEL_CS 0xe019
 #define FLAT_KERNEL_SS 0xe021
 #endif
+#define TI_MASKS 4 /* a flag of a trap: events are masked when its handler begins */
 struct trap_info {
     u8 vector, flags;
     u16 cs;

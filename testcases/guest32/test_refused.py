@@ -9,7 +9,7 @@ REFUSAL = "guest type xen-3.0-x86_32p not supported by xen kernel, sorry"  # too
 
 # A shim sets up the grant table and tells its size, and refuses all else of it: xen/arch/x86/pv/shim.c,
 # pv_shim_grant_table_op. `done` counts these refusals.
-NOT_IN_A_SHIM = {"grant-version", "grant-swap", "grant-copy", "done"}
+NOT_IN_A_SHIM = {"grant-version", "grant-swap", "grant-copy", "grant-unmap", "done"}
 
 
 def assert_refused(host, evidence):
