@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
@@ -25,7 +26,7 @@ from lab.inventory import Lab
 from lab.leases import queue
 from lab.night import nightly, planning, progress
 from lab.night.options import NightlyOptions
-from lab.night.planning import Case
+from lab.night.planning import Case, Unit
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 from lab.virtual import simulated
@@ -225,6 +226,36 @@ def test_boards_of_a_pair_work_alone_first_and_again_for_another_attempt(five: L
         [(("sim1",), ("c",), 2)],
         [(("sim1", "sim2"), ("p",), 1)],
     ]
+
+
+def test_a_host_that_comes_back_between_two_looks_is_no_board_in_quarantine(five: Lab) -> None:
+    """Its board was not there when cases were chosen, and no host is away when one is to be waited for."""
+    looks = [queue.units(five, frozenset(names)) for names in (("sim1", "sim3", "sim5"), tuple(five.boards))]
+
+    class Mustering(Exception):
+        pass
+
+    class Crew:
+        is_over = False
+
+        def possible(self) -> list[Unit]:
+            return looks.pop(0) if len(looks) > 1 else looks[0]
+
+        def has_away(self) -> bool:
+            return False
+
+        await_away = has_away
+
+        def muster(self, _: object) -> list[Unit]:
+            raise Mustering
+
+    night: Any = object.__new__(nightly.Night)
+    night._lab, night._cases = five, [case("p1", 2)]
+    night._left = lambda build, crew: night._cases
+    night._phase = lambda name: contextlib.nullcontext()
+    night._fail = pytest.fail
+    with pytest.raises(Mustering):
+        night._run_build("b", Crew())
 
 
 def test_what_nobody_can_run_is_said_by_the_first_board(five: Lab) -> None:

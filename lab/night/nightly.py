@@ -256,13 +256,13 @@ class Night:
                 break
             all_there, possible = queue.units(self._lab, frozenset(self._lab.boards)), crew.possible()
             if not possible:
-                if crew.await_away():
+                if crew.await_away() or crew.possible():
                     continue
                 raise BenchError("there is no board to work on")
             sick = [one for one in cases if planning.is_able(all_there, one) and not planning.is_able(possible, one)]
             if sick and len(sick) < len(cases) and crew.has_away():
                 cases = [one for one in cases if one not in sick]  # hosts come back: these wait for theirs
-            elif sick and crew.await_away():
+            elif sick and (crew.await_away() or crew.possible() != possible):  # or one came back just now
                 continue
             elif sick:
                 self._fail(f"{len(sick)} cases with {build} did not run: the boards that they need are in quarantine")
@@ -292,7 +292,7 @@ class Night:
         board, lost = share.boards[0], set[str]()
         while not crew.is_over and (cases := left(beside=lost)):
             if crew.is_away(board):
-                if not crew.await_away():
+                if not crew.await_away() and crew.is_away(board):
                     self._fail(f"{len(cases)} cases on {board} as {share.shape} did not run: its host is away")
                     return
                 continue
