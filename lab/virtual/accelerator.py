@@ -41,7 +41,7 @@ def proved(
     if not os.access(KVM, os.R_OK | os.W_OK):
         return "tcg"
     kept = paths.cache() / "accelerator.json"
-    key = f"{version(emulator.binary)}, {platform.release()}, {_cpu()}, image {image}"
+    key = f"{version(emulator.binary)}, {platform.release()}, {cpu()}, image {image}"
     try:
         known = dict(json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -60,7 +60,8 @@ def proved(
     return "kvm" if known[key] == "kvm" else "tcg"
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The model of this machine's processor."""
     text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     match = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     return match[1] if match else "unknown CPU"

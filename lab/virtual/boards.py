@@ -24,7 +24,7 @@ from lab.base.wait import wait_until
 from lab.grid.host_lines import HELLO, HostAway, Remote, await_link
 from lab.inventory import BoardSpec, HostSpec, Lab, emulated
 from lab.virtual import bmc, chassis, emulator, identity, image, qemu, segment
-from lab.virtual.accelerator import proved
+from lab.virtual.accelerator import cpu, proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ def prepare(
         if board.bmc.protocol == "redfish":
             _certify(home, board)
     accelerator = _proved(lab, boards, directory, base, machine, progress)
+    stands_on = f"image {base.disk.parent.name}, {emulator.version(machine.binary)}, {cpu()}"
     for board in boards:
-        config = _config(lab, board, accelerator, machine)
+        config = replace(_config(lab, board, accelerator, machine), stands_on=stands_on)
         if peers is not None:
             config = replace(config, link_peer_port=peers.get(board.name, 0))
         write_config(directory / board.name / "daemon.json", config)

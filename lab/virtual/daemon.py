@@ -11,7 +11,7 @@ Requests on the control socket, one line each, answered by one line:
 ``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set efi 0|1`` (the choice is for UEFI), ``set
 clearing N`` (IPMI v2.0 table 28-14, parameter 3), ``get`` of each, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on), ``get sol`` (0: the BMC refuses it),
-``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`).
+``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`), ``state`` (:mod:`lab.virtual.states`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,11 +36,12 @@ from lab.base import processes
 from lab.base.errors import BenchError, UsageError
 from lab.base.loopback import bear_a_crowd
 from lab.inventory import BoardSpec
-from lab.virtual import bare, bmc, faults, qemu
+from lab.virtual import bare, bmc, faults, qemu, registers
 from lab.virtual.cable import SerialCable
 from lab.virtual.faults import Faults
 from lab.virtual.segment import Segment
 from lab.virtual.spec import OWN_SHAPE, read_config
+from lab.virtual.states import States
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,8 @@ class Machine:
     shape: str = ""  # of the inventory's `shapes`; its own when empty
     is_offline: bool = False  # the cable of the management network is out
     emulator: qemu.Emulator = qemu.OF_THE_MACHINE
+    argv: list[str] = field(default_factory=list)  # with which it was powered on last
+    goes_on: bool = False  # it was powered on from a saved state, and not reset since
     _process: asyncio.subprocess.Process | None = None
     _qmp: QMPClient | None = None
     _sleeping: bool = False
@@ -116,19 +120,37 @@ class Machine:
         """ACPI: 0 working, 3 suspended to RAM, 5 off."""
         return 5 if not self.is_powered else 3 if self._sleeping else 0
 
-    async def power_on(self) -> None:
-        """Start the machine; on a sleeping one this is the power button, and wakes it."""
+    @property
+    def client(self) -> QMPClient | None:
+        """QMP, while there is power."""
+        return self._qmp if self.is_powered else None
+
+    @property
+    def memory_mib(self) -> int:
+        assert self.board.virtual is not None
+        return self.board.virtual.shaped(self.shape).memory_mib
+
+    def arguments(self, boot_device: str = "none") -> list[str]:
+        """QEMU's command line."""
+        assert self.board.virtual is not None
+        form = self.board.virtual.shaped(self.shape)
+        return qemu.arguments(
+            self.board, form, self.wiring, emulator=self.emulator, boot_device=boot_device, tap=self.tap
+        )
+
+    async def power_on(self, state: Path | None = None) -> None:
+        """Start the machine; on a sleeping one this is the power button, and wakes it.
+
+        ``state``: what QEMU has saved of the machine. The machine then stands still until somebody lets it go on.
+        """
         if self.is_powered:
             if self._sleeping:
                 await self._execute("system_wakeup")
             return
         await self._forget()
-        assert self.board.virtual is not None
-        form = self.board.virtual.shaped(self.shape)
-        argv = qemu.arguments(
-            self.board, form, self.wiring, emulator=self.emulator, boot_device=self.boot.take(), tap=self.tap
-        )
-        self._sleeping = False
+        self.argv = self.arguments("none" if state else self.boot.take())
+        argv = [*self.argv, *(["-S", "-incoming", f"exec:cat {shlex.quote(str(state))}"] if state else [])]
+        self._sleeping = self.goes_on = False
         server = QMPClient(self.board.name)
         self.wiring.qmp.unlink(missing_ok=True)
         await server.start_server(str(self.wiring.qmp))
@@ -191,13 +213,13 @@ class Machine:
             async for event in client.events:
                 log.info("%s: event %s %s", self.board.name, event["event"], event.get("data", {}))
                 if event["event"] == "SUSPEND":
-                    chipset = await _read_chipset(client)
+                    chipset = await registers.read(client, registers.LPC, registers.OF_LPC)
                     self._sleeping = True
                 elif event["event"] == "WAKEUP":
-                    await _restore_chipset(client, chipset)
+                    await _wake(client, chipset)
                     self._sleeping = False
                 elif event["event"] == "RESET":
-                    self._sleeping = False
+                    self._sleeping = self.goes_on = False
 
     async def _forget(self) -> None:
         if self._events:
@@ -210,35 +232,10 @@ class Machine:
         self._process = None
 
 
-# SeaBIOS does not set up the ICH9's LPC bridge again when it resumes from S3, as a mainboard's firmware does: after
-# the first sleep the ACPI registers (PMBASE) are gone, and a second S3 "wakes" at once without having slept.
-# So the board does it. Registers: PMBASE, ACPI_CNTL, PIRQ[A-D], PIRQ[E-H], RCBA (Intel ICH9 datasheet, 13.1).
-LPC_REGISTERS = (0x40, 0x44, 0x60, 0x68, 0xF0)
-LPC_ADDRESS = 0x8000F800  # configuration mechanism 1, bus 0, device 31, function 0
-
-
-async def _monitor(client: QMPClient, line: str) -> str:
-    return str(await client.execute("human-monitor-command", {"command-line": line}))
-
-
-async def _read_chipset(client: QMPClient) -> dict[int, int]:
-    """The LPC bridge's registers while all CPUs stand still. ``i`` answers ``portl[0x0cfc] = 0x00000601``."""
-    selected = int((await _monitor(client, "i /w 0xcf8")).split("=")[1], 16)
-    values = {}
-    for register in LPC_REGISTERS:
-        await _monitor(client, f"o /w 0xcf8 {LPC_ADDRESS | register:#x}")
-        values[register] = int((await _monitor(client, "i /w 0xcfc")).split("=")[1], 16)
-    await _monitor(client, f"o /w 0xcf8 {selected:#x}")
-    return values
-
-
-async def _restore_chipset(client: QMPClient, values: dict[int, int]) -> None:
-    await client.execute("stop")  # the firmware may be using the same two ports
-    selected = int((await _monitor(client, "i /w 0xcf8")).split("=")[1], 16)
-    for register, value in values.items():
-        await _monitor(client, f"o /w 0xcf8 {LPC_ADDRESS | register:#x}")
-        await _monitor(client, f"o /w 0xcfc {value:#x}")
-    await _monitor(client, f"o /w 0xcf8 {selected:#x}")
+async def _wake(client: QMPClient, chipset: Mapping[int, int]) -> None:
+    """Give the chipset its registers back. The CPUs stand still: the firmware may be using the same two ports."""
+    await client.execute("stop")
+    await registers.write(client, registers.LPC, chipset)
     await client.execute("cont")
 
 
@@ -256,6 +253,7 @@ class Daemon:
         is_ipmi, firmware = board.bmc.protocol == "ipmi", board.virtual.firmware
         choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
         self._machine = Machine(board, self._directory, wiring, choice, emulator=self._config.emulator)
+        self._states = States(self._config, self._machine, self._directory)
         self._faults = Faults()
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port, partial(self._faults.is_on, "serial-off"))
         self._simulator: asyncio.subprocess.Process | None = None
@@ -343,6 +341,8 @@ class Daemon:
         log.debug("control: %s", words)
         if words[:1] == ["fault"]:
             return self._misbehave(words[1:])
+        if words[:1] == ["state"]:
+            return await self._states.answer(words[1:])
         await asyncio.sleep(self._faults.delay)
         instead = self._faults.instead(words, self._machine.is_powered)
         return await self._chassis(words) if instead is None else instead

@@ -23,6 +23,7 @@ class DaemonConfig:
     netboot: NetbootSpec | None = None  # the network it boots from, if it has no disk
     served: str = ""  # folder of what it gets there
     emulator: Emulator = OF_THE_MACHINE
+    stands_on: str = ""  # the image of its disk, QEMU and this machine's processor: a saved state is for these alone
 
 
 def write_config(path: Path, config: DaemonConfig) -> None:
