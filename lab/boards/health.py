@@ -90,11 +90,17 @@ def examine(board: Board) -> list[HealthFact]:
         return findings  # a boot would only say it again, and later
     findings.append(_finding("known-good boot", lambda: _boot(board)))
     if findings[-1].is_good:
-        findings.append(_finding("console echo", lambda: _echo(board)))
-        findings.append(_finding("disk", lambda: _disk(board)))
-        for role, nic in board.spec.nics.items():
-            findings.append(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)))
+        findings += within(board)
     return findings
+
+
+def within(board: Board) -> list[HealthFact]:
+    """From within, in seconds, once dom0 answers: the console's line goes both ways; disk and network ports work."""
+    return [
+        _finding("console echo", lambda: _echo(board)),
+        _finding("disk", lambda: _disk(board)),
+        *(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)) for role, nic in board.spec.nics.items()),
+    ]
 
 
 def conclude(ledger: Ledger, board: str, findings: list[HealthFact], *, is_whole: bool) -> bool:

@@ -25,7 +25,7 @@ from lab.base.errors import (
 )
 from lab.builds.matrix import Variant
 from lab.case.evidence import Running
-from lab.case.markers import needs_of, xen_options_of
+from lab.case.markers import is_cold_case, needs_of, xen_options_of
 from lab.case.rig import Rig, Seat, take, timed, variant_of
 from lab.case.switch import Switch
 from lab.console.client import ConsoleLine
@@ -244,13 +244,13 @@ class Bench:
         self.running.seats[name] = rig.seats[name]
         self.arm()
         seat = rig.seats[name]
-        options = xen_options_of(self.running.item)
+        options, is_cold = xen_options_of(self.running.item), is_cold_case(self.running.item)
         if not (options and seat.capabilities):  # capabilities are probed without the case's options
-            rig.ready(name)
+            rig.ready(name, is_cold=is_cold)
         for capability in needs_of(self.running.item):
             if capability not in seat.capabilities:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
-        seat = rig.ready(name, options) if options else seat
+        seat = rig.ready(name, options, is_cold=is_cold) if options else seat
         if self.is_counting:
             with rig.phase(COVERAGE):
                 self.running.counted.begin(seat.host, self.case_directory(self.running.item))

@@ -202,4 +202,5 @@ def _record(bench: Bench, running: Running, decision: verdicts.Decision, console
         not_read=running.counted.not_read,
         fingerprint=decision.fingerprint,
         proved=bench.acquired_rig.take_proved() if bench.acquired_rig else (),
+        restored=bench.acquired_rig.take_restored() if bench.acquired_rig else (),
     )

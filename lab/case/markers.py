@@ -14,6 +14,7 @@ MARKERS = (
     "full: a night's work",
     "weekly: everything",
     "xen_options(*words): the board is booted with these options of Xen",
+    "cold: the board has booted for the case, and does not go on from a saved state",
     "expects_crash(*signatures): the case crashes a board on purpose",
 )
 
@@ -32,6 +33,11 @@ def selection_of(item: pytest.Item) -> str:
 def xen_options_of(item: pytest.Item) -> str:
     """The options of Xen that a case asks for."""
     return " ".join(word for marker in item.iter_markers("xen_options") for word in marker.args)
+
+
+def is_cold_case(item: pytest.Item) -> bool:
+    """Whether a case is about a boot, so that its board must have booted."""
+    return item.get_closest_marker("cold") is not None
 
 
 def is_case(item: pytest.Item) -> bool:

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from lab.base.errors import (
     SilentConsole,
 )
 from lab.builds.matrix import Variant
+from lab.case import saved
 from lab.grid import rescue, services, session, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
@@ -62,6 +63,7 @@ class Seat:
     options: str = ""  # Xen's options, beyond the run's own, that the last case on the board asked for
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
     mute: set[str] = field(default_factory=set)  # options with which the build once booted without a word
+    is_restored: bool = False  # it goes on from a saved state, and has not booted since
     before: leftovers.Snapshot | None = None  # what was on the board before the case
     pace: float | None = None  # after the boot (lab.xen.pace)
 
@@ -99,6 +101,7 @@ class Rig:
         self.phases: list[Phase] = []
         self.evidence: list[Evidence] = []
         self._proved: set[str] = set()
+        self._restored: set[str] = set()
 
     @property
     def build(self) -> builds.Build:
@@ -110,10 +113,11 @@ class Rig:
 
     # -- readiness -------------------------------------------------------------------------------------------
 
-    def ready(self, name: str, options: str = "") -> Seat:
+    def ready(self, name: str, options: str = "", *, is_cold: bool = False) -> Seat:
         """Bring a board to the build under test, and prove that the build runs. Provision and reboot only if needed.
 
         ``options`` are options of Xen that a case asks for. They come last on the command line, so they win.
+        ``is_cold``: the board must have booted. Otherwise one that can do it may go on from a saved state.
 
         :raises HypervisorCrash: the build crashed while it booted.
         :raises BuildDoesNotBoot: the build did not come up on this board with these options before.
@@ -124,20 +128,83 @@ class Rig:
             raise BuildDoesNotBoot(name, f"{self.build.name} did not boot before: {seat.refused[options]}")
         if options != seat.options:
             seat.proof, seat.options = None, options
-        if seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat):
+        is_good = seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat)
+        if is_good and not (is_cold and seat.is_restored):
             self._proved.add(name)
-            return seat
-        with self.phase(PROVISION):
-            self._bring_up(seat)
+        else:
+            with self.phase(PROVISION):
+                self._bring_up(seat, is_cold=is_cold)
+        if seat.is_restored:
+            self._restored.add(name)
         return seat
 
-    def _bring_up(self, seat: Seat) -> None:
-        if not self._is_proved(seat):
+    def _bring_up(self, seat: Seat, *, is_cold: bool) -> None:
+        is_up = self._is_proved(seat)
+        if is_up and is_cold and seat.is_restored:
+            is_up, seat.suspect = False, "it goes on from a saved state, and the case is about a boot"
+        if not is_up:
+            if not is_cold and self._restores(seat):
+                return
             if not (seat.suspect and seat.deployed and self._comes_back(seat)):
                 self._install(seat)
         if not seat.capabilities:
             self._probe(seat)
         self._begin(seat)
+        if not is_up:
+            self._save(seat)
+
+    def _restores(self, seat: Seat) -> bool:
+        """Have the board go on from a saved state with this very build. Whether it does, and is as after a boot.
+
+        A state that is not sound is dropped; the board then boots.
+        """
+        board, states, why = seat.board, seat.board.states, seat.suspect
+        if states is None or seat.options:  # a case's own options of Xen are few others'
+            return False
+        key = self._wanted_on(seat).digest(board.spec)
+        try:
+            if not states.has(key):
+                return False
+            with self.phase("restore"):
+                board.strategy.restore(key)
+                seat.suspect = None
+                if not self._is_proved(seat):
+                    raise BoardError(board.name, "; ".join(seat.proof.mismatches if seat.proof else ("no proof",)))
+                if not seat.capabilities:
+                    self._probe(seat)
+                self._begin(seat)
+                said = saved.check(board, self._facts(seat))
+            board.strategy.go_on()
+        except (BenchError, HypervisorCrash, ProductFailure) as error:
+            log.warning("%s: a saved state is not sound, and goes: the board boots (%s)", board.name, error)
+            seat.suspect, seat.proof, seat.is_restored = why or "it did not go on from a saved state", None, False
+            self.evidence.append(_note(board.name, "a saved state was not sound; the board boots", str(error)))
+            with suppress(BenchError):
+                states.drop(key)
+            return False
+        seat.deployed = True
+        log.info("%s: goes on from a saved state", board.name)
+        self.evidence.append(_note(board.name, "goes on from a saved state: it was not booted for this", said))
+        return True
+
+    def _save(self, seat: Seat) -> None:
+        """Save a board that has just booted, if it has no such state yet."""
+        board, states = seat.board, seat.board.states
+        if states is None or seat.options:
+            return
+        key = self._wanted_on(seat).digest(board.spec)
+        with self.phase("save"):
+            try:
+                if not states.has(key):
+                    self._facts(seat).write(board)
+                    states.save(key)
+            except BenchError as error:  # the next run boots the board, as this one has
+                log.warning("%s: its state is not saved: %s", board.name, error)
+            board.strategy.set_clock()  # it stood still
+
+    def _facts(self, seat: Seat) -> saved.Facts:
+        assert seat.before is not None
+        return saved.Facts(seat.boot_id, seat.capabilities, seat.before)
 
     def _begin(self, seat: Seat) -> None:
         """Note how the board is before its first case since a boot."""
@@ -222,6 +289,7 @@ class Rig:
                     lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
                 )
             seat.boot_id = boot_id(seat.board)
+            seat.is_restored = seat.board.states is not None and seat.board.states.is_restored()
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
             return False
@@ -375,6 +443,11 @@ class Rig:
     def take_proved(self) -> tuple[str, ...]:
         """Boards on which the build under test was proved to run since the last call."""
         taken, self._proved = tuple(sorted(self._proved)), set()
+        return taken
+
+    def take_restored(self) -> tuple[str, ...]:
+        """Boards that went on from a saved state since the last call."""
+        taken, self._restored = tuple(sorted(self._restored)), set()
         return taken
 
     def take_evidence(self) -> tuple[Evidence, ...]:

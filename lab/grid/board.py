@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lab.bmc import Bmc
 from lab.console.client import Console
 from lab.grid.ssh import CommandResult, Job, wait_reachable
+from lab.grid.states import SavedStates
 from lab.grid.strategy import XenStrategy
 from lab.inventory import BoardSpec
 
@@ -43,6 +44,11 @@ class Board:
     def console(self) -> Console:
         """The recorded console."""
         return self.strategy.console
+
+    @property
+    def states(self) -> SavedStates | None:
+        """What the board can go on from in place of a boot; None: it can do nothing of the kind."""
+        return self.strategy.saved.states if self.strategy.saved else None
 
     def run(
         self, command: str, *, timeout: float = 60.0, check: bool = True, input: bytes | None = None

@@ -19,6 +19,7 @@ from lab.grid import mains, outlets, resources, strategy
 from lab.grid.client_errors import shown_by_client
 from lab.grid.host_power import HostPower
 from lab.grid.ssh import Ssh
+from lab.grid.states import SavedStates
 from lab.inventory import BmcSpec, HostSpec, PduSpec
 
 __all__ = ["BmcDriver", "Dom0Driver", "RecordedConsoleDriver", "outlets", "resources", "strategy"]
@@ -125,6 +126,18 @@ class RecordedConsoleDriver(Driver):
 
     def on_deactivate(self) -> None:
         self.console.close()
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class SavedStatesDriver(Driver):
+    """The saved states of a board that has them."""
+
+    bindings = {"port": "StateSocket"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.states = SavedStates(self.target.name, self.port.path)
 
 
 @target_factory.reg_driver

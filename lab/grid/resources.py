@@ -49,6 +49,14 @@ class ConsoleRecorder(Resource):
 
 @target_factory.reg_resource
 @attr.s(eq=False)
+class StateSocket(Resource):
+    """Where a board answers that can go on from a saved state (:mod:`lab.grid.states`); few boards can."""
+
+    path: str = attr.ib(validator=attr.validators.instance_of(str))
+
+
+@target_factory.reg_resource
+@attr.s(eq=False)
 class SleepState(Resource):
     """Where a board's ACPI sleep state can be read: its BMC (IPMI v2.0, Get ACPI Power State, 20.7)."""
 

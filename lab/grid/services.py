@@ -273,7 +273,9 @@ def write_files(lab: Lab, folder: Path) -> None:
     gets a file a board (:mod:`lab.grid.labgrid_client`).
     """
     boards = list(lab.boards.values())
-    _dump(folder / "exporter.yaml", {board.name: exported(board) for board in lab.boards_at("")})
+    _dump(
+        folder / "exporter.yaml", {board.name: exported(board) | _states(board, folder) for board in lab.boards_at("")}
+    )
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
         f"import sys\n\nsys.path.insert(0, {str(paths.PYTHON)!r})\nfrom lab.grid import drivers  # noqa\n",
@@ -393,6 +395,11 @@ def exported(board: BoardSpec) -> dict[str, dict[str, object]]:
     }
 
 
+def _states(board: BoardSpec, folder: Path) -> dict[str, dict[str, object]]:
+    """What a board offers beside, if it can go on from a saved state."""
+    return {"StateSocket": {"path": str(folder / "boards" / board.name / "control.sock")}} if board.has_states else {}
+
+
 def _place(lab: Lab, board: BoardSpec) -> dict[str, object]:
     # The shape of labgrid.remote.common.Place.asdict(), which the coordinator reads at its start.
     tags = {**board.tags, "lab": lab.name, MADE_BY: XENLAB, **dict.fromkeys(board.capabilities, "yes")}
@@ -450,6 +457,7 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
             "RecordedConsoleDriver": {},
             "SerialDriver": {},
             "Dom0Driver": at,
+            **({"SavedStatesDriver": {}} if board.has_states else {}),
             "XenStrategy": {
                 "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
                 "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),

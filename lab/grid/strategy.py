@@ -38,13 +38,14 @@ from lab.console.patterns import crash_excerpt
 from lab.grid import pulse
 from lab.grid.boot import LIMIT, MENU_TIMEOUT, Boot, tail
 from lab.grid.client_errors import shown_by_client
-from lab.grid.ssh import CommandResult
+from lab.grid.ssh import CommandResult, wait_reachable
 
 log = logging.getLogger(__name__)
 
 HOTKEYS = {"known-good": b"k", "under-test": b"t"}  # firmware/image/grub.cfg, firmware/provision
 ENTRY_ID = "xenlab-under-test"
 MENU = "GNU GRUB"
+RESTORED_TIMEOUT = 20.0  # seconds in which dom0 of a restored board answers; 2 were seen
 
 
 class Status(enum.Enum):
@@ -67,6 +68,7 @@ class XenStrategy(Strategy):
         "recorder": "RecordedConsoleDriver",
         "serial": "SerialDriver",
         "dom0": "Dom0Driver",
+        "saved": {"SavedStatesDriver", None},
     }
     served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
     baseline: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # file of the FaultBaseline
@@ -160,6 +162,36 @@ class XenStrategy(Strategy):
                 self.target.deactivate(self.serial)
         self.status = until
         self._learn_faults()
+
+    def restore(self, key: str) -> None:
+        """Have the board go on from a state that it has saved, until dom0 answers and its clock is right.
+
+        Until :meth:`go_on` nothing that the console shows is taken for the build's.
+
+        :raises BenchError: it does not.
+        """
+        self._activate()
+        self.status, self.entry, self.milestones = Status.unknown, "", {}
+        self.dom0.ssh.close()
+        self.saved.states.restore(key)
+        wait_reachable(self.dom0.ssh, RESTORED_TIMEOUT)
+        self.dom0.ssh.run("xl info", timeout=20)
+        self.set_clock()
+
+    def go_on(self) -> None:
+        """Take a restored board for one that runs the build under test."""
+        self.since, self.entry, self.status = self.console.mark(), "under-test", Status.dom0
+
+    def set_clock(self) -> None:
+        """Set dom0's wall clock, and with it Xen's, by this machine's. :raises BenchError: dom0 does not answer."""
+        late = self.clock_offset()
+        self.dom0.ssh.run(f"""date -u -s @$(date +%s.%N | awk '{{ printf "%.3f", $1 - ({late:.3f}) }}')""", timeout=20)
+
+    def clock_offset(self) -> float:
+        """Seconds by which dom0's wall clock is ahead of this machine's. :raises BenchError: dom0 does not answer."""
+        asked = time.time()
+        said = float(self.dom0.ssh.run("date +%s.%N", timeout=20).stdout)
+        return said - (asked + time.time()) / 2
 
     def _learn_faults(self) -> None:
         """Note the IOMMU faults of the known-good boot that runs, if one does: they are no news of another build."""

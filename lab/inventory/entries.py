@@ -229,10 +229,13 @@ class VirtualFile(_FormFile):
     link_port: Port
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
     firmware: Literal["bios", "uefi"] = "bios"
+    saved_states: bool = False
 
     @classmethod
     def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
         yield from super().contradictions(raw)
+        if raw.get("saved_states") and (raw.get("clock") == "instructions" or raw.get("accelerator") == "kvm"):
+            yield "saved_states needs clock: machine and an emulated processor: no other state is known to be sound"
         if raw.get("clock") == "instructions" and raw.get("accelerator") == "kvm":
             yield "clock: instructions needs accelerator tcg: a real processor's clock does not count instructions"
 

@@ -116,6 +116,7 @@ class VirtualSpec:
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
     firmware: Literal["bios", "uefi"] = "bios"
+    saved_states: bool = False  # whether it goes on from a saved state where a case needs no boot
     shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
 
     def shaped(self, name: str) -> VirtualSpec:
@@ -194,6 +195,11 @@ class BoardSpec:
     def board_class(self) -> str:
         """What a result is said of: boards of one class are taken for equal. The tag ``class``, else the kind."""
         return self.tags.get("class") or ("virtual" if self.virtual else "steel")
+
+    @property
+    def has_states(self) -> bool:
+        """Whether it can go on from a saved state, in place of a boot."""
+        return bool(self.virtual and self.virtual.saved_states and self.boot == "disk" and self.at is None)
 
     @property
     def is_counted(self) -> bool:

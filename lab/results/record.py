@@ -136,6 +136,7 @@ class TestResult:
     counters: Mapping[str, str] = field(default_factory=dict)  # board -> what it executed; relative to run folder
     not_read: Mapping[str, str] = field(default_factory=dict)  # board -> why its counters are not there
     proved: tuple[str, ...] = ()  # boards on which the build under test was proved to run, for this case
+    restored: tuple[str, ...] = ()  # boards that went on from a saved state, and were not booted, for this case
     checks: tuple[Check, ...] = ()  # of a case that names what it checks
 
     @property

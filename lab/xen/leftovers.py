@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lab.base.errors import WaitTimeout
@@ -39,7 +39,7 @@ class Snapshot:
     dead: frozenset[str]  # ``ID (STATE)`` of domains whose name is gone already
     free_mib: int
     xenstore: frozenset[str]
-    processes: dict[int, str]
+    processes: Mapping[int, str]
     devices: frozenset[str]
     pace: float | None = None  # :mod:`lab.xen.pace`
 

@@ -5,7 +5,7 @@ import pytest
 from lab.inventory.capabilities import OF_THE_BUILD
 from lab.xen.dom0 import added
 
-pytestmark = pytest.mark.quick
+pytestmark = [pytest.mark.quick, pytest.mark.cold]
 
 
 def test_build_under_test_runs(host, build, evidence):

@@ -6,6 +6,7 @@ from lab.xen.guests import payload
 from lab.xen.kexec import crash, load_crash_kernel
 
 pytestmark = [
+    pytest.mark.cold,
     pytest.mark.weekly,
     pytest.mark.needs("kexec"),
     pytest.mark.xen_options("crashkernel=256M", "nmi=fatal"),

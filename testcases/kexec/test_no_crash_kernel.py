@@ -7,7 +7,7 @@ import pytest
 from lab.xen.guests import payload
 from lab.xen.kexec import BANNER_LIMIT, Course, load_crash_kernel, unload_crash_kernel
 
-pytestmark = [pytest.mark.weekly, pytest.mark.needs("kexec")]
+pytestmark = [pytest.mark.cold, pytest.mark.weekly, pytest.mark.needs("kexec")]
 
 
 def refused(host, evidence, words):

@@ -8,7 +8,7 @@ import pytest
 from lab.xen import costs
 from lab.xen.guests import payload
 
-pytestmark = pytest.mark.needs("perf")
+pytestmark = [pytest.mark.cold, pytest.mark.needs("perf")]
 
 KINDS = [
     pytest.param("pv64", marks=pytest.mark.needs("pv")),

@@ -8,7 +8,7 @@ from lab.xen.cpus import hptool, offline
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
 
-pytestmark = [pytest.mark.full]
+pytestmark = [pytest.mark.cold, pytest.mark.full]
 
 
 @pytest.mark.needs("cpu-offline")

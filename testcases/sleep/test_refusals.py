@@ -6,7 +6,7 @@ from lab.on_board.poke import POKE
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
 
-pytestmark = [pytest.mark.full]
+pytestmark = [pytest.mark.cold, pytest.mark.full]
 
 
 @pytest.mark.parametrize("state", [0, 1, 2, 4, 6])

@@ -11,7 +11,7 @@ from lab.xen.guests import linux, payload
 from lab.xen.pci import assignable, dma_device, fill_page, frames, page_digest
 from lab.xen.sleep import suspend
 
-pytestmark = [pytest.mark.needs("s3", "bmc-sleep-state")]
+pytestmark = [pytest.mark.cold, pytest.mark.needs("s3", "bmc-sleep-state")]
 
 ASLEEP = 10  # seconds from the order to the alarm; they include going to sleep
 TIMER = 20

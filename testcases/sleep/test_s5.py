@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.quick, pytest.mark.needs("s5")]
+pytestmark = [pytest.mark.cold, pytest.mark.quick, pytest.mark.needs("s5")]
 
 
 def test_s5_and_power_on(host, evidence):

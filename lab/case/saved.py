@@ -1,0 +1,59 @@
+"""What is known of a board in the moment in which its state is saved, and the proof that it is so again later.
+
+dom0 keeps these facts in memory, so that they are part of the state.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+
+from lab.base import shape
+from lab.base.errors import BoardError
+from lab.boards import health
+from lab.grid.board import Board
+from lab.xen import leftovers
+
+FILE = "/run/xenlab/saved.json"
+CLOCK_TOLERANCE = 1.0  # seconds; after a boot dom0 has its clock from a chip that counts whole ones
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is compared; that the build runs is proved as after a boot."""
+
+    boot_id: str
+    capabilities: frozenset[str]
+    before: leftovers.Snapshot
+
+    def write(self, board: Board) -> None:
+        """Have dom0 keep them. :raises BenchError: it does not answer."""
+        text = json.dumps(asdict(self), default=sorted)
+        board.run(f"printf %s {shlex.quote(text)} > {FILE}")
+
+
+def check(board: Board, found: Facts) -> str:
+    """Hold a restored board against what it was, and look at it as after a boot. In words, what was looked at.
+
+    :raises BenchError: it is not as it was; says what differs.
+    """
+    try:
+        was = shape.read(Facts, str(board.run(f"cat {FILE}").stdout))
+    except ValueError as error:
+        raise BoardError(board.name, f"what the state says of itself cannot be read: {error}") from error
+    wrong = []
+    if found.boot_id != was.boot_id:
+        wrong.append("it runs another boot")
+    if found.capabilities != was.capabilities:
+        wrong.append(f"its capabilities differ by {', '.join(sorted(found.capabilities ^ was.capabilities))}")
+    wrong += leftovers.left_behind(found.before, was.before)
+    wrong += leftovers.not_given_back(found.before, was.before)
+    if not board.power.is_powered():
+        wrong.append("its BMC says that its power is off")
+    wrong += [str(one) for one in health.within(board) if not one.is_good]
+    if abs(late := board.strategy.clock_offset()) > CLOCK_TOLERANCE:
+        wrong.append(f"dom0's clock is {late:+.1f} s off")
+    if wrong:
+        raise BoardError(board.name, "; ".join(wrong))
+    return f"boot {was.boot_id}, {len(was.capabilities)} capabilities, {was.before.free_mib} MiB free, as saved"
