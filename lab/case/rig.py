@@ -136,6 +136,9 @@ class Rig:
                 self._bring_up(seat, is_cold=is_cold)
         if seat.is_restored:
             self._restored.add(name)
+            self.evidence.append(
+                _note(name, "goes on from a saved state: it was not booted for this case", seat.boot_id)
+            )
         return seat
 
     def _bring_up(self, seat: Seat, *, is_cold: bool) -> None:
@@ -184,23 +187,14 @@ class Rig:
             return False
         seat.deployed = True
         log.info("%s: goes on from a saved state", board.name)
-        self.evidence.append(_note(board.name, "goes on from a saved state: it was not booted for this", said))
+        self.evidence.append(_note(board.name, "restored, and as it was when it was saved", said))
         return True
 
     def _save(self, seat: Seat) -> None:
-        """Save a board that has just booted, if it has no such state yet."""
-        board, states = seat.board, seat.board.states
-        if states is None or seat.options:
-            return
-        key = self._wanted_on(seat).digest(board.spec)
-        with self.phase("save"):
-            try:
-                if not states.has(key):
-                    self._facts(seat).write(board)
-                    states.save(key)
-            except BenchError as error:  # the next run boots the board, as this one has
-                log.warning("%s: its state is not saved: %s", board.name, error)
-            board.strategy.set_clock()  # it stood still
+        """Save a board that has just booted, if it can do that and has no such state yet."""
+        if seat.board.states is not None and not seat.options:
+            with self.phase("save"):
+                saved.keep(seat.board, self._wanted_on(seat).digest(seat.board.spec), self._facts(seat))
 
     def _facts(self, seat: Seat) -> saved.Facts:
         assert seat.before is not None

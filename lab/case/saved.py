@@ -6,14 +6,17 @@ dom0 keeps these facts in memory, so that they are part of the state.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from dataclasses import asdict, dataclass
 
 from lab.base import shape
-from lab.base.errors import BoardError
+from lab.base.errors import BenchError, BoardError
 from lab.boards import health
 from lab.grid.board import Board
 from lab.xen import leftovers
+
+log = logging.getLogger(__name__)
 
 FILE = "/run/xenlab/saved.json"
 CLOCK_TOLERANCE = 1.0  # seconds; after a boot dom0 has its clock from a chip that counts whole ones
@@ -31,6 +34,21 @@ class Facts:
         """Have dom0 keep them. :raises BenchError: it does not answer."""
         text = json.dumps(asdict(self), default=sorted)
         board.run(f"printf %s {shlex.quote(text)} > {FILE}")
+
+
+def keep(board: Board, key: str, facts: Facts) -> None:
+    """Save the board, unless it has this state already. A board that does not save goes on all the same.
+
+    :raises BenchError: dom0 does not answer.
+    """
+    try:
+        if board.states is None or board.states.has(key):
+            return
+        facts.write(board)
+        board.states.save(key)
+    except BenchError as error:  # the next run boots the board, as this one has
+        log.warning("%s: its state is not saved: %s", board.name, error)
+    board.strategy.set_clock()  # it stood still
 
 
 def check(board: Board, found: Facts) -> str:

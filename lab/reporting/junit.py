@@ -100,6 +100,7 @@ def _result(suite: ET.Element, names: _Names, result: TestResult, others: list[T
         "fingerprint": result.fingerprint,
         "failure": failure_of(result),
         "boards": ",".join(result.boards),
+        "restored": ",".join(result.restored),
         "build": result.build,
         "area": result.area,
         "attempt": str(result.attempt),

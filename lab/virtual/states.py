@@ -67,7 +67,7 @@ class States:
             async with self._turn:
                 match words:
                     case ["current"]:
-                        return self._current if self._machine.goes_on else "none"
+                        return self._current if self._machine.is_powered and self._machine.goes_on else "none"
                     case ["has", key]:
                         return "yes" if self._folder(key).is_dir() else "no"
                     case ["drop", key]:
