@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+
 from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError
@@ -67,6 +69,24 @@ with held:
     guest.on(here).destroy()
 print(json.dumps(seconds), flush=True)
 """
+READY_ONE = """\
+import json, sys, time
+from pathlib import Path
+from lab import inventory
+from lab.builds.matrix import Variant
+from lab.case.rig import take
+
+lab, name = inventory.load(Path(sys.argv[1])), sys.argv[2]
+started = time.monotonic()
+held, rig = take(lab, [name], Variant.plain(sys.argv[3]), Path(sys.argv[4]))
+with held:
+    seat = rig.ready(name)
+    took = time.monotonic() - started
+    if "last" in sys.argv:  # nobody else has this lab's keys, and so its states
+        seat.board.states.drop(rig.wanted.digest(seat.board.spec))
+    seat.board.power.power_off()
+print(json.dumps([seat.is_restored, took]), flush=True)
+"""
 BOOT_ONE = """\
 import json, sys, time
 from pathlib import Path
@@ -103,6 +123,34 @@ def boot_overhead() -> Mapping[str, float]:
         found[f"{word}_s"] = statistics.median(stack)
         found[f"{word}_bare_s"] = statistics.median(bare)
     return found
+
+
+@benchmark("snapshot-ready", unit="s", bar=15.0)
+def snapshot_ready() -> float:
+    """A board that has had this build before, from the request for it to ready for a case, out of a saved state."""
+    with _state() as state:
+        file = state / "lab.yaml"
+        content = yaml.safe_load(VIRTUAL_LAB.read_text(encoding="utf-8"))
+        board = min(content["all"]["children"]["boards"]["hosts"])
+        content["all"]["children"]["boards"]["hosts"][board]["xenlab"]["virtual"]["saved_states"] = True
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        seconds = {True: list[float](), False: list[float]()}  # by whether the board was restored
+        for turns in (1, ROUNDS):  # the second run's lab is brought up anew
+            _xenlab(state, "lab", "up", "--ports", "free", "--inventory", str(file))
+            try:
+                for turn in range(turns):
+                    words = [str(file), board, DEFAULT_BUILD, str(state / "rig")]
+                    words += ["last"] if turns > 1 and turn == turns - 1 else []
+                    environment = paths.environment() | {"XDG_STATE_HOME": str(state)}
+                    said = _run([sys.executable, "-P", "-c", READY_ONE, *words], environment, good=(0,))
+                    is_restored, took = json.loads(said.splitlines()[-1])
+                    seconds[is_restored].append(took)
+            finally:
+                _xenlab(state, "lab", "down", "--inventory", str(file))
+    if (len(seconds[False]), len(seconds[True])) != (1, ROUNDS):
+        raise BenchError(f"{len(seconds[True])} of {ROUNDS} requests were met out of a saved state")
+    note(f"{seconds[False][0]:.1f} s with two boots, and the state saved; {ROUNDS} times out of it: {seconds[True]}")
+    return statistics.median(seconds[True])
 
 
 @benchmark("panic-latency", unit="s", bar=1.0)
