@@ -400,11 +400,11 @@ def test_an_old_try_or_comparison_goes(homes: Path, what: str, where: str) -> No
     assert not old.exists() and new.exists()
 
 
-def test_unused_builds_images_and_payloads_go(homes: Path) -> None:
-    gone = [old_thing(homes, kind, "old", 31) for kind in ("builds", "images", "payloads")]
-    kept = [old_thing(homes, kind, "new", 29) for kind in ("builds", "images", "payloads")]
+def test_unused_builds_images_payloads_and_states_go(homes: Path) -> None:
+    gone = [old_thing(homes, kind, "old", 31) for kind in ("builds", "images", "payloads", "states")]
+    kept = [old_thing(homes, kind, "new", 29) for kind in ("builds", "images", "payloads", "states")]
     kept.append(old_thing(homes, "trees", "old", 31))
-    assert len(pruning.prune()) == 3
+    assert len(pruning.prune()) == 4
     assert not any(path.exists() for path in gone)
     assert all(path.exists() for path in kept)
 

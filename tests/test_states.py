@@ -162,6 +162,8 @@ def test_states_are_bounded(kept: Path) -> None:
         (kept / name / states.MACHINE).write_bytes(b"x" * 10000)
         os.utime(kept / name, (1e9 - age, 1e9 - age))
     (kept / ".being-made").mkdir()
+    (kept / ".half-made").mkdir()
+    os.utime(kept / ".half-made", (1e9, 1e9))
     states.prune(2 * 12288)
     assert {one.name for one in kept.iterdir()} == {"newest", "older", ".being-made"}
 

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 RUNS_KEPT = 30
 RUNS_DAYS = 14
 RUNS_BYTES = 10 * 2**30
-CACHE_DAYS = 30  # builds, emulators, images and payloads nobody used
+CACHE_DAYS = 30  # builds, emulators, images, payloads and saved states nobody used
 DAY = 86400.0
 
-_PRUNED_CACHES = ("builds", "emulators", "images", "payloads")
+_PRUNED_CACHES = ("builds", "emulators", "images", "payloads", "states")
 _MARKERS = ("build.json", "made")  # read at each use, so their times say when that was
 _DOOMED = ".going-"  # prefix of what is being removed
 
@@ -42,8 +42,8 @@ def prune(dry_run: bool = False) -> list[str]:
 
     Kept are the newest :data:`RUNS_KEPT` runs and those younger than :data:`RUNS_DAYS` days, up to :data:`RUNS_BYTES`
     in all; of the jobs of another CI as many; tries of patch series and comparisons of costs used within
-    :data:`RUNS_DAYS` days, and what of builds, emulators, images and payloads was used within :data:`CACHE_DAYS` days.
-    The newest run, and whatever is in use, stays. Of Python's bytecode what was compiled of folders that are gone goes.
+    :data:`RUNS_DAYS` days, and what of the caches was used within :data:`CACHE_DAYS` days. The newest run, and whatever
+    is in use, stays. Of Python's bytecode what was compiled of folders that are gone goes.
     """
     now = time.time()
     doomed: list[tuple[str, Path, Path | None]] = [

@@ -80,7 +80,8 @@ def prepare(
         if board.bmc.protocol == "redfish":
             _certify(home, board)
     accelerator = _proved(lab, boards, directory, base, machine, progress)
-    stands_on = f"image {base.disk.parent.name}, {emulator.version(machine.binary)}, {cpu()}"
+    made = base.disk.stat().st_mtime_ns  # an image of the same description, made again, has its files elsewhere
+    stands_on = f"image {base.disk.parent.name} of {made}, {emulator.version(machine.binary)}, {cpu()}"
     for board in boards:
         config = replace(_config(lab, board, accelerator, machine), stands_on=stands_on)
         if peers is not None:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 KEPT_BYTES = 4 * 2**30  # of all states of this machine; those that were not used for longest go first
 SPARE_BYTES = 2 * 2**30  # that must be free on the disk beside a board's memory before a state is saved
+HALF_SAVED = 600.0  # seconds after which a state that is not whole is nobody's any more
 TIMEOUT = 45.0  # seconds for QEMU to write or read a machine; 4 were seen
 NEVER_SAVED = 5  # slot of the DMA device, of which QEMU saves nothing
 HEADER = range(0, 0x100, 4)  # registers of a PCI function: its whole configuration
@@ -211,8 +212,15 @@ def folder() -> Path:
 
 
 def prune(limit: int) -> None:
-    """Remove the states that were not used for longest, until all together take at most so many bytes."""
-    states = sorted((one for one in folder().iterdir() if not one.name.startswith(".")), key=_age)
+    """Remove the states that were not used for longest, until all together take at most so many bytes.
+
+    What a daemon was saving when it was killed goes, too.
+    """
+    there = list(folder().iterdir())
+    for half in there:
+        if half.name.startswith(".") and time.time() + _age(half) > HALF_SAVED:
+            shutil.rmtree(half, ignore_errors=True)
+    states = sorted((one for one in there if not one.name.startswith(".")), key=_age)
     total = 0
     for state in states:
         total += _size(state)
@@ -222,6 +230,7 @@ def prune(limit: int) -> None:
 
 
 def _age(state: Path) -> float:
+    """The time of its last use, negative: the newest is the least."""
     with suppress(OSError):
         return -state.stat().st_mtime
     return 0.0
