@@ -74,6 +74,7 @@ import json, sys, time
 from pathlib import Path
 from lab import inventory
 from lab.builds.matrix import Variant
+from lab.case import saved
 from lab.case.rig import take
 
 lab, name = inventory.load(Path(sys.argv[1])), sys.argv[2]
@@ -83,7 +84,7 @@ with held:
     seat = rig.ready(name)
     took = time.monotonic() - started
     if "last" in sys.argv:  # nobody else has this lab's keys, and so its states
-        seat.board.states.drop(rig.wanted.digest(seat.board.spec))
+        seat.board.states.drop(saved.key(rig.wanted, seat.board.spec))
     seat.board.power.power_off()
 print(json.dumps([seat.is_restored, took]), flush=True)
 """

@@ -18,6 +18,7 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BenchError, BoardError, HypervisorCrash, UsageError
 from lab.base.wait import wait_until
+from lab.boards import health
 from lab.case import rig, saved
 from lab.case.rig import Rig, Seat
 from lab.grid import services
@@ -260,6 +261,8 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rig, Seat]]:
     monkeypatch.setattr(Rig, "_probe", lambda _, seat: setattr(seat, "capabilities", CAPABLE))
     monkeypatch.setattr(Rig, "_begin", lambda _, seat: setattr(seat, "before", BEFORE))
     monkeypatch.setattr(Rig, "_wanted_on", lambda *_: SimpleNamespace(digest=lambda spec: "k1"))
+    monkeypatch.setattr(Rig, "_take_capabilities", lambda _, seat, found: setattr(seat, "capabilities", found))
+    monkeypatch.setattr(saved, "read", lambda board: saved.Facts("b1", CAPABLE, BEFORE))
     monkeypatch.setattr(saved, "check", lambda *_: "as saved")
 
     def make(board: Board) -> tuple[Rig, Seat]:
@@ -360,7 +363,8 @@ def test_a_restored_board_that_differs_is_not_trusted(
 def test_a_restored_board_is_held_against_what_it_was(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], wrong: str
 ) -> None:
-    monkeypatch.setattr(saved.health, "within", lambda board: [])
+    monkeypatch.setattr(saved.health, "echo", lambda board: health.HealthFact("console echo", True, ""))
+    monkeypatch.setattr(saved.health, "ports", lambda board: [])
     said: list[str] = []
 
     def run(command: str) -> SimpleNamespace:
@@ -375,9 +379,10 @@ def test_a_restored_board_is_held_against_what_it_was(
         strategy=SimpleNamespace(clock_offset=lambda: change.get("offset", 0.1)),
     )
     facts.write(cast(Any, board))
+    was = saved.read(cast(Any, board))
     found = replace(facts, **{key: value for key, value in change.items() if key not in ("power", "offset")})
     if wrong:
         with pytest.raises(BoardError, match=wrong):
-            saved.check(cast(Any, board), found)
+            saved.check(cast(Any, board), found, was)
     else:
-        assert "2 capabilities, 1800 MiB free" in saved.check(cast(Any, board), found)
+        assert "2 capabilities, 1800 MiB free" in saved.check(cast(Any, board), found, was)

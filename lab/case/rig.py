@@ -164,7 +164,7 @@ class Rig:
         board, states, why = seat.board, seat.board.states, seat.suspect
         if states is None or seat.options:  # a case's own options of Xen are few others'
             return False
-        key = self._wanted_on(seat).digest(board.spec)
+        key = saved.key(self._wanted_on(seat), board.spec)
         try:
             if not states.has(key):
                 return False
@@ -173,10 +173,11 @@ class Rig:
                 seat.suspect = None
                 if not self._is_proved(seat):
                     raise BoardError(board.name, "; ".join(seat.proof.mismatches if seat.proof else ("no proof",)))
+                was = saved.read(board)
                 if not seat.capabilities:
-                    self._probe(seat)
+                    self._take_capabilities(seat, was.capabilities)
                 self._begin(seat)
-                said = saved.check(board, self._facts(seat))
+                said = saved.check(board, self._facts(seat), was)
             board.strategy.go_on()
         except (BenchError, HypervisorCrash, ProductFailure) as error:
             log.warning("%s: a saved state is not sound, and goes: the board boots (%s)", board.name, error)
@@ -194,7 +195,7 @@ class Rig:
         """Save a board that has just booted, if it can do that and has no such state yet."""
         if seat.board.states is not None and not seat.options:
             with self.phase("save"):
-                saved.keep(seat.board, self._wanted_on(seat).digest(seat.board.spec), self._facts(seat))
+                saved.keep(seat.board, saved.key(self._wanted_on(seat), seat.board.spec), self._facts(seat))
 
     def _facts(self, seat: Seat) -> saved.Facts:
         assert seat.before is not None
@@ -311,10 +312,12 @@ class Rig:
 
     def _probe(self, seat: Seat) -> None:
         """Find out what the board can do under this build, and which capabilities it declares and lacks."""
-        probed, declared = probing.of_board(seat.host), seat.board.spec.capabilities
-        by_racker = {word for word in declared if not TABLE[word].is_probed}
-        lacking = declared - probed - by_racker
-        seat.capabilities = probed | by_racker
+        by_racker = {word for word in seat.board.spec.capabilities if not TABLE[word].is_probed}
+        self._take_capabilities(seat, probing.of_board(seat.host) | by_racker)
+
+    def _take_capabilities(self, seat: Seat, found: frozenset[str]) -> None:
+        seat.capabilities = found
+        lacking = seat.board.spec.capabilities - found
         seat.host = Host(seat.board, self, lacking=lacking)
         if by_board := lacking - OF_THE_BUILD:  # what a build leaves out is no fault of the board or of its entry
             words = ", ".join(sorted(by_board))

@@ -5,6 +5,7 @@ dom0 keeps these facts in memory, so that they are part of the state.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shlex
@@ -12,8 +13,11 @@ from dataclasses import asdict, dataclass
 
 from lab.base import shape
 from lab.base.errors import BenchError, BoardError
+from lab.base.release import release
 from lab.boards import health
 from lab.grid.board import Board
+from lab.inventory import BoardSpec
+from lab.provision import Wanted
 from lab.xen import leftovers
 
 log = logging.getLogger(__name__)
@@ -51,15 +55,24 @@ def keep(board: Board, key: str, facts: Facts) -> None:
     board.strategy.set_clock()  # it stood still
 
 
-def check(board: Board, found: Facts) -> str:
+def key(wanted: Wanted, board: BoardSpec) -> str:
+    """What a state of this board with all of this is called. Another xenlab would take other facts."""
+    return hashlib.sha256(f"{release()} {wanted.digest(board)}".encode()).hexdigest()[:24]
+
+
+def read(board: Board) -> Facts:
+    """What a restored board was. :raises BenchError: it does not say."""
+    try:
+        return shape.read(Facts, str(board.run(f"cat {FILE}").stdout))
+    except ValueError as error:
+        raise BoardError(board.name, f"what the state says of itself cannot be read: {error}") from error
+
+
+def check(board: Board, found: Facts, was: Facts) -> str:
     """Hold a restored board against what it was, and look at it as after a boot. In words, what was looked at.
 
     :raises BenchError: it is not as it was; says what differs.
     """
-    try:
-        was = shape.read(Facts, str(board.run(f"cat {FILE}").stdout))
-    except ValueError as error:
-        raise BoardError(board.name, f"what the state says of itself cannot be read: {error}") from error
     wrong = []
     if found.boot_id != was.boot_id:
         wrong.append("it runs another boot")
@@ -69,7 +82,7 @@ def check(board: Board, found: Facts) -> str:
     wrong += leftovers.not_given_back(found.before, was.before)
     if not board.power.is_powered():
         wrong.append("its BMC says that its power is off")
-    wrong += [str(one) for one in health.within(board) if not one.is_good]
+    wrong += [str(one) for one in (health.echo(board), *health.ports(board)) if not one.is_good]
     if abs(late := board.strategy.clock_offset()) > CLOCK_TOLERANCE:
         wrong.append(f"dom0's clock is {late:+.1f} s off")
     if wrong:

@@ -175,7 +175,6 @@ class XenStrategy(Strategy):
         self.dom0.ssh.close()
         self.saved.states.restore(key)
         wait_reachable(self.dom0.ssh, RESTORED_TIMEOUT)
-        self.dom0.ssh.run("xl info", timeout=20)
         self.set_clock()
 
     def go_on(self) -> None:
