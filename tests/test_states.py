@@ -23,7 +23,7 @@ from lab.case import rig, saved
 from lab.case.rig import Rig, Seat
 from lab.grid import services
 from lab.grid.states import SavedStates
-from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, VirtualSpec
+from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
 from lab.virtual import states
 from lab.virtual.daemon import Machine
 from lab.virtual.spec import DaemonConfig
@@ -357,6 +357,7 @@ def test_a_restored_board_that_differs_is_not_trusted(
         ({"before": replace(BEFORE, domains=frozenset({"guest"}))}, "guest: guest"),
         ({"before": replace(BEFORE, free_mib=1700)}, "100 MiB not given back"),
         ({"power": False}, "its BMC says that its power is off"),
+        ({"mac": "52:54:00:22:11:09"}, "dom0 has no port spare"),
         ({"offset": -2.0}, "dom0's clock is -2.0 s off"),
     ],
 )
@@ -364,23 +365,26 @@ def test_a_restored_board_is_held_against_what_it_was(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], wrong: str
 ) -> None:
     monkeypatch.setattr(saved.health, "echo", lambda board: health.HealthFact("console echo", True, ""))
-    monkeypatch.setattr(saved.health, "ports", lambda board: [])
     said: list[str] = []
 
     def run(command: str) -> SimpleNamespace:
+        if command.startswith("cat /sys"):
+            return SimpleNamespace(stdout="52:54:00:22:11:02\n00:00:00:00:00:00\n")
         said.append(command.removeprefix("printf %s ").partition(" > ")[0].strip("'"))
         return SimpleNamespace(stdout=said[0])
 
     facts = saved.Facts("b1", CAPABLE, replace(BEFORE, processes={7: "xl devd"}))
+    ports = {"spare": NicSpec("spare", change.get("mac", "52:54:00:22:11:02"))}
     board = SimpleNamespace(
         name="virt1",
         run=run,
+        spec=SimpleNamespace(nics=ports),
         power=SimpleNamespace(is_powered=lambda: change.get("power", True)),
         strategy=SimpleNamespace(clock_offset=lambda: change.get("offset", 0.1)),
     )
     facts.write(cast(Any, board))
     was = saved.read(cast(Any, board))
-    found = replace(facts, **{key: value for key, value in change.items() if key not in ("power", "offset")})
+    found = replace(facts, **{key: value for key, value in change.items() if hasattr(facts, key)})
     if wrong:
         with pytest.raises(BoardError, match=wrong):
             saved.check(cast(Any, board), found, was)

@@ -90,18 +90,15 @@ def examine(board: Board) -> list[HealthFact]:
         return findings  # a boot would only say it again, and later
     findings.append(_finding("known-good boot", lambda: _boot(board)))
     if findings[-1].is_good:
-        findings += [echo(board), _finding("disk", lambda: _disk(board)), *ports(board)]
+        findings += [echo(board), _finding("disk", lambda: _disk(board))]
+        for role, nic in board.spec.nics.items():
+            findings.append(_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)))
     return findings
 
 
 def echo(board: Board) -> HealthFact:
     """Whether the console's line goes both ways, once dom0 answers."""
     return _finding("console echo", lambda: _echo(board))
-
-
-def ports(board: Board) -> list[HealthFact]:
-    """Whether dom0 has the board's network ports."""
-    return [_finding(f"port {role}", partial(Dom0(board).pci_of, nic.mac)) for role, nic in board.spec.nics.items()]
 
 
 def conclude(ledger: Ledger, board: str, findings: list[HealthFact], *, is_whole: bool) -> bool:

@@ -82,7 +82,10 @@ def check(board: Board, found: Facts, was: Facts) -> str:
     wrong += leftovers.not_given_back(found.before, was.before)
     if not board.power.is_powered():
         wrong.append("its BMC says that its power is off")
-    wrong += [str(one) for one in (health.echo(board), *health.ports(board)) if not one.is_good]
+    if not (console := health.echo(board)).is_good:
+        wrong.append(str(console))
+    there = str(board.run("cat /sys/class/net/*/address").stdout).split()
+    wrong += [f"dom0 has no port {role}" for role, nic in board.spec.nics.items() if nic.mac not in there]
     if abs(late := board.strategy.clock_offset()) > CLOCK_TOLERANCE:
         wrong.append(f"dom0's clock is {late:+.1f} s off")
     if wrong:
