@@ -210,7 +210,7 @@ class Board:
         self.states = SimpleNamespace(
             has=lambda key: self.has,
             save=lambda key: self.did.append("save"),
-            drop=lambda key: self.did.append("drop"),
+            drop=self.drop,
             is_restored=lambda: self.goes_on,
         )
         self.strategy = SimpleNamespace(
@@ -224,6 +224,10 @@ class Board:
         if self.fails:
             raise self.fails
         self.is_up = self.goes_on = True
+
+    def drop(self, key: str) -> None:
+        self.did.append("drop")
+        self.has = False
 
     def boot(self, what: str) -> None:
         self.did.append(what)
@@ -289,13 +293,24 @@ def test_a_board_without_a_state_boots_and_is_saved(bring: Callable[..., tuple[R
     assert one.take_restored() == ()
 
 
-def test_after_a_loss_a_board_is_restored_and_not_booted(bring: Callable[..., tuple[Rig, Seat]]) -> None:
+def test_after_a_case_that_left_something_a_board_is_restored(bring: Callable[..., tuple[Rig, Seat]]) -> None:
     one, seat = bring(board := Board())
     one.ready("virt1")
-    seat.suspect = "dom0 does not answer"
+    seat.suspect = "guest: still there"
     one.ready("virt1")
     assert board.did == ["restore", "go on"] * 2
     assert seat.suspect is None
+
+
+def test_a_restored_board_that_was_lost_boots_next(bring: Callable[..., tuple[Rig, Seat]]) -> None:
+    one, seat = bring(board := Board())
+    one.distrust("virt1")
+    assert board.did == []  # it has booted, for all that is known
+    one.ready("virt1")
+    one.distrust("virt1")
+    seat.suspect = "the console showed a crash"
+    one.ready("virt1")
+    assert board.did[:4] == ["restore", "go on", "drop", "power cycle"]
 
 
 def test_a_cold_case_gets_a_boot(bring: Callable[..., tuple[Rig, Seat]]) -> None:

@@ -136,6 +136,8 @@ def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) ->
         is_mute = isinstance(running.outcome, SilentConsole) and running.outcome.board == name
         after = rig.after(name, crashed=name in crashed, was_reset=name in reset, is_mute=is_mute)
         running.evidence += after.evidence
+        if name in crashed or after.loss:
+            rig.distrust(name)
         found.append(after)
     running.evidence[:0] = rig.take_evidence()
     return found

@@ -197,6 +197,13 @@ class Rig:
             with self.phase("save"):
                 saved.keep(seat.board, saved.key(self._wanted_on(seat), seat.board.spec), self._facts(seat))
 
+    def distrust(self, name: str) -> None:
+        """Forget what a board goes on from, which crashed or was lost: the next attempt shall have a boot."""
+        if (seat := self.seats[name]).is_restored and seat.board.states:
+            log.info("%s: it went on from a saved state, which goes: the board boots next", name)
+            with suppress(BenchError):
+                seat.board.states.drop(saved.key(self._wanted_on(seat), seat.board.spec))
+
     def _facts(self, seat: Seat) -> saved.Facts:
         assert seat.before is not None
         return saved.Facts(seat.boot_id, seat.capabilities, seat.before)
@@ -270,7 +277,7 @@ class Rig:
     def _is_same_boot(self, seat: Seat) -> bool:
         """Whether dom0 still runs the boot that was proved. A case may have rebooted its board."""
         try:
-            return bool(seat.proof and boot_id(seat.board) == seat.boot_id)
+            return bool(seat.proof and saved.boot_id(seat.board) == seat.boot_id)
         except BenchError:
             return False
 
@@ -283,7 +290,7 @@ class Rig:
                 proof = provision.prove(
                     lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
                 )
-            seat.boot_id = boot_id(seat.board)
+            seat.boot_id = saved.boot_id(seat.board)
             seat.is_restored = seat.board.states is not None and seat.board.states.is_restored()
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)
@@ -492,11 +499,6 @@ def take(
     wanted = provision.Wanted(build, variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
     return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
-
-
-def boot_id(board: Board) -> str:
-    """The id that Linux in dom0 gives to this boot alone. :raises BenchError: dom0 does not answer."""
-    return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
 
 
 def _note(board: str, title: str, body: str) -> Evidence:

@@ -40,6 +40,11 @@ class Facts:
         board.run(f"printf %s {shlex.quote(text)} > {FILE}")
 
 
+def boot_id(board: Board) -> str:
+    """The id that Linux in dom0 gives to this boot alone. :raises BenchError: dom0 does not answer."""
+    return str(board.run("cat /proc/sys/kernel/random/boot_id", timeout=20).stdout).strip()
+
+
 def keep(board: Board, key: str, facts: Facts) -> None:
     """Save the board, unless it has this state already. A board that does not save goes on all the same.
 
