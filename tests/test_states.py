@@ -24,7 +24,7 @@ from lab.case.rig import Rig, Seat
 from lab.grid import services
 from lab.grid.states import SavedStates
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
-from lab.virtual import states
+from lab.virtual import bare, states
 from lab.virtual.daemon import Machine
 from lab.virtual.spec import DaemonConfig
 from lab.virtual.states import States
@@ -131,9 +131,8 @@ def test_who_cannot_be_asked_says_so(tmp_path: Path) -> None:
 
 def name_of(home: Path, config: DaemonConfig, key: str = "k1", shape: str = "", seed: bytes = b"seed") -> str:
     (home / "seed.tar").write_bytes(seed)
-    wiring = SimpleNamespace(**dict.fromkeys(("disk", "variables", "seed", "uart", "qmp"), home / "x"))
-    wiring.kcs_port, wiring.link_peer_port = config.kcs_port, config.link_peer_port
-    machine = Machine(config.board, home, cast(Any, wiring), shape=shape, emulator=config.emulator)
+    wiring = bare.wiring(home, config.kcs_port, config.link_peer_port)
+    machine = Machine(config.board, home, wiring, shape=shape, emulator=config.emulator)
     return States(config, machine, home)._folder(key).name
 
 
@@ -153,7 +152,14 @@ def test_whatever_the_board_is_made_of_names_its_state(tmp_path: Path) -> None:
         name_of(tmp_path, replace(config, emulator=replace(config.emulator, binary="/opt/qemu"))),
     ]
     assert len(set(names)) == len(names)
-    assert name_of(tmp_path, config) == names[0]  # and nothing else does
+    moved = replace(board, ssh_port=30000, virtual=replace(virtual, link_port=30001), bmc=replace(board.bmc, port=3))
+    moved = replace(moved, console=replace(board.console, serve_port=30002, lines_port=30003, port=30004))
+    kcs, link = replace(config, kcs_port=22117), replace(config, link_peer_port=22125)
+    names += [name_of(tmp_path, one) for one in (kcs, link)]
+    assert len(set(names)) == len(names)
+    assert name_of(tmp_path, replace(config, board=moved)) == names[0]  # its ports may move
+    assert name_of(tmp_path, replace(kcs, kcs_port=30006)) == names[-2]
+    assert name_of(tmp_path, replace(link, link_peer_port=30005)) == names[-1]
 
 
 def test_states_are_bounded(kept: Path) -> None:

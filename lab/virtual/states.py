@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,7 +28,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from lab.base import paths, shape
 from lab.base.errors import BenchError
-from lab.virtual import registers
+from lab.virtual import qemu, registers
 
 if TYPE_CHECKING:
     from lab.virtual.daemon import Machine
@@ -86,10 +86,14 @@ class States:
 
     def _folder(self, key: str) -> Path:
         """Where the state is, if there is one."""
-        own = [key, self._machine.shape, asdict(self._config)]
+        config = portless(self._config)
+        assert config.board.virtual
+        form = config.board.virtual.shaped(self._machine.shape)
+        ends = replace(self._machine.wiring, kcs_port=config.kcs_port, link_peer_port=config.link_peer_port)
+        argv = qemu.arguments(config.board, form, ends, emulator=config.emulator)
+        own = [key, self._machine.shape, argv, asdict(config)]
         digest = hashlib.sha256(json.dumps(own, default=sorted, sort_keys=True).encode())
         digest.update((self._home / "seed.tar").read_bytes())
-        digest.update("\0".join(self._machine.arguments()).encode())
         return folder() / f"{self._config.board.name}-{digest.hexdigest()[:32]}"
 
     async def _save(self, key: str) -> None:
@@ -183,6 +187,22 @@ class States:
     def _files(self) -> tuple[str, ...]:
         virtual = self._config.board.virtual
         return (DISK, VARIABLES) if virtual and virtual.firmware == "uefi" else (DISK,)
+
+
+def portless(config: DaemonConfig) -> DaemonConfig:
+    """A board wherever its ports are: they are outside of the machine, and ``--ports`` moves them."""
+    board = config.board
+    assert board.virtual
+    plain = replace(
+        board,
+        ssh_port=0,
+        bmc=replace(board.bmc, port=0),
+        sol=board.sol and replace(board.sol, port=0),
+        console=replace(board.console, serve_port=0, lines_port=0, port=0),
+        virtual=replace(board.virtual, serial_port=0, link_port=0),
+    )
+    has_kcs, has_link = bool(config.kcs_port), bool(config.link_peer_port)
+    return replace(config, board=plain, kcs_port=int(has_kcs), link_peer_port=int(has_link))
 
 
 async def _write_machine(client: QMPClient, file: Path) -> None:
