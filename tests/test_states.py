@@ -21,8 +21,9 @@ from lab.base.wait import wait_until
 from lab.boards import health
 from lab.case import rig, saved
 from lab.case.rig import Rig, Seat
-from lab.grid import services
+from lab.grid import services, strategy
 from lab.grid.states import SavedStates
+from lab.grid.strategy import XenStrategy
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec, NicSpec, VirtualSpec
 from lab.virtual import bare, states
 from lab.virtual.daemon import Machine
@@ -364,6 +365,26 @@ def test_a_restored_board_that_differs_is_not_trusted(
     one.ready("virt1")
     assert board.did[:3] == ["restore", "drop", "install"]
     assert not seat.is_restored
+
+
+@pytest.mark.parametrize(
+    ("takes", "dom0", "offset"),
+    [
+        (0.2, 1000.1, 0.0),
+        (0.2, 1003.1, 2.9),  # what is certain
+        (0.2, 996.1, -3.9),
+        (3.0, 1002.4, 0.0),  # a busy board: its answer may be as old as the question
+    ],
+)
+def test_a_clock_is_only_as_wrong_as_is_certain(
+    monkeypatch: pytest.MonkeyPatch, takes: float, dom0: float, offset: float
+) -> None:
+    times = [1000.0, 1000.0 + takes]
+    monkeypatch.setattr(strategy, "time", SimpleNamespace(time=lambda: times.pop(0)))
+    ssh = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(stdout=f"{dom0}\n"))
+    board = SimpleNamespace(dom0=SimpleNamespace(ssh=ssh))
+    board._clock = lambda: XenStrategy._clock(cast(Any, board))
+    assert XenStrategy.clock_offset(cast(Any, board)) == pytest.approx(offset)
 
 
 # -- what is compared ---------------------------------------------------------------------------------------------

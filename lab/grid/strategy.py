@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -183,14 +184,23 @@ class XenStrategy(Strategy):
 
     def set_clock(self) -> None:
         """Set dom0's wall clock, and with it Xen's, by this machine's. :raises BenchError: dom0 does not answer."""
-        late = self.clock_offset()
+        late, _ = self._clock()
         self.dom0.ssh.run(f"""date -u -s @$(date +%s.%N | awk '{{ printf "%.3f", $1 - ({late:.3f}) }}')""", timeout=20)
 
     def clock_offset(self) -> float:
-        """Seconds by which dom0's wall clock is ahead of this machine's. :raises BenchError: dom0 does not answer."""
+        """Seconds by which dom0's wall clock is at least off: ahead of this machine's, or behind it if negative.
+
+        :raises BenchError: dom0 does not answer.
+        """
+        late, doubt = self._clock()
+        return math.copysign(max(0.0, abs(late) - doubt), late)
+
+    def _clock(self) -> tuple[float, float]:
+        """How far ahead dom0's wall clock seems to be, and how wrong that may be: nobody knows how long the way took."""
         asked = time.time()
         said = float(self.dom0.ssh.run("date +%s.%N", timeout=20).stdout)
-        return said - (asked + time.time()) / 2
+        heard = time.time()
+        return said - (asked + heard) / 2, (heard - asked) / 2
 
     def _learn_faults(self) -> None:
         """Note the IOMMU faults of the known-good boot that runs, if one does: they are no news of another build."""
