@@ -196,7 +196,7 @@ class XenStrategy(Strategy):
         return math.copysign(max(0.0, abs(late) - doubt), late)
 
     def _clock(self) -> tuple[float, float]:
-        """How far ahead dom0's wall clock seems to be, and how wrong that may be: nobody knows how long the way took."""
+        """How far ahead dom0's wall clock seems to be, and how wrong that may be: a way's length is not known."""
         asked = time.time()
         said = float(self.dom0.ssh.run("date +%s.%N", timeout=20).stdout)
         heard = time.time()
