@@ -211,7 +211,8 @@ class Board:
 
     def __init__(self, *, has: bool = True) -> None:
         self.name, self.spec, self.did = "virt1", SimpleNamespace(capabilities=frozenset()), list[str]()
-        self.is_up = self.goes_on = False
+        self.is_up = self.goes_on = self.lacks_payloads = False
+        self.boot_id = ""
         self.has = has
         self.fails: Exception | None = None
         self.states = SimpleNamespace(
@@ -231,6 +232,7 @@ class Board:
         if self.fails:
             raise self.fails
         self.is_up = self.goes_on = True
+        self.boot_id = "of the state"
 
     def drop(self, key: str) -> None:
         self.did.append("drop")
@@ -239,6 +241,7 @@ class Board:
     def boot(self, what: str) -> None:
         self.did.append(what)
         self.is_up, self.goes_on = True, False
+        self.boot_id = f"boot {len(self.did)}"
 
     def run(self, command: str) -> SimpleNamespace:
         return SimpleNamespace(stdout="")
@@ -252,8 +255,9 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rig, Seat]]:
         board = cast(Any, seat.board)
         if seat.suspect or not board.is_up:
             return False
-        seat.proof, seat.boot_id, seat.is_restored = cast(Any, SimpleNamespace(mismatches=())), "b1", board.goes_on
-        return True
+        seat.proof, seat.boot_id = cast(Any, SimpleNamespace(mismatches=())), board.boot_id
+        seat.is_restored = board.goes_on
+        return not board.lacks_payloads
 
     def comes_back(_: Rig, seat: Seat) -> bool:
         cast(Any, seat.board).boot("power cycle")
@@ -261,7 +265,10 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rig, Seat]]:
         return is_proved(_, seat)
 
     def install(_: Rig, seat: Seat) -> None:
-        cast(Any, seat.board).boot("install")
+        board = cast(Any, seat.board)
+        if not board.lacks_payloads:
+            board.boot("install")
+        board.lacks_payloads = False
         seat.suspect = None
         is_proved(_, seat)
 
@@ -298,6 +305,14 @@ def test_a_board_without_a_state_boots_and_is_saved(bring: Callable[..., tuple[R
     one.ready("virt1")
     assert board.did == ["install", "save", "set clock"]
     assert one.take_restored() == ()
+
+
+def test_a_board_that_has_not_just_booted_is_not_saved(bring: Callable[..., tuple[Rig, Seat]]) -> None:
+    for lacks_payloads in (False, True):  # a board that is up, to which nothing or only payloads must be copied
+        one, _ = bring(board := Board(has=False))
+        board.is_up, board.boot_id, board.lacks_payloads = True, "of another process", lacks_payloads
+        one.ready("virt1")
+        assert board.did == []
 
 
 def test_after_a_case_that_left_something_a_board_is_restored(bring: Callable[..., tuple[Rig, Seat]]) -> None:

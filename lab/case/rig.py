@@ -143,6 +143,7 @@ class Rig:
 
     def _bring_up(self, seat: Seat, *, is_cold: bool) -> None:
         is_up = self._is_proved(seat)
+        former = seat.boot_id
         if is_up and is_cold and seat.is_restored:
             is_up, seat.suspect = False, "it goes on from a saved state, and the case is about a boot"
         if not is_up:
@@ -153,7 +154,7 @@ class Rig:
         if not seat.capabilities:
             self._probe(seat)
         self._begin(seat)
-        if not is_up:
+        if seat.boot_id != former:  # it has booted just now, and nothing has run on it
             self._save(seat)
 
     def _restores(self, seat: Seat) -> bool:
