@@ -160,7 +160,8 @@ def test_a_build_that_boots_without_a_word_is_not_booted_for_every_case(monkeypa
 
     for name in ("_deploy", "_try_known_good"):
         monkeypatch.setattr(Rig, name, lambda *_: (True, Evidence("note", "known-good", "said", 1.0)))
-    board = SimpleNamespace(name="virt1", is_reachable=lambda: True, strategy=SimpleNamespace(reboot=reboot))
+    strategy = SimpleNamespace(reboot=reboot)
+    board = SimpleNamespace(name="virt1", is_reachable=lambda: True, strategy=strategy, states=None)
     seat = Seat(cast(rig.Board, board), cast(rig.Host, None))
     monkeypatch.setattr(Rig, "_is_proved", lambda *_: False)
     monkeypatch.setattr(Rig, "build", SimpleNamespace(name="mine"))
