@@ -26,8 +26,9 @@ from lab.base.errors import (
 from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import is_cold_case, needs_of, xen_options_of
-from lab.case.rig import Rig, Seat, take, timed, variant_of
+from lab.case.rig import Rig, Seat, timed
 from lab.case.switch import Switch
+from lab.case.taking import take, variant_of
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify
 from lab.grid import services, session

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab import inventory
 from lab.base.errors import LabError
-from lab.case.rig import take, variant_of
+from lab.case.taking import take, variant_of
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

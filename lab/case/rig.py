@@ -10,13 +10,12 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import builds, provision
-from lab.base import paths
 from lab.base.errors import (
     BenchError,
     BmcRefused,
@@ -29,18 +28,15 @@ from lab.base.errors import (
     ProductFailure,
     SilentConsole,
 )
-from lab.builds.matrix import Variant
 from lab.case import saved
-from lab.grid import rescue, services, session, ssh
+from lab.grid import rescue, ssh
 from lab.grid.board import Board
 from lab.inventory import Lab
 from lab.inventory.capabilities import OF_THE_BUILD, TABLE
 from lab.results.record import LACKING, PROVISION, Evidence, GuestConsole, Phase
-from lab.results.run_folder import RunFolder
 from lab.results.verdicts import HostLoss
-from lab.xen import leftovers, pace, probing, xtf
+from lab.xen import leftovers, pace, probing
 from lab.xen.host import Host
-from lab.xen.payloads import build_payloads, kernel_roots
 
 log = logging.getLogger(__name__)
 
@@ -469,37 +465,6 @@ def timed(phases: list[Phase], name: str) -> Iterator[None]:
         yield
     finally:
         phases.append(Phase(name, started, time.monotonic() - clock))
-
-
-def variant_of(folder: RunFolder, build: str) -> Variant:
-    """The variant that a run calls ``build``; outside the run's builds, the build of that name or recipe file."""
-    facts = folder.builds().get(build)
-    return Variant.plain(build) if facts is None else Variant.of_facts(build, facts, folder.sources()[build].commit)
-
-
-def take(
-    lab: Lab,
-    names: Sequence[str],
-    variant: Variant,
-    directory: Path,
-    xtf_directory: str = "",
-    keep: Keep | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> tuple[session.Session, Rig]:
-    """Make or find the build and the guest payloads, and acquire these boards for this process.
-
-    ``directory`` is where provisioning leaves its output: the run folder. ``progress`` is told what is being built.
-
-    :raises BenchError: no lab is up, or a board is somebody else's.
-    :raises UsageError: unknown build.
-    """
-    payloads = build_payloads(paths.cache() / "payloads", kernel_roots())
-    if xtf_directory:
-        payloads |= xtf.payloads(Path(xtf_directory))
-    build = builds.make(variant.build, commit=variant.commit, progress=progress)
-    wanted = provision.Wanted(build, variant.xen_options, payloads)
-    held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
-    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
 
 
 def _note(board: str, title: str, body: str) -> Evidence:

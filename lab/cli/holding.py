@@ -88,7 +88,7 @@ def provision(
     """Bring a board that you hold to a build, and prove that the build runs."""
     from lab import builds
     from lab.builds.matrix import Variant
-    from lab.case.rig import take
+    from lab.case.taking import take
     from lab.cli.arguments import recipe
     from lab.cli.leased import held, open_lab
     from lab.grid import services
