@@ -111,17 +111,10 @@ ulong option(const char *key, ulong otherwise)
 static void offer_port(void)
 {
     struct evtchn_alloc_unbound unbound = {DOMID_SELF, 0, 0};
-    char text[12], *at = text + sizeof(text);
-    u64 number;
     long error = call2(event_channel_op, EVTCHNOP_alloc_unbound, &unbound);
 
     suspend_port = unbound.port;
-    number = suspend_port;
-    *--at = 0;
-    do
-        *--at = '0' + divide(&number, 10);
-    while (number);
-    if (error || xenbus_write("device/suspend/event-channel", at) < 0)
+    if (error || xenbus_write_number("device/suspend/event-channel", suspend_port) < 0)
         result("evtchn", 0, "error=%ld port=%u", error, suspend_port);
 }
 
@@ -219,6 +212,7 @@ static void heart(ulong count)
         micros = divide(&wall, 1000000);
         print("XL HB %u %llu %llu.%06u\n", ++beat, now, wall, micros);
         memory_beat(dirty_kib);
+        disk_beat();
         registers_look();
         vcpus_look();
         done = system_time();
@@ -314,6 +308,12 @@ void payload(void *information)
             take_work();
         else if (is(works, n, "demand"))
             demand_work();
+        else if (is(works, n, "disk"))
+            disk_work();
+        else if (is(works, n, "lies"))
+            lies_work();
+        else if (is(works, n, "orphan"))
+            orphan_work();
         else if (is(works, n, "heartbeat"))
             is_heart = 1;
         else if (is(works, n, "balloon")) {

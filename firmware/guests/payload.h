@@ -67,7 +67,7 @@ void platform_hostile(void);
 void platform_features(void);
 void platform_frames(void); /* machine frames of all our pages */
 void platform_costs(void);
-ulong platform_frame(const void *own);   /* PV: the frame of a page of ours, as a grant names it */
+ulong platform_frame(const void *own);   /* the frame of a page of ours, as a grant names it */
 u64 platform_grant_address(void);        /* PV: where a grant may be mapped */
 int platform_sees_all(void); /* whether window() is a constant view of all memory */
 
@@ -75,6 +75,7 @@ int platform_sees_all(void); /* whether window() is a constant view of all memor
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void print_flush(void); /* wait until the console daemon has it all */
 void format_list_into(char *to, unsigned size, const char *format, __builtin_va_list list);
+void format_into(char *to, unsigned size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 extern int echo;
 u32 divide(u64 *number, u32 by); /* number /= by; the remainder */
 void *memset(void *to, int value, ulong count);
@@ -96,6 +97,7 @@ void port_notify(u32 port);
 void xenbus_start(int resumed);
 long xenbus_read(const char *path, char *into, unsigned size); /* length or -1 */
 long xenbus_write(const char *path, const char *value);
+long xenbus_write_number(const char *path, u32 number);
 void xenbus_watch(const char *path);
 int xenbus_changed(void); /* a watch fired since the last call */
 void xenbus_poll(void);   /* takes what has come in */
@@ -134,6 +136,12 @@ void grant_adjust(void);
 const char *own_grant(struct gnttab_map_grant_ref *map);
 void own_grant_end(void);
 void own_grant_checks(void);
+
+/* --- disk.c */
+void disk_work(void);
+void disk_beat(void);
+void lies_work(void);
+void orphan_work(void);
 
 /* --- checks.c, hostile.c, measure.c */
 void hypercall_checks(void);

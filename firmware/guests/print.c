@@ -125,6 +125,15 @@ void format_list_into(char *to, unsigned size, const char *format, va_list list)
     *sink.at = 0;
 }
 
+void format_into(char *to, unsigned size, const char *format, ...)
+{
+    va_list list;
+
+    __builtin_va_start(list, format);
+    format_list_into(to, size, format, list);
+    __builtin_va_end(list);
+}
+
 static void console_write(const char *text, u32 count)
 {
     while (count) {

@@ -220,6 +220,9 @@ struct vcpu_set_singleshot_timer {
 #define GNTTABOP_unmap_grant_ref 1
 #define GNTMAP_host_map 2
 #define GTF_permit_access 1
+#define GTF_readonly 4
+#define GTF_reading 8
+#define GTF_writing 16
 #define GNTST_okay 0
 #define GNTST_general_error -1
 #define GNTST_bad_domain -2

@@ -106,6 +106,14 @@ long xenbus_write(const char *path, const char *value)
     return transact(XS_WRITE, path, value, 0, answer, sizeof(answer));
 }
 
+long xenbus_write_number(const char *path, u32 number)
+{
+    char text[12];
+
+    format_into(text, sizeof(text), "%u", number);
+    return xenbus_write(path, text);
+}
+
 void xenbus_watch(const char *path)
 {
     char answer[32];

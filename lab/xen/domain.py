@@ -43,8 +43,6 @@ class DomainConfig:
             f'type = "{self.kind}"',
             f"memory = {self.memory_mib}",
             f"vcpus = {self.vcpus}",
-            'on_crash = "preserve"',
-            'on_poweroff = "destroy"',
         ]
         if self.kernel:
             lines += [f'kernel = "{self.kernel}"', f'extra = "{self.cmdline}"']
@@ -52,7 +50,8 @@ class DomainConfig:
             lines.append(f'ramdisk = "{self.ramdisk}"')
         if self.pci:
             lines.append("pci = [ " + ", ".join(f'"{device}"' for device in self.pci) + " ]")
-        lines += [f"{key} = {value}" for key, value in self.more.items()]
+        ends = {"on_crash": '"preserve"', "on_poweroff": '"destroy"'}
+        lines += [f"{key} = {value}" for key, value in {**ends, **self.more}.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -68,7 +67,7 @@ class Domain:
     def __repr__(self) -> str:
         return f"<Domain {self.name} on {self.host.name}>"
 
-    def create(self, *, paused: bool = False, timeout: float = 60.0) -> CommandResult:
+    def create(self, *, paused: bool = False, timeout: float = 120.0) -> CommandResult:
         """``xl -vvv create``. :raises ToolstackFailed: xl refused; the message has the end of what xl printed."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
@@ -102,7 +101,7 @@ class Domain:
 
     def destroy(self) -> None:
         """Destroy it; no error when it is not there."""
-        self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
+        self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=120)
 
     def on(self, host: Dom0) -> Domain:
         """The same guest seen on another host, after a migration."""

@@ -19,8 +19,15 @@ class Host(Dom0):
 
         :raises ProductTimeout: a domain is still dying after ``timeout`` seconds.
         """
-        self.expect(lambda: "(null)" not in self.xl("list").stdout, timeout, f"{self.name}: no domain is dying")
+        self.all_dead(timeout)
         return sum(nodes_free(self.debug_keys("u")).values())
+
+    def all_dead(self, timeout: float = 60.0) -> None:
+        """Wait until Xen has let all domains go that were destroyed.
+
+        :raises ProductTimeout: a domain is still dying after ``timeout`` seconds.
+        """
+        self.expect(lambda: "(null)" not in self.xl("list").stdout, timeout, "no domain is dying")
 
     @contextlib.contextmanager
     def domain(self, config: DomainConfig, *, paused: bool = False) -> Iterator[Domain]:

@@ -48,8 +48,8 @@ LINUXES = {
     "linux": Linux(
         "linux-image-amd64",
         "",
-        ("xen-pcifront", "e1000e", "xen-netfront", "xen-netback", "bridge"),
-        ("hugecheck", "xswrite"),
+        ("xen-pcifront", "e1000e", "xen-netfront", "xen-netback", "bridge", "xen-blkfront", "xen-blkback"),
+        ("blocks", "hugecheck", "xswrite"),
     ),
     "linux32": Linux("linux-image-686-pae", "i386", ("xen-netfront",)),
 }

@@ -6,19 +6,19 @@ import shlex
 import pytest
 
 from lab.base.errors import ToolstackFailed
+from lab.xen.driver_domains import ADDRESS, PEER, network, served, serves
 from lab.xen.guests import linux
 from lab.xen.pci import assignable, owner, port
 
 pytestmark = [pytest.mark.needs("iommu", "spare-nic")]
 
-GUEST, PEER = "10.0.2.15/24", "10.0.2.2"  # addresses on the spare port: docs/rack.md
 PACKETS = 400  # round trips of 1400 bytes
 LEAST = 0.1  # share of dom0's own rate: a slower guest waits for interrupts that do not come
 
 
 def driving(host, work, *addresses, kind="pv", **options):
     """A Linux guest that drives the port."""
-    words = f"iommu=soft ip={GUEST} peer={PEER} count=5 packets={PACKETS}"
+    words = f"iommu=soft ip={ADDRESS} peer={PEER} count=5 packets={PACKETS}"
     return linux(host, kind, work, cmdline=words, pci=addresses, **options)
 
 
@@ -134,7 +134,7 @@ def _dom0_pings(interface):
     """What the guest's work `rate` does, as a script for dom0."""
     count = f"awk '/ {interface}(-|$)/ {{ for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i }} END {{ print n + 0 }}'"
     return (
-        f"ip link set {interface} up; ip addr add {GUEST} dev {interface}; "
+        f"ip link set {interface} up; ip addr add {ADDRESS} dev {interface}; "
         f"n=0; while [ $n -lt 150 ] && [ $(cat /sys/class/net/{interface}/carrier) != 1 ]; "
         "do sleep 0.1; n=$((n + 1)); done; "
         f"busybox ping -c 1 -W 5 {PEER} >/dev/null; read -r from rest </proc/uptime; b=$({count} /proc/interrupts); "
@@ -204,12 +204,9 @@ def test_no_relocation_with_a_device(host, evidence):
 def test_driver_domain_serves_another_guest(host, evidence):
     """A guest that has the network port is the network backend of another guest, whose packets go out through it."""
     with assignable(host, "spare") as device:
-        driver = driving(host, "backend", device.address, more={"driver_domain": "1"})
-        with host.domain(driver) as backend:
-            assert_passed(backend, evidence, "backend")
-            vif = {"vif": f'[ "backend={backend.name},mac=00:16:3e:00:00:01" ]'}
-            served = linux(host, "pv", "netfront", cmdline=f"ip={GUEST} peer={PEER} count=5", more=vif)
-            with host.domain(served) as guest:
+        with host.domain(network(host, device.address)) as backend:
+            serves(backend)
+            with host.domain(served(host, backend, "netfront")) as guest:
                 results = guest.results(120.0)
                 evidence.console("console of the guest", guest)
                 evidence.console("console of the driver domain", backend)
