@@ -40,7 +40,7 @@ import json, sys, time
 from pathlib import Path
 from lab import inventory
 from lab.builds.matrix import Variant
-from lab.case.rig import take
+from lab.case.taking import take
 from lab.xen.domain import Domain
 from lab.xen.guests import payload
 from lab.xen.migration import Ending, start_migration
@@ -75,7 +75,7 @@ from pathlib import Path
 from lab import inventory
 from lab.builds.matrix import Variant
 from lab.case import saved
-from lab.case.rig import take
+from lab.case.taking import take
 
 lab, name = inventory.load(Path(sys.argv[1])), sys.argv[2]
 started = time.monotonic()
