@@ -67,7 +67,7 @@ class Domain:
     def __repr__(self) -> str:
         return f"<Domain {self.name} on {self.host.name}>"
 
-    def create(self, *, paused: bool = False, timeout: float = 120.0) -> CommandResult:
+    def create(self, *, paused: bool = False, timeout: float = 60.0) -> CommandResult:
         """``xl -vvv create``. :raises ToolstackFailed: xl refused; the message has the end of what xl printed."""
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
@@ -101,7 +101,7 @@ class Domain:
 
     def destroy(self) -> None:
         """Destroy it; no error when it is not there."""
-        self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=120)
+        self.host.run(f"xl destroy {shlex.quote(self.name)} 2>/dev/null; true", timeout=60)
 
     def on(self, host: Dom0) -> Domain:
         """The same guest seen on another host, after a migration."""
