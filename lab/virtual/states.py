@@ -122,7 +122,7 @@ class States:
                 dma_device = await registers.read(client, NEVER_SAVED, HEADER) if self._has_dma_device else {}
                 await _write_machine(client, made / MACHINE)
                 for name in self._files():
-                    await asyncio.to_thread(_copy, self._home / name, made / name)
+                    await asyncio.to_thread(shutil.copyfile, self._home / name, made / name)
             finally:
                 await client.execute("cont")
             stood = time.monotonic() - started
@@ -151,7 +151,7 @@ class States:
                 if await asyncio.to_thread(_digest, target / name) != digest:
                     raise BenchError(f"{name} is damaged")
             for name in self._files():
-                await asyncio.to_thread(_copy, target / name, self._home / name)
+                await asyncio.to_thread(shutil.copyfile, target / name, self._home / name)
             await machine.power_on(target / MACHINE)
             await self._go_on(about)
             self._current = key
@@ -262,10 +262,6 @@ def _size(state: Path) -> int:
     with suppress(OSError):  # another daemon removes it
         total = sum(one.stat().st_blocks * 512 for one in state.iterdir())
     return total
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
 
 
 def _digest(file: Path) -> str:
