@@ -252,6 +252,7 @@ class Bench:
             if capability not in seat.capabilities:
                 raise MissingCapability(name, capability, is_declared=capability in seat.host.lacking)
         seat = rig.ready(name, options, is_cold=is_cold) if options else seat
+        self.running.look_at_steal(name)
         if self.is_counting:
             with rig.phase(COVERAGE):
                 self.running.counted.begin(seat.host, self.case_directory(self.running.item))

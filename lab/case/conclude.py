@@ -15,6 +15,7 @@ from lab.case.rig import After
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
+from lab.results.observation import StealTime
 from lab.results.record import COVERAGE, HOST_LOST, NESTED_GUEST_CRASH, Evidence, TestResult
 
 XEN_BANNER = "xen-banner"  # a signature: the hypervisor's first line
@@ -38,6 +39,7 @@ class ConsoleSlice:
 
 def conclude(bench: Bench, running: Running) -> None:
     """Judge a case that has ended, clean its boards up, and append its record to the run folder."""
+    steal = {name: took for name in running.seats if (took := running.look_at_steal(name))}
     slices = [_read_console(running, name) for name in running.marks]
     folder = bench.case_directory(running.item)
     consoles = {one.board: bench.folder.write_console(folder, one.board, one.lines) for one in slices}
@@ -45,7 +47,7 @@ def conclude(bench: Bench, running: Running) -> None:
     _count(bench, running, slices)
     _switch_off(bench, running, slices)
     found = _clean_up(bench, running, slices)
-    decision = verdicts.decide(_observe(bench, running, slices, found))
+    decision = verdicts.decide(_observe(bench, running, slices, found, steal))
     result = _record(bench, running, decision, consoles)
     bench.folder.append(result)
     if not bench.switch.number:  # what a mutant did says nothing of the bench
@@ -144,7 +146,11 @@ def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) ->
 
 
 def _observe(
-    bench: Bench, running: Running, slices: Sequence[ConsoleSlice], found: Sequence[After]
+    bench: Bench,
+    running: Running,
+    slices: Sequence[ConsoleSlice],
+    found: Sequence[After],
+    steal: Mapping[str, StealTime],
 ) -> verdicts.Observation:
     losses = tuple(one.loss for one in found if one.loss)
     guest_crash = _guest_crash(running, slices)
@@ -163,6 +169,7 @@ def _observe(
         expected_crashes=running.expected,
         seen_crashes=frozenset[str]().union(*(one.signatures for one in slices)),
         console_gaps=tuple(gap for one in slices for gap in one.gaps),
+        steal=steal,
     )
 
 

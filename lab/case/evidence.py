@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -12,14 +13,17 @@ from typing import NoReturn
 
 import pytest
 
-from lab.base.errors import HypervisorCrash, NotProved
+from lab.base.errors import BoardError, HypervisorCrash, NotProved
 from lab.case.counting import Counted
 from lab.case.rig import Seat
 from lab.reporting.figures import relocation_svg
+from lab.results.observation import StealTime
 from lab.results.record import Check, Evidence, GuestConsole, Phase
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,6 +50,19 @@ class Running:
         default_factory=dict
     )  # board -> console records seen live that count as a crash
     expected: frozenset[str] = frozenset()
+    steal: dict[str, StealTime] = field(default_factory=dict)  # of boards that know it: until the case began
+
+    def look_at_steal(self, name: str) -> StealTime | None:
+        """What a board has had of its machine since the last look; None if there was none, or it does not know."""
+        meter, before = self.seats[name].board.steal_meter, self.steal.pop(name, None)
+        if meter is None:
+            return None
+        try:
+            self.steal[name] = meter.read()
+        except BoardError as error:
+            log.warning("%s", error)
+            return None
+        return before and self.steal[name].since(before)
 
     def keep(self, title: str, guest: GuestConsole) -> None:
         """Keep what a guest has printed: as evidence, and for the verdict."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lab.bmc import Bmc
 from lab.console.client import Console
+from lab.grid.board_socket import StealMeter
 from lab.grid.ssh import CommandResult, Job, wait_reachable
 from lab.grid.states import SavedStates
 from lab.grid.strategy import XenStrategy
@@ -49,6 +50,11 @@ class Board:
     def states(self) -> SavedStates | None:
         """What the board can go on from in place of a boot; None: it can do nothing of the kind."""
         return self.strategy.saved.states if self.strategy.saved else None
+
+    @property
+    def steal_meter(self) -> StealMeter | None:
+        """What tells how much processor time the board was denied; None: it does not know, as steel does not."""
+        return self.strategy.steal.meter if self.strategy.steal else None
 
     def run(
         self, command: str, *, timeout: float = 60.0, check: bool = True, input: bytes | None = None

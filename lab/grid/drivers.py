@@ -16,6 +16,7 @@ from labgrid.step import step
 from lab import bmc
 from lab.console.client import Console
 from lab.grid import mains, outlets, resources, strategy
+from lab.grid.board_socket import StealMeter
 from lab.grid.client_errors import shown_by_client
 from lab.grid.host_power import HostPower
 from lab.grid.ssh import Ssh
@@ -133,11 +134,23 @@ class RecordedConsoleDriver(Driver):
 class SavedStatesDriver(Driver):
     """The saved states of a board that has them."""
 
-    bindings = {"port": "StateSocket"}
+    bindings = {"port": "BoardSocket"}
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.states = SavedStates(self.target.name, self.port.path)
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class StealTimeDriver(Driver):
+    """The steal time of a board that knows it."""
+
+    bindings = {"port": "BoardSocket"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.meter = StealMeter(self.target.name, self.port.path)
 
 
 @target_factory.reg_driver

@@ -49,8 +49,8 @@ class ConsoleRecorder(Resource):
 
 @target_factory.reg_resource
 @attr.s(eq=False)
-class StateSocket(Resource):
-    """Where a board answers that can go on from a saved state (:mod:`lab.grid.states`); few boards can."""
+class BoardSocket(Resource):
+    """Where a board answers that is more than a BMC shows (:mod:`lab.grid.board_socket`); few boards are."""
 
     path: str = attr.ib(validator=attr.validators.instance_of(str))
 

@@ -274,7 +274,7 @@ def write_files(lab: Lab, folder: Path) -> None:
     """
     boards = list(lab.boards.values())
     _dump(
-        folder / "exporter.yaml", {board.name: exported(board) | _states(board, folder) for board in lab.boards_at("")}
+        folder / "exporter.yaml", {board.name: exported(board) | _socket(board, folder) for board in lab.boards_at("")}
     )
     _dump(folder / "places.yaml", {board.name: _place(lab, board) for board in boards})
     (folder / "xenlab_drivers.py").write_text(
@@ -395,9 +395,9 @@ def exported(board: BoardSpec) -> dict[str, dict[str, object]]:
     }
 
 
-def _states(board: BoardSpec, folder: Path) -> dict[str, dict[str, object]]:
-    """What a board offers beside, if it can go on from a saved state."""
-    return {"StateSocket": {"path": str(folder / "boards" / board.name / "control.sock")}} if board.has_states else {}
+def _socket(board: BoardSpec, folder: Path) -> dict[str, dict[str, object]]:
+    """What a board offers beside, if it has a socket of its own."""
+    return {"BoardSocket": {"path": str(folder / "boards" / board.name / "control.sock")}} if board.has_socket else {}
 
 
 def _place(lab: Lab, board: BoardSpec) -> dict[str, object]:
@@ -458,6 +458,7 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
             "SerialDriver": {},
             "Dom0Driver": at,
             **({"SavedStatesDriver": {}} if board.has_states else {}),
+            **({"StealTimeDriver": {}} if board.has_socket else {}),
             "XenStrategy": {
                 "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
                 "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),

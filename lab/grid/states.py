@@ -1,21 +1,14 @@
 """Saved states of a board: an ability that few boards have. Such a board can go on from what it was, without a boot.
 
-Who saves and restores is the board's own business. It answers on a Unix socket, a line for a line: ``state has KEY``
-by ``yes`` or ``no``, ``state save KEY``, ``state restore KEY`` and ``state drop KEY`` by ``ok``, ``state current`` by a
-key or ``none``; and what it refuses by ``error: WHY``. A key says what the board carries; what else a state depends on
-is the board's to know.
+Who saves and restores is the board's own business. It answers on its socket (:mod:`lab.grid.board_socket`):
+``state has KEY`` by ``yes`` or ``no``, ``state save KEY``, ``state restore KEY`` and ``state drop KEY`` by ``ok``,
+``state current`` by a key or ``none``. A key says what the board carries; what else a state depends on is the board's
+to know.
 """
 
 from __future__ import annotations
 
-import logging
-import socket
-
-from lab.base.errors import BoardError
-
-log = logging.getLogger(__name__)
-
-TIMEOUT = 120.0  # seconds; saving and restoring takes a few
+from lab.grid import board_socket
 
 
 class SavedStates:
@@ -48,14 +41,4 @@ class SavedStates:
         return self._ask("current") != "none"
 
     def _ask(self, request: str) -> str:
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(TIMEOUT)
-                connection.connect(self._path)
-                connection.sendall(f"state {request}\n".encode("ascii"))
-                answer = connection.makefile("r", encoding="utf-8", errors="replace").readline().strip()
-        except OSError as error:
-            raise BoardError(self.board, f"state {request}: no answer: {error.strerror or error}") from error
-        if not answer or answer.startswith("error"):
-            raise BoardError(self.board, f"state {request}: {answer.removeprefix('error: ') or 'no answer'}")
-        return answer
+        return board_socket.ask(self.board, self._path, f"state {request}")

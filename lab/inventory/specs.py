@@ -199,7 +199,12 @@ class BoardSpec:
     @property
     def has_states(self) -> bool:
         """Whether it can go on from a saved state, in place of a boot."""
-        return bool(self.virtual and self.virtual.saved_states and self.boot == "disk" and self.at is None)
+        return bool(self.has_socket and self.virtual and self.virtual.saved_states and self.boot == "disk")
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether it answers on a socket at the lab machine (:mod:`lab.grid.board_socket`)."""
+        return bool(self.virtual and self.at is None)
 
     @property
     def is_counted(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,24 @@ class HostLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class StealTime:
+    """What a board's processors got of the machine that runs them. Seconds of processor time, which only ever grow."""
+
+    ran: float
+    stolen: float  # they were ready to run, and the machine did other work than the board's
+
+    def since(self, before: StealTime) -> StealTime:
+        """What came since an earlier look."""
+        return StealTime(self.ran - before.ran, self.stolen - before.stolen)
+
+    @property
+    def share(self) -> float:
+        """The part that the board got of what it could have had: 1.0 where nothing was stolen."""
+        wanted = self.ran + self.stolen
+        return self.ran / wanted if wanted > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What is known of a case that ended."""
 
@@ -44,6 +62,7 @@ class Observation:
     leaks: tuple[str, ...] = ()  # "virt1: 64 MiB not given back": what Xen owes after all guests are gone
     slowings: tuple[str, ...] = ()  # "virt1: Xen takes 3.1 times as long to answer dom0 as after a boot"
     console_gaps: tuple[str, ...] = ()  # "virt1: 3.2 s": times when a crash could not have been seen
+    steal: Mapping[str, StealTime] = field(default_factory=dict)  # of boards that know it, while the case ran
     symbols: Path | None = None  # the hypervisor's ELF with symbols
     at: float = field(default_factory=time.time)  # when; seconds since the epoch
 

@@ -38,6 +38,7 @@ class Verdict(enum.StrEnum):
 BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
 HOST_LOST = "host-lost"  # a MISS that is tried once more, and FAIL if the host is lost again
+STARVED = "starved"  # a MISS that is tried once more
 NESTED_GUEST_CRASH = "nested-guest-crash"  # a MISS that is tried twice more, and stays one if all goes well then
 
 PROVISION = "provision"  # the phase in which a board is brought to the build under test, whatever that takes

@@ -30,13 +30,14 @@ from lab.base.errors import (
 from lab.console import crashes
 from lab.console.crashes import Crash
 from lab.console.patterns import classify
-from lab.results.observation import Decision, HostLoss, Observation, Rule
+from lab.results.observation import Decision, HostLoss, Observation, Rule, StealTime
 from lab.results.record import (
     BENCH,
     CRASH,
     HOST_LOST,
     NESTED_GUEST_CRASH,
     OUTCOME,
+    STARVED,
     TRANSIENT,
     Evidence,
     GuestConsole,
@@ -48,10 +49,13 @@ __all__ = ["RULES", "Decision", "HostLoss", "Observation", "Rule", "decide", "gu
 
 # Failures that often pass by themselves: lost sessions and packets, busy BMCs.
 TRANSIENT_KINDS = (BmcUnreachable, BmcRefused, PowerTimeout, BoardUnreachable)
-_TRIED_ONCE_MORE = (TRANSIENT, HOST_LOST)
+_TRIED_ONCE_MORE = (TRANSIENT, HOST_LOST, STARVED)
 REASON_LIMIT = 300  # characters
 # Signatures of lab.console.patterns by which Xen reports a guest's death, and by which Linux reports its own.
 XEN_TELLS = frozenset({"guest-crash", "domain-crash"})
+# Those by which Linux in dom0 complains of nothing but time.
+OF_TIME = frozenset({"linux-soft-lockup", "linux-rcu-stall", "linux-hung-task"})
+STARVED_SHARE = 0.2  # of a processor: nine others wait for it. Beside a second board it is 0.5; at a load of 7, 0.28
 LINUX_DIES = frozenset({"linux-panic", "linux-oops", "linux-bug"})
 NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a cause (docs/virtual-lab.md)
 
@@ -59,7 +63,7 @@ NESTED_SYSTEM = "linux"  # the guest system that is known to die so without a ca
 def is_tried_again(attempts: Sequence[TestResult]) -> bool:
     """Whether a case gets one more attempt after these, oldest first.
 
-    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT and HOST_LOST once.
+    A FAIL is never retried. NESTED_GUEST_CRASH is retried twice, TRANSIENT, HOST_LOST and STARVED once.
     """
     if not attempts or any(one.verdict is Verdict.FAIL for one in attempts):
         return False
@@ -207,6 +211,26 @@ def _slows_down(observation: Observation) -> str | None:
     return "; ".join(observation.slowings) or None
 
 
+def _starved(observation: Observation) -> str | None:
+    """A processor that Xen itself keeps busy is not stolen (:class:`lab.results.observation.StealTime`)."""
+    crashes, lost = {one.signature for one in _all_crashes(observation)}, bool(observation.losses)
+    is_late = lost or isinstance(observation.outcome, ProductTimeout | CaseTimeout)
+    if not (crashes <= OF_TIME if crashes else is_late) or any(_proved(observation)):
+        return None
+    for board, steal in observation.steal.items():
+        if steal.share < STARVED_SHARE:
+            what = _console_crash(observation) or next((f"the host {one.how}" for one in observation.losses), None)
+            return f"{board}: {_got(steal)}; {what or _said(observation.outcome or AssertionError())}"
+    return None
+
+
+def _got(steal: StealTime) -> str:
+    return (
+        f"its processors got {steal.share:.0%} of what they could have had: they ran for {steal.ran:.0f} s, and for "
+        f"{steal.stolen:.0f} s the lab's machine did other work"
+    )
+
+
 def _expected_crash_missing(observation: Observation) -> str | None:
     gone = observation.expected_crashes - observation.seen_crashes
     if not gone or observation.outcome is not None or observation.skipped:
@@ -322,6 +346,9 @@ def _besides(observation: Observation, decision: Decision) -> tuple[Evidence, ..
     if decision.rule == "console-crash" and outcome is not None and not isinstance(outcome, HypervisorCrash):
         body = f"{type(outcome).__name__}: {_said(outcome)}"
         found.append(Evidence(OUTCOME, "how the case itself ended", body, observation.at))
+    for board, steal in observation.steal.items():
+        if decision.verdict is not Verdict.PASS and steal.share < 0.5:
+            found.append(Evidence("note", "the lab's machine was busy", _got(steal), observation.at, board))
     if observation.console_gaps:
         title = "the console was lost for a time; what it said then is not known"
         found.append(Evidence("note", title, "\n".join(observation.console_gaps), observation.at))
@@ -334,6 +361,13 @@ RULES: tuple[Rule, ...] = (
         Verdict.MISS,
         "the lease on its boards was over before the case ended: they were powered off, or somebody else's",
         lambda observation: observation.lease_over,
+    ),
+    Rule(
+        STARVED,
+        Verdict.MISS,
+        "a time limit was exceeded, a host was lost or dom0's kernel complained of time alone, while the lab's machine "
+        "left an emulated board less than a fifth of the processor time that it could have had; tried once more",
+        _starved,
     ),
     Rule(
         "console-crash",

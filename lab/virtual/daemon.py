@@ -11,6 +11,7 @@ Requests on the control socket, one line each, answered by one line:
 ``set boot none|pxe|default|cdrom|bios``, ``set persistent 0|1``, ``set efi 0|1`` (the choice is for UEFI), ``set
 clearing N`` (IPMI v2.0 table 28-14, parameter 3), ``get`` of each, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on), ``get sol`` (0: the BMC refuses it),
+``get steal`` (seconds that the processors ran, and seconds that were stolen from them: :mod:`lab.virtual.steal`),
 ``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`), ``state`` (:mod:`lab.virtual.states`).
 """
 
@@ -42,6 +43,7 @@ from lab.virtual.faults import Faults
 from lab.virtual.segment import Segment
 from lab.virtual.spec import OWN_SHAPE, read_config
 from lab.virtual.states import States
+from lab.virtual.steal import StealClock
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,11 @@ class Machine:
     @property
     def is_powered(self) -> bool:
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def process(self) -> int | None:
+        """The process that is the machine, while there is power."""
+        return self._process.pid if self.is_powered and self._process else None
 
     @property
     def sleep_state(self) -> int:
@@ -254,6 +261,7 @@ class Daemon:
         choice = BootChoice(firmware, has_timer=is_ipmi, is_efi=not is_ipmi and firmware == "uefi")
         self._machine = Machine(board, self._directory, wiring, choice, emulator=self._config.emulator)
         self._states = States(self._config, self._machine, self._directory)
+        self._steal = StealClock(lambda: self._machine.process)
         self._faults = Faults()
         self._cable = SerialCable(wiring.uart, board.virtual.serial_port, partial(self._faults.is_on, "serial-off"))
         self._simulator: asyncio.subprocess.Process | None = None
@@ -286,13 +294,12 @@ class Daemon:
             self._machine.tap = self._segment.tap
             parts[asyncio.create_task(self._segment.wait())] = "the network ended with status %s; see segment.log"
         stopped = asyncio.create_task(stop.wait())
-        watching = asyncio.create_task(_watch_owner(self._owner, stop))
+        watching = [asyncio.create_task(one) for one in (_watch_owner(self._owner, stop), self._steal.run())]
         (self._directory / "ready").write_text(str(os.getpid()), encoding="ascii")
         await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
         failed = [(words, part.result()) for part, words in parts.items() if part.done() and not stopped.done()]
-        for task in self._misdeeds:
+        for task in (*self._misdeeds, *watching):
             task.cancel()
-        watching.cancel()
         server.close()
         await self._machine.power_off()
         if self._simulator.returncode is None:
@@ -401,6 +408,8 @@ class Daemon:
                 return str(int(machine.is_powered))
             case ["get", "sleep"]:
                 return str(machine.sleep_state)
+            case ["get", "steal"]:
+                return "{:.3f} {:.3f}".format(*self._steal.look())
             case ["get", "boot"]:
                 return machine.boot.device
             case ["get", "persistent"]:
