@@ -760,6 +760,23 @@ def test_one_fault_is_one_over_boards_cases_and_numbers(history: History, runs: 
     assert [(fault.label, len(fault.cases)) for fault in told.faults] == [("no wake within # s", 2), ("rebooted", 1)]
 
 
+def test_a_fault_of_the_bench_names_its_boards(history: History, runs: Runs) -> None:
+    """It is about them, and not about the build."""
+    found = [
+        result(PV32, MISS, "virt1", reason="virt1: no session within 30 s"),
+        result(S3, MISS, "virt2", reason="virt2: no session within 31 s"),
+        result(LIVE, MISS, "virt2", reason="virt2: no recorder answers"),
+    ]
+    history.import_run(runs.write(*found).path)
+    told = news.news_of(history, [history.select(LINE)])
+    assert {fault.label for fault in told.uncounted} == {
+        "virt1, virt2: no session within # s",
+        "virt2: no recorder answers",
+    }
+    rows = ci._table("Not counted", told.uncounted)
+    assert any("virt1, virt2: no session within # s; 2 cases" in row for row in rows), rows
+
+
 def test_results_that_an_older_xenlab_stored_get_the_names_of_their_failures(
     url: str, history: History, runs: Runs
 ) -> None:

@@ -135,7 +135,7 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
     said = worse.locator("li").inner_text()
     assert "test_pv32_runs[hvm]" in said and "Assertion 'x' failed" in said and "passed 1 of 1 with" in said
     assert "blocked" in page.locator("section.line h2").inner_text()
-    assert "Not counted: because (1 case)." in page.locator("section.line").inner_text()
+    assert "Not counted: virt1: because (1 case)." in page.locator("section.line").inner_text()
     uncounted = page.locator("details", has_text="Not counted").locator("li", has_text="test_s3_rtc_wake")
     assert "MISS on virt1" in uncounted.inner_text() or "MISS: virt1" in uncounted.inner_text()
     worse.get_by_role("link", name="proof").first.click()

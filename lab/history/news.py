@@ -14,7 +14,7 @@ from lab.history.onsets import Onset, bisect_command, onsets
 from lab.history.records import RecordedBuild, Seen, Selected
 from lab.history.regression import Change
 from lab.history.store import History
-from lab.results.failures import digits_of, label_of, shown_by
+from lab.results.failures import digits_of, shown_by, shown_label
 
 # What a fault is called by the gravest of what became of its cases.
 WORST_FIRST = (
@@ -65,9 +65,9 @@ class Fault:
 
     @property
     def label(self) -> str:
-        """What happened, in words. Numbers are shown where all its cases have the same."""
-        label, reasons = label_of(self.name), {case.finding.reason for case in self.cases}
-        return reasons.pop() if "#" in label and len(reasons) == 1 else label
+        """What happened, in words; of what is not counted also where (:func:`lab.results.failures.shown_label`)."""
+        bench = self.boards if self.change is Change.NOT_COUNTED else ()
+        return shown_label(self.name, {case.finding.reason for case in self.cases}, bench)
 
     @property
     def boards(self) -> list[str]:

@@ -20,7 +20,7 @@ from lab.reporting.marks import escaped, known_bugs
 from lab.reporting.shown import Beside, Shown
 from lab.reporting.site_places import INDEX, RunPages, good_page
 from lab.reporting.words import area_of, seconds_text
-from lab.results.failures import failure_of, label_of, shown_by
+from lab.results.failures import failure_of, shown_by, shown_label
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import COVERAGE_PAGE, RunFolder, visible_line
 from lab.results.summary import RunSummary
@@ -122,9 +122,9 @@ class RunFault:
 
     @property
     def label(self) -> str:
-        """What happened, in words. Numbers are shown where all its results have the same."""
-        label, reasons = label_of(self.name), {result.reason for result, _ in self.results}
-        return visible_line(reasons.pop()) if "#" in label and len(reasons) == 1 else label
+        """What happened, in words, and where if the bench failed (:func:`lab.results.failures.shown_label`)."""
+        bench = self.boards if self.verdict is Verdict.MISS else ()
+        return visible_line(shown_label(self.name, {result.reason for result, _ in self.results}, bench))
 
     @property
     def where(self) -> str:

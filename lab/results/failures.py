@@ -51,6 +51,18 @@ def digits_of(key: str) -> str:
     return key[:10] if _KEY.match(key) else key
 
 
+def shown_label(key: str, reasons: Collection[str], bench: Collection[str] = ()) -> str:
+    """A failure's label as readers see it: with its numbers where all its results have the same.
+
+    ``bench`` has the boards of a failure of the bench. It is about these boards, so they are named.
+    """
+    label, one = label_of(key), set(reasons)
+    if len(one) == 1 and ("#" in label or bench):
+        label = one.pop()
+    gone = [name for name in sorted(bench) if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", label)]
+    return f"{', '.join(gone)}: {label}" if gone else label
+
+
 def shown_by(cases: Collection[str], builds: Collection[object], results: int) -> str:
     """``40 cases``; ``1 case with 2 builds`` where there are more results than cases."""
     said = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
