@@ -327,6 +327,20 @@ def test_a_wrong_setting_is_said_without_its_words(text: str, words: str) -> Non
     assert "heim" not in str(caught.value)
 
 
+def test_the_options_of_a_url_stay_beside_our_limits(server: Server) -> None:
+    def shown(url: str, *names: str) -> list[object]:
+        with History(url)._engine.connect() as connection:
+            return [connection.scalar(sa.text(f"SHOW {name}")) for name in names]
+
+    url = server.url()
+    assert shown(url, "statement_timeout", "work_mem") == ["2min", "4MB"]
+    own = f"{url}&options=-c%20work_mem%3D7MB&connect_timeout=9"
+    assert shown(own, "statement_timeout", "work_mem") == ["2min", "7MB"]
+    assert shown(f"{own}&options=-c%20statement_timeout%3D5s", "statement_timeout", "work_mem") == ["5s", "7MB"]
+    assert database.engine_of(database.url_of(own)).url.query["connect_timeout"] == "9"
+    assert database.engine_of(database.url_of(url)).url.query["connect_timeout"] == "10"
+
+
 def test_a_refused_password_is_in_no_message(server: Server, tmp_path: Path) -> None:
     environment = paths.environment() | {"XDG_STATE_HOME": str(tmp_path)}
     for url in (

@@ -75,8 +75,7 @@ def secrets(url: URL) -> list[str]:
 def engine_of(url: URL) -> Engine:
     """A connection each time, and none kept: commands are short."""
     if url.get_backend_name() == "postgresql":
-        limits = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_LIMIT}s"}
-        return sa.create_engine(url, poolclass=NullPool, connect_args=limits, hide_parameters=True)
+        return sa.create_engine(_limited(url), poolclass=NullPool, hide_parameters=True)
     engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True)
     # SQLite's driver would begin on its own, and late: two writers could then both have read before they write.
 
@@ -90,6 +89,13 @@ def engine_of(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _limited(url: URL) -> URL:
+    """With our limits in front of what the URL says: of two options the server takes the last."""
+    own = url.query.get("options", ())
+    options = [f"-c statement_timeout={STATEMENT_LIMIT}s", *((own,) if isinstance(own, str) else own)]
+    return url.set(query={"connect_timeout": "10"} | dict(url.query) | {"options": " ".join(options)})
 
 
 def version(connection: Connection) -> str:
