@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -473,8 +474,52 @@ def test_free_ports_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(paths, "state", lambda: tmp_path)
     taken = {ports.FIRST, ports.FIRST + ports.STEP + 11}
     monkeypatch.setattr(ports, "port_is_taken", lambda port, kind: port in taken)
+    monkeypatch.setattr(ports, "_is_claimed", lambda first, claims: True)  # another lab here may look at this moment
     ports.choose(_lab(), "free")
     assert _lab().coordinator == f"127.0.0.1:{ports.FIRST + 2 * ports.STEP}"
+
+
+SEARCHER = """
+import sys
+from pathlib import Path
+from lab import inventory
+from lab.base import paths
+from lab.inventory import ports
+paths.state = lambda: Path(sys.argv[1])
+lab = inventory.load(paths.INVENTORY / "virtual.yaml")
+sys.stdin.readline()
+ports.choose(lab, "free")
+print(inventory.load(paths.INVENTORY / "virtual.yaml").coordinator, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_labs_that_look_for_free_ports_at_once_find_different_ones(tmp_path: Path) -> None:
+    """None of them has taken its ports yet when the others look."""
+    with ExitStack() as stack:
+        searchers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-c", SEARCHER, str(tmp_path / str(number))],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=paths.environment(),
+                )
+            )
+            for number in range(3)
+        ]
+        said = []
+        for one in searchers:
+            assert one.stdin
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        for one in searchers:
+            assert one.stdout
+            said.append(one.stdout.readline().strip())
+        for one in searchers:
+            one.communicate("end\n", timeout=30)
+    assert all(one.startswith("127.0.0.1:") for one in said) and len(set(said)) == 3, said
 
 
 def test_lab_in_another_state_folder_is_not_ours(shared: Shared, tmp_path: Path) -> None:

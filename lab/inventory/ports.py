@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,12 +104,34 @@ def _ports(board: BoardSpec) -> Iterator[int]:
 
 
 def _free(lab: Lab) -> int:
+    """Where ports are free. They are claimed until this process ends: by then the lab has taken them itself."""
     size = _size(lab)
     for base in range(FIRST, LAST - size, STEP):
         kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-        if not any(port_is_taken(port, kind) for port in range(base, base + size) for kind in kinds):
-            return base
+        with ExitStack() as claims:
+            if not all(_is_claimed(first, claims) for first in range(base, base + size, STEP)):
+                continue
+            if not any(port_is_taken(port, kind) for port in range(base, base + size) for kind in kinds):
+                _claims.append(claims.pop_all())
+                return base
     raise UsageError(f"no {size} free ports in a row between {FIRST} and {LAST}; name one with --ports BASE")
+
+
+_claims: list[ExitStack] = []  # what is claimed while this process lives
+
+
+def _is_claimed(first: int, claims: ExitStack) -> bool:
+    """Claim :data:`STEP` ports from ``first`` on, for as long as ``claims`` is open; False: another process has them.
+
+    The claim is a name of an abstract Unix socket (unix(7)): it belongs to one network namespace, as ports do, is seen
+    by all users, and is gone with its process.
+    """
+    claim = claims.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    try:
+        claim.bind(f"\0xenlab-ports-{first}")
+    except OSError:
+        return False
+    return True
 
 
 def _size(lab: Lab) -> int:
