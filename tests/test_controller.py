@@ -240,6 +240,8 @@ def test_a_script_as_xens_gets_its_board_and_leaves_a_junit(gate: Gate) -> None:
     said, _ = script.communicate(timeout=60.0)
     assert script.returncode == 0, said
     assert shared.chassis[BOARD].get("power") == 0 and over(shared, lease.id) and not note(shared).exists()
+    noted = [event.detail for event in shared.ledger.audit() if event.what == "power" and event.lease == lease.id]
+    assert noted == [f"{what}, by a job" for what in ("off", "on", "button", "off")]
     folder = newest()
     (result,) = folder.summary().results
     assert result.verdict is Verdict.PASS and folder.header().exit_status == 0
@@ -286,10 +288,10 @@ def test_a_panic_before_the_console_is_read_is_told_all_the_same(gate: Gate) -> 
 
 
 def test_a_job_has_its_time_and_no_more(gate: Gate) -> None:
-    gate.allow("--for 12s")
+    gate.allow("--for 5s")
     assert gate.ssh("poweron").returncode == 0
     done = gate.ssh("console")
-    assert done.returncode == 3 and done.stderr == f"xenlab: {BOARD}: the job has had its 12 s\n"
+    assert done.returncode == 3 and done.stderr == f"xenlab: {BOARD}: the job has had its 5.0 s\n"
     assert newest().summary().results[0].verdict is Verdict.MISS
 
 
@@ -343,7 +345,7 @@ def test_a_crash_after_the_word_fails_the_job_all_the_same(gate: Gate) -> None:
     gate.shared.consoles[BOARD].say(BANNER + DEATH)
     wait_until(lambda: heard(gate.shared, "Reboot in five"), 10.0, "the recorder has it")
     gate.do("poweroff")
-    assert [one.verdict for one in folder.results()] == [Verdict.PASS, Verdict.FAIL]
+    assert [(one.verdict, one.attempt) for one in folder.results()] == [(Verdict.PASS, 1), (Verdict.FAIL, 2)]
     assert folder.header().exit_status == 1 and junit(folder).find("failure") is not None
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import typer
 
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import UsageError
 from lab.cli.arguments import HOLD, Board, Inventory, located
 from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
 
-Action = Literal["on", "off", "cycle", "reset", "soft", "nmi", "status"]
 # Words that are not ours go to ssh or pytest, -h too.
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
@@ -50,32 +49,19 @@ def power(
     """Switch the power of a board that you hold, and verify that it switched."""
     from lab.base.errors import did_you_mean
     from lab.cli.leased import held, open_lab
-    from lab.grid.mains import power_of
+    from lab.grid import mains
 
-    if action not in (words := get_args(Action)):
+    words = [*(word for word in mains.ORDERS if word != "button"), "status"]
+    if action not in words:
         raise UsageError(f"no action {action!r}{did_you_mean(action, words)}; there are: {', '.join(words)}")
     lab, ledger = open_lab(inventory, board)
     if lab.boards[board].virtual:  # what answers at its port while this lab is down belongs to another lab
         lab, ledger = open_lab(inventory, board, must_be_up=True)
     lease = None if action == "status" else held(ledger, board)
-    control = power_of(lab.boards[board])
     if lease is None:
-        typer.echo("on" if control.is_powered() else "off")
+        typer.echo("on" if mains.power_of(lab.boards[board]).is_powered() else "off")
         return
-    actions = {
-        "on": control.power_on,
-        "off": control.power_off,
-        "cycle": control.cycle,
-        "reset": control.reset,
-        "soft": control.soft_off,
-        "nmi": control.nmi,
-    }
-    try:
-        actions[action]()
-    except BenchError as error:
-        ledger.quarantine(board, f"power {action} failed", str(error))
-        raise
-    ledger.note("power", action, lease=lease.id, board=board)
+    mains.order(action, lab.boards[board], lease, ledger)
     typer.echo(f"{board}: {action} done")
 
 

@@ -22,6 +22,7 @@ from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
 from lab.grid.host_power import HostPower
 from lab.inventory import BmcSpec, BoardSpec, PduSpec
+from lab.leases.ledger import Lease, Ledger
 
 if TYPE_CHECKING:
     from labgrid.resource import NetworkPowerPort
@@ -55,6 +56,37 @@ def power_of(spec: BoardSpec) -> Bmc:
     if spec.at:
         return HostPower(spec.name, spec.at, spec.bmc, spec.pdu)
     return power_here(spec.name, spec.bmc, spec.pdu)
+
+
+# What a board's holder may order, and what does it.
+ORDERS = {
+    "on": "power_on",
+    "off": "power_off",
+    "cycle": "cycle",
+    "reset": "reset",
+    "soft": "soft_off",
+    "nmi": "nmi",
+    "button": "press_power_button",
+}
+
+
+def order(what: str, spec: BoardSpec, lease: Lease, ledger: Ledger, *, boot: str = "", by: str = "") -> None:
+    """Do what the board's holder orders (:data:`ORDERS`), and note it with ``by``; a failure puts it into quarantine.
+
+    ``boot`` is set as the boot device first, for one boot.
+
+    :raises BenchError: it failed.
+    :raises MissingCapability: the board's way to its power cannot do it.
+    """
+    control = power_of(spec)
+    try:
+        if boot:
+            control.set_boot_device(boot)
+        getattr(control, ORDERS[what])()
+    except BenchError as error:
+        ledger.quarantine(spec.name, f"power {what} failed", str(error))
+        raise
+    ledger.note("power", f"{what}{by and f', {by}'}", lease=lease.id, board=spec.name)
 
 
 def power_here(board: str, own: BmcSpec, pdu: PduSpec | None) -> Bmc:

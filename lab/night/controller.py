@@ -23,8 +23,7 @@ from lab.base.errors import BenchError, BoardError, LabError, MissingCapability,
 from lab.base.wait import wait_until
 from lab.bmc import switching
 from lab.console.client import next_record
-from lab.grid import services
-from lab.grid.mains import power_of
+from lab.grid import mains, services
 from lab.inventory import Lab
 from lab.leases import queue
 from lab.leases.asking import callers_lease, wait_for
@@ -117,34 +116,21 @@ class Controller:
                 lease, is_own = self._lease()
                 job = replace(job, lease=lease.id, is_own=is_own)
                 job.write(self._note)
-                self._switch(lease, on=False)  # what a job that is gone left running says nothing of this one
+                self._order("off", lease)  # what a job that is gone left running says nothing of this one
                 job = replace(job, since=next_record(self._board), started=time.time())
                 job.write(self._note)
-                self._switch(lease, on=True)
+                self._order("on", lease, self._wishes.boot)
             except BaseException as error:  # the script has no trap yet that would power the board off
                 fault = error if isinstance(error, LabError) else BenchError(f"interrupted: {error}")
                 self._close(job, "the board was not powered on", fault)
                 raise
         self._say(f"lease {lease.id}, run {folder.path}")
 
-    def _switch(self, lease: Lease, *, on: bool) -> None:
-        control = power_of(self._board)
-        try:
-            if on and self._wishes.boot:
-                control.set_boot_device(self._wishes.boot)
-            if on:
-                control.power_on()
-            else:
-                control.power_off()
-        except BenchError as error:
-            self._ledger.quarantine(self._name, f"power {'on' if on else 'off'} failed", str(error))
-            raise
-        self._ledger.note("power", f"{'on' if on else 'off'}, by a job", lease=lease.id, board=self._name)
+    def _order(self, what: str, lease: Lease, boot: str = "") -> None:
+        mains.order(what, self._board, lease, self._ledger, boot=boot, by="by a job")
 
     def _wake(self) -> None:
-        lease = self._held(self._running())
-        power_of(self._board).press_power_button()
-        self._ledger.note("power", "button, by a job", lease=lease.id, board=self._name)
+        self._order("button", self._held(self._running()))
 
     def _power_off(self) -> None:
         with self._alone():
@@ -154,7 +140,7 @@ class Controller:
                 try:
                     job = self._record(job, "the job powered the board off")[0]
                 finally:
-                    self._switch(self._held(job), on=False)
+                    self._order("off", self._held(job))
             except LabError as error:
                 remarks.append(str(error))
                 raise
@@ -280,7 +266,7 @@ class Controller:
     def _close(self, job: Job, how: str, fault: LabError | None = None) -> None:
         """End a job that cannot end itself any more."""
         try:
-            if not job.attempts:
+            if not job.results():
                 job = self._record(job, how, fault)[0]
         finally:
             self._end(job, [how])

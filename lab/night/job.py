@@ -46,7 +46,6 @@ class Job:
     since: Annotated[int, Between(0, 2**62)]  # the console record with which it begins, or goes on; 0: not begun yet
     started: Time
     until: Time  # its time limit
-    attempts: Annotated[int, Between(0, 2**31)] = 0  # results that it has
 
     @classmethod
     def read(cls, path: Path) -> Job | None:
@@ -60,6 +59,10 @@ class Job:
             return None
         except ValueError as error:
             raise BenchError(f"{path}: {error}; remove it: the job is lost") from None
+
+    def results(self) -> list[TestResult]:
+        """The results that it has. :raises UsageError: its run folder is gone."""
+        return list(RunFolder.open(Path(self.run)).results())
 
     def write(self, path: Path) -> None:
         """Note it, whole or not at all."""
@@ -139,8 +142,8 @@ def record(
     """
     if fault is not None and not isinstance(fault, BenchError):
         fault = BenchError(str(fault))
-    folder = RunFolder.open(Path(job.run))
-    before = {one.verdict for one in folder.results()}
+    folder, results = RunFolder.open(Path(job.run)), job.results()
+    before = {one.verdict for one in results}
     lines: list[ConsoleLine] = []
     until = job.since
     try:
@@ -159,7 +162,7 @@ def record(
         fault = NotProved(f"{board.name}: {how}, and no line had said /{watch.passed.pattern}/; {last}")
     seen = verdicts.Observation(outcome=fault, crashes=(crash,) if crash else ())
     decision = verdicts.decide(seen)
-    attempt = job.attempts + 1
+    attempt = len(results) + 1
     slice_path = folder.write_console(folder.case_directory(CASE, attempt, BUILD), board.name, lines)
     now = time.time()
     result = TestResult(
@@ -183,7 +186,7 @@ def record(
     if facts := _facts(lines):
         folder.write_builds({BUILD: facts})
     report(folder)
-    return replace(job, since=until, started=now, attempts=attempt), result
+    return replace(job, since=until, started=now), result
 
 
 def finish(job: Job, remarks: Iterable[str] = ()) -> None:
