@@ -34,7 +34,7 @@ class SmallLab:
         hosts = {name: {"ansible_host": "127.0.0.1", "xenlab": own} for name, own in keys.items()}
         self._inventory.write_text(yaml.safe_dump({"all": {"vars": {"xenlab": head}, "hosts": hosts}}))
         self.folder = folder / "xenlab" / "lab" / "unit"
-        self._words = ["-x", head["coordinator"], "-c", str(self.folder / "env.yaml")]
+        self._coordinator = head["coordinator"]
 
     def up(self) -> None:
         self.xenlab("lab", "up")
@@ -42,7 +42,7 @@ class SmallLab:
         boards = inventory.load(self._inventory).boards.values()
 
         def is_exported() -> bool:
-            with closing(Coordinator(self._words[1])) as one, one.acting_as("test/looks") as holder:
+            with closing(Coordinator(self._coordinator)) as one, one.acting_as("test/looks") as holder:
                 return not any(holder.lacks(board) for board in boards)
 
         wait_until(is_exported, 30.0, "exporter", interval=0.1)
@@ -55,9 +55,10 @@ class SmallLab:
         found: dict[str, int] = json.loads((self.folder / "services.json").read_text())["processes"]
         return found
 
-    def client(self, *words: str) -> str:
-        """What ``labgrid-client -p mini WORDS`` says."""
-        return self._run("labgrid-client", *self._words, "-p", "mini", *words)
+    def client(self, *words: str, board: str = "mini") -> str:
+        """What ``labgrid-client -p BOARD WORDS`` says."""
+        own = ("-x", self._coordinator, "-c", str(self.folder / "env.yaml"), "-p", board)
+        return self._run("labgrid-client", *own, *words)
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         """A shell of somebody's, who has read the lab's env.sh; both streams in one."""

@@ -1,20 +1,12 @@
-"""Power as people and runs have it: labgrid's own coordinator, exporter and client, on top of real BMCs and outlets."""
+"""Power by outlets: of a board without a BMC, and of one whose BMC has died."""
 
 from __future__ import annotations
 
-import contextlib
 import http.server
-import json
-import os
-import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from consoles import Wire
 from free_ports import free_port
 from ipmi_sim import (  # noqa: F401
     Chassis,
@@ -27,7 +19,6 @@ from virtual_board import PASSWORD, VirtualBoard, make_board_fixture  # noqa: F4
 
 from lab.base.credentials import Credential
 from lab.base.errors import BmcUnreachable, MissingCapability, PowerTimeout
-from lab.base.wait import wait_until
 from lab.bmc import ipmitool
 from lab.bmc.ipmi import IpmiBmc
 from lab.bmc.switching import Pace
@@ -185,100 +176,3 @@ def test_bmc_that_stays_dead_is_said_so(pdu: Pdu, monkeypatch: pytest.MonkeyPatc
     own = IpmiBmc("mini", spec, Credential("admin", "x"), QUICK)
     with pytest.raises(Exception, match="mini: the BMC answers after its mains were cut: not within 1.0 s"):
         MainsBackedBmc("mini", own, pdu.outlet(), QUICK).power_off(5.0)
-
-
-# labgrid
-
-
-@pytest.mark.parametrize("protocol", ["ipmi", "redfish"])
-def test_labgrids_client_powers_a_board(
-    make_board: Callable[..., VirtualBoard], lab_up: Callable[..., SmallLab], protocol: str
-) -> None:
-    board = make_board(protocol)
-    assert board.spec.virtual
-    own = {"cipher": 3} if protocol == "ipmi" else {"tls": "off"}
-    bmc = {"protocol": protocol, "host": "127.0.0.1", "port": board.spec.bmc.port, "credential": "test", **own}
-    lab = lab_up({"bmc": bmc, "console": ports(board.spec.virtual.serial_port)})
-    lab.client("acquire")
-    assert "power for place mini is off" in lab.client("power", "get")
-    lab.client("power", "cycle")
-    assert board.ask("get power") == "1" and "is on" in lab.client("power", "get")
-    lab.client("power", "off")
-    assert board.ask("get power") == "0"
-    shown = lab.client("show")
-    assert {"ipmi": "IPMIPort", "redfish": "RedfishPort"}[protocol] in shown and PASSWORD not in shown
-    lab.client("release")
-
-
-def test_service_that_was_killed_is_there_again(lab_up: Callable[..., SmallLab]) -> None:
-    """Weeks of recording: whatever ends is started anew, and numbers on."""
-    with contextlib.closing(Wire()) as wire:
-        lab = lab_up(
-            {
-                "bmc": {"protocol": "none"},
-                "pdu": {"model": "rest", "host": "http://h/{index}", "outlet": 1},
-                "console": ports(wire.port),
-            }
-        )
-        wire.say(b"before\r\n")
-        log = lab.folder / "console" / "mini.jsonl"
-        wait_until(lambda: "before" in log.read_text(), 10.0, "a record")
-        before = lab.services()
-        for name in ("recorder-mini", "exporter"):
-            os.kill(before[name], signal.SIGKILL)
-        for name in ("recorder-mini", "exporter"):
-            wait_until(lambda name=name: lab.services()[name] not in (0, before[name]), 30.0, f"{name} anew")
-        wait_until(lambda: '"gap"' in log.read_text(), 20.0, "the gap")
-        wire.say(b"after\r\n")
-        wait_until(lambda: "after" in log.read_text(), 20.0, "a record")
-        numbers = [json.loads(line)["n"] for line in log.read_text().splitlines()]
-        assert numbers == list(range(1, len(numbers) + 1))
-        assert lab.services()["coordinator"] == before["coordinator"]
-
-
-def test_labgrids_client_powers_a_board_by_its_outlet_alone(pdu: Pdu, lab_up: Callable[..., SmallLab]) -> None:
-    outlet = {"model": pdu.spec.model, "host": pdu.spec.host, "outlet": pdu.spec.outlet}
-    lab = lab_up({"bmc": {"protocol": "none"}, "console": ports(free_port()), "pdu": outlet})
-    lab.client("acquire")
-    lab.client("power", "off")
-    assert not pdu.on and "is off" in lab.client("power", "get")
-    lab.client("release")
-
-
-def test_labgrids_client_takes_the_board_that_is_named_and_no_other(
-    simulator: Simulator, chassis: Chassis, lab_up: Callable[..., SmallLab], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As rack.md, sharing.md and README say: env.sh, then labgrid's own client, in a lab of several boards."""
-    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", f"{simulator.user}:{simulator.password}")
-    own = {"protocol": "ipmi", "host": "127.0.0.1", "port": simulator.spec.port, "credential": "test"}
-    dead = {"bmc": own | {"port": free_port()}, "console": ports(free_port())}
-    lab = lab_up({"bmc": own, "console": ports(free_port())}, other=dead)
-
-    def held() -> set[str]:
-        shown = lab.shell("labgrid-client who").stdout
-        return {name for name in ("mini", "other") if f" {name} " in shown.replace("\n", " \n")}
-
-    assert "acquired place mini" in (said := lab.shell("labgrid-client -p mini acquire").stdout), said
-    assert held() == {"mini"}
-    plain = Path(sys.executable).with_name("labgrid-client")
-    assert lab.shell(f"LG_USERNAME=somebody {plain} -p other acquire").returncode == 0, "it was left to others"
-    assert held() == {"mini", "other"}
-    assert "is off" in (said := lab.shell("labgrid-client -p mini power get").stdout), said
-    assert lab.shell("export LG_PLACE=mini; labgrid-client power cycle").returncode == 0
-    assert chassis.get("power") == 1
-    assert "released place mini" in (said := lab.shell("labgrid-client -p mini release").stdout), said
-    assert held() == {"other"}
-
-
-def test_labgrids_client_says_in_a_line_that_a_bmc_is_dead(lab_up: Callable[..., SmallLab], monkeypatch: Any) -> None:
-    monkeypatch.setenv("XENLAB_CREDENTIAL_TEST", "admin:x")
-    bmc = {"protocol": "redfish", "tls": "off", "host": "127.0.0.1", "port": free_port(), "credential": "test"}
-    lab = lab_up({"bmc": bmc, "console": ports(free_port())})
-    lab.shell("labgrid-client -p mini acquire")
-    done = lab.shell("labgrid-client -p mini power get")
-    assert done.returncode == 1 and "Traceback" not in done.stdout
-    said = f"mini: BMC http://127.0.0.1:{bmc['port']}: power state: no answer"
-    assert any(said in line for line in done.stdout.splitlines())  # stdout and stderr come in either order
-    plain = f"{Path(sys.executable).with_name('labgrid-client')} -c {lab.folder / 'env.yaml'}"
-    done = lab.shell(f"unset XENLAB_CREDENTIAL_TEST; {plain} -p mini power get")
-    assert done.returncode == 1 and "Traceback" not in done.stdout and "no credential 'test'" in done.stdout

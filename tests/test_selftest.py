@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from lab.base.wait import wait_until
 from lab.selfcheck import selftest
@@ -22,3 +25,10 @@ def test_an_interrupted_step_leaves_no_worker_behind() -> None:
         pipe = process.stdout  # the stray has the other end of it, too
         os.set_blocking(pipe.fileno(), False)
         wait_until(lambda: pipe.read(1) == b"", 10, "the end of the stray")
+
+
+def test_the_files_that_begin_first_are_there(request: pytest.FixtureRequest) -> None:
+    """A file that was renamed would begin with all others, and perhaps last."""
+    ours = str(Path(__file__).with_name("conftest.py"))
+    options = next(one for one in request.config.pluginmanager.get_plugins() if getattr(one, "__file__", "") == ours)
+    assert [name for name in options.LONGEST if not Path(__file__).with_name(f"test_{name}.py").exists()] == []
