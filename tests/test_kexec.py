@@ -27,6 +27,18 @@ def course(*texts: str, powered: bool = True) -> Course:
     return Course(host, 0)
 
 
+def test_the_power_of_a_later_reboot_does_not_count() -> None:
+    """The crash kernel reboots the board when it is done, and power may go off for that."""
+    seen = course(XEN, RUNS, "xenlab: the crash kernel is done, status 0")
+    leaves, runs = seen.wait(kexec.LEAVES, 1.0), seen.wait(RUNS, 1.0)
+    seen.host.board.power.is_powered = lambda: False
+    done = seen.wait(kexec.DONE, 1.0)
+    seen.check(leaves, runs)
+    assert not seen.is_always_on and "off " in seen.power() and "always on" in seen.power(2)
+    with pytest.raises(AssertionError, match="the BMC reports the power off: asked 3 times"):
+        seen.check(leaves, done)
+
+
 @pytest.mark.parametrize(
     ("options", "port"),
     [
