@@ -103,7 +103,9 @@ class Course:
     mark: int  # the console's record before it was told
     began: float = field(default_factory=time.time)
     looks: list[tuple[float, bool]] = field(default_factory=list)  # when the BMC was asked, and whether power was on
-    _looks_before: dict[int, int] = field(default_factory=dict)  # a line that was waited for -> looks until it was there
+    _looks_before: dict[int, int] = field(
+        default_factory=dict
+    )  # a line that was waited for -> looks until it was there
 
     def wait(self, pattern: str, timeout: float, since: ConsoleLine | None = None) -> ConsoleLine:
         """The first console line that matches after ``since``; meanwhile the BMC is asked for the power.

@@ -25,9 +25,12 @@ _LOOK = f"""
 {pace.script("echo '== domains'; xl list; echo '== memory'; xl info | grep free_memory; echo '== pace'")}
 echo '== xenstore'; xenstore-ls -f
 echo '== processes'; ps -eo pid=,comm=,args=
+echo '== affinity'; xl vcpu-list 0
+echo '== pools'; xl cpupool-list -c
 echo '== devices'; xl pci-assignable-list
 """
 _DOMAIN = re.compile(r"^(\S+)\s+(\d+)\s+\d+\s+\d+\s+([a-z-]{6})\s")
+_VCPU = re.compile(r"^\S+\s+0\s+(\d+)\s.*\s(\S+) / (\S+)\s*$")
 _STORE = re.compile(r"^(/local/domain/[1-9]\d*|/libxl/[1-9]\d*|/vm/[^/ ]+|/local/domain/0/backend/[^/]+/[1-9]\d*)[ /]")
 
 
@@ -41,6 +44,8 @@ class Snapshot:
     xenstore: frozenset[str]
     processes: Mapping[int, str]
     devices: frozenset[str]
+    affinity: Mapping[str, str]  # of each vCPU of dom0: hard and soft, as ``xl vcpu-pin`` takes it
+    pools: Mapping[str, str]  # of CPUs, and which each has
     pace: float | None = None  # :mod:`lab.xen.pace`
 
 
@@ -85,15 +90,25 @@ def parse(text: str) -> Snapshot:
         xenstore=frozenset(match[1] for line in parts.get("xenstore", ()) if (match := _STORE.match(line))),
         processes={int(one[0]): one[-1] for one in processes if len(one) > 1 and one[1] in PROCESSES},
         devices=frozenset(line.split()[0] for line in parts.get("devices", ()) if line.strip()),
+        affinity={
+            match[1]: f"{match[2]} {match[3]}" for line in parts.get("affinity", ()) if (match := _VCPU.match(line))
+        },
+        pools={name: cpus or "none" for name, cpus in map(_pool, filter(str.strip, parts.get("pools", ())[1:]))},
         pace=pace.of(parts.get("pace", ())),
     )
+
+
+def _pool(line: str) -> tuple[str, str]:
+    """Name and CPUs of a line of ``xl cpupool-list -c``."""
+    name, _, cpus = line.partition(" ")
+    return name, cpus.strip()
 
 
 def clear(host: Host, before: Snapshot) -> Left:
     """Bring the board back to what it was before the case; what was left behind.
 
-    Guests are destroyed, processes of the toolstack are killed, devices are given back to dom0, and xenstore entries of
-    domains that are gone are removed.
+    Guests are destroyed, processes of the toolstack are killed, devices are given back to dom0, xenstore entries of
+    domains that are gone are removed, dom0's vCPUs run where they did, and new CPU pools give their CPUs back.
 
     :raises LabError: dom0 does not answer, or its toolstack fails.
     """
@@ -112,6 +127,14 @@ def clear(host: Host, before: Snapshot) -> Left:
         host.xl("pci-assignable-remove", "-r", device, check=False)
     if entries := sorted(now.xenstore - before.xenstore):
         host.run(f"xenstore-rm {shlex.join(entries)}", check=False)
+    for vcpu, where in before.affinity.items():
+        if now.affinity.get(vcpu) != where:
+            host.xl("vcpu-pin", "Domain-0", vcpu, *where.split(), check=False)
+    if now.pools != before.pools:
+        for name in sorted(now.pools.keys() - before.pools.keys()):
+            host.xl("cpupool-destroy", name, check=False)
+        for name in sorted(before.pools):
+            host.xl("cpupool-cpu-add", name, "all", check=False)
     if found and not is_as(now, before):
         now = _settled(host, before)
     kept = tuple(left_behind(now, before))
@@ -147,6 +170,13 @@ def left_behind(now: Snapshot, before: Snapshot) -> list[str]:
         "process": new_processes(now, before).values(),
         "device assignable": now.devices - before.devices,
         "xenstore": now.xenstore - before.xenstore,
+        "affinity of dom0's vCPU": [
+            f"{vcpu} ({now.affinity.get(vcpu, 'gone')}, was {where})"
+            for vcpu, where in before.affinity.items()
+            if now.affinity.get(vcpu) != where
+        ],
+        "CPU pool": [f"{name} with CPUs {cpus}" for name, cpus in (now.pools.items() - before.pools.items())],
+        "CPU pool gone": before.pools.keys() - now.pools.keys(),
     }
     return [f"{kind}: {one}" for kind, ones in new.items() for one in sorted(ones)]
 
