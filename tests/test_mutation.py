@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -228,6 +229,19 @@ def test_a_mutant_is_shown_as_a_programmer_would_have_written_it() -> None:
         " ",
         "     return rc;",
     ]
+
+
+@pytest.mark.parametrize("text", [XEN_C, "int f(int a)\n{ return a < 1; }", XEN_C.rstrip("\n")])
+def test_a_diff_is_that_of_the_whole_files(text: str) -> None:
+    """It is made from a few lines of each, since a file of Xen has a thousand points."""
+    whole = text.encode()
+    assert (sites := points.find(whole))
+    for site in sites:
+        wrong = whole[: site.cut_from] + site.mutant + whole[site.cut_to :]
+        old, new = (one.decode().splitlines() for one in (whole, wrong))
+        lines = [line for line in difflib.unified_diff(old, new, n=2, lineterm="") if not line.startswith("@@")]
+        said = writing.diff(whole, site, "x.c").splitlines()
+        assert [line for line in said if not line.startswith("@@")][2:] == lines[2:], site
 
 
 def test_the_name_of_a_point_outlives_what_happens_elsewhere_in_its_file() -> None:

@@ -10,6 +10,7 @@ from lab.mutation.points import Kind, Site
 
 HEADER = "xen/include/xen/mutant.h"
 SOURCE = "xen/common/mutant.c"
+BESIDE = 2  # lines that a diff shows above and below what it changes
 SECTION = ".mutants"  # of an object: the numbers that the compiler kept
 PARAMETER = "mutant"  # of Xen, at runtime: the number that is on; 0: none
 REACHED = "mutant-reached"  # how often its point was executed while it was on
@@ -98,11 +99,15 @@ def _behind(site: Site, number: int, inner: bytes, mutant: bytes) -> bytes:
 
 def diff(text: bytes, site: Site, file: str) -> str:
     """What a programmer would have done to the file to make the mutant."""
-    wrong = text[: site.cut_from] + site.mutant + text[site.cut_to :]
-    old, new = (one.decode(errors="replace").splitlines(keepends=True) for one in (text, wrong))
-    first = max(text.count(b"\n", 0, site.cut_from) - 2, 0)
-    kept = text.count(b"\n", 0, site.cut_to) + 3
-    gone = len(old) - len(new)
-    lines = difflib.unified_diff(old[first:kept], new[first : kept - gone], f"a/{file}", f"b/{file}", n=2)
-    shown = [line if line.endswith("\n") else f"{line}\n" for line in lines]
-    return "".join(re.sub(r"^@@.*@@", f"@@ line {site.line}, {site.function} @@", line) for line in shown)
+    first, last = site.cut_from, site.cut_to
+    for _ in range(BESIDE + 1):  # to the end of the line above what is shown, and to the end of its last line
+        first = text.rfind(b"\n", 0, max(first, 0))
+        last = (text.find(b"\n", last) + 1) or len(text)
+    shown = text[first + 1 : site.cut_from], text[site.cut_to : last]
+    old, new = (
+        cut.join(shown).decode(errors="replace").splitlines(keepends=True)
+        for cut in (text[site.cut_from : site.cut_to], site.mutant)
+    )
+    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}", n=BESIDE)
+    whole = [line if line.endswith("\n") else f"{line}\n" for line in lines]
+    return "".join(re.sub(r"^@@.*@@", f"@@ line {site.line}, {site.function} @@", line) for line in whole)
