@@ -60,6 +60,19 @@ def test_a_capability_that_is_not_there_is_not_found(facts: Facts, word: str) ->
     assert word in probed(FACTS) and word not in probed(facts)
 
 
+def test_memory_above_4_gib_is_found_where_its_hole_lies_between_two_nodes() -> None:
+    """As on a board with four nodes of 1 GiB: the hole of PCI is below the third."""
+    nodes = "\n" + "".join(f"   {node}:      1024        700      10,20,20,20\n" for node in range(4))
+    low = (
+        "(XEN)  [0000000000100000, 000000007ffdbfff] (usable)\n(XEN)  [00000000fffc0000, 00000000ffffffff] (reserved)\n"
+    )
+    four = replace(FACTS, numa=nodes, boot_log=low)
+    assert "high-memory" not in probed(four)
+    high = "(XEN)  [0000000100000000, 000000017fffffff] (usable)\n"
+    assert "high-memory" in probed(replace(four, boot_log=low + high))
+    assert "high-memory" not in probed(replace(four, boot_log=low + high.replace("usable", "reserved")))
+
+
 def test_opposites_are_never_found_together() -> None:
     narrow = replace(FACTS, info=INFO | {"xen_caps": "xen-3.0-x86_64"})
     assert "no-pv32" in probed(narrow) and "no-pv32" not in probed(FACTS)

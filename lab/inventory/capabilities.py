@@ -84,9 +84,14 @@ def _page_size(size: str) -> Callable[[Facts], bool]:
 
 
 def _has_high_memory(facts: Facts) -> bool:
-    """A node's size is that of the addresses it spans, holes included (xen/common/sysctl.c, XEN_SYSCTL_numainfo)."""
+    """By the memory map that Xen prints at boot, or, where its log does not have that any more, by the nodes' sizes.
+
+    A node's size is that of the addresses it spans, holes within it included, but none between two nodes
+    (xen/common/sysctl.c, XEN_SYSCTL_numainfo): four nodes of 1 GiB sum up to 4 GiB, and the last two are above.
+    """
+    ends = re.findall(r"\[[0-9a-f]{16}, ([0-9a-f]{16})\] \(usable\)", facts.boot_log)
     sizes = re.findall(r"(?m)^[ \t]*\d+:[ \t]+(\d+)[ \t]+\d+\s", facts.numa)
-    return sum(map(int, sizes)) > BELOW_4_GIB_MIB
+    return any(int(end, 16) >> 32 for end in ends) or sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 
 _LIBXENCTRL = '"libxenctrl.so.$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor) "'
