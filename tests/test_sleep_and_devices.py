@@ -5,17 +5,21 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lab.base.errors import BenchError
+from lab.console.client import ConsoleLine
 from lab.grid.pulse import Voice
 from lab.on_board import poke
 from lab.xen.dom0 import BOOT_LOG, added
 from lab.xen.domain import node_pages, nodes_free
 from lab.xen.pci import DmaDevice, iommu_orders
-from lab.xen.sleep import Sleep
+from lab.xen.sleep import Sleep, _watch_asleep
 
 GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True, "waited": 60.0}
 
@@ -28,6 +32,7 @@ GOOD = {"entered": True, "finished": True, "seen_asleep": True, "answered": True
         ({"entered": True, "seen_asleep": True, "waited": 68.0}, "never woke: Xen said nothing for 68 s"),
         ({"entered": True, "seen_asleep": True, "rebooted": True}, "rebooted instead of waking"),
         (GOOD | {"seen_asleep": False}, "never slept: Xen said so, but the board was never in S3"),
+        (GOOD | {"woke_early": True, "states": ["S0"]}, "woke by itself, before anybody woke it: S0"),
         (GOOD | {"answered": False}, "woke without its dom0"),
         (GOOD | {"answered": False, "voice": Voice.XEN}, "woke without its dom0"),
         (GOOD | {"answered": False, "voice": Voice.DOM0}, "woke without its network"),
@@ -41,6 +46,35 @@ def test_a_sleep_that_failed_says_how(seen: dict[str, object], said: str) -> Non
     failure = Sleep(**seen).failure() or ""  # type: ignore[arg-type]
     assert failure.startswith(said)
     assert bool(failure) == bool(said)
+
+
+def watched(*states: str, asleep_for: float) -> Sleep:
+    """What is noted of a BMC that answers these states, the last one again and again."""
+    left = list(states)
+
+    def sleep_state() -> str:
+        if (state := left.pop(0) if len(left) > 1 else left[0]) == "silent":
+            raise BenchError("the BMC does not answer")
+        return state
+
+    host: Any = SimpleNamespace(name="virt1", board=SimpleNamespace(power=SimpleNamespace(sleep_state=sleep_state)))
+    seen = Sleep()
+    entering = ConsoleLine("virt1", 1, time.time(), "line", "(XEN) Entering ACPI S3 state.")
+    _watch_asleep(host, seen, entering, asleep_for)
+    return seen
+
+
+def test_a_sleep_is_watched_for_as_long_as_it_shall_last() -> None:
+    started = time.monotonic()
+    seen = watched("S0", "S3", asleep_for=0.6)
+    assert time.monotonic() - started >= 0.6
+    assert (seen.seen_asleep, seen.woke_early) == (True, False)
+    assert [state.rpartition(" ")[2] for state in seen.states] == ["S0", "S3"]
+    seen = watched("S3", "S3", "S0", asleep_for=60.0)
+    assert (seen.seen_asleep, seen.woke_early) == (True, True)
+    seen = watched("S3", "silent", asleep_for=60.0)
+    assert (seen.seen_asleep, seen.woke_early) == (True, False) and seen.states[-1] == "the BMC does not answer"
+    assert watched("S3", asleep_for=0.0).states[-1].endswith("S3")
 
 
 @pytest.fixture

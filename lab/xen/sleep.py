@@ -52,6 +52,7 @@ class Sleep:
     finished: bool = False
     rebooted: bool = False  # Xen's banner came instead of the wake-up
     seen_asleep: bool = False  # the BMC reported ACPI power state S3
+    woke_early: bool = False  # and reported another state before the host was to be woken
     answered: bool = False  # dom0, over its network, after waking
     voice: pulse.Voice | None = None  # what answered on the console where dom0 did not
     states: list[str] = field(default_factory=list)  # what the BMC said, with times
@@ -81,6 +82,8 @@ class Sleep:
             return f"never woke: Xen said nothing for {self.waited:.0f} s after it went to sleep"
         if not self.seen_asleep:
             return f"never slept: Xen said so, but the board was never in S3: {'; '.join(self.states)}"
+        if self.woke_early:
+            return f"woke by itself, before anybody woke it: {'; '.join(self.states)}"
         if not self.answered and self.voice is pulse.Voice.DOM0:
             return "woke without its network: dom0 answers on its console, but not over SSH"
         if not self.answered:
@@ -101,13 +104,15 @@ def suspend(
     wake_after: int | None = None,
     by: Literal["rtc", "timer"] = "rtc",
     while_asleep: Callable[[], None] | None = None,
+    asleep_for: float = 0.0,
     timeout: float = 60.0,
 ) -> Sleep:
     """Put the host into S3 and have it woken; the result says how it went, good or bad.
 
     After ``wake_after`` seconds the RTC wakes it, set by ``rtcwake`` or by a timer of dom0's kernel. ``while_asleep``
-    is called when the BMC reports that the board is asleep; it may press the power button. With neither, nobody wakes
-    the host. A host that never woke or that rebooted is left as it is: the rig power-cycles it for the next case.
+    is called when the BMC has reported for ``asleep_for`` seconds that the board is asleep; it may press the power
+    button. It is not called if the board wakes before. With neither, nobody wakes the host. A host that never woke or
+    that rebooted is left as it is: the rig power-cycles it for the next case.
 
     :param timeout: seconds beyond ``wake_after`` in which the host must wake, and then seconds for dom0 to answer; up
         to four times that on a slow board (:meth:`~lab.xen.dom0.Dom0.slowness`, measured before it sleeps).
@@ -122,7 +127,11 @@ def suspend(
     _order(host, wake_after, by)
     if entering := _wait(host, ENTERING, 30.0, mark):
         sleep.entered = True
-        _watch_asleep(host, sleep, entering, while_asleep)
+        _watch_asleep(host, sleep, entering, asleep_for)
+        # The power button of a board that is awake would shut it down.
+        if while_asleep is not None and sleep.seen_asleep and not sleep.woke_early:
+            while_asleep()
+            sleep.states.append(f"acted on {time.time() - entering.time:.1f} s after Entering")
         if woken := _wait(host, f"{FINISHING}|{BANNER}", sleep.waited, entering.n + 1):
             sleep.rebooted = BANNER in woken.text
             sleep.finished = not sleep.rebooted
@@ -160,8 +169,8 @@ def _wait(host: Host, pattern: str, timeout: float, since: int) -> ConsoleLine |
         return None
 
 
-def _watch_asleep(host: Host, sleep: Sleep, entering: ConsoleLine, while_asleep: Callable[[], None] | None) -> None:
-    """Note the BMC's states until it reports S3, at most 10 s, and then call ``while_asleep``."""
+def _watch_asleep(host: Host, sleep: Sleep, entering: ConsoleLine, asleep_for: float) -> None:
+    """Note the BMC's states until it reports S3, at most 10 s, and from then on for ``asleep_for`` seconds."""
 
     def asleep() -> bool:
         state = str(host.board.power.sleep_state())
@@ -172,11 +181,14 @@ def _watch_asleep(host: Host, sleep: Sleep, entering: ConsoleLine, while_asleep:
     try:
         wait_until(asleep, 10.0, f"{host.name}: asleep", interval=0.1)
         sleep.seen_asleep = True
+        if asleep_for:
+            wait_until(lambda: not asleep(), asleep_for, f"{host.name}: awake", interval=0.5)
+            sleep.woke_early = True
+    except WaitTimeout as error:
+        if not sleep.seen_asleep:
+            sleep.states.append(str(error))
     except BenchError as error:
         sleep.states.append(str(error))
-    if while_asleep is not None and sleep.seen_asleep:  # the power button of a board that is awake would shut it down
-        while_asleep()
-        sleep.states.append(f"acted on {time.time() - entering.time:.1f} s after Entering")
 
 
 def _watch_back(host: Host, sleep: Sleep, woken: ConsoleLine, timeout: float) -> None:
