@@ -272,6 +272,8 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rig, Seat]]:
         is_proved(_, seat)
 
     monkeypatch.setattr(Rig, "_is_proved", is_proved)
+    monkeypatch.setattr(Rig, "_prove", is_proved)
+    monkeypatch.setattr(leftovers, "look", lambda host: BEFORE)
     monkeypatch.setattr(Rig, "_comes_back", comes_back)
     monkeypatch.setattr(Rig, "_install", install)
     monkeypatch.setattr(Rig, "_is_same_boot", lambda *_: True)
@@ -279,7 +281,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rig, Seat]]:
     monkeypatch.setattr(Rig, "_begin", lambda _, seat: setattr(seat, "before", BEFORE))
     monkeypatch.setattr(Rig, "_wanted_on", lambda *_: SimpleNamespace(digest=lambda spec: "k1"))
     monkeypatch.setattr(Rig, "_take_capabilities", lambda _, seat, found: setattr(seat, "capabilities", found))
-    monkeypatch.setattr(saved, "read", lambda board: saved.Facts("b1", CAPABLE, BEFORE))
+    monkeypatch.setattr(saved, "read", lambda board: saved.Facts("b1", CAPABLE, BEFORE, 1.5))
     monkeypatch.setattr(saved, "check", lambda *_: "as saved")
 
     def make(board: Board) -> tuple[Rig, Seat]:
@@ -297,6 +299,7 @@ def test_a_board_with_a_state_is_not_booted_and_each_record_says_so(bring: Calla
         titles = [evidence.title for evidence in one.take_evidence()]
         assert "virt1: goes on from a saved state: it was not booted for this case" in titles
     assert board.did == ["restore", "go on"]
+    assert seat.pace == 1.5, "as it was measured after the boot"
 
 
 def test_a_board_without_a_state_boots_and_is_saved(bring: Callable[..., tuple[Rig, Seat]]) -> None:
@@ -429,7 +432,7 @@ def test_a_restored_board_is_held_against_what_it_was(
         said.append(command.removeprefix("printf %s ").partition(" > ")[0].strip("'"))
         return SimpleNamespace(stdout=said[0])
 
-    facts = saved.Facts("b1", CAPABLE, replace(BEFORE, processes={7: "xl devd"}))
+    facts = saved.Facts("b1", CAPABLE, replace(BEFORE, processes={7: "xl devd"}), 1.5)
     ports = {"spare": NicSpec("spare", change.get("mac", "52:54:00:22:11:02"))}
     board = SimpleNamespace(
         name="virt1",

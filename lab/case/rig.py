@@ -168,12 +168,12 @@ class Rig:
             with self.phase("restore"):
                 board.strategy.restore(key)
                 seat.suspect = None
-                if not self._is_proved(seat):
+                if not self._prove(seat):
                     raise BoardError(board.name, "; ".join(seat.proof.mismatches if seat.proof else ("no proof",)))
                 was = saved.read(board)
                 if not seat.capabilities:
                     self._take_capabilities(seat, was.capabilities)
-                self._begin(seat)
+                seat.before, seat.pace = leftovers.look(seat.host), was.pace
                 said = saved.check(board, self._facts(seat), was)
             board.strategy.go_on()
         except (BenchError, HypervisorCrash, ProductFailure) as error:
@@ -203,7 +203,7 @@ class Rig:
 
     def _facts(self, seat: Seat) -> saved.Facts:
         assert seat.before is not None
-        return saved.Facts(seat.boot_id, seat.capabilities, seat.before)
+        return saved.Facts(seat.boot_id, seat.capabilities, seat.before, seat.pace)
 
     def _begin(self, seat: Seat) -> None:
         """Note how the board is before its first case since a boot."""
@@ -282,12 +282,16 @@ class Rig:
         if seat.suspect or not seat.board.is_reachable():
             seat.proof = None
             return False
+        return self._prove(seat)
+
+    def _prove(self, seat: Seat) -> bool:
+        """The same of a board that answers."""
         try:
             with self.phase("proof"):
                 proof = provision.prove(
                     lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
                 )
-            seat.boot_id = saved.boot_id(seat.board)
+            seat.boot_id = proof.boot_id
             seat.is_restored = seat.board.states is not None and seat.board.states.is_restored()
         except BenchError as error:
             log.info("%s: no proof: %s", seat.board.name, error)

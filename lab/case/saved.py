@@ -33,6 +33,7 @@ class Facts:
     boot_id: str
     capabilities: frozenset[str]
     before: leftovers.Snapshot
+    pace: float | None  # of this boot (:mod:`lab.xen.pace`); it is not what may differ, and is not measured again
 
     def write(self, board: Board) -> None:
         """Have dom0 keep them. :raises BenchError: it does not answer."""

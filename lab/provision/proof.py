@@ -20,6 +20,7 @@ class Proof:
     time: float
     said: str
     mismatches: tuple[str, ...]
+    boot_id: str = ""  # of dom0's Linux
     is_the_build: bool = False  # the build under test runs, if perhaps with other options or beside other payloads
 
     def as_evidence(self) -> Evidence:
@@ -60,7 +61,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
         if others := [name for name, checksum in checksums.items() if said.get(f"/{name}", "") != checksum]:
             wrong.append(f"{len(others)} of {len(checksums)} files are not what was copied, /{others[0]} for one")
         expect("what was deployed", said.get("deployed", ""), digest_of(wanted.options(board), checksums))
-    return Proof(board.name, time.time(), text, tuple(wrong), is_the_build)
+    return Proof(board.name, time.time(), text, tuple(wrong), said.get("boot_id", ""), is_the_build)
 
 
 def parse(text: str) -> dict[str, str]:
@@ -79,6 +80,7 @@ def _ask(names: Iterable[str]) -> str:
     return "\n".join(
         (
             "xl info",
+            "echo boot_id : $(cat /proc/sys/kernel/random/boot_id)",
             "echo dom0_cmdline : $(cat /proc/cmdline)",
             "echo deployed : $(cat /var/lib/xenlab/deployed 2>/dev/null)",
             # A board that boots by network has no such file: its kernel is the one that is served with the root.
