@@ -86,6 +86,13 @@ def _head(file: Path) -> None:
     file.write_bytes(b"\0" * 100 + file.read_bytes()[100:])
 
 
+def _version(file: Path) -> None:
+    """In its head: SQLite then reads it, and takes it for read-only."""
+    data = bytearray(file.read_bytes())
+    data[18] = 9
+    file.write_bytes(data)
+
+
 def _cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -116,7 +123,7 @@ def _json(file: Path) -> None:
         connection.executescript("UPDATE leases SET names = '[['")
 
 
-DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _cut, _text, _pages, _table, _column, _json)
+DAMAGE: tuple[Callable[[Path], None], ...] = (_head, _version, _cut, _text, _pages, _table, _column, _json)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -190,7 +190,9 @@ class Ledger:
                 yield connection
                 connection.execute("COMMIT")  # without it, closing the connection takes all of it back
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _WHOLE:
+            code = getattr(error, "sqlite_errorcode", 0)
+            is_in_head = code == sqlite3.SQLITE_READONLY and os.access(self.path, os.W_OK)  # fileformat2.html, 1.3.3
+            if code & 0xFF in _WHOLE and not is_in_head:
                 raise BenchError(f"{self.path}: {error}") from None
             raise LedgerDamaged(self.path, error) from None
         except (TypeError, ValueError, IndexError) as error:  # values of other types than were written, or columns
