@@ -33,6 +33,7 @@ SCRIPT = paths.CHECKOUT / "contrib" / "two-hosts"
 INVENTORY = paths.CHECKOUT / "inventory" / "two-hosts.yaml"
 HOSTS = {"left": "virt1", "right": "virt2"}
 CASES = ("testcases/boot", "testcases/guest32/test_pv32.py", "testcases/relocation/test_live.py")
+SHAPED = "testcases/sleep/test_cpus.py::test_cpu_goes_and_comes_back"  # no board of the inventory can as it is
 PAIR = "test_relocation_brings_the_guest_over"
 
 
@@ -111,7 +112,7 @@ def server_fixture() -> Iterator[Server]:
 class Night:
     """``xenlab nightly`` over both hosts, while it runs."""
 
-    def __init__(self, xenlab: CommandLine, folder: Path, history: str, *words: str) -> None:
+    def __init__(self, xenlab: CommandLine, folder: Path, *words: str, history: str = "") -> None:
         self.lab: Lab = load(INVENTORY)
         self.folder, self._log = folder / "run", folder / "night.log"
         command = ["nightly", "--ports", "free", "--inventory", str(INVENTORY), "--output", str(self.folder), *words]
@@ -131,8 +132,6 @@ class Night:
 
     def results(self, board: str, verdict: Verdict) -> list[TestResult]:
         """Of attempts at a case on this board alone."""
-        if not self.folder.exists():
-            return []
         return [one for one in self.run.results() if one.boards == (board,) and one.verdict is verdict]
 
     def state(self, host: str) -> host_state.HostState:
@@ -145,7 +144,7 @@ class Night:
 
         def is_so_yet() -> bool:
             assert self._process.poll() is None, f"{what}: {self.said()}"
-            return bool(is_so())
+            return bool(self.folder.exists() and is_so())
 
         wait_until(is_so_yet, timeout, what, interval=0.1)
 
@@ -170,7 +169,7 @@ def test_a_night_over_two_hosts_outlives_one_that_is_killed(
 ) -> None:
     """Its current case is a MISS and passes at the other host; the pair's case waits for it, and passes, too."""
     history = server.url()
-    night = Night(xenlab, tmp_path, history, *CASES)
+    night = Night(xenlab, tmp_path, *CASES, history=history)
     try:
         night.wait(lambda: night.results("virt2", Verdict.PASS), 600, "a result of the host that will be killed")
         night.wait(lambda: "virt2" in night.run.now(), 60, "a case that runs there")
@@ -200,6 +199,25 @@ def test_a_night_over_two_hosts_outlives_one_that_is_killed(
     assert _in_history(server, history) == [(one.case, one.attempt, str(one.verdict), one.boards) for one in results]
     for board in HOSTS.values():
         _assert_one_record(services.directory(night.lab) / "console" / f"{board}.jsonl")
+
+
+def test_a_board_that_has_a_shape_is_waited_for_when_its_host_is_killed(
+    two: TwoHosts, xenlab: CommandLine, tmp_path: Path
+) -> None:
+    """The case that was tried on it passes on it, in the same shape, once the host is back."""
+    night = Night(xenlab, tmp_path, "--select", "full", SHAPED)
+    try:
+        night.wait(lambda: night.run.now().get("virt1", ("", 0.0, False))[2], 600, "the case runs")
+        two.kill("left")
+        night.wait(lambda: night.results("virt1", Verdict.MISS), 300, "it is a MISS")
+        two.start("left")
+        assert night.end(900) == 0, night.said()
+    finally:
+        night.close()
+    results = list(RunFolder.open(night.folder).results())
+    assert [(one.verdict, one.boards) for one in results] == [(Verdict.MISS, ("virt1",)), (Verdict.PASS, ("virt1",))]
+    assert "left" in results[0].reason, results[0]
+    assert Ledger(services.directory(night.lab)).leases() == []
 
 
 def _assert_nothing_listens_beyond_loopback(two: TwoHosts) -> None:
