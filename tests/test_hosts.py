@@ -24,7 +24,7 @@ from shared_lab import pytestmark  # noqa: F401
 from test_console import NO_BMC
 
 from lab.base import paths
-from lab.base.errors import BmcUnreachable, LoginRefused, MissingCapability
+from lab.base.errors import BmcUnreachable, BoardUnreachable, LoginRefused, MissingCapability
 from lab.base.processes import port_is_taken
 from lab.base.release import release
 from lab.base.wait import wait_until
@@ -311,6 +311,8 @@ def test_dom0_is_reached_by_way_of_its_host(hosts: Hosts, tmp_path: Path) -> Non
     reach.close()
     host.cut()
     assert not reach.is_reachable(2.0)
+    with pytest.raises(BoardUnreachable, match=r"sim1: dom0 does not answer over SSH at .* \(its host h1 is away\)"):
+        reach.run("true")
 
 
 def test_a_bmc_at_a_host_refuses_in_its_own_words(

@@ -16,6 +16,7 @@ from lab.base import paths, processes
 from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import hosts
+from lab.grid.host_lines import await_link
 from lab.inventory import HostSpec
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Ssh:
             self.close()
             reasons = result.stderr.strip().splitlines()  # the last line has the reason, if there is one
             why = f": {reasons[-1].strip()}" if reasons else ""
-            raise BoardUnreachable(self.board, f"dom0 does not answer over SSH at {self._host}:{self._port}{why}")
+            raise self._unreachable(f"dom0 does not answer over SSH at {self._host}:{self._port}{why}")
         if result.status in (124, 137) and result.seconds > timeout:
             raise WaitTimeout(
                 f"{self.board}: `{_short(command)}`", timeout, result.stdout[-300:] or None, board=self.board
@@ -168,9 +169,17 @@ class Ssh:
         except subprocess.TimeoutExpired:
             raise WaitTimeout(f"{self.board}: copy {' to '.join(ends)}", timeout, board=self.board) from None
         if done.returncode in (LOST, 12, 30):
-            raise BoardUnreachable(self.board, f"connection lost while copying: {done.stderr.strip()[-200:]}")
+            raise self._unreachable(f"connection lost while copying: {done.stderr.strip()[-200:]}")
         if done.returncode:
             raise CommandFailed(self.board, f"rsync {' '.join(ends)}", done.returncode, done.stderr)
+
+    def _unreachable(self, what: str) -> BoardUnreachable:
+        """What is said of a lost connection: if the board's host is away, the board has nothing to do with it."""
+        if self._at:
+            await_link(self._at)
+            if not hosts.control(self._at).exists():
+                what += f" (its host {self._at.name} is away)"
+        return BoardUnreachable(self.board, what)
 
     def is_reachable(self, timeout: float = 5.0) -> bool:
         """Whether dom0 runs a command within about ``timeout`` seconds."""
