@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lab import inventory
 from lab.base import paths
 from lab.base.errors import BuildFailed, UsageError
 from lab.builds import mutating, recipes
@@ -21,6 +23,7 @@ from lab.case.switch import Switch
 from lab.mutation import listing, points, writing
 from lab.mutation.listing import Listing, Point
 from lab.mutation.points import Kind, Site
+from lab.night import mutation
 from lab.reporting.mutation import Score
 from lab.results.mutation import Fate, Outcome, Ran, ScoreFolder, Trial
 from lab.results.record import Verdict
@@ -472,6 +475,34 @@ def test_what_was_tried_or_is_in_hand_is_not_tried_again(tmp_path: Path) -> None
     assert (score.of_point("aaaaaaaaaaaa") / "outcome.json").stat().st_mtime_ns == before
     score.forget_unfinished()
     assert score.claim("bbbbbbbbbbbb") and not score.claim("aaaaaaaaaaaa")
+
+
+def test_a_case_that_adds_nothing_to_a_file_is_not_tried_unless_it_is_of_the_area() -> None:
+    lines = {
+        "own-slow": frozenset({1, 2, 3}),
+        "own-fast": frozenset({1, 2}),
+        "as-any-guest": frozenset({1, 3}),
+        "adds": frozenset({1, 9}),
+        "adds-the-same": frozenset({9}),
+    }
+    seconds = {"own-slow": 60.0, "own-fast": 5.0, "as-any-guest": 5.0, "adds": 5.0, "adds-the-same": 5.0}
+    own = {"own-slow", "own-fast", "of-another-file"}
+    assert mutation.order(lines, own, seconds.__getitem__, every=False) == ["own-fast", "own-slow", "adds"]
+    assert mutation.order(lines, own, seconds.__getitem__, every=True) == [
+        *("own-fast", "own-slow", "adds", "as-any-guest", "adds-the-same")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "able"), [("virtual", {"virt1", "virt2"}), ("counted", set()), ("rack-example", set())]
+)
+def test_boards_that_can_do_it_go_on_from_saved_states(name: str, able: set[str], tmp_path: Path) -> None:
+    lab = inventory.load(paths.INVENTORY / f"{name}.yaml")
+    folder = ScoreFolder(tmp_path)
+    found = mutation.with_states(lab, folder)
+    assert {one.name for one in found.boards.values() if one.has_states} == able
+    assert replace(found, path=lab.path, boards={}) == replace(lab, boards={})
+    assert (found.path != lab.path) is bool(able)
 
 
 # -- told --------------------------------------------------------------------------------------------------------------

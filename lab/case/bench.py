@@ -66,6 +66,7 @@ class Bench:
         self.names = names
         self.switch = Switch()
         self.is_counting = bool(config.getoption("--coverage"))
+        self.is_mutating = bool(config.getoption("--mutation"))  # no mutant is on during a boot, so none is asked for
         self.folder = self._open_folder()
         self.variant = variant_of(self.folder, self.config.getoption("--build"))
         signal.signal(CRASH_SIGNAL, self.on_crash_signal)
@@ -245,7 +246,7 @@ class Bench:
         self.running.seats[name] = rig.seats[name]
         self.arm()
         seat = rig.seats[name]
-        options, is_cold = xen_options_of(self.running.item), is_cold_case(self.running.item)
+        options, is_cold = xen_options_of(self.running.item), is_cold_case(self.running.item) and not self.is_mutating
         if not (options and seat.capabilities):  # capabilities are probed without the case's options
             rig.ready(name, is_cold=is_cold)
         for capability in needs_of(self.running.item):

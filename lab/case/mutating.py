@@ -2,7 +2,8 @@
 
 The number is on only while a case has the board (:mod:`lab.case.switch`): the bench's own work before and after it
 meets the hypervisor as it should be. A FAIL counts when the case passes without the mutant, on the same board,
-afterwards or since the last FAIL. A board that crashed, or that fails without a mutant, is booted anew.
+afterwards or since the last FAIL that left the board running. A board that crashed, or that fails without a mutant, is
+booted anew, or goes on from a saved state.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Loop:
         self._items = {item.nodeid: item for item in session.items}
         self._count = itertools.count()
         self._begun: set[str] = set()
-        self._well: set[str] = set()  # cases that passed since the last FAIL
+        self._well: set[str] = set()  # cases that passed on these boards as they are, or will be again
         self._broken: set[str] = set()  # cases that fail without any mutant, on a board that was booted for it
 
     def run(self) -> None:
@@ -73,7 +74,8 @@ class Loop:
             if result.verdict is not Verdict.FAIL:
                 break
             was_well = case in self._well
-            self._well.clear()
+            if not self._is_renewed():
+                self._well.clear()
             if was_well or self._passes_alone(case):
                 break
             self._suspect("a case fails without the mutant, too")
@@ -117,6 +119,11 @@ class Loop:
         if not results:
             raise BenchError(f"{item.nodeid}: it ended without a result")
         return results[-1]
+
+    def _is_renewed(self) -> bool:
+        """Whether the boards are booted anew, or restored, before the next case: no mutant has been in them."""
+        rig = self._bench.acquired_rig
+        return rig is not None and all(seat.suspect for seat in rig.seats.values())
 
     def _suspect(self, why: str) -> None:
         """Have the boards booted anew before the next case."""

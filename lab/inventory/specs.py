@@ -199,7 +199,14 @@ class BoardSpec:
     @property
     def has_states(self) -> bool:
         """Whether it can go on from a saved state, in place of a boot."""
-        return bool(self.has_socket and self.virtual and self.virtual.saved_states and self.boot == "disk")
+        return bool(self.virtual and self.virtual.saved_states and self.can_have_states)
+
+    @property
+    def can_have_states(self) -> bool:
+        """Whether the key ``saved_states`` of the inventory gives it that ability."""
+        virtual = self.virtual
+        is_able = virtual and virtual.clock == "machine" and virtual.accelerator != "kvm"
+        return bool(is_able and self.boot == "disk" and self.has_socket)
 
     @property
     def has_socket(self) -> bool:

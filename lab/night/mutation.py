@@ -6,16 +6,19 @@ each takes the next point that no other has taken. What was tried before is not 
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import builds, inventory
 from lab.base import paths, processes
 from lab.base.daytime import Deadline
 from lab.base.errors import BenchError, UsageError, did_you_mean
+from lab.base.files import read_yaml
 from lab.builds import Build
 from lab.builds.matrix import Variant
 from lab.coverage import areas, measured
@@ -127,12 +130,39 @@ def run(asked: Asked, say: Say) -> Found:
     hours, has_failed = 0.0, False
     if left:
         deadline = Deadline.at(time.time() + asked.seconds)
+        lab = with_states(lab, folder)
         with in_use(lab, progress=say):
             prepare(lab, say)
             hours, has_failed = _Night(asked, lab, folder, left, deadline, say).work()
     done = {one.id for one in folder.outcomes()} - before
     files = tuple(sorted({point.file for point in points}))
     return Found(score(build), files, len(done), hours, has_failed)
+
+
+def with_states(lab: inventory.Lab, folder: ScoreFolder) -> inventory.Lab:
+    """The same lab, whose virtual boards go on from a saved state where a mutant has spoilt them: no boot for each.
+
+    A lab that is up stays as it is, and so does one with machines in it.
+    """
+    able = {one.name for one in lab.boards.values() if one.can_have_states}
+    is_all_virtual = all(one.virtual for one in lab.boards.values())
+    if not (able and is_all_virtual) or services.status(services.directory(lab)).processes:
+        return lab
+    tree = read_yaml(lab.path)
+    for entry in _entries(tree, able):
+        entry["xenlab"]["virtual"]["saved_states"] = True
+    file = folder.path / "lab.yaml"
+    file.write_text(json.dumps(tree, indent=1), encoding="utf-8")  # which is YAML, too
+    return inventory.load(file)
+
+
+def _entries(tree: Any, names: set[str]) -> Iterator[dict[str, Any]]:
+    """The entries of these boards, in whatever group of an inventory they stand."""
+    for word, below in tree.items() if isinstance(tree, dict) else ():
+        if word == "hosts":
+            yield from (entry for name, entry in below.items() if name in names and isinstance(entry, dict))
+        elif word != "vars":
+            yield from _entries(below, names)
 
 
 # -- which cases -------------------------------------------------------------------------------------------------------
@@ -150,18 +180,20 @@ def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Sa
     skipped = equivalents.load()
     found: list[Trial] = []
     unknown: set[str] = set()
+
+    def seconds(case: str) -> float:
+        return durations.get(case, planning.GUESSED_SECONDS)
+
     for point in listing.in_trial_order(points):
         if point.id in skipped:
             continue
-        own = [case for case in cases.values() if point.file in by_file.get(case.area, ())]
-        chosen_cases = {case.nodeid for case in own}
+        own = {case.nodeid for case in cases.values() if point.file in by_file.get(case.area, ())}
+        ordered = tuple(sorted(own, key=lambda name: (seconds(name), name)))
         if known:
             executing, counted = executed_by(known, point)
-            chosen_cases = {name for name in executing if name in cases}
-            without = {case.nodeid for case in own} - counted
-            unknown |= without
-            chosen_cases |= without
-        ordered = tuple(sorted(chosen_cases, key=lambda name: (durations.get(name, planning.GUESSED_SECONDS), name)))
+            unknown |= own - counted
+            tried = order(lines_by(known, point.file, executing & cases.keys()), own, seconds, every=bool(asked.point))
+            ordered = (*tried, *(name for name in ordered if name not in counted))
         if not ordered:
             folder.write(Outcome(point.id, point.number, Fate.NOT_COVERED, finished=time.time()))
         found.append(Trial(point.id, point.number, ordered))
@@ -181,6 +213,28 @@ def executed_by(known: Measured, point: Point) -> tuple[set[str], set[str]]:
     passed = [one for one in known.cases if one.verdict is Verdict.PASS]
     executing = {one.case for one in passed if any(one.executes(point.file, line) for line in lines)}
     return executing, {one.case for one in known.cases}
+
+
+def lines_by(known: Measured, file: str, cases: Set[str]) -> dict[str, frozenset[int]]:
+    """What each of the cases executes of a file."""
+    return {one.case: frozenset(one.sources[file].executed) for one in known.cases if one.case in cases}
+
+
+def order(
+    lines: Mapping[str, frozenset[int]], own: Set[str], seconds: Callable[[str], float], *, every: bool
+) -> list[str]:
+    """The cases to try a point with, of those that execute it, given what they execute of its file.
+
+    First those of the file's own areas, then the others, unless they execute nothing of the file beyond the cases
+    before them: dom0 and any guest do as much. ``every``: these, too. What executes most in a second comes first.
+    """
+    found: list[str] = []
+    seen: set[int] = set()
+    for name in sorted(lines, key=lambda one: (one not in own, -len(lines[one]) / max(seconds(one), 1.0), one)):
+        if every or name in own or not lines[name] <= seen:
+            found.append(name)
+            seen |= lines[name]
+    return found
 
 
 def _coverage(run: str, say: Say) -> Measured | None:
@@ -269,7 +323,7 @@ class _Night:
         arguments.write_text("\n".join(share.cases) + "\n", encoding="utf-8")
         words = ["-q", f"--run-folder={self._run.path}", f"--build={share.build}", f"--mutation={self._folder.plan}"]
         words += [f"--stop-at={self._deadline.boottime}", f"@{arguments}"]
-        command = pytest_command(paths.SHIPPED, self._asked.inventory, share.boards, words)
+        command = pytest_command(paths.SHIPPED, self._lab.path, share.boards, words)
         return spawn(command, self._log(share), lease)
 
     def _show_new(self) -> None:
