@@ -6,6 +6,7 @@
 
 #define NOTE_PAGES (1UL << 20) /* 4 GiB: more is left alone */
 #define SLICE 64
+#define LAST 256 /* pages that were written last are those that a migration loses */
 
 static ulong away[NOTE_PAGES / LONG_BITS]; /* pages given back to Xen */
 static ulong total, cursor, slice, seed;
@@ -150,6 +151,7 @@ void memory_beat(u32 dirty_kib)
 
     if (!filled || broken)
         return;
+    broken = verify(cursor < LAST ? 0 : cursor - LAST, cursor);
     for (ulong pages = (dirty_kib + 3) / 4; pages;) {
         ulong count = pages < total - cursor ? pages : total - cursor;
 
@@ -162,7 +164,7 @@ void memory_beat(u32 dirty_kib)
     if (total) {
         ulong count = SLICE < total - slice ? SLICE : total - slice;
 
-        broken = verify(slice, slice + count);
+        broken = broken || verify(slice, slice + count);
         slice = (slice + count) % total;
     }
 }
