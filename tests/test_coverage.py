@@ -21,9 +21,10 @@ from lab.builds import gcov
 from lab.case import counting
 from lab.case.counting import Counted
 from lab.cli.main import app
-from lab.coverage import areas, counters, interface, measured, tables, tree
+from lab.coverage import areas, counters, interface, measured, tables
 from lab.coverage.interface import Operation
 from lab.coverage.measured import CaseCoverage, Measured
+from lab.reporting import coverage as pages
 from lab.results.record import TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from lab.xen.dom0 import CommandResult, Toolstack
@@ -310,12 +311,20 @@ def test_operations_have_the_cases_that_use_them(tmp_path: Path, monkeypatch: py
         interface.of(run)
 
 
-def test_pages_show_the_cases_of_each_line(run: RunFolder) -> None:
-    page = tree.write(measured.of_run(run.summary()), run.path)
-    assert page == run.path / "coverage/index.html" and page.is_file()
-    text = (page.parent / "xen/common/main.c.gcov.html").read_text()
-    assert re.search(r">\s*1 :\s+return half\(count\);", text)
-    assert re.search(r">\s*2 :\s+if \( count &gt; 1 \)", text)
+def test_pages_lead_from_the_area_to_the_line_to_its_cases(run: RunFolder) -> None:
+    page = pages.write(measured.of_run(run.summary()), {"guest32": ("xen/common/main.c",)}, run.summary())
+    assert page == run.path / "coverage/index.html"
+    text = page.read_text()
+    assert '<a href="#guest32">guest32</a>' in text and REBOOTS in text
+    assert '<a href="xen.common.main.c.html">xen/common/main.c</a>' in text[text.index('id="guest32"') :]
+    text = (page.parent / "xen.common.main.c.html").read_text()
+    rows = re.findall(r'id="L(\d+)"[^\n]*href="#cases-(\d+)">(\d+)</a></b>([^\n]*)</span>', text)
+    ((_, both, _, _),) = [one for one in rows if "count &gt; 1" in one[3]]
+    ((_, second, count, _),) = [one for one in rows if "return half(count);" in one[3]]
+    assert count == "1"
+    sections = dict(re.findall(r'<section id="cases-(\d+)">(.*?)</section>', text, re.DOTALL))
+    assert FIRST in sections[both] and SECOND in sections[both]
+    assert f'<a href="../report.html#case-1">{SECOND}</a>' in sections[second] and FIRST not in sections[second]
 
 
 def test_shipped_areas_are_folders_of_cases() -> None:

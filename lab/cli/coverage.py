@@ -32,9 +32,10 @@ def coverage(
 ) -> None:
     """Show what the cases of a run execute of the hypervisor: lines and functions by area, case and file."""
     from lab.base.errors import did_you_mean
-    from lab.coverage import areas, measured, tables, tree
+    from lab.coverage import areas, measured, tables
     from lab.coverage import interface as operations
     from lab.history.store import History
+    from lab.reporting import coverage as pages
     from lab.results.run_folder import RunFolder
 
     file, _, number = where.partition(":")
@@ -56,7 +57,7 @@ def coverage(
     if file:
         file = measured.check_file(found, file)
     if html:
-        typer.echo(str(tree.write(found, summary.path)))
+        typer.echo(str(pages.write(found, files, summary)))
     elif interface:
         show_json(operations.of(found)) if as_json else _tell(operations.table(found))
     elif as_json:

@@ -80,14 +80,14 @@ def overview(measured: Measured, areas: Areas, area: str = "") -> Iterator[str]:
             yield f"{file:42}{figure(everything, by_cases, [file])}"
     yield ""
     yield f"{'lines':>7} {'only it':>8}  case"
-    alone = _alone(measured)
+    only = alone(measured)
     for one in sorted(measured.cases, key=lambda case: (case.area, case.case)):
         if not area or one.area == area:
             counted = figure(everything, one.sources, everything)
-            yield f"{counted.executed:7} {alone[one.case]:8}  {one.verdict:5} {one.case}"
+            yield f"{counted.executed:7} {only[one.case]:8}  {one.verdict:5} {one.case}"
 
 
-def _alone(measured: Measured) -> Counter[str]:
+def alone(measured: Measured) -> Counter[str]:
     """How many lines each case executes that no other case does."""
     first: dict[tuple[str, int], str | None] = {}
     for case in measured.cases:
@@ -163,11 +163,11 @@ def _ranges(lines: Sequence[int]) -> Iterator[str]:
 def as_data(measured: Measured, areas: Areas) -> dict[str, object]:
     """All of it, for programs."""
     everything, by_cases = measured.everything, measured.by_cases()
-    alone = _alone(measured)
+    only = alone(measured)
 
     def of_case(case: CaseCoverage) -> dict[str, object]:
         plain = {"case": case.case, "area": case.area, "verdict": case.verdict, "seconds": round(case.seconds, 2)}
-        return plain | {"figure": figure(everything, case.sources, everything), "only_it": alone[case.case]}
+        return plain | {"figure": figure(everything, case.sources, everything), "only_it": only[case.case]}
 
     return {
         "run": measured.run,
