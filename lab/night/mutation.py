@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -171,8 +172,8 @@ def _entries(tree: Any, names: set[str]) -> Iterator[dict[str, Any]]:
 def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Say) -> list[Trial]:
     """The points with their cases, in the order of the trials. What no case executes gets its outcome at once."""
     cases = {one.nodeid: one for one in planning.collect(NightlyOptions(), asked.select) if one.boards == 1}
-    durations = planning.durations()
-    known = _coverage(asked.coverage, say)
+    known, took = _coverage(asked.coverage, say)
+    durations = {**took, **planning.durations()}
     by_file = {
         area: set(files_of(patterns, {point.file for point in points}))
         for area, patterns in areas.load(paths.SHIPPED).items()
@@ -192,7 +193,7 @@ def _planned(asked: Asked, points: Sequence[Point], folder: ScoreFolder, say: Sa
         if known:
             executing, counted = executed_by(known, point)
             unknown |= own - counted
-            tried = order(lines_by(known, point.file, executing & cases.keys()), own, seconds, every=bool(asked.point))
+            tried = order(lines_by(known, point, executing & cases.keys()), own, seconds, every=bool(asked.point))
             ordered = (*tried, *(name for name in ordered if name not in counted))
         if not ordered:
             folder.write(Outcome(point.id, point.number, Fate.NOT_COVERED, finished=time.time()))
@@ -215,17 +216,24 @@ def executed_by(known: Measured, point: Point) -> tuple[set[str], set[str]]:
     return executing, {one.case for one in known.cases}
 
 
-def lines_by(known: Measured, file: str, cases: Set[str]) -> dict[str, frozenset[int]]:
-    """What each of the cases executes of a file."""
-    return {one.case: frozenset(one.sources[file].executed) for one in known.cases if one.case in cases}
+def lines_by(known: Measured, point: Point, cases: Set[str]) -> dict[str, frozenset[int]]:
+    """What each of the cases executes of the point's function."""
+    starts = sorted(known.everything[point.file].functions.values())
+    first = max((one for one in starts if one <= point.line), default=0)
+    end = min((one for one in starts if one > point.line), default=sys.maxsize)
+    return {
+        one.case: frozenset(line for line in one.sources[point.file].executed if first <= line < end)
+        for one in known.cases
+        if one.case in cases
+    }
 
 
 def order(
     lines: Mapping[str, frozenset[int]], own: Set[str], seconds: Callable[[str], float], *, every: bool
 ) -> list[str]:
-    """The cases to try a point with, of those that execute it, given what they execute of its file.
+    """The cases to try a point with, of those that execute it, given what they execute of its function.
 
-    First those of the file's own areas, then the others, unless they execute nothing of the file beyond the cases
+    First those of the file's own areas, then the others, unless they execute nothing of the function beyond the cases
     before them: dom0 and any guest do as much. ``every``: these, too. What executes most in a second comes first.
     """
     found: list[str] = []
@@ -237,17 +245,18 @@ def order(
     return found
 
 
-def _coverage(run: str, say: Say) -> Measured | None:
-    """What the cases of a run execute; None, and said so, where there is no such run."""
+def _coverage(run: str, say: Say) -> tuple[Measured | None, Mapping[str, float]]:
+    """What the cases of a run execute, and their seconds; None, and said so, where there is no such run."""
     history = History()
     folders = [history.folder_of(run)] if run else [one.folder for one in history.runs(200)]
     for folder in folders:
         try:
             opened = RunFolder.open(folder)
             if opened.header().counts:
-                found = measured.of_run(opened.summary())
+                summary = opened.summary()
+                found = measured.of_run(summary)
                 say(f"the cases of a point come from run {found.run} with build {found.build}")
-                return found
+                return found, planning.took(summary.everything)
         except (UsageError, BenchError) as error:
             if run:
                 raise
@@ -255,7 +264,7 @@ def _coverage(run: str, say: Say) -> Measured | None:
     if run:
         raise UsageError(f"--coverage {run}: this run did not count; xenlab nightly --coverage does")
     say("no run of nightly --coverage is known: each point is tried with all cases of its area in the selection")
-    return None
+    return None, {}
 
 
 # -- on the boards -----------------------------------------------------------------------------------------------------
