@@ -18,8 +18,10 @@ from lab import inventory
 from lab.base import paths
 from lab.base.errors import BuildFailed, UsageError
 from lab.builds import mutating, recipes
+from lab.builds.gcov import Source
 from lab.builds.mutating import Mutating
 from lab.case.switch import Switch
+from lab.coverage.measured import CaseCoverage, Measured
 from lab.mutation import listing, points, writing
 from lab.mutation.listing import Listing, Point
 from lab.mutation.points import Kind, Site
@@ -477,7 +479,19 @@ def test_what_was_tried_or_is_in_hand_is_not_tried_again(tmp_path: Path) -> None
     assert score.claim("bbbbbbbbbbbb") and not score.claim("aaaaaaaaaaaa")
 
 
-def test_a_case_that_adds_nothing_to_a_file_is_not_tried_unless_it_is_of_the_area() -> None:
+def test_what_cases_execute_is_compared_within_the_points_function() -> None:
+    file = "xen/common/one.c"
+    everything = {file: Source({3, 4, 12, 13, 20}, functions={"before": 3, "f": 10, "after": 20})}
+    cases = tuple(
+        CaseCoverage(name, "boot", Verdict.PASS, {file: Source(executed=executed)}, 0.0)
+        for name, executed in (("a", {3, 12, 13, 20}), ("b", {4, 12}), ("c", {12}))
+    )
+    known = Measured("run", "coverage", "aa", "4.17", Path("/none"), everything, cases, ())
+    point = Point(1, "one-a", "negated", file, "f", 12, 12, "")
+    assert mutation.lines_by(known, point, {"a", "b"}) == {"a": {12, 13}, "b": {12}}
+
+
+def test_a_case_that_adds_nothing_to_a_function_is_not_tried_unless_it_is_of_the_area() -> None:
     lines = {
         "own-slow": frozenset({1, 2, 3}),
         "own-fast": frozenset({1, 2}),
