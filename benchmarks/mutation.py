@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from lab.base.errors import BenchError
 from lab.night import mutation
 from lab.selfcheck.benchmarking import benchmark, note
 
@@ -37,8 +38,11 @@ def _new_state() -> Iterator[None]:
 @benchmark("mutation-rate", unit="/h", bar={"mutants_an_hour_and_board": 60.0}, better="higher")
 def mutation_rate() -> Mapping[str, float]:
     """Half an hour of mutants in the files of guest32 on the virtual boards, with all boots that they cost."""
+    coverage = mutation.newest_counted()  # of this user, before all is new
+    if not coverage:
+        raise BenchError("no run of `xenlab nightly --coverage` is known: it says which cases a mutant is tried with")
     with _new_state():
-        found = mutation.run(mutation.Asked(area=AREA, seconds=SECONDS), _say)
+        found = mutation.run(mutation.Asked(area=AREA, seconds=SECONDS, coverage=coverage), _say)
     tally = found.score.tally(found.files)
     note(f"{dict(tally.parts)}")
     return {"mutants_an_hour_and_board": found.rate, "tried": float(found.tried)}

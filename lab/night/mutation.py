@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,15 @@ def order(
             found.append(name)
             seen |= lines[name]
     return found
+
+
+def newest_counted() -> str:
+    """The folder of the newest run of nightly --coverage; empty: none is known."""
+    for one in History().runs(200):
+        with suppress(UsageError, BenchError):
+            if RunFolder.open(one.folder).header().counts:
+                return str(one.folder)
+    return ""
 
 
 def _coverage(run: str, say: Say) -> tuple[Measured | None, Mapping[str, float]]:
