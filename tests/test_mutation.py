@@ -11,15 +11,20 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from lab import inventory
 from lab.base import paths
-from lab.base.errors import BuildFailed, UsageError
+from lab.base.errors import BuildFailed, HypervisorCrash, UsageError
 from lab.builds import mutating, recipes
 from lab.builds.gcov import Source
 from lab.builds.mutating import Mutating
+from lab.case import conclude
+from lab.case.conclude import ConsoleSlice
+from lab.case.rig import After
 from lab.case.switch import Switch
 from lab.coverage.measured import CaseCoverage, Measured
 from lab.mutation import listing, points, writing
@@ -464,6 +469,19 @@ def test_a_mutant_is_killed_by_a_case_that_passes_without_it(tmp_path: Path) -> 
     assert [one.case for one in outcomes[7].ran] == [case("never_notices"), case("notices")]
     assert outcomes[9].ran[0].reason.startswith("it fails without the mutant, too")
     assert (outcomes[10].ran[0].verdict, outcomes[10].ran[1].verdict) == (Verdict.ERROR, Verdict.PASS)
+
+
+@pytest.mark.parametrize(("number", "distrusted"), [(0, ["virt1"]), (7, [])])
+def test_a_crash_costs_the_saved_state_only_without_a_mutant(number: int, distrusted: list[str]) -> None:
+    done: list[str] = []
+    rig = SimpleNamespace(after=lambda name, **_: After(), distrust=done.append, take_evidence=lambda: ())
+    switch = Switch()
+    switch.number = number
+    running = SimpleNamespace(seats={"virt1": None}, outcome=None, evidence=[], expected=frozenset())
+    crash = HypervisorCrash("virt1", "xen-panic", ("Panic on CPU 0",))
+    bench = SimpleNamespace(acquired_rig=rig, switch=switch)
+    conclude._clean_up(cast(Any, bench), cast(Any, running), [ConsoleSlice("virt1", (), crash, frozenset())])
+    assert done == distrusted
 
 
 def test_what_was_tried_or_is_in_hand_is_not_tried_again(tmp_path: Path) -> None:
