@@ -24,7 +24,7 @@ from lab.xen import dom0, domain
 from lab.xen.dom0 import ARRIVED, DomainRow
 from lab.xen.domain import Domain, DomainConfig
 from lab.xen.host import Host
-from lab.xen.migration import Ending
+from lab.xen.migration import Ending, Pass
 from lab.xen.migration_matrix import attempt, cells, checks, known_findings, reproduce
 from lab.xen.migration_matrix import expected as expected_module
 from lab.xen.migration_matrix.cells import CELLS, PLACES, Cell, ProtocolPhase, find, possible
@@ -523,6 +523,18 @@ def test_a_relocation_that_fails_afterwards_is_seen(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checks, "start_migration", lambda *_: FakeMigration())
     found = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
     assert [name for name, check in found.items() if check.is_bad] == ["follow-up"]
+    assert found["follow-up"].said.endswith("8 bytes | + 95.000 s  PAGE_DATA x 2  1000 bytes")
+
+
+def test_a_relocation_that_does_not_end_afterwards_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(FakeMigration):
+        def ending(self, timeout: float = 1.0) -> Ending:
+            raise ProductTimeout("xl migrate of g ends", timeout, "Restoring domain")
+
+    monkeypatch.setattr(checks, "start_migration", lambda *_: Endless())
+    found = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
+    assert [name for name, check in found.items() if check.is_bad] == ["follow-up"]
+    assert "not within 120" in found["follow-up"].said and "pass 1: 300 pages in 90 s" in found["follow-up"].said
 
 
 def test_a_clock_that_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,6 +576,12 @@ class FakeMigration:
 
     def output(self) -> str:
         return self.said
+
+    def passes(self) -> list[Pass]:
+        return [Pass(1, 5.0, 95.0, 300)]
+
+    def text(self) -> str:
+        return "+  5.000 s  STATIC_DATA_END  8 bytes\n+ 95.000 s  PAGE_DATA x 2  1000 bytes"
 
 
 def attempted(

@@ -13,7 +13,7 @@ from lab.base.wait import wait_until
 from lab.results.record import Check
 from lab.xen.dom0 import ARRIVED, AWAY, Dom0
 from lab.xen.domain import Domain, assert_unbroken
-from lab.xen.migration import SSH, Ending, start_migration
+from lab.xen.migration import SSH, Ending, Migration, start_migration
 from lab.xen.migration_matrix.attempt import Outcome, clean_up, resolve
 from lab.xen.migration_matrix.cells import PHASES, Cell
 from lab.xen.migration_matrix.expected import Expectation, Where, expected, is_followed
@@ -249,11 +249,12 @@ class _Examination:
             try:
                 ending = migration.ending(FOLLOW_LIMIT)
             except ProductTimeout as error:
-                self._say("follow-up", False, f"from {end.host.name}: {error}")
+                self._say("follow-up", False, f"from {end.host.name}: {error}; {_last_steps(migration)}")
                 return
             said.append(ending.name)
             if ending is not Ending.SUCCESS:
-                self._say("follow-up", False, f"from {end.host.name}: {ending.name}: {migration.output()[-300:]}")
+                said.append(f"{migration.output()[-300:]}; {_last_steps(migration)}")
+                self._say("follow-up", False, f"from {end.host.name}: {': '.join(said[-2:])}")
                 return
             try:
                 other.beats(5, BEATS_LIMIT)
@@ -298,6 +299,14 @@ class _Examination:
                 self._say(name, True, f"{wanted} MiB")
             except WaitTimeout:
                 self._say(name, False, f"{host.free_memory_mib()} MiB free, {wanted} MiB before")
+
+
+def _last_steps(migration: Migration) -> str:
+    """How far a migration came, for a reader who must tell one that stands still from one that is slow."""
+    passes = "; ".join(
+        f"pass {one.number}: {one.pages} pages in {one.end - one.start:.0f} s" for one in migration.passes()
+    )
+    return f"{passes or 'no pass over memory'}; last: {' | '.join(migration.text().splitlines()[-2:]) or 'nothing'}"
 
 
 def _settled(look: Callable[[], list[str]]) -> list[str]:
