@@ -18,12 +18,14 @@ import pytest
 from junitparser import JUnitXml
 
 from lab.base import paths
-from lab.reporting import figures, html, junit, terminal
-from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
+from lab.history.news import News
+from lab.reporting import ci, figures, html, junit, terminal
+from lab.results.record import Check, Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder, kinds_path
 
 S3 = "testcases/sleep/test_s3.py::test_s3_rtc_wake"
 PV32 = "testcases/guest32/test_pv32.py::test_pv32_runs"
+OTHER = "testcases/sleep/test_s5.py::test_s5"
 HOSTILE = (
     '</pre></script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b]0;owned\x07\x1b[2J\x00\x08'
     "\ufffe\ud800\x9b31m ]]> &amp; {{ 7*7 }} '\" \u202e"
@@ -195,6 +197,26 @@ def test_reports_of_a_run_that_died_at_once(tmp_path: Path) -> None:
     assert "did not run" in page
     terminal.summary(folder.summary(), file=(out := io.StringIO()))
     assert "exit status 3" in out.getvalue()
+
+
+def test_the_terminal_says_which_builds_show_a_known_bug_or_skip(tmp_path: Path) -> None:
+    known = (Check("cr2", False, "lost", "cr2-not-saved"),)
+    folder = run(
+        tmp_path,
+        *(result(case, build=build, checks=known) for case in (PV32, S3) for build in ("old", "new")),
+        result(OTHER, build="old", checks=known),
+        result(OTHER, Verdict.SKIP, build="new"),
+        builds=("old", "new"),
+        planned=(PV32, S3, OTHER),
+    )
+    terminal.summary(folder.summary(), file=(out := io.StringIO()))
+    lines = out.getvalue().splitlines()
+    assert "PASS  2 cases, test_pv32_runs, test_s3_rtc_wake with old, new: known bug cr2-not-saved" in lines
+    assert f"PASS  {OTHER} with old: known bug cr2-not-saved" in lines
+    assert f"SKIP  {OTHER} with new: because (some-rule)" in lines
+    text = ci.write_summary(folder.summary(), News()).read_text()
+    assert "### PASS, known bug: 5\n\n- test_pv32_runs, test_s3_rtc_wake with old, new: cr2-not-saved\n" in text
+    assert "- test_s5 with old: cr2-not-saved\n" in text
 
 
 # HTML

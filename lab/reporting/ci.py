@@ -138,8 +138,9 @@ def write_summary(run: RunSummary, news: News) -> Path:
     lines += _table(f"{title}: {_cases(news.uncounted)}", news.uncounted)
     if run.known:
         lines += ["", f"### PASS, known bug: {len(run.known)}", ""]
-        for (case, _), names in list(run.known.items())[:ROWS]:
-            lines.append(f"- {_md(short_name(case))}: {_md(', '.join(names))}")
+        for one in run.excused[:ROWS]:
+            where = f" with {', '.join(one.builds)}" if run.has_several_builds else ""
+            lines.append(_md(f"- {some_of([*map(short_name, one.cases)])}{where}: {', '.join(one.findings)}"))
     lines += ["", "## Areas", "", f"| area | {' | '.join(Verdict)} |", "| --- |" + " ---: |" * len(Verdict)]
     for area, numbers in run.areas.items():
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")

@@ -162,14 +162,14 @@ def summary(
 
 def _print_skips(console: Console, run: RunSummary) -> None:
     """What does not apply to the boards: a line for each reason."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[TestResult]] = {}
     for result in run.results:
         if result.verdict is Verdict.SKIP:
-            reasons.setdefault(f"{result.reason} ({result.rule})", []).append(result.case)
+            reasons.setdefault(f"{result.reason} ({result.rule})", []).append(result)
     for reason, skipped in reasons.items():
-        names = skipped[0] if len(skipped) == 1 else f"{len(skipped)} cases, {some_of(_names(skipped))}"
         line = Text(f"{Verdict.SKIP:<5}", STYLES[Verdict.SKIP])
-        _print(console, line.append(visible_line(f" {names}: {reason}"), "none"))
+        said = f" {_cases([one.case for one in skipped])}{_with(run, [one.build for one in skipped])}: {reason}"
+        _print(console, line.append(visible_line(said), "none"))
 
 
 def _print_areas(console: Console, run: RunSummary) -> None:
@@ -185,10 +185,10 @@ def _print_areas(console: Console, run: RunSummary) -> None:
 
 def _print_wrong(console: Console, run: RunSummary) -> None:
     """What is not good, and why: known bugs, flaky cases, then failures, the gravest last. One fault is one line."""
-    for (case, build), names in run.known.items():
-        where = f" with {build}" if run.has_several_builds else ""
+    for excused in run.excused:
         line = Text(f"{Verdict.PASS:<5}", STYLES[Verdict.MISS])
-        _print(console, line.append(visible_line(f" {case}{where}: known bug {', '.join(names)}"), "none"))
+        said = f" {_cases(excused.cases)}{_with(run, excused.builds)}: known bug {', '.join(excused.findings)}"
+        _print(console, line.append(visible_line(said), "none"))
     for tried in run.attempts.values():
         if is_flaky(tried):
             other = next(one for one in tried if one.verdict is not Verdict.PASS)
@@ -196,9 +196,8 @@ def _print_wrong(console: Console, run: RunSummary) -> None:
             line = Text("flaky", STYLES[Verdict.MISS])
             _print(console, line.append(visible_line(f" {tried[0].case}: {said}"), "none"))
     for one in run.missing:
-        where = f" with {one.build}" if run.has_several_builds else ""
         line = Text(f"{Verdict.MISS:<5}", STYLES[Verdict.MISS])
-        _print(console, line.append(visible_line(f" {one.case}{where}: did not run"), "none"))
+        _print(console, line.append(visible_line(f" {one.case}{_with(run, [one.build])}: did not run"), "none"))
     faults: dict[str, list[TestResult]] = {}
     for result in run.results:
         if key := failure_of(result):
@@ -206,16 +205,21 @@ def _print_wrong(console: Console, run: RunSummary) -> None:
     for found in sorted(faults.values(), key=lambda found: found[0].verdict.severity):
         first = found[0]
         boards = sorted({board for one in found for board in one.boards})
-        where = f" on {','.join(boards)}" if boards else ""
-        if run.has_several_builds:
-            where = f" with {', '.join(dict.fromkeys(one.build for one in found))}{where}"
-        case = first.case if len(found) == 1 else f"{len(found)} cases, {some_of(_names([one.case for one in found]))}"
+        where = _with(run, [one.build for one in found]) + (f" on {','.join(boards)}" if boards else "")
         line = Text(f"{first.verdict:<5}", STYLES[first.verdict])
+        case = _cases([one.case for one in found])
         _print(console, line.append(visible_line(f" {case}{where}: {first.reason} ({first.rule})"), "none"))
 
 
-def _names(cases: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(map(short_name, cases)))
+def _cases(cases: Sequence[str]) -> str:
+    """The id of one case, or how many there are and what some are called."""
+    names = list(dict.fromkeys(map(short_name, cases)))
+    return cases[0] if len(cases) == 1 else f"{len(cases)} cases, {some_of(names)}"
+
+
+def _with(run: RunSummary, builds: Sequence[str]) -> str:
+    """`` with A, B``; nothing in a run of one build."""
+    return f" with {', '.join(dict.fromkeys(builds))}" if run.has_several_builds else ""
 
 
 def _console(file: TextIO | None) -> Console:

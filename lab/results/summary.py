@@ -43,6 +43,15 @@ class Missing:
     build: str
 
 
+@dataclass(frozen=True, slots=True)
+class Excused:
+    """Cases that passed only because these findings are known, with each of these builds."""
+
+    findings: tuple[str, ...]
+    builds: tuple[str, ...]
+    cases: Sequence[str]
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """A run as its folder had it when it was read."""
@@ -133,6 +142,17 @@ class RunSummary:
         """For each case and build that passed only because findings are known: their names."""
         named = {(one.case, one.build): tuple(f.name for f in known_findings(one)) for one in self.results}
         return {key: names for key, names in named.items() if names}
+
+    @cached_property
+    def excused(self) -> Sequence[Excused]:
+        """What :attr:`known` says, with all cases that the same findings excuse in the same builds at one place."""
+        builds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for (case, build), names in self.known.items():
+            builds.setdefault((case, names), []).append(build)
+        cases: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+        for (case, names), of_case in builds.items():
+            cases.setdefault((names, tuple(of_case)), []).append(case)
+        return [Excused(names, of_builds, found) for (names, of_builds), found in cases.items()]
 
     @cached_property
     def areas(self) -> Mapping[str, Counter[Verdict]]:
