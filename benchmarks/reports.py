@@ -12,7 +12,8 @@ from typing import Any
 
 from lab.base import paths
 from lab.base.errors import BenchError
-from lab.console.patterns import SIGNATURES, classify
+from lab.console.patterns import classify
+from lab.console.signatures import SIGNATURES
 from lab.reporting import junit
 from lab.results.record import Evidence, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder

@@ -119,6 +119,39 @@ def test_a_boot_that_takes_too_long_is_the_products_once_the_hypervisor_was_star
     assert (texts[-1] if texts else "nothing on the console") in str(overdue)
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            (UNDER_TEST, "error: file `/xen.gz' not found.", "error: you need to load the kernel first."),
+            "`/xen.gz' not",
+        ),
+        (("BdsDxe: No bootable option or device was found.",), "No bootable option"),
+        ((UNDER_TEST, "\x1b[0mVerification failed: (0x1A) Security Violation"), "Verification failed: (0x1A)"),
+    ],
+)
+def test_a_boot_that_ends_before_xen_is_named_by_what_the_loader_says(texts: tuple[str, ...], said: str) -> None:
+    seen = Followed()
+    seen.reads(*texts, *["Press any key to continue..."] * 9)
+    seen.waits(MENU_TIMEOUT + XEN_TIMEOUT + 1.0)
+    overdue = seen.boot.overdue(seen.now)
+    assert isinstance(overdue, WaitTimeout)
+    assert "hypervisor starts (under-test); it does not, since the boot loader or the firmware says: " in str(overdue)
+    assert said in str(overdue)
+
+
+def test_what_a_loader_says_of_another_entry_or_of_fonts_is_no_reason() -> None:
+    seen = Followed()
+    seen.reads("BdsDxe: failed to load Boot0001: Not Found", UNDER_TEST, BANNER, "[    0.0] Linux version 6.1.0")
+    seen.waits(DOM0_TIMEOUT + 1.0)
+    overdue = seen.boot.overdue(seen.now)
+    assert isinstance(overdue, ProductTimeout) and "BdsDxe" not in overdue.what
+    silent = Followed()
+    silent.reads("error: file `/boot/grub/fonts/unicode.pf2' not found.", UNDER_TEST)
+    silent.waits(XEN_TIMEOUT + 1.0)
+    assert isinstance(silent.boot.overdue(silent.now), ProductTimeout)
+
+
 def test_a_toolstack_that_does_not_work_for_a_while_fails_the_boot() -> None:
     seen = Followed()
     seen.reads(UNDER_TEST, BANNER, "[    0.000000] Linux version 6.1.0", "virt1 login: ")

@@ -39,7 +39,8 @@ from lab.console import sources
 from lab.console.client import Console, ConsoleLine
 from lab.console.config import RecorderConfig
 from lab.console.cutting import LINE_LIMIT
-from lab.console.patterns import MILESTONES, SIGNATURES, classify, crash_excerpt
+from lab.console.patterns import classify, crash_excerpt
+from lab.console.signatures import MILESTONES, SIGNATURES
 from lab.console.sources import SourceLost
 from lab.inventory import BmcSpec, ConsoleSpec
 
@@ -805,9 +806,9 @@ def names(lines: list[ConsoleLine], kind: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "crashes", "warnings"),
     [
-        ("417-boot-panic-EPYC", ["xen-panic", "xen-protection-fault"], []),
-        ("420-EPYC-mwait-panic", ["xen-panic", "xen-protection-fault"], []),
-        ("417-dom0-crash-smap-tcg", ["dom0-crash"], ["domain-crash"]),
+        ("417-boot-panic-EPYC", ["xen-panic", "xen-protection-fault"], ["xen-dump"]),
+        ("420-EPYC-mwait-panic", ["xen-panic", "xen-protection-fault"], ["xen-dump"]),
+        ("417-dom0-crash-smap-tcg", ["dom0-crash"], ["domain-crash", "xen-dump"]),
         ("417-amdiommu-1G-crash", ["dom0-crash"], ["domain-crash"]),
         ("417-edu-dma-fault", ["iommu-fault"], []),
         ("417-good-boot-to-login", [], []),
@@ -868,6 +869,9 @@ SAID = {
     ("crash", "firmware-exception"): [
         "!!!! X64 Exception Type - 0D(#GP - General Protection)  CPU Apic ID - 00000000 !!!!"
     ],
+    ("crash", "xen-efi-loader"): ["\x1b[37mNo configuration file found.", "ERR: Not a 64-bit CPU!"],
+    ("crash", "dom0-gives-up"): ["(initramfs) ", "You are in emergency mode. After logging in, type"],
+    ("crash", "bsd-panic"): ["login: panic: page fault", "[  37.7235191] panic: trap", "db> ", "db{0}> "],
     ("crash", "linux-panic"): ["[   12.3] Kernel panic - not syncing: Fatal exception in interrupt"],
     ("crash", "linux-oops"): [
         "[    9.1] Oops: 0002 [#1] PREEMPT SMP NOPTI",
@@ -900,6 +904,14 @@ SAID = {
     ("warning", "linux-warning"): ["[    4.4] WARNING: CPU: 0 PID: 1 at drivers/xen/events/events_base.c:1"],
     ("warning", "oom-killer"): ["[   99.9] Out of memory: Killed process 312 (qemu-system-i38)"],
     ("warning", "ext4-error"): ["[    7.7] EXT4-fs error (device sda1): ext4_find_entry:1463"],
+    ("warning", "dom0-init"): ["[   12.3] systemd[1]: Freezing execution."],
+    ("warning", "fs-error"): ["[    7.7] XFS (sda2): Log I/O Error Detected. Shutting down filesystem"],
+    ("warning", "hardware-error"): ["[    7.7] EDAC MC0: 1 CE memory read error on any memory"],
+    ("warning", "nmi"): ["(XEN) Uhhuh. NMI received for unknown reason 2c."],
+    ("warning", "xen-dump"): ["(XEN) ----[ Xen-4.17.5  x86_64  debug=y  Not tainted ]----"],
+    ("warning", "linux-trace"): ["[    7.7] Call Trace:"],
+    ("warning", "bsd-warning"): ["KDB: stack backtrace:"],
+    ("warning", "boot-loader"): ["error: file `/xen.gz' not found.", "BdsDxe: No bootable option or device was found."],
     ("warning", "io-error"): ["[    7.7] I/O error, dev sda, sector 2048 op 0x0:(READ)"],
     ("warning", "guest-watchdog"): ["(XEN) Watchdog timer fired for domain 2"],
     ("warning", "pod-exhausted"): ["(XEN) p2m_pod_demand_populate: Dom1 out of PoD memory! (tot=4097)"],

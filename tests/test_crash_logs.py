@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.console import damaged, untold
 from lab.console.crashes import Crash, parse
 from lab.console.lines import message, speaker
-from lab.console.patterns import SIGNATURES, classify, crash_excerpt
+from lab.console.patterns import classify, crash_excerpt
+from lab.console.signatures import SIGNATURES
 from lab.console.wrapped import unwrapped
 
 DATA = Path(__file__).parent / "data" / "crashes"
@@ -89,6 +91,23 @@ def test_harmless_lines_are_no_crash(name: str) -> None:
     assert found is None, found
 
 
+@pytest.mark.parametrize("name", with_key("untold"))
+def test_a_crash_that_no_line_tells_is_seen_and_read(name: str) -> None:
+    entry, records = entries()[name], records_of(entries()[name])
+    at = untold.shown([one.text for one in records])
+    assert at is not None and at + 1 in entry["untold"]
+    found = untold.crash(records)
+    assert found is not None
+    crash = parse(*found)
+    assert crash.message and list(crash.functions) == entry.get("untold_functions", [])
+    assert untold.crash([*records, Record("(XEN) Xen goes on, and says so")]) is None
+
+
+@pytest.mark.parametrize("name", [name for name in entries() if not {"crash", "untold"} & entries()[name].keys()])
+def test_harmless_lines_show_no_crash_that_is_not_told(name: str) -> None:
+    assert untold.crash(records_of(entries()[name])) is None
+
+
 @pytest.mark.parametrize("name", with_key("warns"))
 def test_a_warning_is_found(name: str) -> None:
     entry = entries()[name]
@@ -125,6 +144,46 @@ def test_beginnings_of_lines_are_told_from_lines_without_their_records_kinds(nam
     records = [Record(one.text) for one in records_of(entries()[name]) if one.kind in ("line", "partial")]
     found = first_crash(records)
     assert found and found[1].fingerprint == crash_of(name).fingerprint
+
+
+@pytest.mark.parametrize("text", damaged.TEXTS)
+def test_a_telling_word_that_lost_or_changed_a_letter_is_still_read(text: str) -> None:
+    for at in range(1, len(text.rstrip(" '")) - 1):
+        for instead in ("", "\ufffd", "~"):
+            line = f"(XEN) {text[:at]}{instead}{text[at + 1 :]}7: and so on"
+            assert damaged.repaired(line).split() == f"(XEN) {text}7: and so on".split()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(XEN) Panic on CPU 3:",
+        "(XEN) Brought up 4 CPUs",
+        "[    0.1] NMI watchdog: Enabled. Permanently consumes one hw-PMU counter.",
+        "(XEN) *** Dumping CPU0 host state: ***",
+        "(XEN) Hardware Dom0 shutdown: rebooting machine",
+        "[   12.3] xl: task is not blocked for more time than it is",
+    ],
+)
+def test_a_line_that_is_whole_stays_as_it_is(line: str) -> None:
+    assert damaged.repaired(line) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message_"),
+    [
+        ("(XEN) FAT\ufffdL PAGE FAULT", "xen-page-fault", "FATAL PAGE FAULT"),
+        ("(XEN) Pnic on CPU 3:", "xen-panic", "the reason is lost"),
+        ("[   12.3] Kernel panc - not syncing: Fatal exception", "linux-panic", "Kernel panic - not syncing: Fatal"),
+        ("(XEN) \x1b[1mPanic\x1b[0m on CPU 3:", "xen-panic", "the reason is lost"),
+        ("(d1) (XEN) Pnic on CPU 3:", "", ""),
+        ("sshd[812]: (XEN) Pnic on CPU 3:", "", ""),
+    ],
+)
+def test_a_damaged_line_is_judged_as_the_whole_one(line: str, kind: str, message_: str) -> None:
+    found = first_crash([Record(line)])
+    assert (found[1].kind if found else "") == kind
+    assert not found or found[1].message.startswith(message_)
 
 
 DISGUISES = {

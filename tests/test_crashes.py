@@ -15,7 +15,8 @@ import pytest
 from lab.base.errors import HypervisorCrash
 from lab.builds.elf import symbolise
 from lab.console.crashes import LABEL_LIMIT, Crash, Frame, normalised, parse, with_symbols
-from lab.console.patterns import SIGNATURES, classify, crash_excerpt
+from lab.console.patterns import classify, crash_excerpt
+from lab.console.signatures import SIGNATURES
 from lab.results.record import TestResult, Verdict
 from lab.results.verdicts import Observation, decide
 

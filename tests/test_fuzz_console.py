@@ -16,7 +16,8 @@ from lab.console import crashes, screen, xen_dump
 from lab.console.client import Console, ConsoleLine
 from lab.console.cutting import Lines
 from lab.console.log import ConsoleLog
-from lab.console.patterns import SIGNATURES, classify, crash_excerpt
+from lab.console.patterns import classify, crash_excerpt
+from lab.console.signatures import SIGNATURES
 
 DATA = Path(__file__).parent / "data"
 # A processor's seconds for each byte that is read, and for the start; many times what it takes, far below a square.

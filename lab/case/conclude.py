@@ -12,6 +12,7 @@ from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
 from lab.case.rig import After
+from lab.console import untold
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
@@ -116,6 +117,9 @@ def _crash(running: Running, name: str, lines: Sequence[ConsoleLine]) -> Hypervi
             continue
         if line.n in live or not strategy.is_old_news(signature.name, line.text):
             return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))
+    own = [line for line in lines if strategy.is_under_test and line.n >= strategy.since]
+    if own and not running.expected and (found := untold.crash(own)):
+        return HypervisorCrash(own[0].board, *found)
     return None
 
 

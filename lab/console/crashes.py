@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab.console import linux_oops, patterns, xen_dump
+from lab.console import bsd_panic, linux_oops, patterns, xen_dump
 from lab.console.frames import Frame, distinct
-from lab.console.lines import XEN, after_xen, clean, message, own_words, until_next_writer
+from lab.console.lines import XEN, after_xen, message, own_words, until_next_writer
 from lab.console.naming import normalised, plain_name, without_task
 from lab.console.wrapped import unwrapped
 
@@ -96,7 +96,7 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
 
     ``lines`` are as of :func:`lab.console.patterns.crash_excerpt`; or just the dump, from the telling line on.
     """
-    raw = [_END.sub("", clean(own_words(line[:_LINE_LIMIT]))) for line in lines[:_LINES_LIMIT]]
+    raw = [_END.sub("", patterns.meant(own_words(line[:_LINE_LIMIT]))) for line in lines[:_LINES_LIMIT]]
     if not raw:
         return Crash(signature, "")
     at = 0
@@ -107,12 +107,15 @@ def parse(signature: str, lines: Sequence[str]) -> Crash:
     found = patterns.find(raw[at], signature)
     said = until_next_writer(found.text) if found else message(raw[at])
     crash = Crash(signature, _short(said), _cpu(said))
-    return _linux(crash, raw, at) if signature.startswith("linux-") else _xen(crash, raw, at)
+    if signature.startswith("linux-"):
+        return _linux(crash, raw, at)
+    return _bsd(crash, raw, at) if signature == "bsd-panic" else _xen(crash, raw, at)
 
 
 def of_nmi(lines: Sequence[str]) -> Crash:
     """The dump that Xen makes at an NMI, read as that of a crash; ``lines`` is what the console showed from then on."""
-    at = next((index for index, line in enumerate(lines) if patterns.classify(line)), 0)
+    said = [(index, found.kind) for index, line in enumerate(lines) if (found := patterns.classify(line))]
+    at = next((index for index, kind in said if kind == "crash"), said[0][0] if said else 0)
     return parse("xen-fatal-trap", patterns.crash_excerpt([_Line(line) for line in lines], at))
 
 
@@ -172,12 +175,17 @@ def _where(crash: Crash) -> str:
 
 # -- Xen ---------------------------------------------------------------------------------------------------------
 
-_DUMP_NEVER = ("iommu-fault", "guest-watchdog", "pod-exhausted", "machine-check", "firmware-exception")
+_DUMP_NEVER = (
+    *("iommu-fault", "guest-watchdog", "pod-exhausted", "machine-check"),
+    *("firmware-exception", "xen-efi-loader", "dom0-gives-up"),
+)
 _ENDED = re.compile(r"crashed on cpu#|reported crashed by domain|d0v\d+ Triple fault")  # a domain was
 _WHO_ENDED_IT = re.compile(  # include/xen/sched.h: domain_crash; x86_64/entry.S; some callers have words of their own
     r"domain_crash(?:_sync)? called from |#NM but vCR0\.TS clear|Attempt to set \S+ activity_state"
 )
 _UNHANDLED = re.compile(r"d0(?::?v\d+:?)? ([Uu]nhandled\b.*)")  # arch/x86/pv/traps.c: pv_inject_event
+_ADDRESS = "Faulting linear address: "
+_NO_REASON = "the reason is lost"
 _NEAR = 12  # lines between the panic's head and its message, or a domain's end and its cause: others may talk between
 
 
@@ -186,6 +194,12 @@ def _xen(crash: Crash, raw: Sequence[str], at: int) -> Crash:
         return _panic(crash, raw, at)
     if crash.kind in ("dom0-crash", "guest-crash"):
         return _domain(crash, raw, at)
+    if crash.kind == "xen-panic":
+        return _panics_end(crash, raw, at)
+    if crash.kind == "xen-dump":  # lab.console.untold
+        return _with_dump(replace(crash, message="registers, and then nothing"), xen_dump.dump_at(raw, at))
+    if crash.message.startswith(_ADDRESS):  # arch/x86/traps.c: behind these words, which were lost
+        crash = replace(crash, message="FATAL PAGE FAULT")
     before = xen_dump.dump_of_panic(raw, at, None, crash.message) if _is_panics_message(raw, at) else None
     dump = before or xen_dump.dump_after(raw, at)
     if dump is None and crash.cpu is None and (panic := _panic_below(raw, at)):
@@ -202,9 +216,21 @@ def _panic(crash: Crash, raw: Sequence[str], at: int) -> Crash:
     if kind == "machine-check":  # arch/x86/cpu/mcheck/mce.c: the panic only says "HARDWARE ERROR"
         told = [message(line) for line in raw[max(0, at - 24) : at] if "Fatal machine check:" in line]
         said = told[-1] if told else said
-    crash = replace(crash, kind=kind, message=_short(said))
+    crash = replace(crash, kind=kind, message=_short(said) or _NO_REASON)
     dump = None if kind in _DUMP_NEVER else xen_dump.dump_of_panic(raw, at, crash.cpu, said)
     return _with_dump(crash, dump)
+
+
+def _panics_end(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    """A panic of which the head is lost: by its rows of asterisks, and by what it says at its end."""
+    near = range(max(0, at - _NEAR), min(len(raw), at + _NEAR))
+    rows = [index for index in near if "*" * 40 in raw[index] and set(message(raw[index])) == {"*"}]
+    told = [message(raw[index]) for index in range(rows[0], rows[-1])] if rows else []
+    said = next((text for text in told if text.strip("*") and not text.startswith("[error_code")), "")
+    grave = patterns.find(f"{XEN} {said}")
+    kind = grave.signature.name if grave and grave.signature.kind == "crash" else crash.kind
+    crash = replace(crash, kind=kind, message=_short(said) or _NO_REASON)
+    return _with_dump(crash, xen_dump.dump_of_panic(raw, rows[0] if rows else at, None, said))
 
 
 def _panic_below(raw: Sequence[str], at: int) -> str:
@@ -227,7 +253,7 @@ def _panic_message(raw: Sequence[str], at: int) -> str:
         if after_xen(line) < 0 and is_marked:
             continue
         said = until_next_writer(message(line))
-        if said.strip(" *"):
+        if said.strip(" *") and not said.startswith(_ADDRESS):
             told.append(said)
         elif said and told:  # the asterisks below
             break
@@ -277,6 +303,16 @@ def _with_dump(crash: Crash, dump: xen_dump.Dump | None) -> Crash:
         beside="outside Xen" if dump.is_outside_xen else "",
         guesses=dump.guesses_that_count(GUESSES_THAT_COUNT),
     )
+    return replace(crash, where=_where(crash))
+
+
+# -- FreeBSD, NetBSD ---------------------------------------------------------------------------------------------
+
+
+def _bsd(crash: Crash, raw: Sequence[str], at: int) -> Crash:
+    frames = bsd_panic.frames(raw[at:]) or bsd_panic.frames(raw[:at])
+    cpu = bsd_panic.cpu(raw[at:]) if crash.cpu is None else crash.cpu
+    crash = replace(crash, cpu=cpu, frames=distinct(frames))
     return replace(crash, where=_where(crash))
 
 

@@ -32,7 +32,7 @@ XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
 _NEARLY_XEN = re.compile(r"^(?:E?N)?\)(?= )|\(?XEN\)|\((?:\SEN|X\SN|XE\S|EN|XN|XE)\)|\(XEN[^\s)]?(?=\s|\[)")
 _DOM0 = re.compile(r"\(d0(?:v\d{1,4})?\)")
 
-_KERNEL_STAMP = r"\[ *\d{1,7}\.\d{1,6}\](?: ?\[ *[TC]\d{1,7}\])?"  # printk.time, CONFIG_PRINTK_CALLER
+_KERNEL_STAMP = r"\[ *\d{1,7}\.\d{1,9}\](?: ?\[ *[TC]\d{1,7}\])?"  # printk.time, CONFIG_PRINTK_CALLER
 # "[   12.345678] watchdog: " at the end of what stands before a message: nothing but the kernel's own prefixes.
 _STAMPED = re.compile(rf"({_KERNEL_STAMP}) ?(?:[\w/.:-]{{1,24}}(?: [\w/.:-]{{1,24}})?: ){{0,2}}$")
 # "sshd[812]: ", "(udev-worker)[331]: "; the kernel is no program.
@@ -45,6 +45,7 @@ _SERVERS_STAMP = re.compile(  # of a console server, or of a program that record
     r"\[[\d.:, +/-]{4,34}\] |(?:[A-Z][a-z]{2} +\d{1,2} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})? "
     r"|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?(?: \d\d[EO])? |\d{9,11}\.\d{1,9} "
 )
+_HOST = re.compile(r"[\w.-]{1,64} ")  # behind a console server's stamp
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
 _COMMANDS = r"(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)"
@@ -126,6 +127,17 @@ def _beginnings(before: str) -> list[int]:
     while match := _SERVERS_STAMP.match(before, found[-1], _WINDOW):
         found.append(match.end())
     return found
+
+
+def is_beginning(before: str) -> bool:
+    """Whether what follows ``before`` begins a line: stamps, levels and hosts, or a login prompt that waited."""
+    if before.isspace():
+        return False
+    if before.endswith("login: "):
+        return True
+    at = _beginnings(before)[-1]
+    host = _HOST.match(before, at) if at else None
+    return not message(before[host.end() if host else at :])
 
 
 def _program_end(before: str) -> int:

@@ -21,6 +21,8 @@ _VARIABLE = tuple(
         # The tail of an oops is its number, its error code and the kind of kernel and processor.
         (r"(?::\s*|\s+)[0-9a-f]{4} \[#?\d+\].*", ""),
         (r"^(?:Oops: )+(?=\w)", ""),
+        (r"^Internal error: (?=Oops)", ""),  # ARM, and then what x86 says
+        (r'(", line) \d+', r"\1"),  # NetBSD's kern_assert
         (r"((?:Hardware Dom|Domain )\d+ crashed):.*", r"\1"),  # and then: whether Xen reboots
         (r"(rcu\w* (?:self-)?detected (?:expedited )?stalls? on (?:CPU|tasks)\w*(?:/tasks)?).*", r"\1"),
         (r"(hard LOCKUP on cpu \d+).*", r"\1"),  # old kernels forgot the line's end

@@ -100,6 +100,12 @@ class Dump:
             first and not first.function and first.address is not None and first.address not in _XEN_TEXT
         )
 
+    def is_cut_short(self, lines: Sequence[str]) -> bool:
+        """Whether it is the hypervisor's own, nobody asked for it, and Xen says nothing else in the lines behind it."""
+        is_own = any("CONTEXT: hypervisor" in line for line in self.lines) or any(_PC.search(x) for x in self.lines)
+        is_asked_for = _OTHERS.search(self.lead)
+        return is_own and not self.is_guest and not is_asked_for and _only_dumps(lines[self.first :])
+
     def guesses_that_count(self, usual: int) -> int:
         """How many guessed frames tell something.
 
@@ -158,6 +164,11 @@ def dump_of_panic(lines: Sequence[str], at: int, cpu: int | None, said: str) -> 
     while before and _only_dumps(lines[before[-1].first : chosen.first]):  # it crashed while it told of its crash
         chosen = before.pop()
     return chosen
+
+
+def dump_at(lines: Sequence[str], at: int) -> Dump | None:
+    """The dump that begins at ``lines[at]``."""
+    return next((dump for dump in dumps(lines) if dump.first == at), None)
 
 
 def dump_after(lines: Sequence[str], at: int) -> Dump | None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from lab.base.errors import Overdue, ProductFailure, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.console.client import ConsoleLine
-from lab.console.patterns import Signature, classify
+from lab.console.lines import clean
+from lab.console.patterns import classify
+from lab.console.signatures import Signature
 from lab.grid.ssh import CommandResult
 from lab.netboot import Entry
 
@@ -24,6 +26,7 @@ SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up,
 ASK_INTERVAL = 0.3  # between two questions to a dom0 that has printed its login prompt
 LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
 LOADER_ERROR = re.compile(r"\berror: ")
+LOADER = "boot-loader"  # lab.console.signatures
 LAST_LINES = 6  # how many an error shows
 LIMIT = MENU_TIMEOUT + 2 * XEN_TIMEOUT + DOM0_TIMEOUT + TOOLS_TIMEOUT  # of a whole boot, whatever the console prints
 
@@ -42,6 +45,7 @@ class Boot:
     has_login: bool = False  # of dom0, on the console
     _loaded: list[Entry] = field(default_factory=list)  # entries that the boot loader says it has started, in order
     _has_loader_error: bool = False
+    _loader_said: str = ""  # why nothing boots, by the firmware or the boot loader: the first since one tried
     _asked: float = 0.0
     _refused: float | None = None  # since when dom0 answers and its toolstack does not work
     _deadline: float = field(init=False)
@@ -66,6 +70,8 @@ class Boot:
                 return signature, index
             if signature.kind == "milestone":
                 self._reach(signature.name, line.time, now)
+            elif signature.name == LOADER and not (self.has_banner or self._loader_said):
+                self._loader_said = clean(line.text).strip()
         return None
 
     def _read_loader(self, text: str, now: float) -> None:
@@ -73,6 +79,7 @@ class Boot:
             entry: Entry = "under-test" if match[1] == "under-test" else "known-good"
             if entry not in self._loaded:  # a prompt has a record of its own, before its line's
                 self._loaded.append(entry)
+                self._loader_said = ""
             self._deadline = now + XEN_TIMEOUT
         elif self._loaded and not self.has_banner and LOADER_ERROR.search(text):
             self._has_loader_error = True
@@ -124,7 +131,9 @@ class Boot:
         if now <= self._deadline and not is_hung:
             return None
         what = f"{self.board}: {'dom0 answers' if self.has_banner else 'hypervisor starts'} ({self.entry})"
-        is_started = self._loaded == [self.entry] and not self._has_loader_error
+        if self._loader_said and not self.has_banner:
+            what += f"; it does not, since the boot loader or the firmware says: {self._loader_said}"
+        is_started = self._loaded == [self.entry] and not (self._has_loader_error or self._loader_said)
         kind = ProductTimeout if self.has_banner or is_started else WaitTimeout
         return kind(what, now - self.started, tail(self.lines), board=self.board)
 

@@ -18,6 +18,7 @@ from typing import Annotated
 from lab.base import paths, shape
 from lab.base.errors import BenchError, HypervisorCrash, LabError, NotProved, UsageError
 from lab.base.shape import Between
+from lab.console import untold
 from lab.console.client import Console, ConsoleLine
 from lab.console.fault_baseline import SIGNATURE, FaultBaseline
 from lab.console.patterns import classify, crash_excerpt
@@ -97,7 +98,8 @@ class Watch:
         for index, line in enumerate(lines):
             if name := self.crash(line):
                 return HypervisorCrash(line.board, name, crash_excerpt(lines, index))
-        return None
+        found = untold.crash([line for line in lines if self._is_said(line)])
+        return HypervisorCrash(lines[0].board, *found) if found else None
 
     def first_pass(self, lines: Iterable[ConsoleLine]) -> ConsoleLine | None:
         """The first line that says that the job passed."""
