@@ -117,6 +117,14 @@ def supermicro() -> Tree:
                 {"MemberId": "0", "Name": "FAN1", "Reading": 2100, "ReadingUnits": "RPM", "Status": {"Health": "OK"}}
             ],
         },
+        "Chassis/1/Power": {
+            "PowerControl": [{"MemberId": "0", "Name": "System Power Control", "PowerConsumedWatts": 112}],
+            "Voltages": [{"MemberId": "0", "Name": "12V", "ReadingVolts": 12.1, "Status": {"Health": "OK"}}],
+            "PowerSupplies": [
+                {"MemberId": "0", "Name": "PSU1", "LineInputVoltage": 231, "Status": {"State": "Enabled"}},
+                {"MemberId": "1", "Name": "PSU2", "LineInputVoltage": None, "Status": {"State": "Absent"}},
+            ],
+        },
     }
 
 
@@ -334,7 +342,7 @@ HABITS: Mapping[str, dict[str, Any]] = {
 }
 
 
-Answer = tuple[int, Any, dict[str, str]]  # status, body as JSON, headers
+Answer = tuple[int, Any, dict[str, str]]  # status, body as JSON or as bytes, headers
 # Of a request: its method, its path, its body.
 Instead = Callable[[http.server.BaseHTTPRequestHandler, str, str, Any], Answer | None]
 
@@ -395,7 +403,7 @@ class Zoo:
         self.requests.append((method, path, body))
         special = self.instead(request, method, path, body) if self.instead else None
         status, answer, headers = special or self._handled(request, method, path, body)
-        text = json.dumps(answer).encode() if answer is not None else b""
+        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode() if answer is not None else b""
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)

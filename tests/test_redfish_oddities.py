@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import shutil
 import subprocess
 import time
@@ -33,6 +34,7 @@ from lab.base.errors import (
     BmcRefused,
     CommandFailed,
     CommandRefused,
+    LicenceMissing,
     LoginRefused,
     MissingCapability,
     PowerTimeout,
@@ -438,3 +440,53 @@ def old_tls_fixture(tmp_path: Path) -> Iterator[int]:
 def test_tls_that_is_too_old_is_said_to_be(old_tls: int) -> None:
     with pytest.raises(TlsRefused, match="its TLS is too old for this machine"):
         over_tls(old_tls).is_powered()
+
+
+# Bodies
+
+
+UNLICENSED = error("Base.1.0.InternalError", "failed, No sufficient LICENSE for user to perform requested operation.")
+
+
+def always(path: str, status: int, body: bytes) -> Instead:
+    """This body to each GET of this path."""
+    return lambda _, method, asked, __: (status, body, {}) if (method, asked) == ("GET", path) else None
+
+
+def documents(*found: Any, before: str = "", behind: str = "") -> bytes:
+    return (before + "\n".join(map(json.dumps, found)) + behind).encode()
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_of_two_documents_one_behind_the_other_the_resource_counts(zoo: MakeZoo, order: slice) -> None:
+    service = zoo("supermicro")
+    system = service.tree["Systems/1"] | {"PowerState": "On"}
+    service.instead = always("Systems/1", 200, documents(*[UNLICENSED, system][order]))
+    assert service.bmc().is_powered()
+
+
+def test_of_two_documents_with_an_error_the_reason_counts(zoo: MakeZoo) -> None:
+    service = zoo("supermicro")
+    service.instead = always("Systems/1", 403, documents(service.tree["Systems/1"], UNLICENSED))
+    with pytest.raises(LicenceMissing, match="No sufficient LICENSE"):
+        service.bmc().is_powered()
+
+
+@pytest.mark.parametrize(("before", "behind"), [("\ufeff", ""), ("", "\0\0"), ("\r\n", "\r\n\r\n"), ("", "\n}")])
+def test_what_stands_around_a_document_is_passed_over(zoo: MakeZoo, before: str, behind: str) -> None:
+    service = zoo("supermicro")
+    system = service.tree["Systems/1"] | {"PowerState": "On"}
+    service.instead = always("Systems/1", 200, documents(system, before=before, behind=behind))
+    assert service.bmc().is_powered()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"PowerState": "O', b"", b"<html>It works!</html>", b"[" * 100_000, b"{}" * 100_000, b"\xff\xfe"]
+)
+def test_a_body_that_is_no_document_is_a_failed_command_in_time(zoo: MakeZoo, body: bytes) -> None:
+    service = zoo("supermicro")
+    service.instead = always("Systems/1", 200, body)
+    began = time.monotonic()
+    with pytest.raises((CommandFailed, PowerUnknown)):
+        service.bmc().is_powered()
+    assert time.monotonic() - began < 5

@@ -83,7 +83,15 @@ def test_a_probe_finds_it_and_its_entry_is_one(zoo: MakeZoo, shape: str, tmp_pat
 
 
 SENSORS = {
-    "supermicro": {"CPU1 Temp": "41 degrees C", "P1-DIMMA1 Temp": "no reading", "FAN1": "2100 RPM"},
+    "supermicro": {
+        "CPU1 Temp": "41 degrees C",
+        "P1-DIMMA1 Temp": "no reading",
+        "FAN1": "2100 RPM",
+        "System Power Control": "112 W",
+        "12V": "12.1 V",
+        "PSU1": "231 V",
+        "PSU2": "Absent",
+    },
     "dell": {
         "CPU1 Temp": "41 degrees C",
         "System Board Fan1A": "6720 RPM",
@@ -417,12 +425,14 @@ def test_fans_and_temperatures_of_thermal_subsystem_are_read_where_there_are_no_
 
 def test_a_temperature_without_a_name_gets_one(zoo: MakeZoo) -> None:
     tree = merged(SHAPES["supermicro"](), "temperature-without-name")
+    del tree["Chassis/1"]["Power"]
     assert zoo(tree).bmc().sensors() == {"sensor 0": "no reading"}
 
 
 def test_sensors_that_cannot_be_read_are_bad_and_not_none(zoo: MakeZoo) -> None:
     service = zoo("supermicro")
     service.habits.refused["GET Chassis/1/Thermal"] = (500, None)
+    del service.tree["Chassis/1"]["Power"]
     bmc = service.bmc()
     assert bmc.sensors() == {} and bmc.sensors().unread == ("/redfish/v1/Chassis/1/Thermal: HTTP 500",)
     with pytest.raises(BenchError, match="not read: /redfish/v1/Chassis/1/Thermal: HTTP 500"):

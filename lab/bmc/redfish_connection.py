@@ -6,9 +6,11 @@ Sources: DSP0266 (protocol, sessions), RFC 9110 (redirects).
 from __future__ import annotations
 
 import hashlib
+import json
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from requests import Response
@@ -20,6 +22,8 @@ from sushy.resources.system.system import System
 from lab.base.errors import BmcRefused, CommandFailed, UsageError
 from lab.bmc.redfish_answers import path_of
 
+_FILLING = " \t\r\n\0"
+_DOCUMENTS = 8  # of one answer: more is no answer
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -78,6 +82,42 @@ class Session(auth.SessionAuth):  # type: ignore[misc]
         if last is not None and last.status_code == 403:
             raise exceptions.AccessError(last.request.method, last.url, last)
         super().refresh_session()
+
+
+def one_document(response: Response, **_: object) -> None:
+    """Keep one document of a body that has several, one behind the other, as an iDRAC 8 without a licence answers.
+
+    A success's is the resource, an error's the one that says why.
+    """
+    body = response.content
+    try:
+        text = body.decode("utf-8-sig").strip(_FILLING)
+        documents, rest = _documents(text)
+    except UnicodeDecodeError:
+        return
+    except RecursionError:  # nested as no resource is
+        response._content = b""
+        return
+    if not documents or not all(isinstance(one, Mapping) for one in documents):
+        return
+    if len(documents) > 1 or rest or text.encode() != body.strip():
+        is_error = response.status_code >= 400
+        wanted = next((one for one in documents if ("error" in one) == is_error), documents[0])
+        response._content = json.dumps(wanted).encode()
+
+
+def _documents(text: str) -> tuple[list[Any], str]:
+    """The JSON documents at the beginning of a text, and what follows that is none."""
+    decoder, found = json.JSONDecoder(), list[Any]()
+    rest = text.strip(_FILLING)
+    while rest and len(found) < _DOCUMENTS:
+        try:
+            document, end = decoder.raw_decode(rest)
+        except ValueError:
+            break
+        found.append(document)
+        rest = rest[end:].lstrip(_FILLING)
+    return found, rest
 
 
 def check_redirect(board: str, url: str, response: Response, **_: object) -> None:

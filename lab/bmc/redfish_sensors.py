@@ -1,8 +1,8 @@
 """Sensor readings of a chassis that speaks Redfish, of whatever generation its resources are.
 
-``Thermal`` is deprecated since DSP0268 2020.4: newer services have ``ThermalSubsystem``, ``PowerSubsystem`` and a
-collection ``Sensors``. A service that has both shows the same sensors twice, so the older is asked for what the newer
-does not have.
+``Thermal`` and ``Power`` are deprecated since DSP0268 2020.4: newer services have ``ThermalSubsystem``,
+``PowerSubsystem`` and a collection ``Sensors``. A service that has both shows the same sensors twice, so the older is
+asked for what the newer does not have.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Chassis:
         self._resource, self._get, self._found = resource, get, found
         self._seen: set[str] = set()  # sensors that have been read, by path
         self._has_temperatures = self._has_fans = False
+        self._kinds: set[object] = set()  # ReadingType of the sensors that have been read
 
     def read(self) -> None:
         """All that the chassis has to tell."""
@@ -38,6 +39,8 @@ class Chassis:
             for index, supply in enumerate(self._members(power.get("PowerSupplies"))):
                 state = supply.get("LineInputStatus") or part(supply, "Status").get("State")
                 self._add(_name(supply, f"power supply {index}"), state, "", supply)
+        elif power := self._linked(self._resource.get("Power")):
+            self._read_power(power)
 
     def _add_sensor(self, sensor: Resource) -> None:
         kind = sensor.get("ReadingType")
@@ -45,6 +48,7 @@ class Chassis:
         unit = _UNITS.get(units, units) if isinstance(units, str) else _UNITS_OF_TYPE.get(str(kind), "")
         self._add(_name(sensor, f"sensor {len(self._seen)}"), sensor.get("Reading"), unit, sensor)
         self._seen.add(str(sensor.get("@odata.id")))
+        self._kinds.add(kind)
         self._has_temperatures |= kind == "Temperature"
         self._has_fans |= kind == "Rotational" or unit == "RPM"
 
@@ -76,6 +80,19 @@ class Chassis:
                 unit = _UNITS.get(units, units) if isinstance(units, str) else ""
                 name = _name(one, str(one.get("FanName") or f"fan {one.get('MemberId') or index}"))
                 self._add(name, _first(one, "Reading", "CurrentReading"), unit, one)
+
+    def _read_power(self, power: Resource) -> None:
+        """The older resource. Source: DSP0268, Power v1: PowerControl, Voltages, PowerSupplies."""
+        if "Power" not in self._kinds:
+            for index, one in enumerate(_dictionaries(power.get("PowerControl"))):
+                self._add(_name(one, f"power {one.get('MemberId') or index}"), one.get("PowerConsumedWatts"), "W", one)
+        if "Voltage" not in self._kinds:
+            for index, one in enumerate(_dictionaries(power.get("Voltages"))):
+                self._add(_name(one, f"voltage {one.get('MemberId') or index}"), one.get("ReadingVolts"), "V", one)
+        for index, supply in enumerate(_dictionaries(power.get("PowerSupplies"))):
+            volts, state = supply.get("LineInputVoltage"), part(supply, "Status").get("State")
+            reading, unit = (volts, "V") if isinstance(volts, int | float) else (state, "")
+            self._add(_name(supply, f"power supply {supply.get('MemberId') or index}"), reading, unit, supply)
 
     def _add(self, name: str, reading: object, unit: str, resource: Resource) -> None:
         is_absent = isinstance(reading, int | float) and part(resource, "Status").get("State") == "Absent"  # iLO: 0

@@ -47,7 +47,7 @@ from lab.base.errors import (
 from lab.bmc import redfish_answers as answers
 from lab.bmc import switching
 from lab.bmc.redfish_answers import Resource, Said, identity, part, path_of, reference, references
-from lab.bmc.redfish_connection import Pinned, Session, TolerantSystem, check_redirect
+from lab.bmc.redfish_connection import Pinned, Session, TolerantSystem, check_redirect, one_document
 from lab.bmc.switching import Exchange, Pace
 from lab.inventory import BmcSpec
 
@@ -437,7 +437,7 @@ class RedfishService:
         if spec.tls == "pinned":
             connector._session.mount("https://", Pinned(Path(spec.ca_file)))
         connector._session.trust_env = False  # neither a proxy nor a .netrc of the user's is for BMCs
-        connector._session.hooks["response"].append(partial(check_redirect, self.board, self.url))
+        connector._session.hooks["response"] += [partial(check_redirect, self.board, self.url), one_document]
         return connector
 
     def _record(self, response: Response) -> None:
