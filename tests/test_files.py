@@ -150,8 +150,15 @@ def test_at_names_the_deepest_line_it_knows(tmp_path: Path) -> None:
         ("name: red\n\tbell: 1\n", ":2: "),
         ("name: *nobody\n", ":1: found undefined alias"),
         ("name: \x01\n", ": not YAML: "),
+        ("name: red\n~: 1\n", ":2: a key must be a word; YAML reads this one as nothing: quote it"),
+        ("name:\n  null: 1\n", ":2: a key must be a word; YAML reads this one as nothing: quote it"),
+        ("- true: 1\n", ":1: a key must be a word; YAML reads this one as true or false: quote it"),
+        ("2026-01-02: 1\n", ":1: a key must be a word; YAML reads this one as a date or another value: quote it"),
     ],
-    ids=["duplicate key", "bracket", "tab", "alias to nothing", "control character"],
+    ids=[
+        *("duplicate key", "bracket", "tab", "alias to nothing", "control character"),
+        *("key of nothing", "key of null", "key of truth", "key that is a date"),
+    ],
 )
 def test_bad_yaml_is_one_line_with_its_place(tmp_path: Path, text: str, wanted: str) -> None:
     path = write(tmp_path, text)

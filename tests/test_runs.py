@@ -107,6 +107,23 @@ def test_a_line_that_is_too_long_for_a_result_hides_no_other(
     assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
 
 
+def test_gigabytes_of_zeros_are_given_up_in_time_and_that_is_said(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run_folder, "_LINE_LIMIT", 5000)
+    folder.append(result("testcases/boot/test_a.py::test_b"))
+    with open(folder.path / "results.jsonl", "ab") as file:
+        file.truncate(3 << 30)
+    monkeypatch.setattr(run_folder, "_PASSED_LIMIT", 8 << 20)
+    began = time.process_time()
+    assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
+    assert time.process_time() - began < 5
+    assert f"{folder.path}/results.jsonl:2: passed over" in caplog.text
+    monkeypatch.setattr(run_folder.os, "lseek", lambda descriptor, place, how: place)  # a file system without holes
+    assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
+    assert f"{folder.path}/results.jsonl: what follows a line of more than 8 MiB is not read" in caplog.text
+
+
 def test_the_header_is_replaced_as_a_whole(folder: RunFolder) -> None:
     folder.write_header(header(finished=5.0, exit_status=0))
     assert folder.header().exit_status == 0

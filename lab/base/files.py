@@ -153,9 +153,20 @@ def _check_keys(file: Path, tree: object) -> None:
                 if isinstance(key, dict | list | tuple | set):
                     line = node.lc.line + 1 if hasattr(node, "lc") else 1
                     raise UsageError(f"{file}:{line}: a key must be a plain word, not a list or a mapping")
+                if not isinstance(key, str | int | float) or isinstance(key, bool):
+                    line = node.lc.key(key)[0] + 1 if hasattr(node, "lc") else 1
+                    raise UsageError(
+                        f"{file}:{line}: a key must be a word; YAML reads this one as {_kind(key)}: quote it"
+                    )
             waiting.extend(node.values())
         else:
             waiting.extend(node)
+
+
+def _kind(key: object) -> str:
+    """What YAML takes a key for that is no word."""
+    named = {type(None): "nothing", bool: "true or false", bytes: "binary data"}
+    return next((words for kind, words in named.items() if isinstance(key, kind)), "a date or another value")
 
 
 def node_at(tree: object, key: Key) -> object:

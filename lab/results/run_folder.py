@@ -43,6 +43,7 @@ HEADER, LOCK = "run.json", "lock"
 COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
 _LINE_LIMIT = 64 << 20  # bytes of one result: far more than any has
+_PASSED_LIMIT, _PIECE = 256 << 20, 1 << 20  # bytes that are read to find the end of a longer one, and at a time
 
 
 class LineOfConsole(Protocol):
@@ -235,7 +236,7 @@ class RunFolder:
         if file is None:
             return
         with file:
-            for number, line in enumerate(_lines(file), 1):
+            for number, line in enumerate(_lines(file, self.path / _RESULTS), 1):
                 if not line.strip():
                     continue
                 try:
@@ -378,12 +379,30 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         written += more
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
     """Line by line; one that is too long for a result comes without its end."""
     while line := file.readline(_LINE_LIMIT):
         yield line
-        while not line.endswith(b"\n") and (line := file.readline(_LINE_LIMIT)):
-            pass
+        if not line.endswith(b"\n") and not _is_passed(file):
+            log.warning("%s: what follows a line of more than %d MiB is not read", path, _PASSED_LIMIT >> 20)
+            return
+
+
+def _is_passed(file: BinaryIO) -> bool:
+    """Go to the end of a line; false: it is too far. What a power cut left of zeros may be gigabytes, mostly holes."""
+    passed = 0
+    while piece := file.read(_PIECE):
+        end = piece.find(b"\n")
+        if end >= 0:
+            file.seek(end + 1 - len(piece), os.SEEK_CUR)
+            return True
+        passed += len(piece)
+        if passed > _PASSED_LIMIT:
+            return False
+        if not piece.strip(b"\0"):
+            with suppress(OSError):  # there is no more data
+                file.seek(os.lseek(file.fileno(), file.tell(), os.SEEK_DATA))
+    return True
 
 
 def replace_file(path: Path, text: str) -> None:
