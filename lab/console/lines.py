@@ -50,6 +50,7 @@ _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", 
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
 _COMMANDS = r"(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)"
 _TYPED = re.compile(rf"[$#>|] ?(?:\w+ ){{0,2}}{_COMMANDS}\b|^{_COMMANDS} ")  # somebody at a shell
+_FOUND_IN = re.compile(r"[\w/-]\.(?:log|txt|gz)[:-](?:\d{1,9}[:-])?\s?$")  # of grep
 _PROSE = re.compile(
     r"\baudit(?::|\()"  # words of a command within an audit record
     r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
@@ -154,7 +155,7 @@ def _is_relayed(lead: str) -> bool:
     """Whether a program or a quotation brings the words that follow, and did not lose the line to them."""
     if not lead or lead.isspace():
         return False
-    if _IS_QUOTED_END.search(lead[-4:]) or _TYPED.search(lead[:_WINDOW]):
+    if _IS_QUOTED_END.search(lead[-4:]) or _TYPED.search(lead[:_WINDOW]) or _FOUND_IN.search(lead[-_WINDOW:]):
         return True
     if (tag := _program_end(lead)) >= 0:
         return not _broke_in(lead[tag:])

@@ -248,6 +248,7 @@ SIGNATURES = (
             *("INFO: rcu%w self-detected stall", "INFO: rcu%w detected stall", "INFO: rcu%w detected expedited stall"),
             *("rcu%w kthread starved for %d jiffies", "rcu%w kthread timer wakeup didn't happen for %d jiffies"),
         ),
+        unless=("CPUs/tasks: {}", "CPUs/tasks: { }"),  # it was over before it was told
     ),
     Signature(  # fatal, or on the way to it: MCG_STATUS, the number, is 0 for what a poll or the last boot left
         "crash",
@@ -441,7 +442,12 @@ SIGNATURES = (
             *(f"error: ../%w:{text}" for text in _GRUB),
             *("Entering rescue mode...", "grub rescue>", "alloc magic is broken at", "free magic is broken at"),
             *("Verification failed: (0x", "Verification failed: Security", "ERROR: Verification failed: "),  # shim
-            *("Failed to load image: ", "Failed to load image %w: ", "start_image() returned ", "Failed to open %w - "),
+            *(
+                "Failed to load image: ",
+                "Failed to load image %w: ",
+                "start_image() returned ",
+                "Failed to open \\%w - ",
+            ),
             "Something has gone seriously wrong: ",
             *("BdsDxe: failed to load ", "BdsDxe: failed to start ", "BdsDxe: No bootable option or device"),  # edk2
             *("UEFI Interactive Shell v", "No bootable device", "Boot failed: not a bootable disk"),
