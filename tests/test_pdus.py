@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 from free_ports import free_port
+from pysnmp.proto.rfc1902 import Null, OctetString
+from pysnmp.proto.rfc1905 import NoSuchObject
 
 from lab import inventory
 from lab.base.errors import BmcUnreachable, PowerTimeout, UsageError
 from lab.base.wait import wait_until
 from lab.bmc.switching import Pace
-from lab.grid import mains, outlets
+from lab.grid import mains, outlets, snmp
 from lab.grid.mains import MainsBmc, Outlet
 from lab.grid.snmp import SnmpFailed
 from lab.inventory import PduSpec, pdus
@@ -224,3 +226,16 @@ def test_a_pdu_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     spec = read(tmp_path, "raritan", f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}", 3)
     with pytest.raises(BmcUnreachable, match="No SNMP response received"):
         MainsBmc("desk", Outlet("desk", mains._driver(spec)), QUICK).is_powered()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(OctetString("on"), "no number: 'on'"), (NoSuchObject(""), "No Such Object"), (Null(""), "no number")],
+)
+def test_an_agent_that_answers_with_no_number_is_said_to(
+    value: object, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = snmp.Agent("192.0.2.1", 161, lambda: snmp.community("private", version=1))
+    monkeypatch.setattr(agent, "_ask", lambda command: value)
+    with pytest.raises(SnmpFailed, match=said):
+        agent.get("1.3.6.1.4.1.318.1.1.4.4.2.1.3.7")

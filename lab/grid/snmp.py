@@ -47,7 +47,11 @@ class Agent:
 
     def get(self, oid: str) -> int:
         """The value of one object that is a number. :raises SnmpFailed:"""
-        return int(self._ask(lambda peer: snmp.get_cmd(*peer, snmp.ObjectType(snmp.ObjectIdentity(oid)))))
+        value = self._ask(lambda peer: snmp.get_cmd(*peer, snmp.ObjectType(snmp.ObjectIdentity(oid))))
+        try:
+            return int(value)
+        except Exception:  # text, nothing, "no such object" of SNMPv2: pyasn1 has errors of its own for that
+            raise SnmpFailed(f"the answer for {oid} is no number: {value.prettyPrint()[:80]!r}") from None
 
     def set(self, oid: str, value: int) -> None:
         """Set an object that is an integer. :raises SnmpFailed:"""
@@ -74,6 +78,8 @@ class Agent:
         async def asked(engine: snmp.SnmpEngine) -> Integer32:
             failed, status, _, found = await command(await self._peer(engine))
             _check(failed, status)
+            if not found:
+                raise SnmpFailed("the answer has no value")
             return found[0][1]
 
         return _with_engine(asked)
