@@ -460,7 +460,7 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "2h ", "-1h", "1.5h"])
+@pytest.mark.parametrize("text", ["", "2", "h", "2h ", "-1h", "1.5h", "0s", "0h0m"])
 def test_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError, match="use 90m"):
         seconds_of(text)

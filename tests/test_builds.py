@@ -13,7 +13,7 @@ import pytest
 from lab import builds
 from lab.base import paths
 from lab.base.errors import BenchError, BuildFailed, UsageError
-from lab.builds import apt, blame, elf, kconfig, matrix, recipes, tools, trees
+from lab.builds import apt, blame, compiling, elf, kconfig, matrix, recipes, tools, trees
 from lab.builds.command import CommandError
 
 FRAGMENTS = paths.CHECKOUT / "firmware" / "kconfig"
@@ -183,13 +183,24 @@ def test_a_variant_survives_the_run_folder(tmp_path: Path) -> None:
         ),
         ("rows:\n  - builds: [debian]\n    dom0: [hvm]\n", "night.yaml:3: rows.0.dom0.0: "),
         ("rows:\n  - build: debian\n", "night.yaml:2: rows.0.build: unknown key (did you mean builds?)"),
-        ("rows: []\n", "night.yaml:1: rows: "),
+        ("rows: []\n", "night.yaml:1: rows: must have at least 1 item"),
+        (
+            "command_lines: {plain: dom0=pvh}\nrows:\n  - builds: [debian]\n",
+            "night.yaml:1: command_lines.plain: this name",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_matrix_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         _matrix(tmp_path, text)
     assert said in str(caught.value)
+
+
+def test_a_recipe_that_this_machine_cannot_make_is_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the recipe's key compiler: 'nocc' is no program of this machine"):
+        compiling.version_of("nocc")
+    with pytest.raises(UsageError, match="no git repository; source.git.path of a recipe is a clone of Xen"):
+        trees._resolve(recipes.Git(str(tmp_path), "main"), lambda said: None)
 
 
 def test_a_bad_matrix_ends_the_command_before_anything_is_set_up(tmp_path: Path) -> None:

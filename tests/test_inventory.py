@@ -93,6 +93,21 @@ def test_the_virtual_lab_is_virtual_and_the_rack_is_not() -> None:
     assert not inventory.load(RACK).is_virtual
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "ansible_port: 22120",
+            "ansible_port: 22110",
+            "virt2.ansible_port: port 22110 is virt1's ansible_port already",
+        ),
+        ("serial_port: 22124", "serial_port: 22112", "port 22112 is virt1's console.serve_port already"),
+    ],
+)
+def test_two_virtual_boards_open_no_port_twice(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert said in complaint(write(tmp_path, VIRTUAL.read_text().replace(old, new)))
+
+
 def test_the_rack_shows_each_kind_of_console_and_power_that_steel_has() -> None:
     boards = inventory.load(RACK).boards.values()
     assert {board.console.via for board in boards} == {"sol", "tcp", "rfc2217", "device"}
@@ -256,7 +271,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "program of a host": (
         "{lab: small}",
         "{lab: small, hosts: {shelf: {ssh: lab@shelf, xenlab: 'xenlab; reboot'}}}",
-        "3: all.vars.xenlab.hosts.shelf.xenlab: String should match pattern",
+        "3: all.vars.xenlab.hosts.shelf.xenlab: must match pattern",
     ),
     "unknown key within": (
         "credential: rack-bmc\n            console:",
@@ -278,10 +293,14 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "text for a number": (
         "serve_port: 5001",
         'serve_port: "5001"',
-        f"15: {LEFT}.xenlab.console.serve_port: Input should be a valid integer",
+        f"15: {LEFT}.xenlab.console.serve_port: must be a whole number, not ",
     ),
-    "number for text": ("class: server", "class: 7", f"25: {LEFT}.xenlab.tags.class: Input should be a valid string"),
-    "port out of range": ("serve_port: 5001", "serve_port: 70000", f"15: {LEFT}.xenlab.console.serve_port: Input"),
+    "number for text": ("class: server", "class: 7", f"25: {LEFT}.xenlab.tags.class: must be text"),
+    "port out of range": (
+        "serve_port: 5001",
+        "serve_port: 70000",
+        f"15: {LEFT}.xenlab.console.serve_port: must be less than 65536, not 70000",
+    ),
     "list for a mapping": (
         "            bmc: {host: 203.0.113.2, credential: rack-bmc}",
         "            bmc: [203.0.113.2, rack-bmc]",
@@ -320,7 +339,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "unknown kind of console": (
         "via: sol",
         "via: modem",
-        f"14: {LEFT}.xenlab.console.via: Input should be 'sol', 'ssh', 'tcp', 'telnet'",
+        f"14: {LEFT}.xenlab.console.via: must be 'sol', 'ssh', 'tcp', 'telnet'",
     ),
     "telnet console without a port": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
@@ -340,17 +359,17 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "algorithm of ssh that holds another option": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
         "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_options: {Ciphers: 'a b'}, ",
-        f"30: {RIGHT}.xenlab.console.ssh_options.Ciphers: String should match pattern",
+        f"30: {RIGHT}.xenlab.console.ssh_options.Ciphers: must match pattern",
     ),
     "configuration of ssh by a relative path": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
         "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_config: config, ",
-        f"30: {RIGHT}.xenlab.console.ssh_config: String should match pattern",
+        f"30: {RIGHT}.xenlab.console.ssh_config: must match pattern",
     ),
     "group that is no name": (
         "{lab: small}",
         "{lab: small, group: 7 men}",
-        "3: all.vars.xenlab.group: String should match pattern",
+        "3: all.vars.xenlab.group: must match pattern",
     ),
     "console behind SSH without a user": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
@@ -425,7 +444,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "privilege level that no user has": (
         "{host: 203.0.113.2,",
         "{privilege: admin, host: 203.0.113.2,",
-        f"29: {RIGHT}.xenlab.bmc.privilege: Input should be 'administrator', 'operator' or 'user'",
+        f"29: {RIGHT}.xenlab.bmc.privilege: must be 'administrator', 'operator' or 'user'",
     ),
     "fault that is accepted without a reason": (
         "lines_port: 5004}\n            link: wire",
@@ -463,7 +482,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "01:00:5e:00:01:01",
         f"20: {LEFT}.xenlab.nics.lab.mac: is a multicast address",
     ),
-    "address without prefix": ("198.51.100.1/30", "198.51.100.1", f"21: {LEFT}.xenlab.nics.lab.address: String should"),
+    "address without prefix": (
+        "198.51.100.1/30",
+        "198.51.100.1",
+        f"21: {LEFT}.xenlab.nics.lab.address: must match pattern",
+    ),
     "host name of a wrong shape": (
         "        left:\n",
         "        left_one:\n",
@@ -486,7 +509,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "32: all.children.others: must be a mapping",
     ),
     "no lab": ("    xenlab: {lab: small}\n", "    ansible_user: root\n", "2: all.vars: lacks xenlab: {lab: NAME}"),
-    "name of the lab": ("{lab: small}", "{lab: 'a/b'}", "3: all.vars.xenlab.lab: String should match"),
+    "name of the lab": ("{lab: small}", "{lab: 'a/b'}", "3: all.vars.xenlab.lab: must match"),
     "not an inventory": ("all:\n", "hosts:\n", "1: must be an Ansible inventory: a mapping with the key all"),
     "not YAML": ("    xenlab: {lab: small}", "    xenlab: {lab: small", "4: "),
     "tab": ("  children:\n", "\tchildren:\n", "4: "),

@@ -107,8 +107,8 @@ def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"environments": "pv64"}, r"info\.json: environments: Input should be a valid list"),
-        ({"environments": ["arm64"]}, r"info\.json: environments\.0: String should match"),
+        ({"environments": "pv64"}, r"info\.json: environments: must be a list"),
+        ({"environments": ["arm64"]}, r"info\.json: environments\.0: must match"),
         ({"environments": ["pv64", "hvm32"]}, r"it names hvm32, but .*test-hvm32-extra is not there"),
         ({"variations": ["hap"]}, r"it names pv64, but .*test-pv64-extra~hap\.cfg is not there"),
     ],

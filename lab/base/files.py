@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -221,9 +222,9 @@ def validate(model: type[ModelT], file: Path, tree: object, key: Key = ()) -> Mo
 
 
 def _explain(model: type[pydantic.BaseModel], file: Path, tree: object, base: Key, problem: ErrorDetails) -> str:
-    inner = problem["loc"]
+    inner = tuple(part for part in problem["loc"] if part != "[key]")
     key = (*base, *inner)
-    said = problem["msg"].removeprefix("Value error, ")
+    said = plain(problem["msg"]) + _instead_of(problem)
     if problem["type"] == "extra_forbidden":
         known = _fields(model, inner[:-1])
         said = f"unknown key{did_you_mean(str(key[-1]), known)}; known here: {', '.join(known)}"
@@ -232,6 +233,36 @@ def _explain(model: type[pydantic.BaseModel], file: Path, tree: object, base: Ke
     elif problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         said = "must be a mapping (key: value)"
     return f"{at(file, tree, key)}: {said}" if key else f"{file}:1: {said}"
+
+
+_OURS = (  # pydantic's words, and ours
+    (r"^Value error, ", ""),
+    (r"^Input should be a valid integer.*", "must be a whole number"),
+    (r"^Input should be a valid number.*", "must be a number"),
+    (r"^Input should be a valid boolean.*", "must be true or false"),
+    (r"^Input should be a valid string", "must be text"),
+    (r"^Input should be a valid list", "must be a list"),
+    (r"^(?:Input|String|List|Dictionary) should ", "must "),
+    (r" after validation, not \d+$", ""),
+)
+_NUMBERS = re.compile(r"(?:less|greater)_than.*|(?:int|float|bool)_(?:type|parsing|from_float)|literal_error")
+
+
+def plain(said: str) -> str:
+    """What pydantic says of a value, in our words: what it must be."""
+    for theirs, ours in _OURS:
+        said = re.sub(theirs, ours, said)
+    return said
+
+
+def _instead_of(problem: ErrorDetails) -> str:
+    """What there is where a number or one of some words must be. Other text is not shown: it may hold a secret."""
+    value = problem["input"]
+    if not _NUMBERS.fullmatch(problem["type"]) or not isinstance(value, str | int | float | None):
+        return ""
+    words = re.findall(r"'([^']*)'", problem["msg"]) if problem["type"] == "literal_error" else []
+    shown = "nothing" if value is None else repr(value)[:40]
+    return f", not {shown}{did_you_mean(str(value), words)}"
 
 
 def _fields(model: type[pydantic.BaseModel], key: Key) -> list[str]:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from lab.base.errors import BenchError, BuildFailed
+from lab.base.errors import BenchError, BuildFailed, UsageError
 from lab.builds import blame, gcov, kconfig, tools, trees
 from lab.builds.command import CommandError, run
 from lab.builds.mutating import Mutating
@@ -44,7 +44,15 @@ class Paced:
 
 @functools.cache
 def version_of(compiler: str) -> str:
-    """The first line of ``COMPILER --version``. :raises BenchError: the compiler cannot be run."""
+    """The first line of ``COMPILER --version``.
+
+    :raises UsageError: this machine has no such program.
+    :raises BenchError: it cannot be run.
+    """
+    if not shutil.which(compiler):
+        raise UsageError(
+            f"the recipe's key compiler: {compiler!r} is no program of this machine; use gcc, or install it"
+        )
     try:
         said = run([compiler, "--version"], timeout=20)
     except CommandError as error:

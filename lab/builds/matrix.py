@@ -54,6 +54,9 @@ def load(file: Path) -> tuple[Variant, ...]:
     """
     tree = read_yaml(file)
     data = validate(_MatrixFile, file, tree)
+    if PLAIN in data.command_lines:
+        where = at(file, tree, ("command_lines", PLAIN))
+        raise UsageError(f"{where}: this name is that of no options at all; choose another one")
     lines = {PLAIN: "", **data.command_lines}
     found: dict[str, Variant] = {}
     for number, row in enumerate(data.rows):

@@ -323,11 +323,20 @@ def _resolve(source: Git, say: Callable[[str], None]) -> str:
     commit = _commit(repository, revision)
     if not commit and trouble:
         raise BenchError(f"{location}: no revision {revision!r} in what was fetched before, and no network: {trouble}")
+    if not commit and not _is_repository(repository):
+        raise UsageError(f"{location}: no git repository; source.git.path of a recipe is a clone of Xen")
     if not commit:
         raise UsageError(f"{location}: no revision {revision!r} there")
     if trouble:
         say(f"no network: using {commit[:12]} of {revision}, fetched on {_fetched_on(repository)} ({trouble})")
     return commit
+
+
+def _is_repository(folder: Path) -> bool:
+    try:
+        return bool(_git("-C", str(folder), "rev-parse", "--git-dir"))
+    except CommandError:
+        return False
 
 
 def _commit(repository: Path, revision: str) -> str:

@@ -117,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = elsewhere.run(*there) if there else _invoke(words or ["--help"])
         sys.stdout.flush()
     except TyperException as error:
-        said = error.format_message()  # empty where a group without a command has shown its help
+        # Empty where a group without a command has shown its help; pydantic judges the values of options.
+        from lab.base.files import plain
+
+        said = ": ".join(plain(part) for part in error.format_message().split(": "))
         status = _complain(f"{said} (see xenlab --help)", 2) if said else 2
     except UsageError as error:
         status = _complain(str(error), 2)

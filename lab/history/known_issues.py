@@ -14,7 +14,7 @@ import pydantic
 import sqlalchemy as sa
 
 from lab.base.errors import UsageError
-from lab.base.files import Strict
+from lab.base.files import Strict, plain
 from lab.history import records
 from lab.history.schema import cases, known_issues, results, series
 from lab.history.store import History
@@ -133,8 +133,8 @@ def imported(history: History, file: Path) -> int:
         raise UsageError(f"{file}: {error.strerror or error}") from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file}: {where}: {first['msg']}; want what `xenlab known export` writes") from None
+        where = ": ".join(filter(None, (str(file), ".".join(str(part) for part in first["loc"]))))
+        raise UsageError(f"{where}: {plain(first['msg'])}; want what `xenlab known export` writes") from None
     return _write(
         history,
         [

@@ -237,8 +237,13 @@ def _check_sharing(path: Path, tree: object, boards: Mapping[str, Key], problems
     logins: dict[tuple[object, object], tuple[object, str]] = {}  # address -> where the board is, and its name
     for name, key in boards.items():
         own = (*key, "xenlab")
-        for what in ("console.serve_port", "console.lines_port", "virtual.serial_port"):
-            where = (*own, *what.split("."))
+        opened = [(what, (*own, *what.split("."))) for what in ("console.serve_port", "console.lines_port")]
+        if node_at(tree, (*own, "virtual")):  # QEMU listens there; of a machine it is a port of its own address
+            opened += [
+                ("virtual.serial_port", (*own, "virtual", "serial_port")),
+                ("ansible_port", (*key, "ansible_port")),
+            ]
+        for what, where in opened:
             port, user = node_at(tree, where), f"{name}'s {what}"
             with problems.gathered():
                 if isinstance(port, int) and (other := taken.setdefault(("tcp", port), user)) != user:

@@ -146,9 +146,10 @@ def seconds_of(text: str) -> float:
     :raises UsageError: none of these.
     """
     parts = re.findall(r"(\d+)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    seconds: float = sum(int(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"invalid duration {text!r}; use 90m, 2h, 1d or 2h30m")
-    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+    return seconds
 
 
 class LedgerDamaged(BenchError):

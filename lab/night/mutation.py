@@ -100,12 +100,15 @@ def chosen(asked: Asked, listing: Listing) -> list[Point]:
     if asked.area:
         known = areas.load(paths.SHIPPED)
         if asked.area not in known:
-            raise UsageError(f"no area {asked.area!r}{did_you_mean(asked.area, list(known))}")
+            there = f"there are: {', '.join(known)}"
+            raise UsageError(f"no area {asked.area!r}{did_you_mean(asked.area, list(known))}; {there}")
         files = set(files_of(known[asked.area], files))
     if asked.file:
         files = {one for one in files if one == asked.file or one.endswith(f"/{asked.file}")}
     if not files:
-        raise UsageError("the build has no point in there: its recipe says which files have some, under `mutation`")
+        where = " ".join(f"--{word} {value}" for word, value in (("area", asked.area), ("file", asked.file)) if value)
+        why = "its recipe says which files have some, under `mutation`"
+        raise UsageError(f"{where or 'the whole build'}: the build has no point in there: {why}")
     return [point for point in listing.points if point.file in files]
 
 

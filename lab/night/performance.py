@@ -107,7 +107,9 @@ def run(asked: Asked, say: Callable[[str], None]) -> Report:
     :raises BuildFailed: B cannot be made.
     :raises BenchError: A cannot be made, the lab does not come up, or a run says nothing of any figure.
     """
-    lab = _lab(asked)  # what is wrong with it or with the cases is said before anything is made
+    lab = _lab(asked)  # what is wrong with it, the cases or the builds is said before anything is made
+    for name in (asked.old, asked.new):
+        builds.recipe(name)
     options = NightlyOptions(paths=asked.cases, keyword=asked.keyword, inventory=asked.inventory)
     if not planning.collect(options, "weekly"):
         raise UsageError(planning.none_found(options, "weekly"))

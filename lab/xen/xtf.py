@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from lab.base import files
 from lab.base.errors import ProductTimeout, UsageError
 from lab.on_board import GUESTS
 from lab.xen.domain import Domain, DomainConfig
@@ -87,7 +88,9 @@ def _instances_of(file: Path) -> list[Instance]:
         info = _Info.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{file}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+        raise UsageError(
+            f"{file}: {'.'.join(str(part) for part in first['loc'])}: {files.plain(first['msg'])}"
+        ) from None
     except (ValueError, OSError) as error:
         raise UsageError(f"{file}: {error}") from None
     found = []

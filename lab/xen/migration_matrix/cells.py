@@ -351,9 +351,10 @@ def find(cell_id: str) -> Cell:
         return CELLS[cell_id]
     guest, _, rest = cell_id.partition("-")
     fault, _, place = rest.partition("-")
-    for word, known in ((guest, KERNELS), (fault, tuple(FAULTS)), (place, PLACES)):
+    for what, word, known in (("guest", guest, KERNELS), ("fault", fault, tuple(FAULTS)), ("step", place, PLACES)):
         if word not in known:
-            raise UsageError(f"{cell_id}: no {word or 'name'!r}{did_you_mean(word, known)}; cells are GUEST-FAULT-STEP")
+            wrong = f"no {what} {word!r}{did_you_mean(word, known)}; there are: {', '.join(known)}"
+            raise UsageError(f"no cell {cell_id!r}: a cell is GUEST-FAULT-STEP, as pvh64-cut-GO; {wrong}")
     return Cell(guest, FAULTS[fault], place, "weekly", 2 if FAULTS[fault].needs_two else 1)
 
 
