@@ -83,6 +83,21 @@ NEEDS = """
     """
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--build", "relese"), "there is no build 'relese' (did you mean release?)"),
+        (("--boards", "vrit1"), "no board vrit1 (did you mean virt1?); there are: virt1, virt2"),
+        (("--run-folder", "/nope"), "/nope: not a run folder: run.json: No such file or directory"),
+        (("--inventory", "/nope"), "/nope: No such file or directory"),
+    ],
+)
+def test_a_wrong_option_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    ran = run(tmp_path, "def test_it(host): pass", *words)
+    assert ran.status == 4 and f"ERROR: {said}" in ran.said and "Traceback" not in ran.said, ran.said
+    assert not (tmp_path / "state" / "xenlab" / "runs").exists()
+
+
 def test_a_capability_that_does_not_exist_is_a_usage_error_when_cases_are_collected(tmp_path: Path) -> None:
     ran = run(tmp_path, NEEDS, "--collect-only")
     assert ran.status == pytest.ExitCode.USAGE_ERROR

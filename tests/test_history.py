@@ -319,6 +319,8 @@ def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
         ("postgresql://u:geheim@host:geheim/x", "is not a URL"),
         ("mysql://u:geheim@host/x", "postgresql or sqlite"),
         ("postgresql://u:ge@heim@host/x", "percent-encoded"),
+        ("postgresql://u:geheim@host/x?nosuch=1", 'XENLAB_HISTORY_URL: invalid connection option "nosuch"'),
+        ("sqlite:////proc/nope/x.sqlite", "/proc/nope: there is no such folder"),
     ],
 )
 def test_a_wrong_setting_is_said_without_its_words(text: str, words: str) -> None:

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 import lab
+from lab import inventory
 from lab.base import paths
 from lab.base.errors import UsageError
 from lab.cli import starter
@@ -105,7 +106,6 @@ def test_wheel_has_what_a_run_needs_and_nothing_else(installed: Installed) -> No
         f"{shipped}inventory/virtual.yaml",
         f"{shipped}testcases/boot/test_build.py",
         f"{shipped}docs/findings/relocation.md",
-        f"{shipped}contrib/starter/inventory.yaml",
         f"{shipped}contrib/starter/.github/workflows/xenlab.yaml",
         f"{shipped}conftest.py",
         f"{shipped}tox.ini",
@@ -190,6 +190,17 @@ def test_lab_is_called_as_its_folder(tmp_path: Path) -> None:
     starter.write(tmp_path / "My Lab #1")
     tree = yaml.safe_load((tmp_path / "My Lab #1" / "inventory.yaml").read_text(encoding="utf-8"))
     assert tree["all"]["vars"]["xenlab"]["lab"] == "My-Lab-1"
+
+
+def test_a_new_lab_has_the_boards_of_the_virtual_lab_at_other_ports(tmp_path: Path) -> None:
+    starter.write(tmp_path / "mine")
+    new, own = inventory.load(tmp_path / "mine" / "inventory.yaml"), inventory.load(paths.INVENTORY / "virtual.yaml")
+    assert new.boards.keys() == own.boards.keys()
+    for name, board in new.boards.items():
+        assert (board.capabilities, board.nics) == (own.boards[name].capabilities, own.boards[name].nics)
+        assert board.virtual and board.virtual.shapes == own.boards[name].virtual.shapes  # type: ignore[union-attr]
+    ports = [set(re.findall(r"\b2\d{4}\b", lab.path.read_text(encoding="utf-8"))) for lab in (new, own)]
+    assert len(ports[0]) == len(ports[1]) > 10 and ports[0].isdisjoint(ports[1])
 
 
 def test_init_says_where_it_cannot_write() -> None:

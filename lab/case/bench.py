@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from lab import inventory
+from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import (
     BenchError,
@@ -55,26 +55,25 @@ class Bench:
         self.is_armed = False  # whether a crash on a console ends the running case at once
         self._failure: BenchError | None = None
         self._untold: list[tuple[TestResult, Decision]] = []  # what the ledger has not taken yet
-        try:
-            self.lab = inventory.load(Path(config.getoption("--inventory")))
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
-        names = [name for name in config.getoption("--boards").split(",") if name] or list(self.lab.boards)
-        for name in names:
-            if name not in self.lab.boards:
-                raise pytest.UsageError(f"unknown board {name}; the lab has: {', '.join(self.lab.boards)}")
-        self.names = names
         self.switch = Switch()
         self.is_counting = bool(config.getoption("--coverage"))
         self.is_mutating = bool(config.getoption("--mutation"))  # no mutant is on during a boot, so none is asked for
-        self.folder = self._open_folder()
-        self.variant = variant_of(self.folder, self.config.getoption("--build"))
+        try:
+            self.lab = inventory.load(Path(config.getoption("--inventory")))
+            self.names = [name for name in config.getoption("--boards").split(",") if name] or list(self.lab.boards)
+            self.lab.restricted(self.names)
+            self.folder = self._open_folder()
+            self.variant = variant_of(self.folder, config.getoption("--build"))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
         signal.signal(CRASH_SIGNAL, self.on_crash_signal)
 
     def _open_folder(self) -> RunFolder:
+        """:raises UsageError: it is none, or there is no such build."""
         if where := self.config.getoption("--run-folder"):
             return RunFolder.open(Path(where))
         variant = Variant.plain(self.config.getoption("--build"))
+        builds.recipe(variant.build)
         header = RunHeader(
             run_id=time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid():x}",
             started=time.time(),

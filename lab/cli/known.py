@@ -10,7 +10,9 @@ import typer
 from lab.cli.arguments import READ, AsJson, show_json
 
 app = typer.Typer()
-group = typer.Typer(help="Link failures to a bug tracker. A link shows for as long as the failure is the same.")
+group = typer.Typer(
+    help="Link failures to a bug tracker. A link shows for as long as the failure is the same.", no_args_is_help=True
+)
 app.add_typer(group, name="known", rich_help_panel=READ)
 
 

@@ -10,6 +10,12 @@ from lab.base import paths
 from lab.base.errors import UsageError
 
 STARTER = paths.SHIPPED / "contrib" / "starter"
+INVENTORY = "inventory.yaml"
+_HEAD = """\
+# Two virtual boards of QEMU and ipmi_sim on loopback. Add your machines beside them, or in their place:
+# `xenlab board probe ADDRESS --inventory inventory.yaml` prints a machine's entry.
+# What makes a board virtual is the key `virtual`. The ports differ from those of xenlab's own virtual lab.
+"""
 
 
 def write(folder: Path) -> list[Path]:
@@ -18,18 +24,24 @@ def write(folder: Path) -> list[Path]:
     :raises UsageError: one of the files exists already, or the folder cannot be written. Nothing is changed then.
     """
     files = sorted(file.relative_to(STARTER) for file in STARTER.rglob("*") if file.is_file() and _is_kept(file))
-    if there := [str(file) for file in files if (folder / file).exists()]:
+    if there := [str(file) for file in (*files, Path(INVENTORY)) if (folder / file).exists()]:
         raise UsageError(f"{folder} has {', '.join(there)} already; choose an empty folder")
     try:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(STARTER / file, folder / file)
-        inventory = folder / "inventory.yaml"
-        text = inventory.read_text(encoding="utf-8")
-        inventory.write_text(text.replace("lab: mine\n", f"lab: {_name(folder)}\n"), encoding="utf-8")
+        (folder / INVENTORY).write_text(_inventory(_name(folder)), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {error.filename or folder}: {error.strerror}") from None
-    return [folder / file for file in files]
+    return [folder / file for file in (*files, Path(INVENTORY))]
+
+
+def _inventory(lab: str) -> str:
+    """That of xenlab's own virtual lab, at other ports."""
+    text = (paths.INVENTORY / "virtual.yaml").read_text(encoding="utf-8")
+    body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    body = body.replace("lab: virtual\n", f"lab: {lab}\n").replace(":20408\n", ":24000\n")
+    return _HEAD + re.sub(r"\b221(\d\d)\b", r"240\1", body)
 
 
 def _is_kept(file: Path) -> bool:

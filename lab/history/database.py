@@ -43,7 +43,18 @@ def url_of(text: str) -> URL:
         raise UsageError(f"{SETTING}: must be postgresql or sqlite, not {visible_line(backend)}")
     if "@" in f"{url.host}{url.database}" and backend == "postgresql":
         raise UsageError(f"{SETTING}: what is not a letter or digit in a password must be percent-encoded (@ is %40)")
-    return url.set(drivername="postgresql+psycopg" if backend == "postgresql" else "sqlite")
+    if backend == "sqlite":
+        folder = Path(url.database or ".").parent
+        if not folder.is_dir():
+            raise UsageError(f"{SETTING}: {visible_line(str(folder))}: there is no such folder")
+        return url.set(drivername="sqlite")
+    import psycopg.conninfo  # which most do not need, as they have SQLite
+
+    try:
+        psycopg.conninfo.make_conninfo(**{key: value for key, value in url.query.items() if isinstance(value, str)})
+    except psycopg.Error as error:
+        raise UsageError(f"{SETTING}: {visible_line(str(error))}") from None
+    return url.set(drivername="postgresql+psycopg")
 
 
 def described(url: URL) -> str:
