@@ -25,8 +25,15 @@ def open_lab(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[La
     lab.restricted(names)
     folder = services.directory(lab)
     if must_be_up and not services.status(folder).is_up:
-        raise BenchError(f"lab {lab.name} is not up, or a service is missing: `xenlab lab status` shows which")
+        raise BenchError(_not_up(lab))
     return lab, Ledger(folder)
+
+
+def _not_up(lab: Lab) -> str:
+    """What is wrong with a lab that is not up, and what to do."""
+    if services.status(services.directory(lab)).processes:
+        return f"lab {lab.name}: a service is missing: `xenlab lab status` shows which"
+    return f"lab {lab.name} is not up: `xenlab lab up` brings it up"
 
 
 def move_ports(inventory: Path, wanted: str) -> None:
