@@ -196,8 +196,8 @@ def test_what_is_wrong_in_a_matrix_is_said_with_its_place(tmp_path: Path, text: 
     assert said in str(caught.value)
 
 
-def test_a_recipe_that_this_machine_cannot_make_is_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the recipe's key compiler: 'nocc' is no program of this machine"):
+def test_a_recipe_that_this_machine_cannot_make_says_which_key(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="the recipe's key compiler: 'nocc' is no program of this machine"):
         compiling.version_of("nocc")
     with pytest.raises(UsageError, match="no git repository; source.git.path of a recipe is a clone of Xen"):
         trees._resolve(recipes.Git(str(tmp_path), "main"), lambda said: None)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from lab.base.errors import BenchError, BuildFailed, UsageError
+from lab.base.errors import BenchError, BuildFailed
 from lab.builds import blame, gcov, kconfig, tools, trees
 from lab.builds.command import CommandError, run
 from lab.builds.mutating import Mutating
@@ -46,11 +46,10 @@ class Paced:
 def version_of(compiler: str) -> str:
     """The first line of ``COMPILER --version``.
 
-    :raises UsageError: this machine has no such program.
-    :raises BenchError: it cannot be run.
+    :raises BenchError: this machine has no such program, so that a run goes on with its other builds; or it fails.
     """
     if not shutil.which(compiler):
-        raise UsageError(
+        raise BenchError(
             f"the recipe's key compiler: {compiler!r} is no program of this machine; use gcc, or install it"
         )
     try:
