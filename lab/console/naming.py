@@ -28,6 +28,7 @@ _VARIABLE = tuple(
         (r"(hard LOCKUP on cpu \d+).*", r"\1"),  # old kernels forgot the line's end
         # Of a task its name: not its number, its processor, its work
         (r"INFO: task (.{1,60}?)(?:/.{0,60})?:\d+ blocked (?:in I/O wait )?for", r"INFO: task \1 blocked for"),
+        (r"INFO: task (.{1,60}?)(?:/.{0,60})?:\d+ can't die for", r"INFO: task \1 can't die for"),
         (r" \[([^\]/]{1,60}?)(?:/[^\]]{0,60})?:\d+\]", r" [\1]"),
         (r"(scheduling while atomic: [^/]{1,40})/.*", r"\1"),
         (r"(BUG: Bad page \w+ in process [^\s/]{1,40}).*", r"\1"),
@@ -62,8 +63,8 @@ def normalised(message: str) -> str:
 
 
 _OF_A_TASK = re.compile(
-    r"(?<=INFO: task).{1,60}(?= blocked )|(?<=!) \[[^\]]{1,80}\]$|(?<=while atomic): .*|(?<= in process) .*"
-    r"|(?<=on CPU#), .*"
+    r"(?<=INFO: task).{1,60}(?= (?:blocked|can't die) )|(?<=!) \[[^\]]{1,80}\]$|(?<=while atomic): .*"
+    r"|(?<= in process) .*|(?<=on CPU#), .*"
 )
 
 

@@ -227,6 +227,7 @@ SIGNATURES = (
             "Unable to handle kernel ",  # arch/arm64/mm/fault.c; Linux 2.6.18, as are the next
             *("Oops: %x [%d]", "general protection fault: %x [%d]", "invalid opcode: %x [%d]", "divide error: %x [%d]"),
             *("stack segment: %x [%d]", "double fault: %x [%d]", "control protection%s [#%d]"),
+            *("divide_error: %x [#%d]", "Unhandled fault: %s (0x%x) at 0x%x"),
             *(
                 "Internal error: %s: %x [#%d]",
                 "SError Interrupt on CPU%d, code ",
@@ -238,7 +239,11 @@ SIGNATURES = (
         "crash",
         "linux-hung-task",
         "linux",
-        ("INFO: task %s blocked for more than %d", "INFO: task %s blocked in I/O wait for more than %d"),
+        (
+            "INFO: task %s blocked for more than %d",
+            "INFO: task %s blocked in I/O wait for more than %d",
+            "INFO: task %s can't die for more than %d",
+        ),
     ),
     Signature(
         "crash",
@@ -359,6 +364,11 @@ SIGNATURES = (
             ),  # before 4.11
             *("irq %d: nobody cared", "BUG: non-zero pgtables_bytes", "Marking clocksource '%w' as unstable"),
             " multicall(s) failed: cpu",  # arch/x86/xen/multicalls.c
+            *("UBSAN: Undefined behaviour in ", "-safe -> %w-unsafe lock order detected", "still has locks held!"),
+            *("lock held when returning to user space!", "INFO: trying to register non-static key"),
+            *("BUG: MAX_STACK_TRACE_ENTRIES too low", "BUG: MAX_LOCK", "WARNING: kernel stack "),
+            *("unregister_netdevice: waiting for %w to become free", "kmemleak: %d new suspected memory leak"),
+            *("VFS: Busy inodes after unmount of ", "VFS: Close: file count is 0"),
         ),
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
@@ -431,7 +441,18 @@ SIGNATURES = (
     # What a crash and others say alike: all that is left where the telling line was lost
     Signature("warning", "xen-dump", "xen", ("----[ Xen-%w",)),
     Signature("warning", "linux-trace", "linux", ("Call Trace:", "Call trace:")),
-    Signature("warning", "bsd-warning", "linux", ("lock order reversal:", "KDB: stack backtrace:"), is_first=True),
+    Signature(
+        "warning",
+        "bsd-warning",
+        "linux",
+        (
+            "lock order reversal:",
+            "KDB: stack backtrace:",
+            "UBSan: Undefined Behavior in ",
+            "ASan: Unauthorized Access In ",
+        ),
+        is_first=True,
+    ),
     # The boot ends before Xen, or goes on with something else: what the lab's files or the firmware's settings lack
     Signature(
         "warning",
