@@ -31,15 +31,22 @@ def _halves(text: str) -> tuple[str, str]:
     return text[:middle], text[middle:]
 
 
+_REACH = max(map(len, TEXTS)) + 2  # characters on either side of a letter of a half that may belong to its text
+_TRIES = 32  # halves of one line, or of a block of lines, that are looked at
 _NEARLY = tuple((text, *_halves(text), re.compile(_variants(text))) for text in TEXTS)
 next_half = re.compile(prefilter(words([half for text in TEXTS for half in _halves(text)]).values())).search
 
 
 def repaired(text: str) -> str:
     """The line as it was meant, if one of the texts in it lacks a letter or has a wrong one; else the same."""
-    if next_half(text) is None:
-        return text
-    for whole, first, second, nearly in _NEARLY:
-        if (first in text or second in text) and whole not in text and (match := nearly.search(text)):
-            return text[: match.start()] + whole + text[match.end() :]
+    place = next_half(text)
+    for _ in range(_TRIES):
+        if place is None:
+            break
+        begin = max(0, place.start() - _REACH)
+        window = text[begin : place.start() + _REACH]
+        for whole, first, second, nearly in _NEARLY:
+            if (first in window or second in window) and whole not in window and (match := nearly.search(window)):
+                return text[: begin + match.start()] + whole + text[begin + match.end() :]
+        place = next_half(text, place.start() + 1)
     return text

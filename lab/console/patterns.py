@@ -68,7 +68,9 @@ def meant(text: str) -> str:
 
 def may_say(text: str) -> bool:
     """Whether :func:`classify` may find something in a line of this text: one question for very many lines."""
-    return _next_place(text) is not None or _next_place(meant(text)) is not None
+    if _next_place(text) is not None or repaired(text) is not text:
+        return True
+    return ("\x1b" in text or "\0" in text) and may_say(clean(text))
 
 
 def find(text: str, name: str = "") -> Found | None:
