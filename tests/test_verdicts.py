@@ -30,6 +30,7 @@ from lab.base.errors import (
 from lab.case import conclude
 from lab.case.bench import Bench
 from lab.case.evidence import Running
+from lab.console import crashes
 from lab.console.client import ConsoleLine
 from lab.grid.session import Session
 from lab.leases.ledger import Ledger
@@ -433,3 +434,27 @@ def test_a_boot_that_nobody_asked_for_is_a_reset(
 def test_a_crash_on_the_console_outranks_the_silence_after_it() -> None:
     decision = decide(Observation(crashes=(PANIC,), losses=(HostLoss("virt1", SILENT, after_nmi(OFF)),)))
     assert decision.rule == "console-crash"
+
+
+def test_a_crash_that_no_line_tells_is_the_cases_crash_unless_xen_goes_on() -> None:
+    strategy = SimpleNamespace(is_under_test=True, since=1, is_old_news=lambda signature, text: False)
+    seats = {"virt1": SimpleNamespace(board=SimpleNamespace(strategy=strategy))}
+    running = cast(Running, SimpleNamespace(seats=seats, crash_numbers={}, expected=frozenset()))
+    said = (
+        "(XEN) HVM d1v0 save: CPU",
+        "(XEN) ----[ Xen-4.17.5  x86_64  debug=y  Not tainted ]----",
+        "(XEN) CPU:    2",
+        "(XEN) RIP:    e008:[<ffff82d040221234>] vmx_vmexit_handler+0x12/0x34",
+        "(XEN) RFLAGS: 0000000000010086   CONTEXT: hypervisor (d1v0)",
+    )
+
+    def crash(*texts: str) -> HypervisorCrash | None:
+        lines = [ConsoleLine("virt1", number, 1.0, "line", text) for number, text in enumerate(texts, 1)]
+        return conclude._crash(running, "virt1", lines)
+
+    found = crash(*said)
+    assert found and found.signature == "xen-dump"
+    assert crashes.parse(found.signature, found.lines).functions == ("vmx_vmexit_handler",)
+    assert crash(*said, "(XEN) HVM d1v0 save: CPU_MSR") is None and crash() is None
+    strategy.is_under_test = False
+    assert crash(*said) is None
