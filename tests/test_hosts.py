@@ -177,7 +177,7 @@ def test_a_night_over_two_hosts_outlives_one_of_them(two: TwoHosts, tmp_path: Pa
             env=paths.environment(),
         )
     try:
-        wait_until(lambda: run.exists() and list(RunFolder(run).results()), 90, "a result")
+        wait_until(lambda: run.exists() and list(RunFolder(run).results()), 240, "a result")
         two.hosts["sim2"].cut()
         wait_until(lambda: not two.state("h2").is_up, 30, "it is seen", interval=0.05)
         wait_until(lambda: len(_passed(run, "test_one")) == 4, 120, "the other board does all that one board can do")
