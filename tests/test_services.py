@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import small_disk
@@ -21,7 +24,7 @@ from lab import inventory
 from lab.base import paths, processes
 from lab.base.errors import UsageError
 from lab.base.wait import wait_until
-from lab.grid import coordinator, service, services, supervisor
+from lab.grid import coordinator, service, services, session, supervisor
 from lab.grid.service import Service
 from lab.inventory import Lab
 from lab.virtual import simulated
@@ -337,3 +340,21 @@ def test_every_board_with_a_disk_boots_known_good_with_the_options_it_is_tested_
     for name in ("virtual.yaml", "uefi.yaml"):
         for board in inventory.load(paths.CHECKOUT / "inventory" / name).boards.values():
             assert board.xen_command_line() == image.XEN_OPTIONS
+
+
+def test_what_an_exporter_that_went_away_has_offered_is_kept_and_not_taken_for_offered() -> None:
+    """labgrid's manager of remote places asks for the arguments of each resource whenever a driver is activated."""
+    client = object.__new__(session._HolderSession)
+    client.resources, client.monitor, client.places = {}, False, {}
+    path = ("desk", "virt1", "NetworkService")
+    there = {"cls": "NetworkService", "params": {"address": "127.0.0.1"}, "acquired": "virt1", "avail": True}
+    asyncio.run(client.on_resource_changed(*path, there))
+    asyncio.run(client.on_resource_changed(*path, {}))
+    entry = client.resources["desk"]["virt1"]["NetworkService"]
+    assert entry.args == {"address": "127.0.0.1"}
+    client.places["virt1"] = cast(Any, SimpleNamespace(acquired="desk/alice"))
+    lab = inventory.load(paths.INVENTORY / "virtual.yaml")
+    one = cast(Any, SimpleNamespace(_client=client, lease=SimpleNamespace(holder="desk/alice"), _lab=lab))
+    assert "NetworkService" in str(session.Session._problem(one, "virt1"))
+    asyncio.run(client.on_resource_changed(*path, there))
+    assert "NetworkService" not in str(session.Session._problem(one, "virt1"))

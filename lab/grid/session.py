@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from labgrid import Environment, Target
@@ -33,6 +34,7 @@ RUN_LIMIT = 24 * 3600.0  # seconds; a process that lives longer must reserve its
 RESTORE_TIMEOUT = 60.0  # seconds in which the reaper acquires a lease's places anew after the coordinator restarts
 
 SYNC_TIMEOUT = 10.0
+_GONE = "gone"  # in an entry of labgrid's: no exporter offers it any more
 
 
 class PlaceTaken(BoardError):
@@ -95,6 +97,20 @@ class _HolderSession(ClientSession):
 
     def getuser(self) -> str:
         return self.holder.partition("/")[2]
+
+    async def on_resource_changed(
+        self, exporter: str, group_name: str, resource_name: str, resource: dict[str, Any]
+    ) -> None:
+        """Keep what an exporter that went away has offered: labgrid 26 would raise KeyError at the next driver's turn.
+
+        The exporter may come back, and the lab's drivers do not reach a board through it. Those that cannot do without
+        what went away with it say so themselves.
+        """
+        entry = self.resources.get(exporter, {}).get(group_name, {}).get(resource_name)
+        if resource or entry is None:
+            await super().on_resource_changed(exporter, group_name, resource_name, resource)
+        else:
+            entry.data = entry.data | {_GONE: True}
 
 
 class Session:
@@ -211,7 +227,8 @@ class Session:
         if place.acquired != self.lease.holder:
             return BoardError(name, f"acquired by {place.acquired or 'nobody'}, not by {self.lease.holder}")
         groups = [groups.get(name, {}) for groups in self._client.resources.values()]
-        offered = {entry.cls for group in groups for entry in group.values() if entry.avail}
+        entries = [entry for group in groups for entry in group.values()]
+        offered = {entry.cls for entry in entries if entry.avail and _GONE not in entry.data}
         missing = lacking(self._lab.boards[name], offered)
         return BoardError(name, f"no exporter offers its {missing}") if missing else None
 
