@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -105,6 +106,28 @@ def test_a_line_that_is_too_long_for_a_result_hides_no_other(
         file.write(b"\0" * 20_000 + b"\n")
     folder.append(result("testcases/boot/test_a.py::test_b"))
     assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
+
+
+def test_a_line_that_is_being_written_is_waited_for(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = result("testcases/boot/test_a.py::test_b").to_json().encode() + b"\n"
+    with open(folder.path / "results.jsonl", "ab", buffering=0) as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        writer.write(line[: len(line) // 2])
+        monkeypatch.setattr(run_folder, "_WRITING", 0.05)
+        assert not list(folder.results()), "it stands still"
+        assert "passed over" in caplog.text
+        caplog.clear()
+        monkeypatch.setattr(run_folder, "_WRITING", 30.0)
+
+        def end(_: float) -> None:
+            writer.write(line[len(line) // 2 :])
+            fcntl.flock(writer, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(run_folder.time, "sleep", end)
+        assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
+    assert not caplog.text
 
 
 def test_gigabytes_of_zeros_are_given_up_in_time_and_that_is_said(

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 HEADER, LOCK = "run.json", "lock"
 COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
+_WRITING = 2.0  # seconds that writing a line may take
 _LINE_LIMIT = 64 << 20  # bytes of one result: far more than any has
 _PASSED_LIMIT, _PIECE = 256 << 20, 1 << 20  # bytes that are read to find the end of a longer one, and at a time
 
@@ -382,10 +383,27 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
     """Line by line; one that is too long for a result comes without its end."""
     while line := file.readline(_LINE_LIMIT):
+        if not line.endswith(b"\n") and len(line) < _LINE_LIMIT:
+            line += _rest(file, _LINE_LIMIT - len(line))
         yield line
         if not line.endswith(b"\n") and not _is_passed(file):
             log.warning("%s: what follows a line of more than %d MiB is not read", path, _PASSED_LIMIT >> 20)
             return
+
+
+def _rest(file: BinaryIO, limit: int) -> bytes:
+    """What a writer in the middle of the last line adds to it; nothing where there is none, or it stands still."""
+    with suppress(OSError):  # without locks there is no telling
+        until = time.monotonic() + _WRITING
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)
+                continue
+            fcntl.flock(file, fcntl.LOCK_UN)
+            break
+    return file.readline(limit)
 
 
 def _is_passed(file: BinaryIO) -> bool:
