@@ -136,7 +136,9 @@ def test_a_host_that_a_case_which_passed_has_lost_is_looked_into(
 def test_a_silent_console_is_the_builds_when_the_known_good_build_is_heard(
     monkeypatch: pytest.MonkeyPatch, is_sound: bool
 ) -> None:
-    monkeypatch.setattr(Rig, "_try_known_good", lambda *_: (is_sound, Evidence("note", "known-good", "said", 1.0)))
+    monkeypatch.setattr(
+        Rig, "_try_sound_build", lambda *_, **__: (is_sound, Evidence("note", "known-good", "said", 1.0))
+    )
     seat = Seat(cast(rig.Board, SimpleNamespace(name="virt1")), cast(rig.Host, None))
     one = object.__new__(Rig)
     one.seats = {"virt1": seat}
@@ -158,8 +160,8 @@ def test_a_build_that_boots_without_a_word_is_not_booted_for_every_case(monkeypa
         if entry == "under-test":
             raise SilentConsole("virt1")
 
-    for name in ("_deploy", "_try_known_good"):
-        monkeypatch.setattr(Rig, name, lambda *_: (True, Evidence("note", "known-good", "said", 1.0)))
+    for name in ("_deploy", "_try_sound_build"):
+        monkeypatch.setattr(Rig, name, lambda *_, **__: (True, Evidence("note", "known-good", "said", 1.0)))
     strategy = SimpleNamespace(reboot=reboot)
     board = SimpleNamespace(name="virt1", is_reachable=lambda: True, strategy=strategy, states=None)
     seat = Seat(cast(rig.Board, board), cast(rig.Host, None))

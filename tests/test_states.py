@@ -337,6 +337,17 @@ def test_a_restored_board_that_was_lost_boots_next(bring: Callable[..., tuple[Ri
     assert board.did[:4] == ["restore", "go on", "drop", "power cycle"]
 
 
+def test_a_board_that_a_mutant_lost_is_sound_when_it_goes_on_without_it(bring: Callable[..., tuple[Rig, Seat]]) -> None:
+    one, seat = bring(board := Board())
+    one.ready("virt1")
+    seat.suspect = "dom0 does not answer"
+    is_sound, said = one._try_sound_build(seat, is_mutant=True)
+    assert (is_sound, seat.suspect, seat.is_renewed) == (True, None, True) and "without the mutant" in said.title
+    assert board.did == ["restore", "go on"] * 2
+    one.ready("virt1")
+    assert board.did == ["restore", "go on"] * 2  # once is enough
+
+
 def test_a_cold_case_gets_a_boot(bring: Callable[..., tuple[Rig, Seat]]) -> None:
     one, _ = bring(board := Board())
     one.ready("virt1", is_cold=True)

@@ -140,9 +140,10 @@ def _clean_up(bench: Bench, running: Running, slices: Sequence[ConsoleSlice]) ->
     found = list[After]()
     for name in running.seats:
         is_mute = isinstance(running.outcome, SilentConsole) and running.outcome.board == name
-        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, is_mute=is_mute)
+        is_mutant = bool(bench.switch.number)
+        after = rig.after(name, crashed=name in crashed, was_reset=name in reset, is_mute=is_mute, is_mutant=is_mutant)
         running.evidence += after.evidence
-        if (name in crashed or after.loss) and not bench.switch.number:  # a mutant's work says nothing of the state
+        if (name in crashed or after.loss) and not is_mutant:  # what a mutant does says nothing of the state
             rig.distrust(name)
         found.append(after)
     running.evidence[:0] = rig.take_evidence()

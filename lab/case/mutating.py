@@ -74,7 +74,7 @@ class Loop:
             if result.verdict is not Verdict.FAIL:
                 break
             was_well = case in self._well
-            if not self._is_renewed():
+            if not self._are_renewed():
                 self._well.clear()
             if was_well or self._passes_alone(case):
                 break
@@ -120,10 +120,10 @@ class Loop:
             raise BenchError(f"{item.nodeid}: it ended without a result")
         return results[-1]
 
-    def _is_renewed(self) -> bool:
-        """Whether the boards are booted anew, or restored, before the next case: no mutant has been in them."""
+    def _are_renewed(self) -> bool:
+        """Whether no mutant has been in the boards as the next case gets them: they are booted anew, or restored."""
         rig = self._bench.acquired_rig
-        return rig is not None and all(seat.suspect for seat in rig.seats.values())
+        return rig is not None and all(seat.suspect or seat.is_renewed for seat in rig.seats.values())
 
     def _suspect(self, why: str) -> None:
         """Have the boards booted anew before the next case."""

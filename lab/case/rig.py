@@ -60,6 +60,7 @@ class Seat:
     refused: dict[str, str] = field(default_factory=dict)  # options -> why the build does not come up with them
     mute: set[str] = field(default_factory=set)  # options with which the build once booted without a word
     is_restored: bool = False  # it goes on from a saved state, and has not booted since
+    is_renewed: bool = False  # it was restored after the last case, which was lost with a mutant on
     before: leftovers.Snapshot | None = None  # what was on the board before the case
     pace: float | None = None  # after the boot (lab.xen.pace)
 
@@ -336,23 +337,27 @@ class Rig:
 
     # -- after a case ----------------------------------------------------------------------------------------
 
-    def after(self, name: str, *, crashed: bool, was_reset: bool, is_mute: bool = False) -> After:
+    def after(
+        self, name: str, *, crashed: bool, was_reset: bool, is_mute: bool = False, is_mutant: bool = False
+    ) -> After:
         """Look at what a case left on a board, and bring the board back to what it was. Returns what was found.
 
         ``was_reset``: the case lost a board that has booted since, and nobody asked for that boot. ``is_mute``: the
-        board's console was silent while dom0 answered over SSH.
+        board's console was silent while dom0 answered over SSH. ``is_mutant``: a mutant was on, so that this very build
+        is sound without it.
         """
         seat = self.seats[name]
+        seat.is_renewed = False
         if crashed:
             seat.suspect = "the console showed a crash"
             return After((rescue.dump(seat.board, since=time.time()),) if seat.board.spec.kdump else ())
         if is_mute:  # the build's fault, or the console's: that of the known-good build shows it
             seat.suspect = "the console is silent"
-            is_sound, said = self._try_known_good(seat)
+            is_sound, said = self._try_sound_build(seat, is_mutant=is_mutant)
             return After((said,), loss=HostLoss(name, MUTE, comes_back=is_sound))
         if not (slept := seat.board.sleeps()):
             seat.suspect = "dom0 does not answer" if slept is None else "dom0's sleeps do not end"
-            return self._after_loss(seat, was_reset=was_reset)
+            return self._after_loss(seat, was_reset=was_reset, is_mutant=is_mutant)
         if was_reset:  # and it is up again already
             seat.suspect = RESET
             return After(loss=HostLoss(name, RESET, comes_back=True))
@@ -362,7 +367,8 @@ class Rig:
             left = leftovers.clear(seat.host, seat.before)
         except LabError as error:  # the case judges its toolstack; the next case needs a reboot
             seat.suspect = str(error)
-            return After() if seat.board.is_reachable() else self._after_loss(seat, was_reset=was_reset)
+            is_there = seat.board.is_reachable()
+            return After() if is_there else self._after_loss(seat, was_reset=was_reset, is_mutant=is_mutant)
         if left.kept or left.stuck:
             seat.suspect = "; ".join((*left.kept, *left.stuck))
         found = [
@@ -406,7 +412,7 @@ class Rig:
         if self._keep is not None:
             self._keep(title, guest)
 
-    def _after_loss(self, seat: Seat, *, was_reset: bool) -> After:
+    def _after_loss(self, seat: Seat, *, was_reset: bool, is_mutant: bool) -> After:
         """Find out why dom0 does not answer, or its timers do not. If the bench works, the host is at fault.
 
         The dump that follows an NMI shows where the hypervisor is. Without a dump, a power cycle into the known-good
@@ -419,11 +425,17 @@ class Rig:
         loss = HostLoss(seat.board.name, RESET if was_reset else how, found.after_nmi or ())
         if loss.is_hang:
             return After(found.evidence, loss=loss)
-        is_sound, said = self._try_known_good(seat)
+        is_sound, said = self._try_sound_build(seat, is_mutant=is_mutant)
         return After((*found.evidence, said), loss=replace(loss, comes_back=is_sound))
 
-    def _try_known_good(self, seat: Seat) -> tuple[bool, Evidence]:
-        """Whether a power cycle brings the board into the known-good build, and what was found."""
+    def _try_sound_build(self, seat: Seat, *, is_mutant: bool) -> tuple[bool, Evidence]:
+        """Whether a power cycle brings the board into the known-good build, and what was found.
+
+        A mutant's own build will do as well, from a saved state, in which no mutant is on.
+        """
+        if is_mutant and self._restores(seat):
+            seat.is_renewed = True
+            return True, _note(seat.board.name, "the same build after the loss, without the mutant", "it runs")
         try:
             with self.phase("boot"):
                 seat.board.strategy.reboot(entry="known-good")
