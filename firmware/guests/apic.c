@@ -141,7 +141,8 @@ void lapic_program(void)
     for (unsigned i = 0; i < PATTERN; i++)
         if (!(is_x2 && pattern[i].is_old))
             lapic_write(pattern[i].offset, pattern[i].value);
-    send(0, TO_SELF | 5); /* vectors below 16 are illegal: the error register says so from now on */
+    send(0, TO_SELF | 5); /* vectors below 16 are illegal: the error register says so, from the write to it on */
+    lapic_write(ESR, 0);
     send(0, TO_SELF | V_HELD);
     interrupts_on(20 * MILLI);
     look_at_pattern();

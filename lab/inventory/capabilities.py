@@ -94,7 +94,7 @@ def _has_high_memory(facts: Facts) -> bool:
     return any(int(end, 16) >> 32 for end in ends) or sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 
-_LIBXENCTRL = '"libxenctrl.so.$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor) "'
+_RUNNING = "$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)"  # X.Y of the hypervisor
 _DEEP_SLEEP = "grep -q deep /sys/power/mem_sleep"
 _ROWS = (
     Capability(
@@ -125,9 +125,9 @@ _ROWS = (
     Capability("high-memory", "memory at machine addresses above 4 GiB", DecidedBy.BOARD, rule=_has_high_memory),
     Capability(
         "shim",
-        "Xen's PV shim is installed in dom0 (xen-shim)",
+        "the running hypervisor's PV shim is installed in dom0 (xen-shim); tools from source come without one",
         DecidedBy.BUILD,
-        shell="ls /usr/lib/xen-*/boot/xen-shim",
+        shell=f"test -e /usr/lib/xen-{_RUNNING}/boot/xen-shim",
     ),
     Capability(
         "hap", "nested paging (virt_caps has hap)", DecidedBy.BOARD, rule=lambda facts: facts.has("virt_caps", "hap")
@@ -189,7 +189,7 @@ _ROWS = (
         "kexec",
         "dom0's kexec is made for the running hypervisor (its libxenctrl is of that X.Y), and dom0's root is on a disk",
         DecidedBy.BUILD,
-        shell=f"ldd $(command -v kexec) | grep {_LIBXENCTRL} && [ $(stat -f -c %T /) != overlayfs ]",
+        shell=f'ldd $(command -v kexec) | grep "libxenctrl.so.{_RUNNING} " && [ $(stat -f -c %T /) != overlayfs ]',
     ),
     Capability(
         "spare-nic",
