@@ -534,7 +534,8 @@ def test_a_relocation_that_does_not_end_afterwards_says_how_far_it_came(monkeypa
     monkeypatch.setattr(checks, "start_migration", lambda *_: Endless())
     found = tried("pvh64-cut-HVM_CONTEXT", Ending.RESUMED_AT_SENDER, {"g": "-b----"}, {})
     assert [name for name, check in found.items() if check.is_bad] == ["follow-up"]
-    assert "not within 120" in found["follow-up"].said and "pass 1: 300 pages in 90 s" in found["follow-up"].said
+    assert f"not within {checks.FOLLOW_LIMIT}" in found["follow-up"].said
+    assert "pass 1: 300 pages in 90 s" in found["follow-up"].said
 
 
 def test_a_clock_that_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
