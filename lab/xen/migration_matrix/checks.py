@@ -29,7 +29,7 @@ CLOCK = 0.5  # seconds by which two hosts' clocks may differ beyond what was mea
 BEATS_LIMIT = 60.0
 MEMORY_SLACK_MIB = 2  # Xen keeps a few pages
 
-FOLLOW_LIMIT = 240.0  # seconds for a migration without a fault; 107 were seen on an emulated board of a busy machine
+FOLLOW_LIMIT = 120.0  # seconds for a migration without a fault
 PROCESSES = {"source": (SENDER, SAVER, SSH), "destination": (RECEIVER, RESTORER)}
 
 CHECKS = {
