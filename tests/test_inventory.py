@@ -643,7 +643,11 @@ def test_labgrids_exporter_reads_its_file(lab: inventory.Lab, folder: Path, caps
 
     read = ResourceConfig(str(folder / "exporter.yaml")).data
     capsys.readouterr()  # it prints
-    assert read == {board.name: services.exported(board) for board in lab.boards.values()}
+    offered = {board.name: services.exported(board) for board in lab.boards.values()}
+    sockets = {name: read[name].pop("BoardSocket") for name in read if lab.boards[name].virtual}
+    assert read == offered and (lab.name != "virtual" or sockets)
+    for name, socket in sockets.items():
+        assert socket == {"path": str(folder / "boards" / name / "control.sock")}
 
 
 def test_labgrids_coordinator_reads_the_places(

@@ -140,9 +140,9 @@ def test_the_first_page_says_what_broke_and_leads_to_the_proof(
     assert "MISS on virt1" in uncounted.inner_text() or "MISS: virt1" in uncounted.inner_text()
     worse.get_by_role("link", name="proof").first.click()
     assert page.title() == "FAIL: test_pv32_runs[hvm]"
-    crash = page.locator(".log .crash")
-    assert crash.count() == 1
+    crash, end = page.locator(".log .crash").all()
     assert crash.inner_text().endswith("08:33:02.000 (XEN) Panic on CPU 0:")
+    assert end.inner_text().endswith("(XEN) Reboot in five seconds...")
     crash.get_by_role("link").click()
     assert page.url.endswith("0.html#c0-2")
     page.get_by_role("link", name="the case over time").click()
