@@ -125,7 +125,7 @@ def test_a_line_that_is_being_written_is_waited_for(
             writer.write(line[len(line) // 2 :])
             fcntl.flock(writer, fcntl.LOCK_UN)
 
-        monkeypatch.setattr(run_folder.time, "sleep", end)
+        monkeypatch.setattr(time, "sleep", end)
         assert [one.case for one in folder.results()] == ["testcases/boot/test_a.py::test_b"]
     assert not caplog.text
 

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from lab.base import paths, processes, shape
-from lab.base.errors import UsageError
+from lab.base.errors import UsageError, WaitTimeout
+from lab.base.wait import wait_until
 from lab.results.build_source import Source
 from lab.results.record import RunHeader, TestResult, Time
 from lab.results.summary import Missing, RunSummary, due, final, missing
@@ -393,16 +394,17 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _rest(file: BinaryIO, limit: int) -> bytes:
     """What a writer in the middle of the last line adds to it; nothing where there is none, or it stands still."""
-    with suppress(OSError):  # without locks there is no telling
-        until = time.monotonic() + _WRITING
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.01)
-                continue
-            fcntl.flock(file, fcntl.LOCK_UN)
-            break
+
+    def is_written() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(file, fcntl.LOCK_UN)
+        return True
+
+    with suppress(OSError, WaitTimeout):  # without locks there is no telling
+        wait_until(is_written, _WRITING, "the line", interval=0.01)
     return file.readline(limit)
 
 
