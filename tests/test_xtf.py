@@ -39,7 +39,11 @@ def test_each_instance_is_found(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "variation", "needs"),
-    [("hvm32pae", "", ("hvm", "qemu")), ("hvm64", "shadow", ("hvm", "qemu", "shadow")), ("pv64", "vmassist", ("pv",))],
+    [
+        ("hvm32pae", "", ("hvm", "qemu", "pae-guests")),
+        ("hvm64", "shadow", ("hvm", "qemu", "shadow")),
+        ("pv64", "vmassist", ("pv",)),
+    ],
 )
 def test_what_an_instance_needs(environment: str, variation: str, needs: tuple[str, ...]) -> None:
     assert xtf.Instance("x", "xsa", environment, variation, Path("k"), Path("c")).needs == needs

@@ -51,9 +51,12 @@ class Instance:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Capabilities that it needs, as xtf-runner asks for them; an HVM guest also needs a device model."""
+        """Capabilities that it needs, as xtf-runner asks for them.
+
+        Beyond them, an HVM guest needs a device model, and one with PAE a machine that runs it on nested paging.
+        """
         first = ("hvm", "qemu") if self.environment.startswith("hvm") else ("pv",)
-        narrow = ("pv32",) if self.environment.startswith("pv32") else ()
+        narrow = {"pv32pae": ("pv32",), "hvm32pae": ("pae-guests",)}.get(self.environment, ())
         paging = (self.variation,) if self.variation in ("hap", "shadow") else ()
         return (*first, *narrow, *paging)
 
