@@ -4,6 +4,8 @@ A domain builder that asks for superpages does not say what Xen makes of them, a
 count of the pages that the guest's tables take shows it: one more for each 2 MiB that no single entry maps.
 """
 
+import re
+
 import pytest
 
 from lab.on_board.stream import Step
@@ -19,6 +21,7 @@ MEMORY_MIB = 128
 MOVED_MIB = 64  # memory of a guest that migrates
 FEW = 24  # tables of a guest of any size: a few for each level, those of its special pages, one for each vCPU
 BEAT = 0.1  # seconds
+RESTORED_LARGE = (4, 21)  # Xen from which a receiver builds of superpages (50baf2d9f7); before, of single pages
 
 
 def test_guest_is_mapped_by_2m_entries(host, evidence):
@@ -40,12 +43,35 @@ def test_guest_is_mapped_by_2m_entries(host, evidence):
     assert entries - 4 <= split <= entries, f"{split} entries were split by a hole in each of {entries}"
 
 
+def test_restored_guest_is_mapped_by_2m_entries(host, evidence):
+    """A guest that was saved and restored is mapped by 2 MiB entries from Xen 4.21 on, and by single pages before."""
+    version = host.info()["xen_version"]
+    is_large = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= RESTORED_LARGE
+    with host.domain(payload(host, "pvh64", "memory,heartbeat", memory_mib=MOVED_MIB)) as guest:
+        guest.beats(3, 60)
+        before = guest.table_pages()
+        with guest.saved() as path:
+            guest.restore(path)
+            guest.beats(3, 60)
+            after = guest.table_pages()
+        evidence.console("guest console", guest)
+        evidence.figure("table_pages_before", before)
+        evidence.figure("table_pages_restored", after)
+        assert before <= FEW, f"{before} tables before: not mapped by entries of 2 MiB"
+        single = after - before
+        if is_large:
+            assert after <= FEW, f"{single} more tables after the restore on Xen {version}: 2 MiB entries were lost"
+        else:
+            entries = MOVED_MIB // 2
+            assert entries - 4 <= single <= entries, f"{single} of {entries} are of single pages on Xen {version}"
+
+
 @pytest.mark.needs("self-ssh")
 def test_log_dirty_splits_what_is_written(host, evidence):
     """Pre-copy splits the 2 MiB entries that a guest writes to; if the migration fails, the guest runs on, intact.
 
     The number of tables then, and at the destination after a migration, are figures: Xen does not join entries again,
-    and the receiver builds of single pages (tools/libs/guest/xg_sr_restore.c).
+    and before 4.21 the receiver builds of single pages (tools/libs/guest/xg_sr_restore.c).
     """
     source, destination = on_one_board(host)
     config = payload(host, "pvh64", "memory,heartbeat", memory_mib=MOVED_MIB, hb_ms=round(BEAT * 1000), dirty_kib=64)
