@@ -134,7 +134,7 @@ _ROWS = (
     ),
     Capability(
         "shadow",
-        "shadow paging (virt_caps has shadow)",
+        "shadow paging (virt_caps has shadow): deprecated, and not security supported (XSA-495)",
         DecidedBy.BUILD,
         rule=lambda facts: facts.has("virt_caps", "shadow"),
     ),

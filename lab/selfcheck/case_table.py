@@ -19,7 +19,7 @@ Made by `xenlab cases --write`; a test says when it is not current. Selection: t
 board without one of these says SKIP; in parentheses what only some variants need. A mutant is a hypervisor broken on
 purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite, and
 in parentheses is why none can be had. Virtual boards: how it has ended there, and how often in a row; of variants, the
-least often (`testcases/reference.yaml`).
+least often (`testcases/reference.yaml`). What needs `shadow`, shadow paging, is not security supported (XSA-495).
 """
 
 
