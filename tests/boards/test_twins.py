@@ -29,6 +29,7 @@ def attempts(lab_up: CommandLine, folder: Path, case: str, request: pytest.Fixtu
         ("test_serial_cable_is_off", [("MISS", "bench")]),
         ("test_bmc_lies", [("MISS", "bench")]),
         ("test_machine_is_busy", [("PASS", "passed")]),
+        ("test_machine_is_swamped", [("MISS", "starved"), ("PASS", "passed")]),
     ],
 )
 def test_a_fault_of_the_bench_fails_no_case(
