@@ -20,7 +20,7 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="STEPS",
-            help="lint, types, imports, unit, boards, broken, mutants; default: all of these. container, fuzz, soak: "
+            help="lint, types, imports, unit, boards, broken, mutants, container; default: all of these. fuzz, soak: "
             "only when they are named. With --mutants: AREA, AREA/NAME.",
         ),
     ] = None,

@@ -47,8 +47,8 @@ STEPS = (
     SelftestStep("boards", 2400, is_cheap=False),
     SelftestStep("broken", 2400, is_cheap=False),
     SelftestStep("mutants", 1800, is_cheap=False),
+    SelftestStep("container", 3600, is_cheap=False),
 )
-CONTAINER = SelftestStep("container", 3600, is_cheap=False)  # runs only when it is named
 # Steps that run only when they are named, for as long as they are given; the variable of tox.ini that says how long,
 # and how much longer they may take at most (seconds, times): for the last chances, and for what a soak still awaits.
 TIMED = {"fuzz": ("XENLAB_FUZZ", 600.0, 1.0), "soak": ("XENLAB_SOAK", 900.0, 2.0)}
@@ -62,20 +62,20 @@ def run(
     tox_ini: Path = TOX_INI,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run these steps, or all but :data:`CONTAINER` and those of :data:`TIMED`.
+    """Run these steps, or all but those of :data:`TIMED`.
 
-    The last line is a summary as pytest writes it.
+    The last line is a summary as pytest writes it. A step that was named, and of which nothing could run, is bad.
 
     ``time_for`` is how long each of those takes: ``90m``, ``1h``.
 
-    Exit status: 0, or 1; 3 when only the boards step is bad and says the bench is to blame.
+    Exit status: 0, or 1; 3 when each bad step says that the bench is to blame, or could not run.
 
     :raises UsageError: no such step.
     """
     say = say or partial(print, flush=True)
     seconds = seconds_of(time_for)
     timed = [SelftestStep(name, seconds * times + more) for name, (_, more, times) in TIMED.items()]
-    there = (*steps, CONTAINER, *timed)
+    there = (*steps, *timed)
     if unknown := [name for name in names if name not in {step.name for step in there}]:
         raise UsageError(f"no step {', '.join(unknown)}; there are: {', '.join(step.name for step in there)}")
     chosen = [step for step in there if step.name in names] if names else list(steps)
@@ -90,14 +90,15 @@ def run(
             continue
         clock = time.monotonic()
         status = _tox(step, tox_ini, reports, {variable: time_for for variable, _, _ in TIMED.values()})
-        if status:
-            bad[step.name] = status
-        counts += _count(reports / step.name, status)
-        word = f"failed with status {status}" if status else "passed"
+        counts += (found := _count(reports / step.name, status))
+        is_empty = not status and not found["passed"]
+        if status or (is_empty and names):
+            bad[step.name] = status or 3
+        word = f"failed with status {status}" if status else "nothing of it can run here" if is_empty else "passed"
         say(f"{step.name}: {word} in {time.monotonic() - clock:.0f} s")
     say(f"reports: {reports}")
     say(summary(counts, time.monotonic() - started))
-    if list(bad.items()) == [("boards", 3)]:
+    if set(bad.values()) == {3}:
         return 3
     return 1 if bad else 0
 
