@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from dom0 import Dom0, dom0_fixture  # noqa: F401
 
-from lab.base.errors import WaitTimeout
+from lab.base.errors import ProductTimeout, WaitTimeout
 from lab.grid.ssh import LATE, Job, until
+from lab.xen.dom0 import Toolstack
 from lab.xen.migration import Migration
 
 
@@ -46,6 +47,31 @@ def test_a_job_is_waited_for_by_its_board(dom0: Dom0) -> None:
         slow.wait(0.5)
     slow.kill()
     slow.clean()
+
+
+def test_a_toolstack_that_does_not_end_has_failed_where_dom0_is_well(dom0: Dom0) -> None:
+    """dom0 itself ends the command, and tells what it had printed."""
+    toolstack = Toolstack("mini", dom0.ssh().run)
+    with pytest.raises(ProductTimeout, match="mini: `echo parsing; sleep 60`: not within 1.0 s; last seen: parsing"):
+        toolstack.toolstack("echo parsing; sleep 60", timeout=1.0)
+    with pytest.raises(WaitTimeout):
+        toolstack.run("sleep 60", timeout=1.0)
+
+
+@pytest.mark.parametrize(("limit", "error"), [(1, ProductTimeout), (30, WaitTimeout)])
+def test_a_command_that_dom0_cannot_end_is_told_from_a_way_that_swallows_it(limit: int, error: type[Exception]) -> None:
+    def run(command: str, **_: object) -> Any:
+        if "xl" in command:
+            raise WaitTimeout("virt1: `xl list`", 60.0)
+        return sh(command)
+
+    args = f"timeout -k 0 {limit} sh -c xl"
+    with subprocess.Popen(["bash", "-c", f"exec -a {args!r} sleep 60"]) as process:
+        time.sleep(3.5)
+        with pytest.raises(error) as raised:
+            Toolstack("virt1", run).xl("list")
+        process.kill()
+    assert type(raised.value) is error
 
 
 def migration(folder: Path) -> Migration:

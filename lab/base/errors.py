@@ -67,6 +67,10 @@ class WaitTimeout(Overdue, BenchError):
     """The bench owed it."""
 
 
+class CommandOverdue(WaitTimeout):
+    """A command did not end in time, and dom0 ended it and said so: dom0 and the way to it are well."""
+
+
 class PowerTimeout(BenchError):
     """The BMC did not report the wanted chassis power in time. ``reason``: why it refused a command meanwhile."""
 

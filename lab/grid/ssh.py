@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base import paths, processes
-from lab.base.errors import BoardUnreachable, CommandFailed, WaitTimeout
+from lab.base.errors import BoardUnreachable, CommandFailed, CommandOverdue, WaitTimeout
 from lab.base.wait import wait_until
 from lab.grid import hosts
 from lab.grid.host_lines import await_link
@@ -96,7 +96,7 @@ class Ssh:
 
         :raises CommandFailed: its status is not 0, and ``check``.
         :raises BoardUnreachable: no connection, or it was lost.
-        :raises WaitTimeout: not done in time.
+        :raises WaitTimeout: not done in time; :class:`CommandOverdue` if dom0 says so.
         """
         started = time.monotonic()
         remote = f"timeout -k 3 {timeout + 1:.0f} sh -c {shlex.quote(command)}"
@@ -138,9 +138,8 @@ class Ssh:
             why = f": {reasons[-1].strip()}" if reasons else ""
             raise self._unreachable(f"dom0 does not answer over SSH at {self._host}:{self._port}{why}")
         if result.status in (124, 137) and result.seconds > timeout:
-            raise WaitTimeout(
-                f"{self.board}: `{_short(command)}`", timeout, result.stdout[-300:] or None, board=self.board
-            )
+            said = (result.stdout + result.stderr)[-300:]
+            raise CommandOverdue(f"{self.board}: `{_short(command)}`", timeout, said or None, board=self.board)
         if check and result.status:
             raise CommandFailed(self.board, _short(command), result.status, result.stderr or result.stdout)
         return result

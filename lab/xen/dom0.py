@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lab.base.errors import BenchError, ProductTimeout, SilentConsole, ToolstackFailed, WaitTimeout
+from lab.base.errors import BenchError, CommandOverdue, ProductTimeout, SilentConsole, ToolstackFailed, WaitTimeout
 from lab.base.wait import wait_until
 from lab.console.client import ConsoleLine
 from lab.grid import pulse
@@ -95,6 +95,10 @@ class NoNotes:
         return math.inf
 
 
+# Whether a command is there whose time was over long ago (lab.grid.ssh.Ssh.run has timeout(1) end it).
+IMMORTAL = """ps -eo etimes=,args= | awk '$2 == "timeout" && $3 == "-k" && $1 > $4 + $5 + 1 { n++ } END { exit !n }'"""
+
+
 class Toolstack:
     """The shell of a dom0 and its ``xl``. All methods raise what ``run`` raises besides what they name."""
 
@@ -114,9 +118,34 @@ class Toolstack:
         """
         return self._run(command, timeout=timeout, check=check)
 
+    def toolstack(self, command: str, *, timeout: float = 60.0, what: str = "") -> CommandResult:
+        """Run a shell command that ends with one of ``xl``, whatever its status is. ``what``: how a message calls it.
+
+        :raises ProductTimeout: it did not end within ``timeout`` seconds, and dom0 is well: xl hangs, or what it waits
+            for. libxl itself gives up after at most 60 s (``LIBXL_DEVICE_MODEL_START_TIMEOUT``), and says for what.
+        """
+        try:
+            return self.run(command, timeout=timeout, check=False)
+        except WaitTimeout as late:
+            if isinstance(late, CommandOverdue) or self._has_immortal():
+                said = f"{self.name}: {what}" if what else late.what
+                raise ProductTimeout(said, late.timeout, late.last, board=late.board) from late
+            raise
+
+    def _has_immortal(self) -> bool:
+        """Whether dom0 answers, and could not end a command even by SIGKILL: a hypercall never returns."""
+        try:
+            return not self.run(IMMORTAL, timeout=10, check=False).status
+        except BenchError:
+            return False
+
     def xl(self, *words: str, timeout: float = 60.0, check: bool = True) -> CommandResult:
-        """Run one ``xl`` command. :raises ToolstackFailed: its status is not 0, and ``check``."""
-        result = self.run(shlex.join(["xl", *words]), timeout=timeout, check=False)
+        """Run one ``xl`` command.
+
+        :raises ToolstackFailed: its status is not 0, and ``check``.
+        :raises ProductTimeout: as :meth:`toolstack`.
+        """
+        result = self.toolstack(shlex.join(["xl", *words]), timeout=timeout)
         if check and result.status:
             raise ToolstackFailed(self.name, f"xl {' '.join(words)}", result.status, result.stderr or result.stdout)
         return result

@@ -67,15 +67,19 @@ class Domain:
     def __repr__(self) -> str:
         return f"<Domain {self.name} on {self.host.name}>"
 
-    def create(self, *, paused: bool = False, timeout: float = 60.0) -> CommandResult:
-        """``xl -vvv create``. :raises ToolstackFailed: xl refused; the message has the end of what xl printed."""
+    def create(self, *, paused: bool = False, timeout: float = 75.0) -> CommandResult:
+        """``xl -vvv create``. ``timeout``: seconds, more than libxl itself waits for a device model.
+
+        :raises ToolstackFailed: xl refused; the message has the end of what xl printed.
+        :raises ProductTimeout: xl did not end in time.
+        """
         path = f"/run/xenlab/{self.name}.cfg"
         flag = "-p " if paused else ""
         files = {path: self.config.text(), **self.config.files}
         writes = "".join(f"printf %s {shlex.quote(text)} > {shlex.quote(file)} && " for file, text in files.items())
         command = f"mkdir -p /run/xenlab && {writes}xl -vvv create {flag}{path}"
         with self.host.phase("create"):
-            result = self.host.run(command, timeout=timeout, check=False)
+            result = self.host.toolstack(command, timeout=timeout, what=f"xl create {self.name}")
         self.builder_output = result.stdout + result.stderr
         if result.status:
             raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)

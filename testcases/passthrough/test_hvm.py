@@ -30,7 +30,7 @@ def test_no_device_during_a_relocation(host, evidence):
         guest.beats(3, 60)
         migration = start_migration(guest, destination, actions=(THROTTLE, "hold@PAGE_DATA:pass2=120"))
         migration.wait_acted(120, kind="hold")
-        said = host.run(f"xl pci-attach {guest.name} {device.address}", timeout=60, check=False)
+        said = host.toolstack(f"xl pci-attach {guest.name} {device.address}")
         evidence.add("xl pci-attach in pre-copy", f"status {said.status}\n{said.stdout}{said.stderr}", board=host.name)
         owning = owner(host, device.address)
         evidence.add("owner by debug key Q", owning, board=host.name)

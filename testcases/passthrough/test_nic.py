@@ -190,7 +190,7 @@ def test_no_relocation_with_a_device(host, evidence):
     with assignable(host, "spare") as device:
         with host.domain(driving(host, "nic,heartbeat", device.address)) as guest:
             guest.wait_for("XL nic-irq PASS", 90.0)
-            said = host.run(f"xl migrate -s '' {guest.name} 'xl migrate-receive'", timeout=120, check=False)
+            said = host.toolstack(f"xl migrate -s '' {guest.name} 'xl migrate-receive'", timeout=120)
             evidence.add("xl migrate", f"status {said.status}\n{said.stdout}{said.stderr}", board=host.name)
             assert said.status != 0, "xl says that it migrated a guest with a device"
             refused = "Failed to enable logdirty" in said.stderr
