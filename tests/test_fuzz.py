@@ -32,7 +32,7 @@ from lab.base.errors import BenchError, UsageError
 from lab.base.wait import wait_until
 from lab.builds import elf, matrix, recipes
 from lab.history.store import History
-from lab.leases.ledger import FILE, Ledger
+from lab.leases.ledger import FILE, Ledger, Request
 from lab.leases.salvage import salvage
 from lab.reporting import ctrf, html, junit, site
 from lab.results.record import Evidence, Phase
@@ -325,7 +325,7 @@ ASKED: tuple[Callable[[Ledger], object], ...] = (
     lambda one: one.boards(["b1"]),
     Ledger.all_tokens,
     lambda one: one.quarantine("b1", "x"),
-    held,
+    lambda one: one.grant(one.ask(Request("person", "desk/a", 600.0, ("b1",))), {"b1": 1}),
     lambda one: one.end(1, "x"),
     lambda one: one.why_stop(1, ["b1"]),
 )
