@@ -839,7 +839,7 @@ def test_recorded_boot_and_sleep_pass_their_milestones_in_order() -> None:
         assert passed == sorted(passed, key=MILESTONES.index)
 
 
-# Texts of the sources named in lab/console/signatures.py, and of Linux 6.1 to 6.12.
+# Texts of the sources named in lab/console/said_by_*.py, and of Linux 6.1 to 6.12.
 SAID = {
     ("crash", "xen-panic"): ["(XEN) [    1.234567] Panic on CPU 3:", "\rsshd[1(XEN) Panic on CPU 0:"],
     ("crash", "xen-fatal-trap"): ["(XEN) FATAL TRAP: vec 2, NMI[0000] IN INTERRUPT CONTEXT"],

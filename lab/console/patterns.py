@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lab.console.damaged import next_half, repaired
+from lab.console.formats import Signature
 from lab.console.lines import clean, is_beginning, message, own_words, speaker
 from lab.console.prefilter import prefilter, words
-from lab.console.signatures import SIGNATURES, Signature
+from lab.console.signatures import SIGNATURES
 
 
 @dataclass(frozen=True, slots=True)

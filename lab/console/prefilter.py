@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lab.console.signatures import pieces
+from lab.console.formats import pieces
 
 # How rare a character is on consoles, the rarest first; one that is not here is rarer still. It decides speed only.
 _BY_RARITY = "Z?!%W\"@J+YzQ;*'K/qGLwkFO=U,ByTDhSHVRxAM_-vIPpCgbuXmc])([N.El:fdnotsirae 0123456789"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from lab.base.errors import Overdue, ProductFailure, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.console.client import ConsoleLine
+from lab.console.formats import Signature
 from lab.console.lines import clean
 from lab.console.patterns import classify
-from lab.console.signatures import Signature
 from lab.grid.ssh import CommandResult
 from lab.netboot import Entry
 
@@ -26,7 +26,7 @@ SILENCE = 10.0  # a console quiet for so long while Linux boots: dom0 may be up,
 ASK_INTERVAL = 0.3  # between two questions to a dom0 that has printed its login prompt
 LOADED = re.compile(r"Booting `(known-good|under-test)")  # GRUB, grub-core/normal/menu.c
 LOADER_ERROR = re.compile(r"\berror: ")
-LOADER = "boot-loader"  # lab.console.signatures
+LOADER = "boot-loader"  # lab.console.said_by_loaders
 LAST_LINES = 6  # how many an error shows
 LIMIT = MENU_TIMEOUT + 2 * XEN_TIMEOUT + DOM0_TIMEOUT + TOOLS_TIMEOUT  # of a whole boot, whatever the console prints
 

@@ -1,0 +1,83 @@
+"""What is said before Xen runs: by firmware, shim, GRUB, and by xen.efi as a program of the firmware."""
+
+from __future__ import annotations
+
+from lab.console.formats import Signature
+
+# What GRUB says behind "error: "; since 2.12 behind a place in its source, too.
+_GRUB = (
+    *("file `%s' not found", "disk `%s' not found", "no such device: %s", "no such partition", "unknown filesystem"),
+    *("out of memory", "no multiboot header found", "invalid magic number", "invalid arch-dependent ELF magic"),
+    *("bad shim signature", "%w has invalid signature", "shim_lock protocol not found", "symbol `%w' not found"),
+    *("you need to load the kernel first", "You need to load the kernel first"),
+)
+
+SIGNATURES = (
+    # Firmware: xen.efi, or the boot loader before it, died in it (edk2, ArchExceptionHandler.c)
+    Signature("crash", "firmware-exception", "linux", ("!!!! %w Exception Type - ",)),
+    Signature(  # AArch64/DefaultExceptionHandler.c; DebugLib.h
+        "crash",
+        "firmware-exception",
+        "linux",
+        ("Synchronous Exception at 0x%x", "ASSERT_EFI_ERROR (Status = ", "ASSERT [%w] %w(%d): "),
+        is_first=True,
+    ),
+    # xen.efi gives up, back to the firmware: common/efi/boot.c, arch/x86/efi/efi-boot.h, arch/x86/boot/head.S,
+    # arch/arm/efi/efi-boot.h, arch/arm/arm64/head.S
+    Signature(
+        "crash",
+        "xen-efi-loader",
+        "linux",
+        (
+            *(
+                "Couldn't obtain the File System Protocol Interface",
+                "OpenVolume failure: ",
+                "No Loaded Image Protocol: ",
+            ),
+            *("Open failed for %s: ", "Seek failed for %s: ", "Get size failed for %s: ", "Allocation failed for %s: "),
+            *("Read failed for %s: ", "No configuration file found.", "Configuration file not found."),
+            *("No Dom0 kernel image specified.", "No initial domain kernel specified.", "No memory for trampoline"),
+            *(
+                "Unable to allocate memory for EFI memory map",
+                "Cannot obtain memory map: ",
+                "Cannot exit boot services: ",
+            ),
+            *("Cannot load files without a usable file system", "Refusing to boot unverified kernel with UEFI"),
+            *("Xen must be loaded below 4Gb.", "Xen must be loaded at a ", "This build of Xen requires NX support"),
+            *("EFI memory map processing failed", "Updating FDT failed: ", "Unable to create new FDT"),
+            *("Error processing boot modules on DT.", "- Xen must be entered in NS EL2 mode -", "- Boot failed -"),
+            *("ERR: Not a 64-bit CPU!", "ERR: Not a Multiboot bootloader!", "ERR: Not an NX-capable CPU!"),
+            *("ERR: Bootloader shutdown EFI x64 boot services!", "ERR: EFI IA-32 platforms are not supported!"),
+            "ERR: Xen must be loaded at a 2Mb boundary!",
+        ),
+        unless=("found. ",),
+        is_first=True,
+    ),
+    # The boot ends before Xen, or goes on with something else: what the lab's files or the firmware's settings lack
+    Signature(
+        "warning",
+        "boot-loader",
+        "linux",
+        (
+            *(f"error: {text}" for text in _GRUB),
+            *(f"error: ../%w:{text}" for text in _GRUB),
+            *("Entering rescue mode...", "grub rescue>", "alloc magic is broken at", "free magic is broken at"),
+            *("Verification failed: (0x", "Verification failed: Security", "ERROR: Verification failed: "),  # shim
+            *(
+                "Failed to load image: ",
+                "Failed to load image %w: ",
+                "start_image() returned ",
+                "Failed to open \\%w - ",
+            ),
+            "Something has gone seriously wrong: ",
+            *("BdsDxe: failed to load ", "BdsDxe: failed to start ", "BdsDxe: No bootable option or device"),  # edk2
+            *("UEFI Interactive Shell v", "No bootable device", "Boot failed: not a bootable disk"),
+            *("Boot failed: could not read the boot disk", "Reboot and Select proper Boot device"),
+            *("Operating System not found", "Missing operating system", "No boot device available"),
+            *("PXE-E%x: ", "PXE-M%x: ", "No more network devices"),
+        ),
+        # what GRUB's configurations ask for, and do without
+        unless=("/fonts/", ".pf2'", "/locale/", "/themes/", ".png'", ".mod'", "/grubenv'", "/.disk/"),
+        is_first=True,
+    ),
+)
