@@ -30,7 +30,7 @@ from lab.case.rig import Rig, Seat, timed
 from lab.case.switch import Switch
 from lab.case.taking import take, variant_of
 from lab.console.client import ConsoleLine
-from lab.console.patterns import classify
+from lab.console.recalled import Live
 from lab.grid import services, session
 from lab.grid.session import Session
 from lab.leases import ledger
@@ -194,9 +194,10 @@ class Bench:
             return
         if line.board not in running.marks or line.n < running.marks[line.board]:
             return
-        signature = classify(line.text)
-        if signature is None or signature.kind != "crash" or signature.name in running.expected:
+        found = running.live.setdefault(line.board, Live[ConsoleLine]()).take(line)
+        if found is None or found[1].name in running.expected:
             return
+        line, signature = found
         strategy = running.seats[line.board].board.strategy
         if not strategy.is_under_test or line.n < strategy.since:
             return  # a crash of the known-good build says nothing about the case

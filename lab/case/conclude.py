@@ -12,7 +12,7 @@ from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
 from lab.case.rig import After
-from lab.console import untold
+from lab.console import recalled, untold
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt
 from lab.results import verdicts
@@ -100,8 +100,7 @@ def _read_console(running: Running, name: str) -> ConsoleSlice:
     if running.crash:
         console.quiet()  # the rest of the dump
     lines = console.lines(running.marks[name])
-    found = (classify(line.text) for line in lines)
-    signatures = frozenset(one.name for one in found if one and one.kind == "crash")
+    signatures = frozenset(signature.name for _, signature in recalled.crashes(lines))
     return ConsoleSlice(name, tuple(lines), _crash(running, name, lines), signatures)
 
 
@@ -109,11 +108,11 @@ def _crash(running: Running, name: str, lines: Sequence[ConsoleLine]) -> Hypervi
     """The first crash of the build under test in a case's slice of a console, with what it printed."""
     strategy = running.seats[name].board.strategy
     live = running.crash_numbers.get(name, set())
-    for index, line in enumerate(lines):
+    for index, signature in recalled.crashes(lines):
+        line = lines[index]
         if line.n not in live and not (strategy.is_under_test and line.n >= strategy.since):
             continue
-        signature = classify(line.text)
-        if not signature or signature.kind != "crash" or signature.name in running.expected:
+        if signature.name in running.expected:
             continue
         if line.n in live or not strategy.is_old_news(signature.name, line.text):
             return HypervisorCrash(line.board, signature.name, crash_excerpt(lines, index))

@@ -16,6 +16,8 @@ import pytest
 from lab.base.errors import BoardError, HypervisorCrash, NotProved
 from lab.case.counting import Counted
 from lab.case.rig import Seat
+from lab.console.client import ConsoleLine
+from lab.console.recalled import Live
 from lab.reporting.figures import relocation_svg
 from lab.results.observation import StealTime
 from lab.results.record import Check, Evidence, GuestConsole, Phase
@@ -49,6 +51,7 @@ class Running:
     crash_numbers: dict[str, set[int]] = field(
         default_factory=dict
     )  # board -> console records seen live that count as a crash
+    live: dict[str, Live[ConsoleLine]] = field(default_factory=dict)  # board -> who reads its console meanwhile
     expected: frozenset[str] = frozenset()
     steal: dict[str, StealTime] = field(default_factory=dict)  # of boards that know it: until the case began
 

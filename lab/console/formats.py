@@ -25,7 +25,8 @@ class Signature:
     ``formats`` are the texts that say it, as in a printk: ``%d`` is a number, ``%x`` a hexadecimal one, ``%s`` any
     text, ``%w`` any text without blanks. A crash's message begins where its format does. ``by`` is whose words
     they must be; None: anybody's. A line that has one of ``unless`` does not say it. One that ``is_first`` begins its
-    line: prefixes may stand before it, or a login prompt that waited.
+    line: prefixes may stand before it, or a login prompt that waited. One that has ``recalled_by`` is taken back if
+    that text follows within a few lines: see :mod:`lab.console.recalled`.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Signature:
     unless: tuple[str, ...] = ()
     is_marked: bool = False  # Linux has the same words: without Xen's mark they are not Xen's
     is_first: bool = False
+    recalled_by: str = ""
 
     @property
     def pattern(self) -> str:

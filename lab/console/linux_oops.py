@@ -18,16 +18,20 @@ _THAT_TELL = 3  # frames; a place that all of these share with others is none
 # Kinds that the timer, an NMI or another task notices: where it was is not where it is told.
 _NOTICED = ("linux-hung-task", "linux-rcu-stall", "linux-soft-lockup", "linux-hard-lockup", "linux-workqueue-lockup")
 
-# "EIP is at" is that of 32 bits, "pc :" that of arm64. Linux 2.6 puts a module before the name. Copies that took
-# <...> for markup have no address.
+# "EIP is at" is that of 32 bits, "PC is at" that of ARM, "pc :" that of arm64, "IP:" that of a head to 4.10. Linux 2.6
+# puts a module before the name. Copies that took <...> for markup have no address.
 _RIP = re.compile(
-    r"(?:[RE]IP: [0-9a-f]{4}:|EIP is at |EIP: |\bpc : )\s*(?:\[(?:<([0-9a-f]{6,16})>)?\]\s*)*(?::\w{1,60}:)?"
+    r"(?:[RE]IP: [0-9a-f]{4}:|EIP is at |EIP: |\bIP: (?:[0-9a-f]{4}:)?|\bpc : |\bPC is at )"
+    r"\s*(?:\[(?:<([0-9a-f]{6,16})>)?\]\s*)*(?::\w{1,60}:)?"
     r"([^\s+:]+)\+(0x[0-9a-f]{1,8})/0x"
 )
 _BRACED = re.compile(r"<([0-9a-f]{6,16})>\{(?::\w{1,60}:)?([A-Za-z_][\w.$]{0,200})\+(\d{1,8})\}")  # Linux 2.6.16
 _FRAME = re.compile(
     r"(?:^|[\s>\]:])(?:\[<([0-9a-f]{6,16})>\]\s*)?(\? ?)?([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+"
     r"(?:\s+\[[\w -]{1,80}\]|\s+\([A-Z]{1,4}\)|\s+[\w./-]{1,200}\.[chS]:-?\d{1,6})*\s*$"
+)
+_CALLED_FROM = re.compile(  # ARM's 32 bits
+    r"\bfrom \[<([0-9a-f]{6,16})>\] \(([A-Za-z_][\w.$]{0,200})\+(0x[0-9a-f]{1,8})/0x[0-9a-f]+(?: [^()]{1,200})?\)\s*$"
 )
 # As scripts/decode_stacktrace.sh tells it: "f (mm/foo.c:12) module".
 _DECODED = re.compile(r"(?:^|[\s>\]:])(\? ?)?([A-Za-z_][\w.$]{0,200}) \([\w./-]{1,200}\.[chS]:\d")
@@ -54,6 +58,9 @@ _TELLERS = _functions(r"""
     __stack_chk_fail  __?fortify_panic  usercopy_abort  ubsan_epilogue  __ubsan_\w+
     handle_bug  report_bug  check_panic_on_warn  __warn\w*  warn_slowpath\w*  fixup_bad_\w+  watchdog_timer_fn
     bad_page  print_bad_p\w+  __schedule_bug  spin_(?:bug|dump)
+    check_memory_region\w*  kasan_check_range  kmsan_\w+  __msan_\w+  stack_depot_\w+  __sanitizer_cov_\w+
+    fixup_bug  bug_handler  brk_handler  call_break_hook  dump_backtrace  unwind_backtrace  __do_kernel_fault
+    do_tag_check_fault  do_mem_abort  el1\w*_(?:abort|dbg|sync)\w*
     print_report  print_address_description  kasan_\w+  __asan_\w+  __kasan_\w+  kfence_\w+
 """)
 # Functions in which all that waits is: not what it waits for.
@@ -68,7 +75,7 @@ _SLEEPERS = _functions(r"""
 """)
 # Functions of the timer, the NMI and RCU that notice a hang: not where it hangs.
 _TICKS = _functions(r"""
-    sched_show_task  dump_cpu_task  rcu_\w+  (?:print|check)_(?:other_)?cpu_stall\w*
+    _?sched_show_task  dump_cpu_task  rcu_\w+  (?:print|check)_(?:other_)?cpu_stall\w*
     update_process_times  tick_\w+  _*(?:run_)?hrtimer\w*  xen_timer_interrupt
     _*handle_irq_event\w*  handle_(?:percpu|edge|fasteoi)_irq  generic_handle_irq\w*  _*evtchn_\w*handle_events
     _*xen_\w*evtchn_do_upcall  _*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*
@@ -76,10 +83,11 @@ _TICKS = _functions(r"""
     nmi_\w+  default_do_nmi  do_nmi  end_repeat_nmi  arch_trigger\w*  trigger_\w*backtrace\w*
     watchdog_\w+  softlockup_\w+  _*perf_event_\w+  intel_pmu_\w+  amd_pmu_\w+
 """)
-# Functions in which a processor waits for a lock: not for which.
+# Functions in which a processor takes a lock or waits for it: not which.
 _SPINNERS = _functions(r"""
     _*(?:native_|pv_)?queued_(?:spin|read|write)_lock_slowpath  xen_qlock_wait  xen_poll_irq\w*  xen_hypercall_\w+
     _*(?:do_)?raw_(?:spin|read|write)_(?:try)?lock\w*  osq_lock  cpu_relax
+    (?:__)?lock_acquire  register_lock_class  look_up_lock_class  reacquire_held_locks
 """)
 
 
@@ -103,7 +111,7 @@ def frames(kind: str, lines: Sequence[str]) -> tuple[Frame, ...]:
 
 def _told(places: Sequence[_Place]) -> list[_Place]:
     is_schedules = any(plain_name(place.frame.function) == "__schedule_bug" for place in places)
-    return _without(places, _TELLERS, *([_SLEEPERS] if is_schedules else []))
+    return _beyond_locks(_without(places, _TELLERS, *([_SLEEPERS] if is_schedules else [])))
 
 
 def _noticed(places: Sequence[_Place]) -> list[_Place]:
@@ -111,9 +119,13 @@ def _noticed(places: Sequence[_Place]) -> list[_Place]:
     if not (places and places[0].is_rip):  # the trace is that of who noticed, up to the place where it broke in
         within = next((index for index, place in enumerate(told) if place.is_rip), 0)
         told = [place for place in told[within:] if not place.section] or told
-    left = _without(told, _TELLERS, _SLEEPERS, _TICKS)
-    is_deep = all(_is(_SPINNERS, place) for place in left[:_THAT_TELL])
-    return _without(left, _SPINNERS) if is_deep else left
+    return _beyond_locks(_without(told, _TELLERS, _SLEEPERS, _TICKS))
+
+
+def _beyond_locks(places: Sequence[_Place]) -> list[_Place]:
+    """Who took the lock, where all frames that tell would be those of taking it."""
+    is_deep = all(_is(_SPINNERS, place) for place in places[:_THAT_TELL])
+    return _without(places, _SPINNERS) if is_deep else list(places)
 
 
 def _without(places: Sequence[_Place], *machinery: re.Pattern[str]) -> list[_Place]:
@@ -129,16 +141,21 @@ def _is(pattern: re.Pattern[str], place: _Place) -> bool:
 def _places(lines: Sequence[str]) -> Iterator[_Place]:
     """RIPs and frames of the first trace, in order."""
     section, traces, has_frames = "", 0, False
+    is_of_kthread = False  # kernel/rcu/tree_stall.h: first the trace of RCU's own thread
     for line in _frame_a_line(lines):
         if XEN in line and "(d0" not in line:
             continue
         if "BUG: KFENCE: " in line:  # mm/kfence/report.c: its first trace has no head
             traces = 1
-        elif "Call Trace:" in line or "Call trace:" in line:
+        elif "kthread stack dump:" in line:
+            is_of_kthread = not has_frames
+        elif is_of_kthread:
+            is_of_kthread = "NMI backtrace" not in line and "Sending NMI" not in line
+        elif "Call Trace:" in line or "Call trace:" in line or "Backtrace:" in line:
             traces += 1
             if has_frames and traces > 1:
                 return
-        elif "lr : " in line:  # arm64: where pc returns to, which the trace tells again
+        elif "lr : " in line or "LR is at" in line:  # ARM: where pc returns to, which the trace tells again
             continue
         elif match := _RIP.search(line):
             if _ENDS.search(line):
@@ -152,7 +169,9 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
             return
         else:
             section = _section_after(line, section)
-            if traces and (match := _FRAME.search(line)):
+            if traces and (match := _CALLED_FROM.search(line)):
+                place, guess = frame(match[1], match[2], match[3]), ""
+            elif traces and (match := _FRAME.search(line)):
                 place = frame(match[1], match[3], match[4], is_sure=not match[2])
                 guess = match[2]
             elif traces and (match := _DECODED.search(line)):

@@ -26,6 +26,7 @@ SIGNATURES = (
             *("BUG: spinlock %s on CPU#%d, ", "BUG: rwlock %s on CPU#%d, ", "BUG: KMSAN: "),
             *("BUG %w (Not tainted): ", "BUG %w (Tainted: %s): "),  # mm/slub.c
             *("Kernel BUG at %w:%d", "Bad page state in process '"),  # Linux 2.6.18
+            *("Slab corruption (", "Slab corruption: start=", "slab error in %w(): "),  # mm/slab.c, to 6.7
         ),
     ),
     Signature(  # the second of each is that of Linux 2.6
@@ -46,12 +47,18 @@ SIGNATURES = (
         "linux",
         (
             *("Oops: %s [#%d]", "BUG: unable to handle ", "BUG: kernel NULL pointer", "PANIC: double fault"),
-            *("PANIC: early exception %w IP", "general protection fault, %w for "),
+            *(
+                "PANIC: early exception %w IP",
+                "PANIC: early exception %w rip ",
+                "BUG: Int %d: CR2 ",
+                "general protection fault, %w for ",
+            ),
             *("general protection fault%s [#%d]", "invalid opcode: %x [#%d]", "divide error: %x [#%d]"),
             *("double fault: %x [#%d]", "stack segment: %x [#%d]", "invalid TSS: %x [#%d]", "int3: %x [#%d]"),
             *("segment not present: %x [#%d]", "alignment check: %x [#%d]", "simd exception: %x [#%d]"),
             *("bounds: %x [#%d]", "overflow: %x [#%d]", "iret exception: %x [#%d]", "fpu exception: %x [#%d]"),
             *("Bad pagetable: %x [#%d]", "kernel stack overflow (%w): %x [#%d]"),
+            "Fixing recursive fault but reboot is needed!",  # kernel/exit.c
             "Unable to handle kernel ",  # arch/arm64/mm/fault.c; Linux 2.6.18, as are the next
             *("Oops: %x [%d]", "general protection fault: %x [%d]", "invalid opcode: %x [%d]", "divide error: %x [%d]"),
             *("stack segment: %x [%d]", "double fault: %x [%d]", "control protection%s [#%d]"),
@@ -78,10 +85,17 @@ SIGNATURES = (
         "linux-rcu-stall",
         "linux",
         (
-            *("INFO: rcu%w self-detected stall", "INFO: rcu%w detected stall", "INFO: rcu%w detected expedited stall"),
+            *("INFO: rcu%w self-detected stall", "INFO: rcu%w detected expedited stall"),
             *("rcu%w kthread starved for %d jiffies", "rcu%w kthread timer wakeup didn't happen for %d jiffies"),
         ),
+    ),
+    Signature(
+        "crash",
+        "linux-rcu-stall",
+        "linux",
+        ("INFO: rcu%w detected stall",),
         unless=("CPUs/tasks: {}", "CPUs/tasks: { }"),  # it was over before it was told
+        recalled_by="INFO: Stall ended before state dump start",
     ),
     Signature(  # fatal, or on the way to it: MCG_STATUS, the number, is 0 for what a poll or the last boot left
         "crash",
@@ -155,7 +169,11 @@ SIGNATURES = (
             *("BUG: MAX_STACK_TRACE_ENTRIES too low", "BUG: MAX_LOCK", "WARNING: kernel stack "),
             *("unregister_netdevice: waiting for %w to become free", "kmemleak: %d new suspected memory leak"),
             *("VFS: Busy inodes after unmount of ", "VFS: Close: file count is 0"),
+            *("list_del corruption", "list_add corruption", "BUG: key %w has not been registered", ": bad pmd %x("),
         ),
+    ),
+    Signature(
+        "warning", "cpu-lost", "linux", ("do_boot_cpu failed(", "failed to come online", "failed to report alive")
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
     Signature(
@@ -164,7 +182,7 @@ SIGNATURES = (
         "linux",
         (
             *("Out of memory: Kill", "invoked oom-killer", "oom-kill:constraint=", "Memory cgroup out of memory: Kill"),
-            "page allocation failure: order:",
+            *("page allocation failure: order:", "page allocation stalls for %d", "SLUB: Unable to allocate memory"),
         ),
     ),
     Signature(
@@ -197,7 +215,12 @@ SIGNATURES = (
         "linux",
         (
             *("I/O error, dev", "Buffer I/O error", "critical medium error, dev", "critical target error, dev"),
-            *("nvme %w: I/O %s timeout, ", "nvme %w: controller is down; will reset"),
+            *(
+                "nvme %w: I/O %s timeout, ",
+                "nvme %w: controller is down; will reset",
+                "nvme %w: Device not ready; abort",
+            ),
+            *("rejecting I/O to offline device", "ata%w: failed command: "),
         ),
     ),
     Signature(
@@ -206,6 +229,7 @@ SIGNATURES = (
         "linux",
         (
             *("[Hardware Error]: event severity: ", "[Hardware Error]: Machine check events logged"),
+            *("Memory failure: 0x%x: ", "mce: Uncorrected hardware memory error in user-access"),
             *("EDAC %w: %d CE ", "EDAC %w: %d UE ", "AER: %srror received: ", "AER: %srror message received from"),
         ),
     ),
@@ -223,6 +247,16 @@ SIGNATURES = (
         "dom0-init",
         "linux",
         ("systemd[1]: Freezing execution", "systemd[1]: Caught <", "[!!!!!!] "),
+    ),
+    Signature(  # a program of dom0 has died: arch/x86/mm/fault.c, traps.c, whose words look like its own; systemd's
+        "warning",
+        "dom0-program",
+        None,
+        (
+            *("]: segfault at %x ip ", "] general protection fault ip:", "] trap %s ip:"),
+            *("systemd[1]: %w: Main process exited, code=killed", "systemd[1]: %w: Main process exited, code=dumped"),
+            *("systemd[1]: %w: Failed with result '", "[FAILED] Failed to start "),
+        ),
     ),
     Signature("warning", "linux-trace", "linux", ("Call Trace:", "Call trace:")),
     Signature(

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from lab.console.formats import Signature
 
-# What GRUB says behind "error: "; since 2.12 behind a place in its source, too.
+# What GRUB says behind "error: "; since 2.06 behind a place in its source, too.
 _GRUB = (
     *("file `%s' not found", "disk `%s' not found", "no such device: %s", "no such partition", "unknown filesystem"),
     *("out of memory", "no multiboot header found", "invalid magic number", "invalid arch-dependent ELF magic"),
     *("bad shim signature", "%w has invalid signature", "shim_lock protocol not found", "symbol `%w' not found"),
-    *("you need to load the kernel first", "You need to load the kernel first"),
+    *("you need to load the kernel first", "You need to load the kernel first", "can't find command `%w'"),
+    *("attempt to read or write outside of", "failure reading sector 0x%x from", "premature end of "),
+    *("verification requested but nobody cares", "prohibited by secure boot policy", "cannot allocate kernel buffer"),
+    *("timeout reading `%s'", "couldn't send network packet", "no server is specified", "invalid file name `%s'"),
+    *("cannot load image", "invalid EFI file path", "unsupported tag: 0x%x", "checksum verification failed"),
+    *("couldn't find suitable memory target", "unable to allocate "),
+)
+
+# What it says of a boot that goes on all the same.
+GRUB_GOES_ON = (
+    *("no suitable video mode", "no video mode activated", "sparse file not allowed", "diskfilter writes are not"),
+    *("serial port `", "terminal `", "environment block"),
 )
 
 SIGNATURES = (
@@ -19,8 +30,20 @@ SIGNATURES = (
         "crash",
         "firmware-exception",
         "linux",
-        ("Synchronous Exception at 0x%x", "ASSERT_EFI_ERROR (Status = ", "ASSERT [%w] %w(%d): "),
+        (
+            *("Synchronous Exception at 0x%x", "ASSERT_EFI_ERROR (Status = ", "ASSERT [%w] %w(%d): "),
+            *("Unhandled Exception in EL3.", "PANIC in EL3.", "PANIC at PC : 0x%x", "E/TC:%s Panic "),  # TF-A, OP-TEE
+        ),
         is_first=True,
+    ),
+    Signature(  # coreboot, x86/exception.c; U-Boot, arch/arm/lib/interrupts_64.c: amid a line, too
+        "crash",
+        "firmware-exception",
+        "linux",
+        (
+            *("Unexpected Exception: %d @ %x:%x - Halting", "Unexpected Exception:%d @ %x:%x - Halting"),
+            *('"Synchronous Abort" handler, esr 0x%x', '"Error" handler, esr 0x%x'),
+        ),
     ),
     # xen.efi gives up, back to the firmware: common/efi/boot.c, arch/x86/efi/efi-boot.h, arch/x86/boot/head.S,
     # arch/arm/efi/efi-boot.h, arch/arm/arm64/head.S
@@ -61,8 +84,16 @@ SIGNATURES = (
         (
             *(f"error: {text}" for text in _GRUB),
             *(f"error: ../%w:{text}" for text in _GRUB),
-            *("Entering rescue mode...", "grub rescue>", "alloc magic is broken at", "free magic is broken at"),
+            *(
+                "Entering rescue mode...",
+                "grub rescue>",
+                "grub> ",
+                "Shell> ",
+                "alloc magic is broken at",
+                "free magic is broken at",
+            ),
             *("Verification failed: (0x", "Verification failed: Security", "ERROR: Verification failed: "),  # shim
+            *("Verifying shim SBAT data failed: ", "Could not create MokListRT: "),
             *(
                 "Failed to load image: ",
                 "Failed to load image %w: ",
@@ -75,6 +106,11 @@ SIGNATURES = (
             *("Boot failed: could not read the boot disk", "Reboot and Select proper Boot device"),
             *("Operating System not found", "Missing operating system", "No boot device available"),
             *("PXE-E%x: ", "PXE-M%x: ", "No more network devices"),
+            *("Could not boot image: ", "Nothing to boot: ", "Could not start download: "),  # iPXE
+            *("Boot failed: Could not read", "Boot Failed. EFI ", "Non-System disk or disk error"),
+            *("No boot disk has been detected", "Strike the F1 key to continue"),  # POST waits for somebody
+            *("Wrong Image Type for bootm", "ERROR: can't get kernel image!", "Bad Linux ARM64 Image magic!"),  # U-Boot
+            *("** Unable to read file ", "Retry count exceeded; starting again"),
         ),
         # what GRUB's configurations ask for, and do without
         unless=("/fonts/", ".pf2'", "/locale/", "/themes/", ".png'", ".mod'", "/grubenv'", "/.disk/"),

@@ -20,6 +20,13 @@ SIGNATURES = (
         "xen",
         ("FATAL TRAP: ve", "FATAL TRAP: type %d", "CPU%d: Unexpected Trap: "),
     ),
+    Signature(  # arch/riscv/traps.c, arch/ppc/ppc64/exceptions.c
+        "crash",
+        "xen-fatal-trap",
+        "xen",
+        ("Unhandled exception: %s", "Unhandled exception[", "UNRECOVERABLE EXCEPTION: %s (0x%x)"),
+        is_marked=True,
+    ),
     Signature(
         "crash", "xen-page-fault", "xen", ("FATAL PAGE FAULT", "Early fatal page fault", "Faulting linear address: ")
     ),
@@ -93,6 +100,16 @@ SIGNATURES = (
         ),
     ),
     Signature("warning", "xen-warn", "xen", ("Xen WARN at ", "UBSAN: Undefined behaviour in ")),  # common/ubsan/ubsan.c
+    Signature(  # common/livepatch.c, arch/x86/cpu/microcode/core.c: the host is half changed
+        "warning",
+        "half-patched",
+        "xen",
+        (
+            *("livepatch: %s: Timed out on semaphore in ", "livepatch: %s: unable to quiesce!"),
+            *("livepatch: %s: SYSTEM MIGHT BE INSECURE: ", "livepatch: %s with inconsistent applied state"),
+            "ERROR: Updating microcode succeeded on %d cores and failed",
+        ),
+    ),
     Signature(  # common/domain.c: the guest's fault, the host is fine
         "warning",
         "guest-crash",
@@ -115,7 +132,9 @@ SIGNATURES = (
             *("Non-responding CPUs", "stuck while starting up"),  # arch/x86/traps.c, smpboot.c
         ),
     ),
-    Signature("warning", "cpu-lost", "xen", ("Stuck ??", "Not responding.")),  # arch/x86/smpboot.c of 4.8 to 4.17
+    Signature(
+        "warning", "cpu-lost", "xen", ("Stuck ??", "Not responding.", "CPU %d still not dead...")
+    ),  # arch/x86/smpboot.c of 4.8 to 4.17
     Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
     Signature(  # drivers/passthrough/vtd/qinval.c, amd/iommu_cmd.c
         "warning",

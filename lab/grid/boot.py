@@ -14,6 +14,8 @@ from lab.console.client import ConsoleLine
 from lab.console.formats import Signature
 from lab.console.lines import clean
 from lab.console.patterns import classify
+from lab.console.recalled import Live
+from lab.console.said_by_loaders import GRUB_GOES_ON
 from lab.grid.ssh import CommandResult
 from lab.netboot import Entry
 
@@ -44,6 +46,7 @@ class Boot:
     has_banner: bool = False  # of the hypervisor
     has_login: bool = False  # of dom0, on the console
     _loaded: list[Entry] = field(default_factory=list)  # entries that the boot loader says it has started, in order
+    _live: Live[ConsoleLine] = field(default_factory=Live)
     _has_loader_error: bool = False
     _loader_said: str = ""  # why nothing boots, by the firmware or the boot loader: the first since one tried
     _asked: float = 0.0
@@ -61,13 +64,13 @@ class Boot:
         """
         self._spoke = now if fresh else self._spoke
         self.lines += fresh
-        for index, line in enumerate(fresh, len(self.lines) - len(fresh)):
+        for line in fresh:
             self._read_loader(line.text, now)
+            if (crash := self._live.take(line)) and not self.is_old_news(crash[1].name, crash[0].text):
+                return crash[1], self.lines.index(crash[0])
             signature = classify(line.text)
             if signature is None:
                 continue
-            if signature.kind == "crash" and not self.is_old_news(signature.name, line.text):
-                return signature, index
             if signature.kind == "milestone":
                 self._reach(signature.name, line.time, now)
             elif signature.name == LOADER and not (self.has_banner or self._loader_said):
@@ -82,7 +85,7 @@ class Boot:
                 self._loader_said = ""
             self._deadline = now + XEN_TIMEOUT
         elif self._loaded and not self.has_banner and LOADER_ERROR.search(text):
-            self._has_loader_error = True
+            self._has_loader_error |= not any(harmless in text for harmless in GRUB_GOES_ON)
         if self.entry == "under-test" and self._loaded == ["under-test", "known-good"]:
             raise ProductFailure(f"{self.board}: the build reset the board before dom0 was up")
 

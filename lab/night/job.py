@@ -18,9 +18,10 @@ from typing import Annotated
 from lab.base import paths, shape
 from lab.base.errors import BenchError, HypervisorCrash, LabError, NotProved, UsageError
 from lab.base.shape import Between
-from lab.console import untold
+from lab.console import recalled, untold
 from lab.console.client import Console, ConsoleLine
 from lab.console.fault_baseline import SIGNATURE, FaultBaseline
+from lab.console.formats import Signature
 from lab.console.patterns import classify, crash_excerpt
 from lab.inventory import BoardSpec
 from lab.reporting import html, junit
@@ -84,26 +85,25 @@ class Watch:
         except re.error as error:
             raise UsageError(f"invalid pattern {passed!r}: {error}") from None
 
-    def crash(self, line: ConsoleLine) -> str | None:
-        """The name of the crash that this line says, of the hypervisor or dom0; not of a guest."""
-        if not self._is_said(line):
-            return None
+    def is_crash(self, line: ConsoleLine) -> bool:
+        """Whether this line alone tells a crash of the hypervisor or dom0; not of a guest."""
         found = classify(line.text)
-        if found is None or found.kind != "crash" or (found.name == SIGNATURE and self._faults.knows(line.text)):
-            return None
-        return found.name
+        return bool(found and found.kind == "crash" and not found.recalled_by and self._counts(found, line))
 
     def first_crash(self, lines: Sequence[ConsoleLine]) -> HypervisorCrash | None:
         """The first crash in these lines, with what it printed."""
-        for index, line in enumerate(lines):
-            if name := self.crash(line):
-                return HypervisorCrash(line.board, name, crash_excerpt(lines, index))
+        for index, told in recalled.crashes(lines):
+            if self._counts(told, lines[index]):
+                return HypervisorCrash(lines[index].board, told.name, crash_excerpt(lines, index))
         found = untold.crash([line for line in lines if self._is_said(line)])
         return HypervisorCrash(lines[0].board, *found) if found else None
 
     def first_pass(self, lines: Iterable[ConsoleLine]) -> ConsoleLine | None:
         """The first line that says that the job passed."""
         return next((one for one in lines if self._is_said(one) and self.passed.search(one.text)), None)
+
+    def _counts(self, crash: Signature, line: ConsoleLine) -> bool:
+        return self._is_said(line) and not (crash.name == SIGNATURE and self._faults.knows(line.text))
 
     @staticmethod
     def _is_said(line: ConsoleLine) -> bool:

@@ -80,7 +80,7 @@ class JobConsole:
 
     def _take(self, record: ConsoleLine) -> None:
         """Of the follower's thread, and of the main one."""
-        if not self._seen.is_set() and record.n >= self._job.since and self._watch.crash(record):
+        if not self._seen.is_set() and record.n >= self._job.since and self._watch.is_crash(record):
             self._crash = record
             self._seen.set()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from lab.console.patterns import classify, may_say
+from lab.console.recalled import REACH, is_recalled
 from lab.reporting.words import shortened
 from lab.results.run_folder import visible_line
 
@@ -167,6 +168,9 @@ def _told_lines(raw: Sequence[str], first: int) -> list[Line]:
     told = [part[2] for part in parts]
     times = [part[0][11:23] for part in parts]
     signatures = [classify(said) for said in told] if may_say("\n".join(told)) else [None] * len(told)
+    for at, signature in enumerate(signatures):
+        if signature and signature.recalled_by and is_recalled(signature, told[at + 1 : at + 1 + REACH]):
+            signatures[at] = None
     if max(map(len, told)) > LINE_LIMIT:
         told = [shortened(said, LINE_LIMIT) for said in told]
     if not ("".join(told).isprintable() and "".join(times).isprintable()):
