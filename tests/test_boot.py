@@ -8,6 +8,7 @@ import pytest
 
 from lab.base.errors import ProductFailure, ProductTimeout, ToolstackFailed, WaitTimeout
 from lab.console.client import ConsoleLine
+from lab.console.recalled import REACH
 from lab.grid.boot import (
     ASK_INTERVAL,
     DOM0_TIMEOUT,
@@ -146,10 +147,27 @@ def test_what_a_loader_says_of_another_entry_or_of_fonts_is_no_reason() -> None:
     seen.waits(DOM0_TIMEOUT + 1.0)
     overdue = seen.boot.overdue(seen.now)
     assert isinstance(overdue, ProductTimeout) and "BdsDxe" not in overdue.what
-    silent = Followed()
-    silent.reads("error: file `/boot/grub/fonts/unicode.pf2' not found.", UNDER_TEST)
-    silent.waits(XEN_TIMEOUT + 1.0)
-    assert isinstance(silent.boot.overdue(silent.now), ProductTimeout)
+    for said in (
+        ("error: file `/boot/grub/fonts/unicode.pf2' not found.", UNDER_TEST),
+        (UNDER_TEST, "error: no suitable video mode found.", "Booting in blind mode"),
+    ):
+        silent = Followed()
+        silent.reads(*said)
+        silent.waits(XEN_TIMEOUT + 1.0)
+        assert isinstance(silent.boot.overdue(silent.now), ProductTimeout)
+
+
+def test_a_stall_that_is_over_ends_no_boot_and_one_that_stays_does() -> None:
+    stall, over = (
+        f"[   42.9] rcu: INFO: {text}"
+        for text in ("rcu_preempt detected stalls on CPUs/tasks:", "Stall ended before state dump start")
+    )
+    seen = Followed()
+    seen.reads(UNDER_TEST, BANNER, stall, over, *["[   43.0] and so on"] * REACH)
+    boot = Boot("virt1", "under-test", started=1000.0)
+    lines = [UNDER_TEST, BANNER, stall, *["[   43.0] and so on"] * REACH]
+    crash = boot.read([ConsoleLine("virt1", at, 1000.0 + at, "line", text) for at, text in enumerate(lines)], 1009.0)
+    assert crash and crash[0].name == "linux-rcu-stall" and boot.lines[crash[1]].text == stall
 
 
 def test_a_toolstack_that_does_not_work_for_a_while_fails_the_boot() -> None:

@@ -893,6 +893,12 @@ SAID = {
         "[    5.0] AMD-Vi: Event logged [IO_PAGE_FAULT device=00:05.0 domain=0x0]",
     ],
     ("warning", "xen-warn"): ["(XEN) Xen WARN at common/domain.c:99"],
+    ("warning", "half-patched"): ["(XEN) livepatch: lp1: Timed out on semaphore in CPU quiesce phase 0/3"],
+    ("warning", "dom0-program"): [
+        "[   10.0] traps: init[1] general protection fault ip:401000 sp:7ffc error:0",
+        "[   10.0] xenstored[612]: segfault at 10 ip 000055d0 sp 00007ffc error 4 in xenstored[55d0+1000]",
+        "[FAILED] Failed to start xenstored.service - The Xen xenstore.",
+    ],
     ("warning", "guest-crash"): [
         "(XEN) [   61.2] Domain 3 (vcpu#0) crashed on cpu#1:",
         "(XEN) Domain 12 reported crashed by domain 0 on cpu#0:",
@@ -964,7 +970,6 @@ def test_every_signature_is_recognised() -> None:
         "Last login: Mon Nov  2 10:00:00 2026",
         "head: standard output: I/O error",
         "[    1.244038] AMD Zen1 FPDSS bug detected, enabling mitigation.",
-        "[   10.0] traps: init[1] general protection fault ip:401000 sp:7ffc error:0",
         "[    3.0] AMD-Vi: AMD IOMMUv2 functionality not available on this system - This is not a bug.",
         "",
     ],

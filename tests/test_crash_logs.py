@@ -15,6 +15,7 @@ from lab.console import damaged, untold
 from lab.console.crashes import Crash, parse
 from lab.console.lines import message, speaker
 from lab.console.patterns import classify, crash_excerpt
+from lab.console.recalled import REACH, Live, crashes
 from lab.console.signatures import SIGNATURES
 from lab.console.wrapped import unwrapped
 
@@ -49,9 +50,8 @@ def with_key(key: str) -> list[str]:
 
 def first_crash(records: Sequence[Record]) -> tuple[int, Crash] | None:
     """The line, from 1, of the first crash, and what was read of it."""
-    for index, record in enumerate(records):
-        signature = classify(record.text) if record.kind in ("line", "partial") else None
-        if signature and signature.kind == "crash":
+    for index, signature in crashes(records):
+        if records[index].kind in ("line", "partial"):
             return index + 1, parse(signature.name, crash_excerpt(records, index))
     return None
 
@@ -89,6 +89,16 @@ def test_a_message_begins_with_the_message_and_not_with_what_stands_before_it(na
 def test_harmless_lines_are_no_crash(name: str) -> None:
     found = first_crash(records_of(entries()[name]))
     assert found is None, found
+
+
+@pytest.mark.parametrize("name", [name for name in entries() if "records" not in entries()[name]])
+def test_a_crash_is_known_while_its_lines_come(name: str) -> None:
+    """As the bench follows a console: the same line is the first crash, and one that was taken back is none."""
+    records = records_of(entries()[name])
+    live, last = Live[Record](), [Record("and so on")] * REACH
+    told = next((found for one in [*records, *last] if (found := live.take(one))), None)
+    found = first_crash(records)
+    assert (told and records.index(told[0]) + 1) == (found and records.index(records[found[0] - 1]) + 1)
 
 
 @pytest.mark.parametrize("name", with_key("untold"))

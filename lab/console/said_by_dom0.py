@@ -229,6 +229,7 @@ SIGNATURES = (
         "linux",
         (
             *("[Hardware Error]: event severity: ", "[Hardware Error]: Machine check events logged"),
+            *("[Hardware Error]: CPU %d: Machine Check: ", "MCE: Killing %w due to hardware memory corruption"),
             *("Memory failure: 0x%x: ", "mce: Uncorrected hardware memory error in user-access"),
             *("EDAC %w: %d CE ", "EDAC %w: %d UE ", "AER: %srror received: ", "AER: %srror message received from"),
         ),
@@ -255,7 +256,8 @@ SIGNATURES = (
         (
             *("]: segfault at %x ip ", "] general protection fault ip:", "] trap %s ip:"),
             *("systemd[1]: %w: Main process exited, code=killed", "systemd[1]: %w: Main process exited, code=dumped"),
-            *("systemd[1]: %w: Failed with result '", "[FAILED] Failed to start "),
+            *("systemd[1]: %w: Failed with result 'core-dump'", "systemd[1]: %w: Failed with result 'signal'"),
+            *("[FAILED] Failed to start xen", "[FAILED] Failed to start The Xen xenstore"),
         ),
     ),
     Signature("warning", "linux-trace", "linux", ("Call Trace:", "Call trace:")),
