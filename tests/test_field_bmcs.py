@@ -131,6 +131,21 @@ STATUS = {
         "host name not known",
     ),
     "code of the maker's own": (fails("Get Chassis Power Status failed: Unknown (0x9f)\n"), CommandFailed, "0x9f"),
+    "session that ipmitool lost (lanplus.c)": (
+        {
+            "err": "ipmitool: lanplus.c:2191: ipmi_lanplus_send_payload: Assertion "
+            "`session->v2_data.session_state == LANPLUS_STATE_ACTIVE' failed.\n",
+            "rc": 134,
+        },
+        BmcFellSilent,
+        "fell silent",
+    ),
+    "an ipmitool that crashes": ({"rc": 139}, CommandFailed, "crashed (SIGSEGV)"),
+    "no way to its network (lanplus.c)": (
+        fails(f"connect failed: Network is unreachable\n{V2}"),
+        BmcUnreachable,
+        "Network is unreachable",
+    ),
     "power that is neither": ({"out": "Chassis Power is \n"}, PowerUnknown, "does not know"),
 }
 
@@ -152,6 +167,7 @@ def test_what_a_question_about_the_power_comes_to(
     [
         "Received a response with unexpected ID 0 vs. 1\nChassis Power is on\n",  # ipmitool#399
         "IANA PEN registry open failed: No such file or directory\nChassis Power is on\n",  # ipmitool#379
+        "Chassis Power is on\r\n",  # through a terminal
     ],
 )
 def test_power_is_read_among_words_that_are_no_answer(stand_in: StandIn, out: str) -> None:

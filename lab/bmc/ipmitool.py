@@ -7,6 +7,7 @@ Source: ipmitool 1.8.19, src/plugins/lanplus/lanplus.c, src/plugins/lan/lan.c, l
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass
 
 from lab.base import processes
@@ -69,6 +70,7 @@ BUSY_CODES = frozenset({0xC0, 0xC3, 0xCE, 0xCF, 0xD0, 0xD1, 0xD2})
 _MAYBE_DONE = frozenset({0xC3, 0xCE, 0xCF})  # the BMC gave up on the answer, perhaps not on the act
 FINAL_CODES = frozenset({0xC1, 0xC2, 0xC6, 0xC7, 0xC8, 0xC9, 0xCC, 0xCD, 0xD4, 0xD6})
 UNSUPPORTED_CODES = frozenset({0xC1, 0xC2, 0xD6})
+_SIGNALS = {int(one): one.name for one in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)}
 _RESPONSE = re.compile(r"\brsp=0x([0-9a-f]{2})\b")
 _WORDS = re.compile(
     rf"(?:: |^|0x[0-9a-f]+ )({'|'.join(map(re.escape, sorted(COMPLETION_CODES, key=len, reverse=True)))})\s*$", re.M
@@ -79,7 +81,8 @@ NO_SESSION = "Unable to establish"
 _FELL_SILENT = re.compile(
     r"Close Session command failed|^(?:Unable to get Chassis Power Status|Unable to set Chassis Power Control to \S+"
     r"|Unable to send RAW command \([^)\n]*\)|Error [gs]etting Chassis Boot Parameter \d+"
-    r"|Error sending Chassis Status command|Get Device ID command failed|Get SDR Repository Info command failed)\s*$",
+    r"|Error sending Chassis Status command|Get Device ID command failed|Get SDR Repository Info command failed)\s*$"
+    r"|lanplus\.c:\d+: \w+: Assertion ",  # it sends in a session that has gone (ipmi_lanplus_send_payload)
     re.M | re.I,
 )
 _SILENT_OPENING = re.compile(r"Error: (no response from RAKP \d message)")
@@ -175,6 +178,11 @@ _FAILURES = (
         BmcRefused,
         "gives no session ({why}); {who}",
     ),
+    _of(
+        r"(?m)^(?P<why>(?:socket|bind|connect|sendto) failed: .+)",
+        BmcUnreachable,
+        "cannot be reached from here ({why}): is this machine in its network?",
+    ),
 )
 
 
@@ -261,6 +269,9 @@ def failure(board: str, command: str, status: int, output: str) -> CommandFailed
 
     A busy BMC is a :class:`BmcBusy`; what will not change is a :class:`CommandRefused`.
     """
+    number = -status if status < 0 else status - 128 if status > 128 else 0  # of a shell's
+    if number in _SIGNALS:
+        output = f"ipmitool crashed ({_SIGNALS[number]}) {output}"
     code = completion_code(output)
     shown = None if code is None else f"{code:02X}h"
     kind = BmcBusy if code in BUSY_CODES else CommandRefused if code in FINAL_CODES else CommandFailed

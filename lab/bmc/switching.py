@@ -198,5 +198,5 @@ def check_boot_device(device: str) -> None:
 
 def printable(data: bytes | None) -> str:
     """A BMC's strings are whatever its maker, or an intruder, put there."""
-    text = (data or b"").decode(errors="replace")
+    text = (data or b"").decode(errors="replace").replace("\r\n", "\n")
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
