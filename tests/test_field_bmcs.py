@@ -434,6 +434,31 @@ POWER = {
         "in use",
     ),
     "a body that is empty (console#1051)": (200, None, CommandFailed, "power state"),
+    "another web server on that port": (
+        200,
+        b"<!DOCTYPE html><html><head><title>Login</title></head><body></body></html>",
+        CommandFailed,
+        "no JSON, but a page for people (Login): is bmc.port",
+    ),
+    "a list of errors": (400, [{"error": {"message": "The host is in transition."}}], CommandFailed, "in transition"),
+    "errors of a gateway's form": (400, {"errors": [{"detail": "The host is locked."}]}, CommandFailed, "is locked"),
+    "an error of OAuth's form": (
+        401,
+        {"error": "invalid_token", "error_description": "The access token expired"},
+        LoginRefused,
+        "invalid_token: The access token expired",
+    ),
+    "no state, and why (DSP0266, extended information of a property)": (
+        200,
+        {
+            "PowerState": None,
+            "PowerState@Message.ExtendedInfo": [
+                {"MessageId": "Base.1.8.PropertyValueNotReady", "Message": "The host is being reset."}
+            ],
+        },
+        PowerUnknown,
+        "The host is being reset.",
+    ),
 }
 
 

@@ -270,12 +270,19 @@ class RedfishBmc:
 
     def _read_power(self, patience: float, wanted: bool | None = None) -> bool:
         """Whether the system has power; one on its way has not what is ``wanted``, whichever that is."""
-        state = self._service.ask("power state", lambda system: system.json.get("PowerState"), patience)
+
+        def read(system: System) -> tuple[object, object]:
+            told = system.json.get("PowerState@Message.ExtendedInfo") or system.json.get("@Message.ExtendedInfo")
+            return system.json.get("PowerState"), told
+
+        state, told = self._service.ask("power state", read, patience)
         if isinstance(state, str) and state in _POWER:
             return _POWER[state]
         if isinstance(state, str) and state in _ON_ITS_WAY:
             return _ON_ITS_WAY[state] if wanted is None else not wanted
-        raise PowerUnknown(self.board, "Redfish: power state", 0, f"the BMC does not know: PowerState is {state!r}")
+        why = f"; {reason}" if str(reason := said({"@Message.ExtendedInfo": told})) else ""
+        unknown = f"the BMC does not know: PowerState is {state!r}{why}"
+        raise PowerUnknown(self.board, "Redfish: power state", 0, unknown)
 
     def _switch(
         self,

@@ -44,8 +44,12 @@ PRIVILEGE = frozenset(
     {"InsufficientPrivilege", "InsufficientPrivilegeForProperty", "InsufficientPrivilegeForOperation"}
 )
 FINAL_MESSAGES = frozenset(
-    {"ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterValueNotInList"}
+    {
+        *("ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterMissing"),
+        *("ActionParameterValueNotInList", "ActionParameterValueFormatError", "ActionParameterValueTypeError"),
+    }
 )
+_BEGINNING = 60  # characters of a body that is no resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,11 @@ def said(body: object) -> Said:
 
     Services disagree on where it stands, and some leave out the text: then the id must do.
     """
+    body = next((one for one in body if isinstance(one, Mapping)), {}) if isinstance(body, list) else body
     error = body.get("error", body) if isinstance(body, Mapping) else {}
     if not isinstance(error, Mapping):
-        return Said(_text(error), None)
+        why = _text(body.get("error_description")) if isinstance(body, Mapping) else ""
+        return Said(": ".join(filter(None, (_text(error), why))), None)
     listed = error.get("@Message.ExtendedInfo") or error.get("Messages") or []
     messages = [one for one in (listed if isinstance(listed, list) else [listed]) if isinstance(one, Mapping)]
     for one in messages:
@@ -80,7 +86,10 @@ def said(body: object) -> Said:
         general = message_id.rpartition(".")[2] in ("", "GeneralError", "Success")
         if (text or message_id) and not (general and len(messages) > 1):
             return Said(text, message_id or None)
-    return Said(_text(error.get("message")) or _text(error.get("Message")), _text(error.get("code")) or None)
+    if isinstance(error.get("errors"), list):  # a web server's before the service, as are the next words
+        return said(error["errors"])
+    text = next(filter(None, (_text(error.get(key)) for key in ("message", "Message", "detail", "title"))), "")
+    return Said(text, _text(error.get("code")) or None)
 
 
 def _text(value: object) -> str:
@@ -147,6 +156,15 @@ def said_of(answer: Response) -> Said:
         return said(answer.json())
     except ValueError:
         return Said("", None)
+
+
+def beginning(answer: Response | None) -> str:
+    """What an answer is that is no resource: a page for people has a title, or else its first words."""
+    text = "" if answer is None else answer.text[:4096]
+    title = re.search(r"<title[^>]*>([^<]{1,200})", text, re.I)
+    if title or re.match(r"\s*<(?:!doctype )?html", text, re.I):
+        return f"a page for people{f' ({_text(title[1])})' if title else ''}"
+    return f"{_text(text[:_BEGINNING])!r}" if text.strip() else "an empty body"
 
 
 def is_resource(answer: Response | None) -> bool:

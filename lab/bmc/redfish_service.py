@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import sushy
-from requests import Response
+from requests import JSONDecodeError, Response
 from sushy import auth, exceptions
 from sushy.connector import Connector
 from sushy.resources.system.system import System
@@ -226,7 +226,11 @@ class RedfishService:
                 raise self._refused(what, self.last) from None
             if isinstance(error, exceptions.SushyError):
                 raise CommandFailed(self.board, f"Redfish: {what}", 0, str(error)) from None
-            if isinstance(error, ValueError):  # no JSON, or a date that is none
+            if isinstance(error, JSONDecodeError):
+                told = f"the answer is no JSON, but {answers.beginning(self.last)}"
+                hint = f"is bmc.port ({self.spec.port}) that of Redfish?"
+                raise CommandFailed(self.board, f"Redfish: {what}", 0, f"{told}: {hint}") from None
+            if isinstance(error, ValueError):  # a date that is none
                 raise CommandFailed(self.board, f"Redfish: {what}", 0, f"{type(error).__name__}: {error}") from None
             if not answers.is_resource(self.last):
                 raise CommandFailed(self.board, f"Redfish: {what}", 0, "the answer is no resource") from None
