@@ -55,7 +55,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
 def test_only_a_part_of_the_file_may_be_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "bikes:\n  first: {name: red}\n  second:\n    name: 7\n")
     assert validate(Bike, path, read_yaml(path), ("bikes", "first")).name == "red"
-    assert said(path, "bikes", "second") == ["4: bikes.second.name: must be text"]
+    assert said(path, "bikes", "second") == ["4: bikes.second.name: must be text, not a number: quote it"]
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "configuration of ssh by a relative path": (
         "{via: tcp, host: 203.0.113.9, port: 2002, ",
         "{via: ssh, host: 203.0.113.9, port: 2002, credential: c, ssh_config: config, ",
-        f"30: {RIGHT}.xenlab.console.ssh_config: must match pattern",
+        f"30: {RIGHT}.xenlab.console.ssh_config: must be a path that begins with / or ~/",
     ),
     "group that is no name": (
         "{lab: small}",
@@ -485,7 +485,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "address without prefix": (
         "198.51.100.1/30",
         "198.51.100.1",
-        f"21: {LEFT}.xenlab.nics.lab.address: must match pattern",
+        f"21: {LEFT}.xenlab.nics.lab.address: must be an IPv4 address and its prefix",
     ),
     "host name of a wrong shape": (
         "        left:\n",
@@ -509,8 +509,50 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "32: all.children.others: must be a mapping",
     ),
     "no lab": ("    xenlab: {lab: small}\n", "    ansible_user: root\n", "2: all.vars: lacks xenlab: {lab: NAME}"),
-    "name of the lab": ("{lab: small}", "{lab: 'a/b'}", "3: all.vars.xenlab.lab: must match"),
+    "name of the lab": (
+        "{lab: small}",
+        "{lab: 'a/b'}",
+        "3: all.vars.xenlab.lab: must be a name of letters, digits, - and _",
+    ),
     "not an inventory": ("all:\n", "hosts:\n", "1: must be an Ansible inventory: a mapping with the key all"),
+    "address of a host with the port": (
+        "ansible_host: 192.0.2.1\n",
+        "ansible_host: 192.0.2.1:2222\n",
+        f"8: {LEFT}.ansible_host: must be a host name or address, not '192.0.2.1:2222'; the port is a key of its own",
+    ),
+    "address that is none": (
+        "ansible_host: 192.0.2.1\n",
+        "ansible_host: 192.0.2.300\n",
+        f"8: {LEFT}.ansible_host: must be a host name or address, not '192.0.2.300'",
+    ),
+    "address of three numbers": (
+        "ansible_host: 192.0.2.1\n",
+        "ansible_host: 192.0.2\n",
+        f"8: {LEFT}.ansible_host: must be",
+    ),
+    "login in an address": (
+        "ansible_host: 192.0.2.1\n",
+        "ansible_host: root:canary@192.0.2.1\n",
+        f"8: {LEFT}.ansible_host: must be a host name or address, without a login",
+    ),
+    "key of the lab's in capitals": (
+        "192.0.2.1\n          xenlab:\n",
+        "192.0.2.1\n          Xenlab:\n",
+        f"9: {LEFT}.Xenlab: unknown key (did you mean xenlab?)",
+    ),
+    "coordinator that is a number": (
+        "{lab: small}",
+        "{lab: small, coordinator: 20408}",
+        "3: all.vars.xenlab.coordinator: must be text, not a number: quote it",
+    ),
+    "coordinator that is a URL": (
+        "{lab: small}",
+        "{lab: small, coordinator: 'ws://127.0.0.1:20408/ws'}",
+        "3: all.vars.xenlab.coordinator: must be HOST:PORT, such as 127.0.0.1:20408",
+    ),
+    "name that is nothing": ("{lab: small}", "{lab: }", "3: all.vars.xenlab.lab: must be text, not nothing"),
+    "host twice in one place": ("        right:\n", "        left:\n", '26: found duplicate key "left"'),
+    "INI": ("all:\n", "[boards]\nleft ansible_host=192.0.2.1\n", "3: not YAML, but what looks like an INI file"),
     "not YAML": ("    xenlab: {lab: small}", "    xenlab: {lab: small", "4: "),
     "tab": ("  children:\n", "\tchildren:\n", "4: "),
 }

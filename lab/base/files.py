@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import LineCol
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.scalarfloat import ScalarFloat
+from ruamel.yaml.scalarint import ScalarInt
 
 from lab.base.errors import UsageError, did_you_mean
 
@@ -23,7 +25,17 @@ Key = Sequence[str | int]
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
 _MOST = 50  # mistakes that are told of one part of a file
+_INI = re.compile(r"(?:\s*(?:[#;].*)?\n)*\[[\w:.-]+\]\s*$", re.M)  # as Ansible's other kind of inventory
 _DEEPEST = 100  # lists and mappings within each other
+
+
+_LIKE: dict[str, str] = {}  # patterns, and how a message says them
+
+
+def like(pattern: str, words: str) -> pydantic.StringConstraints:
+    """Text of a pattern, for ``typing.Annotated``; a message says what it must be in ``words``."""
+    _LIKE[pattern] = words
+    return pydantic.StringConstraints(pattern=pattern)
 
 
 class Strict(pydantic.BaseModel):
@@ -99,7 +111,10 @@ def read_yaml(file: Path) -> object:
     except MarkedYAMLError as error:  # duplicate keys are among these
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{file}{line}: {_first_line(error.problem or error.context)}") from None
+        said = re.sub(r' with value ".*', "", _first_line(error.problem or error.context))
+        if _INI.match(text):
+            said = "not YAML, but what looks like an INI file"
+        raise UsageError(f"{file}{line}: {said}") from None
     except RecursionError:
         raise UsageError(f"{file}: not YAML that can be read: nested too deeply") from None
     except OSError as error:
@@ -230,6 +245,10 @@ def _explain(model: type[pydantic.BaseModel], file: Path, tree: object, base: Ke
         said = f"unknown key{did_you_mean(str(key[-1]), known)}; known here: {', '.join(known)}"
     elif problem["type"] == "missing":
         said = "is missing"
+    elif problem["type"] == "string_pattern_mismatch" and (words := _LIKE.get(problem["ctx"]["pattern"])):
+        said = f"must be {words}"
+    elif problem["type"] == "string_type" and (kind := _NO_TEXT.get(type(problem["input"]))):
+        said = f"{said}, not {kind}"
     elif problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         said = "must be a mapping (key: value)"
     return f"{at(file, tree, key)}: {said}" if key else f"{file}:1: {said}"
@@ -245,6 +264,8 @@ _OURS = (  # pydantic's words, and ours
     (r"^(?:Input|String|List|Dictionary) should ", "must "),
     (r" after validation, not \d+$", ""),
 )
+_NO_TEXT = {type(None): "nothing", bool: "true or false: quote it"}
+_NO_TEXT |= dict.fromkeys((int, float, ScalarInt, ScalarFloat), "a number: quote it")
 _NUMBERS = re.compile(r"(?:less|greater)_than.*|(?:int|float|bool)_(?:type|parsing|from_float)|literal_error")
 
 

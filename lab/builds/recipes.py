@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from lab.base import paths
 from lab.base.errors import UsageError, did_you_mean
-from lab.base.files import Strict, at, read_yaml, validate
+from lab.base.files import Strict, at, like, read_yaml, validate
 
 RECIPES = paths.FIRMWARE / "builds"
 FRAGMENTS = paths.FIRMWARE / "kconfig"
@@ -216,11 +216,13 @@ def _source(data: _SourceFile, place: _Place) -> Source:
 
 # What the file may hold.
 
-_Word = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+~:_-]*$")]
+_Word = Annotated[str, like(r"^[A-Za-z0-9][A-Za-z0-9.+~:_-]*$", "one word of letters, digits and .+~:_-")]
 _Suite = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z]*$")]
 # Never an option to git, never a second argument.
 _Revision = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/~^{}@+-]*$")]
-_Url = Annotated[str, pydantic.StringConstraints(pattern=r"^(https?|ssh|git|file)://\S+$")]
+_Url = Annotated[
+    str, like(r"^(https?|ssh|git|file)://\S+$", "a URL, such as https://HOST/xen.git or ssh://git@HOST/xen.git")
+]
 _Text = Annotated[str, pydantic.StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
 _CFile = Annotated[str, pydantic.StringConstraints(pattern=r"^xen/[A-Za-z0-9_*/-]+\.c$")]
 _Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]

@@ -12,14 +12,14 @@ import pydantic
 
 from lab.base.daytime import Daytime
 from lab.base.errors import did_you_mean
-from lab.base.files import Strict
+from lab.base.files import Strict, like
 from lab.inventory import pdus
 from lab.inventory.specs import BMC_KEYS, BMC_PORTS
 
 Port = Annotated[int, pydantic.Field(gt=0, lt=65536)]
 Line = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f]*$")]
-Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-_Pci = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")]
+Name = Annotated[str, like(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", "a name of letters, digits, - and _")]
+_Pci = Annotated[str, like(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$", "a PCI address, such as 0000:41:00.1")]
 _Privilege = Literal["administrator", "operator", "user"]
 _Cipher = Annotated[int, pydantic.Field(ge=0, le=17)]
 
@@ -51,7 +51,7 @@ def _is_interface(value: str) -> str:
 _Mac = Annotated[str, pydantic.BeforeValidator(mac)]
 _Address = Annotated[
     str,
-    pydantic.StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){3}/[0-9]+$"),
+    like(r"^[0-9]+(\.[0-9]+){3}/[0-9]+$", "an IPv4 address and its prefix, such as 192.0.2.11/24"),
     pydantic.AfterValidator(_is_interface),
 ]
 
@@ -148,7 +148,7 @@ _SshOption = Literal["KexAlgorithms", "HostKeyAlgorithms", "Ciphers", "MACs", "R
 _SshAlgorithms = Annotated[
     str, pydantic.BeforeValidator(str), pydantic.StringConstraints(pattern=r"^[+^-]?[\w@.,*-]+$")
 ]
-_SshConfig = Annotated[str, pydantic.StringConstraints(pattern=r"^(/|~/)[^\x00-\x1f]*$")]
+_SshConfig = Annotated[str, like(r"^(/|~/)[^\x00-\x1f]*$", "a path that begins with / or ~/")]
 _OF_SSH = ("credential", "entry", "ssh_options", "ssh_config")  # keys of a console behind SSH
 
 
@@ -330,7 +330,7 @@ def _not_at_a_host(raw: Mapping[str, object], bmc: object) -> Iterator[str]:
 
 class LabFile(Strict):
     lab: Name
-    coordinator: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\s:]+:[0-9]+$")] = "127.0.0.1:20408"
+    coordinator: Annotated[str, like(r"^[^\s:]+:[0-9]+$", "HOST:PORT, such as 127.0.0.1:20408")] = "127.0.0.1:20408"
     shapes: dict[Name, ShapeFile] = {}
     netboot: _NetbootFile | None = None
     hosts: dict[Name, HostFile] = {}

@@ -62,6 +62,10 @@ def load(path: Path, *, may_be_empty: bool = False) -> Lab:
     for key in _entries(tree, ("all",)):
         host = node_at(tree, key) or {}
         if not isinstance(host, dict) or "xenlab" not in host:
+            with problems.gathered():
+                if word := _meant(host):
+                    found[str(key[-1])] = (key, None)
+                    raise UsageError(f"{at(path, tree, (*key, word))}: unknown key (did you mean xenlab?)")
             continue
         name = str(key[-1])
         with problems.gathered():
@@ -119,6 +123,12 @@ def _entries(tree: object, key: Key, depth: int = 0) -> Iterator[Key]:
                 yield (*key, "hosts", name)
             else:
                 yield from _entries(tree, (*key, "children", name), depth + 1)
+
+
+def _meant(host: object) -> str:
+    """The key of a host without the key xenlab that is nearly that."""
+    words = [str(word) for word in host] if isinstance(host, dict) else []
+    return next((word for word in words if did_you_mean(word.lower(), ("xenlab",))), "")
 
 
 def _board(

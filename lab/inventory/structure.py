@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,36 @@ _HOST = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]-]*")
 # labgrid's models take URLs, some with {index} in them; `@` is refused later.
 _PDU = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]@/~{}?=&-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name or an address: one that is all digits at its end, or has colons, must be an address."""
+    if not _HOST.fullmatch(text):
+        return False
+    is_v6, is_v4 = ":" in text, text.rpartition(".")[2].isdigit()
+    try:
+        return not (is_v6 or is_v4) or bool(ipaddress.ip_address(re.sub(r"^\[(.*)\]$", r"\1", text)))
+    except ValueError:
+        return False
+
+
+def _is_user(text: str) -> bool:
+    return bool(_USER.fullmatch(text))
+
+
+def _is_pdu(text: str) -> bool:
+    return bool(_PDU.fullmatch(text))
+
+
+_A_HOST = (_is_host, "a host name or address")
 _WORDS = {
-    ("ansible_host",): (_HOST, "a host name or address"),
-    ("ansible_user",): (_USER, "a user's name"),
-    ("xenlab", "bmc", "host"): (_HOST, "a host name or address"),
-    ("xenlab", "console", "host"): (_HOST, "a host name or address"),
-    ("xenlab", "console", "ipmi", "host"): (_HOST, "a host name or address"),
-    ("xenlab", "pdu", "host"): (_PDU, "a host name, an address or an http URL"),
-    ("xenlab", "switch", "host"): (_HOST, "a host name or address"),
+    ("ansible_host",): _A_HOST,
+    ("ansible_user",): (_is_user, "a user's name"),
+    ("xenlab", "bmc", "host"): _A_HOST,
+    ("xenlab", "console", "host"): _A_HOST,
+    ("xenlab", "console", "ipmi", "host"): _A_HOST,
+    ("xenlab", "pdu", "host"): (_is_pdu, "a host name, an address or an http URL"),
+    ("xenlab", "switch", "host"): _A_HOST,
 }
 
 
@@ -90,9 +113,11 @@ def _group(key: Key, group: object, depth: int) -> Iterator[tuple[Key, str]]:
 
 def _words(key: Key, variables: dict[object, object]) -> Iterator[tuple[Key, str]]:
     """Words of command lines. A value that is no text, or a template of Ansible's, is for others to judge."""
-    for place, (pattern, what) in _WORDS.items():
+    for place, (is_one, what) in _WORDS.items():
         value: object = variables
         for part in place:
             value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, str) and value and not pattern.fullmatch(value):
-            yield (*key, *place), f"must be {what}, not {value[:60]!r}"
+        if isinstance(value, str) and value and not is_one(value):
+            is_port = re.fullmatch(r"[^:@/]+:\d+", value) and is_one is _is_host
+            shown = "without a login" if "@" in value else f"not {value[:60]!r}"
+            yield (*key, *place), f"must be {what}, {shown}{'; the port is a key of its own' if is_port else ''}"
