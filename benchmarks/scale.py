@@ -21,7 +21,8 @@ from lab.grid import services, supervisor
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
 from lab.leases import queue
-from lab.leases.ledger import Ledger, Request
+from lab.leases.ledger import Ledger
+from lab.leases.records import Request
 from lab.night import planning
 from lab.night.planning import Case
 from lab.reporting.figures import growth_svg

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab.leases.ledger import seconds_of
+from lab.leases.records import seconds_of
 
 COUNT = "chances"  # the property of a test's report that says how many it tried
 Body = Callable[[random.Random], None]

@@ -26,7 +26,8 @@ from lab.grid import services
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
 from lab.leases import ledger
-from lab.leases.ledger import Ledger, Request
+from lab.leases.ledger import Ledger
+from lab.leases.records import Kind, Request
 from lab.virtual import simulated
 
 # The supervisor is not ours to wait for: it ends when we do, or is told to.
@@ -102,7 +103,7 @@ class Shared:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def ask(self, *names: str, user: str = "alice", kind: ledger.Kind = "person", **more: Any) -> int:
+    def ask(self, *names: str, user: str = "alice", kind: Kind = "person", **more: Any) -> int:
         request = Request(kind, f"desk/{user}", more.pop("seconds", 600.0), names, **more)
         return self.ledger.ask(request)
 

@@ -25,8 +25,9 @@ from lab.bmc.ipmi import IpmiBmc
 from lab.cli import main
 from lab.grid.coordinator import Coordinator
 from lab.inventory import Lab
-from lab.leases.ledger import BoardState, Kind, Lease, Ledger, Request, seconds_of
+from lab.leases.ledger import Ledger
 from lab.leases.queue import choose, in_order, yields
+from lab.leases.records import BoardState, Kind, Lease, Request, seconds_of
 from lab.virtual import simulated
 
 # -- a lease -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from lab.cli.main import main
 from lab.console.config import RecorderConfig
 from lab.grid import services
 from lab.inventory import ConsoleSpec
-from lab.leases.ledger import Ledger, Request
+from lab.leases.ledger import Ledger
+from lab.leases.records import Request
 from lab.night.options import VIRTUAL_LAB
 from lab.virtual import faults
 

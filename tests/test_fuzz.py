@@ -253,7 +253,8 @@ CHANGE = """\
 import random, sys
 from pathlib import Path
 from lab.base.errors import LabError
-from lab.leases.ledger import Ledger, Request
+from lab.leases.ledger import Ledger
+from lab.leases.records import Request
 dice, ledger = random.Random(int(sys.argv[2])), Ledger(Path(sys.argv[1]))
 while True:
     board = f"b{dice.randrange(4)}"

@@ -36,7 +36,8 @@ from lab.grid.host_power import HostPower
 from lab.grid.host_state import HostState, Link
 from lab.grid.ssh import Ssh
 from lab.inventory import ConsoleSpec, Lab
-from lab.leases.ledger import Ledger, Request
+from lab.leases.ledger import Ledger
+from lab.leases.records import Request
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 from lab.virtual import simulated

@@ -18,7 +18,8 @@ from lab.base.daytime import Deadline
 from lab.base.errors import UsageError
 from lab.base.wait import wait_until
 from lab.grid.coordinator import Coordinator
-from lab.leases.ledger import FILE, Ledger, LedgerDamaged, Request
+from lab.leases.ledger import FILE, Ledger, LedgerDamaged
+from lab.leases.records import Request
 from lab.leases.salvage import salvage
 
 

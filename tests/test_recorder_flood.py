@@ -20,8 +20,8 @@ from free_ports import free_port
 from test_console import record_fixture  # noqa: F401
 
 from lab.base.wait import wait_until
+from lab.console.pace import ReadPace
 from lab.console.recent import MEMORY_LIMIT, Recent
-from lab.console.recorder import ReadPace
 from lab.inventory import ConsoleSpec
 
 SECONDS = 4.0  # twice what the recorder holds in memory

@@ -32,7 +32,8 @@ from lab.base.wait import wait_until
 from lab.grid import services
 from lab.grid.coordinator import CoordinatorLost
 from lab.grid.service import STARTING
-from lab.leases.ledger import Ledger, Request, seconds_of
+from lab.leases.ledger import Ledger
+from lab.leases.records import Request, seconds_of
 from lab.results.record import Verdict
 from lab.results.run_folder import RunFolder
 

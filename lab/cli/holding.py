@@ -30,7 +30,7 @@ def console(
     """Show a board's console: its last lines, then what it prints. Ctrl-] ends it."""
     from lab.cli.leased import held, open_lab
     from lab.leases import console_access
-    from lab.leases.ledger import caller
+    from lab.leases.records import caller
 
     lab, ledger = open_lab(inventory, board, must_be_up=True)
     spec = lab.boards[board]
@@ -106,7 +106,7 @@ def controller(
 ) -> None:
     """Serve a script of Xen's own CI: poweron, console, wake, poweroff. It is an SSH forced command."""
     from lab.cli.leased import open_lab
-    from lab.leases.ledger import seconds_of
+    from lab.leases.records import seconds_of
     from lab.night import controller as control
 
     word = control.word_of(os.environ.get(control.COMMAND))

@@ -12,7 +12,8 @@ from lab.base.errors import BenchError, UsageError
 from lab.cli.elsewhere import REACHED_AS
 from lab.grid import services
 from lab.inventory import Lab, load, ports
-from lab.leases.ledger import LEASE, Lease, Ledger, caller
+from lab.leases.ledger import LEASE, Ledger
+from lab.leases.records import Lease, caller
 
 
 def open_lab(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[Lab, Ledger]:

@@ -39,7 +39,7 @@ def mutation(
 ) -> None:
     """Try small faults in the hypervisor's code, one after the other on running boards: which do the cases notice?"""
     from lab import builds
-    from lab.leases.ledger import seconds_of
+    from lab.leases.records import seconds_of
     from lab.night import mutation as trials
     from lab.results.run_folder import visible_line
 

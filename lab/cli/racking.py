@@ -161,7 +161,7 @@ def check(
 def clear(board: Board, inventory: Inventory = VIRTUAL_LAB) -> None:
     """Lift a quarantine without a check (`xenlab board check` does one)."""
     from lab.cli.leased import open_lab
-    from lab.leases.ledger import caller
+    from lab.leases.records import caller
 
     _, ledger = open_lab(inventory, board)
     ledger.clear(board, f"by {caller()}, unseen", checked=False)

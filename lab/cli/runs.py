@@ -359,7 +359,7 @@ def reproduce(
 
 def _deadline(text: str) -> float:
     from lab.base.daytime import next_time
-    from lab.leases.ledger import seconds_of
+    from lab.leases.records import seconds_of
 
     now = time.time()
     if ":" in text:

@@ -157,7 +157,7 @@ def reserve(
     from lab.inventory import capabilities
     from lab.leases import queue
     from lab.leases.asking import wait_for
-    from lab.leases.ledger import Request, caller, seconds_of
+    from lab.leases.records import Request, caller, seconds_of
 
     seconds = seconds_of(length)
     needs = frozenset(word for word in need.replace(",", " ").split() if word)
@@ -205,7 +205,7 @@ def extend(
 ) -> None:
     """Extend a lease. A job on another machine calls this repeatedly as a sign of life."""
     from lab.cli.leased import clock, mine, open_lab
-    from lab.leases.ledger import seconds_of
+    from lab.leases.records import seconds_of
 
     seconds = seconds_of(length)
     _, ledger = open_lab(inventory)

@@ -22,7 +22,8 @@ from lab.bmc import Bmc, Readings, switching
 from lab.bmc.switching import Pace
 from lab.grid.host_power import HostPower
 from lab.inventory import BmcSpec, BoardSpec, PduSpec
-from lab.leases.ledger import Lease, Ledger
+from lab.leases.ledger import Ledger
+from lab.leases.records import Lease
 
 if TYPE_CHECKING:
     from labgrid.resource import NetworkPowerPort

@@ -27,7 +27,8 @@ from lab.grid.coordinator import Coordinator, Refused
 from lab.grid.mains import power_of
 from lab.inventory import Lab
 from lab.leases import queue
-from lab.leases.ledger import Lease, Ledger
+from lab.leases.ledger import Ledger
+from lab.leases.records import Lease
 from lab.results import run_folder
 
 log = logging.getLogger("reaper")

@@ -26,7 +26,8 @@ from lab.grid.board import Board
 from lab.grid.coordinator import lacking
 from lab.inventory import Lab
 from lab.leases.asking import callers_lease, wait_for
-from lab.leases.ledger import Kind, Lease, Ledger, Request, caller
+from lab.leases.ledger import Ledger
+from lab.leases.records import Kind, Lease, Request, caller
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from lab.base.errors import BenchError
 from lab.base.wait import wait_until
-from lab.leases.ledger import LEASE, Lease, Ledger, caller
+from lab.leases.ledger import LEASE, Ledger
+from lab.leases.records import Lease, caller
 
 
 def callers_lease(ledger: Ledger, names: Sequence[str]) -> Lease | None:

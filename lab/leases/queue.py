@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 
 from lab.base.errors import UsageError
 from lab.inventory import BoardSpec, Lab
-from lab.leases.ledger import BoardState, Lease, Request
+from lab.leases.records import BoardState, Lease, Request
 
 CASE_LIMIT = 600.0  # seconds for the body of a case without a timeout marker; so soon a run can give its boards back
 

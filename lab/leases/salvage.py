@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base.errors import UsageError
-from lab.leases.ledger import FILE, Ledger, LedgerDamaged, State
+from lab.leases.ledger import FILE, Ledger, LedgerDamaged
+from lab.leases.records import State
 
 # In this order each row finds what it refers to.
 TABLES = ("leases", "holds", "reservations", "boards", "audit")

@@ -28,7 +28,8 @@ from lab.inventory import Lab
 from lab.leases import queue
 from lab.leases.asking import callers_lease, wait_for
 from lab.leases.console_access import Writer
-from lab.leases.ledger import Lease, Ledger, Request, caller
+from lab.leases.ledger import Ledger
+from lab.leases.records import Lease, Request, caller
 from lab.night import job as jobs
 from lab.night.job import Job, Watch
 from lab.night.job_console import Descriptors, JobConsole

@@ -24,7 +24,8 @@ from lab.base.wait import wait_until
 from lab.boards import health
 from lab.inventory import BoardSpec, Lab
 from lab.leases import queue
-from lab.leases.ledger import LEASE, Lease, Ledger, Request, caller
+from lab.leases.ledger import LEASE, Ledger
+from lab.leases.records import Lease, Request, caller
 from lab.night.planning import Share, Unit
 
 LEASE_SECONDS = 900.0  # of a nightly lease, which is extended during the run

@@ -23,7 +23,7 @@ from junitparser.junitparser import JUnitXmlError
 
 from lab.base import paths
 from lab.base.errors import UsageError
-from lab.leases.ledger import seconds_of
+from lab.leases.records import seconds_of
 
 KEPT = 5  # report folders of earlier self-tests
 GRACE = 110.0  # seconds for an interrupted step to give its boards back
