@@ -60,6 +60,7 @@ _TELLERS = _functions(r"""
     bad_page  print_bad_p\w+  __schedule_bug  spin_(?:bug|dump)
     check_memory_region\w*  kasan_check_range  kmsan_\w+  __msan_\w+  stack_depot_\w+  __sanitizer_cov_\w+
     fixup_bug  bug_handler  brk_handler  call_break_hook  dump_backtrace  unwind_backtrace  __do_kernel_fault
+    do_debug_exception  print_tainted  get_taint  (?:panic_|handle_|__)bad_stack
     do_tag_check_fault  do_mem_abort  el1\w*_(?:abort|dbg|sync)\w*
     print_report  print_address_description  kasan_\w+  __asan_\w+  __kasan_\w+  kfence_\w+
 """)
@@ -80,6 +81,8 @@ _TICKS = _functions(r"""
     _*handle_irq_event\w*  handle_(?:percpu|edge|fasteoi)_irq  generic_handle_irq\w*  _*evtchn_\w*handle_events
     _*xen_\w*evtchn_do_upcall  _*xen_(?:do_)?(?:hypervisor|hvm)_callback\w*
     asm_\w+  exc_\w+  _*sysvec_\w+  _*(?:smp_|local_)?apic_timer_interrupt  irq_exit\w*  _*do_softirq\w*
+    arch_timer_handler\w*  handle_percpu_devid_irq  _*(?:generic_)?handle_domain_irq  gic_handle_irq  __irq_svc
+    el\d\w*_irq\w*  call_on_irq_stack  do_interrupt_handler
     nmi_\w+  default_do_nmi  do_nmi  end_repeat_nmi  arch_trigger\w*  trigger_\w*backtrace\w*
     watchdog_\w+  softlockup_\w+  _*perf_event_\w+  intel_pmu_\w+  amd_pmu_\w+
 """)
