@@ -9,13 +9,19 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from lab.base.errors import HypervisorCrash
 from lab.builds.elf import symbolise
+from lab.case import conclude
+from lab.case.bench import Bench
+from lab.case.evidence import Running
+from lab.console.client import ConsoleLine
 from lab.console.crashes import LABEL_LIMIT, Crash, Frame, normalised, parse, with_symbols
 from lab.console.patterns import classify, crash_excerpt
+from lab.console.recalled import REACH
 from lab.console.signatures import SIGNATURES
 from lab.results.record import TestResult, Verdict
 from lab.results.verdicts import Observation, decide
@@ -470,3 +476,43 @@ def test_a_cut_dump_gives_what_it_has() -> None:
     crash = read("\n".join([*lines[:call_trace], "(XEN) Panic on CPU 0:", "(XEN) FATAL PAGE FAULT"]))
     assert names(crash) == ["p2m.c#p2m_lookup"]
     assert read("(XEN) Xen BUG at common/x.c:12").label == "xen-bug: Xen BUG at common/x.c"
+
+
+# -- a crash that is taken back ----------------------------------------------------------------------------------
+
+STALL = "[   42.9] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"
+OVER = "[   42.9] rcu: INFO: Stall ended before state dump start"
+FRAMES = [f"[   43.0]  frame_{number}+0x1/0x2" for number in range(REACH)]
+
+
+def on_the_way(texts: list[str]) -> tuple[Running, HypervisorCrash | None]:
+    """A case whose board prints these lines: what is seen as it runs, and what it is concluded to be."""
+    strategy = SimpleNamespace(is_under_test=True, since=0, is_old_news=lambda signature, text: False)
+    running = Running(cast(pytest.Item, None), marks={"virt1": 0})
+    running.seats["virt1"] = cast(Any, SimpleNamespace(board=SimpleNamespace(strategy=strategy)))
+    bench = cast(Bench, SimpleNamespace(running=running, is_armed=False))
+    lines = [ConsoleLine("virt1", number, 0.0, "line", text) for number, text in enumerate(texts)]
+    for line in lines:
+        Bench._on_console(bench, line)
+    return running, conclude._crash(running, "virt1", lines)
+
+
+def test_a_stall_that_linux_calls_over_ends_no_case() -> None:
+    running, crash = on_the_way([STALL, "[   42.9] rcu: \t(detected by 0, t=2102 jiffies)", OVER, *FRAMES])
+    assert running.crash is None and crash is None
+
+
+def test_a_stall_that_stays_ends_the_case_by_the_line_that_told_it() -> None:
+    running, crash = on_the_way([STALL, *FRAMES])
+    assert running.crash and running.crash.lines == (STALL,) and running.crash_numbers == {"virt1": {0}}
+    assert crash and crash.signature == "linux-rcu-stall" and crash.lines[0] == STALL
+
+
+def test_a_stall_behind_which_the_board_falls_silent_is_concluded_to_be_a_crash() -> None:
+    running, crash = on_the_way([STALL])
+    assert running.crash is None and crash and crash.signature == "linux-rcu-stall"
+
+
+def test_a_panic_behind_a_stall_ends_the_case_at_once() -> None:
+    running, _ = on_the_way([STALL, "[   43.0] Kernel panic - not syncing: RCU Stall"])
+    assert running.crash and running.crash.lines == (STALL,)
