@@ -173,7 +173,10 @@ SIGNATURES = (
         ),
     ),
     Signature(
-        "warning", "cpu-lost", "linux", ("do_boot_cpu failed(", "failed to come online", "failed to report alive")
+        "warning",
+        "cpu-lost",
+        "linux",
+        ("do_boot_cpu failed(", "failed to come online", "failed to report alive", "CPU%d: failed to boot: "),
     ),
     Signature("warning", "linux-workqueue-lockup", "linux", ("BUG: workqueue lockup - pool",)),
     Signature(
@@ -206,7 +209,7 @@ SIGNATURES = (
                 "XFS (%w): log I/O error",
             ),
             *("XFS (%w): Filesystem has been shut down", "BTRFS error (device ", "BTRFS critical (device "),
-            "BTRFS: error (device ",
+            *("BTRFS: error (device ", "FAT-fs (%w): FAT read failed", "FAT-fs (%w): error, "),
         ),
     ),
     Signature(
