@@ -24,6 +24,7 @@ from lab.base.wait import wait_until
 from lab.cli import main
 from lab.inventory import Lab
 from lab.leases import queue
+from lab.leases.records import Request, caller
 from lab.night import nightly, planning, progress
 from lab.night.options import NightlyOptions
 from lab.night.planning import Case, Unit
@@ -162,6 +163,20 @@ def test_what_is_left_of_a_pair_works_alone(shared: Shared, start: Callable[...,
     final = folder.final_results()
     assert {result.verdict for result in final} == {Verdict.PASS} and not folder.missing()
     wait_until(lambda: not shared.ledger.leases(), 30, "boards given back")
+
+
+@pytest.mark.timeout(400)
+def test_a_night_works_on_the_callers_board_and_on_its_free_partner(
+    shared: Shared, start: Callable[..., Night]
+) -> None:
+    mine = shared.ledger.ask(Request("person", caller(), 600.0, ("sim1",)))
+    shared.held(mine)
+    folder = start(6, builds=1).ends(0, timeout=240)
+    final = folder.final_results()
+    assert {result.verdict for result in final} == {Verdict.PASS} and not folder.missing()
+    assert {board for result in final for board in result.boards} >= {"sim1", "sim2"}
+    assert shared.ledger.lease(mine).state == "held"
+    shared.ledger.end(mine, "is done")
 
 
 @pytest.mark.timeout(400)

@@ -120,12 +120,12 @@ class Crew:
         taken = {board for one in held if one.id not in self._own and one not in mine for board in one.boards}
         self._rejoin(names - taken)
         free = names - {board.name for unit in self._held for board in unit}
+        for one in mine:  # the caller's own leases, which the caller gives back
+            self._held |= dict.fromkeys(queue.units(self._lab, free & set(one.boards)), one.id)
+            free -= set(one.boards)
         asked: dict[Unit, int] = {}
         for unit in [*queue.units(self._lab, free - taken), *queue.units(self._lab, free & taken)]:
             wanted = {board.name for board in unit}
-            if lease := next((one for one in mine if wanted <= set(one.boards)), None):
-                self._held[unit] = lease.id  # the caller's own lease, which the caller gives back
-                continue
             holder = caller().partition("/")[0] + "/nightly"
             request = Request("nightly", holder, LEASE_SECONDS, tuple(sorted(wanted)), job=mark(os.getpid()))
             asked[unit] = self._ledger.ask(request)
