@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,8 +27,9 @@ from ipmi_sim import Simulator
 from shared_lab import Shared, lab_of_four_fixture, pytestmark, shared_fixture  # noqa: F401
 from test_console import record_fixture  # noqa: F401
 
+from lab import netboot
 from lab.base import paths
-from lab.base.errors import MissingCapability, PowerTimeout, UsageError
+from lab.base.errors import BenchError, MissingCapability, PowerTimeout, UsageError
 from lab.base.wait import wait_until
 from lab.bmc.ipmi import IpmiBmc
 from lab.console.catching_up import catch_up
@@ -363,12 +365,37 @@ def test_a_console_that_is_read_again_takes_no_pass_away(gate: Gate) -> None:
     assert [one.verdict for one in newest().results()] == [Verdict.PASS]
 
 
-def test_a_word_that_a_guest_says_passes_no_job(gate: Gate) -> None:
+def test_a_guest_may_say_the_word_by_which_a_job_passes(gate: Gate) -> None:
+    """In Xen's jobs with PCI devices only the guest says it; and their script takes it from whoever says it."""
     gate.do("poweron")
-    gate.shared.consoles[BOARD].say(b"(domU) ping test passed\r\n")
-    wait_until(lambda: heard(gate.shared, "ping test passed"), 10.0, "the recorder has it")
+    gate.shared.consoles[BOARD].say(b"(domU) pci test passed\r\n")
+    wait_until(lambda: heard(gate.shared, "pci test passed"), 10.0, "the recorder has it")
     gate.do("poweroff")
-    assert [one.verdict for one in newest().results()] == [Verdict.MISS]
+    assert [one.verdict for one in newest().results()] == [Verdict.PASS]
+
+
+def test_a_board_with_a_folder_of_jobs_boots_from_it_once(gate: Gate, tmp_path: Path) -> None:
+    shared = gate.shared
+    board = replace(shared.lab.boards[BOARD], boot="network", jobs=str(tmp_path))
+    lab = replace(shared.lab, boards=shared.lab.boards | {BOARD: board})
+    own = netboot.home(lab, board)
+    one = controller.Controller(lab, BOARD, shared.ledger, controller.Wishes())
+    with pytest.raises(BenchError, match=r"job\.cfg is not there: `xenlab lab down` and `xenlab lab up` write it"):
+        one.answer("poweron")
+    assert not note(shared).exists() and shared.chassis[BOARD].get("power") == 0
+    own.mkdir(parents=True)
+    (own / "job.cfg").write_text("source /gitlab-ci/grub.cfg\n")
+    (own / "menu.cfg").write_text("the known-good entry\n")
+    try:
+        assert one.answer("poweron") == 0
+        assert shared.chassis[BOARD].get("boot") == "force_pxe"
+        assert netboot.menu(own) == "set default=job\nset timeout=0\nsource /gitlab-ci/grub.cfg\n"
+        assert netboot.menu(own) == "set default=known-good\nset timeout=2\nthe known-good entry\n"
+        netboot.choose(own, "job")  # a board that never asked
+        assert one.answer("poweroff") == 0
+        assert netboot.menu(own).startswith("set default=known-good\n")
+    finally:
+        shutil.rmtree(own)
 
 
 def test_a_board_that_cannot_do_what_a_job_needs_is_a_miss(gate: Gate) -> None:

@@ -87,6 +87,23 @@ def test_the_entry_under_test_is_the_default_of_one_boot(
     assert netboot.menu(own).startswith("set default=known-good\n"), "taken back, and booted"
 
 
+def test_a_job_is_what_one_boot_does(lab: inventory.Lab, board: inventory.BoardSpec, own: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"job\.cfg is not there"):
+        netboot.choose(own, "job")
+    board = replace(board, jobs="/scratch/gitlab-runner/tftp")
+    lab = replace(lab, boards={board.name: board})
+    boot = tmp_path / "boot"
+    netboot.write(lab, boot=boot, root=boot / "root.squashfs", identities={board.name: boot / "identity"})
+    assert os.readlink(own / "gitlab-ci") == "/scratch/gitlab-runner/tftp"
+    netboot.choose(own, "under-test")
+    netboot.choose(own, "job")
+    publish(lab, board, tmp_path)
+    menu = netboot.menu(own)
+    assert menu.startswith("set default=job\nset timeout=0\nserial --unit=0 --speed=115200\n")
+    assert "\nsource /gitlab-ci/grub.cfg\nboot\n" in menu and entries(menu) == {}
+    assert list(entries(netboot.menu(own))) == ["known-good", "xenlab-under-test"]
+
+
 def test_entries_have_the_boards_options_and_root(
     lab: inventory.Lab, board: inventory.BoardSpec, own: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +204,27 @@ def test_a_file_is_had_from_an_offset_on(serving: int) -> None:
     assert board.get("/image/vmlinuz", Range="bytes=8-") == (206, b"vmlinuz-6.1")
     assert board.get("/image/vmlinuz", Range="bytes=0-")[1] == b"this is vmlinuz-6.1"
     assert board.get("/image/vmlinuz", Range="bytes=4000-")[0] == 416
+
+
+def test_a_board_gets_the_files_of_its_job_and_nobody_else_does(
+    lab: inventory.Lab, board: inventory.BoardSpec, own: Path, serving: int, tmp_path: Path
+) -> None:
+    jobs, secret = tmp_path / "tftp", tmp_path / "secret"
+    jobs.mkdir()
+    (own / "gitlab-ci").symlink_to(jobs)
+    (jobs / "xen").write_bytes(b"their build")
+    (jobs / "link").symlink_to(secret)
+    secret.write_bytes(b"what only the lab may read")
+    (jobs / "folder").mkdir()
+    (jobs / "folder" / "xen").touch()
+    os.mkfifo(jobs / "pipe")
+    mine, stranger = Client(serving, "127.0.0.5"), Client(serving, "127.0.0.6")
+    assert mine.get("/gitlab-ci/xen") == (200, b"their build")
+    assert mine.get("/gitlab-ci/xen", Range="bytes=6-") == (206, b"build")
+    for name in ("link", "folder", "folder/xen", "pipe", "none", "../secret", ".."):
+        assert mine.get(f"/gitlab-ci/{name}")[0] == 404, name
+    assert mine.get("/board/gitlab-ci/link")[0] == 404
+    assert stranger.get("/gitlab-ci/xen")[0] == 404
 
 
 def test_the_kernel_remembers_no_connection_that_was_served(serving: int) -> None:
@@ -368,6 +406,8 @@ def test_a_virtual_board_has_a_server_of_its_own(lab: inventory.Lab, tmp_path: P
             "needs nics.management with mac and address",
         ),
         ("link_port: 22135", "link_port: 22135, firmware: efi", "'bios' or 'uefi'"),
+        ("boot: network #", "jobs: /srv/jobs #", "jobs needs boot: network"),
+        ("boot: network #", "boot: network\n        jobs: srv/jobs #", "must match pattern"),
     ],
 )
 def test_mistakes_in_the_inventory_are_told_by_their_line(tmp_path: Path, old: str, new: str, said: str) -> None:

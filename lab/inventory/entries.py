@@ -286,6 +286,7 @@ class BoardFile(Strict):
     xen_options: Line = ""
     dom0_options: Line = ""
     boot: Literal["disk", "network"] = "disk"
+    jobs: Annotated[str, pydantic.StringConstraints(pattern=r"^/[^\x00-\x1f]+$")] | None = None
     virtual: VirtualFile | None = None
     pdu: PduFile | None = None
     accepted_faults: dict[Line, Line] = {}
@@ -313,6 +314,8 @@ class BoardFile(Strict):
             yield "firmware is for machines: that of a virtual board stands in virtual.firmware"
         if raw.get("boot") == "network" and protocol == "ipmi" and not (raw.get("firmware") or raw.get("virtual")):
             yield "boot: network needs firmware: bios or uefi: the BMC is told which kind of boot is meant"
+        if raw.get("jobs") and raw.get("boot") != "network":
+            yield "jobs needs boot: network: the folder is served by what serves boards without a disk"
         yield from _not_at_a_host(raw, bmc)
 
 

@@ -194,6 +194,7 @@ def _board(
         xen_options=data.xen_options,
         dom0_options=data.dom0_options,
         boot=data.boot,
+        jobs=data.jobs or "",
         virtual=VirtualSpec(**data.virtual.model_dump() | {"shapes": shapes}) if data.virtual else None,
         pdu=PduSpec(**data.pdu.model_dump()) if data.pdu else None,
         sol=_sol(data),

@@ -171,6 +171,7 @@ class BoardSpec:
     xen_options: str = ""  # what this board needs on Xen's command line, e.g. "spec-ctrl=no"
     dom0_options: str = ""
     boot: Literal["disk", "network"] = "disk"
+    jobs: str = ""  # folder that another CI writes, and the board boots from when a job of that CI powers it on
     virtual: VirtualSpec | None = None
     pdu: PduSpec | None = None
     sol: BmcSpec | None = None  # the BMC that the console comes from, where power goes by another protocol

@@ -13,7 +13,9 @@ The folder of a lab (:func:`folder`)::
     boards/NAME/menu.cfg      the known-good entry
     boards/NAME/identity.tar  the board's name, addresses and keys
     boards/NAME/under-test/   menu.cfg, xen.gz, files.tar, marker: the build under test (:func:`publish`)
-    boards/NAME/next          there: the next boot is the entry under test
+    boards/NAME/job.cfg       a job of another CI: has GRUB do what the file grub.cfg in gitlab-ci says
+    boards/NAME/gitlab-ci     -> the folder that this CI writes (key ``jobs`` of the inventory)
+    boards/NAME/next          there: what the next boot is, under-test or job
     serving                   there: the server listens
     addresses/ADDRESS         -> boards/NAME: a board is known by the address that dnsmasq gives its port
     at/HOST/ADDRESS           the same of a board at a host, whose requests come through SSH (:mod:`lab.netboot.relay`)
@@ -21,6 +23,7 @@ The folder of a lab (:func:`folder`)::
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import io
 import ipaddress
@@ -37,10 +40,10 @@ from lab.base import paths, processes
 from lab.base.errors import BenchError, BoardError
 from lab.inventory import BoardSpec, Lab, NetbootSpec
 
-Entry = Literal["known-good", "under-test"]
+Entry = Literal["known-good", "under-test", "job"]
 
 PORT = 80  # GRUB 2.06 speaks HTTP to no other
-ENTRY_IDS: Mapping[str, str] = {"known-good": "known-good", "under-test": "xenlab-under-test"}
+ENTRY_IDS: Mapping[str, str] = {"known-good": "known-good", "under-test": "xenlab-under-test", "job": "job"}
 SERVING = "serving"
 GRUBS = {"grub.pc": ("i386-pc-pxe", "pxe"), "grub.efi": ("x86_64-efi", "efinet")}  # format, and what its network is
 GRUB_MODULES = (
@@ -54,6 +57,14 @@ configfile /board/grub.cfg
 echo "no menu from http://$net_default_server/board/grub.cfg; again in 10 s"
 sleep 10
 reboot
+"""
+# Their file has commands and no entries. Where they fail nothing else may boot in the job's time.
+JOBS = "gitlab-ci"  # the name by which Xen's own CI asks for its files
+JOB = f"""\
+source /{JOBS}/grub.cfg
+boot
+echo "the files of the job do not boot"
+while true; do sleep 60; done
 """
 
 
@@ -106,6 +117,9 @@ def write(lab: Lab, *, boot: Path, root: Path, identities: Mapping[str, Path]) -
         own = home(lab, board)
         own.mkdir(parents=True)
         (own / "menu.cfg").write_text(_head(board) + _known_good(_network(lab, board), board), encoding="utf-8")
+        if board.jobs:
+            (own / JOBS).symlink_to(board.jobs)
+            (own / "job.cfg").write_text(_head(board) + JOB, encoding="utf-8")
         (own / "identity.tar").touch(mode=0o600)  # it has the board's keys
         shutil.copyfile(identities[board.name], own / "identity.tar")
         place = where / places(board.at.name if board.at else "")
@@ -157,11 +171,16 @@ def publish(
 
 
 def choose(own: Path, entry: Entry) -> None:
-    """What the board boots next, once: ``own`` is its :func:`home`."""
-    if entry == "under-test":
-        (own / "next").touch()
-    else:
+    """What the board boots next, once: ``own`` is its :func:`home`.
+
+    :raises BenchError: a job, and the lab came up without a folder of jobs for this board.
+    """
+    if entry == "job" and not (own / "job.cfg").exists():
+        raise BenchError(f"{own / 'job.cfg'} is not there: `xenlab lab down` and `xenlab lab up` write it")
+    if entry == "known-good":
         (own / "next").unlink(missing_ok=True)
+    else:
+        (own / "next").write_text(entry, encoding="ascii")
 
 
 def menu(own: Path) -> str:
@@ -169,16 +188,15 @@ def menu(own: Path) -> str:
 
     :raises OSError: nothing is served to such a board.
     """
-    text = (own / "menu.cfg").read_text(encoding="utf-8")
     try:
-        text += (own / "under-test" / "menu.cfg").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        pass
-    try:
+        entry, timeout = (own / "next").read_text(encoding="ascii"), 0
         (own / "next").unlink()
-        entry, timeout = "under-test", 0
     except FileNotFoundError:
         entry, timeout = "known-good", 2
+    text = (own / ("job.cfg" if entry == "job" else "menu.cfg")).read_text(encoding="utf-8")
+    if entry != "job":
+        with contextlib.suppress(FileNotFoundError):
+            text += (own / "under-test" / "menu.cfg").read_text(encoding="utf-8")
     return f"set default={ENTRY_IDS[entry]}\nset timeout={timeout}\n{text}"
 
 

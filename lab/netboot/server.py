@@ -1,6 +1,7 @@
 """``python -m lab.netboot.server FOLDER ADDRESS PORT``: what boards get by HTTP on the network they boot from.
 
-``/image/...`` is the same for all; ``/board/...`` is the asking board's own (another host gets 404), and
+``/image/...`` is the same for all; ``/gitlab-ci/...`` is what another CI wrote for the asking board (key ``jobs`` of the
+inventory); ``/board/...`` is the asking board's own (another host gets 404), and
 ``/board/grub.cfg`` is made for each boot (:func:`lab.netboot.menu`).
 """
 
@@ -15,6 +16,7 @@ import re
 import shutil
 import socket
 import socketserver
+import stat
 import struct
 import sys
 import termios
@@ -35,6 +37,7 @@ IDLE = 60.0  # seconds without a byte after which a board is taken for gone
 UNANSWERED = 5.0  # seconds that bytes sent to a board may stay unacknowledged: it was reset
 
 NAME = re.compile(r"/(image|board)/([A-Za-z0-9][A-Za-z0-9.-]*(?:/[A-Za-z0-9][A-Za-z0-9.-]*)?)")
+OF_A_JOB = re.compile(rf"/{netboot.JOBS}/([A-Za-z0-9][A-Za-z0-9.-]*)")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,7 +69,12 @@ class Handler(BaseHTTPRequestHandler):
                 log.info("%s boots %s", own.resolve().name, text.split()[1].removeprefix("default="))
                 self._send(io.BytesIO(text.encode()))
             elif found := NAME.fullmatch(self.path):
-                with open((own if found[1] == "board" else self.folder / "image") / found[2], "rb") as file:
+                with _regular(own / found[2]) if found[1] == "board" else open(
+                    self.folder / "image" / found[2], "rb"
+                ) as file:
+                    self._send(file)
+            elif found := OF_A_JOB.fullmatch(self.path):
+                with _regular(own / netboot.JOBS / found[1]) as file:
                     self._send(file)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
@@ -93,6 +101,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         log.info("%s %s", self.client_address[0], format % args)
+
+
+def _regular(path: Path) -> BinaryIO:
+    """A file that somebody else wrote: a symbolic link would lead a job to what only the lab may read.
+
+    :raises FileNotFoundError: there is none, or it is something else.
+    """
+    try:
+        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        raise FileNotFoundError(str(error)) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(f"{path}: no regular file")
+    return file
 
 
 def end(connection: socket.socket) -> None:

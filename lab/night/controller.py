@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from lab import netboot
 from lab.base import lock, processes
 from lab.base.errors import BenchError, BoardError, LabError, MissingCapability, UsageError, WaitTimeout
 from lab.base.wait import wait_until
@@ -120,7 +121,11 @@ class Controller:
                 self._order("off", lease)  # what a job that is gone left running says nothing of this one
                 job = replace(job, since=next_record(self._board), started=time.time())
                 job.write(self._note)
-                self._order("on", lease, self._wishes.boot)
+                boot = self._wishes.boot
+                if self._board.jobs:
+                    netboot.choose(netboot.home(self._lab, self._board), "job")
+                    boot = boot or "pxe"
+                self._order("on", lease, boot)
             except BaseException as error:  # the script has no trap yet that would power the board off
                 fault = error if isinstance(error, LabError) else BenchError(f"interrupted: {error}")
                 self._close(job, "the board was not powered on", fault)
@@ -277,6 +282,8 @@ class Controller:
             jobs.finish(job, remarks)
         finally:
             self._note.unlink(missing_ok=True)
+            if self._board.jobs:  # which the board has not asked for if it did not boot
+                netboot.choose(netboot.home(self._lab, self._board), "known-good")
             if job.is_own:
                 self._ledger.end(job.lease, "its job is over")
 

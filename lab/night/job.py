@@ -99,8 +99,8 @@ class Watch:
         return HypervisorCrash(lines[0].board, *found) if found else None
 
     def first_pass(self, lines: Iterable[ConsoleLine]) -> ConsoleLine | None:
-        """The first line that says that the job passed."""
-        return next((one for one in lines if self._is_said(one) and self.passed.search(one.text)), None)
+        """The first line that says that the job passed; a guest may say it, as in Xen's jobs with PCI devices."""
+        return next((one for one in lines if one.kind in ("line", "partial") and self.passed.search(one.text)), None)
 
     def _counts(self, crash: Signature, line: ConsoleLine) -> bool:
         return self._is_said(line) and not (crash.name == SIGNATURE and self._faults.knows(line.text))

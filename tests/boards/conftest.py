@@ -20,6 +20,7 @@ collect_ignore = ["cases"]  # they are run by the tests, on boards
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run what takes many minutes too")
+    parser.addoption("--xen-tree", default="", metavar="PATH", help="Xen, for tests/boards/test_xens_own_ci.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
