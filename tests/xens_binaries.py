@@ -151,7 +151,7 @@ def _system(root: Path) -> None:
         "etc/inittab": INITTAB,
         "etc/local": LOCAL,
         "etc/udhcpc/default.script": UDHCPC,
-        "etc/issue": "\nWelcome to Alpine Linux\n\n",
+        "etc/issue": "Welcome to Alpine Linux\n\n",
         "etc/passwd": "root::0:0:root:/root:/bin/sh\n",
         "etc/group": "root:x:0:\n",
     }
