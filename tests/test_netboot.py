@@ -241,6 +241,25 @@ def test_the_kernel_remembers_no_connection_that_was_served(serving: int) -> Non
     assert far_ends == ["00000000:0000"], "more than the listener itself"
 
 
+def test_a_slow_board_gets_all_of_a_file(
+    lab: inventory.Lab, serving: int, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent lies in this machine's kernel for longer than a board may be silent."""
+    monkeypatch.setattr(server, "UNANSWERED", 0.5)
+    (own / "xen.gz").write_bytes(bytes(1 << 20))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+        connection.bind(("127.0.0.5", 0))
+        connection.connect(("127.0.0.1", serving))
+        connection.sendall(b"GET /board/xen.gz HTTP/1.1\r\n\r\n")
+        began, got = time.monotonic(), 0
+        with contextlib.suppress(ConnectionResetError):
+            while read := connection.recv(1 << 15):
+                got += len(read)
+                time.sleep(0.05)
+    assert got > 1 << 20 and time.monotonic() - began > 1.0
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/image", "/image/", "/image/none", "/image/../boards/pxe1/identity.tar", "/board/under-test", "/board//x"],

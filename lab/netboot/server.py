@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import io
 import logging
 import os
@@ -119,11 +120,20 @@ def _regular(path: Path) -> BinaryIO:
 
 
 def end(connection: socket.socket) -> None:
-    """End a connection by a reset, once the board has acknowledged all that was sent."""
+    """End a connection by a reset, once the board has acknowledged all that was sent.
+
+    The kernel takes megabytes before the board has them, so a slow board may need longer than :data:`UNANSWERED`.
+    """
     with contextlib.suppress(WaitTimeout):
-        wait_until(lambda: not _unacknowledged(connection), UNANSWERED, "all is acknowledged", interval=0.001)
+        while left := _unacknowledged(connection):
+            is_less = functools.partial(_is_less, connection, left)
+            wait_until(is_less, UNANSWERED, "more is acknowledged", interval=0.001)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()  # no FIN, which the server would send first
+
+
+def _is_less(connection: socket.socket, than: int) -> bool:
+    return _unacknowledged(connection) < than
 
 
 def _unacknowledged(connection: socket.socket) -> int:
