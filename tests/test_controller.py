@@ -238,6 +238,7 @@ def test_a_script_as_xens_gets_its_board_and_leaves_a_junit(gate: Gate) -> None:
     before = len(shared.chassis[BOARD].calls())
     wire.say(b"started, suspending\r\n")
     wait_until(lambda: ["power", "1"] in calls_since(shared, before), 30.0, "the board is woken")
+    wire.say(b"(domU) [    0.0] Xen version 4.17.\r\n")
     wire.say(b"(domU) Kernel panic - not syncing: a guest's own affair\r\nsuspend test passed\r\n")
     said, _ = script.communicate(timeout=60.0)
     assert script.returncode == 0, said

@@ -34,6 +34,7 @@ mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; mount -t tmpfs run /run
 exec </dev/console >/dev/console 2>&1
 modprobe -a MODULES 2>/dev/null # some are of dom0 alone, or of a guest
 ip link set lo up
+echo 60 >/proc/sys/kernel/watchdog_thresh # an emulated board on a busy machine may stand still for 22 s
 exec init
 """
 INITTAB = """\

@@ -71,7 +71,7 @@ class Wishes:
     """What the lab's people decide about the jobs on a board."""
 
     passed: str = PASSED  # regular expression of the line by which a job passes
-    boot: str = ""  # boot device of `poweron`, once: pxe, disk...; empty: as the firmware is set
+    boot: str = ""  # boot device of `poweron`, once: pxe, disk...; empty: pxe with a folder of jobs, else as it is set
     seconds: float = 7200.0  # time limit of a job
 
 

@@ -35,7 +35,10 @@ AREA = "controller"
 BUILD = "foreign"  # nobody proved which hypervisor it was; what its banner said is among the facts of the build
 SELECTION = "a job of another CI"
 _THEIR_GUEST = re.compile(r"\((?:domU|qemu-dm)\) ")  # Xen's script so marks what a guest and its device model print
-_BANNER = {"version": re.compile(r"Xen version (\S{1,80})"), "changeset": re.compile(r"Latest ChangeSet: (.{1,120})")}
+_BANNER = {  # what Xen itself says; Linux in a guest says "Xen version", too
+    "version": re.compile(r"\(XEN\) .*\bXen version (\S{1,80})"),
+    "changeset": re.compile(r"\(XEN\) .*\bLatest ChangeSet: (.{1,120})"),
+}
 
 
 @dataclass(frozen=True, slots=True)
