@@ -1,8 +1,8 @@
 """``python -m lab.netboot.server FOLDER ADDRESS PORT``: what boards get by HTTP on the network they boot from.
 
-``/image/...`` is the same for all; ``/gitlab-ci/...`` is what another CI wrote for the asking board (key ``jobs`` of the
-inventory); ``/board/...`` is the asking board's own (another host gets 404), and
-``/board/grub.cfg`` is made for each boot (:func:`lab.netboot.menu`).
+``/image/...`` is the same for all; ``/board/...`` is the asking board's own (another host gets 404), and
+``/board/grub.cfg`` is made for each boot (:func:`lab.netboot.menu`). ``/gitlab-ci/...`` is what another CI wrote for
+the asking board (key ``jobs`` of the inventory).
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class Handler(BaseHTTPRequestHandler):
                 text = netboot.menu(own)
                 log.info("%s boots %s", own.resolve().name, text.split()[1].removeprefix("default="))
                 self._send(io.BytesIO(text.encode()))
-            elif found := NAME.fullmatch(self.path):
-                with _regular(own / found[2]) if found[1] == "board" else open(
-                    self.folder / "image" / found[2], "rb"
-                ) as file:
+            elif (found := NAME.fullmatch(self.path)) and found[1] == "image":
+                with open(self.folder / "image" / found[2], "rb") as file:
+                    self._send(file)
+            elif found:
+                with _regular(own / found[2]) as file:
                     self._send(file)
             elif found := OF_A_JOB.fullmatch(self.path):
                 with _regular(own / netboot.JOBS / found[1]) as file:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow  # not part of CI
 FOLDER = Path("/scratch/gitlab-runner/tftp")  # as the script names it
 SHIPPED = paths.CHECKOUT / "inventory" / "diskless.yaml"
 BOARD, SPARE = "pxe1", "00:04.0"  # where lab.virtual.qemu puts the spare port
-# What an emulated board needs of any Xen, and less memory than the 4 GiB that the script says before it: later words win.
+# What an emulated board needs of any Xen, and less memory than the script says before it, 4 GiB: later words win.
 OPTIONS = "spec-ctrl=no iommu=no-sharept dom0_mem=1G,max:1G"
 TIMEOUT = os.environ.get("TEST_TIMEOUT_OVERRIDE", "900")  # seconds for each word of the console; theirs are 120
 WITHIN = 4 * int(TIMEOUT) + 120
