@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNANSWERED * 1000))
+        # One that paces, such as bbr, waits while an emulated board has its few milliseconds of a busy processor.
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
     def finish(self) -> None:
         super().finish()
