@@ -389,7 +389,7 @@ def test_a_board_with_a_folder_of_jobs_boots_from_it_once(gate: Gate, tmp_path: 
     (own / "menu.cfg").write_text("the known-good entry\n")
     try:
         assert one.answer("poweron") == 0
-        assert shared.chassis[BOARD].get("boot") == "force_pxe"
+        assert shared.chassis[BOARD].get("boot") == "pxe"
         assert netboot.menu(own) == "set default=job\nset timeout=0\nsource /gitlab-ci/grub.cfg\n"
         assert netboot.menu(own) == "set default=known-good\nset timeout=2\nthe known-good entry\n"
         netboot.choose(own, "job")  # a board that never asked
