@@ -76,7 +76,6 @@ class Runner:
             "CONSOLE_OPTS": "console=com1 com1=115200,8n1",
             "EXTRA_XEN_OPTS": options,
             "PCIDEV": SPARE,
-            "PCIDEV_INTR": "MSI-X",
             "TEST_TIMEOUT_OVERRIDE": TIMEOUT,
         }
         shutil.rmtree(self.checkout / "rootfs", ignore_errors=True)  # what a job leaves
