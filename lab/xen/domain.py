@@ -17,6 +17,7 @@ from lab.xen.dom0 import Dom0
 from lab.xen.payloads import Heartbeat, PayloadLine, parse_line
 
 CONSOLE_DIR = "/var/log/xen/console"
+_DETAIL = re.compile(r": (debug|detail): |^xencall:buffer: ")  # of `xl -vvv`, which hide what went wrong
 _LAST_BEAT = '{ i = index($0, "XL HB ") } i { n = int(substr($0, i + 6)) } END { print n + 0 }'  # awk; its number
 
 
@@ -82,7 +83,8 @@ class Domain:
             result = self.host.toolstack(command, timeout=timeout, what=f"xl create {self.name}")
         self.builder_output = result.stdout + result.stderr
         if result.status:
-            raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, self.builder_output)
+            said = [line for line in self.builder_output.splitlines() if not _DETAIL.search(line)]
+            raise ToolstackFailed(self.host.name, f"xl create {self.name}", result.status, "\n".join(said))
         return result
 
     @contextlib.contextmanager
