@@ -263,6 +263,7 @@ class Perf:
         list[str] | None, typer.Option("--board", metavar="NAME", help="Only this board; repeatable.")
     ] = None
     keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    ports: Ports = ""
     as_json: AsJson = False
 
 
@@ -270,10 +271,13 @@ class Perf:
 @taking(Perf)
 def perf(words: Perf) -> None:
     """Compare what two builds cost, on small and large boards. Exit status: 1 if B costs more somewhere."""
+    from lab.cli.leased import move_ports
     from lab.night import performance
     from lab.selfcheck.doctor import demand_packages
 
     demand_packages()
+    if words.ports:
+        move_ports(words.inventory, words.ports)
     asked = performance.Asked(
         recipe(words.old),
         recipe(words.new),
