@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +24,7 @@ from lab.base.errors import (
 from lab.case import rig
 from lab.case.rig import After, Rig, Seat
 from lab.grid import pulse
-from lab.grid.boot import Boot
+from lab.grid.boot import XEN_SILENCE, Boot
 from lab.grid.ssh import CommandResult
 from lab.grid.strategy import Status, XenStrategy
 from lab.results.record import Evidence, Verdict
@@ -245,6 +246,24 @@ def test_a_boot_that_a_console_does_not_show_and_that_dom0_answers_after_is_no_h
         console=SimpleNamespace(lines=lambda _: []),
         since=1,
         _ask=lambda: None if status is None else CommandResult("xl info", status, "", "", 0.1),
+        _stolen=lambda: 0.0,
     )
     with pytest.raises(kind):
-        XenStrategy._is_booted(cast(XenStrategy, strategy), cast(Boot, boot), Status.dom0)
+        XenStrategy._is_booted(cast(XenStrategy, strategy), cast(Boot, boot), Status.dom0, 0.0)
+
+
+def test_time_that_was_stolen_from_a_board_is_not_its_boots() -> None:
+    """Its hypervisor is silent for longer than a hang, and had too little of the machine to say anything."""
+    boot = Boot("small", "under-test", started=time.time() - 200.0)
+    boot.has_banner = True
+    boot._spoke, boot._deadline = time.time() - XEN_SILENCE - 20.0, time.time() + 60.0
+    strategy = SimpleNamespace(console=SimpleNamespace(lines=lambda _: []), since=1, _ask=lambda: None)
+    strategy.is_old_news = lambda *_: False
+    for stolen, is_late in ((70.0, False), (60.0, True)):
+        strategy._stolen = lambda: stolen  # noqa: B023
+        try:
+            assert not XenStrategy._is_booted(cast(XenStrategy, strategy), boot, Status.dom0, 45.0)
+        except ProductTimeout:
+            assert is_late
+        else:
+            assert not is_late
