@@ -302,6 +302,32 @@ def test_a_board_with_a_state_is_not_booted_and_each_record_says_so(bring: Calla
     assert seat.pace == 1.5, "as it was measured after the boot"
 
 
+def test_a_run_that_asks_for_a_boot_gets_one_for_its_first_case(bring: Callable[..., tuple[Rig, Seat]]) -> None:
+    one, _ = bring(board := Board(has=False))
+    board.is_up, board.boot_id = True, "of another process"
+    one._unbooted = {"virt1"}
+    for _ in range(2):
+        one.ready("virt1")
+    assert board.did == ["power cycle", "save", "set clock"]
+
+
+@pytest.mark.parametrize(("running", "did"), [("b1", ["deploy", "boot"]), ("b2", ["known-good", "deploy", "boot"])])
+def test_a_board_is_deployed_from_a_build_that_has_proved_itself(
+    running: str, did: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    strategy = SimpleNamespace(reboot=lambda **_: done.append("boot"))
+    board = SimpleNamespace(name="virt1", run=None, is_reachable=lambda: True, strategy=strategy)
+    one = Rig(cast(Any, None), {"virt1": cast(rig.Board, board)}, cast(Any, None), Path(), sound=frozenset({"b1"}))
+    monkeypatch.setattr(Rig, "_boot_known_good", lambda *_: done.append("known-good"))
+    monkeypatch.setattr(Rig, "_deploy", lambda *_: done.append("deploy"))
+    monkeypatch.setattr(Rig, "_is_proved", lambda *_: "boot" in done)
+    seat = one.seats["virt1"]
+    seat.proof = cast(Any, SimpleNamespace(is_the_build=False, build_id=running))
+    one._install(seat)
+    assert done == did
+
+
 def test_a_board_without_a_state_boots_and_is_saved(bring: Callable[..., tuple[Rig, Seat]]) -> None:
     one, _ = bring(board := Board(has=False))
     one.ready("virt1")

@@ -127,8 +127,16 @@ class Bench:
         return self._rig
 
     def _take_boards(self) -> Rig:
+        option = self.config.getoption
         self._session, rig = take(
-            self.lab, self.names, self.variant, self.folder.path, self.config.getoption("--xtf"), self._keep
+            self.lab,
+            self.names,
+            self.variant,
+            self.folder.path,
+            option("--xtf"),
+            self._keep,
+            sound=frozenset(option("--sound").split(",")) - {""},
+            boots_first=option("--boot-first"),
         )
         for seat in rig.seats.values():
             seat.board.console.listen(self._on_console)

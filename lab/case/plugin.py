@@ -53,6 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--coverage", action="store_true", help="count what each case executes; the build must be able to")
     group.addoption("--mutation", default="", help="plan of mutants to try, in the folder of their build's score")
+    group.addoption("--sound", default="", help="build ids, comma separated, from which boards may be deployed")
+    group.addoption("--boot-first", action="store_true", help="boot each board before its first case")
     group.addoption("--attempt", type=int, default=1, help="number of this attempt at the cases")
 
 

@@ -40,6 +40,7 @@ from lab.xen.host import Host
 
 log = logging.getLogger(__name__)
 
+PROOF_TIMEOUT = 240.0  # seconds; 50 were seen, for checksums on an emulated board that had an eighth of a processor
 MUTE = "lost its console: dom0 answers over SSH, and nothing on the console"
 RESET = "was reset: it booted, and nobody had asked for that"  # after "the host"
 Keep = Callable[[str, GuestConsole], None]  # a title, and what a guest has printed
@@ -88,10 +89,18 @@ class Rig:
         wanted: provision.Wanted,
         run_directory: Path,
         keep: Keep | None = None,
+        *,
+        sound: frozenset[str] = frozenset(),
+        boots_first: bool = False,
     ) -> None:
-        """``keep`` takes what a guest has printed, for the running case; without it nothing is kept."""
+        """``keep`` takes what a guest has printed, for the running case; without it nothing is kept.
+
+        ``sound``: build ids of builds that have proved themselves, so that a board may be deployed from them.
+        ``boots_first``: each board boots before its first case, whatever runs on it.
+        """
         self._lab = lab
         self._keep = keep
+        self._sound, self._unbooted = sound, set(boards) if boots_first else set[str]()
         self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
@@ -141,6 +150,10 @@ class Rig:
     def _bring_up(self, seat: Seat, *, is_cold: bool) -> None:
         is_up = self._is_proved(seat)
         former = seat.boot_id
+        if is_up and seat.board.name in self._unbooted:
+            seat.suspect = "the run asks for a boot"
+            is_up = self._comes_back(seat)
+        self._unbooted.discard(seat.board.name)
         if is_up and is_cold and seat.is_restored:
             is_up, seat.suspect = False, "it goes on from a saved state, and the case is about a boot"
         if not is_up:
@@ -227,8 +240,9 @@ class Rig:
     def _install(self, seat: Seat) -> None:
         """Boot the known-good build if need be, deploy the build under test, boot it, and prove that it runs."""
         board = seat.board
-        # Deploying works from a sound dom0 of this very build, with other options; else only from a known-good one.
-        is_sound = not seat.proof or seat.proof.is_the_build
+        # Deploying works from a sound dom0 of this very build, with other options, or of one that has proved itself;
+        # else only from a known-good one.
+        is_sound = not seat.proof or seat.proof.is_the_build or seat.proof.build_id in self._sound
         if seat.suspect or not is_sound or not board.is_reachable():
             log.info("%s: to the known-good build (%s)", board.name, seat.suspect or "not reachable")
             self._boot_known_good(seat)
@@ -290,7 +304,9 @@ class Rig:
         try:
             with self.phase("proof"):
                 proof = provision.prove(
-                    lambda text: str(seat.board.run(text).stdout), seat.board.spec, self._wanted_on(seat)
+                    lambda text: str(seat.board.run(text, timeout=PROOF_TIMEOUT).stdout),
+                    seat.board.spec,
+                    self._wanted_on(seat),
                 )
             seat.boot_id = proof.boot_id
             seat.is_restored = seat.board.states is not None and seat.board.states.is_restored()

@@ -30,10 +30,14 @@ def take(
     xtf_directory: str = "",
     keep: Keep | None = None,
     progress: Callable[[str], None] | None = None,
+    *,
+    sound: frozenset[str] = frozenset(),
+    boots_first: bool = False,
 ) -> tuple[session.Session, Rig]:
     """Make or find the build and the guest payloads, and acquire these boards for this process.
 
     ``directory`` is where provisioning leaves its output: the run folder. ``progress`` is told what is being built.
+    The rest is for the :class:`Rig`.
 
     :raises BenchError: no lab is up, or a board is somebody else's.
     :raises UsageError: unknown build.
@@ -44,4 +48,5 @@ def take(
     build = builds.make(variant.build, commit=variant.commit, progress=progress)
     wanted = provision.Wanted(build, variant.xen_options, payloads)
     held = session.acquire(lab, names, services.directory(lab), timeout=30.0)
-    return held, Rig(lab, {name: held.board(name) for name in names}, wanted, directory, keep)
+    boards = {name: held.board(name) for name in names}
+    return held, Rig(lab, boards, wanted, directory, keep, sound=sound, boots_first=boots_first)

@@ -411,6 +411,8 @@ class Night:
         words = ["-q", f"--run-folder={self.folder.path}", f"--build={share.build}", f"--attempt={share.attempt}"]
         words += [f"--xtf={options.xtf}"] if options.xtf else []
         words += ["--coverage"] if self._header.counts else []
+        words += [f"--sound={','.join(options.sound)}"] if options.sound else []
+        words += ["--boot-first"] if options.boots_first else []
         words += [f"--stop-at={self._deadline.boottime}", f"@{arguments}"]
         command = pytest_command(root, options.inventory, share.boards, words)
         return spawn(command, self._worker_log(share), lease, root)

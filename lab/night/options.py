@@ -35,6 +35,8 @@ class NightlyOptions:
     checks: bool = False  # each board is checked from within before use, which takes a boot
     repeat: int = 1  # times that each case is run
     coverage: bool = False  # what each case executes is counted; the builds must be able to
+    sound: tuple[str, ...] = ()  # build ids of builds that have proved themselves: boards are deployed from them, too
+    boots_first: bool = False  # each board boots before its first case, even if the build runs on it already
     is_remembered: bool = True  # the run is imported into the history when it ends
 
     def describe(self, select: Selection) -> str:

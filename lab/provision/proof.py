@@ -22,6 +22,7 @@ class Proof:
     mismatches: tuple[str, ...]
     boot_id: str = ""  # of dom0's Linux
     is_the_build: bool = False  # the build under test runs, if perhaps with other options or beside other payloads
+    build_id: str = ""  # of the Xen that runs as the build under test; "" of the known-good one
 
     def as_evidence(self) -> Evidence:
         verdict = "; ".join(self.mismatches) or "as wanted"
@@ -35,7 +36,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
     by the checksum of the file it was booted from. The kernel must be the one that the boot entry names, the running
     xenstored that of the toolstack which fits the hypervisor, and each file what was copied.
     """
-    build, checksums, is_the_build = wanted.build, wanted.checksums(), False
+    build, checksums, is_the_build, running = wanted.build, wanted.checksums(), False, ""
     said = parse(text := run(_ask(checksums)))
     wrong = []
 
@@ -46,6 +47,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
     if "xenlab.entry=under-test" not in said.get("dom0_cmdline", "").split():
         wrong.append("the known-good entry runs, not the one under test")
     else:
+        running = said.get("build_id", "")
         if build.build_id:
             expect("build id of the running Xen", said.get("build_id", ""), build.build_id)
         else:
@@ -61,7 +63,7 @@ def prove(run: Callable[[str], str], board: BoardSpec, wanted: Wanted) -> Proof:
         if others := [name for name, checksum in checksums.items() if said.get(f"/{name}", "") != checksum]:
             wrong.append(f"{len(others)} of {len(checksums)} files are not what was copied, /{others[0]} for one")
         expect("what was deployed", said.get("deployed", ""), digest_of(wanted.options(board), checksums))
-    return Proof(board.name, time.time(), text, tuple(wrong), said.get("boot_id", ""), is_the_build)
+    return Proof(board.name, time.time(), text, tuple(wrong), said.get("boot_id", ""), is_the_build, running)
 
 
 def parse(text: str) -> dict[str, str]:
