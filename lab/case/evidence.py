@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from lab.console.recalled import Live
 from lab.reporting.figures import relocation_svg
 from lab.results.observation import StealTime
 from lab.results.record import Check, Evidence, GuestConsole, Phase
+from lab.results.run_folder import PROFILES
 from lab.xen.domain import Domain
 from lab.xen.host import Host
 from lab.xen.migration import Migration
@@ -87,6 +89,15 @@ class CaseLog:
         """Keep a number; its name ends in its unit (``downtime_s``). None (it could not be measured) is dropped."""
         if value is not None:
             self._running.figures[name] = float(value)
+
+    def profiles(self, found: Mapping[str, Mapping[int, float]]) -> None:
+        """Keep of what figures are made: by figure, instructions by the hypervisor's address."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        by_figure = {
+            figure: {f"{at:x}": round(count, 4) for at, count in sorted(blocks.items())}
+            for figure, blocks in found.items()
+        }
+        (self._folder / PROFILES).write_text(json.dumps(by_figure, indent=1) + "\n", encoding="utf-8")
 
     def checked(self, checks: Sequence[Check]) -> None:
         """Keep how named checks ended. They fail no case by themselves."""

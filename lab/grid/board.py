@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lab.bmc import Bmc
 from lab.console.client import Console
-from lab.grid.board_socket import StealMeter
+from lab.grid.board_socket import Profiler, StealMeter
 from lab.grid.ssh import CommandResult, Job, wait_reachable
 from lab.grid.states import SavedStates
 from lab.grid.strategy import XenStrategy
@@ -55,6 +55,11 @@ class Board:
     def steal_meter(self) -> StealMeter | None:
         """What tells how much processor time the board was denied; None: it does not know, as steel does not."""
         return self.strategy.steal.meter if self.strategy.steal else None
+
+    @property
+    def profiler(self) -> Profiler | None:
+        """What tells of what a figure is made; None: nothing does, as on steel."""
+        return self.strategy.profile.profiler if self.strategy.profile else None
 
     def run(
         self, command: str, *, timeout: float = 60.0, check: bool = True, input: bytes | None = None

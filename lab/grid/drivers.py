@@ -16,7 +16,7 @@ from labgrid.step import step
 from lab import bmc
 from lab.console.client import Console
 from lab.grid import mains, outlets, resources, strategy
-from lab.grid.board_socket import StealMeter
+from lab.grid.board_socket import Profiler, StealMeter
 from lab.grid.client_errors import shown_by_client
 from lab.grid.host_power import HostPower
 from lab.grid.ssh import Ssh
@@ -151,6 +151,18 @@ class StealTimeDriver(Driver):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.meter = StealMeter(self.target.name, self.port.path)
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class ProfileDriver(Driver):
+    """What figures are made of, on a board that counts instructions."""
+
+    bindings = {"port": "BoardSocket"}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.profiler = Profiler(self.target.name, self.port.path)
 
 
 @target_factory.reg_driver

@@ -459,6 +459,7 @@ def _target(lab: Lab, board: BoardSpec) -> dict[str, object]:
             "Dom0Driver": at,
             **({"SavedStatesDriver": {}} if board.has_states else {}),
             **({"StealTimeDriver": {}} if board.has_socket else {}),
+            **({"ProfileDriver": {}} if board.has_socket and board.is_counted else {}),
             "XenStrategy": {
                 "served": str(netboot.home(lab, board)) if board.boot == "network" else "",
                 "baseline": str(directory(lab) / "iommu-faults" / f"{board.name}.json"),

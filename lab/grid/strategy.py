@@ -72,6 +72,7 @@ class XenStrategy(Strategy):
         "dom0": "Dom0Driver",
         "saved": {"SavedStatesDriver", None},
         "steal": {"StealTimeDriver", None},
+        "profile": {"ProfileDriver", None},
     }
     served: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # lab.netboot.home; "" with a disk
     baseline: str = attr.ib(default="", validator=attr.validators.instance_of(str))  # file of the FaultBaseline

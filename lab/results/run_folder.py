@@ -6,6 +6,7 @@
     builds.json                          what each build is: build id, version, key, source
     results.jsonl                        one TestResult a line, appended by all workers of the run
     cases/<slug>/[<build>/]<attempt>/    what a case leaves: console slices, pictures
+    cases/.../profiles.json              of what figures are made, if the board tells: by figure and address
     coverage/                            the sources with what was executed, if `xenlab coverage --html` was asked
     lock                                 held (shared) by whoever writes to the run
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 HEADER, LOCK = "run.json", "lock"
 COVERAGE_PAGE = "coverage/index.html"  # the sources, each line with the number of cases that execute it; if asked for
+PROFILES = "profiles.json"  # in the folder of an attempt
 _RESULTS, _BUILDS = "results.jsonl", "builds.json"
 _WRITING = 2.0  # seconds that writing a line may take
 _LINE_LIMIT = 64 << 20  # bytes of one result: far more than any has
@@ -322,6 +324,20 @@ class RunFolder:
         directory = self.path.joinpath("cases", slug(nodeid), *parts, str(int(attempt)))
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def profiles(self) -> dict[str, dict[int, float]]:
+        """Of what the figures are made: the hypervisor's instructions in one operation, by figure and address.
+
+        Of a case that was tried again, the last attempt's. A file that cannot be read is as none.
+        """
+        found: dict[str, dict[int, float]] = {}
+        for file in sorted(self.path.glob(f"cases/**/{PROFILES}")):
+            with suppress(OSError, ValueError, AttributeError):
+                read = json.loads(file.read_text(encoding="utf-8"))
+                found |= {
+                    name: {int(at, 16): float(count) for at, count in blocks.items()} for name, blocks in read.items()
+                }
+        return found
 
     def write_console(self, directory: Path, board: str, lines: Iterable[LineOfConsole]) -> str:
         """Write a slice of a console, one line each with its time; the path, relative to the run folder.

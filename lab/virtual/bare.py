@@ -104,6 +104,7 @@ def wiring(home: Path, kcs_port: int, link_peer_port: int = 0) -> qemu.Wiring:
         seed=home / "seed.tar",
         uart=home / "uart.sock",
         qmp=home / "qmp.sock",
+        profile=home / "profile.txt",
         kcs_port=kcs_port,
         link_peer_port=link_peer_port,
     )

@@ -23,7 +23,7 @@ from lab.base.errors import BenchError, UsageError, did_you_mean
 from lab.base.wait import wait_until
 from lab.grid.host_lines import HELLO, HostAway, Remote, await_link
 from lab.inventory import BoardSpec, HostSpec, Lab, emulated
-from lab.virtual import bmc, chassis, emulator, identity, image, qemu, segment
+from lab.virtual import bmc, chassis, emulator, identity, image, profile, qemu, segment
 from lab.virtual.accelerator import cpu, proved
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
@@ -70,6 +70,8 @@ def prepare(
             emulated.keep(lab, ())
         return
     machine = emulator.choose(progress)
+    if any(board.is_counted for board in boards):
+        machine = replace(machine, profiler=profile.plugin(machine.binary))
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
     for board in boards:

@@ -12,6 +12,7 @@ Requests on the control socket, one line each, answered by one line:
 clearing N`` (IPMI v2.0 table 28-14, parameter 3), ``get`` of each, ``set link 0|1`` (the lab cable),
 ``set shape NAME|own`` (processors and memory, from the next power on), ``get sol`` (0: the BMC refuses it),
 ``get steal`` (seconds that the processors ran, and seconds that were stolen from them: :mod:`lab.virtual.steal`),
+``get profile`` (what figures were made of since power on: :mod:`lab.virtual.profile`),
 ``fault KIND VALUE`` and ``fault none`` (:mod:`lab.virtual.faults`), ``state`` (:mod:`lab.virtual.states`).
 """
 
@@ -37,7 +38,7 @@ from lab.base import processes
 from lab.base.errors import BenchError, UsageError
 from lab.base.loopback import bear_a_crowd
 from lab.inventory import BoardSpec
-from lab.virtual import bare, bmc, faults, qemu, registers
+from lab.virtual import bare, bmc, faults, profile, qemu, registers
 from lab.virtual.cable import SerialCable
 from lab.virtual.faults import Faults
 from lab.virtual.segment import Segment
@@ -410,6 +411,8 @@ class Daemon:
                 return str(machine.sleep_state)
             case ["get", "steal"]:
                 return "{:.3f} {:.3f}".format(*self._steal.look())
+            case ["get", "profile"]:
+                return profile.told(machine.wiring.profile)
             case ["get", "boot"]:
                 return machine.boot.device
             case ["get", "persistent"]:

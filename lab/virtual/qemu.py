@@ -36,6 +36,7 @@ class Emulator:
     binary: str = BINARY
     ovmf: str = OVMF
     lacks: tuple[str, ...] = ()  # the capabilities that no emulated board on it has
+    profiler: str = ""  # the plugin that counts for figures; "": it has none
 
     @property
     def code(self) -> Path:
@@ -60,6 +61,7 @@ class Wiring:
     seed: Path  # tar with the board's identity, read once by its first boot
     uart: Path  # unix socket of the serial cable
     qmp: Path  # unix socket the daemon listens on
+    profile: Path  # what a plugin of QEMU counts for figures (lab.virtual.profile)
     kcs_port: int  # TCP port of the BMC's system interface; 0: it has none
     link_peer_port: int  # UDP port of the peer's end of the lab link; 0: no link
 
@@ -89,6 +91,7 @@ def arguments(
     tcg = ONE_THREAD if counted or shape.vcpus > (os.cpu_count() or 1) else THREADS
     argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else tcg]
     argv += ["-icount", COUNTED] if counted else []
+    argv += ["-plugin", f"{emulator.profiler},out={wiring.profile}"] if counted and emulator.profiler else []
     argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
     argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]

@@ -16,12 +16,12 @@ from lab.xen.payloads import Heartbeat, PayloadLine
 
 PREFIX = "cost-"
 TICKS_PER_INSTRUCTION = 2  # what ``counted-clock`` promises
-AGREED = 8  # stretches as short as the shortest, to one in a thousand, that prove a count undisturbed
+AGREED = 8  # stretches of one length, to one in a thousand, that prove a count undisturbed
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One operation: ticks of the shortest stretch of ``rounds`` operations, and how many stretches agreed with it."""
+    """One operation: ticks of a stretch of ``rounds`` operations, and how many stretches agreed with it."""
 
     name: str
     ticks: int
@@ -32,7 +32,7 @@ class Cost:
 
     @property
     def is_undisturbed(self) -> bool:
-        """Whether the shortest length came again and again, so that nothing else was in it."""
+        """Whether this length came again and again, so that nothing else was in it."""
         return self.agree >= AGREED
 
     def __str__(self) -> str:
@@ -61,16 +61,36 @@ def read(lines: Iterable[PayloadLine | Heartbeat]) -> list[Cost]:
     return found
 
 
+def profiles(host: Dom0) -> list[dict[int, int]]:
+    """Of what the figures since the board's boot are made, the oldest first: instructions by the hypervisor's address.
+
+    Empty where nothing tells, as on steel.
+    """
+    profiler = host.board.profiler
+    return profiler.read() if profiler else []
+
+
 def is_counted(host: Dom0) -> bool:
     """Whether figures of this board are counts of instructions."""
     return host.board.spec.is_counted
 
 
 def figures(host: Dom0, kind: str, costs: Iterable[Cost]) -> Mapping[str, float]:
-    """Figures by name, each an average over the operations of the shortest stretch: ``pv64_hypercall_instructions``,
+    """Figures by name, each an average over the operations of one stretch: ``pv64_hypercall_instructions``,
     or on a board whose clock does not count ``pv64_hypercall_ns``.
     """
     if is_counted(host):
-        return {f"{kind}_{one.name}_instructions": one.ticks / TICKS_PER_INSTRUCTION / one.rounds for one in costs}
+        return {_counted(kind, one): one.ticks / TICKS_PER_INSTRUCTION / one.rounds for one in costs}
     mhz = float(host.info()["cpu_mhz"])  # Xen's own measurement of the TSC (xen/arch/x86/time.c)
     return {f"{kind}_{one.name}_ns": one.ticks * 1000 / mhz / one.rounds for one in costs}
+
+
+def profiled(kind: str, costs: Mapping[Cost, Mapping[int, int]]) -> Mapping[str, Mapping[int, float]]:
+    """For each figure, the hypervisor's instructions in one operation, by address."""
+    return {
+        _counted(kind, one): {at: count / one.rounds for at, count in blocks.items()} for one, blocks in costs.items()
+    }
+
+
+def _counted(kind: str, cost: Cost) -> str:
+    return f"{kind}_{cost.name}_instructions"

@@ -22,6 +22,7 @@ KINDS = [
 def measure(kind, work, host, evidence, **options):
     """Have a guest measure, and keep what it says; MISS where a count was disturbed, however often it was taken."""
     config = costs.with_native_tsc(payload(host, kind, work, **options))
+    earlier = len(costs.profiles(host))
     with host.domain(config) as guest:
         results = guest.results(300.0)
         evidence.console("guest console", guest)
@@ -32,6 +33,9 @@ def measure(kind, work, host, evidence, **options):
     disturbed = [one for one in found if costs.is_counted(host) and not one.is_undisturbed]
     for name, value in costs.figures(host, kind, [one for one in found if one not in disturbed]).items():
         evidence.figure(name, value)
+    profiles = costs.profiles(host)[earlier:]
+    if profiles:
+        evidence.profiles(costs.profiled(kind, dict(zip(found, profiles, strict=True))))
     if disturbed:
         evidence.unproved("; ".join(map(str, disturbed)))
 
