@@ -10,7 +10,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -25,11 +26,11 @@ from lab.night.performance import Asked, Run
 from lab.selfcheck.benchmarking import benchmark, note
 
 BUILD = "release"
-RUNS = 10  # of one build: windows of four, each divided in three ways, make 21 comparisons
-WINDOW = 4
+BOOTS = 7  # of one build: any two of them are a comparison as `xenlab perf` makes it first, 21 in all
 PLANTED = (1.0, 2.0, 5.0)  # per cent of a PV guest's null hypercall
 FIGURE = "pv64_hypercall_instructions"
 CASE = "pv64"
+QUICK = "operations and (pv64 or pvh64)"
 PATCH = """\
 --- a/xen/arch/x86/pv/hypercall.c
 +++ b/xen/arch/x86/pv/hypercall.c
@@ -60,12 +61,10 @@ def _busy() -> Iterator[None]:
         load.wait()
 
 
-def _divided(runs: list[Run]) -> Iterator[list[Run]]:
-    """Each window of runs that follow one another, divided into A and B in each way."""
-    for first in range(len(runs) - WINDOW + 1):
-        window = runs[first : first + WINDOW]
-        for mine in combinations(range(1, WINDOW), WINDOW // 2 - 1):  # the first is always A's
-            yield [Run("A" if at in (0, *mine) else "B", one.figures) for at, one in enumerate(window)]
+def _compared(runs: Sequence[Run], first: int, second: int) -> list[Run]:
+    """The two runs of each of two boots, as if they were of two builds."""
+    sides = ((first, "A"), (second, "B"))
+    return [replace(run, side=side) for boot, side in sides for run in runs[2 * boot : 2 * boot + 2]]
 
 
 @benchmark("perf-noise", unit="figures", bar={"called-changed": 0.0}, better="lower")
@@ -73,15 +72,14 @@ def noise() -> Mapping[str, float]:
     """Figures that are called changed in 21 comparisons of a build with itself, while the machine is busy."""
     asked = Asked(BUILD, BUILD)
     boards = load(asked.inventory).boards
+    sides = "".join("AB"[boot % 2] * 2 for boot in range(BOOTS))  # a change of sides is a boot
     with tempfile.TemporaryDirectory() as scratch, _busy():
-        measured = performance.measure(asked, "A" * RUNS, Path(scratch) / "runs", _say)
+        measured = performance.measure(asked, sides, Path(scratch) / "runs", _say)
     found: list[Compared] = []
-    comparisons = 0
+    two_boots = list(combinations(range(BOOTS), 2))
     for name, runs in measured.items():
-        divisions = list(_divided(runs))
-        comparisons = len(divisions)
-        for division in divisions:
-            found += performance.judged(boards[name], division)
+        for first, second in two_boots:
+            found += performance.judged(boards[name], _compared(runs, first, second))
     for one in found:
         if one.verdict in (Change.MORE, Change.LESS):
             note(f"{one.figure} on {one.board}: {one.old} and {one.new}")
@@ -90,27 +88,49 @@ def noise() -> Mapping[str, float]:
         "undecided": sum(one.verdict is Change.UNDECIDED for one in found),
         "not-measured": sum(one.verdict is Change.MISSING for one in found),
         "judged": len(found),
-        "comparisons-a-board": comparisons,
+        "comparisons-a-board": len(two_boots),
     }
 
 
 @benchmark("perf-detect", unit="%", bar=1.0)
 def detect() -> float:
     """The smallest planted change of a PV guest's null hypercall that is found on both boards; 1, 2 and 5 % are."""
+    boards = load(Asked(BUILD, BUILD).inventory).boards
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plain = performance.measure(Asked(BUILD, BUILD, keyword=CASE), "A", folder / "runs", _say)
+        plain = performance.measure(Asked(BUILD, BUILD, keyword=CASE), "AA", folder / "plain", _say)
         cost = min(run.figures[FIGURE] for runs in plain.values() for run in runs)
+        counts = [round(cost * percent / 100 + 0.5) for percent in PLANTED]  # at least so much
+        recipes_of = [str(_planted(folder, count)) for count in counts]
+        asked = Asked(BUILD, recipes_of[0], keyword=CASE, further=tuple(recipes_of[1:]))
+        planted = performance.measure(asked, "BBCCDD", folder / "planted", _say)
         found = []
-        for percent in PLANTED:
-            count = round(cost * percent / 100 + 0.5)  # at least so much
-            report = performance.run(Asked(BUILD, str(_planted(folder, count)), keyword=CASE), _say)
-            mine = [one for one in report.compared if one.figure == FIGURE]
+        for percent, count, side in zip(PLANTED, counts, "BCD", strict=True):
+            mine = [
+                one
+                for name, runs in planted.items()
+                for one in performance.judged(boards[name], performance.pair([*plain[name], *runs], side))
+                if one.figure == FIGURE
+            ]
             told = ", ".join(f"{one.change:+.2%} on {one.board}: {one.verdict}" for one in mine)
             note(f"{percent:g} % ({count} instructions of {cost:.1f}): {told}")
             if mine and all(one.verdict is Change.MORE for one in mine):
                 found.append(percent)
     return min(found) if found and found == list(PLANTED[-len(found) :]) else 100.0
+
+
+@benchmark("perf-time", unit="min", bar=15.0)
+def minutes() -> float:
+    """What a comparison of the quick figures takes on both boards, from two builds that are there to the table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        changed = str(_planted(Path(scratch), 14))  # a figure that moves is measured in another boot, too
+        for name in (BUILD, changed):
+            builds.make(name, progress=_say)
+        started = time.monotonic()
+        report = performance.run(Asked(BUILD, changed, keyword=QUICK), _say)
+        took = (time.monotonic() - started) / 60
+    note("; ".join(report.lines()[-2:]))
+    return took
 
 
 def _planted(folder: Path, count: int) -> Path:

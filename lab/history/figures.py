@@ -103,11 +103,6 @@ def chance(old: Sequence[float], new: Sequence[float]) -> float:
     return (as_far + 1) / (EXACT + 1)
 
 
-def needs_more(found: Iterable[Compared]) -> bool:
-    """Whether further measurements may decide something."""
-    return any(one.verdict is Change.UNDECIDED for one in found)
-
-
 def table(found: Sequence[Compared]) -> list[str]:
     """Plain text to be pasted into a mail."""
     head = ("figure", "board", "A", "B", "change", "noise", "")

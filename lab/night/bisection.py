@@ -27,7 +27,6 @@ from lab.history.figures import COUNT, UNITS, Change, is_cost
 from lab.history.store import History
 from lab.night import nightly, planning
 from lab.night.options import DEFAULT_BUILD, VIRTUAL_LAB, NightlyOptions
-from lab.night.performance import PAIRS
 from lab.night.revisions import Builds, Judged, Revisions, Word
 from lab.night.workers import root_of
 from lab.reporting import html
@@ -37,6 +36,7 @@ from lab.results.summary import INTERRUPTED
 
 TRIES = 3  # attempts that show how often the bad revision fails
 ALPHA = 0.05  # accepted probability, at each step, that a bad revision is called good
+FEWEST = {True: 2, False: 5}  # times that a figure is measured, by whether it is a count: fewer decide nothing
 UNCOUNTED = 2  # attempts in a row without PASS or FAIL after which a revision is skipped
 
 Runner = Callable[[str, Path], None]  # a recipe (name or file) and the run folder to be made
@@ -298,7 +298,7 @@ class _OfFigure(_Bisection):
     def _confirm(self) -> None:
         """Measure both, and confirm that they are apart as ``xenlab perf`` would: docs/performance.md."""
         is_count = self._asked.figure.endswith(COUNT)
-        number = max(self._asked.tries, PAIRS[is_count])
+        number = max(self._asked.tries, FEWEST[is_count])
         bad = self._attempts(self._bad, number)
         self._boards = bad[0].boards
         good = self._attempts(self._good, number)

@@ -1,7 +1,9 @@
 """Compares what two builds cost: their figures, measured in turn on the same boards.
 
-Each board measures A, B, B, A and so on, each in a run of its own. So both builds have early and late runs, and two
-runs of one build show what differs without any change. The boards work side by side; one comparison has one board.
+Each run is of one build, and two runs of one build show what differs without any change. Times are measured A, B, B, A
+and so on, so that both builds have early and late runs. Counts do not drift, and a boot takes longer than they do: each
+build is measured twice in one boot, and again in another one if a figure changed. The boards work side by side; one
+comparison has one board.
 """
 
 from __future__ import annotations
@@ -10,20 +12,23 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from lab import builds, inventory
 from lab.base import paths
 from lab.base.errors import BenchError, BuildFailed, LabError, UsageError
+from lab.builds import Build
 from lab.history import figures
 from lab.history.figures import Change, Compared
 from lab.inventory import BoardSpec, Lab
-from lab.night import nightly, planning
+from lab.night import moved, nightly, planning
 from lab.night.lab_services import in_use
+from lab.night.moved import Moved
 from lab.night.options import COUNTED_LAB, NightlyOptions
 from lab.results import run_folder
 from lab.results.record import Verdict
@@ -31,8 +36,9 @@ from lab.results.run_folder import RunFolder, visible_line
 from lab.results.summary import INTERRUPTED
 
 CASES = ("testcases/performance",)
-PAIRS = {True: 2, False: 5}  # times that each build is measured, by whether figures are counts: fewer decide nothing
-MOST_PAIRS = {True: 3, False: 8}  # the same at most, where a figure stays undecided
+# What is measured one after the other. The first is always measured, the others while something is to be decided.
+CHANGED = frozenset((Change.MORE, Change.LESS))
+OF_COUNTS, OF_TIMES = ("AABB", "AB"), ("ABBAABBAAB", "BA", "AB", "BA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,24 @@ class Asked:
     boards: tuple[str, ...] = ()  # none: all that measure
     cases: tuple[str, ...] = CASES
     keyword: str = ""  # pytest's -k
+    further: tuple[str, ...] = ()  # builds C, D and so on, each to be compared with A as well
+
+    @property
+    def builds(self) -> dict[str, str]:
+        """The builds by their sides."""
+        return dict(zip(string.ascii_uppercase, (self.old, self.new, *self.further), strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of one build on one board. ``lost``: what was not measured, and why; ``key``: of the build, if known."""
 
-    side: str  # A or B
+    side: str  # A, B and so on
     figures: Mapping[str, float] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     key: str = ""
+    build_id: str = ""
+    profiles: Mapping[str, moved.Blocks] = field(default_factory=dict)  # by figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,7 @@ class Report:
     compared: tuple[Compared, ...]
     lost: tuple[str, ...]
     folder: Path
+    why: tuple[Moved, ...] = ()  # the functions that moved, where a board tells
 
     @property
     def exit_status(self) -> int:
@@ -85,7 +100,8 @@ class Report:
         told = [f"{side}: {name}" for side, name in zip("AB", self.names, strict=True)]
         told += ["A and B are the same hypervisor: the figures show noise alone"] if self.is_same_build else []
         told += ["", *figures.table(self.compared), "", *figures.summary(self.compared)]
-        return [*told, *(f"not measured: {one}" for one in self.lost)]
+        told += [f"not measured: {one}" for one in self.lost]
+        return [*told, *(line for one in self.why for line in ("", *one.lines()))]
 
     def as_data(self) -> dict[str, object]:
         """The same for JSON."""
@@ -94,6 +110,7 @@ class Report:
             "b": self.names[1],
             "same_build": self.is_same_build,
             "figures": self.compared,
+            "functions": self.why,
             "not_measured": self.lost,
             "folder": self.folder,
             "exit_status": self.exit_status,
@@ -107,29 +124,56 @@ def run(asked: Asked, say: Callable[[str], None]) -> Report:
     :raises BuildFailed: B cannot be made.
     :raises BenchError: A cannot be made, the lab does not come up, or a run says nothing of any figure.
     """
+    return run_all(asked, say)[0]
+
+
+def run_all(asked: Asked, say: Callable[[str], None]) -> list[Report]:
+    """The same of B, and of each further build: A is measured once for all.
+
+    :raises UsageError, BuildFailed, BenchError: as :func:`run`.
+    """
     lab = _lab(asked)  # what is wrong with it, the cases or the builds is said before anything is made
-    for name in (asked.old, asked.new):
+    for name in asked.builds.values():
         builds.recipe(name)
     options = NightlyOptions(paths=asked.cases, keyword=asked.keyword, inventory=asked.inventory)
     if not planning.collect(options, "weekly"):
         raise UsageError(planning.none_found(options, "weekly"))
     try:
-        made = [builds.make(asked.old, progress=say)]
+        made = {"A": builds.make(asked.old, progress=say)}
     except BuildFailed as error:
         raise BenchError(f"A cannot be built, so nothing can be said of B: {error}") from None
-    made.append(builds.make(asked.new, progress=say))
+    made |= {side: builds.make(name, progress=say) for side, name in asked.builds.items() if side != "A"}
     folder = paths.state() / "perf" / run_folder.new_id()
+    measured = {
+        name: [_of_build(run, made[run.side].key) for run in runs]
+        for name, runs in measure(asked, "", folder, say).items()
+    }
+    return [_report(lab, (made["A"], one), measured, side, folder) for side, one in made.items() if side != "A"]
+
+
+def pair(runs: Iterable[Run], side: str) -> list[Run]:
+    """The runs of A and of another side, which is called B from now on."""
+    return [replace(run, side="A" if run.side == "A" else "B") for run in runs if run.side in ("A", side)]
+
+
+def _report(
+    lab: Lab, made: tuple[Build, Build], measured: Mapping[str, Sequence[Run]], side: str, folder: Path
+) -> Report:
+    """What came of A and another build. :raises BenchError: nothing was measured."""
     compared: list[Compared] = []
     lost: list[str] = []
-    keys = {side: one.key for side, one in zip("AB", made, strict=True)}
-    for name, measured in measure(asked, "", folder, say).items():
-        runs = [_of_build(run, keys[run.side]) for run in measured]
-        compared += judged(lab.boards[name], runs)
+    why: list[Moved] = []
+    for name, everything in measured.items():
+        runs = pair(everything, side)
+        of_board = judged(lab.boards[name], runs)
+        compared += of_board
+        was, now = ({k: v for run in runs if run.side == side for k, v in run.profiles.items()} for side in "AB")
+        why += moved.why(of_board, was, now, (made[0].symbols, made[1].symbols))
         lost += dict.fromkeys(f"{name}: {one}" for run in runs for one in run.lost)
     if not compared:
         raise BenchError(f"nothing was measured: {'; '.join(lost)}")
     names = [f"{one.name}: Xen {one.version}, build id {one.identity}" for one in made]
-    return Report((names[0], names[1]), tuple(compared), tuple(lost), folder)
+    return Report((names[0], names[1]), tuple(compared), tuple(lost), folder, tuple(why))
 
 
 def _lab(asked: Asked) -> Lab:
@@ -177,20 +221,33 @@ def _measured(board: BoardSpec, *, asked: Asked, folder: Path, sides: str) -> li
 
 
 def _runs(board: BoardSpec, asked: Asked, folder: Path, sides: str) -> list[Run]:
-    """All runs on one board; without ``sides`` further pairs while some figure is undecided."""
-    counted = board.is_counted
+    """All runs on one board; without ``sides`` as many as decide."""
     runs: list[Run] = []
-    for pair in (sides,) if sides else ("AB", "BA") * (MOST_PAIRS[counted] // 2 + 1):
-        is_enough = len(runs) >= 2 * PAIRS[counted] and not figures.needs_more(judged(board, runs))
-        if not sides and (is_enough or len(runs) >= 2 * MOST_PAIRS[counted]):
-            break
-        for side in pair:
-            recipe = asked.old if side == "A" else asked.new
-            runs.append(_one(side, recipe, board, asked, folder / f"{board.name}-{len(runs) + 1}-{side}"))
+    others = [side for side in asked.builds if side != "A"]
+    for part in (sides,) if sides else OF_COUNTS if board.is_counted else OF_TIMES:
+        if others := [side for side in others if not runs or _is_open(board, pair(runs, side))]:
+            for side in part if sides else _sides(part, others):
+                where = folder / f"{board.name}-{len(runs) + 1}-{side}"
+                runs.append(_one(side, asked.builds[side], board, asked, where, runs))
     return runs
 
 
-def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path) -> Run:
+def _sides(part: str, others: Sequence[str]) -> str:
+    """A part of the order for several builds beside A; in counts they stand behind one another, in one place."""
+    if part in OF_COUNTS:
+        start, repeated = part.rstrip("B"), part.count("B")
+        return start + "".join(side * repeated for side in others)
+    return "".join(part.replace("B", side) for side in others)
+
+
+def _is_open(board: BoardSpec, runs: Sequence[Run]) -> bool:
+    """Whether further runs may decide something: of counts also whether a change is there in another boot."""
+    verdicts = {one.verdict for one in judged(board, runs)}
+    is_confirmed = not board.is_counted or len(runs) > len(OF_COUNTS[0])
+    return Change.UNDECIDED in verdicts or not is_confirmed and bool(verdicts & CHANGED)
+
+
+def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path, earlier: Sequence[Run]) -> Run:
     options = NightlyOptions(
         paths=asked.cases,
         keyword=asked.keyword,
@@ -199,6 +256,8 @@ def _one(side: str, recipe: str, board: BoardSpec, asked: Asked, folder: Path) -
         output=folder,
         builds=(recipe,),
         select="weekly",
+        sound=tuple(sorted({run.build_id for run in earlier if run.build_id and not run.lost})),
+        boots_first=not earlier or earlier[-1].side != side,
         is_remembered=False,
     )
     log = folder.with_suffix(".log")
@@ -233,7 +292,7 @@ def read(side: str, folder: RunFolder) -> Run:
     elif not found and not lost:
         lost.append(visible_line(f"{side}: no case measured anything: {why}"))
     (facts,) = folder.builds().values() or ({},)
-    return Run(side, found, tuple(lost), facts.get("key", ""))
+    return Run(side, found, tuple(lost), facts.get("key", ""), facts.get("build id", ""), folder.profiles())
 
 
 def judged(board: BoardSpec, runs: Iterable[Run]) -> list[Compared]:

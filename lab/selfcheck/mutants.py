@@ -127,7 +127,7 @@ def run(names: Sequence[str], inventory_file: Path = VIRTUAL_LAB, *, is_sample: 
                         say(f"{line} ({of_one[0].seconds:.0f} s)")
             except KeyboardInterrupt:
                 interrupted = True
-    compared = [] if interrupted else [slower.caught(one, say) for one in slow]
+    compared = [] if interrupted else slower.caught(slow, say)
     of_areas = dict.fromkeys(one.area for one in (*mutants, *slow))
     named = [area for area in of_areas if area in (names or areas())]
     for line in [*_table(trials, judged), *_not_proved(named, known)]:

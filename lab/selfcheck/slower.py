@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +22,42 @@ from lab.night.performance import Asked, Report
 from lab.selfcheck.mutant_manifest import Mutant, Outcome, Slower
 
 
-def caught(slow: Slower, say: Callable[[str], None]) -> Outcome:
-    """Build it, compare it with the build that it changes, and say what came of it."""
-    started = time.monotonic()
-    recipe = write_recipe(slow)
+def caught(slow: Sequence[Slower], say: Callable[[str], None]) -> list[Outcome]:
+    """Build them, compare each with the build that it changes, and say what came of it.
+
+    Those of one build are measured side by side, since that build is then measured once for all of them.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for build in dict.fromkeys(one.build for one in slow):
+        recipes_of = {}
+        for one in (one for one in slow if one.build == build):
+            recipe = write_recipe(one)
+            try:
+                builds.make(str(recipe), progress=say)
+                recipes_of[one] = recipe
+            except LabError as error:  # a patch that does not apply or compile is no verdict on a figure
+                outcomes[one.label] = _told(one, "not judged", str(error).splitlines()[0], say)
+        outcomes |= _compared(build, recipes_of, say)
+    return [outcomes[one.label] for one in slow]
+
+
+def _compared(build: str, recipes_of: Mapping[Slower, Path], say: Callable[[str], None]) -> dict[str, Outcome]:
+    if not recipes_of:
+        return {}
+    first, *further = map(str, recipes_of.values())
     try:
-        report = performance.run(Asked(slow.build, str(recipe)), say)
+        reports = performance.run_all(Asked(build, first, further=tuple(further)), say)
+    except LabError as error:
+        return {one.label: _told(one, "not judged", str(error).splitlines()[0], say) for one in recipes_of}
+    found: dict[str, Outcome] = {}
+    for (one, recipe), report in zip(recipes_of.items(), reports, strict=True):
         recipe.with_name("report.txt").write_text("\n".join(report.lines()) + "\n", encoding="utf-8")
-        outcome, reason = judge(slow, report)
-    except LabError as error:  # a patch that does not apply or compile is no verdict on a figure
-        outcome, reason = "not judged", str(error).splitlines()[0]
-    say(f"{outcome:<11} {slow.label}: {reason} ({time.monotonic() - started:.0f} s)")
+        found[one.label] = _told(one, *judge(one, report), say)
+    return found
+
+
+def _told(slow: Slower, outcome: Outcome, reason: str, say: Callable[[str], None]) -> Outcome:
+    say(f"{outcome:<11} {slow.label}: {reason}")
     return outcome
 
 
