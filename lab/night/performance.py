@@ -36,8 +36,8 @@ from lab.results.run_folder import RunFolder, visible_line
 from lab.results.summary import INTERRUPTED
 
 CASES = ("testcases/performance",)
-# What is measured one after the other. The first is always measured, the others while something is to be decided.
 CHANGED = frozenset((Change.MORE, Change.LESS))
+# What is measured one after the other. The first is always measured, the others while something is to be decided.
 OF_COUNTS, OF_TIMES = ("AABB", "AB"), ("ABBAABBAAB", "BA", "AB", "BA")
 
 
@@ -226,15 +226,15 @@ def _runs(board: BoardSpec, asked: Asked, folder: Path, sides: str) -> list[Run]
     others = [side for side in asked.builds if side != "A"]
     for part in (sides,) if sides else OF_COUNTS if board.is_counted else OF_TIMES:
         if others := [side for side in others if not runs or _is_open(board, pair(runs, side))]:
-            for side in part if sides else _sides(part, others):
+            for side in part if sides else _sides(part, others, is_counted=board.is_counted):
                 where = folder / f"{board.name}-{len(runs) + 1}-{side}"
                 runs.append(_one(side, asked.builds[side], board, asked, where, runs))
     return runs
 
 
-def _sides(part: str, others: Sequence[str]) -> str:
+def _sides(part: str, others: Sequence[str], *, is_counted: bool) -> str:
     """A part of the order for several builds beside A; in counts they stand behind one another, in one place."""
-    if part in OF_COUNTS:
+    if is_counted:
         start, repeated = part.rstrip("B"), part.count("B")
         return start + "".join(side * repeated for side in others)
     return "".join(part.replace("B", side) for side in others)
