@@ -303,9 +303,8 @@ def test_a_board_with_a_state_is_not_booted_and_each_record_says_so(bring: Calla
 
 
 def test_a_run_that_asks_for_a_boot_gets_one_for_its_first_case(bring: Callable[..., tuple[Rig, Seat]]) -> None:
-    one, _ = bring(board := Board(has=False))
-    board.is_up, board.boot_id = True, "of another process"
-    one._unbooted = {"virt1"}
+    one, seat = bring(board := Board(has=False))
+    board.is_up, board.boot_id, seat.must_boot = True, "of another process", True
     for _ in range(2):
         one.ready("virt1")
     assert board.did == ["power cycle", "save", "set clock"]

@@ -64,6 +64,7 @@ class Seat:
     is_renewed: bool = False  # it was restored after the last case, which was lost with a mutant on
     before: leftovers.Snapshot | None = None  # what was on the board before the case
     pace: float | None = None  # after the boot (lab.xen.pace)
+    must_boot: bool = False  # before its first case, whatever runs on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ class Rig:
         """
         self._lab = lab
         self._keep = keep
-        self._sound, self._unbooted = sound, set(boards) if boots_first else set[str]()
-        self.seats = {name: Seat(board, Host(board, self)) for name, board in boards.items()}
+        self._sound = sound
+        self.seats = {name: Seat(board, Host(board, self), must_boot=boots_first) for name, board in boards.items()}
         self._wanted = wanted
         self._directory = run_directory
         self.phases: list[Phase] = []
@@ -150,10 +151,10 @@ class Rig:
     def _bring_up(self, seat: Seat, *, is_cold: bool) -> None:
         is_up = self._is_proved(seat)
         former = seat.boot_id
-        if is_up and seat.board.name in self._unbooted:
+        if is_up and seat.must_boot:
             seat.suspect = "the run asks for a boot"
             is_up = self._comes_back(seat)
-        self._unbooted.discard(seat.board.name)
+        seat.must_boot = False
         if is_up and is_cold and seat.is_restored:
             is_up, seat.suspect = False, "it goes on from a saved state, and the case is about a boot"
         if not is_up:
