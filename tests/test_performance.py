@@ -230,6 +230,13 @@ def test_a_counted_clock_is_of_emulated_processors_alone(small: BoardSpec, tmp_p
     argv = qemu.arguments(small, replace(small.virtual, accelerator="kvm"), wiring)
     assert argv[argv.index("-accel") + 1] == "tcg,thread=single"
     assert argv[argv.index("-icount") + 1] == qemu.COUNTED
+    assert "-plugin" not in argv, "a QEMU that has none"
+    with_plugin = qemu.arguments(small, small.virtual, wiring, emulator=qemu.Emulator(profiler="/p.so"))
+    assert with_plugin[with_plugin.index("-plugin") + 1] == f"/p.so,out={tmp_path}"
+    timed = qemu.arguments(
+        small, replace(small.virtual, clock="machine"), wiring, emulator=qemu.Emulator(profiler="/p")
+    )
+    assert "-plugin" not in timed
     file = tmp_path / "wrong.yaml"
     text = COUNTED_LAB.read_text(encoding="utf-8")
     file.write_text(text.replace("clock: instructions", "clock: instructions, accelerator: kvm", 1), encoding="utf-8")

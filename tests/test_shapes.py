@@ -63,7 +63,7 @@ def test_a_board_of_steel_that_can_is_taken_as_it_is(lab: Lab) -> None:
 def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
     board = lab.boards["virt1"]
     assert board.virtual
-    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), 4001, 4002)
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), Path("/p"), 4001, 4002)
     own = qemu.arguments(board, board.virtual.shaped(""), wiring)
     large = qemu.arguments(board, board.virtual.shaped("large"), wiring)
     assert own[own.index("-smp") + 1] == "1"
@@ -80,7 +80,7 @@ def test_a_shape_changes_processors_and_memory_alone(lab: Lab) -> None:
 def test_a_shape_has_the_distances_that_the_inventory_gives_it(lab: Lab) -> None:
     board = lab.boards["virt1"]
     assert board.virtual
-    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), 4001, 4002)
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), Path("/p"), 4001, 4002)
     words = qemu.arguments(board, board.virtual.shaped("four-nodes"), wiring)
     told = {word for word in words if word.startswith("dist,")}
     assert len(told) == 16 and {"dist,src=0,dst=3,val=31", "dist,src=3,dst=0,val=32"} <= told

@@ -47,9 +47,8 @@ def pair() -> Lab:
 
 
 def wiring(**changes: object) -> qemu.Wiring:
-    plain = qemu.Wiring(
-        Path("/d/disk"), Path("/d/variables"), Path("/d/seed"), Path("/d/uart"), Path("/d/qmp"), 4001, 4002
-    )
+    names = ("disk", "variables", "seed", "uart", "qmp", "profile")
+    plain = qemu.Wiring(*(Path("/d", name) for name in names), kcs_port=4001, link_peer_port=4002)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
