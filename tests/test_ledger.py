@@ -179,6 +179,17 @@ def test_a_quarantine_whose_row_is_lost_comes_back_from_the_audit(tmp_path: Path
     assert (Ledger(tmp_path).board("b1").quarantine, Ledger(tmp_path).board("b2").quarantine) == ("it burns", "")
 
 
+def test_a_lease_that_says_nonsense_is_left_out_of_a_new_ledger(tmp_path: Path) -> None:
+    first, second = held(Ledger(tmp_path), "b1"), held(Ledger(tmp_path), "b2")
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute("UPDATE leases SET until_boottime = NULL WHERE id = ?", [first])
+        connection.commit()
+    with pytest.raises(LedgerDamaged):
+        Ledger(tmp_path).leases()
+    salvage(tmp_path)
+    assert [lease.id for lease in Ledger(tmp_path).leases()] == [second]
+
+
 def test_damage_is_status_3_for_people_and_one_line_for_the_reaper(shared: Shared) -> None:
     whole = shared.ledger.path.read_bytes()
     log = shared.folder / "reaper.log"

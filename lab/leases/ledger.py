@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from lab.base import processes
 from lab.base.errors import BenchError, UsageError
@@ -220,7 +220,7 @@ class Ledger:
             held: dict[int, list[str]] = {}
             for board, number in connection.execute("SELECT board, lease FROM holds"):
                 held.setdefault(number, []).append(board)
-            return [_lease(row, held.get(row["id"], ())) for row in rows]
+            return [read_lease(row, held.get(row["id"], ())) for row in rows]
 
     # -- boards --------------------------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class Ledger:
         """What is known of these boards."""
         with self._change() as connection:
             rows = {row["board"]: row for row in connection.execute(f"SELECT {tables.OF_BOARD} FROM boards")}
-            found = {name: _board(rows[name]) if name in rows else BoardState(name) for name in names}
+            found = {name: read_board(rows[name]) if name in rows else BoardState(name) for name in names}
         gone = {name: why for name in found if (why := away.why(self.path.parent, name))}
         return found | {name: replace(found[name], quarantine=why, is_away=True) for name, why in gone.items()}
 
@@ -335,6 +335,9 @@ def _note(connection: sqlite3.Connection, lease: int | None, board: str, what: s
     _insert(connection, "audit", values)
 
 
+Columns = sqlite3.Row | Mapping[str, Any]  # of one row, by name
+
+
 class _Until(TypedDict):
     until: float
     boot: str
@@ -347,14 +350,15 @@ def _until(seconds: float) -> _Until:
     return {"until": time.time() + seconds, "boot": processes.boot(), "until_boottime": boottime + seconds}
 
 
-def _left(row: sqlite3.Row) -> float:
+def _left(row: Columns) -> float:
     """Seconds that a lease lasts yet: by the clock that nobody sets, if this is the boot in which it was noted."""
     if row["boot"] == processes.boot():
         return float(row["until_boottime"]) - time.clock_gettime(time.CLOCK_BOOTTIME)
     return float(row["until"]) - time.time()
 
 
-def _lease(row: sqlite3.Row, boards: Sequence[str]) -> Lease:
+def read_lease(row: Columns, boards: Sequence[str]) -> Lease:
+    """A row of the table ``leases``. :raises TypeError: / :raises ValueError: a column holds something else."""
     names, needs = tuple(json.loads(row["names"])), frozenset(json.loads(row["needs"]))
     request = Request(row["kind"], row["holder"], row["seconds"], names, needs, row["count"], row["job"])
     return Lease(
@@ -371,7 +375,8 @@ def _lease(row: sqlite3.Row, boards: Sequence[str]) -> Lease:
     )
 
 
-def _board(row: sqlite3.Row) -> BoardState:
+def read_board(row: Columns) -> BoardState:
+    """A row of the table ``boards``. :raises TypeError: / :raises ValueError: a column holds something else."""
     return BoardState(
         row["board"],
         row["last_holder"],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base.errors import UsageError
-from lab.leases.ledger import FILE, Ledger, LedgerDamaged
+from lab.leases.ledger import FILE, Ledger, LedgerDamaged, read_board, read_lease
 from lab.leases.records import State
 
 # In this order each row finds what it refers to.
@@ -87,7 +87,7 @@ def _copy(old: Path, new: Path) -> dict[str, int]:
             count = 0
             for row in _readable(source, table).values():
                 values = {name: value for name, value in row.items() if name in known}
-                if not _are_lists(values):
+                if not (_are_lists(values) and _is_read(table, values)):
                     continue
                 marks = ", ".join(f":{name}" for name in values)
                 with contextlib.suppress(sqlite3.Error):
@@ -96,6 +96,18 @@ def _copy(old: Path, new: Path) -> dict[str, int]:
             copied[table] = count
         target.commit()
     return copied
+
+
+def _is_read(table: str, values: Mapping[str, object]) -> bool:
+    """Whether the ledger can make something of the row."""
+    try:
+        if table == "leases":
+            read_lease(values, ())
+        elif table == "boards":
+            read_board(values)
+    except (TypeError, ValueError, LookupError):
+        return False
+    return True
 
 
 def _are_lists(values: Mapping[str, object]) -> bool:
