@@ -251,6 +251,8 @@ def test_a_serial_cable_that_is_out_passes_nothing_and_stays_open(make_board: Ca
     with board.uart() as uart, socket.create_connection(("127.0.0.1", board.spec.virtual.serial_port)) as far:
         for end in (uart, far):
             end.settimeout(10.0)
+        far.sendall(b"here")  # connected is not yet accepted, and nobody hears what is said until then
+        assert uart.recv(100) == b"here"
         uart.sendall(b"before")
         assert far.recv(100) == b"before"
         order(board, "serial-off 600")
