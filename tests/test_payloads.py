@@ -234,6 +234,19 @@ def test_the_kernel_of_32_bit_has_a_busybox_of_its_own(tmp_path: Path, kernel_ro
     assert unpacked(gzip.decompress(made["linux-initrd"].read_bytes()))["bin/busybox"][1] == b"\x7fELF static"
 
 
+@pytest.mark.usefixtures("compiled")
+def test_the_kernels_of_newer_releases_lie_elsewhere(tmp_path: Path, kernel_root: Path) -> None:
+    """Debian 13 has its modules in /usr; from 7 on the kernel lies beside them."""
+    first = build_payloads(tmp_path / "one", {"linux": kernel_root})
+    (kernel_root / "usr").mkdir()
+    (kernel_root / "lib").rename(kernel_root / "usr" / "lib")
+    second = build_payloads(tmp_path / "two", {"linux": kernel_root})
+    (kernel_root / "boot" / "vmlinuz-6.1.0-test").rename(kernel_root / "usr/lib/modules/6.1.0-test/vmlinuz")
+    third = build_payloads(tmp_path / "three", {"linux": kernel_root})
+    for part in ("linux-kernel", "linux-initrd"):
+        assert len({made[part].read_bytes() for made in (first, second, third)}) == 1
+
+
 def test_a_dynamic_busybox_is_refused(tmp_path: Path, kernel_root: Path) -> None:
     payloads.BUSYBOX[0].write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2\0")
     with pytest.raises(BenchError, match="busybox-static"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from lab.base.errors import BenchError
 from lab.on_board import GUESTS
+from lab.xen import payloads
 from lab.xen.domain import DomainConfig
 from lab.xen.host import Host
 
@@ -72,3 +75,19 @@ def linux(
         more={**(HEADLESS if kind == "hvm" else {}), **(more or {})},
         system=sort,
     )
+
+
+@contextlib.contextmanager
+def of_release(host: Host, release: str) -> Iterator[tuple[str, str]]:
+    """Bring kernel and initramfs of :data:`lab.xen.payloads.RELEASES` onto a board for a block; their paths there.
+
+    :raises BenchError: the kernel cannot be fetched.
+    """
+    there = [f"/var/tmp/{host.unique(release)}-{part}" for part in ("kernel", "initrd")]
+    try:
+        for file, path in zip(payloads.of_release(release), there, strict=True):
+            host.board.put(file, path)
+        yield there[0], there[1]
+    finally:
+        with contextlib.suppress(BenchError):  # a lost host has them no more
+            host.run(f"rm -f {' '.join(there)}")

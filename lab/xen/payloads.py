@@ -42,6 +42,7 @@ class Linux:
     architecture: str  # Debian's word; empty: this machine's, with this machine's busybox
     modules: tuple[str, ...]  # the initramfs may load these; linux/init has the same names
     programs: tuple[str, ...] = ()  # programs of linux/ that go into the initramfs
+    suite: str = ""  # the release of Debian it is of; empty: this machine's
 
 
 LINUXES = {
@@ -51,9 +52,14 @@ LINUXES = {
         ("xen-pcifront", "e1000e", "xen-netfront", "xen-netback", "bridge", "xen-blkfront", "xen-blkback"),
         ("blocks", "hugecheck", "xswrite"),
     ),
-    "linux32": Linux("linux-image-686-pae", "i386", ("xen-netfront",)),
+    # the last release of Debian with a 32-bit kernel
+    "linux32": Linux("linux-image-686-pae", "i386", ("xen-netfront", "xen-blkfront"), suite="bookworm"),
 }
-LAST_32_BIT = "bookworm"  # the last release of Debian with a 32-bit kernel
+# Kernels that few cases want. They are made, and brought onto a board, for the case that asks for one.
+RELEASES = {
+    suite: Linux("linux-image-amd64", "", ("xen-netfront", "xen-blkfront"), suite=suite)
+    for suite in ("bookworm", "bookworm-backports", "trixie", "sid")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +139,62 @@ def _fetched(linux: Linux) -> Path:
     root = paths.cache() / "kernels" / linux.package
     with lock.held(root.with_suffix(".lock"), 900, "Debian's kernel"):
         if not root.exists():
-            apt = PrivateApt(suite=LAST_32_BIT, architecture=linux.architecture) if linux.architecture else PrivateApt()
-            kernel = next((name for name in apt.depends(linux.package) if name.startswith("linux-image-")), "")
-            if not kernel:
-                raise BenchError(f"{linux.package}: depends on no kernel package")
+            apt = PrivateApt(suite=linux.suite, architecture=linux.architecture)
             with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
-                for package in (kernel, *(("busybox-static",) if linux.architecture else ())):
-                    into = Path(scratch) / package
-                    into.mkdir()
-                    archive = apt.fetch_binary(package, apt.newest(package), into)
-                    _run(["dpkg-deb", "-x", str(archive), f"{scratch}/root"], timeout=300)
+                _unpack(apt, linux, _kernel_package(apt, linux), Path(scratch))
                 shutil.move(f"{scratch}/root", root)
     return root
+
+
+def _kernel_package(apt: PrivateApt, linux: Linux) -> str:
+    for name in apt.depends(linux.package):
+        if name.startswith("linux-image-"):
+            return name
+    raise BenchError(f"{linux.package}: depends on no kernel package")
+
+
+def _unpack(apt: PrivateApt, linux: Linux, kernel: str, scratch: Path) -> None:
+    """Fetch a kernel, and a busybox if it needs one of its own, and unpack both to the folder ``root`` of ``scratch``.
+
+    Debian's kernels from 7 on are in two packages on which the one of the old name depends.
+    """
+    parts = [name for name in apt.depends(kernel) if name.startswith(("linux-binary-", "linux-modules-"))]
+    for package in (kernel, *parts, *(("busybox-static",) if linux.architecture else ())):
+        (into := scratch / package).mkdir()
+        archive = apt.fetch_binary(package, apt.newest(package), into)
+        _run(["dpkg-deb", "-x", str(archive), f"{scratch}/root"], timeout=300)
+
+
+def of_release(release: str) -> tuple[Path, Path]:
+    """Kernel and initrd of a name of :data:`RELEASES`, out of the cache or made now, which takes a minute.
+
+    Debian's newest kernel of that release is asked for once a day. Without a network the last one stands.
+
+    :raises BenchError: the kernel cannot be fetched, and none was fetched before.
+    """
+    linux, cache = RELEASES[release], paths.cache() / "payloads"
+    init = hashlib.sha256(f"{FORMAT} {linux}".encode() + (SOURCES / "linux" / "init").read_bytes()).hexdigest()[:16]
+    cache.mkdir(parents=True, exist_ok=True)
+    with lock.held(cache / f"{release}.lock", 900, f"the kernel of {release}"):
+        apt = PrivateApt(suite=linux.suite)
+        try:
+            package = _kernel_package(apt, linux)
+            made = cache / f"{release}-{package}-{apt.newest(package)}-{init}"
+        except BenchError as error:
+            known = sorted(cache.glob(f"{release}-linux-image-*-{init}"), key=lambda path: path.stat().st_mtime)
+            if not known:
+                raise
+            made = known[-1]
+            log.warning("%s: taking %s, fetched before: %s", release, made.name, error)
+        if not made.exists():
+            with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as scratch:
+                _unpack(apt, linux, package, Path(scratch))
+                kernel = _kernel_in(Path(scratch) / "root", linux)
+                (work := Path(scratch) / "out").mkdir()
+                shutil.copyfile(kernel.image, work / "kernel")
+                (work / "initrd").write_bytes(_gzip(_initramfs(kernel, linux, work)))
+                work.rename(made)
+    return made / "kernel", made / "initrd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +206,21 @@ class _Kernel:
 
 
 def _kernel_in(root: Path, linux: Linux) -> _Kernel:
-    images = sorted((root / "boot").glob("vmlinuz-*"))
+    """What is in a folder with unpacked packages.
+
+    Debian 13 moved the modules to /usr, and kernels from 7 on lie beside their modules.
+    """
+    images = sorted((root / "boot").glob("vmlinuz-*")) or sorted(root.glob("usr/lib/modules/*/vmlinuz"))
     if not images:
-        raise BenchError(f"{root}: no boot/vmlinuz-*")
-    version = images[-1].name.removeprefix("vmlinuz-")
-    modules = root / "lib" / "modules" / version
-    if not modules.is_dir():
+        raise BenchError(f"{root}: no boot/vmlinuz-* and no usr/lib/modules/*/vmlinuz")
+    image = images[-1]
+    version = image.parent.name if image.name == "vmlinuz" else image.name.removeprefix("vmlinuz-")
+    places = [root / folder / "modules" / version for folder in ("lib", "usr/lib")]
+    modules = next((place for place in places if place.is_dir()), None)
+    if modules is None:
         raise BenchError(f"{root}: no lib/modules/{version}")
     busybox = _busybox((root / "bin" / "busybox",) if linux.architecture else BUSYBOX)
-    return _Kernel(images[-1], version, modules, busybox)
+    return _Kernel(image, version, modules, busybox)
 
 
 def _busybox(places: Sequence[Path]) -> Path:

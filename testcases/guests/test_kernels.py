@@ -1,0 +1,107 @@
+"""Debian's kernels as guests. Xen's interface to them is stable, so that each kernel runs on each hypervisor."""
+
+import contextlib
+import time
+from dataclasses import replace
+
+import pytest
+
+from lab.xen.disks import SECTOR, numbered, with_disk
+from lab.xen.domain import assert_unbroken, assert_unhurt
+from lab.xen.guests import linux, of_release
+from lab.xen.payloads import RELEASES
+from lab.xen.reach import bridge
+
+pytestmark = pytest.mark.weekly
+
+DOM0, GUEST = "192.168.233.1", "192.168.233.2"
+MIB, FEWER_MIB = 320, 256  # the newest of the kernels needs more than 192 MiB to come up
+WORKS = "mode,netfront,copy,heartbeat"
+CLOCK = 2.0  # seconds; a heartbeat tells whole ones
+KINDS = [
+    pytest.param("pv", marks=pytest.mark.needs("pv")),
+    pytest.param("pvh", marks=pytest.mark.needs("hap", "guest-cr2")),
+    pytest.param("hvm", marks=pytest.mark.needs("hap", "qemu", "guest-cr2")),
+]
+
+
+@contextlib.contextmanager
+def running(host, evidence, kind, release):
+    """A guest with this kernel that has reached dom0 by its network port, and that has copied half of its disk."""
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(bridge(host, f"{DOM0}/24"))
+        path = stack.enter_context(numbered(host, 2))
+        if release == "bookworm-i386":
+            boot, more = {}, {"sort": "linux32", "more": {"hap": "0"}}
+        else:
+            boot = dict(zip(("kernel", "ramdisk"), stack.enter_context(of_release(host, release)), strict=True))
+            more = {"more": {}}
+        more["more"] |= {"vif": f'[ "type=vif,bridge={name},mac=00:16:3e:00:00:04" ]'}
+        words = f"ip={GUEST}/24 peer={DOM0} count=3"
+        config = replace(linux(host, kind, WORKS, memory_mib=MIB, cmdline=words, **more), **boot)
+        if host.run(f"test -e {config.kernel}", check=False).status:
+            evidence.unproved("the board has no 32-bit kernel, because no mirror of this machine has one")
+        half = host.run(f"head -c 1M {path} | sha256sum").stdout.split()[0]
+        with host.domain(with_disk(config, path)) as guest:
+            try:
+                results = guest.results(180.0)
+            finally:
+                evidence.console("guest console", guest)
+            failed = [f"{line.case}: {line.detail}" for line in results.values() if line.outcome == "FAIL"]
+            assert not failed, "; ".join(failed)
+            mode = results["mode"].detail
+            assert f"guest_type={kind.upper()}" in mode, mode
+            assert f"sectors={(1 << 20) // SECTOR} sha256={half}" in results["copy"].detail, results["copy"].detail
+            written = host.run(f"tail -c 1M {path} | sha256sum").stdout.split()[0]
+            assert written == half, f"the guest's disk has {written} where it wrote {half}"
+            yield guest
+
+
+def assert_clock(host, evidence, guest, when):
+    """The guest's wall clock, which it tells in whole seconds, is dom0's."""
+    before = time.monotonic()
+    dom0 = float(host.run("date +%s.%N").stdout)
+    wall = guest.beats(1, 60).wall  # of a heartbeat between then and now
+    error = min(wall - (dom0 - 1), 0.0) + max(wall - (dom0 + time.monotonic() - before), 0.0)
+    evidence.figure(f"clock_error_{when}_s", error)
+    assert abs(error) < CLOCK, f"the guest's wall clock is {error:+.1f} s off {when.replace('_', ' ')}"
+
+
+def resize(host, guest, mib):
+    """`xl mem-set`, until Xen counts the guest's memory so."""
+    host.xl("mem-set", guest.name, str(mib))
+    host.expect(lambda: abs(host.domains()[guest.name].memory_mib - mib) <= 2, 90.0, f"{guest.name} has {mib} MiB")
+
+
+def does_all(host, evidence, kind, release):
+    """What each kernel is asked."""
+    with running(host, evidence, kind, release) as guest:
+        assert_clock(host, evidence, guest, "after_boot")
+        full = host.domains()[guest.name].memory_mib
+        for mib in (FEWER_MIB, full):
+            resize(host, guest, mib)
+        guest.beats(2, 30)
+        assert_unbroken(guest.heartbeats())
+        with guest.saved() as path:
+            guest.restore(path)
+            guest.beats(3, 60)
+        assert_clock(host, evidence, guest, "after_restore")
+        answers = host.run(f"ping -n -c 3 -W 5 {GUEST}", timeout=60, check=False).stdout
+        evidence.add("ping after restore", answers, board=host.name)
+        evidence.console("guest console after restore", guest)
+        assert " 0% packet loss" in answers, answers
+        assert_unhurt(guest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("release", sorted(RELEASES))
+def test_debians_kernel_runs(release, kind, host, evidence):
+    """A release's kernel boots, has network, disk and clock, gives memory back, and runs on when it was saved."""
+    does_all(host, evidence, kind, release)
+
+
+@pytest.mark.needs("hvm32", "shadow")
+@pytest.mark.parametrize("kind", ["pvh", pytest.param("hvm", marks=pytest.mark.needs("qemu"))])
+def test_debians_kernel_of_32_bit_runs(kind, host, evidence):
+    """Debian's last 32-bit kernel, on shadow paging, does the same as those of 64 bit."""
+    does_all(host, evidence, kind, "bookworm-i386")
