@@ -22,7 +22,8 @@ from lab.base.errors import (
     WaitTimeout,
 )
 from lab.case import rig
-from lab.case.rig import After, Rig, Seat
+from lab.case.rig import Rig
+from lab.case.seat import After, Seat
 from lab.grid import pulse
 from lab.grid.boot import XEN_SILENCE, Boot
 from lab.grid.ssh import CommandResult

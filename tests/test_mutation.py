@@ -24,7 +24,7 @@ from lab.builds.gcov import Source
 from lab.builds.mutating import Mutating
 from lab.case import conclude
 from lab.case.conclude import ConsoleSlice
-from lab.case.rig import After
+from lab.case.seat import After
 from lab.case.switch import Switch
 from lab.coverage.measured import CaseCoverage, Measured
 from lab.mutation import listing, points, writing

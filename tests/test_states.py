@@ -20,7 +20,8 @@ from lab.base.errors import BenchError, BoardError, HypervisorCrash, UsageError
 from lab.base.wait import wait_until
 from lab.boards import health
 from lab.case import rig, saved
-from lab.case.rig import Rig, Seat
+from lab.case.rig import Rig
+from lab.case.seat import Seat
 from lab.grid import services, strategy
 from lab.grid.states import SavedStates
 from lab.grid.strategy import XenStrategy

@@ -26,7 +26,8 @@ from lab.base.errors import (
 from lab.builds.matrix import Variant
 from lab.case.evidence import Running
 from lab.case.markers import is_cold_case, needs_of, xen_options_of
-from lab.case.rig import Rig, Seat, timed
+from lab.case.rig import Rig, timed
+from lab.case.seat import Seat
 from lab.case.switch import Switch
 from lab.case.taking import take, variant_of
 from lab.console.client import ConsoleLine

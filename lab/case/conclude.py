@@ -11,7 +11,7 @@ from lab.base.errors import HypervisorCrash, SilentConsole
 from lab.case.bench import Bench
 from lab.case.evidence import Running
 from lab.case.markers import area_of
-from lab.case.rig import After
+from lab.case.seat import After
 from lab.console import recalled, untold
 from lab.console.client import ConsoleLine
 from lab.console.patterns import classify, crash_excerpt

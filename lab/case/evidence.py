@@ -16,7 +16,7 @@ import pytest
 
 from lab.base.errors import BoardError, HypervisorCrash, NotProved
 from lab.case.counting import Counted
-from lab.case.rig import Seat
+from lab.case.seat import Seat
 from lab.console.client import ConsoleLine
 from lab.console.recalled import Live
 from lab.reporting.figures import relocation_svg

@@ -9,7 +9,7 @@ import pytest
 
 from lab.base.errors import MissingCapability
 from lab.case.bench import Bench
-from lab.case.rig import Seat
+from lab.case.seat import Seat
 from lab.grid import services
 from lab.leases.ledger import LEASE, Ledger
 from lab.xen.host import Host
