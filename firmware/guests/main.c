@@ -4,7 +4,7 @@
 u32 checks, failures;
 ulong attempt_error, attempt_ip;
 static char line[1024];
-static int is_balloon, is_grant, is_noack, is_nostop, is_evtchn, is_rung;
+static int is_balloon, is_grant, is_busy, is_noack, is_nostop, is_evtchn, is_rung;
 static u32 suspend_port; /* the toolstack rings there instead of writing control/shutdown */
 static u32 beat;
 
@@ -193,6 +193,8 @@ static void live(u64 nanoseconds)
         attend();
         if (nanoseconds && system_time() < before) /* another host's clock: wait anew */
             until = system_time() + nanoseconds;
+        if (is_busy)
+            continue;
         ports[0] = store_port, ports[1] = suspend_port; /* each host has its own */
         if (wait_ports(ports, is_evtchn ? 2 : 1, until ? until : system_time() + 1000000000) == suspend_port)
             is_rung = is_evtchn;
@@ -322,7 +324,9 @@ void payload(void *information)
         } else if (is(works, n, "granted")) {
             is_grant = 1;
             grant_start();
-        } else if (is(works, n, "noack"))
+        } else if (is(works, n, "busy"))
+            is_busy = 1;
+        else if (is(works, n, "noack"))
             is_noack = 1;
         else if (is(works, n, "nostop"))
             is_nostop = 1;
