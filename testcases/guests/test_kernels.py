@@ -61,7 +61,7 @@ def running(host, evidence, kind, release):
             yield guest
 
 
-def assert_clock(host, evidence, guest, when):
+def assert_clock(host, evidence, when):
     """The guest's wall clock, which it tells in whole seconds by its network port, is dom0's."""
     before, wall, after = map(float, host.run(f"python3 -c {shlex.quote(ASK)}", timeout=90).stdout.split())
     error = min(wall - (before - 1), 0.0) + max(wall - after, 0.0)
@@ -78,7 +78,7 @@ def resize(host, guest, mib):
 def does_all(host, evidence, kind, release):
     """What each kernel is asked."""
     with running(host, evidence, kind, release) as guest:
-        assert_clock(host, evidence, guest, "after_boot")
+        assert_clock(host, evidence, "after_boot")
         full = host.domains()[guest.name].memory_mib
         for mib in (FEWER_MIB, full):
             resize(host, guest, mib)
@@ -87,7 +87,7 @@ def does_all(host, evidence, kind, release):
         with guest.saved() as path:
             guest.restore(path)
             guest.beats(3, 60)
-        assert_clock(host, evidence, guest, "after_restore")
+        assert_clock(host, evidence, "after_restore")
         answers = host.run(f"ping -n -c 3 -W 5 {GUEST}", timeout=60, check=False).stdout
         evidence.add("ping after restore", answers, board=host.name)
         evidence.console("guest console after restore", guest)
