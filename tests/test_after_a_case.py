@@ -213,7 +213,11 @@ def test_what_was_awaited_on_a_silent_console_is_not_known(
     monkeypatch.setattr(pulse, "listen", lambda _: voice)
     monkeypatch.setattr(rig.Host, "slowness", lambda _: 1.0)
     board = SimpleNamespace(
-        name="virt1", run=None, console=SimpleNamespace(wait_for=wait_for), is_reachable=lambda: is_reachable
+        steal_meter=None,
+        name="virt1",
+        run=None,
+        console=SimpleNamespace(wait_for=wait_for),
+        is_reachable=lambda: is_reachable,
     )
     with pytest.raises(kind) as raised:
         rig.Host(cast(rig.Board, board)).expect_console("ACPI S3", 1.0, since=1)

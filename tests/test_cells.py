@@ -14,11 +14,12 @@ from typing import Any, cast
 import pytest
 
 from lab.base import files, paths
-from lab.base.errors import BoardUnreachable, ProductTimeout, UsageError
+from lab.base.errors import BoardError, BoardUnreachable, ProductTimeout, UsageError
 from lab.case.rig import Rig
 from lab.on_board.proxy import Action
 from lab.on_board.stream import Step
 from lab.reporting import findings
+from lab.results.observation import StealTime
 from lab.results.record import Check
 from lab.xen import dom0, domain
 from lab.xen.dom0 import ARRIVED, DomainRow
@@ -294,7 +295,8 @@ class FakeHost(Host):
     """What a host says when it is asked."""
 
     def __init__(self, *rows: DomainRow, said: str = "---\n---\n---\n", name: str = "virt2") -> None:
-        super().__init__(SimpleNamespace(spec=SimpleNamespace(nics={}, link_name=name), name=name, run=None))
+        spec = SimpleNamespace(nics={}, link_name=name)
+        super().__init__(SimpleNamespace(spec=spec, name=name, run=None, steal_meter=None))
         self._rows, self._said = list(rows), said
 
     def rows(self) -> list[DomainRow]:
@@ -345,7 +347,7 @@ def test_on_one_board_each_end_sees_its_own_domains() -> None:
 def test_a_guest_that_came_back_is_heard_in_the_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It began here under its name, went, and is back under that of its arrival; or the other way round."""
     monkeypatch.setattr(domain, "CONSOLE_DIR", str(tmp_path))
-    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command))
+    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command), steal_meter=None)
     guest = Domain(Host(board), DomainConfig("g", "pvh", "/kernel"))
     assert guest.console() == []
     began, came = tmp_path / "guest-g.log", tmp_path / f"guest-g{ARRIVED}.log"
@@ -366,7 +368,7 @@ def test_a_slow_board_is_waited_for_in_its_measure(tmp_path: Path, monkeypatch: 
     """A limit is stretched by how slow dom0 is when the time is up: a late guest is not a broken one."""
     monkeypatch.setattr(domain, "CONSOLE_DIR", str(tmp_path))
     monkeypatch.setattr(dom0, "_WORK", "sleep 0.6")
-    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command))
+    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command), steal_meter=None)
     host = Host(board)
     guest = Domain(host, DomainConfig("g", "pvh", "/kernel"))
     with pytest.raises(ProductTimeout, match=r"not within 1\.0 s"):
@@ -377,7 +379,9 @@ def test_a_slow_board_is_waited_for_in_its_measure(tmp_path: Path, monkeypatch: 
     assert host.slowness() == 4.0
     with subprocess.Popen(["sh", "-c", f"sleep 2.5; echo late > {tmp_path}/guest-g.log"]):
         assert guest.wait_for("late", 1) == "late"
-    dead: Any = SimpleNamespace(name="virt1", run=lambda *_, **__: raising(BoardUnreachable("virt1", "gone")))
+    dead: Any = SimpleNamespace(
+        name="virt1", run=lambda *_, **__: raising(BoardUnreachable("virt1", "gone")), steal_meter=None
+    )
     assert Host(dead).slowness() == 1.0
 
 
@@ -394,13 +398,42 @@ def test_heartbeats_that_come_late_count_as_those_in_time(tmp_path: Path, monkey
                 file.writelines(f"XL HB {n} {n}000 10{n}.0\n" for n in next(waits))
         return sh(command)
 
-    board: Any = SimpleNamespace(name="virt1", run=run)
+    board: Any = SimpleNamespace(name="virt1", run=run, steal_meter=None)
     assert Domain(Host(board), DomainConfig("g", "pvh", "/kernel")).beats(5, timeout=0.5).n == 6
+
+
+@pytest.mark.parametrize(
+    ("ran", "stolen", "waits"),
+    [
+        (25.0, 75.0, [100.0, 300.0]),
+        (40.0, 60.0, [100.0, pytest.approx(150.0)]),
+        (60.0, 40.0, [100.0]),
+        (1.0, 99.0, [100.0, 300.0]),
+        (0.0, 0.0, [100.0]),
+    ],
+)
+def test_what_was_stolen_from_a_board_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ran: float, stolen: float, waits: list[float]
+) -> None:
+    """A guest was late on a board that got a quarter of a processor, and dom0 was quick when it was asked."""
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 1.0)
+    said = iter([StealTime(10.0, 5.0), *(StealTime(10.0 + ran, 5.0 + stolen) for _ in range(3))])
+    board: Any = SimpleNamespace(name="virt1", run=None, steal_meter=SimpleNamespace(read=lambda: next(said)))
+    assert list(Host(board).limits(100.0)) == waits
+
+
+def test_a_board_that_does_not_tell_its_steal_time_is_waited_for_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read() -> StealTime:
+        raise BoardError("virt1", "get steal: no answer")
+
+    monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 1.0)
+    board: Any = SimpleNamespace(name="virt1", run=None, steal_meter=SimpleNamespace(read=read))
+    assert list(Host(board).limits(100.0)) == [100.0]
 
 
 def test_a_hang_on_a_slow_board_is_told_before_the_limit_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dom0.Dom0, "slowness", lambda _: 4.0)
-    board: Any = SimpleNamespace(name="virt1", run=None)
+    board: Any = SimpleNamespace(name="virt1", run=None, steal_meter=None)
     rig = object.__new__(Rig)
     assert list(Host(board).limits(300.0)) == [300.0, 900.0]
     timer = signal.setitimer(signal.ITIMER_REAL, 0)  # that of this test

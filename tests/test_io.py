@@ -23,7 +23,7 @@ from lab.xen.host import Host
 
 @pytest.fixture
 def host() -> Host:
-    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command))
+    board: Any = SimpleNamespace(name="virt1", run=lambda command, **_: sh(command), steal_meter=None)
     return Host(board)
 
 

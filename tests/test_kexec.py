@@ -20,7 +20,7 @@ def course(*texts: str, powered: bool = True) -> Course:
     lines = [ConsoleLine("virt1", n, 1000.0 + n, "line", text) for n, text in enumerate(texts)]
     console = SimpleNamespace(lines=lambda since: [line for line in lines if line.n >= since])
     board: Any = SimpleNamespace(
-        name="virt1", run=None, console=console, power=SimpleNamespace(is_powered=lambda: powered)
+        steal_meter=None, name="virt1", run=None, console=console, power=SimpleNamespace(is_powered=lambda: powered)
     )
     host: Any = Dom0(board)
     host.slowness = lambda: 1.0

@@ -72,7 +72,7 @@ def test_cases_are_collected_with_needs_and_selection(tree: Path) -> None:
 
 def test_a_configuration_keeps_all_but_name_and_place(tree: Path) -> None:
     instance = next(one for one in xtf.instances(tree) if one.name == "pv64-good~one")
-    host: Any = Host(SimpleNamespace(name="virt1", run=None))
+    host: Any = Host(SimpleNamespace(name="virt1", run=None, steal_meter=None))
     text = xtf.config(host, instance).text()
     assert 'kernel="/var/lib/xenlab/guests/xtf/good/test-pv64-good"' in text
     assert 'extra="work=mode xtf=1"' in text
@@ -83,14 +83,14 @@ def test_a_configuration_keeps_all_but_name_and_place(tree: Path) -> None:
 
 def test_the_kernel_of_an_hvm_test_is_its_firmware(tree: Path) -> None:
     instance = next(one for one in xtf.instances(tree) if one.name == "hvm32-firmware")
-    host: Any = Host(SimpleNamespace(name="virt1", run=None))
+    host: Any = Host(SimpleNamespace(name="virt1", run=None, steal_meter=None))
     config = xtf.config(host, instance)
     assert config.kind == "hvm" and instance.needs == ("hvm", "qemu")
     assert 'firmware_override="/var/lib/xenlab/guests/xtf/firmware/test-hvm32-firmware"' in config.text()
 
 
 def test_a_test_that_is_late_on_a_slow_board_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    host: Any = Host(SimpleNamespace(name="virt1", run=None))
+    host: Any = Host(SimpleNamespace(name="virt1", run=None, steal_meter=None))
     ends = time.monotonic() + 0.4
     late: Any = SimpleNamespace(
         name="g", host=host, is_there=True, console=lambda: ["Test result: SUCCESS"] * (time.monotonic() > ends)

@@ -21,6 +21,7 @@ from lab.base.wait import wait_until
 from lab.console.client import ConsoleLine
 from lab.grid import pulse
 from lab.grid.board import Board, CommandResult
+from lab.results.observation import StealTime
 from lab.results.record import GuestConsole
 
 T = TypeVar("T")
@@ -292,17 +293,31 @@ class Dom0(Toolstack):
         """Seconds to wait for what the product owes; and, where dom0 is slow, seconds to wait on, as often as need be.
 
         A guest that a busy machine emulates, or a slow board, is late, and nothing is wrong with it. So dom0's speed is
-        measured when the time is up, and what is left of ``timeout`` times :meth:`slowness` is waited, too. But never
-        more than half of what the case may still take: a hang must be told as one before the case's own limit ends it.
+        measured when the time is up, and what is left of ``timeout`` times :meth:`slowness` is waited, too. A board
+        that knows its steal time is waited for as many times longer as that says. But never for more than half of what
+        the case may still take: a hang must be told as one before the case's own limit ends it.
         """
+        before = self._steal()
         yield timeout
         waited = timeout
-        while (more := timeout * self.slowness() - waited) > 0.1 * timeout:
+        while (more := timeout * max(self.slowness(), self._denied(before)) - waited) > 0.1 * timeout:
             most = self.notes.left() / 2
             yield min(more, most)
             if most < more:
                 return
             waited += more
+
+    def _steal(self) -> StealTime | None:
+        """The board's steal time until now; None: it knows none, or does not answer."""
+        with contextlib.suppress(BenchError):
+            return self.board.steal_meter.read() if self.board.steal_meter else None
+        return None
+
+    def _denied(self, before: StealTime | None) -> float:
+        """How many times longer the board's work has taken since then than on an idle machine: 1, or 2 to 4."""
+        now = self._steal() if before else None
+        share = now.since(before).share if now and before else 1.0
+        return 1.0 if share > 0.5 else min(1 / max(share, 0.01), _SLOWEST)
 
     def owed(self, wait: Callable[[float], T], timeout: float) -> T:
         """What ``wait(seconds)`` returns. :raises ProductTimeout: it timed out, all :meth:`limits` long."""
