@@ -23,7 +23,7 @@ from lab.base import paths
 from lab.history.store import SETTING, History
 from lab.night import publishing
 from lab.reporting import ci, ctrf, mail, notify
-from lab.results.record import Evidence, Verdict
+from lab.results.record import Check, Evidence, Verdict
 from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
@@ -422,8 +422,44 @@ def test_a_mail_of_a_night_that_the_bench_lost_does_not_say_that_all_is_well(fol
     folder = folders.write(result(PV32), result(S3, Verdict.MISS), key="bb")
     publish(folder)
     text = mail.body(folder.summary(), ci.judged(History(), folder.summary()), None)
-    assert "Incomplete: 1 of 2 cases that counted with the baseline were not counted." in text
+    assert "Incomplete: 1 of 2 cases that passed or failed with the baseline did neither now." in text
     assert "All that was counted passed" not in text
+
+
+def test_a_mail_names_the_reason_of_what_says_nothing_once(folders: Runs) -> None:
+    silent = [result(case, Verdict.MISS, reason="virt1: no power after 30 s") for case in (PV32, S3)]
+    publish(folders.write(result(PV32), result(S3), result(LIVE), key="aa"))
+    folder = folders.write(*silent, result(LIVE, Verdict.ERROR, reason="KeyError: 'x'"), key="bb")
+    publish(folder)
+    text = mail.body(folder.summary(), ci.judged(History(), folder.summary()), None)
+    assert f" MISS 2 cases: virt1: no power after 30 s\n   {PV32} [virtual]\n   {S3} [virtual]\n" in text
+    assert f" ERROR 1 case: virt1: KeyError: 'x'\n   {LIVE} [virtual]\n" in text
+
+
+def test_a_mail_of_a_night_in_which_all_was_skipped_says_that_nothing_was_judged(folders: Runs) -> None:
+    publish(folders.write(result(PV32), key="aa"))
+    folder = folders.write(result(PV32, Verdict.SKIP), key="bb")
+    publish(folder)
+    text = mail.body(folder.summary(), ci.judged(History(), folder.summary()), None)
+    assert "Nothing to judge: no case passed or failed." in text and "All that was counted passed" not in text
+
+
+def test_a_mail_is_about_the_worst_build_and_its_subject_says_what_is_not_plainly_good(folders: Runs) -> None:
+    def subject(folder: RunFolder) -> str:
+        publish(folder)
+        return mail.subject(folder.summary(), ci.judged(History(), folder.summary()))
+
+    def night(key: str, broken: str = "") -> RunFolder:
+        names = ("debug", "release", "upstream")
+        found = [result(PV32, Verdict.FAIL if name == broken else Verdict.PASS, build=name) for name in names]
+        return folders.write(*found, key=key, builds=names)
+
+    excused = Check("cr2", False, "lost", "cr2-not-saved")
+    assert subject(night("aa")).endswith(" and 2 more builds: PASS: all that was asked for passed; no baseline yet")
+    assert subject(night("bb", "release")) == "[xenlab] release 4.17.5 bb (20 Nov) and 2 more builds: 1 new failure"
+    publish(folders.write(result(PV32), key="aa"))
+    told = subject(folders.write(result(PV32, checks=(excused,)), key="bb"))
+    assert told.endswith(": PASS: all that was asked for passed; 1 with a known bug")
 
 
 def test_a_mail_address_gets_the_whole_result_and_a_hook_a_few_lines(

@@ -310,7 +310,7 @@ def test_html_shows_cases_that_did_not_run(tmp_path: Path) -> None:
 def test_html_puts_builds_side_by_side(tmp_path: Path) -> None:
     folder = run(tmp_path, result(build="old"), result(verdict=Verdict.FAIL, build="new"), builds=("old", "new"))
     text = html.write(folder.summary()).read_text()
-    assert "<th>old</th><th>new</th>" in text
+    assert '<th scope="col">old</th><th scope="col">new</th>' in text
 
 
 @dataclass(frozen=True)

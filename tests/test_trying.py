@@ -213,7 +213,7 @@ def judged(tmp_path: Path, base: str, *others: str) -> Outcome:
             "PP",
             "PM",
             3,
-            "no new failure in 1 case; 1 not counted; incomplete: 1 of 2 cases that counted with the baseline",
+            "no new failure in 1 case; 1 not counted; incomplete: 1 of 2 cases that passed or failed with the baseline",
         ),
         ("MM", "PP", 3, "no verdict: no case passed or failed on both base and series"),
         ("MM", "FF", 3, "no verdict: no case passed or failed on both base and series; 2 failed of which"),

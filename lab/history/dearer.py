@@ -153,7 +153,7 @@ def lines(found: Sequence[FigureChange], word: str = "") -> list[str]:
         if one.change is Change.MISSING and one.has_baseline:
             lost.setdefault(f"{one.track.boards} [{one.track.series.board_class}]", []).append(one)
     for where, ones in lost.items():
-        more = f" and {len(ones) - 1} more figures of the baseline" if len(ones) > 1 else ""
+        more = f" and {len(ones) - 1} more of the baseline's figures" if len(ones) > 1 else ""
         told.append(f"{Change.MISSING:<19}  on {where}: {ones[0].track.figure}{more}")
     return told
 

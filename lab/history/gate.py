@@ -124,7 +124,7 @@ class Comparison:
         before = [one for one in self.cases if one.has_baseline and one.change is not Change.MISSING]
         lost = sum(one.change is Change.NOT_COUNTED for one in before)
         if lost > LOST * len(before):
-            return f"{lost} of {len(before)} cases that counted with the baseline were not counted"
+            return f"{lost} of {len(before)} cases that passed or failed with the baseline did neither now"
         measured = [one for one in self.figures if one.has_baseline and one.change is not CostChange.MISSING]
         undecided = sum(one.change is CostChange.UNDECIDED for one in measured)
         return f"{undecided} of {len(measured)} figures are undecided" if undecided > LOST * len(measured) else None
@@ -433,7 +433,7 @@ def _named(selected: Selected) -> str:
 
 def _base(found: Comparison) -> str:
     if found.base is None:
-        return "nothing: no build of its line was accepted or would pass before it"
+        return "nothing: no earlier build of its line was accepted, and none passed the gate"
     return f"{_named(found.base)}{_accepted(found.base.build)}"
 
 

@@ -310,4 +310,8 @@ def headline(run: RunSummary, news: News) -> str:
     failed = sum(found.failed for found in news.comparisons)
     if failed and not any(found.base for found in news.comparisons):
         return f"{failed} failed; no baseline yet"
-    return f"{run.overall}: {run.progress or run.meaning}"
+    words = [run.progress or run.meaning]
+    known = sum(map(bool, run.known.values()))
+    words += [f"{known} with a known bug"] if known and run.overall is Verdict.PASS else []
+    words += ["no baseline yet"] if any(found.base is None for found in news.comparisons) else []
+    return f"{run.overall}: {'; '.join(words)}"

@@ -36,8 +36,10 @@ BLOCKING = (Change.NEW_FAILURE,)
 
 def subject(run: RunSummary, news: News) -> str:
     """``[xenlab] pv32-debug 4.20 abc1234 (24 Nov): 3 new failures``"""
-    builds = ", ".join(found.new.build.title for found in news.comparisons) or ", ".join(run.header.builds)
-    return visible_line(f"[xenlab] {builds}: {headline(run, news)}")
+    worst_first = sorted(news.comparisons, key=lambda found: (not found.is_blocked, not found.exit_status))
+    builds = [found.new.build.title for found in worst_first] or [*run.header.builds]
+    named = ", ".join(builds) if len(builds) < 3 else f"{builds[0]} and {len(builds) - 1} more builds"
+    return visible_line(f"[xenlab] {named}: {headline(run, news)}")
 
 
 def body(run: RunSummary, news: News, site: Path | None) -> str:
@@ -60,7 +62,8 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
         lines.append(f"{run.progress}.")
     for fault in news.worse:
         lines += ["", f"{fault.digits}: {fault.label}"]
-        lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}")
+        on = f" on {' and '.join(fault.boards)}" if fault.boards else ""
+        lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}{on}")
         lines += [f"   {line}" for line in ci.since_lines(fault)]
         lines += [f"   bug report: {one.link}" for one in fault.issues]
     for found in news.comparisons:
@@ -83,6 +86,8 @@ def _tail(run: RunSummary, news: News) -> str:
     incomplete = [why for found in news.comparisons if (why := found.gap)]
     if incomplete:
         return f"Incomplete: {'; '.join(incomplete)}."
+    if not all(found.counted for found in news.comparisons):
+        return "Nothing to judge: no case passed or failed."
     return "No regression." if any(found.failed for found in news.comparisons) else "All that was counted passed."
 
 
@@ -90,19 +95,38 @@ def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) 
     blocking = found.of(*BLOCKING)
     besides = [one for one in found.cases if one.is_failure and one.change not in BLOCKING]
     excused = [one for one in found.cases if one.known and not one.is_failure]
-    uncounted = [one for one in found.of(Change.NOT_COUNTED, Change.MISSING) if not one.place or one.place.ordinal >= 0]
     base = found.base.build.title if found.base else "nothing"
     told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
     yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
-    yield from _section("Tests which say nothing (bench, or the case's own code):", uncounted, base, link)
+    yield from _silent(found, news)
     if found.dearer:
         yield ""
         yield "Figures which cost more and are blocking:"
         yield from (f" {one.line(f'REGR. vs {base}:')}" for one in found.dearer[: ci.ROWS])
     for one in found.of(Change.FIXED):
         yield f" {one.series.case}  PASS, FAIL in {base}"
+
+
+def _silent(found: Comparison, news: News) -> Iterator[str]:
+    """What was not counted, by reason, the commonest first. Cases that did not run have a list of their own."""
+    reasons = [
+        (fault, cases) for fault in news.uncounted if (cases := [case.finding for case in fault.of(found.new.build)])
+    ]
+    told = [(fault.label, cases) for fault, cases in reasons if any(c.place and c.place.ordinal >= 0 for c in cases)]
+    told.sort(key=lambda one: -len(one[1]))
+    if gone := found.of(Change.MISSING):
+        told.append(("no attempt", gone))
+    if told:
+        yield ""
+        yield "Tests which say nothing (bench, or the case's own code):"
+    for label, cases in told:
+        verdict = "" if cases is gone else f"{cases[0].why.partition(':')[0].partition(' ')[0]} "
+        yield f" {verdict}{_cases(len(cases))}: {label}"
+        yield from (f"   {one.series.case} [{one.series.board_class or 'no board'}]" for one in cases[: ci.ROWS])
+        if len(cases) > ci.ROWS:
+            yield f"   and {len(cases) - ci.ROWS} more"
 
 
 def _section(
@@ -132,9 +156,7 @@ def _cases(number: int) -> str:
 def _word(one: CaseChange, base: str) -> str:
     if one.is_failure:
         return WORDS[one.change].format(base=base)
-    if one.known:
-        return f"PASS, known bug {', '.join(one.known)}"
-    return one.why.partition(":")[0]
+    return f"PASS, known bug {', '.join(one.known)}"
 
 
 def _version(build: RecordedBuild) -> str:

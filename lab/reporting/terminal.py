@@ -195,9 +195,12 @@ def _print_wrong(console: Console, run: RunSummary) -> None:
             said = f"{other.verdict} at attempt {other.attempt} of {len(tried)}: {other.reason}"
             line = Text("flaky", STYLES[Verdict.MISS])
             _print(console, line.append(visible_line(f" {tried[0].case}: {said}"), "none"))
+    gone: dict[str, list[str]] = {}
     for one in run.missing:
+        gone.setdefault(one.build, []).append(one.case)
+    for build, cases in gone.items():
         line = Text(f"{Verdict.MISS:<5}", STYLES[Verdict.MISS])
-        _print(console, line.append(visible_line(f" {one.case}{_with(run, [one.build])}: did not run"), "none"))
+        _print(console, line.append(visible_line(f" {_cases(cases)}{_with(run, [build])}: did not run"), "none"))
     faults: dict[str, list[TestResult]] = {}
     for result in run.results:
         if key := failure_of(result):
