@@ -729,6 +729,14 @@ def test_a_case_shows_first_the_builds_with_which_it_fails(
     assert page.locator("section p").first.inner_text() == "failed the only attempt that counts"
 
 
+def test_the_first_page_says_why_cases_did_not_run(history: History, folders: Runs, tmp_path: Path, look: Open) -> None:
+    history.import_run(folders.write(result(PV32), result(S3), key="aa").path)
+    gone = "virt2: in quarantine: its BMC does not answer"
+    history.import_run(folders.write(result(PV32), key="bb", planned=(PV32, S3), notes=(gone,)).path)
+    page = first_page(history, tmp_path, look)
+    assert page.locator("section.line p", has_text="The bench says").inner_text() == f"The bench says: {gone}"
+
+
 def test_a_night_in_which_the_bench_failed_is_not_green(
     history: History, folders: Runs, tmp_path: Path, look: Open
 ) -> None:

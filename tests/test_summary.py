@@ -52,6 +52,20 @@ def test_a_run_whose_writer_died_broke_off(folders: Runs) -> None:
     assert RunFolder.open(path).summary().state is State.BROKE_OFF
 
 
+def test_a_run_whose_record_cannot_be_read_is_not_good_and_says_so_everywhere(
+    folders: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders.write(result(PV32), exit_status=0)
+    file = folder.path / "results.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"newer": 1}) + "\n")
+    run = folder.summary()
+    said = "a record of results.jsonl cannot be read (another version of xenlab may have written it): line 1: newer:"
+    assert (run.status, run.overall) == (3, Verdict.MISS) and run.remarks[0].startswith(said)
+    terminal.summary(run)
+    assert said in capsys.readouterr().out
+    assert said in html.write(run).read_text() and said in junit.write(run).read_text()
+
+
 def test_a_noted_status_is_not_judged_again(folders: Runs) -> None:
     summary = folders.write(result(PV32), exit_status=3).summary()
     assert (summary.status, summary.overall) == (3, Verdict.MISS)

@@ -146,7 +146,7 @@ def write_summary(run: RunSummary, news: News) -> Path:
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")
     if run.missing:
         lines += ["", f"{len(run.missing)} planned without a result."]
-    lines += [f"\nThe bench: {_md(note)}" for note in header.remarks]
+    lines += [f"\nThe bench: {_md(note)}" for note in run.remarks]
     text = "\n".join(lines) + "\n"
     path = run.path / SUMMARY
     replace_file(path, text)

@@ -39,8 +39,8 @@ def write(run: RunSummary) -> Path:
         _result(suite, names, result, others)
     for one in gone:
         _missing(suite, names, one)
-    if header.remarks:
-        ET.SubElement(suite, "system-err").text = "\n".join(header.remarks)
+    if run.remarks:
+        ET.SubElement(suite, "system-err").text = "\n".join(run.remarks)
 
     verdicts = [result.verdict for result in results]
     counts = {

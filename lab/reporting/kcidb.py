@@ -166,7 +166,7 @@ class _Report:
             "status": Verdict.MISS.value,
             "start_time": _time(header.started),
             "comment": visible_line(why),
-            "misc": {**self._run_facts(), "remarks": [visible_line(one) for one in header.remarks]},
+            "misc": {**self._run_facts(), "remarks": [visible_line(one) for one in self._run.remarks]},
         }
 
     def _why_not_good(self) -> str | None:

@@ -74,7 +74,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
         lines += ["", f"version targeted for testing: {_version(found.new.build)}"]
         base = _version(found.base.build) if found.base else "none: no build was accepted or good before it"
         lines.append(f"baseline version:             {base}")
-    lines += [f"\nThe bench says: {note}" for note in run.header.remarks]
+    lines += [f"\nThe bench says: {note}" for note in run.remarks]
     return "\n".join(visible_line(line) if line and "\n" not in line else line for line in lines) + "\n"
 
 

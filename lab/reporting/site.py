@@ -400,6 +400,7 @@ class _Site:
             "causes": lambda found: overview.causes(found, told),
             "newest": {row.build.id: row.runs[0] for row in rows},
             "ended": overview.ended,
+            "bench_says": overview.bench_says,
             "silence": lambda missing: overview.silence(told, missing),
             "believe": lambda fault: overview.believe(self._store, fault, told.comparisons),
             "proof": self._proof,

@@ -127,6 +127,14 @@ def ended(run: Run) -> str:
     return "was interrupted; its record does not say by what" if run.exit_status == INTERRUPTED else ""
 
 
+def bench_says(run: Run) -> tuple[str, ...]:
+    """What readers must know of the bench, as the run's record has it."""
+    try:
+        return RunFolder.open(run.folder).header().remarks
+    except UsageError:
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """Attempts at the cases that show a fault."""

@@ -236,6 +236,14 @@ class RunFolder:
 
         :raises UsageError: they cannot be read. None is no error: there may be none yet.
         """
+        for one in self._records():
+            if isinstance(one, TestResult):
+                yield one
+            else:
+                log.warning("%s:%s: passed over: %s", self.path / _RESULTS, *one)
+
+    def _records(self) -> Iterator[TestResult | tuple[int, str]]:
+        """The same; of a line that is no result its number, and why."""
         file = self._open_results()
         if file is None:
             return
@@ -246,7 +254,7 @@ class RunFolder:
                 try:
                     yield TestResult.from_json(line.decode("utf-8"))
                 except ValueError as error:
-                    log.warning("%s:%d: passed over: %s", self.path / _RESULTS, number, visible_line(str(error)))
+                    yield number, visible_line(str(error))
 
     def _open_results(self) -> BinaryIO | None:
         try:
@@ -263,7 +271,10 @@ class RunFolder:
         """
         header, builds, sources = self.header(), self.builds(), self.sources()
         is_held = header.finished is None and self.is_held()
-        return RunSummary(self.path, header, builds, sources, tuple(self.results()), is_held)
+        records = list(self._records())
+        results = tuple(one for one in records if isinstance(one, TestResult))
+        unread = tuple(f"line {one[0]}: {one[1]}" for one in records if not isinstance(one, TestResult))
+        return RunSummary(self.path, header, builds, sources, results, is_held, unread)
 
     def is_held(self) -> bool:
         """Whether some process writes to the folder; false where the file system has no locks."""

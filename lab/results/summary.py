@@ -62,6 +62,7 @@ class RunSummary:
     sources: Mapping[str, Source]
     everything: tuple[TestResult, ...]  # every attempt, in the order written
     is_held: bool = False  # somebody has the folder open for writing
+    unread: tuple[str, ...] = ()  # lines of the record that are no result, and why
 
     @cached_property
     def attempts(self) -> Mapping[tuple[str, str], list[TestResult]]:
@@ -85,9 +86,20 @@ class RunSummary:
 
     @cached_property
     def status(self) -> int:
-        """The exit status: the noted one, else what it would be now."""
+        """The noted exit status; what it would be now if none is noted, or a 0 whose results cannot all be read."""
         noted = self.header.exit_status
-        return exit_status(self.header, self.results) if noted is None else noted
+        if noted is None or (noted == 0 and self.unread):
+            return exit_status(self.header, self.results)
+        return noted
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Those of the header, and that results cannot be read: a case whose result that is seems not to have run."""
+        if not self.unread:
+            return self.header.remarks
+        many = f"{len(self.unread)} records of results.jsonl" if len(self.unread) > 1 else "a record of results.jsonl"
+        hint = "another version of xenlab may have written it"
+        return (*self.header.remarks, f"{many} cannot be read ({hint}): {self.unread[0]}")
 
     @property
     def meaning(self) -> str:
