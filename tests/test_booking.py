@@ -74,6 +74,21 @@ def test_an_extended_lease_goes_on(shared: Shared) -> None:
     assert shared.ledger.extend(number, 1.0) == pytest.approx(until, abs=0.1), "an extension never shortens"
 
 
+def test_a_holder_names_a_lease_by_its_board_and_learns_what_became_of_it(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    number = shared.have("sim1", seconds=7200.0)
+    said = shared.xenlab("extend", "sim1", "--for", "1h")
+    assert said.startswith(f"lease {number}: sim1 until ")
+    assert said.rstrip().endswith(" JST, as before: that is later than 1h from now")
+    assert "as before" not in shared.xenlab("extend", str(number), "--for", "3h")
+    assert "has no lease on sim2" in shared.xenlab("release", "sim2", status=2)
+    assert f"lease {number}: sim1: given back" in shared.xenlab("release", "sim1")
+    said = shared.xenlab("extend", str(number), status=2)
+    assert f"desk/alice has no lease {number}; lease {number} is over: released by its holder" in said
+
+
 def test_a_lease_ends_with_its_job(shared: Shared) -> None:
     with subprocess.Popen(["sleep", "60"]) as job:
         shared.xenlab("reserve", "sim2", "--pid", str(job.pid))

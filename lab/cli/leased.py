@@ -7,13 +7,14 @@ import shlex
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 from lab.base.errors import BenchError, UsageError
 from lab.cli.elsewhere import REACHED_AS
 from lab.grid import services
 from lab.inventory import Lab, load, ports
 from lab.leases.ledger import LEASE, Ledger
-from lab.leases.records import Lease, caller
+from lab.leases.records import Lease, State, caller
 
 
 def open_lab(inventory: Path, *names: str, must_be_up: bool = False) -> tuple[Lab, Ledger]:
@@ -77,26 +78,29 @@ def _taken(lease: Lease, board: str) -> str:
     return f"{board} is held by {lease.holder} until {clock(lease.until)}, and you are {caller()}"
 
 
-def mine(ledger: Ledger, number: int | None) -> Lease:
-    """The caller's lease: the one of this number, the one the environment names, or the only one.
+def mine(ledger: Ledger, which: str | None) -> Lease:
+    """The caller's lease: that of this number or board, the one the environment names, or the only one.
 
     :raises UsageError: there is no such lease, or there are several.
     """
     said = os.environ.get(LEASE, "")
-    if number is None and said:
+    if which is None and said:
         if not said.isdigit():
             raise UsageError(f"{LEASE}={said} is not the number of a lease")
-        number = int(said)
-    leases = [lease for lease in ledger.leases("waiting", "held") if lease.holder == caller()]
-    leases = [lease for lease in leases if lease.request.kind == "person"]
-    if number is not None:
-        leases = [lease for lease in leases if lease.id == number]
+        which = said
+    of_caller = [one for one in ledger.leases(*get_args(State)) if one.holder == caller()]
+    of_caller = [one for one in of_caller if one.request.kind == "person"]
+    if which is not None:
+        of_caller = [one for one in of_caller if which in (str(one.id), *one.boards)]
+    leases = [one for one in of_caller if one.state in ("waiting", "held")]
     if len(leases) == 1:
         return leases[0]
     if leases:
         known = "; ".join(f"{one.id} ({one.request})" for one in leases)
         raise UsageError(f"you hold several leases; name one: {known}")
-    raise UsageError(f"{caller()} has no lease" + (f" {number}" if number is not None else ""))
+    last = f"; lease {of_caller[-1].id} is over: {of_caller[-1].why_ended}" if of_caller else ""
+    of = "" if which is None else f" {which}" if which.isdigit() else f" on {which}"
+    raise UsageError(f"{caller()} has no lease{of}{last}")
 
 
 def strangers(lab: Lab, leased: set[str]) -> tuple[dict[str, str], str]:
@@ -139,8 +143,8 @@ def environment(lab: Lab, lease: Lease) -> list[str]:
 
 
 def clock(when: float | None) -> str:
-    """In the lab machine's own time; with the day, if it is not today."""
+    """In the lab machine's own time, whose zone is named; with the day, if it is not today."""
     if when is None:
         return "-"
-    form = "%H:%M" if time.strftime("%F") == time.strftime("%F", time.localtime(when)) else "%a %d %b %H:%M"
+    form = "%H:%M %Z" if time.strftime("%F") == time.strftime("%F", time.localtime(when)) else "%a %d %b %H:%M %Z"
     return time.strftime(form, time.localtime(when))

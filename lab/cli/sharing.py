@@ -15,9 +15,12 @@ from lab.night.options import VIRTUAL_LAB
 
 app = typer.Typer()
 
-Number = Annotated[
-    int | None,
-    typer.Argument(metavar="[LEASE]", help="Number of the lease; default: $XENLAB_LEASE, or your only lease."),
+WhichLease = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[LEASE|BOARD]",
+        help="Number of the lease, or a board of it; default: $XENLAB_LEASE, or your only lease.",
+    ),
 ]
 
 PATIENCE = 90.0  # seconds for boards that are free: what the last holder left is switched off first
@@ -199,27 +202,31 @@ def reserve(
 
 @app.command(rich_help_panel=SHARE)
 def extend(
-    number: Number = None,
-    length: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long from now: 90m, 2h, 1d.")] = "1h",
+    which: WhichLease = None,
+    length: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="How long it lasts from now, at least: 90m, 2h, 1d.")
+    ] = "1h",
     inventory: Inventory = VIRTUAL_LAB,
 ) -> None:
-    """Extend a lease. A job on another machine calls this repeatedly as a sign of life."""
+    """Extend a lease; never shorten it. A job on another machine calls this repeatedly as a sign of life."""
     from lab.cli.leased import clock, mine, open_lab
     from lab.leases.records import seconds_of
 
     seconds = seconds_of(length)
     _, ledger = open_lab(inventory)
-    lease = mine(ledger, number)
+    lease = mine(ledger, which)
     until = ledger.extend(lease.id, seconds)
-    typer.echo(f"lease {lease.id}: {' '.join(lease.boards)} until {clock(until)}")
+    is_longer = lease.until is not None and until < lease.until + 1  # the two are read from clocks that may differ
+    same = f", as before: that is later than {length} from now" if is_longer else ""
+    typer.echo(f"lease {lease.id}: {' '.join(lease.boards)} until {clock(until)}{same}")
 
 
 @app.command(rich_help_panel=SHARE)
-def release(number: Number = None, inventory: Inventory = VIRTUAL_LAB) -> None:
+def release(which: WhichLease = None, inventory: Inventory = VIRTUAL_LAB) -> None:
     """Give the boards of a lease back, or stop waiting for them."""
     from lab.cli.leased import mine, open_lab
 
     _, ledger = open_lab(inventory)
-    lease = mine(ledger, number)
+    lease = mine(ledger, which)
     ledger.end(lease.id, "released by its holder")
     typer.echo(f"lease {lease.id}: {' '.join(lease.boards) or 'was not granted yet'}: given back")
