@@ -199,8 +199,27 @@ def test_what_is_wrong_in_a_matrix_is_said_with_its_place(tmp_path: Path, text: 
 def test_a_recipe_that_this_machine_cannot_make_says_which_key(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="the recipe's key compiler: 'nocc' is no program of this machine"):
         compiling.version_of("nocc")
-    with pytest.raises(UsageError, match="no git repository; source.git.path of a recipe is a clone of Xen"):
-        trees._resolve(recipes.Git(str(tmp_path), "main"), lambda said: None)
+
+
+def test_what_a_recipe_asks_of_a_repository_in_vain_is_said_with_file_line_and_key(tmp_path: Path) -> None:
+    def said(folder: Path, revision: str) -> str:
+        file = tmp_path / "mine.yaml"
+        file.write_text(f"source:\n  git:\n    path: {folder}\n    revision: {revision}\n")
+        with pytest.raises(UsageError) as caught:
+            builds.make(str(file))
+        text = str(caught.value)
+        assert text.startswith(f"{file}:4: source.git.revision: ")
+        return text.partition("revision: ")[2]
+
+    clone = tmp_path / "clone"
+    (tmp_path / "empty").mkdir()
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(clone))
+    subprocess.run(["git", "init", "-q", "-b", "main", str(clone)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "nothing"], check=True)
+    assert said(tmp_path / "empty", "main").endswith("is no git repository; source.git.path is that of a clone of Xen")
+    assert said(clone, "mian") == f"no revision 'mian' in {clone} (did you mean main?)"
+    assert said(clone, "v9") == f"no revision 'v9' in {clone}; its branches: main"
+    assert said(clone, "main").endswith("is no Xen source: xen/Makefile is missing")
 
 
 def test_a_bad_matrix_ends_the_command_before_anything_is_set_up(tmp_path: Path) -> None:

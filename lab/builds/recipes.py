@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ class Git:
     location: str  # what git can clone
     revision: str
     commit: str = ""  # the one that a run resolved ``revision`` to: it stays with that while the branch moves on
+    place: str = field(default="", compare=False)  # FILE:LINE of the recipe that says so, for messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def recipe(name: str, directory: Path = RECIPES, fragments: Path = FRAGMENTS) ->
         config = str(place(("config",), config, "configuration"))
     found = Recipe(
         name=name,
-        source=_source(data.source, place),
+        source=_source(data.source, place, at(file, tree, ("source", "git", "revision"))),
         description=data.description,
         config=config,
         fragments=tuple(fragment(index, text) for index, text in enumerate(data.fragments)),
@@ -197,13 +198,14 @@ class _Place(Protocol):
     def __call__(self, key: Sequence[str | int], text: str, what: str) -> Path: ...
 
 
-def _source(data: _SourceFile, place: _Place) -> Source:
+def _source(data: _SourceFile, place: _Place, revision: str) -> Source:
+    """The source; ``revision`` is where in the recipe a revision of git stands."""
     if data.debian_source:
         return DebianSource(data.debian_source.package, data.debian_source.version, data.debian_source.suite)
     if data.git:
         git = data.git
         location = git.url or str(place(("source", "git", "path"), git.path or "", "repository"))
-        return Git(location, git.revision)
+        return Git(location, git.revision, place=revision)
     if data.tarball:
         return Tarball(place(("source", "tarball"), data.tarball, "archive"))
     if data.debian_binary:

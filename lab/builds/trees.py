@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base import lock, paths, processes
-from lab.base.errors import BenchError, LabError, UsageError
+from lab.base.errors import BenchError, LabError, UsageError, did_you_mean
 from lab.builds import blame
 from lab.builds.apt import PrivateApt
 from lab.builds.command import CommandError, run
@@ -324,12 +324,31 @@ def _resolve(source: Git, say: Callable[[str], None]) -> str:
     if not commit and trouble:
         raise BenchError(f"{location}: no revision {revision!r} in what was fetched before, and no network: {trouble}")
     if not commit and not _is_repository(repository):
-        raise UsageError(f"{location}: no git repository; source.git.path of a recipe is a clone of Xen")
+        raise UsageError(f"{_said(source)}{location} is no git repository; source.git.path is that of a clone of Xen")
     if not commit:
-        raise UsageError(f"{location}: no revision {revision!r} there")
+        hint = did_you_mean(revision, branches := _branches(repository))
+        there = (
+            f"; its branches: {', '.join(branches[:3])}{', ...' if len(branches) > 3 else ''}"
+            if branches and not hint
+            else ""
+        )
+        raise UsageError(f"{_said(source)}no revision {revision!r} in {location}{hint}{there}")
     if trouble:
         say(f"no network: using {commit[:12]} of {revision}, fetched on {_fetched_on(repository)} ({trouble})")
     return commit
+
+
+def _said(source: Git) -> str:
+    """How a message about what a recipe says begins."""
+    return f"{source.place}: " if source.place else ""
+
+
+def _branches(repository: Path) -> list[str]:
+    """The branches, the newest first."""
+    said = _git(
+        "-C", str(repository), "for-each-ref", "--sort=-committerdate", "--format=%(refname:short)", "refs/heads"
+    )
+    return said.split()
 
 
 def _is_repository(folder: Path) -> bool:
@@ -448,6 +467,6 @@ def _check_out(
     if moved:
         _forget(directory, {Path(name).name for name in moved.splitlines()})
     if not (directory / "xen" / "Makefile").is_file():
-        raise UsageError(f"{source.location} at {commit}: no Xen source (xen/Makefile is missing)")
+        raise UsageError(f"{_said(source)}{source.location} at {commit[:12]} is no Xen source: xen/Makefile is missing")
     _patch(directory, patches)
     return int(_git(*inside, "log", "-1", "--format=%ct").split()[-1])
