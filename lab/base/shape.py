@@ -1,4 +1,4 @@
-"""Plain data read from a file, held against the types and ranges of the dataclass that it shall become.
+"""Checks plain data from a file against the types and ranges of a dataclass.
 
 pydantic is not used here: it takes no text with lone surrogates, which consoles do print.
 """

@@ -1,7 +1,7 @@
-"""Telling words of which a bad line lost or changed one letter, whole again.
+"""Repairs the words that tell of a crash, if a noisy serial line lost or changed one letter of them.
 
-Of a text with one letter lost or wrong either half is still there. So a line is searched for halves first, which is
-cheap, and only then for a text that is nearly one of :data:`TEXTS`.
+If one letter of a text is lost or wrong, one half of the text is still whole. So a line is searched for halves first,
+which is cheap, and only then for a text that is nearly one of :data:`TEXTS`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""IOMMU faults that a board says at its known-good boot, too: its firmware's or its drivers' doing, no news of a build.
+"""IOMMU faults that a board also has with its known-good build: they say nothing of the build under test.
 
-Some boards do so all the time: a graphics device that goes on reading where the firmware drew its logo makes tens of
-thousands of faults a boot. What the known-good build saw is the board's baseline. It is kept beside the lab's other
-files, one file a board, and only a fault that is not in it counts as a crash.
+Some boards have them all the time. A graphics device that goes on reading where the firmware drew its logo makes tens
+of thousands of faults in a boot. What the known-good build saw is the board's baseline. It is kept beside the lab's
+other files, one file a board, and only a fault that is not in it counts as a crash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is the same about a crash each time: messages without what varies, functions without what a compiler adds."""
+"""Names a crash by what is the same each time: message without numbers, function without compiler's suffix."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Crashes that the next lines take back.
+"""Takes back a crash if the lines after it show that there is none.
 
-Linux says first that RCU stalls, and looks for who stalls then. If nobody does any more it says so one or two lines
-below: the stall is over, and its cause is lost. A processor that was stuck for 20 s and a task that was blocked for
-120 s stay crashes though they may go on, since a dom0 in good health has neither.
+Linux first says that RCU stalls, and then looks for the processor that stalls. If none does any more, Linux says so one
+or two lines below: the stall is over, and its cause is lost. A processor that was stuck for 20 s and a task that was
+blocked for 120 s stay crashes though they may go on, since a dom0 in good health has neither.
 """
 
 from __future__ import annotations

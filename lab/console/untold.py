@@ -1,7 +1,8 @@
-"""A crash that no line tells: the console was cut before the line that would have.
+"""Finds a crash whose own line is missing, because the console was cut before it.
 
-Xen's registers, and then nothing more of it; or a panic's rows of asterisks without the line between them. A key, a
-warning or a guest's end prints registers, too: there Xen says so before, or goes on after.
+Two things show such a crash: Xen's registers with nothing of Xen after them, and a panic's rows of asterisks without
+the line between them. A debug key, a warning and the end of a guest print registers, too. In these cases Xen says so
+before the registers, or goes on after them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lines that a terminal or a mail broke in two, made whole again."""
+"""Joins lines that a terminal or a mail broke in two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What few boards answer beside their BMC, on a Unix socket at the lab machine: a line for a line.
+"""Asks what only virtual boards can answer, on a Unix socket at the lab machine. Each line gets one line as its answer.
 
 ``state …``: :mod:`lab.grid.states`. ``get steal``: two numbers (:class:`lab.results.observation.StealTime`). ``get
 profile``: how many figures guests have measured since power on, and behind a semicolon for each the blocks that it was
