@@ -31,7 +31,7 @@ from lab.cli.main import app
 from lab.cli.manual import page
 from lab.grid import services
 from lab.inventory import ports
-from lab.night import bisection, planning
+from lab.night import bisection, nightly, planning
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.reporting.terminal import Progress
 from lab.results.record import Verdict
@@ -259,6 +259,20 @@ def test_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
     assert said.out.startswith("# ") and said.err == ""
 
 
+def test_a_run_of_accept_has_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    asked: list[NightlyOptions] = []
+
+    def run(options: NightlyOptions) -> int:
+        asked.append(options)
+        raise UsageError("enough is known")
+
+    monkeypatch.setattr(nightly, "run", run)
+    with pytest.raises(SystemExit):
+        cli.main(["board", "accept", "virt1"])
+    assert asked[0].output and asked[0].output.name == asked[0].run_id
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -274,7 +288,8 @@ def test_reader_that_leaves_is_no_fault(tmp_path: Path) -> None:
         (("reserve", "virt1", "--for", "7am"), "invalid duration '7am'; use 90m, 2h"),
         (("reproduce", "pvh64-cut-GOO"), "as pvh64-cut-GO; no step 'GOO' (did you mean GO?); there are: "),
         (("perf", "release", "relese"), "there is no build 'relese' (did you mean release?)"),
-        (("nightly", "--repeat", "0"), "'--repeat': must be greater than or equal to 1 (see"),
+        (("nightly", "--repeat", "0"), "'--repeat': must be greater than or equal to 1 (see xenlab nightly -h)"),
+        (("perf", "release"), "Missing argument 'B'. (see xenlab perf -h)"),
         (("nightly", "--select", "quik"), "'--select': 'quik' is not one of 'quick', 'full', 'weekly'"),
         (("known", "import", str(paths.CHECKOUT / "README.md")), "README.md: Invalid JSON"),
         (("extend", "--for", "7am"), "invalid duration '7am'; use 90m, 2h"),

@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from lab.base.files import plain
 
         said = ": ".join(plain(part) for part in error.format_message().split(": "))
-        status = _complain(f"{said} (see xenlab --help)", 2) if said else 2
+        context = getattr(error, "ctx", None)
+        status = _complain(f"{said} (see {context.command_path if context else 'xenlab'} -h)", 2) if said else 2
     except UsageError as error:
         status = _complain(str(error), 2)
     except BenchError as error:

@@ -97,11 +97,13 @@ def accept(
             raise BenchError(f"{name} is in quarantine ({state.quarantine}): `xenlab board check {name}` comes first")
     joined = any({end.name for end in pair} == set(boards) for pair in lab.pairs())
     cases = [f"testcases/{name}" for name in (*CASES, *(PAIR_CASES if joined else ()))]
-    folder = output or paths.state() / "runs" / run_folder.new_id()
+    name = run_folder.new_id()
+    folder = output or paths.state() / "runs" / name
     options = NightlyOptions(
         paths=tuple(cases),
         inventory=inventory,
         output=folder,
+        run_id=name,
         builds=(build,),
         select="quick",
         boards=tuple(boards),

@@ -59,7 +59,7 @@ def run(options: NightlyOptions) -> int:
     if not cases:
         raise UsageError(planning.none_found(options, select))
     header = RunHeader(
-        run_id=run_folder.new_id(),
+        run_id=options.run_id or run_folder.new_id(),
         started=time.time(),
         selection=options.describe(select),
         builds=tuple(variant.name for variant in variants),

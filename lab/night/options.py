@@ -26,6 +26,7 @@ class NightlyOptions:
     inventory: Path = VIRTUAL_LAB
     boards: tuple[str, ...] = ()  # of the inventory; empty: all
     output: Path | None = None  # the run folder; None: a new one in the state folder
+    run_id: str = ""  # empty: a new one
     builds: tuple[str, ...] = ()  # hypervisor builds by name; empty: the default one
     matrix: Path | None = None  # a file of builds x command lines x dom0 modes, instead of builds
     select: Selection | None = None  # None: quick on a virtual lab, full on machines
