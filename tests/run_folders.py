@@ -21,7 +21,9 @@ def result(case: str = PV32, verdict: Verdict = Verdict.PASS, board: str = "virt
     reason = "" if verdict is Verdict.PASS else f"{board}: because"
     rule = {"PASS": "passed", "FAIL": "assertion", "MISS": "bench", "ERROR": "exception", "SKIP": "skipped"}[verdict]
     boards = tuple(board.split("+")) if board else ()
-    plain = TestResult(case, case.split("/")[1], verdict, rule, reason, 0.0, 2.0, boards, LINE)
+    plain = TestResult(
+        case, case.split("/")[1] if "/" in case else "other", verdict, rule, reason, 0.0, 2.0, boards, LINE
+    )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

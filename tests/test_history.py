@@ -31,7 +31,7 @@ from lab.history.store import History
 from lab.night import nightly
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.reporting import ci, site_overview
-from lab.results.record import Check, TestResult, Verdict
+from lab.results.record import BUILD_CASE, Check, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
@@ -119,6 +119,26 @@ def test_every_attempt_is_kept_and_a_torn_line_is_not(history: History, runs: Ru
         file.write('{"case": "x')
     history.import_run(folder.path)
     assert verdicts(history) == ["FAIL", "PASS"]
+
+
+def test_a_build_that_cannot_be_made_is_a_new_failure_since_the_last_that_could(history: History, runs: Runs) -> None:
+    broken = result(BUILD_CASE, Verdict.FAIL, board="", rule="build-failed", reason="p2m.c:5: error: x", area="build")
+
+    def night(*results: TestResult, key: str) -> news.News:
+        folder = runs.write(*results, key=key, planned=(PV32,))
+        history.import_run(folder.path)
+        return ci.judged(history, folder.summary())
+
+    first = night(broken, key="")
+    assert first.comparisons[0].exit_status == 3 and not first.worse, "nothing could be made before it"
+    night(result(PV32), key="aa")
+    night(broken, key="")
+    told = night(broken, key="")
+    assert told.comparisons[0].exit_status == 1 and "blocked; incomplete" in told.comparisons[0].verdict
+    [fault] = told.worse
+    onset = fault.telling.onset
+    assert onset and onset.good and (onset.since.key, onset.good.key) == ("run:run3", "aa")
+    assert fault.telling.bisect is None, "bisect runs cases, and there are none"
 
 
 def test_what_pages_and_dashboards_ask(history: History, runs: Runs) -> None:

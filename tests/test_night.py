@@ -28,7 +28,7 @@ from lab.leases.records import Request, caller
 from lab.night import nightly, planning, progress
 from lab.night.options import NightlyOptions
 from lab.night.planning import Case, Unit
-from lab.results.record import Verdict
+from lab.results.record import BUILD_CASE, Verdict
 from lab.results.run_folder import RunFolder
 from lab.virtual import simulated
 
@@ -382,19 +382,20 @@ def test_a_build_that_does_not_compile_fails_the_run_and_shows_the_compilers_lin
     assert nightly.run(options) == 1
     folder = RunFolder.open(tmp_path / "run")
     (result,) = folder.results()
-    assert (result.case, result.build, result.verdict) == (nightly.BUILD_CASE, "broken", Verdict.FAIL)
+    assert (result.case, result.build, result.verdict) == (BUILD_CASE, "broken", Verdict.FAIL)
     assert (result.rule, result.boards) == ("build-failed", ())
     assert "make ended with status 2: main.c:1:5: error: expected" in result.reason
     (told,) = result.evidence
     assert "\nmain.c:1:5: error: expected ';' before '}' token\n    1 | int main(void) { return 0 }\n" in told.body
     header = folder.header()
     assert header.builds == ("broken",) and header.exit_status == 1
+    assert folder.sources()["broken"].subject == "break it"
     assert folder.missing(), "the cases did not run, and the run says so"
     said = capsys.readouterr().out
     assert "no case ran with broken" in said and "\\n" not in said
     assert "main.c:1:5: error" in (tmp_path / "run" / "report.html").read_text()
     noted = json.loads((tmp_path / "run" / "builds.json").read_text())
-    assert noted == {"broken": {"recipe": str(broken)}}
+    assert set(noted["broken"]) == {"recipe", "source"}, "there is no build, so it has no key"
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT (Ctrl-C)")])

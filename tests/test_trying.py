@@ -23,7 +23,7 @@ from lab.night.trying import Asked
 from lab.reporting import reply
 from lab.reporting.reply import Outcome, Step
 from lab.results import run_folder
-from lab.results.record import RunHeader, TestResult, Verdict
+from lab.results.record import BUILD_CASE, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 from tests.run_folders import Runs, result
 
@@ -183,7 +183,7 @@ def test_a_build_whose_source_cannot_be_had_leaves_the_others_to_run(
     night = nightly.Night(NightlyOptions(), inventory.load(VIRTUAL_LAB), run, [])
     night._set_up()
     [missing] = run.results()
-    assert (missing.verdict, missing.build, missing.case) == (Verdict.MISS, "gone", nightly.BUILD_CASE)
+    assert (missing.verdict, missing.build, missing.case) == (Verdict.MISS, "gone", BUILD_CASE)
     assert "nothing of it was fetched before" in missing.reason
     assert night._builds == ("own",) and run.sources()["own"].branch == "main"
 

@@ -208,6 +208,7 @@ class BuildFailed(ProductFailure):
         more = "".join(f"\n  {line}" for line in lines) + (f"\nlog: {log}" if log else "")
         super().__init__(f"{what}{more}")
         self.what, self.lines, self.cause, self.log = what, lines, cause, log
+        self.source: dict[str, str] = {}  # the commit or package, as far as it is known: lab.results.build_source
 
 
 class BuildDoesNotBoot(BoardError):

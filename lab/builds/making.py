@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.base import lock, paths, processes
-from lab.base.errors import BenchError, UsageError
+from lab.base.errors import BenchError, BuildFailed, UsageError
 from lab.builds import compiling, elf, gcov, kconfig, mutating, recipes, tools, trees
 from lab.builds.apt import PrivateApt
 from lab.builds.compiling import Paced
@@ -156,7 +156,11 @@ def make(name: str | Recipe, *, commit: str = "", progress: Callable[[str], None
             work = Path(scratch) / key
             work.mkdir()
             if recipe.is_compiled:
-                version = compiling.compile_into(work, recipe, source, wanted, log_file, report)
+                try:
+                    version = compiling.compile_into(work, recipe, source, wanted, log_file, report)
+                except BuildFailed as error:
+                    error.source = origin.facts()
+                    raise
             else:
                 version = _take(recipe, source, work, log_file, report)
             if isinstance(recipe.tools, tuple):

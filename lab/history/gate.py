@@ -13,7 +13,7 @@ from lab.history.figures import Change as CostChange
 from lab.history.records import Place, RecordedBuild, Selected, Series, Tally, day, label
 from lab.history.regression import Attempt, Change, Count, classify, count
 from lab.history.store import History
-from lab.results.record import Verdict
+from lab.results.record import BUILD_CASE, Verdict
 from lab.results.summary import DID_NOT_RUN, INTERRUPTED
 
 LOOK_BACK = 10  # builds asked for one whose gate passes, when none was accepted
@@ -219,7 +219,10 @@ class _Judge:
         if base and own and (new == base or not new.run):
             raise UsageError(f"{new.label} cannot be compared with itself or a run of its own: {base.label}")
         here = self.seen(new)
-        there = self.seen(base, without=new if own else None) if base else {}
+        there = dict(self.seen(base, without=new if own else None)) if base else {}
+        if any(seen.count.passes for seen in there.values()):  # so the baseline could be made, though nothing says so
+            made = Tallied(count=Count(passes=1))
+            there |= {key: made for key, seen in here.items() if key[0] == BUILD_CASE and seen.count.fails}
         counted = {key: seen for key, seen in here.items() if seen.count.total}
         if only_fails:
             counted = {key: seen for key, seen in counted.items() if seen.count.fails}

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from lab.history.records import COUNTED, Place, RecordedBuild, place_of
 from lab.history.schema import builds, cases, results, runs, series
 from lab.history.store import History, named
+from lab.results.record import BUILD_CASE, Verdict
 
 _AT_ONCE = 200  # series in one statement
 
@@ -71,20 +72,28 @@ class _OfBuild:
 
 
 def _onsets(history: History, series_ids: Sequence[int], until: RecordedBuild) -> dict[int, Onset]:
-    wanted = (
-        sa.select(
-            results.c.series_id,
-            results.c.build_id,
-            results.c.verdict,
-            sa.func.min(results.c.id).label("first"),
-            sa.func.max(results.c.id).label("last"),
-        )
+    first, last = sa.func.min(results.c.id).label("first"), sa.func.max(results.c.id).label("last")
+    own = (
+        sa.select(results.c.series_id, results.c.build_id, results.c.verdict, first, last, builds.c.first_seen)
         .join_from(results, builds)
         .where(results.c.series_id.in_(series_ids), results.c.verdict.in_(COUNTED))
         .where(builds.c.first_seen <= until.first_seen)
         .group_by(results.c.series_id, results.c.build_id, results.c.verdict, builds.c.first_seen)
-        .order_by(results.c.series_id, builds.c.first_seen.desc(), results.c.build_id.desc())
     )
+    made = (  # a build with which any case passed could be made, though only a failure to make one is a result
+        sa.select(
+            series.c.id.label("series_id"), results.c.build_id, results.c.verdict, first, last, builds.c.first_seen
+        )
+        .select_from(series)
+        .join(cases, cases.c.id == series.c.case_id)
+        .join(builds, builds.c.line == series.c.line)
+        .join(results, results.c.build_id == builds.c.id)
+        .where(series.c.id.in_(series_ids), cases.c.name == BUILD_CASE, results.c.verdict == Verdict.PASS.value)
+        .where(builds.c.first_seen <= until.first_seen)
+        .group_by(series.c.id, results.c.build_id, results.c.verdict, builds.c.first_seen)
+    )
+    both = sa.union_all(own, made).subquery()
+    wanted = sa.select(both).order_by(both.c.series_id, both.c.first_seen.desc(), both.c.build_id.desc())
     chosen: dict[int, tuple[_OfBuild, _OfBuild | None]] = {}
     tested: Counter[int] = Counter()
     with history.transaction(writes=False) as connection:
@@ -128,7 +137,13 @@ def _onsets(history: History, series_ids: Sequence[int], until: RecordedBuild) -
 def bisect_command(case: str, onset: Onset) -> str | None:
     """The command that finds the commit; None where builds do not know their commits, or none was good."""
     good, bad = onset.good, onset.since
-    if good is None or not good.source.commit or not bad.source.commit or good.source.commit == bad.source.commit:
+    if (
+        case == BUILD_CASE
+        or good is None
+        or not good.source.commit
+        or not bad.source.commit
+        or good.source.commit == bad.source.commit
+    ):
         return None
     words = ["./xenlab", "bisect", "--case", case, "--good", good.source.commit, "--bad", bad.source.commit]
     return shlex.join([*words, "--build", bad.line])

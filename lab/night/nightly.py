@@ -35,13 +35,12 @@ from lab.night.planning import Case, Share
 from lab.night.workers import pytest_command, root_of, spawn
 from lab.reporting import terminal
 from lab.results import run_folder, summary, verdicts
-from lab.results.record import Phase, RunHeader, TestResult, Verdict
+from lab.results.record import BUILD_CASE, Phase, RunHeader, TestResult, Verdict
 from lab.results.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 RUN_LIMIT = 3 * 3600.0  # seconds; a run without a deadline that takes longer is ended with what it has
-BUILD_CASE = "build::can_be_made"  # stands for a case where a build fails before any case can run
 ATTEMPTS = 3  # at a case whose boards fell sick
 
 
@@ -202,6 +201,9 @@ class Night:
                 for build in made.values():
                     build.demand_notes()
             facts = {one.name: one.facts() | (made[one.build].facts() if one.build in made else {}) for one in variants}
+            for one in variants:  # of a build that failed, readers want to know the commit
+                if isinstance(why := failed.get(one.build), BuildFailed) and why.source:
+                    facts[one.name] |= {"source": why.source}
             self.folder.write_builds(facts)
             for one in variants:
                 if one.build in failed:

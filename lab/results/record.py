@@ -34,6 +34,8 @@ class Verdict(enum.StrEnum):
         return 4 - list(Verdict).index(self)
 
 
+BUILD_CASE = "build::can_be_made"  # the case that fails where a build cannot be made, so that no other can run
+
 # Rules of lab.results.verdicts by whose names more than the verdict is decided.
 BENCH = "bench"  # a MISS that stays one
 TRANSIENT = "transient"  # a MISS that is tried once more
