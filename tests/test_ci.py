@@ -432,8 +432,9 @@ def test_a_mail_names_the_reason_of_what_says_nothing_once(folders: Runs) -> Non
     folder = folders.write(*silent, result(LIVE, Verdict.ERROR, reason="KeyError: 'x'"), key="bb")
     publish(folder)
     text = mail.body(folder.summary(), ci.judged(History(), folder.summary()), None)
-    assert f" MISS 2 cases: virt1: no power after 30 s\n   {PV32} [virtual]\n   {S3} [virtual]\n" in text
-    assert f" ERROR 1 case: virt1: KeyError: 'x'\n   {LIVE} [virtual]\n" in text
+    report = f"   {(folder.path / 'report.html').as_uri()}\n"
+    assert f" MISS 2 cases: virt1: no power after 30 s\n{report}   {PV32} [virtual]\n   {S3} [virtual]\n" in text
+    assert f" ERROR 1 case: virt1: KeyError: 'x'\n{report}   {LIVE} [virtual]\n" in text
 
 
 def test_a_mail_of_a_night_in_which_all_was_skipped_says_that_nothing_was_judged(folders: Runs) -> None:

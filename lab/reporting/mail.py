@@ -100,7 +100,7 @@ def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) 
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
     yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
     yield from _section("Tests which passed with a known bug:", excused, base, link)
-    yield from _silent(found, news)
+    yield from _silent(found, news, link)
     if found.dearer:
         yield ""
         yield "Figures which cost more and are blocking:"
@@ -109,8 +109,11 @@ def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) 
         yield f" {one.series.case}  PASS, FAIL in {base}"
 
 
-def _silent(found: Comparison, news: News) -> Iterator[str]:
-    """What was not counted, by reason, the commonest first. Cases that did not run have a list of their own."""
+def _silent(found: Comparison, news: News, link: Callable[[CaseChange], str]) -> Iterator[str]:
+    """What was not counted, by reason, the commonest first, each with the link of one case.
+
+    Cases that did not run have a list of their own.
+    """
     reasons = [
         (fault, cases) for fault in news.uncounted if (cases := [case.finding for case in fault.of(found.new.build)])
     ]
@@ -124,6 +127,7 @@ def _silent(found: Comparison, news: News) -> Iterator[str]:
     for label, cases in told:
         verdict = "" if cases is gone else f"{cases[0].why.partition(':')[0].partition(' ')[0]} "
         yield f" {verdict}{_cases(len(cases))}: {label}"
+        yield f"   {link(cases[0])}"
         yield from (f"   {one.series.case} [{one.series.board_class or 'no board'}]" for one in cases[: ci.ROWS])
         if len(cases) > ci.ROWS:
             yield f"   and {len(cases) - ci.ROWS} more"
