@@ -21,7 +21,7 @@ from lab.history import known_issues
 from lab.history.store import History
 from lab.reporting import findings, html, mutants, site, site_places
 from lab.results import run_folder
-from lab.results.record import Check, Evidence, TestResult, Verdict
+from lab.results.record import BUILD_CASE, Check, Evidence, TestResult, Verdict
 
 LIVE = "testcases/relocation/test_live.py::test_brings_it_over"
 TWO_CASES = ((PV32, Verdict.PASS), (S3, Verdict.FAIL))
@@ -270,6 +270,8 @@ def test_no_link_leads_nowhere(history: History, folders: Runs, tmp_path: Path) 
     broken(history, folders)
     hostile(history, folders)
     history.import_run(folders.write(result(PV32), key="dd", planned=(PV32, S3)).path)  # S3 did not run
+    unmade = result(BUILD_CASE, Verdict.FAIL, board="", reason="p2m.c:5: error: x")
+    history.import_run(folders.write(unmade, key="", planned=(PV32,)).path)
     where = tmp_path / "site"
     site.write(history, where)
     links = 0

@@ -56,7 +56,7 @@ from lab.reporting.feed import Feed
 from lab.reporting.site_run import LastGood, Rendered, Since, Task
 from lab.reporting.site_state import KnownRun, SiteState, version
 from lab.reporting.words import area_of, short_name
-from lab.results.record import Verdict
+from lab.results.record import BUILD_CASE, Verdict
 from lab.results.run_folder import RunFolder, file_name
 from lab.results.summary import INTERRUPTED
 
@@ -331,9 +331,15 @@ class _Site:
             href=self._place(onset.since_at, Verdict.FAIL, case),
             good_title=good.title if good else "",
             good_subject=(good.source.subject or "") if good else "",
-            good_href=self._place(onset.good_at, Verdict.PASS, case),
+            good_href=self._good_place(onset, case),
             bisect=bisect_command(case, onset) or "",
         )
+
+    def _good_place(self, onset: Onset, case: str) -> str:
+        """Where what was good last is shown: of a build that could be made the run, since no result says so."""
+        if case == BUILD_CASE and onset.good_at:
+            return site_places.run_page(onset.good_at.run) if onset.good_at.run in self._names else ""
+        return self._place(onset.good_at, Verdict.PASS, case)
 
     def _place(self, place: Place | None, verdict: Verdict, case: str) -> str:
         """A result, from the top; empty when its run is not in the site."""
