@@ -42,6 +42,15 @@ NIC = "(XEN) [VT-D]DMAR:[DMA Write] Request device [0000:03:00.0] fault addr 100
             "(XEN) AMD-Vi: IO_PAGE_FAULT: domain = 0, device id = 0xa0, fault address = 0xfdf8020200, flags = 0",
             "IO_PAGE_FAULT by 0xa0 of dom0",
         ),
+        (
+            "(XEN) smmu: /smmu@fd800000: Unhandled context fault: fsr=0x402, iova=0xf9030040, fsynr=0x12, cb=0",
+            "Unhandled context fault at /smmu@fd800000",
+        ),
+        ("(XEN) SMMUv3: /smmuv3@9050000: event 0x10 received:", "event 0x10 at /smmuv3@9050000"),
+        (
+            "(XEN) ipmmu: /soc/iommu@e67b0000: d2: Unhandled fault: status 0x00000101 iova 0x0000000070a00000",
+            "Unhandled fault at /soc/iommu@e67b0000",
+        ),
         ("(d1) [VT-D]DMAR:[DMA Read] Request device [0000:00:02.0] fault addr 0", None),
         ("(XEN) [VT-D]DMAR: reason 06 - PTE Read access is not set", None),
         ("(XEN) Panic on CPU 0:", None),

@@ -30,6 +30,10 @@ _AMD = re.compile(  # xen/drivers/passthrough/amd/iommu_init.c: parse_event_log_
     r"AMD-Vi: IO_PAGE_FAULT: (?:(?P<device>[0-9a-f:.]{4,16}) d(?P<domain>\d{1,5})\b"
     r"|domain = (?P<old_domain>\d{1,5}), device id = (?P<old_device>0x[0-9a-f]{1,4}))"
 )
+_ARM = re.compile(  # xen/drivers/passthrough/arm/smmu.c, smmu-v3.c, ipmmu-vmsa.c: they name themselves, not the device
+    r"(?:smmu|SMMUv3|ipmmu): (?P<iommu>\S{1,120}): (?:d\d{1,5}: )?"
+    r"(?P<kind>Unhandled context fault|Unexpected global fault|event 0x[0-9a-f]{1,2}|Unhandled fault)"
+)
 _SYSTEM_DOMAINS = 0x7FF0  # xen/include/public/xen.h: DOMID_FIRST_RESERVED
 
 
@@ -45,6 +49,8 @@ def fault_of(text: str) -> str | None:
         domain = int(match["domain"] or match["old_domain"])
         whose = "dom0" if domain == 0 else "Xen" if domain >= _SYSTEM_DOMAINS else "a guest"
         return f"IO_PAGE_FAULT by {match['device'] or match['old_device']} of {whose}"
+    if match := _ARM.search(text):
+        return f"{match['kind']} at {match['iommu']}"
     return None
 
 

@@ -24,7 +24,8 @@ _GUESTS_WORDS = re.compile(
     re.DOTALL,
 )
 _CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069](?:(?<=\x1b)\[[0-9;?]*[A-Za-z])?"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]"
+    r"(?:(?<=\x1b)(?:\[[0-?]{0,40}[ -/]?[@-~]|\][^\x07\x1b]{0,200}(?=[\x07\x1b])|[()*+][0-9A-Z]|[=>78]))?"
 )
 
 XEN = "(XEN)"  # xen/drivers/char/console.c: CONSOLE_PREFIX
@@ -43,7 +44,8 @@ _SYSLOG = re.compile(  # RFC 3164 or ISO 8601 time, host, tag; without a process
 )
 _SERVERS_STAMP = re.compile(  # of a console server, or of a program that records a console
     r"\[[\d.:, +/-]{4,34}\] |(?:[A-Z][a-z]{2} +\d{1,2} )?\d\d:\d\d:\d\d(?:[.,]\d{1,9})? "
-    r"|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?(?: \d\d[EO])? |\d{9,11}\.\d{1,9} "
+    r"|\d\d[./]\d\d[./]\d{4},? \d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?: [AP]M)? "
+    r"|\d{4}[-/]\d\d[-/]\d\d[T ][\d:.,]{8,18}(?:Z|[+-][\d:]{4,6})?(?: \d\d[EO])? |\d{9,11}\.\d{1,9} "
 )
 _HOST = re.compile(r"[\w.-]{1,64} ")  # behind a console server's stamp
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
@@ -54,6 +56,7 @@ _FOUND_IN = re.compile(r"[\w/-]\.(?:log|txt|gz)[:-](?:\d{1,9}[:-])?\s?$")  # of 
 _PROSE = re.compile(
     r"\baudit(?::|\()"  # words of a command within an audit record
     r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
+    r"|^(?:not )?ok \d|^(?:PASS|FAIL|SKIP): "  # a test's results
     r"|\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "
     r"|[\w/-]\.(?:log|txt|service|gz|md):"  # grep's output, a unit's name
 )
@@ -174,7 +177,7 @@ def _broke_in(said: str) -> bool:
 # What may stand before a message: a stamp in brackets (Xen's boot, date, datems and raw, Linux's, a console
 # server's), a level, a caller, another's relay. A letter within a stamp may be wrong.
 _PREFIX = re.compile(
-    r"\s*(?:\[(?=[^\]]*\d[^\]]*\d)[\w.:, +/-]{4,34}\]|\[ *[TC]\d{1,7}\]|<\d{1,3}>|\(d0(?:v\d{1,4})?\))"
+    r"\s*(?:\[(?=[^\]]*\d[^\]]*\d)[\w.:, \t+/-]{4,34}\]|\[ *[TC]\d{1,7}\]|<\d{1,3}>|\(d0(?:v\d{1,4})?\))"
 )
 
 

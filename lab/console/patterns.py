@@ -102,7 +102,7 @@ def _first(text: str, place: re.Match[str] | None, name: str) -> tuple[int, Sign
 def _start(index: int, text: str) -> int:
     """Where in the line a signature's text begins; -1: it does not say it."""
     signature = SIGNATURES[index]
-    if signature.unless and any(other in text for other in signature.unless):
+    if signature.unless and any(other in text.rstrip() for other in signature.unless):
         return -1
     search, at = _COMPILED[index].search, 0
     for _ in range(_TRIES):

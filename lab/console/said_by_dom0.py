@@ -126,14 +126,22 @@ SIGNATURES = (
         "crash",
         "bsd-panic",
         "linux",
-        (
-            *("panic: %s", "Fatal trap %d: ", "Fatal double fault", "fatal %s in supervisor mode", "KDB: enter: panic"),
-            *("Stopped at %s+0x%x", "Stopped in pid %d", "db> ", "db{%d}> ", "cpu%d: Begin traceback"),
-            "Automatic reboot in %d seconds - press a key on the console to abort",
-        ),
+        ("panic: %s",),
         unless=(  # those of programs in Go
             *("runtime error", "goroutine", "[recovered]", "nil map", "closed channel", "interface conversion"),
             *("reflect: ", "sync: "),
+        ),
+        is_first=True,
+        recalled_by="goroutine ",
+    ),
+    Signature(
+        "crash",
+        "bsd-panic",
+        "linux",
+        (
+            *("Fatal trap %d: ", "Fatal double fault", "fatal %s in supervisor mode", "KDB: enter: panic"),
+            *("Stopped at %s+0x%x", "Stopped in pid %d", "db> ", "db{%d}> ", "cpu%d: Begin traceback"),
+            "Automatic reboot in %d seconds - press a key on the console to abort",
         ),
         is_first=True,
     ),
@@ -152,6 +160,7 @@ SIGNATURES = (
             *("WARNING: CPU: ", "WARNING: %w at %w, CPU#%d", "WARNING: at %w, CPU#%d", "WARNING: [%s at %w, CPU#%d"),
             *("UBSAN: %w in ", "BUG: sleeping function called from invalid", "BUG: using %w in preemptible"),
             *("BUG: Bad rss-counter state", "BUG: workqueue leaked", "WARNING: suspicious RCU usage"),
+            "BUG: Dentry %s still in use (%d)",
             *("BUG: KCSAN: ", "BUG: Invalid wait context", "NETDEV WATCHDOG: "),
             *("WARNING: at %w:%d ", "BUG: warning at %w:%d"),  # Linux 3, 2.6.18
             *("WARNING: possible circular locking", "WARNING: possible recursive locking"),  # lockdep

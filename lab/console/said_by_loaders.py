@@ -6,7 +6,7 @@ from lab.console.formats import Signature
 
 # What GRUB says behind "error: "; since 2.06 behind a place in its source, too.
 _GRUB = (
-    *("file `%s' not found", "disk `%s' not found", "no such device: %s", "no such partition", "unknown filesystem"),
+    *("file %s not found", "disk %s not found", "no such device: %s", "no such partition", "unknown filesystem"),
     *("out of memory", "no multiboot header found", "invalid magic number", "invalid arch-dependent ELF magic"),
     *("bad shim signature", "%w has invalid signature", "shim_lock protocol not found", "symbol `%w' not found"),
     *("you need to load the kernel first", "You need to load the kernel first", "can't find command `%w'"),
@@ -14,7 +14,9 @@ _GRUB = (
     *("verification requested but nobody cares", "prohibited by secure boot policy", "cannot allocate kernel buffer"),
     *("timeout reading `%s'", "couldn't send network packet", "no server is specified", "invalid file name `%s'"),
     *("cannot load image", "invalid EFI file path", "unsupported tag: 0x%x", "checksum verification failed"),
-    *("couldn't find suitable memory target", "unable to allocate "),
+    *("couldn't find suitable memory target", "unable to allocate ", "you need to load the Xen Hypervisor first"),
+    *("time out opening `%s'", "timeout: could not resolve hardware address", "no DNS record found"),
+    *("couldn't autoconfigure %w", "not a regular file", "access denied.", "unknown command `%w'"),
 )
 
 # What it says of a boot that goes on all the same.
@@ -31,7 +33,12 @@ SIGNATURES = (
         "firmware-exception",
         "linux",
         (
-            *("Synchronous Exception at 0x%x", "ASSERT_EFI_ERROR (Status = ", "ASSERT [%w] %w(%d): "),
+            *(
+                "Synchronous Exception at 0x%x",
+                "ASSERT_EFI_ERROR (Status = ",
+                "ASSERT_RETURN_ERROR (Status = ",
+                "ASSERT [%w] %w(%d): ",
+            ),
             *("Unhandled Exception in EL3.", "PANIC in EL3.", "PANIC at PC : 0x%x", "E/TC:%s Panic "),  # TF-A, OP-TEE
         ),
         is_first=True,
@@ -75,9 +82,20 @@ SIGNATURES = (
             *("- CPU doesn't support the virtualization ext", "- Unable to build boot page tables - "),
             *("Unable to find chosen node", "Unable to setup chosen node", "Unable to add %w FDT node."),
             *("Unable to set %w property.", "FDT string overflow", "No space left for modules", "Unknown module type"),
+            *("Chained configuration file '%w'not found.", "Out of static memory", "PE invalid section size + address"),
+            *("Increase BUFFERSIZE", "BUG: !dir_handle in read_file()", "Unsupported relocation type"),
         ),
         unless=("found. ",),
         is_first=True,
+    ),
+    Signature(  # edk2 indents these; each of iPXE's errors names its page, at its end
+        "warning",
+        "boot-loader",
+        None,
+        (
+            *("PXE-E%x: ", "PXE-M%x: ", "Error: Server response timeout.", "Error: Could not retrieve NBP file size"),
+            *(" (http://ipxe.org/%x)", " (https://ipxe.org/%x)"),
+        ),
     ),
     # The boot ends before Xen, or goes on with something else: what the lab's files or the firmware's settings lack
     Signature(
@@ -108,12 +126,28 @@ SIGNATURES = (
             *("UEFI Interactive Shell v", "No bootable device", "Boot failed: not a bootable disk"),
             *("Boot failed: could not read the boot disk", "Reboot and Select proper Boot device"),
             *("Operating System not found", "Missing operating system", "No boot device available"),
-            *("PXE-E%x: ", "PXE-M%x: ", "No more network devices"),
+            "No more network devices",
             *("Could not boot image: ", "Nothing to boot: ", "Could not start download: "),  # iPXE
             *("Boot failed: Could not read", "Boot Failed. EFI ", "Non-System disk or disk error"),
             *("No boot disk has been detected", "Strike the F1 key to continue"),  # POST waits for somebody
             *("Wrong Image Type for bootm", "ERROR: can't get kernel image!", "Bad Linux ARM64 Image magic!"),  # U-Boot
-            *("** Unable to read file ", "Retry count exceeded; starting again"),
+            *("** Unable to read file ", "Retry count exceeded; starting again", "Retry time exceeded; starting again"),
+            *("** File not found ", "** Bad device ", "** Invalid partition ", "TFTP error: '", "No ethernet found."),
+            *("ERROR: Did not find a cmdline Flattened Device Tree", "Could not find a valid device tree"),
+            *("### ERROR ### Please RESET the board ###", "Card did not respond to voltage select!"),
+            *("Failed to load ldlinux.c32", "Could not find kernel image: ", "Unable to locate configuration file"),
+            *("No DEFAULT or UI configuration directive found!", "Invalid or corrupt kernel image."),  # SYSLINUX
+            *(
+                "Loading %w... failed!",
+                "Error loading EFI binary \\",
+                "Error loading \\%w: ",
+            ),  # mboot.c32, systemd-boot
+            *(
+                "An operating system wasn't found. ",
+                "No Operating System was Found",
+                "Default Boot Device Missing or Boot",
+            ),
+            *("FATAL: No bootable medium found!", "BOOTMGR is missing", "Invalid system disk", "PXE-MOF: Exiting"),
         ),
         # what GRUB's configurations ask for, and do without
         unless=("/fonts/", ".pf2'", "/locale/", "/themes/", ".png'", ".mod'", "/grubenv'", "/.disk/"),

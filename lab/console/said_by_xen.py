@@ -85,6 +85,8 @@ SIGNATURES = (
         (
             *("[VT-D]DMAR:[%s] Request device", "[VT-D]INTR-REMAP: Request device"),  # drivers/passthrough/vtd/iommu.c
             *("[VT-D]UNKNOWN: Request device", "DMAR:[%s] Request device", "AMD-Vi: IO_PAGE_FAULT"),
+            *("smmu: %w: Unhandled context fault: fsr=", "smmu: %w: Unexpected global fault"),  # passthrough/arm/smmu.c
+            *("SMMUv3: %w: event 0x%x received:", "ipmmu: %w: d%d: Unhandled fault: status"),  # smmu-v3.c, ipmmu-vmsa.c
         ),
         is_marked=True,
     ),
@@ -136,11 +138,11 @@ SIGNATURES = (
         "warning", "cpu-lost", "xen", ("Stuck ??", "Not responding.", "CPU %d still not dead...")
     ),  # arch/x86/smpboot.c of 4.8 to 4.17
     Signature("warning", "iommu-ats", "xen", ("ATS device %w flush failed",)),
-    Signature(  # drivers/passthrough/vtd/qinval.c, amd/iommu_cmd.c
+    Signature(  # drivers/passthrough/vtd/qinval.c, amd/iommu_cmd.c, arm/smmu.c
         "warning",
         "iommu-slow",
         "xen",
-        ("wait descriptor taking too long", "completion wait taking too long"),
+        ("wait descriptor taking too long", "completion wait taking too long", "TLB sync timed out -- "),
     ),
     Signature("warning", "lines-lost", None, ("printk: %d messages suppressed",)),
     # What a crash and others say alike: all that is left where the telling line was lost

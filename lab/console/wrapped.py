@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from lab.console.lines import after_xen
 
 _NARROWEST = 60  # columns; what is broken at less is not a terminal's
-# What Xen or the kernel begins a line with. Who has a place to write goes on without.
-_BEGINS = re.compile(r"\s*(?:\(d0|<\d{1,3}>|\[ *\d[\d.:, -]{3,30}\]|[A-Z][a-z]{2} [ \d]\d [\d:]{8})")
+# What Xen, the kernel or a program begins a line with. Who has a place to write goes on without.
+_BEGINS = re.compile(
+    r"\s*(?:\(d0|<\d{1,3}>|\[ *\d[\d.:, -]{3,30}\]|[A-Z][a-z]{2} [ \d]\d [\d:]{8}"
+    r"|[\w.@/+()-]{1,64}\[\d{1,8}\]: )"
+)
 # A mail breaks at blanks: an address that waits for its function, which is all that follows.
 _WAITS = re.compile(
     r"(?:RIP:\s+[0-9a-f]{4}:\s*|^|\s)\[<[0-9a-f]{6,16}>\](?:\s+[RFSCE])?\s*$|page fault at [0-9a-f]{4}:\w+\s*$"
