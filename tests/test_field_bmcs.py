@@ -104,6 +104,11 @@ STATUS = {
         BmcUnreachable,
         "no answer",
     ),
+    "words that nobody knows yet": (
+        fails(f"lanplus: the HMAC could not be made\n{V2}"),
+        BmcUnreachable,
+        "no session: lanplus: the HMAC could not be made",
+    ),
     "answer that could not be provided (openbmc#2492)": (
         fails("Get Chassis Power Status failed: Command response could not be provided\n"),
         BmcBusy,
@@ -512,6 +517,57 @@ def test_a_sensor_that_is_not_there_has_no_reading(zoo: MakeZoo) -> None:
         "03-CPU 2": "no reading",
         "Fan 2": "no reading",
     }
+
+
+def test_a_socket_without_its_part_is_not_ill(zoo: MakeZoo) -> None:
+    """A bay whose supply or fan was taken out: absent, and critical since two were meant to be there."""
+    service = zoo("supermicro")
+    gone = {"State": "Absent", "Health": "Critical"}
+    service.tree["Chassis/1/Thermal"]["Fans"] = [
+        {"Name": "FAN2", "Reading": 0, "ReadingUnits": "RPM", "Status": gone},
+        {"Name": "FAN3", "Reading": 0, "ReadingUnits": "RPM", "Status": {"State": "Enabled", "Health": "Critical"}},
+    ]
+    service.tree["Chassis/1/Power"]["PowerSupplies"][1]["Status"] = gone
+    found = service.bmc().sensors()
+    assert (found["FAN2"], found["FAN3"], found["PSU2"]) == ("no reading", "0 RPM [Critical]", "Absent")
+
+
+NOT_CHANGED = {
+    "MessageId": "Base.1.8.PropertyNotWritable",
+    "Message": "The property BootSourceOverrideTarget is a read only property and cannot be assigned a value.",
+}
+HPE_SUCCESS = {
+    "error": {
+        "code": "iLO.0.10.ExtendedInfo",
+        "message": "See @Message.ExtendedInfo for more information.",
+        "@Message.ExtendedInfo": [{"MessageId": "Base.1.4.Success"}],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "is_done"),
+    [
+        ({"Boot": {"BootSourceOverrideTarget@Message.ExtendedInfo": [NOT_CHANGED]}}, False),  # DSP0266, annotations
+        ({"error": {"@Message.ExtendedInfo": [NOT_CHANGED]}}, False),
+        ({"@Message.ExtendedInfo": [{"MessageId": "Base.1.5.Success"}, NOT_CHANGED]}, False),
+        ({"@Message.ExtendedInfo": [{"MessageId": "Base.1.5.Success"}, {"MessageId": "IDRAC.2.1.SYS413"}]}, True),
+        (HPE_SUCCESS, True),
+        (b"", True),
+        ([], True),
+    ],
+    ids=["annotation", "error", "second", "iDRAC", "iLO", "nothing", "list"],
+)
+def test_a_change_that_is_answered_with_success_may_not_have_been_made(
+    zoo: MakeZoo, body: object, is_done: bool
+) -> None:
+    service = zoo("supermicro")
+    service.instead = lambda _r, method, _p, _b: (200, body, {}) if method == "PATCH" else None
+    if is_done:
+        service.bmc().set_boot_device("pxe")
+    else:
+        with pytest.raises(CommandFailed, match=r"read only property .*\[Base.1.8.PropertyNotWritable\]"):
+            service.bmc().set_boot_device("pxe")
 
 
 def test_a_power_on_that_a_service_fails_at_first_is_given_again(zoo: MakeZoo) -> None:

@@ -393,7 +393,9 @@ class IpmiBmc:
         # A slow BMC that has answered at all is given as much time as before.
         pace = ipmitool.PATIENT if failed.seconds < ipmitool.DEAD_AFTER else ipmitool.IMPATIENT
         more = self._exchange("-v", *pace, "mc", "info", timeout=_COMMAND_TIMEOUT)[0].output
-        silence = BmcUnreachable(self.board, f"BMC {self._address}: no answer within {failed.seconds:.0f} s")
+        words = ipmitool.unknown_words(failed.output)
+        text = f"no session: {words}" if words else f"no answer within {failed.seconds:.0f} s"
+        silence = BmcUnreachable(self.board, f"BMC {self._address}: {text}")
         return why(failed.output + more, is_verbose=True) or silence
 
     def _remark(self, text: str) -> None:

@@ -87,6 +87,11 @@ _FELL_SILENT = re.compile(
 )
 _SILENT_OPENING = re.compile(r"Error: (no response from RAKP \d message)")
 NOISE = "Get HPM.x Capabilities request failed"  # of a session below Administrator; nothing failed
+# What it says in front of a BMC that does not answer at all.
+_NO_REASON = re.compile(
+    r"Unable to Get Channel Cipher Suites|IANA PEN [Rr]egistry|Get (?:Auth Capabilities|Session Challenge)|"
+    r"Close Session command failed|no response from|HPM\.x|Activate Session"
+)
 _PRIVILEGE = re.compile(r"Set Session Privilege Level to \S+ failed(?:: (?P<why>.+))?")
 _NOBODY = re.compile(r"Get Auth Capabilities (?:error|command failed)\s*$", re.M)
 
@@ -243,6 +248,12 @@ def why_no_session(
     if match and (match["why"] or (is_verbose and not _NOBODY.search(told))):
         return error(PrivilegeRefused, _LEVEL, match["why"] or "no reason given: bmc.cipher may be it, too")
     return None
+
+
+def unknown_words(told: str) -> str | None:
+    """What ``ipmitool`` says of a session that it did not get, beside what it says of a BMC that does not answer."""
+    lines = [line.strip() for line in told.splitlines()]
+    return next((line for line in lines if line and NO_SESSION not in line and not _NO_REASON.search(line)), None)
 
 
 def fell_silent(output: str) -> bool:

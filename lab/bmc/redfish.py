@@ -26,7 +26,7 @@ from lab.base.errors import (
 )
 from lab.base.wait import wait_until
 from lab.bmc import redfish_sensors, switching
-from lab.bmc.redfish_answers import BUSY, Resource, elements, part, path_of, reference, said, said_of
+from lab.bmc.redfish_answers import BUSY, Resource, elements, not_changed, part, path_of, reference, said, said_of
 from lab.bmc.redfish_service import RedfishService
 from lab.bmc.switching import Exchange, Pace, Readings
 from lab.inventory import BmcSpec
@@ -171,6 +171,7 @@ class RedfishBmc:
                 # Some demand the mode without a list of the modes there are, others list it and take none.
                 system.set_system_boot_options(target, enabled=enabled, mode=None if is_listed else mode)
             self._task = self._task_of_answer()
+            self._check_change(f"boot override {device}")
 
         what = f"boot override {device}"
         self._service.ask(what, override)
@@ -342,6 +343,17 @@ class RedfishBmc:
             values = next((one.get("AllowableValues") for one in named if one.get("Name") == "ResetType"), None)
         words = list(elements(values))
         return frozenset(kind for kind in sushy.ResetType if kind.value in words or not words)
+
+    def _check_change(self, what: str) -> None:
+        """:raises CommandFailed: the last answer is a success by its status, and says that nothing was changed."""
+        answer = self._service.last
+        try:
+            reason = None if answer is None else not_changed(answer.json())
+        except ValueError:
+            return
+        if answer is not None and reason:
+            status, text = answer.status_code, reason.message or reason.name
+            raise CommandFailed(self.board, f"Redfish: {what}", status, text, reason.message_id)
 
     def _task_of_answer(self) -> str | None:
         """Where the task is followed that the last answer was, if it was one (DSP0266, asynchronous operations)."""

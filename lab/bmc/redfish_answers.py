@@ -49,6 +49,13 @@ FINAL_MESSAGES = frozenset(
         *("ActionParameterValueNotInList", "ActionParameterValueFormatError", "ActionParameterValueTypeError"),
     }
 )
+# Of a change that was answered with success, and not made: beside the property (DSP0266, PATCH; annotations).
+NOT_CHANGED = frozenset(
+    {
+        *("PropertyNotWritable", "PropertyUnknown", "PropertyValueNotInList", "PropertyValueConflict"),
+        *("PropertyValueTypeError", "PropertyValueFormatError", "PropertyValueError", "PropertyNotUpdated"),
+    }
+)
 _BEGINNING = 60  # characters of a body that is no resource
 
 
@@ -90,6 +97,20 @@ def said(body: object) -> Said:
         return said(error["errors"])
     text = next(filter(None, (_text(error.get(key)) for key in ("message", "Message", "detail", "title"))), "")
     return Said(text, _text(error.get("code")) or None)
+
+
+def not_changed(body: object) -> Said | None:
+    """Why a change was not made, as the body of an answer says it that is a success by its HTTP status."""
+    if not isinstance(body, Mapping):
+        return None
+    for key, value in body.items():
+        is_message = str(key).endswith("@Message.ExtendedInfo")
+        for one in elements(value) if is_message else ():
+            if (told := said({"@Message.ExtendedInfo": [one]})).name in NOT_CHANGED:
+                return told
+        if key in ("error", "Boot") and (told_within := not_changed(value)):
+            return told_within
+    return None
 
 
 def _text(value: object) -> str:

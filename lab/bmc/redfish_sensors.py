@@ -95,9 +95,10 @@ class Chassis:
             self._add(_name(supply, f"power supply {supply.get('MemberId') or index}"), reading, unit, supply)
 
     def _add(self, name: str, reading: object, unit: str, resource: Resource) -> None:
-        is_absent = isinstance(reading, int | float) and part(resource, "Status").get("State") == "Absent"  # iLO: 0
-        words = ("no reading",) if reading is None or is_absent else (str(reading), unit)
-        text = " ".join(filter(None, (*words, _remark(resource))))
+        is_absent = part(resource, "Status").get("State") == "Absent"
+        is_none = reading is None or (is_absent and isinstance(reading, int | float))  # iLO: 0
+        words = ("no reading",) if is_none else (str(reading), unit)
+        text = " ".join(filter(None, (*words, "" if is_absent else _remark(resource))))  # what is not there is not ill
         self._found.add(printable(name.encode()), printable(text.encode()))
 
     def _linked(self, link: object) -> Resource | None:

@@ -95,7 +95,9 @@ class SolSource(ProgramSource):
             return found
         pace = ipmitool.PATIENT if seconds < ipmitool.DEAD_AFTER else ipmitool.IMPATIENT
         more = self._run("-v", *pace, "mc", "info") or ""
-        silence = BmcUnreachable(self._name, f"no answer from the BMC within {seconds:.0f} s")
+        words = ipmitool.unknown_words(said)
+        text = f"no session: {words}" if words else f"no answer from the BMC within {seconds:.0f} s"
+        silence = BmcUnreachable(self._name, text)
         return self._meant(said + more, is_verbose=True) or silence
 
     def _meant(self, said: str, *, is_verbose: bool) -> BmcRefused | BmcUnreachable | None:
