@@ -466,6 +466,16 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: netoi, host: 203.0.113.50, outlet: 3}",
         f"30: {RIGHT}.xenlab.pdu: labgrid has no model 'netoi' (did you mean netio?); there are: apc, ",
     ),
+    "serial port without its folder": (
+        "lines_port: 5004}",
+        "lines_port: 5004, device: ttyUSB0}",
+        f"30: {RIGHT}.xenlab.console.device: must be a path, such as /dev/serial/by-id/...",
+    ),
+    "PDU in capitals": (
+        "{host: 203.0.113.2, credential: rack-bmc}",
+        "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: APC, host: 203.0.113.50, outlet: 3}",
+        f"30: {RIGHT}.xenlab.pdu: labgrid has no model 'APC' (did you mean apc?)",
+    ),
     "login of a PDU": (
         "{host: 203.0.113.2, credential: rack-bmc}",
         "{host: 203.0.113.2, credential: rack-bmc}\n            pdu: {model: rest, host: 'http://u:p@h/', outlet: 3}",

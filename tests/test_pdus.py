@@ -77,6 +77,47 @@ def test_a_model_whose_module_is_not_installed_is_refused_with_what_to_install(t
     assert "tplink" in lacking, "or there is no case of it any more"
 
 
+@pytest.mark.parametrize(
+    ("model", "host", "said"),
+    [
+        ("apc", "203.0.113.50/", "wants an address, or ADDRESS:PORT"),
+        ("apc", "203.0.113.50:snmp", "wants an address, or ADDRESS:PORT"),
+        ("apc", "203.0.113.50:99999", "wants an address, or ADDRESS:PORT"),
+        ("apc", "2001:db8::50", "wants an address, or ADDRESS:PORT"),
+        ("apc", "203.0.113.500", "wants an address, or ADDRESS:PORT"),
+        ("apc", "", "wants an address, or ADDRESS:PORT"),
+        ("apc", "http://203.0.113.50", "wants an address alone"),
+        ("shelly_gen2", "203.0.113.50", "wants a URL for host"),
+        ("shelly_gen2", "http://", "wants a URL of http or https with an address in it"),
+        ("shelly_gen2", "http://203.0.113.50:none", "wants a URL"),
+        ("shelly_gen2", "http://203.0.113.50/{index}", "knows no {index} in host"),
+        ("rest", "ftp://203.0.113.50/relay/{index}/value", "wants a URL of http or https"),
+        ("rest", "http://203.0.113.50/relay/{outlet}/value", "knows no {outlet} in host"),
+        ("rest", "http://203.0.113.50/relay/{index/value", "wants a URL"),
+        ("simplerest", "http://203.0.113.50/relay/{index}", "needs {value} in host"),
+    ],
+)
+def test_a_host_by_which_a_model_could_not_work_is_refused_with_what_would_be_right(
+    tmp_path: Path, model: str, host: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"unit\.yaml:7: all\.hosts\.desk\.xenlab\.pdu.*{re.escape(said)}.*such as "):
+        read(tmp_path, model, host, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "host"),
+    [
+        ("apc", "203.0.113.50:1161"),
+        ("apc", "pdu-3.lab.example"),
+        ("shelly_gen2", "https://[2001:db8::50]:8443"),
+        ("rest", "http://203.0.113.50/the-only-relay"),
+        ("simplerest", "http://203.0.113.50/{value}"),
+    ],
+)
+def test_a_host_may_have_a_port_or_a_name_or_one_outlet(tmp_path: Path, model: str, host: str) -> None:
+    assert read(tmp_path, model, host, 1).host == host
+
+
 def test_the_manual_has_each_model_with_its_host_and_its_outlets() -> None:
     rows = set(re.findall(r"^\| `(\w+)` \| `([^`]+)`.* \| (\d+)(?: to (\d+)| on) \|$", RACK_MD.read_text(), re.M))
     wanted = {(name, model.example, str(model.first), str(model.last or "")) for name, model in pdus.MODELS.items()}

@@ -15,6 +15,7 @@ from free_ports import free_port
 from redfish_zoo import HABITS, PASSWORD, QUICK, SHAPES, USER, MakeZoo, Tree, error, zoo_fixture  # noqa: F401
 
 from lab import inventory
+from lab.base.credentials import Credential
 from lab.base.errors import (
     BenchError,
     BmcBusy,
@@ -29,6 +30,7 @@ from lab.base.errors import (
     UsageError,
 )
 from lab.bmc import redfish_answers
+from lab.bmc.redfish import RedfishBmc
 from lab.boards import health, probe
 from lab.inventory import BmcSpec, BoardSpec, ConsoleSpec
 
@@ -501,6 +503,20 @@ def test_a_change_without_its_etag_is_given_again_with_it(zoo: MakeZoo) -> None:
 )
 def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float) -> None:
     assert redfish_answers.retry_after(header) == seconds
+
+
+@pytest.mark.parametrize("host", ["2001:db8::1", "[2001:db8::1]"])
+def test_an_address_of_ipv6_is_one_in_the_url_whether_it_came_in_brackets_or_not(tmp_path: Path, host: str) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        "all:\n  vars: {xenlab: {lab: unit}}\n  hosts:\n    desk:\n      xenlab:\n"
+        f"        bmc: {{protocol: redfish, host: '{host}', credential: c, tls: unverified}}\n"
+        "        console: {via: device, device: /dev/ttyS0, serve_port: 2, lines_port: 3}\n"
+    )
+    spec = inventory.load(file).boards["desk"].bmc
+    assert spec.host == "2001:db8::1"
+    service = RedfishBmc("desk", spec, Credential("lab", "x"))._service
+    assert service.url == "https://[2001:db8::1]:443"
 
 
 def test_every_shape_has_its_habits() -> None:

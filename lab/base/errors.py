@@ -244,5 +244,5 @@ class HypervisorCrash(LabError):
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`` (did you mean X?)``, or nothing; for the message of an error."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = [one for one in known if one.casefold() == word.casefold()] or difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

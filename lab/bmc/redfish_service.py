@@ -95,7 +95,8 @@ class RedfishService:
 
     @property
     def url(self) -> str:
-        return f"{'http' if self.spec.tls == 'off' else 'https'}://{self.spec.host}:{self.spec.port}"
+        host = f"[{self.spec.host}]" if ":" in self.spec.host else self.spec.host
+        return f"{'http' if self.spec.tls == 'off' else 'https'}://{host}:{self.spec.port}"
 
     def ask(self, what: str, question: Callable[[System], T], patience: float | None = None) -> T:
         """``question`` of the system as it is now.

@@ -56,9 +56,14 @@ _Address = Annotated[
 ]
 
 
+_Host = Annotated[
+    Line, pydantic.AfterValidator(lambda text: re.sub(r"^\[(.*)\]$", r"\1", text))
+]  # of IPv6: as in a URL
+
+
 class BmcFile(Strict):
     protocol: Literal["ipmi", "redfish", "none"] = "ipmi"
-    host: Line = ""
+    host: _Host = ""
     port: Port | None = None
     interface: Literal["lanplus", "lan"] = "lanplus"
     cipher: _Cipher | None = None
@@ -111,9 +116,8 @@ class PduFile(Strict):
             return
         if package := model.lacks:
             yield f"model {name} needs a package that is not installed: {sys.executable} -m pip install {package}"
-        if isinstance(host, str) and host and model.wants_url != ("://" in host):
-            kind = "a URL" if model.wants_url else "an address alone"
-            yield f"model {name} wants {kind} for host, such as {model.example}"
+        if isinstance(host, str) and (wrong := model.lacks_in(host)):
+            yield f"model {name} {wrong}, such as {model.example}"
         if isinstance(outlet, int) and not (model.first <= outlet <= (model.last or outlet)):
             until = f" to {model.last}" if model.last else ""
             yield f"outlet {outlet}: model {name} counts its outlets from {model.first}{until}"
@@ -136,7 +140,7 @@ class SwitchFile(Strict):
 class SolFile(Strict):
     """How the BMC is asked for serial over LAN where its power goes by another protocol."""
 
-    host: Line = ""
+    host: _Host = ""
     port: Port = BMC_PORTS["ipmi"]
     cipher: _Cipher | None = None
     privilege: _Privilege = "administrator"
@@ -149,6 +153,7 @@ _SshAlgorithms = Annotated[
     str, pydantic.BeforeValidator(str), pydantic.StringConstraints(pattern=r"^[+^-]?[\w@.,*-]+$")
 ]
 _SshConfig = Annotated[str, like(r"^(/|~/)[^\x00-\x1f]*$", "a path that begins with / or ~/")]
+_Device = Annotated[str, like(r"^(/[^\x00-\x1f]+)?$", "a path, such as /dev/serial/by-id/...")]
 _OF_SSH = ("credential", "entry", "ssh_options", "ssh_config")  # keys of a console behind SSH
 
 
@@ -157,13 +162,13 @@ class ConsoleFile(Strict):
     serve_port: Port
     lines_port: Port
     ipmi: SolFile | None = None
-    host: Line = ""
+    host: _Host = ""
     port: int = pydantic.Field(default=0, ge=0, lt=65536)
     credential: Name | None = None
     entry: Line = ""
     ssh_options: dict[_SshOption, _SshAlgorithms] = {}
     ssh_config: _SshConfig | None = None
-    device: Line = ""
+    device: _Device = ""
     speed: int = 115200
 
     @classmethod

@@ -7,8 +7,12 @@ test loads each.
 from __future__ import annotations
 
 import importlib.util
+import string
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from lab.inventory.structure import is_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,31 @@ class PduModel:
         if self.module is None or importlib.util.find_spec(self.module):
             return None
         return self.package
+
+    def lacks_in(self, host: str) -> str | None:
+        """What is wrong with a ``host`` of this model; None when it can be asked."""
+        if self.wants_url != ("://" in host):
+            return f"wants {'a URL' if self.wants_url else 'an address alone'} for host"
+        if not self.wants_url:
+            address, colon, port = host.partition(":")  # labgrid's models know no address of IPv6
+            if not is_host(address) or (colon and not (port.isdecimal() and 0 < int(port) < 65536)):
+                return "wants an address, or ADDRESS:PORT, for host"
+            return None
+        try:
+            parts, fields = urllib.parse.urlsplit(host), _fields(host)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                return "wants a URL of http or https with an address in it for host"
+        except ValueError:
+            return "wants a URL for host"
+        known = _fields(self.example)
+        if strange := sorted(fields - known):
+            return f"knows no {{{strange[0]}}} in host"
+        return None if "value" in fields or "value" not in known else "needs {value} in host"
+
+
+def _fields(text: str) -> set[str]:
+    """The names in braces. :raises ValueError: braces that are not a pair."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 _ADDRESS = "203.0.113.50"

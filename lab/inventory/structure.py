@@ -19,7 +19,7 @@ _PDU = re.compile(r"[A-Za-z0-9:._%\[\]][A-Za-z0-9:._%\[\]@/~{}?=&-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """Whether it is a name or an address: one that is all digits at its end, or has colons, must be an address."""
     if not _HOST.fullmatch(text):
         return False
@@ -38,7 +38,7 @@ def _is_pdu(text: str) -> bool:
     return bool(_PDU.fullmatch(text))
 
 
-_A_HOST = (_is_host, "a host name or address")
+_A_HOST = (is_host, "a host name or address")
 _WORDS = {
     ("ansible_host",): _A_HOST,
     ("ansible_user",): (_is_user, "a user's name"),
@@ -118,6 +118,6 @@ def _words(key: Key, variables: dict[object, object]) -> Iterator[tuple[Key, str
         for part in place:
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, str) and value and not is_one(value):
-            is_port = re.fullmatch(r"[^:@/]+:\d+", value) and is_one is _is_host
+            is_port = re.fullmatch(r"[^:@/]+:\d+", value) and is_one is is_host
             shown = "without a login" if "@" in value else f"not {value[:60]!r}"
             yield (*key, *place), f"must be {what}, {shown}{'; the port is a key of its own' if is_port else ''}"
