@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -617,3 +619,34 @@ def test_what_an_error_quotes_is_shown_and_not_obeyed(capsys: pytest.CaptureFixt
     assert cli._complain(said, 1) == 1
     shown = capsys.readouterr().err
     assert shown == "xenlab: build mine: compiling\n  error: expected before '\\x1b]0;title\\x07'\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EROFS, "the file system is read-only: "),
+        (errno.EIO, "a disk has failed: "),
+        (errno.EDQUOT, "the disk is full: "),
+        (errno.EMFILE, "too many files are open, see `ulimit -n`: "),
+    ],
+)
+def test_what_the_machine_fails_at_is_no_fault_of_the_program(
+    xenlab: Xenlab, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def fails(words: list[str]) -> int:
+        raise OSError(number, os.strerror(number), "/var/lib/x")
+
+    monkeypatch.setattr(cli, "_invoke", fails)
+    done = xenlab("boards")
+    assert done.status == 3 and done.err.startswith(f"xenlab: {said}")
+
+
+def test_a_fault_that_cannot_be_written_down_is_shown(xenlab: Xenlab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*words: object, **options: object) -> int:
+        raise OSError(errno.ENOTTY, "not today")
+
+    monkeypatch.setattr(cli, "_invoke", fails)
+    monkeypatch.setattr(tempfile, "mkstemp", fails)
+    done = xenlab("boards")
+    assert done.status == 70
+    assert "Traceback" in done.err and done.err.rstrip().endswith("(traceback in the lines above)")

@@ -97,6 +97,16 @@ class _Terminated(KeyboardInterrupt):
         self.status = 128 + number
 
 
+# What a command can do nothing about, and is no fault of it: of OSError.errno.
+_OF_THE_MACHINE = {
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "a disk has failed",
+    errno.ENOMEM: "the machine has no memory left",
+    errno.EMFILE: "too many files are open, see `ulimit -n`",
+    errno.ENFILE: "the machine has too many files open",
+}
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated(number)
 
@@ -139,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             status = _complain(f"the disk is full: {error}; `xenlab clean` removes old runs", 3)
+        elif error.errno in _OF_THE_MACHINE:
+            status = _complain(f"{_OF_THE_MACHINE[error.errno]}: {error}", 3)
         else:
             status = _fault(error)
     except Exception as error:
@@ -207,7 +219,11 @@ def _write_traceback() -> str:
         folder.mkdir(exist_ok=True)
     except (OSError, UsageError):
         folder = Path(tempfile.gettempdir())
-    handle, name = tempfile.mkstemp(prefix="fault-", suffix=".log", dir=folder)
-    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    try:
+        handle, name = tempfile.mkstemp(prefix="fault-", suffix=".log", dir=folder)
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:  # the fault may be that nothing can be written
+        sys.stderr.write(text.encode(errors="backslashreplace").decode())
+        return "the lines above"
     return name
