@@ -2,8 +2,8 @@
 
 Arguments: port, host key, the line's device. The environment has the user's password as PASSWORD, and as WORD what
 must be typed to get at the line; none: the session is the line, as on port 2200 of OpenBMC. With OLD the BMC is one
-of 2012, and offers nothing that OpenSSH still uses by itself. With TAKEN another session has the line, and the
-answer to the word says so as an iLO does. It says each attempt to log in on its standard output.
+of 2012, and offers nothing that OpenSSH still uses by itself. TAKEN is the answer to the word where the line is not to
+be had; its prompt follows. It says each attempt to log in on its standard output.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._typed += data
         if self._typed != os.environ["WORD"].encode() + b"\r":
             return
-        if os.environ.get("TAKEN"):
-            self._chan.write(b"\r\nVirtual Serial Port is currently in use by another session.\r\n</>hpiLO-> ")
+        if taken := os.environ.get("TAKEN"):
+            self._chan.write(f"\r\n{taken}\r\n</>hpiLO-> ".encode())
         else:
             self._enter()
 

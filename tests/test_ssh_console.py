@@ -49,8 +49,8 @@ class Line:
         known = self.folder / "xenlab" / "known_hosts"
         known.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n[other-name]:{self.port} {kind} {key}\n")
 
-    def serve(self, word: str = "", *, old: bool = False, taken: bool = False, within: Sequence[str] = ()) -> None:
-        """Start the BMC; ``word`` must be typed to get at the line, which another session may have ``taken``.
+    def serve(self, word: str = "", *, old: bool = False, taken: str = "", within: Sequence[str] = ()) -> None:
+        """Start the BMC; ``word`` must be typed to get at the line, or ``taken`` is the answer.
 
         ``within``: a command that runs it.
         """
@@ -58,7 +58,7 @@ class Line:
         program = [*within, sys.executable, Path(__file__).with_name("bmc_shell.py"), str(self.port)]
         self.process = subprocess.Popen(
             [*program, self.folder / "host", os.readlink(self.folder / "line")],
-            env=os.environ | {"PASSWORD": PASSWORD, "WORD": word, "OLD": "1" * old, "TAKEN": "1" * taken},
+            env=os.environ | {"PASSWORD": PASSWORD, "WORD": word, "OLD": "1" * old, "TAKEN": taken},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -158,15 +158,29 @@ def test_what_keeps_us_out_is_said_in_the_gap(line: Line, record: Callable[..., 
     assert "canary" not in gap
 
 
-def test_a_line_that_another_session_has_is_not_taken_for_the_console(
-    line: Line, record: Callable[..., Recording]
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        (
+            "Virtual Serial Port is currently in use by another session.",
+            "Virtual Serial Port is currently in use by another session.",
+        ),
+        (  # SMASH CLP, DSP0214, 5.2
+            "status=2\r\nstatus_tag=COMMAND PROCESSING FAILED\r\nerror_tag=COMMAND NOT RECOGNIZED",
+            "COMMAND PROCESSING FAILED error_tag=COMMAND NOT RECOGNIZED",
+        ),
+    ],
+    ids=["in use", "not known"],
+)
+def test_a_line_that_is_not_to_be_had_is_not_taken_for_the_console(
+    line: Line, record: Callable[..., Recording], taken: str, said: str
 ) -> None:
-    """An iLO's own prompt stands behind its refusal: what is typed there is not typed at the board."""
-    line.serve("vsp", taken=True)
+    """A BMC's own prompt stands behind its refusal: what is typed there is not typed at the board."""
+    line.serve("vsp", taken=taken)
     with record(line.spec("vsp"), environment=line.environment()).console() as console:
         wait_until(lambda: texts(console.lines(0), "gap"), 30.0, "gap", interval=0.05)
         (gap, *_) = texts(console.lines(0), "gap")
-    assert gap.endswith(": Virtual Serial Port is currently in use by another session.")
+    assert gap.endswith(f": vsp: {said}")
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,12 @@ _REFUSED = re.compile(r"Permission denied|Too many authentication failures")
 # What comes behind the reason, and the warning that OpenSSH 10.1 has for each server without post-quantum algorithms.
 _BESIDE = re.compile(r"(?:Connection to \S+ closed\.|Disconnected from .*|\*\* .*)$")
 _KEY = re.compile(r"Host key for \S+ has changed|host key is known for")  # why it could not be verified
-# What a BMC says instead of the line when another session has it: iLO 3 on. Its prompt comes next, which is no console.
-_TAKEN = re.compile(rb"Virtual Serial Port is [^\r\n]*\bin use\b[^\r\n]*")
+# What a BMC says instead of the line when another session has it (iLO 3 on), and what its command line says of an entry
+# that it does not take or cannot do (SMASH CLP, DSP0214, 5.2). Its prompt comes next, which is no console.
+_TAKEN = re.compile(
+    rb"Virtual Serial Port is [^\r\n]*\bin use\b[^\r\n]*"
+    rb"|status_tag=(COMMAND (?:PROCESSING|EXECUTION) FAILED(?:[\r\n]+(?:job|error|message)\w*=[^\r\n]*)*)"
+)
 _ENTRY_ANSWER = 2000  # bytes that are looked at for it
 
 
@@ -92,7 +96,8 @@ class SshSource(ProgramSource):
         if data and self._answer is not None:
             self._answer += data
             if taken := _TAKEN.search(self._answer):
-                raise SourceLost(f"{self._name}: {taken[0].decode(errors='replace')}")
+                told = " ".join((taken[1] or taken[0]).decode(errors="replace").split())
+                raise SourceLost(f"{self._name}: {self._console.entry}: {told}")
             if len(self._answer) > _ENTRY_ANSWER:
                 self._answer = None
         if data and not self._is_entered:
