@@ -49,13 +49,24 @@ _SERVERS_STAMP = re.compile(  # of a console server, or of a program that record
 )
 _HOST = re.compile(r"[\w.-]{1,64} ")  # behind a console server's stamp
 _RELAYERS = ("xl", "xenconsoled", "logger", "journalctl", "dmesg", "cat", "sh", "bash")  # they print others' lines
+_RELAYED_BY = re.compile(rf"\s*(?:{'|'.join(_RELAYERS)}): ?$")
 _IS_QUOTED_END = re.compile(r"[\"'`“‘(=]\s?$")
 _COMMANDS = r"(?:[efz]?grep|rg|awk|sed|echo|printf|cat|less|tail|journalctl|dmesg|logger)"
 _TYPED = re.compile(rf"[$#>|] ?(?:\w+ ){{0,2}}{_COMMANDS}\b|^{_COMMANDS} ")  # somebody at a shell
-_FOUND_IN = re.compile(r"[\w/-]\.(?:log|txt|gz)[:-](?:\d{1,9}[:-])?\s?$")  # of grep
+_FOUND_IN = re.compile(  # of grep
+    r"(?:[\w/-]\.(?:log|txt|out|[gx]z|zst|bz2)(?:\.\d{1,4})?(?:\.[gx]z)?"
+    r"|(?:^|\s)/[\w@+.-]{1,100}(?:/[\w@+.-]{1,100}){1,20})"
+    r"[:-](?:\d{1,9}[:-])?\s?$"
+)
+_LOOKED_FOR = re.compile(  # what a test says of the words that it looks for, or found
+    r"\b(?:looking|waiting|searching|watching|checking) for\s$"
+    r"|\b(?:no|without|saw|found|seen|contains?|expect(?:ed|ing)?|match(?:ed|es|ing)?|pattern):?\s$"
+    r"|^(?:E  +)?[A-Z]\w{1,60}(?:Error|Exception): "
+)
 _PROSE = re.compile(
     r"\baudit(?::|\()"  # words of a command within an audit record
     r"|^\s*(?:[*+#-]|\d+\.) |^\s{2,}$"  # changelogs, commit messages
+    r"|^\s{2,}\S[^.]{0,200}: $|^commit [0-9a-f]{7}|\bCVE-\d{4}-\d"
     r"|^(?:not )?ok \d|^(?:PASS|FAIL|SKIP): "  # a test's results
     r"|\b(?:[Ff]ix|[Aa]void|[Pp]revent|[Cc]lose|[Hh]andle)(?:e?[sd]|ing)?:? "
     r"|[\w/-]\.(?:log|txt|service|gz|md):"  # grep's output, a unit's name
@@ -121,7 +132,7 @@ def _who_of_dom0(before: str) -> Speaker:
     if stamped:
         return "linux"
     is_quoted = _IS_QUOTED_END.search(before[-4:]) or before[-_WINDOW:].count('"') % 2
-    is_prose = any(one.search(before[at : at + _WINDOW]) for one in (_TYPED, _PROSE) for at in begins)
+    is_prose = any(one.search(before[at : at + _WINDOW]) for one in (_TYPED, _PROSE, _LOOKED_FOR) for at in begins)
     return "other" if is_quoted or is_prose else "linux"
 
 
@@ -158,7 +169,9 @@ def _is_relayed(lead: str) -> bool:
     """Whether a program or a quotation brings the words that follow, and did not lose the line to them."""
     if not lead or lead.isspace():
         return False
-    if _IS_QUOTED_END.search(lead[-4:]) or _TYPED.search(lead[:_WINDOW]) or _FOUND_IN.search(lead[-_WINDOW:]):
+    if _IS_QUOTED_END.search(lead[-4:]) or _TYPED.search(lead[:_WINDOW]):
+        return True
+    if any(one.search(lead[-_WINDOW:]) for one in (_FOUND_IN, _LOOKED_FOR)) or _RELAYED_BY.match(lead):
         return True
     if (tag := _program_end(lead)) >= 0:
         return not _broke_in(lead[tag:])
