@@ -45,7 +45,7 @@ def boots(host, evidence, kind, release):
     with of_release(host, release) as (kernel, ramdisk):
         config = replace(linux(host, kind, "idle", memory_mib=MIB), kernel=kernel, ramdisk=ramdisk)
         with host.domain(config) as guest:
-            line = guest.wait_for("^XL done |Kernel panic - not syncing", 180.0)
+            line = guest.wait_for("^XL done |Kernel panic - not syncing", 300.0)
             said = guest.console()
             evidence.console("console of a guest with no option", guest)
     if "panic" in line and not any(RESET_STATUS in one for one in said):
@@ -73,7 +73,7 @@ def running(host, evidence, kind, release, words=""):
         half = host.run(f"head -c 1M {path} | sha256sum").stdout.split()[0]
         with host.domain(with_disk(config, path)) as guest:
             try:
-                results = guest.results(180.0)
+                results = guest.results(300.0)
             finally:
                 evidence.console("guest console", guest)
             failed = [f"{line.case}: {line.detail}" for line in results.values() if line.outcome == "FAIL"]
