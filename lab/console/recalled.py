@@ -2,8 +2,8 @@
 
 Linux first says that RCU stalls, and then looks for the processor that stalls. If none does any more, Linux says so one
 or two lines below: the stall is over, and its cause is lost. A program in Go says "panic: " as FreeBSD does, and below
-it which goroutine it was: that is a program's end and not dom0's. A processor that was stuck for 20 s and a task that was
-blocked for 120 s stay crashes though they may go on, since a dom0 in good health has neither.
+it which goroutine it was: that is a program's end and not dom0's. A processor that was stuck for 20 s and a task that
+was blocked for 120 s stay crashes though they may go on, since a dom0 in good health has neither.
 """
 
 from __future__ import annotations
