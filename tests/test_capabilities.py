@@ -21,6 +21,7 @@ from lab.xen.probing import of_toolstack
 # What `xl info` and the boot log of a board with two nodes and 8 GiB say, shortened.
 INFO = {
     "nr_cpus": "4",
+    "hw_caps": "178bfbfd:80002081:24100800:00000005:00000000:00000000:00000000:00000100",
     "nr_nodes": "2",
     "total_memory": "8063",
     "virt_caps": "pv hvm hap shadow hvm_directio",
@@ -37,6 +38,7 @@ FACTS = Facts(INFO, NUMA, BOOT_LOG, frozenset({"s3", "s5", "rtcwake"}), frozense
 
 def test_each_capability_is_found_in_what_a_board_says() -> None:
     by_xen = {"pv", "pv32", "hvm", "hvm32", "hap", "shadow", "iommu", "numa", "cpu-offline", "memory-8g"}
+    by_xen |= {"invariant-tsc"}
     assert probed(FACTS) == by_xen | {"high-memory", "sp2m", "s3", "s5", "rtcwake", "spare-nic", "migration-pair"}
 
 
@@ -47,6 +49,7 @@ def test_each_capability_is_found_in_what_a_board_says() -> None:
         (replace(FACTS, info=INFO | {"virt_caps": "hvm hap"}), "pv"),
         (replace(FACTS, info=INFO | {"xen_caps": "xen-3.0-x86_64"}), "pv32"),
         (replace(FACTS, info={}), "numa"),
+        (replace(FACTS, info=INFO | {"hw_caps": "178bfbfd:80002081:0:0:0:0:0:00000000"}), "invariant-tsc"),
         (replace(FACTS, numa="\n   0:      4096       2050      10\n"), "high-memory"),
         (replace(FACTS, boot_log=""), "sp2m"),
         (replace(FACTS, dom0=frozenset()), "s3"),

@@ -281,7 +281,7 @@ def test_a_run_of_accept_has_the_name_of_its_folder(tmp_path: Path, monkeypatch:
         (("power", "virt1", "onn"), "no action 'onn' (did you mean on?); there are: on, off, cycle, "),
         (
             ("lab", "shape", "virt1", "lage"),
-            "no shape 'lage' (did you mean large?); there are: large, four-nodes, sleepless",
+            "no shape 'lage' (did you mean large?); there are: large, four-nodes, sleepless, power-states",
         ),
         (("lab", "fault", "virt1", "slient"), "slient"),
         (("provision", "virt1", "--build", "relese"), "there is no build 'relese' (did you mean release?)"),

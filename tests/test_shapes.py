@@ -20,6 +20,7 @@ from lab.base.errors import BenchError, UsageError
 from lab.inventory import BoardSpec, Lab
 from lab.night.planning import Case, Share, plan_shaped
 from lab.virtual import boards, qemu
+from lab.virtual.compiled import compiled
 from lab.virtual.daemon import Daemon
 from lab.virtual.spec import DaemonConfig, read_config, write_config
 
@@ -87,6 +88,48 @@ def test_a_shape_has_the_distances_that_the_inventory_gives_it(lab: Lab) -> None
     assert not [word for word in qemu.arguments(board, board.virtual.shaped("large"), wiring) if "dist," in word]
 
 
+def test_a_shape_with_power_states_has_their_registers_and_a_table_for_each_processor(lab: Lab) -> None:
+    board = lab.boards["virt1"]
+    assert board.virtual
+    wiring = qemu.Wiring(Path("/d"), Path("/v"), Path("/s"), Path("/u"), Path("/q"), Path("/p"), 4001, 4002)
+    emulator = qemu.Emulator(tables="/tables")
+    shape = board.virtual.shaped("power-states")
+    words = qemu.arguments(board, shape, wiring, emulator=emulator)
+    tables = [words[at + 1] for at, word in enumerate(words) if word == "-acpitable"]
+    assert tables == ["file=/tables/power.aml", "file=/tables/cpu-0.aml", "file=/tables/cpu-1.aml"]
+    assert "pc-testdev" in words
+    cpu = words[words.index("-cpu") + 1].split(",")
+    assert {"vendor=GenuineIntel", "+svm", "+est", "+invtsc", "x-force-features=on"} <= set(cpu)
+    stopping = qemu.arguments(board, board.virtual.shaped("stopping-tsc"), wiring, emulator=emulator)
+    assert set(words) - set(stopping) == {",".join(cpu)}
+    assert "+invtsc" not in stopping[stopping.index("-cpu") + 1]
+    assert qemu.arguments(board, replace(shape, accelerator="kvm"), wiring, emulator=emulator) == words, "KVM has none"
+    own = qemu.arguments(board, board.virtual.shaped(""), wiring, emulator=emulator)
+    assert not {"-acpitable", "pc-testdev"} & set(own)
+    assert own[own.index("-cpu") + 1] == qemu.CPU
+
+
+def test_more_processors_than_have_registers_are_refused(tmp_path: Path) -> None:
+    text = VIRTUAL.read_text(encoding="utf-8")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text.replace("stopping-tsc: {vcpus: 2", "stopping-tsc: {vcpus: 4"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"power_states has registers for 3 processors \(vcpus\)"):
+        inventory.load(wrong)
+
+
+def test_the_tables_of_power_states_compile() -> None:
+    """QEMU takes a table as it is, so that a wrong one shows in dom0 alone."""
+    folder = compiled(paths.FIRMWARE / "acpi", "power.aml").parent
+    for name, words in (
+        ("power", [b"LIMI", b"STAT", b"IDLE"]),
+        ("cpu-2", [b"C002", b"_PCT", b"_PSS", b"_PPC", b"_CST"]),
+    ):
+        table = (folder / f"{name}.aml").read_bytes()
+        assert table[:4] == b"SSDT" and int.from_bytes(table[4:8], "little") == len(table)
+        assert table[10:16] == b"XENLAB" and sum(table) % 256 == 0
+        assert all(word in table for word in words)
+
+
 @pytest.mark.parametrize(
     ("distances", "said"),
     [
@@ -131,7 +174,8 @@ def test_wrong_shapes_are_said_with_line_and_key(tmp_path: Path) -> None:
 
 
 def test_unknown_board_or_shape_is_the_users_mistake(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="virt1 has no shape huge in .*; there are: large, four-nodes, sleepless"):
+    known = "large, four-nodes, sleepless, power-states, stopping-tsc"
+    with pytest.raises(UsageError, match=f"virt1 has no shape huge in .*; there are: {known}"):
         boards.reshape(lab, tmp_path, "virt1", "huge")
     with pytest.raises(UsageError, match="virt9 is not a virtual board of .*; there are: virt1, virt2"):
         boards.reshape(lab, tmp_path, "virt9", "large")

@@ -94,6 +94,12 @@ def _has_high_memory(facts: Facts) -> bool:
     return any(int(end, 16) >> 32 for end in ends) or sum(map(int, sizes)) > BELOW_4_GIB_MIB
 
 
+def _has_invariant_tsc(facts: Facts) -> bool:
+    """``hw_caps`` has the features by their words in Xen; the eighth is EDX of leaf 0x80000007, with ITSC in bit 8."""
+    words = facts.info.get("hw_caps", "").split(":")
+    return len(words) > 7 and bool(int(words[7], 16) & 0x100)
+
+
 _RUNNING = "$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)"  # X.Y of the hypervisor
 _DEEP_SLEEP = "grep -q deep /sys/power/mem_sleep"
 _ROWS = (
@@ -226,6 +232,24 @@ _ROWS = (
         "idle states deeper than C1",
         DecidedBy.BOARD,
         shell="xenpm get-cpuidle-states 0 | awk '/total C-states/ && $NF > 2 { deep = 1 } END { exit !deep }'",
+    ),
+    Capability(
+        "frequency-register",
+        "each CPU's frequency is set by a port that dom0 can read, as the tables of firmware/acpi say",
+        DecidedBy.BOARD,
+        shell="grep -qs XENLAB /sys/firmware/acpi/tables/SSDT*",
+    ),
+    Capability(
+        "invariant-tsc",
+        "the CPUs say that their TSC stops in no idle state (hw_caps, CPUID 0x80000007)",
+        DecidedBy.BOARD,
+        rule=_has_invariant_tsc,
+    ),
+    Capability(
+        "no-invariant-tsc",
+        "the CPUs do not say that: the opposite of invariant-tsc",
+        DecidedBy.BOARD,
+        rule=lambda facts: not _has_invariant_tsc(facts),
     ),
     Capability(
         "perf",

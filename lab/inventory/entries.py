@@ -204,6 +204,9 @@ _Distance = Annotated[int, pydantic.Field(ge=LOCAL_DISTANCE, le=254)]
 _Distances = Annotated[tuple[_Distance, ...], pydantic.Field(strict=False)]  # YAML has lists, and no tuples
 
 
+POWER_REGISTERS = 3  # processors of which firmware/acpi says something
+
+
 class _FormFile(Strict):
     vcpus: int = pydantic.Field(default=1, ge=1, le=16)
     memory_mib: int = pydantic.Field(default=3072, ge=1536, le=65536)
@@ -211,9 +214,14 @@ class _FormFile(Strict):
     numa_distances: Annotated[tuple[_Distances, ...], pydantic.Field(strict=False)] = ()
     s3: bool = True
     clock: Literal["machine", "instructions"] = "machine"
+    power_states: bool = False
+    invariant_tsc: bool = False
 
     @classmethod
     def contradictions(cls, raw: Mapping[str, object]) -> Iterator[str]:
+        vcpus = raw.get("vcpus", 1)
+        if raw.get("power_states") and isinstance(vcpus, int) and vcpus > POWER_REGISTERS:
+            yield f"power_states has registers for {POWER_REGISTERS} processors (vcpus)"
         rows, nodes = raw.get("numa_distances"), raw.get("numa_nodes", 1)
         if not isinstance(rows, list):
             return

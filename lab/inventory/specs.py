@@ -96,10 +96,13 @@ class ShapeSpec:
     numa_distances: tuple[tuple[int, ...], ...] = ()  # from each node to each, as in ACPI's SLIT; empty: it has no SLIT
     s3: bool = True  # whether its firmware knows suspend to RAM
     clock: Literal["machine", "instructions"] = "machine"  # instructions: all its clocks follow what it has executed
+    power_states: bool = False  # whether its firmware tells of frequencies and idle states
+    invariant_tsc: bool = False  # whether its processors say that their TSC never stops
     capabilities: frozenset[str] = frozenset()  # what the board can do in this form beside what it can anyway
 
 
-_FORM = ("vcpus", "memory_mib", "numa_nodes", "numa_distances", "s3", "clock")  # what a shape replaces
+# What a shape replaces.
+_FORM = ("vcpus", "memory_mib", "numa_nodes", "numa_distances", "s3", "clock", "power_states", "invariant_tsc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,19 @@ class VirtualSpec:
     numa_distances: tuple[tuple[int, ...], ...] = ()
     s3: bool = True
     clock: Literal["machine", "instructions"] = "machine"
+    power_states: bool = False
+    invariant_tsc: bool = False
     serial_port: int = 0  # TCP port of the UART's far end, what ``console`` or the BMC's SOL connects to
     link_port: int = 0  # UDP port of this end of the lab link; the peer's is found by ``link``
     accelerator: Literal["tcg", "kvm", "proved"] = "proved"
     firmware: Literal["bios", "uefi"] = "bios"
     saved_states: bool = False  # whether it goes on from a saved state where a case needs no boot
     shapes: Mapping[str, ShapeSpec] = field(default_factory=dict)  # by name
+
+    @property
+    def may_have_power_states(self) -> bool:
+        """In some form of its."""
+        return self.power_states or any(shape.power_states for shape in self.shapes.values())
 
     def shaped(self, name: str) -> VirtualSpec:
         """The board in this shape; in its own for no name. :raises KeyError: there is no such shape."""

@@ -25,11 +25,13 @@ from lab.grid.host_lines import HELLO, HostAway, Remote, await_link
 from lab.inventory import BoardSpec, HostSpec, Lab, emulated
 from lab.virtual import bmc, chassis, emulator, identity, image, profile, qemu, segment
 from lab.virtual.accelerator import cpu, proved
+from lab.virtual.compiled import compiled
 from lab.virtual.spec import OWN_SHAPE, DaemonConfig, write_config
 
 log = logging.getLogger(__name__)
 
 KCS_OFFSET = 6  # from the board's serial port base: see the port plan in docs/virtual-lab.md
+IASL = "acpica-tools"  # Debian's package of the compiler of ACPI tables
 HOST_ANSWERS = 40.0  # seconds; a daemon has 20
 
 
@@ -72,6 +74,8 @@ def prepare(
     machine = emulator.choose(progress)
     if any(board.is_counted for board in boards):
         machine = replace(machine, profiler=profile.plugin(machine.binary))
+    if any(board.virtual and board.virtual.may_have_power_states for board in boards):
+        machine = replace(machine, tables=str(compiled(paths.FIRMWARE / "acpi", "power.aml", IASL).parent))
     base = image.make(progress=progress)
     bmc.extension()  # now, not by two daemons at once
     for board in boards:
@@ -108,6 +112,8 @@ def _check_tools(lab: Lab) -> None:
     tools = {"qemu-img": "qemu-utils", "ipmi_sim": "openipmi"}
     if any(board.virtual and board.virtual.firmware == "uefi" for board in boards):
         tools[str(qemu.OF_THE_MACHINE.variables)] = "ovmf"
+    if any(board.virtual and board.virtual.may_have_power_states for board in boards):
+        tools["iasl"] = IASL
     if any(board.boot == "network" for board in boards):
         tools |= {"dnsmasq": "dnsmasq-base", "ip": "iproute2"}
         if not os.access(segment.TUN, os.R_OK | os.W_OK):

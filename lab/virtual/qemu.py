@@ -16,6 +16,14 @@ DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")  # a killed daemon leaves n
 # to TCG's own family 15 Xen writes an MSR that Xen gives no guest, so that a Xen in a guest, the PV shim, dies.
 CPU = "qemu64,family=23,model=1,stepping=2,+svm,+npt,+vgif,+pdpe1gb"
 
+# Xen takes frequencies that are set by I/O ports from an Intel CPU alone, and an AMD CPU of family 23 makes it ignore
+# the firmware's idle states (cpufreq.c, cpu_idle.c in xen/arch/x86/acpi). So this is the CPU above under another name;
+# its SVM works under it. dom0's Linux tells Xen only the frequencies of a CPU with EST. TCG has neither EST nor an
+# invariant TSC to offer; QEMU says so in its log, and shows both to the machine.
+CPU_OF_INTEL = "qemu64,vendor=GenuineIntel,family=6,model=15,stepping=11,+svm,+npt,+vgif,+pdpe1gb,+arat"
+SAID_ANYWAY = "x-force-features=on"
+REGISTERS = "pc-testdev"  # the ports of firmware/acpi
+
 # A clock that counts instructions wants all processors in one thread. All of its clocks then follow the count: 2 ns
 # (shift=1) for each instruction, so that the TSC, 1 GHz, ticks twice. An idle machine's clock goes on with real time
 # (sleep=on). With sleep=off it would jump to the next timer, and dom0's time limits pass while it awaits the network.
@@ -37,6 +45,7 @@ class Emulator:
     ovmf: str = OVMF
     lacks: tuple[str, ...] = ()  # the capabilities that no emulated board on it has
     profiler: str = ""  # the plugin that counts for figures; "": it has none
+    tables: str = ""  # folder of the ACPI tables of boards with power states; "": no board may have them
 
     @property
     def code(self) -> Path:
@@ -77,7 +86,7 @@ def arguments(
 ) -> list[str]:
     """argv of the board's machine. ``tap``: the descriptor it inherits, if it boots by network."""
     counted = shape.clock == "instructions"
-    kvm = shape.accelerator == "kvm" and not counted
+    kvm = shape.accelerator == "kvm" and not (counted or shape.power_states or shape.invariant_tsc)
     argv = [
         *DIE_WITH_PARENT,
         emulator.binary,
@@ -92,8 +101,9 @@ def arguments(
     argv += ["-machine", "q35,kernel-irqchip=off", "-accel", "kvm" if kvm else tcg]
     argv += ["-icount", COUNTED] if counted else []
     argv += ["-plugin", f"{emulator.profiler},out={wiring.profile}"] if counted and emulator.profiler else []
-    argv += ["-cpu", "host" if kvm else CPU, "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
+    argv += ["-cpu", "host" if kvm else _cpu(shape), "-smp", str(shape.vcpus), "-m", str(shape.memory_mib)]
     argv += _numa(shape)
+    argv += _power_states(shape, emulator)
     argv += [] if shape.s3 else ["-global", "ICH9-LPC.disable_s3=1"]
     argv += ["-rtc", f"base=utc,clock={'vm' if counted else 'host'}", "-boot", "reboot-timeout=1000"]
     if shape.firmware == "uefi":
@@ -118,6 +128,20 @@ def arguments(
         "-device",
         "isa-ipmi-kcs,bmc=bmc,ioport=0xca2,irq=0",
     ]
+    return argv
+
+
+def _cpu(shape: VirtualSpec) -> str:
+    said = ["+est"] * shape.power_states + ["+invtsc"] * shape.invariant_tsc
+    return ",".join([CPU_OF_INTEL if shape.power_states else CPU, *said, *([SAID_ANYWAY] if said else [])])
+
+
+def _power_states(shape: VirtualSpec, emulator: Emulator) -> list[str]:
+    if not shape.power_states:
+        return []
+    argv = ["-device", REGISTERS]
+    for name in ("power", *(f"cpu-{cpu}" for cpu in range(shape.vcpus))):
+        argv += ["-acpitable", f"file={emulator.tables}/{name}.aml"]
     return argv
 
 
