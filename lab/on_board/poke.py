@@ -5,6 +5,7 @@ answer on stdout. A refusal is ``refused: ERRNO-NAME`` there. Both have status 0
 
 =====================================  ==================================================================
 ``acpi-sleep STATE``                   XENPF_enter_acpi_sleep for S-state STATE, without dom0's kernel
+``frequency-limit CPU STEP``           XENPF_set_processor_pminfo with _PPC alone: the highest step that is allowed
 ``alarm SECONDS``                      a timer of dom0's kernel that wakes the machine; prints when it expired
 ``crash DOMID``                        SHUTDOWN_crash, as the guest itself would ask for it
 ``resume DOMID``                       cancels the suspend of a domain, as ``xl resume`` of 4.20
@@ -47,6 +48,7 @@ DMA_LIMIT = 5.0  # seconds; the device takes 0.1
 CONFIG_COMMAND, MEMORY_AND_MASTER = 4, 6  # PCI's command register: answer to memory accesses, be a bus master
 
 PLATFORM_OP, ENTER_ACPI_SLEEP, INTERFACE = 7, 51, 0x03000001  # xen/include/public/{xen,platform}.h
+SET_PROCESSOR_PMINFO, GET_CPUINFO, PERFORMANCE, LIMIT = 54, 55, 1, 4
 SHUTDOWN_CRASH, FAST = 3, 1  # xen/include/public/sched.h; xenctrl.h, xc_domain_resume: the suspend returns 1
 VERSION = "/sys/hypervisor/version"
 LIBRARIES = ("/usr/lib/xen-{}/lib", "/usr/lib/*-linux-gnu", "/usr/local/lib")  # a build's own tools come first
@@ -122,19 +124,38 @@ def fill(domid: int, mfn: int, text: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def acpi_sleep(state: int) -> str:
-    """Ask Xen for an ACPI sleep state that nothing is prepared for; Xen's answer."""
+def _platform_op(*words: int) -> list[int] | None:
+    """A platform hypercall, whose first words are its ``cmd`` and, in a union, what it takes; the union as Xen left it.
+
+    None: Xen refuses, for :func:`_refused`.
+    """
     library = ctypes.CDLL("libxencall.so.1", use_errno=True)
     library.xencall_open.restype = library.xencall_alloc_buffer.restype = ctypes.c_void_p
     handle = ctypes.c_void_p(library.xencall_open(None, 0))
     buffer = ctypes.c_void_p(library.xencall_alloc_buffer(handle, ctypes.c_size_t(PAGE)))
-    # cmd, interface_version; then, in a union: pm1a_cnt_val and pm1b_cnt_val (16 bits each), sleep_state, flags
-    words = (ctypes.c_uint32 * 5)(ENTER_ACPI_SLEEP, INTERFACE, 0, state, 0)
     assert buffer.value
     ctypes.memset(buffer, 0, PAGE)
-    ctypes.memmove(buffer.value, words, ctypes.sizeof(words))
-    status = library.xencall1(handle, ctypes.c_uint(PLATFORM_OP), buffer)
-    return "done" if status == 0 else _refused()
+    given = (ctypes.c_uint32 * (len(words) + 1))(words[0], INTERFACE, *words[1:])
+    ctypes.memmove(buffer.value, given, ctypes.sizeof(given))
+    if library.xencall1(handle, ctypes.c_uint(PLATFORM_OP), buffer):
+        return None
+    return list((ctypes.c_uint32 * 32).from_address(buffer.value)[2:])
+
+
+def acpi_sleep(state: int) -> str:
+    """Ask Xen for an ACPI sleep state that nothing is prepared for; Xen's answer."""
+    # pm1a_cnt_val and pm1b_cnt_val (16 bits each), sleep_state, flags
+    return _refused() if _platform_op(ENTER_ACPI_SLEEP, 0, state, 0) is None else "done"
+
+
+def frequency_limit(cpu: int, step: int) -> str:
+    """Tell Xen the platform's limit of a CPU's frequency; Xen's answer."""
+    found = _platform_op(GET_CPUINFO, cpu)  # xen_cpuid, max_present, flags, apic_id, acpi_id
+    if found is None:
+        return _refused()
+    # id, type; then, in another union: flags, platform_limit
+    done = _platform_op(SET_PROCESSOR_PMINFO, found[4], PERFORMANCE, LIMIT, step)
+    return _refused() if done is None else "done"
 
 
 def _refused() -> str:
@@ -257,6 +278,8 @@ def main(words: list[str]) -> int:
     match words:
         case ["acpi-sleep", state]:
             answer = acpi_sleep(int(state))
+        case ["frequency-limit", cpu, step]:
+            answer = frequency_limit(int(cpu), int(step))
         case ["alarm", seconds]:
             answer = alarm(int(seconds))
         case ["crash", domid]:

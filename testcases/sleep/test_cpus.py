@@ -1,9 +1,8 @@
 """CPUs that go offline and come back, their frequency and their idle states."""
 
-import re
-
 import pytest
 
+from lab.xen import power
 from lab.xen.cpus import hptool, offline
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import payload
@@ -65,40 +64,29 @@ def test_the_boot_cpu_stays(host, evidence):
 @pytest.mark.needs("pstate")
 def test_frequency_follows_the_governor(host, evidence):
     """The governors powersave and performance set CPU 0 to its lowest and its highest frequency."""
-    pattern = re.compile(r"scaling frequency\s*: max \[(\d+)\] min \[(\d+)\] cur \[(\d+)\]")
-    text = host.run("xenpm get-cpufreq-para 0").stdout
-    evidence.add("xenpm get-cpufreq-para 0", text, board=host.name)
-    limits, governor = pattern.search(text), re.search(r"current_governor\s*: (\S+)", text)
-    assert limits, text
-    assert governor, text
-    try:
-        for name, wanted in (("powersave", int(limits[2])), ("performance", int(limits[1]))):
-            host.run(f"xenpm set-scaling-governor 0 {name}")
+    before = power.frequency(host, 0)
+    evidence.add("xenpm get-cpufreq-para 0", str(before), board=host.name)
+    for governor, wanted in (("powersave", before.lowest), ("performance", before.highest)):
+        with power.governed(host, 1, governor):
 
             def there(wanted=wanted):
-                now = pattern.search(host.run("xenpm get-cpufreq-para 0").stdout)
-                return now is not None and abs(int(now[3]) - wanted) <= wanted * 0.02
+                return abs(power.frequency(host, 0).current - wanted) <= wanted * 0.02
 
-            host.expect(there, 5.0, f"CPU 0 runs at {wanted} kHz under {name}")
-    finally:
-        host.run(f"xenpm set-scaling-governor 0 {governor[1]}")
+            host.expect(there, 5.0, f"CPU 0 runs at {wanted} kHz under {governor}")
 
 
 @pytest.mark.needs("cstate")
 def test_idle_states_are_used_and_can_be_forbidden(host, evidence):
-    """An idle CPU uses states deeper than C1, and uses none of them after set-max-cstate 1."""
-
-    def deep():
-        text = host.run("xenpm get-cpuidle-states 0").stdout
-        return text, sum(int(ms) for ms in re.findall(r"^C(?:[2-9]|1\d).*\n.*residency\s*\[\s*(\d+) ms", text, re.M))
-
-    text, before = deep()
-    host.expect(lambda: deep()[1] > before, 10.0, "CPU 0 is in a deep state")
-    evidence.add("xenpm get-cpuidle-states 0", text, board=host.name)
+    """An idle CPU enters states deeper than C1, and enters none of them after set-max-cstate 1."""
+    before = power.deep_entries(host, 0)
+    host.expect(lambda: power.deep_entries(host, 0) > before, 20.0, "CPU 0 enters a deep state")
+    evidence.add("xenpm get-cpuidle-states 0", str(power.idle_states(host, 0)), board=host.name)
     try:
         host.run("xenpm set-max-cstate 1")
-        _, forbidden = deep()
+        forbidden = power.deep_entries(host, 0)
         host.run("xenpm start 3")  # it samples for three seconds
-        assert deep()[1] == forbidden, "deeper states are used although set-max-cstate 1 forbids them"
+        assert power.deep_entries(host, 0) == forbidden, (
+            "deeper states are entered although set-max-cstate 1 forbids them"
+        )
     finally:
         host.run("xenpm set-max-cstate unlimited")
