@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from lab.xen import power
 from lab.xen.domain import assert_unbroken
 from lab.xen.guests import linux, payload
 from lab.xen.pci import assignable, dma_device, fill_page, frames, page_digest
@@ -167,6 +168,86 @@ def test_all_cpus_come_back(host, evidence):
         row = host.xl("vcpu-list", guest.name).stdout.splitlines()[-1].split()
         assert row[3] == str(last), f"the guest was pinned to CPU {last}: {' '.join(row)}"
         assert row[6] == str(last), f"the pinning did not survive the sleep: {' '.join(row)}"
+
+
+@pytest.mark.full
+@pytest.mark.needs("pstate", "frequency-register")
+def test_each_cpu_has_its_frequency_after_a_sleep(host, evidence):
+    """After a sleep Xen writes each CPU's frequency to its register anew, and it follows the governor."""
+    count, steps = int(host.info()["nr_cpus"]), power.frequency(host, 0).steps
+    with power.governed(host, count, "userspace"):  # which writes nothing by itself
+        for cpu in range(count):
+            power.write_port(host, power.REGISTERS + cpu, 0xFF)  # as a machine's registers may hold anything after S3
+        slept(host, evidence, while_asleep=host.board.power.press_power_button)
+        found = [power.frequency(host, cpu) for cpu in range(count)]
+        evidence.add("after waking", "\n".join(map(str, found)), board=host.name)
+        what = "Xen has written a frequency to the register of each CPU after waking"
+        host.expect(lambda: set(power.registers(host, count)) <= set(steps), 10.0, what)
+    for governor, khz in (("powersave", steps[-1]), ("performance", steps[0])):
+        with power.governed(host, count, governor):
+            assert power.registers(host, count) == (khz,) * count, f"{governor} is not obeyed by each CPU after waking"
+
+
+@pytest.mark.full
+@pytest.mark.needs("cstate")
+def test_each_cpu_has_its_idle_states_after_a_sleep(host, evidence):
+    """After a sleep each CPU has all idle states that it had, and enters deep ones."""
+    cpus = range(int(host.info()["nr_cpus"]))
+    before = [set(power.idle_states(host, cpu)) for cpu in cpus]
+    slept(host, evidence, while_asleep=host.board.power.press_power_button)
+
+    def there():
+        return [set(power.idle_states(host, cpu)) for cpu in cpus] == before
+
+    host.expect(there, 10.0, f"each CPU has the states {', '.join(sorted(before[0]))}")  # dom0 tells Xen of them anew
+    for cpu in cpus:
+        entered = power.deep_entries(host, cpu)
+        host.expect(lambda cpu=cpu, entered=entered: power.deep_entries(host, cpu) > entered, 20.0, f"CPU {cpu} idles")
+    evidence.add("idle states", "\n".join(str(power.idle_states(host, cpu)) for cpu in cpus), board=host.name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "tsc",
+    [
+        pytest.param("invariant", marks=pytest.mark.needs("pstate", "cstate", "invariant-tsc")),
+        pytest.param("stopping", marks=pytest.mark.needs("pstate", "no-invariant-tsc")),
+    ],
+)
+def test_clocks_over_power_states(host, evidence, tsc):
+    """Guests' clocks are right over idle states, changes of the frequency and a sleep; a TSC that stops is not stopped.
+
+    A TSC that may stop and that Xen cannot set again allows no idle state deeper than C1.
+    Source: xen/arch/x86/time.c, tsc_check_writability.
+    """
+    cpus, steps = int(host.info()["nr_cpus"]), power.frequency(host, 0).steps
+    unwritable = "writable" in host.xl("dmesg").stdout
+    allowed = host.run("xenpm get-cpuidle-states 0").stdout.splitlines()[0]
+    evidence.add("xenpm get-cpuidle-states 0", allowed, board=host.name)
+    if tsc == "stopping" and unwritable:
+        assert allowed == "Max possible C-state: C1", f"the TSC may stop and cannot be set, and xenpm says: {allowed}"
+    kinds = ("pv64", "pvh64")
+    with ExitStack() as stack:
+        guests = [stack.enter_context(host.domain(payload(host, kind, "heartbeat", hb_ms=500))) for kind in kinds]
+        for guest in guests:
+            guest.beats()
+        lag, entered = host.lag(), power.deep_entries(host, 0)
+        with power.governed(host, cpus, "userspace"):
+            for khz in (*steps, *steps):
+                power.set_frequency(host, range(cpus), khz)
+                guests[0].beats(2)
+        deep = power.deep_entries(host, 0) - entered
+        evidence.figure("deep_entries", deep)
+        if tsc == "invariant":
+            assert deep > 0, "CPU 0 has entered no deep state meanwhile"
+        for guest in guests:
+            assert_unbroken(guest.heartbeats())
+            assert_clocks(evidence, guest, lag)
+        slept(host, evidence, while_asleep=host.board.power.press_power_button, asleep_for=ASLEEP_FOR)
+        for guest in guests:
+            guest.beats(3)
+            assert_unbroken(guest.heartbeats())
+            assert_clocks(evidence, guest, lag)
 
 
 @pytest.mark.full
