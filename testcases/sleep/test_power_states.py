@@ -9,7 +9,7 @@ from lab.xen import power
 from lab.xen.cpus import offline
 from lab.xen.migration_matrix import known_findings
 
-pytestmark = [pytest.mark.cold, pytest.mark.full]
+pytestmark = [pytest.mark.cold, pytest.mark.weekly]
 
 KNOWN = known_findings.read(Path(__file__).with_name("known.yaml"), ["cpu-was-offline"], ["deep-states"])
 IDLE_LIMIT = 20.0  # seconds within which an idle CPU has entered a deep state; a tenth was seen

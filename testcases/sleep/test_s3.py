@@ -170,7 +170,7 @@ def test_all_cpus_come_back(host, evidence):
         assert row[6] == str(last), f"the pinning did not survive the sleep: {' '.join(row)}"
 
 
-@pytest.mark.full
+@pytest.mark.weekly
 @pytest.mark.needs("pstate", "frequency-register")
 def test_each_cpu_has_its_frequency_after_a_sleep(host, evidence):
     """After a sleep Xen writes each CPU's frequency to its register anew, and it follows the governor."""
@@ -188,7 +188,7 @@ def test_each_cpu_has_its_frequency_after_a_sleep(host, evidence):
             assert power.registers(host, count) == (khz,) * count, f"{governor} is not obeyed by each CPU after waking"
 
 
-@pytest.mark.full
+@pytest.mark.weekly
 @pytest.mark.needs("cstate")
 def test_each_cpu_has_its_idle_states_after_a_sleep(host, evidence):
     """After a sleep each CPU has all idle states that it had, and enters deep ones."""
@@ -206,7 +206,7 @@ def test_each_cpu_has_its_idle_states_after_a_sleep(host, evidence):
     evidence.add("idle states", "\n".join(str(power.idle_states(host, cpu)) for cpu in cpus), board=host.name)
 
 
-@pytest.mark.full
+@pytest.mark.weekly
 @pytest.mark.parametrize(
     "tsc",
     [
@@ -250,7 +250,7 @@ def test_clocks_over_power_states(host, evidence, tsc):
             assert_clocks(evidence, guest, lag)
 
 
-@pytest.mark.full
+@pytest.mark.weekly
 @pytest.mark.needs("iommu", "spare-nic")
 def test_port_passes_through_after_a_sleep(host, evidence):
     """After a sleep a guest can drive a passed-through port: its DMA is remapped, and its MSI-X interrupts arrive."""
@@ -264,7 +264,7 @@ def test_port_passes_through_after_a_sleep(host, evidence):
             assert results["nic-irq"].outcome == "PASS", results["nic-irq"].detail
 
 
-@pytest.mark.full
+@pytest.mark.weekly
 @pytest.mark.needs("iommu", "dma-device")
 @pytest.mark.expects_crash("iommu-fault")
 def test_iommu_guards_after_a_sleep(host, evidence):
