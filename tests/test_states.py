@@ -328,6 +328,22 @@ def test_a_board_is_deployed_from_a_build_that_has_proved_itself(
     assert done == did
 
 
+def test_a_probe_that_failed_is_made_again(
+    bring: Callable[..., tuple[Rig, Seat]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all later cases would be left out, as on a board that lacks what they need."""
+    one, seat = bring(Board(has=False))
+
+    def fails(*_: object) -> None:
+        raise BenchError("dom0 did not answer")
+
+    with monkeypatch.context() as once:
+        once.setattr(Rig, "_probe", fails)
+        with pytest.raises(BenchError, match="did not answer"):
+            one.ready("virt1")
+    assert one.ready("virt1") is seat and seat.capabilities == CAPABLE
+
+
 def test_a_board_without_a_state_boots_and_is_saved(bring: Callable[..., tuple[Rig, Seat]]) -> None:
     one, _ = bring(board := Board(has=False))
     one.ready("virt1")

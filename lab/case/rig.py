@@ -103,7 +103,8 @@ class Rig:
         if options != seat.options:
             seat.proof, seat.options = None, options
         is_good = seat.proof and not seat.proof.mismatches and not seat.suspect and self._is_same_boot(seat)
-        if is_good and not (is_cold and seat.is_restored):
+        is_probed = bool(seat.capabilities)  # a board whose probe failed is not known to lack all
+        if is_good and is_probed and not (is_cold and seat.is_restored):
             self._proved.add(name)
         else:
             with self.phase(PROVISION):
