@@ -17,7 +17,7 @@ STRAY = "trap '' INT; echo; sleep 60"
 
 
 def test_an_interrupted_step_leaves_no_worker_behind() -> None:
-    begin = f"import subprocess, time; subprocess.Popen(['sh', '-c', {STRAY!r}]); time.sleep(60)"
+    begin = f"import subprocess, time; stray = subprocess.Popen(['sh', '-c', {STRAY!r}]); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", begin], stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout and process.stdout.readline() == b"\n"
         selftest._end(process)

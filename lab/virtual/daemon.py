@@ -361,7 +361,7 @@ class Daemon:
             self._faults.clear()
             return "ok"
         try:
-            kind, value = faults.parse(*words, *[None] * (2 - len(words)))
+            kind, value = faults.parse(*(words or [""]), *[None] * (2 - max(len(words), 1)))
         except (UsageError, TypeError) as error:
             return f"error: {error}"
         self._faults.order(kind, value)
