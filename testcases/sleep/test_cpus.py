@@ -61,7 +61,6 @@ def test_the_boot_cpu_stays(host, evidence):
     assert "Domain-0" in host.xl("list").stdout
 
 
-@pytest.mark.weekly
 @pytest.mark.needs("pstate")
 def test_frequency_follows_the_governor(host, evidence):
     """The governors powersave and performance set CPU 0 to its lowest and its highest frequency."""
@@ -76,7 +75,6 @@ def test_frequency_follows_the_governor(host, evidence):
             host.expect(there, 5.0, f"CPU 0 runs at {wanted} kHz under {governor}")
 
 
-@pytest.mark.weekly
 @pytest.mark.needs("cstate")
 def test_idle_states_are_used_and_can_be_forbidden(host, evidence):
     """An idle CPU enters states deeper than C1, and enters none of them after set-max-cstate 1."""

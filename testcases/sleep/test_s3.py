@@ -250,7 +250,7 @@ def test_clocks_over_power_states(host, evidence, tsc):
             assert_clocks(evidence, guest, lag)
 
 
-@pytest.mark.weekly
+@pytest.mark.full
 @pytest.mark.needs("iommu", "spare-nic")
 def test_port_passes_through_after_a_sleep(host, evidence):
     """After a sleep a guest can drive a passed-through port: its DMA is remapped, and its MSI-X interrupts arrive."""
@@ -264,7 +264,7 @@ def test_port_passes_through_after_a_sleep(host, evidence):
             assert results["nic-irq"].outcome == "PASS", results["nic-irq"].detail
 
 
-@pytest.mark.weekly
+@pytest.mark.full
 @pytest.mark.needs("iommu", "dma-device")
 @pytest.mark.expects_crash("iommu-fault")
 def test_iommu_guards_after_a_sleep(host, evidence):
