@@ -360,8 +360,9 @@ class Daemon:
         if words == ["none"]:
             self._faults.clear()
             return "ok"
+        words = words or [""]  # which is no fault's name
         try:
-            kind, value = faults.parse(*(words or [""]), *[None] * (2 - max(len(words), 1)))
+            kind, value = faults.parse(*words, *[None] * (2 - len(words)))
         except (UsageError, TypeError) as error:
             return f"error: {error}"
         self._faults.order(kind, value)
