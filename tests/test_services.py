@@ -358,3 +358,11 @@ def test_what_an_exporter_that_went_away_has_offered_is_kept_and_not_taken_for_o
     assert "NetworkService" in str(session.Session._problem(one, "virt1"))
     asyncio.run(client.on_resource_changed(*path, there))
     assert "NetworkService" not in str(session.Session._problem(one, "virt1"))
+
+
+def test_ports_of_boards_that_are_not_there_are_none_that_linux_gives_to_connections() -> None:
+    """Between the look and the listener, such a one goes to whoever connects to anything."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    ports = [simulated.free_ports(40) for _ in range(3)]
+    assert all(port < first for some in ports for port in some)
+    assert len({port for some in ports for port in some}) == 120

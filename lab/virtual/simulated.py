@@ -6,15 +6,21 @@ TCP port, and nobody need listen on it.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from lab import inventory
+from lab.base.processes import port_is_taken
 from lab.inventory import Lab
 
 CREDENTIAL = "simulated"
+FIRST, LAST, EACH = 11000, 20000, 300  # where free ports are looked for: below those of the labs in inventory/
+_FROM = os.getpid() * EACH
+_NUMBERS = itertools.count()
 CAPABILITIES = ("hvm", "iommu", "migration-pair")
 
 
@@ -57,12 +63,12 @@ def lab(path: Path, boards: int, *, bmcs: Mapping[str, int] | None = None, **set
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody uses at the moment."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports of loopback that nobody uses at the moment, TCP nor UDP.
+
+    They lie below those that Linux gives to connections (ip_local_port_range, from 32768 on): such a one is soon in use
+    by somebody who never asked for it. Processes that were started one after another look in different places.
+    """
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    ports = (FIRST + (_FROM + number) % (LAST - FIRST) for number in _NUMBERS)
+    free = (port for port in ports if not any(port_is_taken(port, kind) for kind in kinds))
+    return list(itertools.islice(free, count))
