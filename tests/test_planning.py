@@ -10,13 +10,15 @@ import pytest
 from run_folders import PV32, S3, Runs, result
 
 from lab import inventory
+from lab.base import paths
 from lab.base.errors import UsageError
 from lab.night import planning
 from lab.night.options import VIRTUAL_LAB, NightlyOptions
 from lab.night.planning import Case, Share
+from lab.results import reference
 from lab.results.record import Phase, TestResult, Verdict
 from lab.results.run_folder import RunFolder
-from lab.selfcheck import case_history, case_table, mutant_manifest
+from lab.selfcheck import case_table, mutant_manifest
 
 
 def shares(*cases: Case) -> list[Share]:
@@ -73,7 +75,7 @@ def test_variants_are_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     wide = Case("t.py::test_a[pv64]", "x", 1, ("hap",), selection="quick", doc="It holds.")
     monkeypatch.setattr(planning, "collect", lambda options, select: [narrow, wide])
     monkeypatch.setattr(mutant_manifest, "areas", lambda: ())
-    monkeypatch.setattr(case_history, "FILE", tmp_path / "reference.yaml")
+    monkeypatch.setattr(reference, "FILE", tmp_path / "reference.yaml")
     row = "| `test_a` (2 variants) | It holds. | hap, (pv32) | full/quick | log |  | not seen |"
     assert case_table.text().splitlines()[-1] == row
 
@@ -91,58 +93,68 @@ class Virtual(Runs):
 def test_endings_are_counted_as_long_as_they_stay_the_same(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
     folders = [made.write(result(S3)).path, made.write(result(S3), result(PV32, Verdict.SKIP)).path]
-    rows = case_history.added({}, folders)
+    rows = reference.added({}, folders)
     assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 2, "")
     assert (rows[PV32].verdict, rows[PV32].in_a_row, rows[PV32].why) == (Verdict.SKIP, 1, "virt1: because")
-    assert case_history.added(rows, folders) == rows, "a run counts once"
-    rows = case_history.added(rows, [made.write(result(S3, Verdict.FAIL), result(PV32)).path])
+    assert reference.added(rows, folders) == rows, "a run counts once"
+    rows = reference.added(rows, [made.write(result(S3, Verdict.FAIL), result(PV32)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 1)
     assert (rows[PV32].verdict, rows[PV32].in_a_row) == (Verdict.PASS, 1), "a verdict counts more than a SKIP"
-    assert case_history.added(rows, [made.write(result(PV32, Verdict.SKIP)).path]) == rows
+    assert reference.added(rows, [made.write(result(PV32, Verdict.SKIP)).path]) == rows
 
 
 def test_what_passes_at_the_second_attempt_begins_anew(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
-    rows = case_history.added({}, [made.write(result(S3)).path])
-    rows = case_history.added(rows, [made.write(result(S3, Verdict.MISS), result(S3, attempt=2)).path])
+    rows = reference.added({}, [made.write(result(S3)).path])
+    rows = reference.added(rows, [made.write(result(S3, Verdict.MISS), result(S3, attempt=2)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row, rows[S3].why) == (Verdict.PASS, 0, "MISS: virt1: because; then PASS: ")
-    assert case_history.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
+    assert reference.added(rows, [made.write(result(S3)).path])[S3].in_a_row == 1
 
 
 def test_repeats_of_one_run_are_counted_each(tmp_path: Path) -> None:
     made = Virtual(tmp_path)
-    rows = case_history.added({}, [made.write(*[result(S3, attempt=n, started=float(n)) for n in range(1, 6)]).path])
+    rows = reference.added({}, [made.write(*[result(S3, attempt=n, started=float(n)) for n in range(1, 6)]).path])
     assert rows[S3].in_a_row == 5
-    rows = case_history.added(rows, [made.write(result(S3), result(S3, Verdict.FAIL, attempt=2)).path])
+    rows = reference.added(rows, [made.write(result(S3), result(S3, Verdict.FAIL, attempt=2)).path])
     assert (rows[S3].verdict, rows[S3].in_a_row) == (Verdict.FAIL, 0)
+
+
+def test_a_case_that_never_passed_here_takes_as_long_as_it_did_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "state", lambda: tmp_path)
+    made = Virtual(tmp_path)
+    rows = reference.added({}, [made.write(result(S3, seconds=41.04), result(PV32, seconds=7.0)).path])
+    rows = reference.added(rows, [made.write(result(S3, Verdict.FAIL, seconds=300.0)).path])
+    assert (rows[S3].verdict, rows[S3].seconds) == (Verdict.FAIL, 41.0), "how long a failure takes says nothing"
+    monkeypatch.setattr(reference, "read", lambda: rows)
+    assert planning.durations() == {S3: 41.0, PV32: 7.0}
+    planning.note_durations([result(PV32, seconds=12.0)])
+    assert planning.durations() == {S3: 41.0, PV32: 12.0}
 
 
 def test_endings_are_kept_of_cases_that_there_are(tmp_path: Path) -> None:
     file = tmp_path / "reference.yaml"
-    rows = case_history.added(
-        {}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path]
-    )
-    case_history.write(rows, [PV32], file)
-    assert case_history.read(file) == {PV32: rows[PV32]}
-    case_history.write({}, [PV32], file)
-    assert case_history.read(file) == {}
+    rows = reference.added({}, [Virtual(tmp_path).write(result(S3), result(PV32, Verdict.FAIL, reason='"a": {b')).path])
+    reference.write(rows, [PV32], file)
+    assert reference.read(file) == {PV32: rows[PV32]}
+    reference.write({}, [PV32], file)
+    assert reference.read(file) == {}
     file.write_text("cases:\n  a: {verdict: PASSED, in_a_row: 1, last: ''}\n")
     with pytest.raises(UsageError, match=r"reference\.yaml:2: .*verdict"):
-        case_history.read(file)
+        reference.read(file)
 
 
 def test_endings_on_other_boards_do_not_count(tmp_path: Path) -> None:
     run = Virtual(tmp_path).write(result(S3), boards={"virt1": {"class": "virtual"}, "epyc": {"class": "server"}})
     with pytest.raises(UsageError, match=r"run1: not of virtual boards alone: epyc"):
-        case_history.added({}, [run.path])
+        reference.added({}, [run.path])
 
 
 def test_variants_that_ended_differently_are_told_apart(tmp_path: Path) -> None:
-    rows = case_history.added({}, [Virtual(tmp_path).write(result("t/x/a"), result("t/x/b", Verdict.SKIP)).path])
-    assert case_history.text(rows, ["t/x/a"]) == "PASS 1x"
-    assert (
-        case_history.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
-    )
+    rows = reference.added({}, [Virtual(tmp_path).write(result("t/x/a"), result("t/x/b", Verdict.SKIP)).path])
+    assert reference.text(rows, ["t/x/a"]) == "PASS 1x"
+    assert reference.text(rows, ["t/x/a", "t/x/b", "t/x/c"]) == "PASS 1x (1 of 3), SKIP 1x (1 of 3), not seen (1 of 3)"
 
 
 def test_what_a_case_takes_does_not_include_bringing_its_board_up() -> None:

@@ -96,7 +96,8 @@ def cases(
 ) -> None:
     """List the cases: what each proves, needs and keeps, the mutants on which it must fail, and how it ended."""
     from lab.base import paths
-    from lab.selfcheck import case_history, case_table
+    from lab.results import reference
+    from lab.selfcheck import case_table
 
     if seen and not write:
         raise UsageError("--seen needs --write")
@@ -105,8 +106,8 @@ def cases(
     if write:
         paths.checkout("cases --write")
     if seen:
-        rows = case_history.added(case_history.read(), seen)
-        case_history.write(rows, [case.nodeid for case in case_table.every()])
+        rows = reference.added(reference.read(), seen)
+        reference.write(rows, [case.nodeid for case in case_table.every()])
     if as_json:
         show_json(case_table.every())
     elif write:

@@ -18,11 +18,12 @@ from lab.base.shape import Between
 from lab.inventory import BoardSpec
 from lab.night.options import NightlyOptions, Selection
 from lab.night.workers import pytest_words, root_of
+from lab.results import reference
 from lab.results.record import TestResult, Verdict
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)  # each holds the one before
 NAMED = 10  # cases in a message
-GUESSED_SECONDS = 30.0  # for a case that never passed here
+GUESSED_SECONDS = 30.0  # for a case that never passed, here or on the boards of the reference
 BOOT_SECONDS = 90.0  # to deploy and reboot for options of Xen
 
 
@@ -240,7 +241,11 @@ def required_areas(options: NightlyOptions) -> tuple[str, ...]:
 
 
 def durations() -> dict[str, float]:
-    """Seconds that each case took when it last passed here."""
+    """Seconds that each case took when it last passed here; else on the virtual boards that the reference is of."""
+    return {case: row.seconds for case, row in reference.read().items() if row.seconds} | _durations_here()
+
+
+def _durations_here() -> dict[str, float]:
     try:
         return shape.read_numbers(_durations_file().read_bytes(), Between(0.0, 1e9))
     except (OSError, ValueError):
@@ -254,7 +259,7 @@ def took(results: Iterable[TestResult]) -> dict[str, float]:
 
 def note_durations(results: Iterable[TestResult]) -> None:
     """Remember how long the cases that passed took."""
-    known = durations() | took(results)
+    known = _durations_here() | took(results)
     _durations_file().write_text(json.dumps(known, indent=0, sort_keys=True), encoding="utf-8")
 
 

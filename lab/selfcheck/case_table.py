@@ -9,7 +9,8 @@ from lab.base import paths
 from lab.night import planning
 from lab.night.options import NightlyOptions
 from lab.night.planning import Case
-from lab.selfcheck import case_history, mutant_manifest
+from lab.results import reference
+from lab.selfcheck import mutant_manifest
 
 FILE = paths.SHIPPED / "docs" / "case-table.md"
 HEAD = """\
@@ -34,7 +35,7 @@ def text() -> str:
     :raises UsageError: the cases cannot be collected, or a manifest of mutants is wrong.
     """
     cases = every()
-    rows = case_history.read()
+    rows = reference.read()
     biting: dict[str, list[str]] = {}
     for area in mutant_manifest.areas():
         biting |= {case: [f"({why})"] for case, why in mutant_manifest.unproved(area).items()}
@@ -52,7 +53,7 @@ def text() -> str:
 
 
 def _rows(
-    cases: Sequence[Case], biting: Mapping[str, Sequence[str]], rows: Mapping[str, case_history.Row]
+    cases: Sequence[Case], biting: Mapping[str, Sequence[str]], rows: Mapping[str, reference.Row]
 ) -> Iterator[str]:
     by_function: dict[str, list[Case]] = {}
     for case in cases:
@@ -69,7 +70,7 @@ def _rows(
             selection,
             ", ".join(variants[0].evidence).replace("<", "&lt;"),
             ", ".join(biting.get(function, [])),
-            case_history.text(rows, [case.nodeid for case in variants]),
+            reference.text(rows, [case.nodeid for case in variants]),
         )
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 

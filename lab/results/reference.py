@@ -1,4 +1,4 @@
-"""How each case has ended on the virtual boards so far: what whoever tries it there should see.
+"""How each case has ended on the virtual boards so far: what whoever tries it there should see, and how long it takes.
 
 Kept in ``testcases/reference.yaml``, with how often in a row it has ended so; runs are added to it one by one.
 """
@@ -34,6 +34,7 @@ class Row(files.Strict):
     verdict: Annotated[Verdict, pydantic.Field(strict=False)]
     in_a_row: int  # 0: attempts of one run ended differently
     last: str  # when that attempt began: "2026-11-27T20:55:41Z"
+    seconds: float = 0.0  # that it took when it last passed, without provisioning; 0: not known
     why: str = ""  # the reason, where it is no PASS
 
 
@@ -85,7 +86,10 @@ def _after(row: Row | None, tried: Sequence[TestResult]) -> Row | None:
     is_clean = all(one.verdict is decided.verdict for one in tried)
     before = row.in_a_row if row is not None and row.verdict is decided.verdict else 0
     why = decided.reason if is_clean else "; then ".join(f"{one.verdict}: {one.reason}" for one in tried)
-    return Row(verdict=decided.verdict, in_a_row=before + len(tried) if is_clean else 0, last=last, why=why)
+    passed = [round(one.own_seconds, 1) for one in tried if one.verdict is Verdict.PASS]
+    seconds = passed[-1] if passed else row.seconds if row else 0.0
+    often = before + len(tried) if is_clean else 0
+    return Row(verdict=decided.verdict, in_a_row=often, last=last, seconds=seconds, why=why)
 
 
 def text(rows: Mapping[str, Row], cases: Sequence[str]) -> str:
