@@ -140,6 +140,13 @@ def test_a_build_that_cannot_be_made_is_a_new_failure_since_the_last_that_could(
     assert onset and onset.good and (onset.since.key, onset.good.key) == ("run:run3", "aa")
     assert fault.telling.bisect is None, "bisect runs cases, and there are none"
 
+    line = history.builds()[-1].line
+    assert history.select(line).build.key == "run:run4", "the newest word about the line, not the last good build"
+    night(result(PV32, MISS), key="")
+    assert history.select(line).build.key == "run:run4", "a bench that saw no build says nothing about it"
+    night(result(PV32), key="bb")
+    assert history.select(line).build.key == "bb"
+
 
 def test_what_pages_and_dashboards_ask(history: History, runs: Runs) -> None:
     first = runs.write(result(), result(S3, MISS), key="aa", finished=1.0, exit_status=3)

@@ -35,7 +35,7 @@ from lab.history.records import (
 )
 from lab.history.regression import WINDOW, Attempt
 from lab.history.schema import builds, cases, results, runs, series
-from lab.results.record import Verdict
+from lab.results.record import BUILD_CASE, Verdict
 from lab.results.run_folder import RunFolder, visible_line
 from lab.results.summary import RunSummary
 
@@ -163,7 +163,7 @@ class History:
         """What a user names: ``NAME`` (the build of its latest run), ``NAME@KEYPREFIX``, ``RUN`` or ``RUN@NAME``.
 
         ``RUN`` is a run's id, or its folder, which is imported then. Builds that their run did not identify are
-        taken by ``NAME`` only when there is no other.
+        taken by ``NAME`` only when there is no other, or when they could not be made: that is the line's newest word.
 
         :raises UsageError: no such thing, or several.
         """
@@ -174,7 +174,9 @@ class History:
         there = self.builds()
         line = [build for build in there if build.line == head]
         if line and not at:
-            return Selected(max(line, key=lambda build: (build.is_known, build.last_seen, build.first_seen)))
+            unmade = self._unmade(head)
+            told = {build.id: build.is_known or build.id in unmade for build in line}
+            return Selected(max(line, key=lambda build: (told[build.id], build.last_seen, build.first_seen)))
         if line:
             known = [Selected(build) for build in line]
             names = [(one, (one.build.key, one.build.build_id)) for one in known if tail]
@@ -193,6 +195,15 @@ class History:
             names_of_runs = list(connection.scalars(sa.select(runs.c.name)))
         near = did_you_mean(text, [*lines, *(build.label for build in there), *names_of_runs])
         raise UsageError(f"history has no build or run {text!r}{near}; lines of builds: {', '.join(lines) or 'none'}")
+
+    def _unmade(self, line: str) -> set[int]:
+        """The builds of a line that could not be made: the source did not compile, or a patch did not apply."""
+        wanted = sa.select(results.c.build_id).join_from(results, series).join(cases)
+        wanted = wanted.where(
+            series.c.line == line, cases.c.name == BUILD_CASE, results.c.verdict == Verdict.FAIL.value
+        )
+        with self.transaction(writes=False) as connection:
+            return set(connection.scalars(wanted))
 
     def last_counted(self) -> dict[str, float]:
         """When each case passed or failed last, on whatever board; seconds since the epoch."""
