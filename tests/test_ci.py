@@ -410,8 +410,8 @@ def test_a_crash_that_some_cases_always_had_is_one_fault_with_each_state(
     news = ci.judged(History(), folder.summary())
     text = mail.body(folder.summary(), news, None)
     assert text.count("xen-assertion: y") == 1
-    assert f"{PV32} [virtual]  FAIL REGR. vs pv32-debug 4.17.5 aa (19 Nov), by 3c9f01ab77\n" in text
-    assert f"{LIVE} [virtual]  FAIL never pass, by 3c9f01ab77\n" in text
+    assert f"{PV32} [virtual]  FAIL REGR. vs pv32-debug 4.17.5 aa (19 Nov), fault 3c9f01ab77\n" in text
+    assert f"{LIVE} [virtual]  FAIL never pass, fault 3c9f01ab77\n" in text
     page = (tmp_path / "site" / "index.html").read_text()
     assert page.count("xen-assertion: y</a></h2>") == 1 and "xen-assertion: y</a></h3>" not in page
     assert "2 cases show it on virt1 (board class virtual): 1 new failure, 1 never passed." in page

@@ -282,7 +282,7 @@ def test_html_shows_the_run(tmp_path: Path) -> None:
     folder.write_builds({"pv32-debug": {"build id": "c0ffee"}})
     text = html.write(folder.summary()).read_text()
     for said in (
-        "Exit status 1: a case failed",
+        "Exit status 1: a case ended with FAIL or ERROR",
         "virt2: BMC does not answer",
         "c0ffee",
         "never woke",
@@ -513,10 +513,10 @@ def test_the_summary_tells_what_did_not_pass_and_why(tmp_path: Path) -> None:
     said = out.getvalue()
     assert f"MISS  {PV32} on virt1: BMC silent (bench)" in said
     assert f"MISS  {S3}: did not run" in said
-    assert "bench virt2 is dead" in said
+    assert "the bench says: virt2 is dead" in said
     assert str(folder.path / "report.html") in said
     assert "exit status 3: the bench failed" in said
-    assert "1 planned without a result" in said
+    assert "planned cases without a result: 1" in said
 
 
 # -- relocations that were broken ----------------------------------------------------------------------------------

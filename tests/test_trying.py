@@ -216,12 +216,12 @@ def judged(tmp_path: Path, base: str, *others: str) -> Outcome:
             "no new failure in 1 case; 1 not counted; incomplete: 1 of 2 cases that passed or failed with the baseline",
         ),
         ("MM", "PP", 3, "no verdict: no case passed or failed on both base and series"),
-        ("MM", "FF", 3, "no verdict: no case passed or failed on both base and series; 2 failed of which"),
-        ("SP", "FM", 3, "no verdict: no case passed or failed on both base and series; 1 failed of which"),
-        ("EP", "FP", 3, "no new failure in 1 case; 1 failed of which the base says nothing"),
+        ("MM", "FF", 3, "no verdict: no case passed or failed on both base and series; 2 failed that neither"),
+        ("SP", "FM", 3, "no verdict: no case passed or failed on both base and series; 1 failed that neither"),
+        ("EP", "FP", 3, "no new failure in 1 case; 1 failed that neither passed nor failed on the base"),
         ("MP", "PP", 0, "no new failure in 1 case"),
         ("PP", "MM", 3, "no verdict: no case passed or failed on both base and series; 2 not counted"),
-        ("PM", "FF", 1, "1 new failure; 1 failed of which the base says nothing"),
+        ("PM", "FF", 1, "1 new failure; 1 failed that neither passed nor failed on the base"),
     ],
 )
 def test_only_what_counted_on_both_sides_is_judged(
@@ -229,8 +229,8 @@ def test_only_what_counted_on_both_sides_is_judged(
 ) -> None:
     outcome = judged(tmp_path, base, series_)
     assert outcome.status == status and outcome.verdict.startswith(verdict)
-    is_open = "Failing, and the base says nothing of it:" in reply.text(outcome)
-    assert is_open == ("of which the base says nothing" in outcome.verdict)
+    is_open = "Failing, and neither passed nor failed on the base:" in reply.text(outcome)
+    assert is_open == ("that neither passed nor failed" in outcome.verdict)
 
 
 def test_a_failure_that_a_later_patch_hides_is_no_good_series(tmp_path: Path) -> None:

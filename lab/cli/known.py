@@ -20,7 +20,7 @@ app.add_typer(group, name="known", rich_help_panel=READ)
 def add(
     what: Annotated[
         str,
-        typer.Argument(metavar="FINGERPRINT|CASE", help="The digits of a failure, as the pages show them, or a case."),
+        typer.Argument(metavar="FAULT-ID|CASE", help="The fault id that pages and mails show, or a case."),
     ],
     link: Annotated[str, typer.Option("--link", metavar="URL", help="URL of the issue: https://...")],
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="A note that is shown beside the link.")] = "",
@@ -49,9 +49,7 @@ def show(as_json: AsJson = False) -> None:
 def remove(
     what: Annotated[
         str,
-        typer.Argument(
-            metavar="FINGERPRINT|CASE|URL", help="The failure, the case or the URL whose links are removed."
-        ),
+        typer.Argument(metavar="FAULT-ID|CASE|URL", help="The fault, the case or the URL whose links are removed."),
     ],
 ) -> None:
     """Remove the links of a failure or a case, or one link."""

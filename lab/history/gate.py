@@ -436,7 +436,7 @@ def _named(selected: Selected) -> str:
 
 def _base(found: Comparison) -> str:
     if found.base is None:
-        return "nothing: no earlier build of its line was accepted, and none passed the gate"
+        return "nothing: no earlier build of its line was accepted (`xenlab accept`), and none passed the gate"
     return f"{_named(found.base)}{_accepted(found.base.build)}"
 
 

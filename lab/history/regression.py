@@ -99,9 +99,9 @@ def classify(
     assert now.total
     first_failing = Change.FLAKY if now.passes else Change.NEVER_PASSED
     if not before.total:
-        return Judgement(first_failing if now.fails else Change.NEW_CASE, f"{now}; no attempt before that counts")
+        return Judgement(first_failing if now.fails else Change.NEW_CASE, f"{now}; no earlier attempt counts")
     if now.fails and not ever_passed:
-        return Judgement(first_failing, f"{now}; {before} with {reference}, and no attempt before that passed")
+        return Judgement(first_failing, f"{now}; {before} with {reference}, and no earlier attempt passed")
     if not now.fails and not before.fails:
         return Judgement(Change.PASSING, f"{now}; {before} with {reference}")
     seen = ""

@@ -53,6 +53,8 @@ def worse(news: News) -> list[str]:
         lines += [f"      {one.line()}" for one in fixed]
     for found in news.comparisons:
         lines.append(f"{_pair(found)}: {found.verdict} ({gate.summed(found)})")
+        if found.base is None and not found.new.build.accepted and not found.gap:
+            lines.append(f"      `xenlab accept {found.new.build.label}` makes this build the baseline")
     return lines
 
 
@@ -145,8 +147,8 @@ def write_summary(run: RunSummary, news: News) -> Path:
     for area, numbers in run.areas.items():
         lines.append(f"| {_md(area)} | {' | '.join(str(numbers[verdict]) for verdict in Verdict)} |")
     if run.missing:
-        lines += ["", f"{len(run.missing)} planned without a result."]
-    lines += [f"\nThe bench: {_md(note)}" for note in run.remarks]
+        lines += ["", f"Planned cases without a result: {len(run.missing)}."]
+    lines += [f"\nThe bench says: {_md(note)}" for note in run.remarks]
     text = "\n".join(lines) + "\n"
     path = run.path / SUMMARY
     replace_file(path, text)

@@ -61,7 +61,7 @@ def body(run: RunSummary, news: News, site: Path | None) -> str:
     if run.progress:
         lines.append(f"{run.progress}.")
     for fault in news.worse:
-        lines += ["", f"{fault.digits}: {fault.label}"]
+        lines += ["", f"fault {fault.digits}: {fault.label}"]
         on = f" on {' and '.join(fault.boards)}" if fault.boards else ""
         lines.append(f"   {fault.states if len(fault.changes) > 1 else _cases(len(fault.cases))}{on}")
         lines += [f"   {line}" for line in ci.since_lines(fault)]
@@ -99,7 +99,7 @@ def _of_build(found: Comparison, news: News, link: Callable[[CaseChange], str]) 
     told = {fault.name: fault for fault in news.worse if fault.of(found.new.build)}
     yield from _section("Tests which did not succeed and are blocking:", blocking, base, link, told)
     yield from _section("Tests which did not succeed, but are not blocking:", besides, base, link, told)
-    yield from _section("Tests which passed with a known bug:", excused, base, link)
+    yield from _section("Tests which passed with a known bug (docs/findings):", excused, base, link)
     yield from _silent(found, news, link)
     if found.dearer:
         yield ""
@@ -123,7 +123,7 @@ def _silent(found: Comparison, news: News, link: Callable[[CaseChange], str]) ->
         told.append(("no attempt", gone))
     if told:
         yield ""
-        yield "Tests which say nothing (bench, or the case's own code):"
+        yield "Tests which say nothing about Xen (the bench or the case's own code failed):"
     for label, cases in told:
         verdict = "" if cases is gone else f"{cases[0].why.partition(':')[0].partition(' ')[0]} "
         yield f" {verdict}{_cases(len(cases))}: {label}"
@@ -146,7 +146,7 @@ def _section(
     yield ""
     yield title
     for one in findings[: ci.ROWS]:
-        by = f", by {told[one.failure].digits}" if one.failure in told else ""
+        by = f", fault {told[one.failure].digits}" if one.failure in told else ""
         yield f" {one.series.case} [{one.series.board_class or 'no board'}]  {_word(one, base)}{by}"
         yield f"   {link(one)}"
     if len(findings) > ci.ROWS:

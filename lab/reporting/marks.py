@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from lab.results.run_folder import visible
 
-KNOWN_BUG = "Xen does this wrong: it is a listed finding for this release"
+KNOWN_BUG = "Xen is known to do this wrong in this release; docs/findings describes it"
 
 
 @lru_cache(maxsize=4096)

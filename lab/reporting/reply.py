@@ -105,7 +105,7 @@ class Outcome:
         else:
             words = ["no verdict: no case passed or failed on both base and series"]
         if self.unjudged:
-            words.append(f"{len(self.unjudged)} failed of which the base says nothing")
+            words.append(f"{len(self.unjudged)} failed that neither passed nor failed on the base")
         if self.found.uncounted:
             words.append(f"{self.found.uncounted} not counted")
         if why := self.found.gap:
@@ -220,9 +220,9 @@ def _changes(found: Comparison) -> Iterator[str]:
         yield "Costs more:"
         yield from (f"  {one.line(one.track.series.line)}" for one in found.dearer[:ROWS])
     yield from _section("Fixed by the series:", found, lambda one: one.change is Change.FIXED)
-    yield from _section("Failing, and the base says nothing of it:", found, open_)
-    yield from _section("Failing, and not by this series:", found, failing)
-    yield from _section("Saying nothing (the bench, or the case's own code):", found, silent)
+    yield from _section("Failing, and neither passed nor failed on the base:", found, open_)
+    yield from _section("Failing, but not because of this series:", found, failing)
+    yield from _section("Not judged (the bench or the case's own code failed):", found, silent)
 
 
 def _section(title: str, found: Comparison, belongs: Callable[[CaseChange], bool]) -> Iterator[str]:

@@ -20,7 +20,11 @@ from lab.results.summary import INTERRUPTED
 
 # The groups behind what got worse: what became of cases, and what to make of it.
 GROUPS = (
-    ("Known bugs", "excused in the baseline's release, and not listed for this one", (Change.KNOWN_FINDING,)),
+    (
+        "Known bugs",
+        "a known bug fails these cases; it is excused for the baseline's release, and not for this one",
+        (Change.KNOWN_FINDING,),
+    ),
     ("Fails as before", "the cases failed with the baseline, too", (Change.STILL_FAILING,)),
     ("Never passed", "", (Change.NEVER_PASSED,)),  # the entries say which of the reasons
     ("Flaky", "the cases pass and fail with the same build; each says how often", (Change.FLAKY,)),

@@ -142,7 +142,7 @@ def summary(
     _print_areas(console, run)
     _print_wrong(console, run)
     for note in run.remarks:
-        _print(console, Text(f"bench {visible_line(note)}"))
+        _print(console, Text(f"the bench says: {visible_line(note)}"))
     took = f" in {seconds_text(run.seconds)}" if run.seconds is not None else ""
     often = f", each {run.header.repeat} times" if run.header.repeat > 1 else ""
     _print(console, Text(f"\n{run.counted()}{often}{took}"))

@@ -18,8 +18,8 @@ INTERRUPTED = 130  # exit status
 
 STATUS_MEANING = {
     0: "all that was asked for passed",
-    1: "a case failed",
-    2: "the run was asked for in a wrong way",
+    1: "a case ended with FAIL or ERROR",
+    2: "wrong use: an option, the inventory or a recipe",
     3: "the bench failed, or not all that was asked for ran",
     INTERRUPTED: "the run was interrupted",
 }
@@ -262,7 +262,7 @@ def shortfalls(header: RunHeader, results: Sequence[TestResult]) -> list[str]:
     if count := sum(result.verdict is Verdict.MISS for result in results):
         short.append(f"{count} MISS")
     if gone := missing(header, results):
-        short.append(f"{len(gone)} planned without a result")
+        short.append(f"planned cases without a result: {len(gone)}")
     passed = {result.area for result in results if result.verdict is Verdict.PASS}
     if not passed:
         short.append("nothing passed" if results else "nothing ran")
