@@ -44,6 +44,13 @@ def test_files_that_are_named_are_there(name: str) -> None:
     assert named and not [one for one in named if not (paths.SHIPPED / one).exists()]
 
 
+@pytest.mark.parametrize("name", ["testcases", "tests"])
+def test_every_folder_of_cases_and_tests_has_a_line_that_says_what_belongs_there(name: str) -> None:
+    folder = paths.CHECKOUT / name
+    said = set(re.findall(r"^\| `(\w+)` \| \w", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert said == {one.name for one in folder.iterdir() if one.is_dir() and one.name[0] not in "_."}
+
+
 def test_what_contributing_names_in_a_file_is_in_it() -> None:
     """Such as "`lab/leases/queue.py`: `in_order`": who looks for it finds it there."""
     text = (paths.CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
