@@ -16,11 +16,16 @@ FILE = paths.SHIPPED / "docs" / "case-table.md"
 HEAD = """\
 # The cases
 
-Made by `xenlab cases --write`; a test says when it is not current. Selection: the smallest that has the case. Needs: a
-board without one of these says SKIP; in parentheses what only some variants need. A mutant is a hypervisor broken on
-purpose that the case must fail (`xenlab selftest --mutants AREA`); a case without one is not proved to bite, and
-in parentheses is why none can be had. Virtual boards: how it has ended there, and how often in a row; of variants, the
-least often (`testcases/reference.yaml`). What needs `shadow`, shadow paging, is not security supported (XSA-495).
+`xenlab cases --write` makes this table; a test says when it is not current. What needs `shadow`, shadow paging, is not
+security supported (XSA-495).
+
+- needs: a case is SKIP on a board that lacks one of these; in parentheses is what only some variants need
+- selection: the smallest of quick, full and weekly that has the case
+- keeps: the evidence in the report
+- mutants: hypervisors that are broken on purpose, on which the case must fail (`xenlab selftest --mutants AREA`). A case
+  without a mutant is not proved to notice anything; in parentheses is why no mutant is possible
+- virtual boards: how the case ended there, and how often in a row; of variants, the least often
+  (`testcases/reference.yaml`)
 """
 
 
