@@ -23,7 +23,13 @@ WORK = "Work on xenlab itself"
 
 Inventory = Annotated[
     Path,
-    typer.Option("--inventory", metavar="FILE", help="Inventory of the boards.", show_default=False, resolve_path=True),
+    typer.Option(
+        "--inventory",
+        metavar="FILE",
+        help="Inventory of the boards; default: virtual boards.",
+        show_default=False,
+        resolve_path=True,
+    ),
 ]
 Board = Annotated[str, typer.Argument(metavar="BOARD", help="The board's exact name.")]
 Ports = Annotated[

@@ -21,7 +21,7 @@ def coverage(
     ] = "",
     build: Annotated[str, typer.Option(metavar="NAME", help="Of a run with several builds: which one.")] = "",
     area: Annotated[str, typer.Option(metavar="NAME", help="Only this area, with its files.")] = "",
-    never: Annotated[bool, typer.Option("--never", help="What no case does, by area, file and function.")] = False,
+    never: Annotated[bool, typer.Option("--never", help="What no case executes, by area, file and function.")] = False,
     interface: Annotated[
         bool, typer.Option("--interface", help="Hypercalls and their operations, each with the cases that use it.")
     ] = False,

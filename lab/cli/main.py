@@ -72,7 +72,7 @@ def options(
         typer.Option(
             elsewhere.OPTION,
             metavar="USER@HOST",
-            help="Run the command at this lab's machine, over SSH. Stands first.",
+            help="Run the command at this lab's machine, over SSH. It goes before the command.",
             show_default=False,
         ),
     ] = "",

@@ -16,7 +16,9 @@ app = typer.Typer()
 @app.command(rich_help_panel=RUN)
 def mutation(
     area: Annotated[str, typer.Option(metavar="NAME", help="Only mutants in the files of this area.")] = "",
-    file: Annotated[str, typer.Option(metavar="FILE", help="Only in this file, as xen/common/compat/domain.c.")] = "",
+    file: Annotated[
+        str, typer.Option(metavar="FILE", help="Only mutants in this file, such as xen/common/compat/domain.c.")
+    ] = "",
     point: Annotated[int, typer.Option(metavar="N", help="Only this mutant, also if it was tried before.")] = 0,
     most: Annotated[int, typer.Option(metavar="COUNT", help="Try at most so many; 0: all.")] = 0,
     limit: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long to try: 90m, 8h.")] = "24h",

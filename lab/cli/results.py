@@ -144,11 +144,12 @@ def compare(
 def judge(
     build: Annotated[str, typer.Option(metavar="BUILD", help=BUILD_HELP)],
     baseline: Annotated[
-        str, typer.Option(metavar="BUILD", help="The baseline; default: the last accepted build of the line.")
+        str,
+        typer.Option(metavar="BUILD", help="The baseline; default: the last accepted build, else an earlier good one."),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Judge a build against its baseline. Exit status: 0 pass, 1 blocked by a new failure, 3 nothing to judge."""
+    """Judge a build against its baseline. Exit status: 0 pass, 1 worse, 3 nothing to judge."""
     from lab.history import comparing, gate
     from lab.history.store import History
 

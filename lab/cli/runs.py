@@ -65,7 +65,7 @@ class Nightly:
         ),
     ] = 1
     coverage: Annotated[
-        bool, typer.Option("--coverage", help="Keep what each case executes; default build: coverage.")
+        bool, typer.Option("--coverage", help="Keep which lines each case executes; default build: coverage.")
     ] = False
     check: Annotated[
         bool, typer.Option("--check", help="Check each board's health before the run; this takes a boot.")
@@ -218,12 +218,12 @@ class Try:
         list[str] | None, typer.Argument(metavar="PATHS", help="Cases, as pytest takes them; default: all.")
     ] = None
     on: Annotated[
-        str, typer.Option(metavar="NAME", help="Build to patch; default: upstream, for commits what they stand on.")
+        str, typer.Option(metavar="NAME", help="Build to patch; default: upstream; for commits, the one below them.")
     ] = ""
-    each: Annotated[bool, typer.Option("--each", help="Run each patch, not the whole series alone.")] = False
-    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    each: Annotated[bool, typer.Option("--each", help="Also run the tree after each patch.")] = False
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match.")] = ""
     select: Annotated[
-        Selection | None, typer.Option(help="How much; default: quick on virtual boards, full on machines.")
+        Selection | None, typer.Option(help="How many cases; default: quick on virtual boards, full on machines.")
     ] = None
     inventory: Inventory = VIRTUAL_LAB
     ports: Ports = ""
@@ -262,7 +262,7 @@ class Perf:
     boards: Annotated[
         list[str] | None, typer.Option("--board", metavar="NAME", help="Only this board; repeatable.")
     ] = None
-    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases with such names.")] = ""
+    keyword: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match.")] = ""
     ports: Ports = ""
     as_json: AsJson = False
 

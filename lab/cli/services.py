@@ -17,7 +17,8 @@ lab_app = typer.Typer(
 )
 app.add_typer(lab_app, name="lab", rich_help_panel=RACK)
 host_app = typer.Typer(
-    help="What a lab machine calls over SSH at another machine that has boards.", no_args_is_help=True
+    help="For lab machines, not for people: what one calls over SSH at another machine that has boards.",
+    no_args_is_help=True,
 )
 app.add_typer(host_app, name="host", rich_help_panel=RACK)
 

@@ -22,8 +22,8 @@ security supported (XSA-495).
 - needs: a case is SKIP on a board that lacks one of these; in parentheses is what only some variants need
 - selection: the smallest of quick, full and weekly that has the case
 - keeps: the evidence in the report
-- mutants: hypervisors that are broken on purpose, on which the case must fail (`xenlab selftest --mutants AREA`). A case
-  without a mutant is not proved to notice anything; in parentheses is why no mutant is possible
+- mutants: hypervisors that are broken on purpose, on which the case must fail (`xenlab selftest --mutants AREA`). A
+  case without a mutant is not proved to notice anything; in parentheses is why no mutant is possible
 - virtual boards: how the case ended there, and how often in a row; of variants, the least often
   (`testcases/reference.yaml`)
 """
