@@ -16,8 +16,7 @@ FILE = paths.SHIPPED / "docs" / "case-table.md"
 HEAD = """\
 # The cases
 
-`xenlab cases --write` makes this table; a test says when it is not current. What needs `shadow`, shadow paging, is not
-security supported (XSA-495).
+`xenlab cases --write` makes this table. What needs `shadow`, shadow paging, is not security supported (XSA-495).
 
 - needs: a case is SKIP on a board that lacks one of these; in parentheses is what only some variants need
 - selection: the smallest of quick, full and weekly that has the case
