@@ -365,14 +365,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         STARVED,
         Verdict.MISS,
-        "a time limit was exceeded, a host was lost or dom0's kernel complained of time alone, while the lab's machine "
-        "left an emulated board less than a fifth of the processor time that it could have had; tried once more",
+        "the lab's machine left an emulated board less than a fifth of the processor time that it could have had, and "
+        "a time limit was exceeded, a host was lost, or dom0's kernel complained of delays only; tried once more",
         _starved,
     ),
     Rule(
         "console-crash",
         Verdict.FAIL,
-        "a console shows a crash of the hypervisor or dom0 that the case did not declare; however it ended",
+        "a console shows a crash of the hypervisor or dom0 that the case did not declare, however the case ended",
         _console_crash,
         _crash_evidence,
         _crash_fingerprint,
@@ -387,7 +387,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "host-lost-again",
         Verdict.FAIL,
-        "as by the next rule, at an earlier attempt of the run too",
+        "a host was lost as by host-lost, and at an earlier attempt of the run too",
         partial(_host_lost, repeats=True),
     ),
     Rule(
@@ -401,8 +401,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "slows-down",
         Verdict.FAIL,
-        "Xen takes twice as long or more to answer dom0 as after a reboot of the same build, by what dom0 computes "
-        "meanwhile",
+        "Xen takes at least twice as long to answer dom0 as after a reboot of the same build; dom0's own computing "
+        "speed, measured beside it, is the clock",
         _slows_down,
     ),
     Rule(
@@ -420,7 +420,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "guest-crash-repeats",
         Verdict.FAIL,
-        "the next rule's guest crash, seen at an earlier attempt of the run too",
+        "a guest crashed as by nested-guest-crash, and at an earlier attempt of the run too",
         partial(_guest_crash, repeats=True),
     ),
     Rule(
@@ -447,13 +447,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "product",
         Verdict.FAIL,
-        "the product failed at what it was asked for: its toolstack, for one (ProductFailure)",
+        "the product, for example its toolstack, failed to do what it was asked for (ProductFailure)",
         _product_failure,
     ),
     Rule(
         "build-does-not-boot",
         Verdict.MISS,
-        "the build did not come up on this board before; the case that found out has the verdict for it",
+        "an earlier case found that the build does not come up on this board; that case has the FAIL or MISS for it",
         _build_does_not_boot,
     ),
     Rule("missing-capability", Verdict.SKIP, "the board lacks what the case needs", _missing_capability),
