@@ -1146,8 +1146,8 @@ def test_the_results_are_a_mail_in_osstests_words(xenlab: Xenlab, runs: Runs) ->
     lines = said.splitlines()
     assert lines[0] == f"Subject: [xenlab] {bad}: 1 new failure"
     assert "Regressions :-(" in lines
-    [blocking] = [line for line in lines if line.startswith(f" {PV32} [virtual]  FAIL REGR. vs {good}, by ")]
-    assert f"{blocking[-10:]}: no wake" in lines
+    [blocking] = [line for line in lines if line.startswith(f" {PV32} [virtual]  FAIL REGR. vs {good}, fault ")]
+    assert f"fault {blocking[-10:]}: no wake" in lines
     assert f'   fails since {bad} "x86: b"; last good {good} "x86: a"' in lines
     assert " testcases/sleep/test_s5.py::test_s5 [virtual]  FAIL never pass" in lines
     assert f" {LIVE} [virtual]  PASS, known bug incoming-left-paused" in lines
