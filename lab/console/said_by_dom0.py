@@ -118,9 +118,22 @@ SIGNATURES = (
             *("systemd[1]: Reached target Emergency Mode", "Cannot open access to console, the root account is locked"),
             *("initramfs emergency recovery shell launched", "You are now being dropped into an emergency shell"),
             *("UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY", "An error occurred in stage 1 of the boot process"),
+            *("Unable to find a medium contain", "!! Could not find the root block device in "),  # casper, genkernel
+            *("Waiting for device %s-- exiting to /bin/sh", "-- exiting to /bin/sh"),  # mkinitrd
+            *("No /sbin/init found on rootdev", "There's no '/sbin/init' on rootfs"),
         ),
     ),
-    Signature("crash", "dom0-gives-up", "linux", ("(initramfs) ",), is_first=True),
+    Signature(  # prompts, of a shell or of sulogin, at which each of them ends
+        "crash",
+        "dom0-gives-up",
+        "linux",
+        (
+            *("(initramfs) ", "dracut:/# ", "Dropping to debug shell.", "Give root password for maintenance"),
+            *("Press Enter for maintenance", "Press enter for maintenance", "give root password for maintenance"),
+            "Filesystem couldn't be fixed",
+        ),
+        is_first=True,
+    ),
     # FreeBSD or NetBSD in dom0: kern_shutdown.c, trap.c, subr_kdb.c, db_run.c; subr_prf.c, db_panic.c
     Signature(
         "crash",
