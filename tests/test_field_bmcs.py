@@ -104,6 +104,16 @@ STATUS = {
         BmcUnreachable,
         "no answer",
     ),
+    "nobody there, as -v of 1.8.18 tells it (many posts)": (
+        fails(f"Get Auth Capabilities error\nError issuing Get Channel Authentication Capabilities request\n{V2}"),
+        BmcUnreachable,
+        "no answer within",
+    ),
+    "no session, and what it was wanted for (1.8.11)": (
+        fails(f"{V1}Unable to get Chassis Power Status\n"),
+        BmcUnreachable,
+        "no answer within",
+    ),
     "words that nobody knows yet": (
         fails(f"lanplus: the HMAC could not be made\n{V2}"),
         BmcUnreachable,
