@@ -112,6 +112,9 @@ SIGNATURES = (
         (
             *("Gave up waiting for root", "ALERT! %s does not exist.  Dropping to a shell!"),  # initramfs-tools
             *("Entering emergency mode. Exit the shell", "dracut: FATAL: ", "dracut: Refusing to continue"),  # dracut
+            *("dracut-%w[%d]: FATAL: ", "dracut-%w[%d]: Refusing to continue"),
+            *("Target filesystem doesn't have ", "Target file system doesn't have ", "requires a manual fsck"),
+            "No init found. Try passing init= bootarg",
             *("dracut-initqueue[%d]: Warning: Could not boot.", "Warning: Could not boot."),
             *("You are in emergency mode", "Welcome to emergency mode", "Reached target emergency.target"),  # systemd
             *("Reached target Emergency Mode", "systemd[1]: Reached target emergency.target"),
@@ -273,6 +276,13 @@ SIGNATURES = (
         "dom0-init",
         "linux",
         ("systemd[1]: Freezing execution", "systemd[1]: Caught <", "[!!!!!!] "),
+    ),
+    Signature(  # cryptsetup-initramfs, systemd-ask-password: somebody must type it, or a TPM or Tang unlocks the disk
+        "warning",
+        "dom0-init",
+        "linux",
+        ("Please unlock disk %w: ", "Please enter passphrase for disk "),
+        is_first=True,
     ),
     Signature(  # a program of dom0 has died: arch/x86/mm/fault.c, traps.c, whose words look like its own; systemd's
         "warning",

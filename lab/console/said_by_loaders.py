@@ -17,6 +17,7 @@ _GRUB = (
     *("couldn't find suitable memory target", "unable to allocate ", "you need to load the Xen Hypervisor first"),
     *("time out opening `%s'", "timeout: could not resolve hardware address", "no DNS record found"),
     *("couldn't autoconfigure %w", "not a regular file", "access denied.", "unknown command `%w'"),
+    *("syntax error", "Incorrect command", "incorrect command"),
 )
 
 # What it says of a boot that goes on all the same.
@@ -88,7 +89,7 @@ SIGNATURES = (
         unless=("found. ",),
         is_first=True,
     ),
-    Signature(  # edk2 indents these, Linux what it says when it cannot unpack itself; each of iPXE's errors names its page
+    Signature(  # edk2 indents these, and Linux that cannot unpack itself; each of iPXE's errors names its page
         "warning",
         "boot-loader",
         None,
