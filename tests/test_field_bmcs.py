@@ -104,6 +104,16 @@ STATUS = {
         BmcUnreachable,
         "no answer",
     ),
+    "nobody there, as -v of 1.8.18 tells it (many posts)": (
+        fails(f"Get Auth Capabilities error\nError issuing Get Channel Authentication Capabilities request\n{V2}"),
+        BmcUnreachable,
+        "no answer within",
+    ),
+    "no session, and what it was wanted for (1.8.11)": (
+        fails(f"{V1}Unable to get Chassis Power Status\n"),
+        BmcUnreachable,
+        "no answer within",
+    ),
     "words that nobody knows yet": (
         fails(f"lanplus: the HMAC could not be made\n{V2}"),
         BmcUnreachable,
@@ -622,3 +632,47 @@ def test_a_kind_of_reset_that_nobody_knows_is_not_in_the_way(zoo: MakeZoo, kinds
     bmc.power_on(5.0)
     bmc.power_off(5.0)
     assert service.resets() == ["On", "ForceOff"]
+
+
+IDRAC8_BOOT = {
+    "error": {
+        "code": "Base.1.2.GeneralError",
+        "message": "A general error has occurred. See ExtendedInfo for more information",
+        "@Message.ExtendedInfo": [
+            {
+                "MessageId": "IDRAC.1.6.SYS444",
+                "Message": "Unable to set the attribute value because it depends on other attribute(s).",
+                "RelatedProperties": ["BootSourceOverrideEnabled"],
+            },
+            {
+                "MessageId": "IDRAC.1.6.SYS410",
+                "Message": "Unable to modify the attribute because the attribute is read-only and depends on other "
+                "attributes.",
+                "RelatedProperties": ["BootSourceOverrideMode"],
+            },
+        ],
+    }
+}
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_boot_override_that_is_refused_and_made_all_the_same_is_made(zoo: MakeZoo, is_done: bool) -> None:
+    """ansible-collections/community.general#5091: Dells of the 13th generation."""
+    service = zoo("dell")
+    (name,) = (path for path in service.tree if path.startswith("Systems/") and "Boot" in service.tree[path])
+
+    def instead(_request: Any, method: str, path: str, body: Any) -> Any:
+        if (method, path) != ("PATCH", name):
+            return None
+        if is_done:
+            service.tree[name]["Boot"].update(body["Boot"])
+        return 400, IDRAC8_BOOT, {}
+
+    service.instead = instead
+    bmc = service.bmc()
+    if is_done:
+        bmc.set_boot_device("pxe")
+        assert bmc.boot_device() == "pxe"
+    else:
+        with pytest.raises(CommandFailed, match=r"depends on other attribute\(s\)\. \[IDRAC\.1\.6\.SYS444\]"):
+            bmc.set_boot_device("pxe")

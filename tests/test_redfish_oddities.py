@@ -490,3 +490,30 @@ def test_a_body_that_is_no_document_is_a_failed_command_in_time(zoo: MakeZoo, bo
     with pytest.raises((CommandFailed, PowerUnknown)):
         service.bmc().is_powered()
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("status", "message"), [(500, "OperationTimeout"), (504, "GeneralError")])
+def test_a_command_that_took_a_service_too_long_is_not_given_again_at_once(
+    zoo: MakeZoo, status: int, message: str
+) -> None:
+    """It may have been done: the Base registry speaks of partial results."""
+    service = zoo("supermicro", states=["Off"] * 4)
+    resets = []
+
+    def instead(_: BaseHTTPRequestHandler, method: str, path: str, body: Any) -> Answer | None:
+        if (method, path) != ("POST", RESET):
+            return None
+        resets.append(body)
+        service.tree["Systems/1"]["PowerState"] = "On"
+        return status, error(f"Base.1.13.{message}", "A timeout internal to the service occurred."), {}
+
+    service.instead = instead
+    service.bmc().power_on(5.0)
+    assert len(resets) == 1
+
+
+def test_a_service_that_timed_out_is_asked_again(zoo: MakeZoo) -> None:
+    service = zoo("supermicro")
+    timed_out = (500, error("Base.1.13.OperationTimeout"), {})
+    service.instead = once("GET", "Systems/1", answer=timed_out)
+    assert service.bmc().is_powered() is False

@@ -90,6 +90,7 @@ NOISE = "Get HPM.x Capabilities request failed"  # of a session below Administra
 # What it says in front of a BMC that does not answer at all.
 _NO_REASON = re.compile(
     r"Unable to Get Channel Cipher Suites|IANA PEN [Rr]egistry|Get (?:Auth Capabilities|Session Challenge)|"
+    r"Error issuing Get Channel Authentication|Unable to [gs]et Chassis Power|"
     r"Close Session command failed|no response from|HPM\.x|Activate Session|Set Session Privilege Level to \S+ failed$"
 )
 _PRIVILEGE = re.compile(r"Set Session Privilege Level to \S+ failed(?:: (?P<why>.+))?")

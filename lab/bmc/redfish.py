@@ -162,16 +162,18 @@ class RedfishBmc:
             if target is not None and target not in (offered := system.get_allowed_system_boot_source_values()):
                 words = ", ".join(sorted(source.value for source in offered))
                 raise CommandRefused(self.board, f"Redfish: boot override {device}", 0, f"the BMC offers {words}")
-            mode, is_listed = _boot_mode(system)
             try:
-                system.set_system_boot_options(target, enabled=enabled, mode=mode if is_listed else None)
-            except exceptions.BadRequestError:
-                if mode is None:
+                _override_boot(system, target, enabled)
+            except exceptions.BadRequestError as refusal:
+                refused = self._service.last
+                system.refresh(force=True)  # an iDRAC 8 refuses what it has done
+                if not _is_overridden(system, target, enabled):
+                    self._service.last = refused
                     raise
-                # Some demand the mode without a list of the modes there are, others list it and take none.
-                system.set_system_boot_options(target, enabled=enabled, mode=None if is_listed else mode)
+                self._log.info("%s is in force, though it was refused: %s", what, refusal)
+                return
             self._task = self._task_of_answer()
-            self._check_change(f"boot override {device}")
+            self._check_change(what)
 
         what = f"boot override {device}"
         self._service.ask(what, override)
@@ -404,6 +406,22 @@ class RedfishBmc:
 
 class _NotOffered(CommandRefused):
     """The system has no such kind of Reset."""
+
+
+def _override_boot(system: System, target: sushy.BootSource | None, enabled: sushy.BootSourceOverrideEnabled) -> None:
+    mode, is_listed = _boot_mode(system)
+    try:
+        system.set_system_boot_options(target, enabled=enabled, mode=mode if is_listed else None)
+    except exceptions.BadRequestError:
+        if mode is None:
+            raise
+        # Some demand the mode without a list of the modes there are, others list it and take none.
+        system.set_system_boot_options(target, enabled=enabled, mode=None if is_listed else mode)
+
+
+def _is_overridden(system: System, target: sushy.BootSource | None, enabled: sushy.BootSourceOverrideEnabled) -> bool:
+    boot = system.boot
+    return boot is not None and boot.enabled == enabled and target in (None, boot.target)
 
 
 def _boot_mode(system: System) -> tuple[sushy.BootSourceOverrideMode | None, bool]:

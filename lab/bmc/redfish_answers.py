@@ -29,6 +29,7 @@ BUSY_MESSAGES = frozenset(
         "ServiceTemporarilyUnavailable",
         "ServiceInUnknownState",
         "ServiceShuttingDown",
+        "OperationTimeout",
         "ResourceInStandby",
         "ResourceInUse",
         "ResourceNotReadyRetry",

@@ -278,6 +278,7 @@ class RedfishService:
         command, text = f"Redfish: {what}", reason.message or response.reason or f"HTTP {status}"
         if status in answers.BUSY or reason.name in answers.BUSY_MESSAGES:
             busy = BmcBusy(self.board, command, status, text, reason.message_id)
+            busy.was_dropped = status != 504 and reason.name != "OperationTimeout"
             busy.retry_after = answers.retry_after(response.headers.get("Retry-After"))
             return busy
         kind = CommandRefused if reason.name in answers.FINAL_MESSAGES else CommandFailed

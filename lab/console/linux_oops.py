@@ -55,7 +55,8 @@ _TELLERS = _functions(r"""
     (?:asm_|xen_asm_|xenpv_|__)?(?:exc|do)_(?:double_fault|int3|control_protection|stack_segment|machine_check|debug)
     page_fault_oops  no_context  __?bad_area\w*  mm_fault_error  (?:async_)?page_fault  invalid_op  general_protection
     kernelmode_fixup_or_oops  do_(?:user|kern)_addr_fault  spurious_kernel_fault\w*  do_trap\w*  early_fixup_exception
-    __stack_chk_fail  __?fortify_panic  usercopy_abort  ubsan_epilogue  __ubsan_\w+
+    __stack_chk_fail  __?fortify_panic  usercopy_abort  __check_heap_object  __?check_object_size
+    rust_helper_BUG  \w*rust_begin_unwind  _RN\w*4core9panicking\w+  ubsan_epilogue  __ubsan_\w+
     handle_bug  report_bug  check_panic_on_warn  __warn\w*  warn_slowpath\w*  fixup_bad_\w+  watchdog_timer_fn
     bad_page  print_bad_p\w+  __schedule_bug  spin_(?:bug|dump)
     check_memory_region\w*  kasan_check_range  kmsan_\w+  __msan_\w+  stack_depot_\w+  __sanitizer_cov_\w+

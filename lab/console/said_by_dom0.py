@@ -112,15 +112,31 @@ SIGNATURES = (
         (
             *("Gave up waiting for root", "ALERT! %s does not exist.  Dropping to a shell!"),  # initramfs-tools
             *("Entering emergency mode. Exit the shell", "dracut: FATAL: ", "dracut: Refusing to continue"),  # dracut
+            *("dracut-%w[%d]: FATAL: ", "dracut-%w[%d]: Refusing to continue"),
+            *("Target filesystem doesn't have ", "Target file system doesn't have ", "requires a manual fsck"),
+            "No init found. Try passing init= bootarg",
             *("dracut-initqueue[%d]: Warning: Could not boot.", "Warning: Could not boot."),
             *("You are in emergency mode", "Welcome to emergency mode", "Reached target emergency.target"),  # systemd
             *("Reached target Emergency Mode", "systemd[1]: Reached target emergency.target"),
             *("systemd[1]: Reached target Emergency Mode", "Cannot open access to console, the root account is locked"),
             *("initramfs emergency recovery shell launched", "You are now being dropped into an emergency shell"),
             *("UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY", "An error occurred in stage 1 of the boot process"),
+            *("Unable to find a medium contain", "!! Could not find the root block device in "),  # casper, genkernel
+            *("Waiting for device %s-- exiting to /bin/sh", "-- exiting to /bin/sh"),  # mkinitrd
+            *("No /sbin/init found on rootdev", "There's no '/sbin/init' on rootfs"),
         ),
     ),
-    Signature("crash", "dom0-gives-up", "linux", ("(initramfs) ",), is_first=True),
+    Signature(  # prompts, of a shell or of sulogin, at which each of them ends
+        "crash",
+        "dom0-gives-up",
+        "linux",
+        (
+            *("(initramfs) ", "dracut:/# ", "Dropping to debug shell.", "Give root password for maintenance"),
+            *("Press Enter for maintenance", "Press enter for maintenance", "give root password for maintenance"),
+            "Filesystem couldn't be fixed",
+        ),
+        is_first=True,
+    ),
     # FreeBSD or NetBSD in dom0: kern_shutdown.c, trap.c, subr_kdb.c, db_run.c; subr_prf.c, db_panic.c
     Signature(
         "crash",
@@ -260,6 +276,13 @@ SIGNATURES = (
         "dom0-init",
         "linux",
         ("systemd[1]: Freezing execution", "systemd[1]: Caught <", "[!!!!!!] "),
+    ),
+    Signature(  # cryptsetup-initramfs, systemd-ask-password: somebody must type it, or a TPM or Tang unlocks the disk
+        "warning",
+        "dom0-init",
+        "linux",
+        ("Please unlock disk %w: ", "Please enter passphrase for disk "),
+        is_first=True,
     ),
     Signature(  # a program of dom0 has died: arch/x86/mm/fault.c, traps.c, whose words look like its own; systemd's
         "warning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab.console.formats import Signature
 
-# What GRUB says behind "error: "; since 2.06 behind a place in its source, too.
+# What GRUB says behind "error: "; since 2.06 behind a place in its source, since 2.13 with the function, too.
 _GRUB = (
     *("file %s not found", "disk %s not found", "no such device: %s", "no such partition", "unknown filesystem"),
     *("out of memory", "no multiboot header found", "invalid magic number", "invalid arch-dependent ELF magic"),
@@ -17,6 +17,7 @@ _GRUB = (
     *("couldn't find suitable memory target", "unable to allocate ", "you need to load the Xen Hypervisor first"),
     *("time out opening `%s'", "timeout: could not resolve hardware address", "no DNS record found"),
     *("couldn't autoconfigure %w", "not a regular file", "access denied.", "unknown command `%w'"),
+    *("syntax error", "Incorrect command", "incorrect command"),
 )
 
 # What it says of a boot that goes on all the same.
@@ -88,13 +89,13 @@ SIGNATURES = (
         unless=("found. ",),
         is_first=True,
     ),
-    Signature(  # edk2 indents these; each of iPXE's errors names its page, at its end
+    Signature(  # edk2 indents these, and Linux that cannot unpack itself; each of iPXE's errors names its page
         "warning",
         "boot-loader",
         None,
         (
             *("PXE-E%x: ", "PXE-M%x: ", "Error: Server response timeout.", "Error: Could not retrieve NBP file size"),
-            *(" (http://ipxe.org/%x)", " (https://ipxe.org/%x)"),
+            *(" (http://ipxe.org/%x)", " (https://ipxe.org/%x)", " -- System halted"),
         ),
     ),
     # The boot ends before Xen, or goes on with something else: what the lab's files or the firmware's settings lack
@@ -104,7 +105,8 @@ SIGNATURES = (
         "linux",
         (
             *(f"error: {text}" for text in _GRUB),
-            *(f"error: ../%w:{text}" for text in _GRUB),
+            *(f"error: %w.c:%w:{text}" for text in _GRUB),
+            *(f"error: %w.c:%w: {text}" for text in _GRUB),
             *(
                 "Entering rescue mode...",
                 "grub rescue>",
@@ -135,7 +137,8 @@ SIGNATURES = (
             *("** File not found ", "** Bad device ", "** Invalid partition ", "TFTP error: '", "No ethernet found."),
             *("ERROR: Did not find a cmdline Flattened Device Tree", "Could not find a valid device tree"),
             *("### ERROR ### Please RESET the board ###", "Card did not respond to voltage select!"),
-            *("Failed to load ldlinux.c32", "Could not find kernel image: ", "Unable to locate configuration file"),
+            *("Failed to load ldlinux.c32", "Failed to load COM32 file %w", "Could not find kernel image: "),
+            "Unable to locate configuration file",
             *("No DEFAULT or UI configuration directive found!", "Invalid or corrupt kernel image."),  # SYSLINUX
             *(
                 "Loading %w... failed!",
@@ -148,9 +151,14 @@ SIGNATURES = (
                 "Default Boot Device Missing or Boot",
             ),
             *("FATAL: No bootable medium found!", "BOOTMGR is missing", "Invalid system disk", "PXE-MOF: Exiting"),
+            *("[EMERG]  Payload not loaded", "Payload not loaded"),  # coreboot, prog_loaders.c
+            *("FatalError: SocketId = %d registered Major Code", "Fatal Error: MMC registered Major Code"),  # Intel's
+            *("FatalError: BSP - SocketId = %d registered Major Code", "ERROR: BSP Found error on SocketId = %d "),
+            "EFI stub: ERROR: ",  # Linux as a program of the firmware, libstub
+            *("This kernel requires an %w CPU, but only", "Unable to boot - please use a kernel "),  # boot/cpu.c
         ),
         # what GRUB's configurations ask for, and do without
-        unless=("/fonts/", ".pf2'", "/locale/", "/themes/", ".png'", ".mod'", "/grubenv'", "/.disk/"),
+        unless=("/fonts/", ".pf2'", "/locale/", "/themes/", ".png'", ".mod'", "/grubenv'", "/.disk/", "FIRMWARE BUG: "),
         is_first=True,
     ),
 )

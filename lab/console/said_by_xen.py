@@ -18,7 +18,7 @@ SIGNATURES = (
         "crash",
         "xen-fatal-trap",
         "xen",
-        ("FATAL TRAP: ve", "FATAL TRAP: type %d", "CPU%d: Unexpected Trap: "),
+        ("FATAL TRAP: ve", "FATAL TRAP: type %d", "FATAL RESERVED TRAP: ve", "CPU%d: Unexpected Trap: "),
     ),
     Signature(  # arch/riscv/traps.c, arch/ppc/ppc64/exceptions.c
         "crash",
