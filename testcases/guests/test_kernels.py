@@ -100,7 +100,7 @@ def resize(host, guest, mib):
     host.expect(lambda: abs(host.domains()[guest.name].memory_mib - mib) <= 2, 90.0, f"{guest.name} has {mib} MiB")
 
 
-def does_all(host, evidence, kind, release, words=""):
+def does_all(host, evidence, kind, release, words="", *, is_saved=True):
     """What each kernel is asked."""
     with running(host, evidence, kind, release, words) as guest:
         error = clock_error(host, evidence, "after_boot")
@@ -110,6 +110,9 @@ def does_all(host, evidence, kind, release, words=""):
             resize(host, guest, mib)
         guest.beats(2, 30)
         assert_unbroken(guest.heartbeats())
+        if not is_saved:
+            assert_unhurt(guest)
+            return
         with guest.saved() as path:
             guest.restore(path)
             guest.beats(3, 60)
@@ -137,8 +140,18 @@ def test_debians_kernel_runs(release, kind, host, evidence):
     does_all(host, evidence, kind, release, words)
 
 
+KINDS_OF_32_BIT = pytest.mark.parametrize("kind", ["pvh", pytest.param("hvm", marks=pytest.mark.needs("qemu"))])
+
+
 @pytest.mark.needs("hvm32", "shadow")
-@pytest.mark.parametrize("kind", ["pvh", pytest.param("hvm", marks=pytest.mark.needs("qemu"))])
+@KINDS_OF_32_BIT
 def test_debians_kernel_of_32_bit_runs(kind, host, evidence):
-    """Debian's last 32-bit kernel, on shadow paging, does the same as those of 64 bit."""
+    """Debian's last 32-bit kernel, on shadow paging, boots, has network, disk and clock, and gives memory back."""
+    does_all(host, evidence, kind, "bookworm-i386", is_saved=False)
+
+
+@pytest.mark.needs("hvm32", "shadow", "pae-guests")  # QEMU 7.2 ends when such a guest goes on (docs/virtual-lab.md)
+@KINDS_OF_32_BIT
+def test_debians_kernel_of_32_bit_is_restored(kind, host, evidence):
+    """Debian's last 32-bit kernel, on shadow paging, runs on when it was saved, with its network, disk and clock."""
     does_all(host, evidence, kind, "bookworm-i386")
