@@ -175,8 +175,8 @@ class History:
         line = [build for build in there if build.line == head]
         if line and not at:
             unmade = self._unmade(head)
-            told = {build.id: build.is_known or build.id in unmade for build in line}
-            return Selected(max(line, key=lambda build: (told[build.id], build.last_seen, build.first_seen)))
+            told = [build for build in line if build.is_known or build.id in unmade]
+            return Selected(max(told or line, key=lambda build: (build.last_seen, build.first_seen)))
         if line:
             known = [Selected(build) for build in line]
             names = [(one, (one.build.key, one.build.build_id)) for one in known if tail]

@@ -19,8 +19,7 @@ from lab.inventory import Lab
 
 CREDENTIAL = "simulated"
 FIRST, LAST, EACH = 11000, 20000, 300  # where free ports are looked for: below those of the labs in inventory/
-_FROM = os.getpid() * EACH
-_NUMBERS = itertools.count()
+_NUMBERS = itertools.count(os.getpid() * EACH)
 CAPABILITIES = ("hvm", "iommu", "migration-pair")
 
 
@@ -69,6 +68,6 @@ def free_ports(count: int) -> list[int]:
     by somebody who never asked for it. Processes that were started one after another look in different places.
     """
     kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-    ports = (FIRST + (_FROM + number) % (LAST - FIRST) for number in _NUMBERS)
+    ports = (FIRST + number % (LAST - FIRST) for number in _NUMBERS)
     free = (port for port in ports if not any(port_is_taken(port, kind) for kind in kinds))
     return list(itertools.islice(free, count))
